@@ -1,0 +1,2 @@
+//! knarr-supervisor
+fn main() {}
