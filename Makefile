@@ -1,0 +1,44 @@
+# knarr: what one runs. `make help` lists the targets.
+SHELL := /bin/bash
+TARGET := $(CURDIR)/target
+BIN := $(TARGET)/release
+# The programs that run inside or beside a pod are linked statically and without relocation: every page that
+# the loader would have to patch is memory that each pod pays for.
+STATIC := -- -C target-feature=+crt-static -C relocation-model=static
+STATIC_DIR := $(TARGET)/static
+
+.PHONY: help setup build demo test check bench doc fmt clean test-setup
+help:
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## installs what building needs (Debian; a C compiler for two of the dependencies)
+	@scripts/setup.sh build
+
+build: setup ## builds knarr, knarr-supervisor and the demo's workload into target/release
+	cargo build --release --locked -p cri-server
+	cargo rustc --release --locked -p runtime --features supervisor --bin knarr-supervisor --target-dir $(STATIC_DIR) $(STATIC)
+	cargo rustc --release --locked -p demo-workload --target-dir $(STATIC_DIR) $(STATIC)
+	install -m 755 $(STATIC_DIR)/release/knarr-supervisor $(STATIC_DIR)/release/knarr-demo-workload $(BIN)/
+
+demo: build ## the main job on its own: a registry, a pull, a pod with a network, logs, exec, stats
+	$(BIN)/knarr demo
+
+check: setup ## what one runs before every commit: format, lints, pure tests, docs, licences, layering
+	cargo fmt --all --check
+	cargo clippy --workspace --locked --all-targets --features runtime/supervisor -- -D warnings
+	cargo test --workspace --locked --lib --bins -q
+	cargo test --locked -q -p e2e --test layering
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --locked --no-deps --document-private-items -q
+	scripts/deny.sh
+
+test-setup:
+	@scripts/setup.sh test
+
+test: test-setup build ## everything: pure tests, crate tests with real kernels, system tests against the built binaries
+	KNARR_BIN_DIR=$(BIN) cargo test --workspace --locked --features runtime/supervisor
+
+bench: test-setup build ## side by side with containerd (runc, crun): the table of ratios
+	KNARR_BIN_DIR=$(BIN) scripts/bench.sh
+
+clean:
+	cargo clean

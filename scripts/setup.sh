@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# setup.sh build|test: installs the Debian packages that building, or also testing, needs. Prints only what it does.
+set -euo pipefail
+build=(gcc libc6-dev make)
+test=(busybox-static containernetworking-plugins docker-registry iproute2 iptables nftables jq)
+case "${1:-}" in
+  build) want=("${build[@]}") ;;
+  test) want=("${build[@]}" "${test[@]}") ;;
+  *) echo "usage: setup.sh build|test" >&2; exit 2 ;;
+esac
+command -v dpkg-query >/dev/null || { echo "setup: not a Debian system; needed are: ${want[*]}" >&2; exit 0; }
+missing=()
+for p in "${want[@]}"; do
+  [ "$(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null)" = installed ] || missing+=("$p")
+done
+[ ${#missing[@]} -eq 0 ] && exit 0
+echo "setup: installing ${missing[*]}"
+export DEBIAN_FRONTEND=noninteractive
+apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null 2>&1 ||
+  { apt-get update -qq && apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null; }
