@@ -7,7 +7,7 @@ BIN := $(TARGET)/release
 STATIC := -- -C target-feature=+crt-static -C relocation-model=static
 STATIC_DIR := $(TARGET)/static
 
-.PHONY: help setup build demo test check bench doc fmt clean test-setup
+.PHONY: help setup build demo test check bench doc fmt clean check-setup test-setup
 help:
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -23,13 +23,16 @@ build: setup ## builds knarr, knarr-supervisor and the demo's workload into targ
 demo: build ## the main job on its own: a registry, a pull, a pod with a network, logs, exec, stats
 	$(BIN)/knarr demo
 
-check: setup ## what one runs before every commit: format, lints, pure tests, docs, licences, layering
+check: check-setup ## what one runs before every commit: format, lints, pure tests, docs, licences, layering
 	cargo fmt --all --check
 	cargo clippy --workspace --locked --all-targets --features runtime/supervisor -- -D warnings
 	cargo test --workspace --locked --lib --bins -q
 	cargo test --locked -q -p e2e --test layering
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --locked --no-deps --document-private-items -q
 	scripts/deny.sh
+
+check-setup:
+	@scripts/setup.sh check
 
 test-setup:
 	@scripts/setup.sh test

@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
-# setup.sh build|test: installs the Debian packages that building, or also testing, needs. Prints only what it does.
+# setup.sh build|check|test: installs the Debian packages that building, checking or testing needs. Prints only what it does.
 set -euo pipefail
 build=(gcc libc6-dev make)
+# the k8s-cri crate, the independent client of the tests, compiles its contract with protoc
+check=(protobuf-compiler)
 test=(busybox-static containernetworking-plugins docker-registry iproute2 iptables nftables jq)
 case "${1:-}" in
   build) want=("${build[@]}") ;;
-  test) want=("${build[@]}" "${test[@]}") ;;
-  *) echo "usage: setup.sh build|test" >&2; exit 2 ;;
+  check) want=("${build[@]}" "${check[@]}") ;;
+  test) want=("${build[@]}" "${check[@]}" "${test[@]}") ;;
+  *) echo "usage: setup.sh build|check|test" >&2; exit 2 ;;
 esac
 command -v dpkg-query >/dev/null || { echo "setup: not a Debian system; needed are: ${want[*]}" >&2; exit 0; }
 missing=()

@@ -1,1 +1,23 @@
-//! e2e
+//! A whole node under test, from outside: the built binaries, a real registry, real CNI plugins, a client of its own.
+//!
+//! Here live the parts that system tests are made of: [`Node`] (a daemon on directories of its own), [`registry`] (Debian's
+//! docker-registry with images packed here), [`Client`] (the k8s-cri crate's, so that not our own transcription of the
+//! contract answers for itself), [`until`] and the leak check that every node makes when it goes. Nothing here knows what
+//! is inside of the daemon; `E2E_ENDPOINT` points the same tests at a peer.
+
+pub mod client;
+pub mod config;
+pub mod image;
+pub mod leaks;
+pub mod needs;
+pub mod node;
+pub mod registry;
+mod until;
+
+pub use client::Client;
+pub use node::{Network, Node};
+pub use registry::Registry;
+pub use until::until;
+
+/// Messages and enums of the contract, as the independent client has them.
+pub use k8s_cri::v1 as cri;

@@ -1,0 +1,203 @@
+//! Packs images of a test's own and pushes them: tar, gzip, config, manifest, over the distribution protocol.
+//!
+//! Media types and upload steps: OCI image-spec 1.1 and distribution-spec 1.1, "Pushing blobs" and "Pushing manifests".
+
+use std::io::Write;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use tar::{Builder, EntryType, Header};
+
+/// An image in the making: layers and the `config` object of its configuration.
+#[derive(Default)]
+pub struct Image {
+    layers: Vec<Vec<u8>>,
+    config: Value,
+}
+
+/// One layer in the making.
+pub struct Layer {
+    tar: Builder<Vec<u8>>,
+}
+
+impl Image {
+    /// An image without layers, configured by the `config` object of the image specification.
+    pub fn new(config: Value) -> Self {
+        Self { layers: Vec::new(), config }
+    }
+
+    /// Adds a layer on top.
+    #[must_use]
+    pub fn layer(mut self, layer: Layer) -> Self {
+        self.layers.push(layer.done());
+        self
+    }
+
+    /// Pushes to `registry` ("host:port") as `name` and gives the manifest's digest.
+    ///
+    /// # Panics
+    /// When the registry refuses: a test can't go on without its image.
+    pub async fn push(&self, registry: &str, name: &str) -> String {
+        let (repository, tag) = name.split_once(':').unwrap_or((name, "latest"));
+        let upload = Upload { http: reqwest::Client::new(), base: format!("http://{registry}/v2/{repository}") };
+        let mut layers = Vec::new();
+        for tar in &self.layers {
+            let blob = gzip(tar);
+            layers.push(descriptor("application/vnd.oci.image.layer.v1.tar+gzip", &blob));
+            upload.blob(blob).await;
+        }
+        let config = self.configuration();
+        let manifest = json!({
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
+            "layers": layers,
+        });
+        upload.blob(config).await;
+        upload.manifest(tag, manifest.to_string().into_bytes()).await
+    }
+
+    fn configuration(&self) -> Vec<u8> {
+        let diff_ids: Vec<String> = self.layers.iter().map(|tar| digest(tar)).collect();
+        let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+        json!({
+            "architecture": architecture, "os": "linux", "created": "2026-01-01T00:00:00Z",
+            "config": self.config, "rootfs": { "type": "layers", "diff_ids": diff_ids },
+        })
+        .to_string()
+        .into_bytes()
+    }
+}
+
+impl Default for Layer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Layer {
+    /// An empty layer.
+    pub fn new() -> Self {
+        Self { tar: Builder::new(Vec::new()) }
+    }
+
+    /// Adds a directory.
+    #[must_use]
+    pub fn directory(self, path: &str, mode: u32) -> Self {
+        self.entry(path, EntryType::Directory, mode, b"")
+    }
+
+    /// Adds a regular file.
+    #[must_use]
+    pub fn file(self, path: &str, mode: u32, content: &[u8]) -> Self {
+        self.entry(path, EntryType::Regular, mode, content)
+    }
+
+    /// Adds a symbolic link.
+    #[must_use]
+    pub fn symlink(self, path: &str, target: &str) -> Self {
+        self.link(path, EntryType::Symlink, target)
+    }
+
+    /// Adds a hard link to a file of this layer.
+    #[must_use]
+    pub fn hard_link(self, path: &str, target: &str) -> Self {
+        self.link(path, EntryType::Link, target)
+    }
+
+    fn entry(mut self, path: &str, kind: EntryType, mode: u32, content: &[u8]) -> Self {
+        let mut header = header(kind, mode);
+        header.set_size(content.len() as u64);
+        self.tar.append_data(&mut header, path, content).expect("a tar in memory");
+        self
+    }
+
+    fn link(mut self, path: &str, kind: EntryType, target: &str) -> Self {
+        self.tar.append_link(&mut header(kind, 0o777), path, target).expect("a tar in memory");
+        self
+    }
+
+    fn done(self) -> Vec<u8> {
+        self.tar.into_inner().expect("a tar in memory")
+    }
+}
+
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+
+struct Upload {
+    http: reqwest::Client,
+    base: String,
+}
+
+impl Upload {
+    async fn blob(&self, content: Vec<u8>) {
+        let digest = digest(&content);
+        let begun = self.http.post(format!("{}/blobs/uploads/", self.base)).send().await.expect("a registry");
+        let location = begun.headers()["location"].to_str().expect("a URL").to_owned();
+        let separator = if location.contains('?') { '&' } else { '?' };
+        let url = format!("{location}{separator}digest={digest}");
+        let put = self.http.put(url).header("content-type", "application/octet-stream").body(content);
+        let answer = put.send().await.expect("a registry");
+        assert_eq!(answer.status(), 201, "pushing blob {digest}");
+    }
+
+    async fn manifest(&self, tag: &str, content: Vec<u8>) -> String {
+        let digest = digest(&content);
+        let url = format!("{}/manifests/{tag}", self.base);
+        let answer = self.http.put(url).header("content-type", MANIFEST).body(content).send().await;
+        assert_eq!(answer.expect("a registry").status(), 201, "pushing manifest {tag}");
+        digest
+    }
+}
+
+fn header(kind: EntryType, mode: u32) -> Header {
+    let mut header = Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_mode(mode);
+    header.set_mtime(1_767_225_600);
+    header.set_size(0);
+    header
+}
+
+fn gzip(content: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(content).expect("a buffer in memory");
+    encoder.finish().expect("a buffer in memory")
+}
+
+fn descriptor(media_type: &str, content: &[u8]) -> Value {
+    json!({ "mediaType": media_type, "digest": digest(content), "size": content.len() })
+}
+
+fn digest(content: &[u8]) -> String {
+    let hex: String = Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("sha256:{hex}")
+}
+
+/// Debian's static busybox with its applets as hard links, a passwd and a group file: what most tests run.
+///
+/// # Panics
+/// When the package busybox-static is not installed.
+pub fn busybox() -> Image {
+    let binary = std::fs::read("/bin/busybox").expect("Debian's busybox-static");
+    let mut layer = Layer::new();
+    for (path, mode) in [("bin", 0o755), ("dev", 0o755), ("etc", 0o755), ("proc", 0o755), ("root", 0o700)] {
+        layer = layer.directory(path, mode);
+    }
+    layer = layer.directory("tmp", 0o1777).directory("home", 0o755).file("bin/busybox", 0o755, &binary);
+    for applet in applets() {
+        layer = layer.hard_link(&format!("bin/{applet}"), "bin/busybox");
+    }
+    layer = layer
+        .file("etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\nwww:x:33:33:www:/home:/bin/sh\n")
+        .file("etc/group", 0o644, b"root:x:0:\nwww:x:33:\nextra:x:50:www\n")
+        .file("etc/not-executable", 0o644, b"#!/bin/sh\n");
+    Image::new(json!({ "Cmd": ["sh"], "Env": ["PATH=/bin", "FROM_IMAGE=yes"] })).layer(layer)
+}
+
+fn applets() -> Vec<String> {
+    let listed = std::process::Command::new("/bin/busybox").arg("--list").output().expect("busybox runs");
+    String::from_utf8_lossy(&listed.stdout).lines().filter(|name| *name != "busybox").map(str::to_owned).collect()
+}

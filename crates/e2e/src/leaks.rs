@@ -1,0 +1,115 @@
+//! What a node left behind: processes, mounts, cgroups, addresses, links.
+//!
+//! Each check looks for traces of one node (its directory, its cgroup parent, its bridge), so that nodes can be tested side
+//! by side.
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+/// The names under which a node's leftovers would be found.
+#[derive(Debug, Clone)]
+pub struct Traces {
+    /// The directory that holds the node's state, root and logs.
+    pub directory: PathBuf,
+    /// The cgroup below which all of the node's pods live, as in a pod's `cgroup_parent`.
+    pub cgroup_parent: String,
+    /// The node's bridge.
+    pub bridge: String,
+}
+
+impl Traces {
+    /// Everything found, a line each; empty when nothing is left.
+    pub fn leftovers(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        found.extend(self.processes().iter().map(|(pid, what)| format!("process {pid}: {what}")));
+        found.extend(self.mounts().into_iter().map(|line| format!("mount: {line}")));
+        found.extend(self.cgroups().into_iter().map(|path| format!("cgroup: {}", path.display())));
+        found.extend(self.addresses().into_iter().map(|path| format!("address: {}", path.display())));
+        found.extend(self.bridge_ports().into_iter().map(|port| format!("bridge port: {port}")));
+        found
+    }
+
+    /// Processes that carry the node's directory in their command line or live in one of its cgroups.
+    pub fn processes(&self) -> Vec<(i32, String)> {
+        let directory = self.directory.to_string_lossy().into_owned();
+        let cgroup = format!("{}/", self.cgroup_parent);
+        let ours = |pid: i32| {
+            let command = read(&format!("/proc/{pid}/cmdline")).replace('\0', " ");
+            let inside = read(&format!("/proc/{pid}/cgroup")).contains(&cgroup);
+            (command.contains(&directory) || inside).then_some((pid, command))
+        };
+        let me = std::process::id().cast_signed();
+        let pids = names("/proc").into_iter().filter_map(|name| name.parse::<i32>().ok());
+        pids.filter(|pid| *pid != me).filter_map(ours).collect()
+    }
+
+    fn mounts(&self) -> Vec<String> {
+        let directory = self.directory.to_string_lossy().into_owned();
+        read("/proc/self/mountinfo").lines().filter(|line| line.contains(&directory)).map(str::to_owned).collect()
+    }
+
+    /// Directories below the node's parent, in every hierarchy.
+    pub fn cgroups(&self) -> Vec<PathBuf> {
+        self.cgroup_parents().iter().flat_map(|parent| directories(parent)).collect()
+    }
+
+    /// The node's parent in every hierarchy that has it.
+    pub fn cgroup_parents(&self) -> Vec<PathBuf> {
+        let relative = self.cgroup_parent.trim_start_matches('/');
+        let hierarchies = names("/sys/fs/cgroup").into_iter().map(|name| Path::new("/sys/fs/cgroup").join(name));
+        let whole = std::iter::once(PathBuf::from("/sys/fs/cgroup"));
+        whole.chain(hierarchies).map(|root| root.join(relative)).filter(|path| path.is_dir()).collect()
+    }
+
+    /// Files named after an address, as Debian's host-local and our own address management keep them.
+    fn addresses(&self) -> Vec<PathBuf> {
+        let is_address = |path: &Path| path.file_name().and_then(|n| n.to_str()?.parse::<IpAddr>().ok()).is_some();
+        files(&self.directory).into_iter().filter(|path| is_address(path)).collect()
+    }
+
+    fn bridge_ports(&self) -> Vec<String> {
+        names(&format!("/sys/class/net/{}/brif", self.bridge))
+    }
+}
+
+/// Network namespaces on this machine that some process lives in or holds open.
+pub fn network_namespaces() -> std::collections::BTreeSet<String> {
+    let mut found = std::collections::BTreeSet::new();
+    for pid in names("/proc").into_iter().filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())) {
+        let held = names(&format!("/proc/{pid}/fd")).into_iter().map(|fd| format!("/proc/{pid}/fd/{fd}"));
+        let links = held.chain([format!("/proc/{pid}/ns/net")]).filter_map(|path| fs::read_link(path).ok());
+        found.extend(links.map(|link| link.to_string_lossy().into_owned()).filter(|link| link.starts_with("net:[")));
+    }
+    found
+}
+
+/// How many descriptors a process has open.
+pub fn descriptors(pid: u32) -> usize {
+    names(&format!("/proc/{pid}/fd")).len()
+}
+
+fn read(path: &str) -> String {
+    fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+}
+
+fn names(directory: &str) -> Vec<String> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+fn directories(parent: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(parent).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).filter(|path| path.is_dir() && !path.is_symlink()).collect()
+}
+
+fn files(parent: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut todo = vec![parent.to_owned()];
+    while let Some(directory) = todo.pop() {
+        todo.extend(directories(&directory));
+        let entries = fs::read_dir(&directory).into_iter().flatten().flatten();
+        found.extend(entries.map(|entry| entry.path()).filter(|path| path.is_file()));
+    }
+    found
+}

@@ -1,0 +1,83 @@
+//! Which crate may know which: the edges of the crate graph, held against `cargo metadata`.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+use serde_json::Value;
+
+/// Every edge between crates of ours that there may be.
+const EDGES: [(&str, &str); 6] = [
+    ("cri-server", "cni"),
+    ("cri-server", "image-service"),
+    ("cri-server", "proto"),
+    ("cri-server", "sandbox"),
+    ("e2e", "proto"),
+    ("sandbox", "runtime"),
+];
+
+#[test]
+fn crates_depend_in_one_direction() {
+    let found: BTreeSet<(String, String)> = edges(&metadata());
+    let allowed: BTreeSet<(String, String)> = EDGES.iter().map(|(a, b)| ((*a).into(), (*b).into())).collect();
+    assert_eq!(found, allowed, "the crate graph of ARCHITECTURE.md and this table change together");
+}
+
+#[test]
+fn runtime_stays_free_of_an_async_runtime() {
+    let metadata = metadata();
+    let reached = reachable(&metadata, "runtime");
+    assert!(reached.contains("nix"), "the walk reaches dependencies at all: {reached:?}");
+    for heavy in ["tokio", "hyper", "tonic", "futures"] {
+        assert!(!reached.contains(heavy), "\"runtime\" reaches \"{heavy}\"");
+    }
+}
+
+fn metadata() -> Value {
+    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../../Cargo.toml");
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--locked", "--manifest-path", manifest])
+        .args(["--filter-platform", "x86_64-unknown-linux-gnu"])
+        .output()
+        .expect("cargo runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("cargo metadata prints JSON")
+}
+
+fn edges(metadata: &Value) -> BTreeSet<(String, String)> {
+    let packages = metadata["packages"].as_array().expect("packages");
+    let ours = packages.iter().filter(|package| package["source"].is_null());
+    let names: BTreeSet<String> = ours.clone().map(name).collect();
+    ours.flat_map(|package| {
+        let dependencies = package["dependencies"].as_array().expect("dependencies").iter().map(name);
+        dependencies.map(|dependency| (name(package), dependency)).collect::<Vec<_>>()
+    })
+    .filter(|(_, dependency)| names.contains(dependency))
+    .collect()
+}
+
+/// The names of all packages that `from` links, build and test dependencies left out.
+fn reachable(metadata: &Value, from: &str) -> BTreeSet<String> {
+    let nodes = metadata["resolve"]["nodes"].as_array().expect("a resolved graph");
+    let packages = metadata["packages"].as_array().expect("packages");
+    let name_of = |id: &Value| packages.iter().find(|package| package["id"] == *id).map(name).expect("a package");
+    let start = packages.iter().find(|package| name(package) == from).expect("the package")["id"].clone();
+    let mut todo = vec![start];
+    let mut found = BTreeSet::new();
+    while let Some(id) = todo.pop() {
+        if !found.insert(name_of(&id)) {
+            continue;
+        }
+        let node = nodes.iter().find(|node| node["id"] == id).expect("a node");
+        let normal = |dependency: &&Value| {
+            let kinds = dependency["dep_kinds"].as_array().expect("kinds");
+            kinds.iter().any(|kind| kind["kind"].is_null())
+        };
+        let dependencies = node["deps"].as_array().expect("deps").iter().filter(normal);
+        todo.extend(dependencies.map(|dependency| dependency["pkg"].clone()));
+    }
+    found
+}
+
+fn name(package: &Value) -> String {
+    package["name"].as_str().expect("a name").to_owned()
+}
