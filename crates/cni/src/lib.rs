@@ -1,1 +1,28 @@
-//! cni
+//! Pod networks: network configurations, CNI plugin invocation, and the built-in bridge network.
+//!
+//! [`Networks`] is the whole of it for a caller: opened once on its directories it watches the configuration directory,
+//! says whether a network is usable ([`Networks::status`]), attaches a network namespace ([`Networks::add`]), detaches it
+//! ([`Networks::del`]) and collects what nobody owns any more ([`Networks::gc`]).
+//!
+//! The specification followed is CNI 1.1.0 (containernetworking/cni, SPEC.md), with the configuration and result types of
+//! every version published before it.
+//!
+//! What isn't here: pods, CRI, and making or pinning network namespaces. An attachment names a namespace by path; who
+//! made it, and for what, is the caller's affair.
+
+mod attachment;
+mod builtin;
+mod error;
+mod files;
+mod networks;
+mod readiness;
+mod result;
+mod version;
+
+pub use attachment::{Attachment, AttachmentId, Bandwidth, IpRange, PortMapping, Protocol};
+pub use builtin::{BuiltinNetwork, Subnet};
+pub use error::{Command, Error};
+pub use networks::{Added, Config, Networks};
+pub use readiness::Status;
+pub use result::{Cidr, Dns, Interface, IpConfig, NetworkResult, Route};
+pub use version::Version;

@@ -1,0 +1,335 @@
+//! Everything that can go wrong with a network, for a caller to act upon or to show.
+
+use std::fmt;
+use std::io;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+/// A verb of the CNI protocol, `CNI_COMMAND`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Command {
+    /// Attach.
+    Add,
+    /// Detach.
+    Del,
+    /// See whether an attachment is as it should be.
+    Check,
+    /// Remove what belongs to no valid attachment.
+    Gc,
+    /// Say whether an ADD would be served.
+    Status,
+}
+
+impl Command {
+    /// The value of `CNI_COMMAND`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Command::Add => "ADD",
+            Command::Del => "DEL",
+            Command::Check => "CHECK",
+            Command::Gc => "GC",
+            Command::Status => "STATUS",
+        }
+    }
+}
+
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// An operation on a network that failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No network can be used now; the reason names what lacks. Retrying later can succeed.
+    #[error("network is not ready: {reason}")]
+    NotReady {
+        /// What lacks.
+        reason: String,
+    },
+    /// A field of the request can't be used.
+    #[error("invalid {field} '{value}'")]
+    InvalidAttachment {
+        /// The field.
+        field: &'static str,
+        /// What it holds.
+        value: String,
+    },
+    /// The attachment exists already, in another form or by another request.
+    #[error("interface '{ifname}' of '{container_id}' is attached already")]
+    AlreadyAttached {
+        /// The container.
+        container_id: String,
+        /// The interface.
+        ifname: String,
+    },
+    /// No attachment of that name is known.
+    #[error("interface '{ifname}' of '{container_id}' isn't attached")]
+    NotAttached {
+        /// The container.
+        container_id: String,
+        /// The interface.
+        ifname: String,
+    },
+
+    /// A configuration file or directory can't be read.
+    #[error("read network configuration '{}'", path.display())]
+    ReadConf {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A configuration file isn't the JSON it should be.
+    #[error("parse network configuration '{}'", path.display())]
+    ParseConf {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// A configuration file is JSON but no network configuration.
+    #[error("network configuration '{}': {problem}", path.display())]
+    InvalidConf {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with which field.
+        problem: String,
+    },
+    /// The configuration directory can't be watched.
+    #[error("watch '{}' for network configurations", path.display())]
+    Watch {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The built-in network's settings can't be used.
+    #[error("built-in network: invalid {field} '{value}'")]
+    InvalidBuiltin {
+        /// The setting.
+        field: &'static str,
+        /// Its value.
+        value: String,
+    },
+
+    /// A plugin's binary is in none of the plugin directories.
+    #[error("CNI plugin '{plugin}' isn't in {}", list(searched))]
+    PluginMissing {
+        /// Its type.
+        plugin: String,
+        /// Where it was looked for.
+        searched: Vec<PathBuf>,
+    },
+    /// A plugin couldn't be started or talked to.
+    #[error("run CNI plugin '{plugin}' for {command}")]
+    PluginRun {
+        /// Its type.
+        plugin: String,
+        /// What for.
+        command: Command,
+        /// Why.
+        source: io::Error,
+    },
+    /// A plugin answered with an error object.
+    #[error("CNI plugin '{plugin}' failed {command}: {msg} (code {code}){}", suffix(details))]
+    PluginFailed {
+        /// Its type.
+        plugin: String,
+        /// What it was asked for.
+        command: Command,
+        /// The error code (SPEC.md, "Error"): below 100 the specification's own, others the plugin's.
+        code: u64,
+        /// The short message.
+        msg: String,
+        /// The longer one; may be empty.
+        details: String,
+    },
+    /// A plugin ended unsuccessfully without an error object.
+    #[error("CNI plugin '{plugin}' crashed in {command} ({status}){}", suffix(stderr))]
+    PluginCrashed {
+        /// Its type.
+        plugin: String,
+        /// What it was asked for.
+        command: Command,
+        /// How it ended.
+        status: ExitStatus,
+        /// What it printed on standard error, shortened.
+        stderr: String,
+    },
+    /// A plugin succeeded but printed no result.
+    #[error("CNI plugin '{plugin}' answered {command} with no valid result: '{excerpt}'")]
+    PluginGarbage {
+        /// Its type.
+        plugin: String,
+        /// What it was asked for.
+        command: Command,
+        /// The beginning of what it printed.
+        excerpt: String,
+        /// Where it departs from a result.
+        source: serde_json::Error,
+    },
+    /// A plugin printed more than is read, and was killed.
+    #[error("CNI plugin '{plugin}' printed more than {limit} bytes in {command}")]
+    PluginOutput {
+        /// Its type.
+        plugin: String,
+        /// What it was asked for.
+        command: Command,
+        /// The limit, in bytes.
+        limit: usize,
+    },
+    /// A plugin didn't end in time, and was killed with its process group.
+    #[error("CNI plugin '{plugin}' didn't finish {command} within {deadline:?}")]
+    PluginTimedOut {
+        /// Its type.
+        plugin: String,
+        /// What it was asked for.
+        command: Command,
+        /// How long it had.
+        deadline: Duration,
+    },
+
+    /// An attachment failed, and undoing what had been done of it failed as well.
+    #[error("{}; undoing it left something behind: {}", chain(failure.as_ref()), chains(undo))]
+    Undo {
+        /// The failure itself.
+        failure: Box<Error>,
+        /// What couldn't be undone; it is tried again by the next detach or collection.
+        undo: Vec<Error>,
+    },
+    /// Some of the steps of a teardown failed; the others were done, and the rest is tried again by the next one.
+    #[error("detach interface '{ifname}' of '{container_id}': {}", chains(failures))]
+    Detach {
+        /// The container.
+        container_id: String,
+        /// The interface.
+        ifname: String,
+        /// What failed.
+        failures: Vec<Error>,
+    },
+    /// Some of the steps of a collection failed; the others were done.
+    #[error("collect networks: {}", chains(failures))]
+    Collect {
+        /// What failed.
+        failures: Vec<Error>,
+    },
+
+    /// A record of ours can't be read or written.
+    #[error("{action} network record '{}'", path.display())]
+    Record {
+        /// `read`, `write`, `remove` …
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A record of ours isn't what it should be.
+    #[error("parse network record '{}'", path.display())]
+    ParseRecord {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// A namespace can't be opened or entered, or isn't one.
+    #[error("open network namespace '{}'", path.display())]
+    Namespace {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The kernel refused a change of links, addresses, routes or rules.
+    #[error("{action} '{subject}'")]
+    Kernel {
+        /// What was attempted.
+        action: &'static str,
+        /// On which thing.
+        subject: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// Every address of a subnet is taken.
+    #[error("no address left in '{subnet}' of network '{network}'")]
+    AddressesExhausted {
+        /// The network.
+        network: String,
+        /// The subnet.
+        subnet: String,
+    },
+    /// An address asked for can't be had.
+    #[error("address '{address}' of network '{network}' isn't available")]
+    AddressUnavailable {
+        /// The network.
+        network: String,
+        /// The address.
+        address: IpAddr,
+    },
+    /// A host port asked for leads to another namespace already.
+    #[error("host port {port}/{protocol} is taken")]
+    HostPortTaken {
+        /// The port.
+        port: u16,
+        /// The protocol's name.
+        protocol: &'static str,
+    },
+    /// A task of ours ended early, as the process is shutting down.
+    #[error("network operation was cut short")]
+    CutShort,
+}
+
+/// An error with all of its causes, outside in.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    text
+}
+
+fn chains(errors: &[Error]) -> String {
+    errors.iter().map(|error| chain(error)).collect::<Vec<_>>().join("; ")
+}
+
+fn suffix(text: &str) -> String {
+    if text.is_empty() { String::new() } else { format!(": {text}") }
+}
+
+fn list(paths: &[PathBuf]) -> String {
+    if paths.is_empty() {
+        return "any directory, as none is configured".to_owned();
+    }
+    paths.iter().map(|path| format!("'{}'", path.display())).collect::<Vec<_>>().join(" or ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chain_reads_as_one_sentence() {
+        let cause = Error::Record {
+            action: "write",
+            path: "/x".into(),
+            source: io::Error::new(io::ErrorKind::StorageFull, "no space"),
+        };
+        let error = Error::Detach { container_id: "c".into(), ifname: "eth0".into(), failures: vec![cause] };
+        assert_eq!(chain(&error), "detach interface 'eth0' of 'c': write network record '/x': no space");
+    }
+
+    #[test]
+    fn a_missing_plugin_says_where_it_was_looked_for() {
+        let error = Error::PluginMissing { plugin: "p".into(), searched: vec!["/a".into(), "/b".into()] };
+        assert_eq!(error.to_string(), "CNI plugin 'p' isn't in '/a' or '/b'");
+    }
+}
