@@ -1,1 +1,45 @@
-//! sandbox
+//! The daemon's idea of pods and containers: what was asked for, in which state it is, what happens next.
+//!
+//! What lives here: one actor a pod, the pure states of pods and containers, the specification of containers, records on disk and
+//! recovery from them, the daemon's end of the supervisor's socket. What doesn't: protobuf, registries, network plugins
+//! (two small traits, [`Network`] and [`RootFilesystems`], say what is needed of the others), and system calls beyond files,
+//! processes and sockets.
+
+pub mod config;
+pub mod container;
+pub mod error;
+pub mod events;
+pub mod exec;
+pub mod id;
+pub mod network;
+pub mod pod;
+mod pods;
+pub mod resources;
+pub mod rootfs;
+pub mod signal;
+pub mod stats;
+
+pub use config::{CgroupDriver, Config, Deadlines, Handler};
+pub use container::config::{
+    ContainerConfig, ContainerMetadata, ContainerNamespaces, ContainerSecurity, Device, ImageReference,
+    Mount, MountAccess, MountSource, Profile, Propagation, RunAs, SelinuxOptions, Stdin,
+    SupplementalGroupsPolicy,
+};
+pub use container::status::{
+    ContainerFilter, ContainerPhase, ContainerStatus, Exited, PhaseName, ProcessUser, Reason,
+};
+pub use error::{Error, Kind};
+pub use events::{Event, EventKind};
+pub use exec::{ExecOutput, ExecRequest};
+pub use id::{ContainerId, PodId};
+pub use network::{Attached, Attachment, Network, NetworkError};
+pub use pod::config::{
+    DnsConfig, NamespaceMode, PodConfig, PodMetadata, PodNamespaces, PodSecurity, PortMapping, Protocol,
+    UserNamespace,
+};
+pub use pod::status::{PodFilter, PodPhase, PodStatus};
+pub use pods::Pods;
+pub use resources::Resources;
+pub use rootfs::{ImageConfig, LayerUsage, Prepared, RootFilesystems, RootfsError};
+pub use signal::Signal;
+pub use stats::{ContainerUsage, Usage};

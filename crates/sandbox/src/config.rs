@@ -1,0 +1,84 @@
+//! How this crate is set up: directories, the supervisor binary, cgroups, handlers and deadlines.
+//!
+//! Not here: what a request says about one pod or container (see `pod::config`, `container::config`).
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Settings of the daemon's pods.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where sockets and records live; on a tmpfs, for they describe processes and die with the boot. Made 0700.
+    pub state_dir: PathBuf,
+    /// Where what survives a boot lives. This crate keeps nothing there; verbose statuses name it.
+    pub root_dir: PathBuf,
+    /// The supervisor binary.
+    pub supervisor: PathBuf,
+    /// Who makes cgroups.
+    pub cgroup_driver: CgroupDriver,
+    /// The cgroup below which pods go whose request names none, in cgroupfs form.
+    pub default_cgroup_parent: String,
+    /// Runtime handlers by name. The empty name is the default handler and is always there.
+    pub handlers: BTreeMap<String, Handler>,
+    /// How long each kind of step may take.
+    pub deadlines: Deadlines,
+}
+
+/// Who makes cgroups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CgroupDriver {
+    /// This daemon, by directories.
+    #[default]
+    Cgroupfs,
+    /// systemd, by transient units. Not built yet: `Pods::open` refuses it.
+    Systemd,
+}
+
+/// What a runtime handler changes. Nothing yet but its existence; an external OCI runtime comes here.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Handler {}
+
+/// How long each kind of step may take before it counts as failed.
+#[derive(Debug, Clone)]
+pub struct Deadlines {
+    /// Starting a supervisor and its first answer.
+    pub supervisor: Duration,
+    /// Making a pod's namespaces.
+    pub namespaces: Duration,
+    /// Attaching a pod to its network; plugins may have to wait for addresses.
+    pub attach: Duration,
+    /// Detaching a pod from its network.
+    pub detach: Duration,
+    /// Preparing and mounting a root filesystem.
+    pub rootfs: Duration,
+    /// Opening mount sources, some of which may be on a dead network filesystem.
+    pub sources: Duration,
+    /// Starting a process, up to its execve.
+    pub start: Duration,
+    /// How long after SIGKILL a container may take to be gone.
+    pub kill: Duration,
+    /// Making, limiting and removing cgroups.
+    pub cgroup: Duration,
+    /// How long output may still flow after an exec's process has ended.
+    pub exec_drain: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self {
+            supervisor: seconds(10),
+            namespaces: seconds(10),
+            // kubelet gives RunPodSandbox four minutes; a plugin that needs longer than half of that is stuck.
+            attach: seconds(120),
+            detach: seconds(60),
+            rootfs: seconds(60),
+            sources: seconds(20),
+            start: seconds(60),
+            kill: seconds(10),
+            cgroup: seconds(20),
+            exec_drain: Duration::from_millis(500),
+        }
+    }
+}

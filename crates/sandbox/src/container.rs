@@ -1,0 +1,4 @@
+//! Containers.
+
+pub mod config;
+pub mod status;

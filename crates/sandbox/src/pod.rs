@@ -1,0 +1,4 @@
+//! Pods.
+
+pub mod config;
+pub mod status;

@@ -1,0 +1,57 @@
+//! Limits of a pod or container, as requests carry them.
+//!
+//! Not here: writing them into cgroups (the runtime crate) and reading what is used (see `stats`).
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Limits; `None` and empty mean that the request says nothing (CRI's zero).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Resources {
+    /// CPU period in microseconds.
+    pub cpu_period: Option<u64>,
+    /// CPU time per period in microseconds; negative for none.
+    pub cpu_quota: Option<i64>,
+    /// Relative CPU weight, cgroup v1's scale of 2 to 262144.
+    pub cpu_shares: Option<u64>,
+    /// Memory limit in bytes.
+    pub memory_limit: Option<i64>,
+    /// Limit of memory and swap together in bytes; -1 for none.
+    pub memory_swap_limit: Option<i64>,
+    /// OOM score adjustment, -1000 to 1000.
+    pub oom_score_adj: Option<i32>,
+    /// CPUs, such as `0-3,7`.
+    pub cpuset_cpus: String,
+    /// Memory nodes, in the same form.
+    pub cpuset_mems: String,
+    /// Huge page limits in bytes by page size, such as `2MB`.
+    pub hugepage_limits: BTreeMap<String, u64>,
+    /// cgroup v2 files and what to write into them.
+    pub unified: BTreeMap<String, String>,
+}
+
+impl Resources {
+    /// These limits with those that `update` names changed. The OOM score of a running process is not changed by an update.
+    #[must_use]
+    pub fn updated(&self, update: &Self) -> Self {
+        let text = |new: &String, old: &String| if new.is_empty() { old.clone() } else { new.clone() };
+        let mut hugepage_limits = self.hugepage_limits.clone();
+        hugepage_limits.extend(update.hugepage_limits.iter().map(|(size, limit)| (size.clone(), *limit)));
+        let mut unified = self.unified.clone();
+        unified.extend(update.unified.iter().map(|(file, value)| (file.clone(), value.clone())));
+        Self {
+            cpu_period: update.cpu_period.or(self.cpu_period),
+            cpu_quota: update.cpu_quota.or(self.cpu_quota),
+            cpu_shares: update.cpu_shares.or(self.cpu_shares),
+            memory_limit: update.memory_limit.or(self.memory_limit),
+            memory_swap_limit: update.memory_swap_limit.or(self.memory_swap_limit),
+            oom_score_adj: update.oom_score_adj.or(self.oom_score_adj),
+            cpuset_cpus: text(&update.cpuset_cpus, &self.cpuset_cpus),
+            cpuset_mems: text(&update.cpuset_mems, &self.cpuset_mems),
+            hugepage_limits,
+            unified,
+        }
+    }
+}

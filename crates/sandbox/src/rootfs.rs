@@ -1,0 +1,98 @@
+//! What this crate needs of images: root filesystems for containers. The server plugs them in.
+
+use std::os::fd::OwnedFd;
+
+use async_trait::async_trait;
+
+use crate::error::Cause;
+use crate::id::ContainerId;
+
+/// Makes root filesystems from images.
+#[async_trait]
+pub trait RootFilesystems: Send + Sync + 'static {
+    /// Readies a container's writable layer above an image. Idempotent.
+    ///
+    /// # Errors
+    /// [`RootfsError::NoImage`] when the image is not on this node.
+    async fn prepare(&self, container: &ContainerId, image: &str) -> Result<Prepared, RootfsError>;
+
+    /// A detached mount of a prepared root, writable. Each call gives a mount of its own.
+    ///
+    /// # Errors
+    /// Those of the filesystem.
+    async fn mount(&self, container: &ContainerId) -> Result<OwnedFd, RootfsError>;
+
+    /// Throws the writable layer away. Idempotent.
+    ///
+    /// # Errors
+    /// Those of the filesystem; releasing can be tried again.
+    async fn release(&self, container: &ContainerId) -> Result<(), RootfsError>;
+
+    /// Throws away the writable layers of all containers but these. Called once, at start.
+    async fn retain(&self, known: &[ContainerId]);
+
+    /// Space and inodes that a container's writable layer uses.
+    ///
+    /// # Errors
+    /// Those of the filesystem.
+    async fn usage(&self, container: &ContainerId) -> Result<LayerUsage, RootfsError>;
+}
+
+/// A prepared root and what its image says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Prepared {
+    /// Id of the image, `sha256:…` of its configuration.
+    pub image_id: String,
+    /// What statuses call the image: a repo digest, or the id where there is none.
+    pub image_ref: String,
+    /// The image's own configuration.
+    pub config: ImageConfig,
+}
+
+/// The parts of an image's configuration that shape a container.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+pub struct ImageConfig {
+    /// `user`, `uid`, `user:group` or empty.
+    pub user: String,
+    /// `KEY=value`.
+    pub env: Vec<String>,
+    /// The entry point.
+    pub entrypoint: Vec<String>,
+    /// Its default arguments.
+    pub cmd: Vec<String>,
+    /// The working directory; empty for `/`.
+    pub working_dir: String,
+    /// The signal that asks the process to end, by name or number.
+    pub stop_signal: Option<String>,
+    /// Paths that the image declares as volumes.
+    pub volumes: Vec<String>,
+    /// The image's labels.
+    pub labels: std::collections::BTreeMap<String, String>,
+}
+
+/// What a writable layer uses.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LayerUsage {
+    /// Bytes on disk.
+    pub bytes: u64,
+    /// Inodes.
+    pub inodes: u64,
+}
+
+/// What goes wrong with root filesystems.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum RootfsError {
+    /// The image is not on this node.
+    #[error("image \"{image}\" does not exist")]
+    NoImage {
+        /// The reference that was asked for.
+        image: String,
+    },
+    /// The filesystem is full.
+    #[error("the filesystem of writable layers is full")]
+    Full,
+    /// Anything else.
+    #[error("the root filesystem failed")]
+    Failed(#[source] Cause),
+}
