@@ -1,1 +1,26 @@
-//! runtime
+//! The internal OCI runtime: runs the processes of one pod.
+//!
+//! What lives here: the way from an OCI specification to a running process (`plan`, `container`, `init`,
+//! `handshake`), what a process needs around it (`namespaces`, `cgroup`, `mount`, `identity`), and the one
+//! process per pod that owns all of it (`supervisor`, spoken to over `wire`). The only crate with `unsafe`, and
+//! that only in `sys`.
+//!
+//! What does not: CRI, images, networks, async. A caller hands in descriptors of detached mounts and an OCI
+//! specification; nothing here looks for a path on the host that it was not given.
+
+pub mod cgroup;
+pub mod container;
+mod error;
+mod failure;
+pub mod handshake;
+pub mod identity;
+mod init;
+pub mod mount;
+pub mod namespaces;
+pub mod plan;
+pub mod spec;
+mod sys;
+pub mod thread;
+
+pub use error::Error;
+pub use failure::{FailedStep, Failure, FailureKind};

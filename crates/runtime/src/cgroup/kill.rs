@@ -1,0 +1,147 @@
+//! Ending what is in a cgroup, and removing it.
+
+use std::path::Path;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::event::Timespec;
+
+use super::files::{error, read_if_there, write_raw};
+use super::{Cgroup, Error};
+
+/// How often the list of processes is read again before a cgroup counts as unkillable.
+const KILL_ROUNDS: usize = 100;
+/// How long removal waits for processes that have been killed: doubling from 1 ms, a second in all.
+const REMOVE_ROUNDS: u32 = 10;
+
+pub(super) fn kill(cgroup: &Cgroup) -> Result<(), Error> {
+    if let Some(directory) = &cgroup.unified {
+        let file = directory.join("cgroup.kill");
+        match write_raw(&file, b"1") {
+            Ok(()) => return Ok(()),
+            // Gone, or a kernel before 5.14.
+            Err(Errno::NOENT | Errno::NODEV) if !directory.is_dir() => return Ok(()),
+            Err(Errno::NOENT) => {}
+            Err(errno) => return Err(error("write cgroup file", &file, errno)),
+        }
+    }
+    let Some(directory) = cgroup.tracking() else { return Ok(()) };
+    let frozen = Frozen::freeze(cgroup);
+    let result = kill_listed(directory);
+    drop(frozen);
+    result
+}
+
+/// Signals what is listed until a reading lists nothing new.
+fn kill_listed(directory: &Path) -> Result<(), Error> {
+    let mut killed = std::collections::HashSet::new();
+    for _ in 0..KILL_ROUNDS {
+        let mut found_new = false;
+        for number in procs(directory)? {
+            if !killed.insert(number) {
+                continue;
+            }
+            found_new = true;
+            if let Some(pid) = Pid::from_raw(number) {
+                match kill_process(pid, Signal::KILL) {
+                    Ok(()) | Err(Errno::SRCH) => {}
+                    Err(errno) => return Err(error("kill a process in cgroup", directory, errno)),
+                }
+            }
+        }
+        if !found_new {
+            return Ok(());
+        }
+    }
+    Err(Error::CgroupBusy { path: directory.to_owned() })
+}
+
+/// A frozen cgroup cannot fork away from its killer. Thawed when dropped, so that the processes can end.
+struct Frozen<'a> {
+    cgroup: &'a Cgroup,
+}
+
+impl<'a> Frozen<'a> {
+    fn freeze(cgroup: &'a Cgroup) -> Self {
+        // Best effort: without a freezer the rounds of `kill_listed` have to do.
+        Self::set(cgroup, "FROZEN", "1");
+        Self { cgroup }
+    }
+
+    fn set(cgroup: &Cgroup, legacy: &str, unified: &str) {
+        if let Some(directory) = cgroup.controller("freezer") {
+            let _ = write_raw(&directory.join("freezer.state"), legacy.as_bytes());
+        } else if let Some(directory) = &cgroup.unified {
+            let _ = write_raw(&directory.join("cgroup.freeze"), unified.as_bytes());
+        }
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        Self::set(self.cgroup, "THAWED", "0");
+    }
+}
+
+/// The processes in a directory and below it.
+pub(super) fn procs(directory: &Path) -> Result<Vec<i32>, Error> {
+    let mut found = Vec::new();
+    let mut directories = vec![directory.to_owned()];
+    while let Some(directory) = directories.pop() {
+        if let Some(text) = read_if_there(&directory.join("cgroup.procs"))? {
+            found.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()));
+        }
+        directories.extend(children(&directory));
+    }
+    Ok(found)
+}
+
+/// The cgroups directly below one; none when it is gone.
+fn children(directory: &Path) -> Vec<std::path::PathBuf> {
+    let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
+    entries
+        .filter_map(Result::ok)
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
+        .collect()
+}
+
+/// Removes a directory and those below it.
+pub(super) fn remove(directory: &Path) -> Result<(), Error> {
+    for round in 0..=REMOVE_ROUNDS {
+        match rustix::fs::rmdir(directory) {
+            Ok(()) | Err(Errno::NOENT) => return Ok(()),
+            Err(Errno::BUSY | Errno::NOTEMPTY) if round < REMOVE_ROUNDS => {
+                for child in children(directory) {
+                    remove(&child)?;
+                }
+                wait_until_empty(directory, 1_000_000 << round);
+            }
+            Err(Errno::BUSY | Errno::NOTEMPTY) => return Err(Error::CgroupBusy { path: directory.to_owned() }),
+            Err(errno) => return Err(error("remove cgroup", directory, errno)),
+        }
+    }
+    Err(Error::CgroupBusy { path: directory.to_owned() })
+}
+
+/// Waits until a cgroup has no processes, at most so long. Version 2 says so by an event; version 1 has nothing to wait
+/// for, so its bound is the time.
+fn wait_until_empty(directory: &Path, nanoseconds: i64) {
+    let bound = Timespec { tv_sec: 0, tv_nsec: nanoseconds };
+    let events = rustix::fs::open(directory.join("cgroup.events"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    match events {
+        Ok(events) => {
+            // Reading arms the event: it fires for what changes afterwards.
+            let mut text = [0; 256];
+            let length = rustix::io::read(&events, &mut text).unwrap_or(0);
+            if !text[..length].starts_with(b"populated 0") {
+                let _ = poll(&mut [PollFd::new(&events, PollFlags::PRI)], Some(&bound));
+            }
+        }
+        Err(_) => {
+            let _ = poll(&mut [], Some(&bound));
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! Control groups, version 1, version 2 and both at once, behind one interface.
+//!
+//! | host | limits and statistics | killing and cloning into |
+//! |---|---|---|
+//! | unified | version 2 | version 2 |
+//! | hybrid | version 1 hierarchies | the version 2 tree beside them |
+//! | legacy | version 1 hierarchies | freezer and signals; the child joins by itself |
+//!
+//! The daemon creates, limits and removes cgroups; the supervisor and the child join them, kill what is in them and read
+//! their OOM counter. Which cgroup a pod gets, and what limits, is the caller's business.
+
+mod detect;
+mod files;
+mod kill;
+mod legacy;
+mod stats;
+mod unified;
+
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+use crate::spec::oci::LinuxResources;
+
+pub use stats::{CpuStats, MemoryStats, Stats};
+
+/// Where the host has its hierarchies mounted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Host {
+    /// The version 2 tree.
+    unified: Option<PathBuf>,
+    /// The version 1 hierarchies.
+    legacy: Vec<Hierarchy>,
+}
+
+/// A version 1 hierarchy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Hierarchy {
+    /// Its controllers, or `name=…` for one that has none.
+    controllers: Vec<String>,
+    mount: PathBuf,
+}
+
+/// The three ways in which hosts use cgroups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// Version 2 alone.
+    Unified,
+    /// Version 1 for the controllers, and a version 2 tree beside it.
+    Hybrid,
+    /// Version 1 alone.
+    Legacy,
+}
+
+impl Host {
+    /// Reads which hierarchies are mounted.
+    ///
+    /// # Errors
+    /// [`Error::NoCgroups`] when there are none, [`Error::Cgroup`] when the mount table cannot be read.
+    pub fn detect() -> Result<Self, Error> {
+        detect::detect()
+    }
+
+    /// How this host uses cgroups.
+    pub fn layout(&self) -> Layout {
+        match (&self.unified, self.legacy.is_empty()) {
+            (Some(_), true) => Layout::Unified,
+            (Some(_), false) => Layout::Hybrid,
+            (None, _) => Layout::Legacy,
+        }
+    }
+}
+
+/// One cgroup in every hierarchy of the host. Plain data: it can be sent to another process, and dropping it does
+/// nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cgroup {
+    path: String,
+    pub(crate) unified: Option<PathBuf>,
+    pub(crate) legacy: Vec<Directory>,
+}
+
+/// A cgroup's directory in one version 1 hierarchy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Directory {
+    pub(crate) controllers: Vec<String>,
+    /// What the hierarchy's mount is called, in /sys/fs/cgroup of the host and of a container.
+    pub(crate) name: String,
+    pub(crate) directory: PathBuf,
+}
+
+impl Cgroup {
+    /// Names a cgroup without touching it. `path` is absolute, from the root of the hierarchies.
+    ///
+    /// # Errors
+    /// [`Error::CgroupPath`] when `path` is not absolute, is the root, or has an empty part, `.` or `..` in it.
+    pub fn at(host: &Host, path: &str) -> Result<Self, Error> {
+        let bad = || Error::CgroupPath { path: path.to_owned() };
+        let relative = path.strip_prefix('/').ok_or_else(bad)?;
+        if relative.split('/').any(|part| part.is_empty() || part == "." || part == "..") || path.contains(['\0', '\n'])
+        {
+            return Err(bad());
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            unified: host.unified.as_ref().map(|mount| mount.join(relative)),
+            legacy: host.legacy.iter().map(|hierarchy| hierarchy.directory(relative)).collect(),
+        })
+    }
+
+    /// Makes a cgroup, and those above it that are missing, in every hierarchy. One that exists is used as it is.
+    ///
+    /// # Errors
+    /// [`Error::CgroupPath`] as for [`at`](Self::at), [`Error::Cgroup`] for what the kernel refuses.
+    pub fn create(host: &Host, path: &str) -> Result<Self, Error> {
+        let cgroup = Self::at(host, path)?;
+        if let (Some(mount), Some(directory)) = (&host.unified, &cgroup.unified) {
+            match host.layout() {
+                Layout::Unified => unified::create(mount, directory)?,
+                Layout::Hybrid | Layout::Legacy => files::make_directories(directory)?,
+            }
+        }
+        for directory in &cgroup.legacy {
+            legacy::create(directory)?;
+        }
+        Ok(cgroup)
+    }
+
+    /// Its path from the root of the hierarchies.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Whether it exists in every hierarchy.
+    pub fn exists(&self) -> bool {
+        self.directories().all(Path::is_dir)
+    }
+
+    /// Sets limits; those that are not given stay as they are.
+    ///
+    /// Limits of huge pages are passed over where the host has no hugetlb controller, since kubelet sends them always; swap
+    /// limits where swap is not accounted. Device rules do nothing on a unified host.
+    ///
+    /// # Errors
+    /// [`Error::NoController`] for a limit that the host cannot set, [`Error::Cgroup`] for what the kernel refuses.
+    pub fn apply(&self, resources: &LinuxResources) -> Result<(), Error> {
+        refuse_what_is_not_done(resources)?;
+        match (&self.unified, self.legacy.is_empty()) {
+            (Some(directory), true) => unified::apply(directory, resources),
+            (beside, _) => legacy::apply(&self.legacy, beside.as_deref(), resources),
+        }
+    }
+
+    /// Moves a process, with all its threads, into this cgroup.
+    ///
+    /// # Errors
+    /// [`Error::Cgroup`] for what the kernel refuses.
+    pub fn join(&self, pid: i32) -> Result<(), Error> {
+        self.directories().try_for_each(|directory| files::write(&directory.join("cgroup.procs"), &pid.to_string()))
+    }
+
+    /// The processes in it and below it, as seen from the caller's pid namespace.
+    ///
+    /// # Errors
+    /// [`Error::Cgroup`] when it cannot be read; a cgroup that is gone has none.
+    pub fn procs(&self) -> Result<Vec<i32>, Error> {
+        match self.tracking() {
+            Some(directory) => kill::procs(directory),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Kills every process in it and below it. They end soon after this returns; [`remove`](Self::remove) waits.
+    ///
+    /// # Errors
+    /// [`Error::Cgroup`] for what the kernel refuses, [`Error::CgroupBusy`] when it forks faster than it can be killed.
+    pub fn kill(&self) -> Result<(), Error> {
+        kill::kill(self)
+    }
+
+    /// How many processes in it and below it the kernel has killed for want of memory.
+    ///
+    /// # Errors
+    /// [`Error::Cgroup`] when the counter cannot be read; 0 where there is none.
+    pub fn oom_kills(&self) -> Result<u64, Error> {
+        stats::oom_kills(self)
+    }
+
+    /// What it uses now.
+    ///
+    /// # Errors
+    /// [`Error::Cgroup`] when a counter that exists cannot be read. One that does not exist is none.
+    pub fn stats(&self) -> Result<Stats, Error> {
+        stats::read(self)
+    }
+
+    /// Removes it and what was made below it, waiting up to a second for processes that are ending. One that is gone
+    /// already is no error; every hierarchy is tried.
+    ///
+    /// # Errors
+    /// [`Error::CgroupBusy`] when processes stay, [`Error::Cgroup`] otherwise; the first of them.
+    pub fn remove(&self) -> Result<(), Error> {
+        let removed: Vec<_> = self.directories().map(kill::remove).collect();
+        removed.into_iter().collect()
+    }
+
+    /// Moves the calling process, which has one thread, into every version 1 hierarchy of this cgroup.
+    ///
+    /// A thread that moves itself by `tasks` doesn't take the lock against all forks and exits of the machine that
+    /// `cgroup.procs` takes (kernel/cgroup/cgroup.c, cgroup_procs_write_start): that lock waits for an RCU period.
+    pub(crate) fn join_legacy_as_single_thread(&self) -> Result<(), (Errno, PathBuf)> {
+        for directory in &self.legacy {
+            let path = directory.directory.join("tasks");
+            files::write_raw(&path, b"0").map_err(|errno| (errno, path))?;
+        }
+        Ok(())
+    }
+
+    fn directories(&self) -> impl Iterator<Item = &Path> {
+        self.unified.as_deref().into_iter().chain(self.legacy.iter().map(|directory| directory.directory.as_path()))
+    }
+
+    /// The directory in which the processes are listed: all hierarchies have the same ones.
+    fn tracking(&self) -> Option<&Path> {
+        self.unified.as_deref().or_else(|| self.controller("pids")).or_else(|| self.directories().next())
+    }
+
+    fn controller(&self, name: &str) -> Option<&Path> {
+        legacy::find(&self.legacy, name)
+    }
+}
+
+impl Hierarchy {
+    fn directory(&self, relative: &str) -> Directory {
+        let name = self.mount.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+        Directory { controllers: self.controllers.clone(), name, directory: self.mount.join(relative) }
+    }
+}
+
+/// Limits that Kubernetes has no words for, and that nothing here sets.
+fn refuse_what_is_not_done(resources: &LinuxResources) -> Result<(), Error> {
+    let memory = resources.memory().as_ref();
+    let refused = [
+        ("blkio", "linux.resources.blockIO", resources.block_io().is_some()),
+        ("net_cls", "linux.resources.network", resources.network().is_some()),
+        ("rdma", "linux.resources.rdma", resources.rdma().as_ref().is_some_and(|rdma| !rdma.is_empty())),
+        ("memory", "linux.resources.memory.kernelTCP", memory.is_some_and(|m| m.kernel_tcp().is_some())),
+        ("memory", "linux.resources.memory.disableOOMKiller", memory.is_some_and(|m| m.disable_oom_killer() == Some(true))),
+    ];
+    match refused.into_iter().find(|(.., asked)| *asked) {
+        Some((controller, setting, _)) => Err(Error::NoController { controller, setting }),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host() -> Host {
+        let hierarchy = |name: &str| Hierarchy {
+            controllers: vec![name.to_owned()],
+            mount: PathBuf::from(format!("/sys/fs/cgroup/{name}")),
+        };
+        Host {
+            unified: Some("/sys/fs/cgroup/unified".into()),
+            legacy: vec![hierarchy("memory"), hierarchy("pids")],
+        }
+    }
+
+    #[test]
+    fn a_path_names_one_directory_in_each_hierarchy() {
+        let cgroup = Cgroup::at(&host(), "/kubepods/pod1/c1").unwrap();
+        let directories: Vec<_> = cgroup.directories().collect();
+        assert_eq!(
+            directories,
+            [
+                Path::new("/sys/fs/cgroup/unified/kubepods/pod1/c1"),
+                Path::new("/sys/fs/cgroup/memory/kubepods/pod1/c1"),
+                Path::new("/sys/fs/cgroup/pids/kubepods/pod1/c1"),
+            ]
+        );
+        assert_eq!(host().layout(), Layout::Hybrid);
+    }
+
+    #[test]
+    fn a_path_cannot_climb() {
+        for bad in ["", "/", "kubepods", "/a/../b", "/a/./b", "/a//b", "/a/", "/..", "/a\n"] {
+            assert!(matches!(Cgroup::at(&host(), bad), Err(Error::CgroupPath { .. })), "{bad:?}");
+        }
+    }
+}

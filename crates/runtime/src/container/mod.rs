@@ -1,0 +1,75 @@
+//! Making a container's processes: its first one ([`launch`]), and those that join it later ([`exec`]).
+//!
+//! Called by the supervisor, in a process with one thread. Both return as soon as the child runs; how far it got is
+//! read from the [`Handshake`]. What the child does is in `init`.
+
+mod exec;
+mod launch;
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use crate::cgroup::Cgroup;
+use crate::handshake::Handshake;
+use crate::namespaces::PodNamespaces;
+use crate::plan::{Plan, ProcessPlan};
+
+pub use exec::exec;
+pub use launch::launch;
+
+/// What a container's first process is made from.
+#[derive(Debug)]
+pub struct LaunchRequest<'a> {
+    /// What to do.
+    pub plan: &'a Plan,
+    /// The root filesystem: a detached mount that nothing else uses.
+    pub root: BorrowedFd<'a>,
+    /// Detached mounts, one for each of the plan's sources, in their order.
+    pub sources: &'a [OwnedFd],
+    /// The pod's namespaces, as [`crate::namespaces::create_pod`] made them.
+    pub pod: &'a PodNamespaces,
+    /// The process whose pid namespace is joined when the plan says `NamespaceSource::Container`.
+    pub pid_target: Option<BorrowedFd<'a>>,
+    /// The cgroup that the process starts in; it exists.
+    pub cgroup: &'a Cgroup,
+    /// Its streams, unless the plan has a terminal.
+    pub streams: Streams<'a>,
+}
+
+/// A process that joins a running container.
+#[derive(Debug)]
+pub struct ExecRequest<'a> {
+    /// What to execute.
+    pub process: &'a ProcessPlan,
+    /// The pidfd of the container's first process.
+    pub container: BorrowedFd<'a>,
+    /// The container's cgroup.
+    pub cgroup: &'a Cgroup,
+    /// Its streams, unless the plan has a terminal.
+    pub streams: Streams<'a>,
+}
+
+/// What becomes descriptors 0, 1 and 2; one that is missing is /dev/null.
+#[derive(Debug, Default)]
+#[expect(missing_docs, reason = "the three standard streams")]
+pub struct Streams<'a> {
+    pub stdin: Option<BorrowedFd<'a>>,
+    pub stdout: Option<BorrowedFd<'a>>,
+    pub stderr: Option<BorrowedFd<'a>>,
+}
+
+/// A process that runs, and has not necessarily executed its command yet.
+///
+/// Whoever takes it apart is its parent and has to wait for it; until it is taken apart, dropping it kills and reaps
+/// the process.
+#[derive(Debug)]
+pub struct Launched {
+    /// Its number in the supervisor's pid namespace.
+    pub pid: i32,
+    /// A descriptor that cannot come to mean another process.
+    pub pidfd: OwnedFd,
+    /// When it started, in clock ticks since boot (field 22 of proc_pid_stat(5)): with `pid` an identity that is not
+    /// reused.
+    pub start_time: u64,
+    /// Where its progress is read.
+    pub handshake: Handshake,
+}

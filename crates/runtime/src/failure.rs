@@ -1,0 +1,170 @@
+//! A failure on the way to a running process, as data: it crosses from the child to the supervisor and from there to
+//! the daemon.
+//!
+//! The text that an operator reads is made from it by whoever shows it; `Display` is the default wording.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// What went wrong when a process was being made: which step, on which thing, and what the kernel said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Failure {
+    /// What sort of thing it is, for a caller that must act on it.
+    pub kind: FailureKind,
+    /// The step that failed.
+    pub step: FailedStep,
+    /// The kernel's error number, when a system call failed.
+    pub errno: Option<i32>,
+    /// The thing that the step was done to: a path, a command, a sysctl. May be empty.
+    pub subject: String,
+}
+
+/// What a caller may act upon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    /// The command, or what the step needs, is not there.
+    NotFound,
+    /// The command is there and cannot be executed: no permission, a directory, or no program at all.
+    NotExecutable,
+    /// The file that the command names as its interpreter is not there.
+    NoInterpreter,
+    /// The root filesystem or the request would have led outside the container.
+    Unsafe,
+    /// The kernel refused by permission.
+    NotPermitted,
+    /// This kernel cannot do it.
+    Unsupported,
+    /// Memory, processes or descriptors are used up.
+    Exhausted,
+    /// The process or container that was to be joined is gone.
+    Gone,
+    /// The child ended before it executed anything, without a word.
+    Died,
+    /// Any other answer of the kernel.
+    System,
+}
+
+/// The steps, in the order in which they are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the names are the steps; `what` describes each")]
+pub enum FailedStep {
+    Prepare,
+    Clone,
+    JoinCgroup,
+    JoinNamespace,
+    IsolateMounts,
+    AttachRoot,
+    PivotRoot,
+    Hostname,
+    Mount,
+    BindMount,
+    CgroupMount,
+    Device,
+    Symlink,
+    Terminal,
+    Sysctl,
+    WorkingDirectory,
+    MaskPath,
+    ReadonlyPath,
+    ReadonlyRoot,
+    Stdio,
+    ResourceLimit,
+    OomScore,
+    SecurityLabel,
+    User,
+    Capabilities,
+    Seccomp,
+    Descriptors,
+    Exec,
+    Handshake,
+    Network,
+}
+
+impl FailedStep {
+    /// What was attempted, as a verb phrase that a quoted subject can follow.
+    pub fn what(self) -> &'static str {
+        match self {
+            Self::Prepare => "prepare",
+            Self::Clone => "clone a process",
+            Self::JoinCgroup => "join cgroup",
+            Self::JoinNamespace => "join namespace",
+            Self::IsolateMounts => "isolate the mount namespace",
+            Self::AttachRoot => "attach the root filesystem",
+            Self::PivotRoot => "change to the root filesystem",
+            Self::Hostname => "set host name",
+            Self::Mount => "mount",
+            Self::BindMount => "bind mount on",
+            Self::CgroupMount => "mount cgroups on",
+            Self::Device => "create device",
+            Self::Symlink => "create symbolic link",
+            Self::Terminal => "open terminal",
+            Self::Sysctl => "set sysctl",
+            Self::WorkingDirectory => "change to working directory",
+            Self::MaskPath => "mask path",
+            Self::ReadonlyPath => "make read-only path",
+            Self::ReadonlyRoot => "make the root filesystem read-only",
+            Self::Stdio => "set up standard stream",
+            Self::ResourceLimit => "set resource limit",
+            Self::OomScore => "set OOM score adjustment",
+            Self::SecurityLabel => "set security label",
+            Self::User => "change to user",
+            Self::Capabilities => "set capabilities",
+            Self::Seccomp => "install seccomp filter",
+            Self::Descriptors => "close descriptors",
+            Self::Exec => "execute",
+            Self::Handshake => "report to the supervisor",
+            Self::Network => "configure network",
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot {}", self.step.what())?;
+        if !self.subject.is_empty() {
+            write!(f, " {:?}", self.subject)?;
+        }
+        match (self.kind, self.errno) {
+            (FailureKind::Died, _) => write!(f, ": the process ended before it executed anything"),
+            (FailureKind::NoInterpreter, _) => write!(f, ": its interpreter does not exist"),
+            (FailureKind::NotFound, _) if self.step == FailedStep::Exec => {
+                write!(f, ": no such file or directory")
+            }
+            (FailureKind::Unsafe, None) => write!(f, ": it leads outside of the container"),
+            (_, Some(errno)) => write!(f, ": {}", std::io::Error::from_raw_os_error(errno)),
+            (_, None) => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl Failure {
+    /// A failure of `step` on `subject` with the kernel's answer; the kind follows from the answer.
+    pub(crate) fn system(step: FailedStep, errno: rustix::io::Errno, subject: impl Into<String>) -> Self {
+        Self {
+            kind: kind_of(step, errno),
+            step,
+            errno: Some(errno.raw_os_error()),
+            subject: subject.into(),
+        }
+    }
+}
+
+fn kind_of(step: FailedStep, errno: rustix::io::Errno) -> FailureKind {
+    use rustix::io::Errno;
+    match errno {
+        Errno::NOENT | Errno::NOTDIR => FailureKind::NotFound,
+        Errno::ACCESS | Errno::NOEXEC | Errno::ISDIR if step == FailedStep::Exec => FailureKind::NotExecutable,
+        Errno::PERM | Errno::ACCESS => FailureKind::NotPermitted,
+        Errno::LOOP | Errno::XDEV => FailureKind::Unsafe,
+        Errno::NOSYS | Errno::OPNOTSUPP | Errno::NODEV => FailureKind::Unsupported,
+        Errno::NOMEM | Errno::AGAIN | Errno::MFILE | Errno::NFILE | Errno::NOSPC => FailureKind::Exhausted,
+        Errno::SRCH => FailureKind::Gone,
+        _ => FailureKind::System,
+    }
+}

@@ -1,0 +1,225 @@
+//! How a child tells its parent how far it got, over a SOCK_SEQPACKET pair that closes when the child executes.
+//!
+//! | from the child | means |
+//! |---|---|
+//! | `Terminal` + 1 descriptor | the master side of the terminal it will use; at most once, first |
+//! | `Executing` | everything is in place; execve(2) is next |
+//! | `Failed(Failure)` | a step failed; the child ends |
+//! | end of file after `Executing` | the command runs |
+//! | end of file before | the child was killed on its way |
+//!
+//! Nothing goes from parent to child: a child whose parent is gone finds out when it sends, and ends.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, socketpair,
+};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use crate::{FailedStep, Failure, FailureKind};
+
+/// The longest message; a failure's subject is cut so that it fits.
+const LONGEST: usize = 8192;
+
+/// The parent's end. Poll it for reading, then [`receive`](Handshake::receive) until it says `Pending`.
+#[derive(Debug)]
+pub struct Handshake {
+    socket: OwnedFd,
+    executing: bool,
+}
+
+/// What a child has reported.
+#[derive(Debug)]
+pub enum Progress {
+    /// Nothing new.
+    Pending,
+    /// The master side of its terminal.
+    Terminal(OwnedFd),
+    /// The command has been executed; there is nothing more to come.
+    Ready,
+    /// It was not executed; there is nothing more to come.
+    Failed(Failure),
+}
+
+#[derive(Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Message {
+    Terminal,
+    Executing,
+    Failed(Failure),
+}
+
+impl AsFd for Handshake {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// The child's end.
+#[derive(Debug)]
+pub(crate) struct Reporter {
+    socket: OwnedFd,
+}
+
+/// Makes both ends.
+pub(crate) fn pair() -> Result<(Handshake, Reporter), Failure> {
+    let (parent, child) =
+        socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK)
+            .map_err(|errno| Failure::system(FailedStep::Handshake, to_rustix(errno), ""))?;
+    Ok((Handshake { socket: parent, executing: false }, Reporter { socket: child }))
+}
+
+pub(crate) fn to_rustix(errno: nix::errno::Errno) -> Errno {
+    Errno::from_raw_os_error(errno as i32)
+}
+
+impl Handshake {
+    /// Reads what the child has reported, without waiting.
+    pub fn receive(&mut self) -> Progress {
+        let mut buffer = [0; LONGEST];
+        let received = match receive_one(&self.socket, &mut buffer) {
+            Err(Errno::AGAIN | Errno::INTR) => return Progress::Pending,
+            Err(errno) => return Progress::Failed(Failure::system(FailedStep::Handshake, errno, "")),
+            Ok(received) => received,
+        };
+        let (length, descriptor) = received;
+        if length == 0 {
+            return self.ended();
+        }
+        match serde_json::from_slice(&buffer[..length]) {
+            Ok(Message::Executing) => {
+                self.executing = true;
+                self.receive()
+            }
+            Ok(Message::Failed(failure)) => Progress::Failed(failure),
+            Ok(Message::Terminal) => match descriptor {
+                Some(master) => Progress::Terminal(master),
+                None => broken("a terminal without its descriptor"),
+            },
+            Err(_) => broken("an unreadable message"),
+        }
+    }
+
+    fn ended(&self) -> Progress {
+        if self.executing {
+            return Progress::Ready;
+        }
+        Progress::Failed(Failure {
+            kind: FailureKind::Died,
+            step: FailedStep::Prepare,
+            errno: None,
+            subject: String::new(),
+        })
+    }
+}
+
+fn broken(what: &str) -> Progress {
+    Progress::Failed(Failure {
+        kind: FailureKind::System,
+        step: FailedStep::Handshake,
+        errno: None,
+        subject: what.to_owned(),
+    })
+}
+
+fn receive_one(socket: &OwnedFd, buffer: &mut [u8]) -> Result<(usize, Option<OwnedFd>), Errno> {
+    let mut control = nix::cmsg_space!([RawFd; 1]);
+    let mut slices = [IoSliceMut::new(buffer)];
+    let message = recvmsg::<()>(
+        socket.as_raw_fd(),
+        &mut slices,
+        Some(&mut control),
+        MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT,
+    )
+    .map_err(to_rustix)?;
+    let mut descriptor = None;
+    for control in message.cmsgs().map_err(to_rustix)? {
+        if let ControlMessageOwned::ScmRights(descriptors) = control {
+            descriptor = descriptors.first().map(|raw| crate::sys::own(*raw));
+        }
+    }
+    Ok((message.bytes, descriptor))
+}
+
+impl Reporter {
+    pub(crate) fn send(&self, message: &Message) -> Result<(), Errno> {
+        self.send_with(message, None)
+    }
+
+    pub(crate) fn send_with(&self, message: &Message, descriptor: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
+        let body = serde_json::to_vec(message).map_err(|_| Errno::INVAL)?;
+        let raw = descriptor.map(|fd| [fd.as_raw_fd()]);
+        let control: Vec<ControlMessage<'_>> = raw.iter().map(|fds| ControlMessage::ScmRights(fds)).collect();
+        sendmsg::<()>(
+            self.socket.as_raw_fd(),
+            &[IoSlice::new(&body)],
+            &control,
+            MsgFlags::MSG_NOSIGNAL,
+            None,
+        )
+        .map(drop)
+        .map_err(to_rustix)
+    }
+
+    /// Reports a failure; that the parent is gone is no news to a child that ends anyway.
+    pub(crate) fn fail(&self, mut failure: Failure) {
+        if failure.subject.len() > LONGEST / 8 {
+            let cut = (0..=LONGEST / 8).rev().find(|at| failure.subject.is_char_boundary(*at)).unwrap_or(0);
+            failure.subject.truncate(cut);
+        }
+        let _ = self.send(&Message::Failed(failure));
+    }
+}
+
+impl AsFd for Reporter {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_that_executes_is_ready() {
+        let (mut parent, child) = pair().unwrap();
+        assert!(matches!(parent.receive(), Progress::Pending));
+        child.send(&Message::Executing).unwrap();
+        assert!(matches!(parent.receive(), Progress::Pending), "it may still fail");
+        drop(child);
+        assert!(matches!(parent.receive(), Progress::Ready));
+    }
+
+    #[test]
+    fn a_child_that_ends_early_died() {
+        let (mut parent, child) = pair().unwrap();
+        drop(child);
+        assert!(matches!(parent.receive(), Progress::Failed(Failure { kind: FailureKind::Died, .. })));
+    }
+
+    #[test]
+    fn a_failure_after_executing_counts_and_long_subjects_fit() {
+        let (mut parent, child) = pair().unwrap();
+        child.send(&Message::Executing).unwrap();
+        child.fail(Failure::system(FailedStep::Exec, Errno::NOENT, "\u{1f6a2}\n".repeat(5000)));
+        match parent.receive() {
+            Progress::Failed(failure) => {
+                assert_eq!(failure.kind, FailureKind::NotFound);
+                assert!(failure.subject.starts_with('\u{1f6a2}') && failure.subject.len() <= LONGEST / 8);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_terminal_comes_with_its_descriptor() {
+        let (mut parent, child) = pair().unwrap();
+        let file = std::fs::File::open("/dev/null").unwrap();
+        child.send_with(&Message::Terminal, Some(file.as_fd())).unwrap();
+        assert!(matches!(parent.receive(), Progress::Terminal(_)));
+    }
+}

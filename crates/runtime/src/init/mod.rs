@@ -1,0 +1,1 @@
+//! What runs in the child between clone and execve.

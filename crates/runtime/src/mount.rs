@@ -1,0 +1,93 @@
+//! Volumes: a host path as a detached mount that can be handed over by descriptor.
+//!
+//! Opening can hang on a dead network filesystem, so the daemon calls this on a blocking thread. Attaching is `init`'s
+//! work.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{OpenTreeFlags, open_tree};
+
+use crate::Error;
+use crate::plan::{Depth, MountAttributes, Propagation, Source};
+use crate::sys;
+
+/// Clones the mount at a source's path, with its flags and propagation set.
+///
+/// # Errors
+/// [`Error::MountSource`] when the path does not exist or cannot be cloned, [`Error::NotShared`] when the host's mount does not
+/// propagate as asked.
+pub fn open_source(source: &Source) -> Result<OwnedFd, Error> {
+    let failed = |operation, errno: Errno| Error::MountSource {
+        operation,
+        path: source.path.clone(),
+        source: errno.into(),
+    };
+    if source.propagation != Propagation::Private {
+        check_propagation(source)?;
+    }
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    if source.depth == Depth::Recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    let mount = open_tree(CWD, &source.path, flags).map_err(|errno| failed("open", errno))?;
+    sys::set_propagation(mount.as_fd(), source.propagation).map_err(|errno| failed("set propagation of", errno))?;
+    apply_attributes(mount.as_fd(), &source.attributes).map_err(|errno| failed("set flags of", errno))?;
+    Ok(mount)
+}
+
+/// Opens the executable at `path` through a read-only mount of its own that is attached nowhere: `/proc/self/fd/N` of it can be
+/// executed, and no process can reach a writable file from the `/proc/PID/exe` of what runs (CVE-2019-5736).
+///
+/// # Errors
+/// [`Error::MountSource`] when the path cannot be opened so.
+pub fn open_executable(path: &Path) -> Result<OwnedFd, Error> {
+    let attributes = MountAttributes { access: crate::plan::Access::ReadOnly, ..MountAttributes::default() };
+    open_source(&Source { path: path.to_owned(), depth: Depth::Single, attributes, propagation: Propagation::Private })
+}
+
+/// Sets flags on a mount, keeping those it has already: a volume of a `nosuid` mount stays so.
+pub(crate) fn apply_attributes(
+    mount: std::os::fd::BorrowedFd<'_>,
+    attributes: &MountAttributes,
+) -> Result<(), Errno> {
+    let (own, recursive) = sys::attribute_bits(attributes);
+    if !own.is_empty() {
+        sys::set_attributes(mount, own, sys::Reach::One)?;
+    }
+    if !recursive.is_empty() {
+        sys::set_attributes(mount, recursive, sys::Reach::All)?;
+    }
+    Ok(())
+}
+
+/// A mount receives or shares what is mounted below it only if the host's mount does: asking for it in vain would hide
+/// volumes mounted later, so it is refused as Kubernetes' runtimes do.
+fn check_propagation(source: &Source) -> Result<(), Error> {
+    let failed = |errno: Errno| Error::MountSource {
+        operation: "open",
+        path: source.path.clone(),
+        source: errno.into(),
+    };
+    let place = rustix::fs::open(&source.path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
+    let id = sys::mount_id(place.as_fd()).map_err(failed)?;
+    let table = std::fs::read_to_string("/proc/self/mountinfo").map_err(|source_error| Error::MountSource {
+        operation: "look up the mount of",
+        path: source.path.clone(),
+        source: source_error,
+    })?;
+    let line = table.lines().find(|line| line.split(' ').next() == Some(id.as_str())).unwrap_or_default();
+    let (left, _) = line.split_once(" - ").unwrap_or((line, ""));
+    let has = |tag: &str| left.split(' ').skip(6).any(|field| field.starts_with(tag));
+    match source.propagation {
+        Propagation::Shared if !has("shared:") => {
+            Err(Error::NotShared { path: source.path.clone(), wanted: "shared" })
+        }
+        Propagation::Slave if !has("shared:") && !has("master:") => {
+            Err(Error::NotShared { path: source.path.clone(), wanted: "shared or slave" })
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,43 @@
+//! The namespaces of a pod: made once, pinned by descriptors, joined by every container.
+//!
+//! The supervisor stays in the host's. Joining is `init`'s work.
+
+mod create;
+mod reaper;
+
+use std::os::fd::OwnedFd;
+
+pub use create::create_pod;
+
+/// A pod's namespaces. None where the pod uses the host's.
+#[derive(Debug, Default)]
+pub struct PodNamespaces {
+    /// Network namespace.
+    pub network: Option<OwnedFd>,
+    /// IPC namespace.
+    pub ipc: Option<OwnedFd>,
+    /// UTS namespace.
+    pub uts: Option<OwnedFd>,
+    /// The pid namespace that the containers share, and its first process.
+    pub pid: Option<PodPid>,
+    /// The pod's /dev/shm.
+    pub shared_memory: Option<SharedMemory>,
+}
+
+/// A pod's shared pid namespace. It lives as long as its first process.
+#[derive(Debug)]
+pub struct PodPid {
+    /// The namespace.
+    pub namespace: OwnedFd,
+    /// The number of its first process in the supervisor's namespace.
+    pub init: i32,
+    /// Its first process: a child of the caller, who waits for it. SIGTERM ends it, and the kernel then everything in
+    /// the namespace.
+    pub init_pidfd: OwnedFd,
+}
+
+/// A tmpfs that is mounted nowhere.
+#[derive(Debug)]
+pub struct SharedMemory {
+    pub(crate) mount: OwnedFd,
+}

@@ -1,0 +1,104 @@
+//! Kernel parameters that a pod may set: those that belong to one of its own namespaces, one file each.
+//!
+//! CVE-2022-0811 and CVE-2022-0532: a name is a path below /proc/sys and nothing else, a value is written verbatim to
+//! that one file, and a parameter of a namespace that is the host's is refused.
+
+use super::build::refuse;
+use super::{NamespacePlan, NamespaceSource, PodNamespace, PodPlan, Refusal};
+
+/// The namespaces whose parameters may be set.
+struct Owned {
+    network: bool,
+    ipc: bool,
+    uts: bool,
+}
+
+/// Checks the kernel parameters of a pod.
+///
+/// # Errors
+/// The first that is malformed or would change the host.
+pub fn check_pod(plan: &PodPlan) -> Result<(), Refusal> {
+    let owned = Owned {
+        network: plan.network == PodNamespace::Own,
+        ipc: plan.ipc == PodNamespace::Own,
+        uts: plan.uts == PodNamespace::Own,
+    };
+    plan.sysctls.iter().try_for_each(|(name, value)| check_owned(name, value, &owned))
+}
+
+pub(super) fn check(name: &str, value: &str, namespaces: &NamespacePlan) -> Result<(), Refusal> {
+    let owned = Owned {
+        network: namespaces.network != NamespaceSource::Host,
+        ipc: namespaces.ipc != NamespaceSource::Host,
+        uts: namespaces.uts != NamespaceSource::Host,
+    };
+    check_owned(name, value, &owned)
+}
+
+fn check_owned(name: &str, value: &str, owned: &Owned) -> Result<(), Refusal> {
+    let field = || format!("linux.sysctl[{name:?}]");
+    let path = path(name).ok_or_else(|| refuse(field(), "is not the name of a kernel parameter"))?;
+    if value.contains(['\0', '\n']) {
+        return Err(refuse(field(), "has a line break or zero byte in its value"));
+    }
+    let (namespace, is_owned) = match path.as_str() {
+        p if p.starts_with("net/") => ("network", owned.network),
+        p if p.starts_with("fs/mqueue/") => ("IPC", owned.ipc),
+        "kernel/msgmax" | "kernel/msgmnb" | "kernel/msgmni" | "kernel/sem" | "kernel/shmall" | "kernel/shmmax"
+        | "kernel/shmmni" | "kernel/shm_rmid_forced" => ("IPC", owned.ipc),
+        "kernel/domainname" => ("UTS", owned.uts),
+        _ => return Err(refuse(field(), "does not belong to a namespace")),
+    };
+    if is_owned { Ok(()) } else { Err(refuse(field(), format!("would be set on the host: it has its {namespace} namespace"))) }
+}
+
+/// The path below /proc/sys of a parameter written with dots or, as sysctl(8) allows, with slashes (then a dot is
+/// part of a name, as in the name of a VLAN interface).
+pub(crate) fn path(name: &str) -> Option<String> {
+    let first = name.find(['.', '/'])?;
+    let path = match name.as_bytes().get(first) {
+        Some(b'.') => name
+            .chars()
+            .map(|c| match c {
+                '.' => '/',
+                '/' => '.',
+                other => other,
+            })
+            .collect(),
+        _ => name.to_owned(),
+    };
+    let is_name = |part: &str| {
+        !part.is_empty()
+            && part != "."
+            && part != ".."
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || "_-.@:".contains(c))
+    };
+    path.split('/').all(is_name).then_some(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn owned() -> Owned {
+        Owned { network: true, ipc: false, uts: true }
+    }
+
+    #[test]
+    fn names_become_paths_and_nothing_else() {
+        assert_eq!(path("net.ipv4.ip_forward").as_deref(), Some("net/ipv4/ip_forward"));
+        assert_eq!(path("net/ipv4/conf/eth0.100/rp_filter").as_deref(), Some("net/ipv4/conf/eth0.100/rp_filter"));
+        assert_eq!(path("net.ipv4.conf.eth0/100.rp_filter").as_deref(), Some("net/ipv4/conf/eth0.100/rp_filter"));
+        for bad in ["", "net", "net..x", "net/../kernel/core_pattern", "net/ipv4/", "net.a+kernel.b=c", "net. "] {
+            assert_eq!(path(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn only_namespaces_of_the_pod_are_touched() {
+        assert!(check_owned("net.core.somaxconn", "1024", &owned()).is_ok());
+        assert!(check_owned("kernel.shmmax", "1", &owned()).is_err(), "the IPC namespace is the host's");
+        assert!(check_owned("kernel.core_pattern", "|/x", &owned()).is_err());
+        assert!(check_owned("net.core.somaxconn", "1\n2", &owned()).is_err());
+    }
+}

@@ -1,0 +1,28 @@
+//! The crate's only `unsafe`: system calls that neither rustix nor nix offers safely, each behind a safe function and each
+//! block with its proof.
+//!
+//! What lives here is one call deep. Decisions belong to the callers.
+
+#![allow(unsafe_code, reason = "the one home of unsafe code in this project")]
+
+mod clone;
+mod mount;
+mod network;
+mod process;
+
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+
+pub(crate) use clone::{Child, CloneFlags, Cloned, clone_process};
+pub(crate) use mount::{Reach, attribute_bits, mount_id, set_attributes, set_propagation};
+pub(crate) use network::bring_loopback_up;
+pub(crate) use process::{
+    Awaited, close_on_exec_above_stdio, close_all, install_seccomp, reset_signal_dispositions, set_resource_limit,
+    wait_for_signal,
+};
+
+/// Takes ownership of a descriptor that the kernel has just put into this process with a message.
+pub(crate) fn own(raw: RawFd) -> OwnedFd {
+    // SAFETY: recvmsg(2) has installed this descriptor for the message that the caller holds, and nothing else in the process
+    // knows its number. The callers take each number out of one message once.
+    unsafe { OwnedFd::from_raw_fd(raw) }
+}

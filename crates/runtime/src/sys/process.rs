@@ -1,0 +1,108 @@
+//! What a process does to itself: signals, limits, descriptors, filters.
+
+use rustix::io::Errno;
+
+use super::clone::last_error;
+use crate::plan::{ResourceLimit, SeccompFilter};
+
+fn check(returned: libc::c_long) -> Result<(), Errno> {
+    if returned < 0 { Err(last_error()) } else { Ok(()) }
+}
+
+/// Gives every signal its default disposition: handlers do not survive execve(2), but ignored signals do.
+pub(crate) fn reset_signal_dispositions() {
+    for signal in 1..=libc::SIGRTMAX() {
+        if signal == libc::SIGKILL || signal == libc::SIGSTOP {
+            continue;
+        }
+        // SAFETY: SIG_DFL is no function of ours that could run. The C library refuses the two signals that it keeps for itself,
+        // and has no handlers for them in a process with one thread.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+}
+
+/// Sets one limit of the calling process.
+pub(crate) fn set_resource_limit(limit: &ResourceLimit) -> Result<(), Errno> {
+    let values = libc::rlimit64 { rlim_cur: limit.soft, rlim_max: limit.hard };
+    // SAFETY: process 0 is the caller; the new limit lives through the call, and no old limit is asked for.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_prlimit64,
+            0,
+            limit.resource,
+            std::ptr::from_ref(&values),
+            std::ptr::null_mut::<libc::rlimit64>(),
+        )
+    })
+}
+
+/// CLOSE_RANGE_CLOEXEC of linux/close_range.h.
+const CLOEXEC: libc::c_uint = 4;
+
+/// Has every descriptor above 2 closed by the next execve(2).
+pub(crate) fn close_on_exec_above_stdio() -> Result<(), Errno> {
+    // SAFETY: the flag only marks descriptors; none is closed under an owner.
+    check(unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, CLOEXEC) })
+}
+
+/// Closes every descriptor of a process that uses none any more and never returns to code that owns one.
+pub(crate) fn close_all() -> Result<(), Errno> {
+    // SAFETY: the caller is the pod's first process, which has finished with all its descriptors, forgets their owners without
+    // dropping them, and ends by _exit.
+    check(unsafe { libc::syscall(libc::SYS_close_range, 0, libc::c_uint::MAX, 0) })
+}
+
+/// Installs a filter for the calling thread, the process's only one.
+pub(crate) fn install_seccomp(filter: &SeccompFilter) -> Result<(), Errno> {
+    let instructions: Vec<libc::sock_filter> = filter
+        .program
+        .iter()
+        .map(|i| libc::sock_filter { code: i.code, jt: i.jt, jf: i.jf, k: i.k })
+        .collect();
+    let program = libc::sock_fprog {
+        len: u16::try_from(instructions.len()).map_err(|_| Errno::TOOBIG)?,
+        filter: instructions.as_ptr().cast_mut(),
+    };
+    // SAFETY: `program` points to as many instructions as it says, both live through the call, and the kernel only reads them
+    // (and refuses a program that is not valid).
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            filter.flags,
+            std::ptr::from_ref(&program),
+        )
+    })
+}
+
+/// What a process was woken by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Awaited {
+    /// A child changed its state.
+    Child,
+    /// Somebody outside of this pid namespace (or the kernel) asked it to end.
+    Terminate,
+    /// Anything else.
+    Other,
+}
+
+/// Waits for SIGCHLD or SIGTERM, which the caller has blocked.
+pub(crate) fn wait_for_signal() -> Awaited {
+    // SAFETY: sigset_t and siginfo_t are plain data for which all zeroes is a value; sigemptyset and sigaddset then make a proper
+    // set, and sigwaitinfo fills the information that it is given a place for.
+    let (signal, sender) = unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, libc::SIGCHLD);
+        libc::sigaddset(&raw mut set, libc::SIGTERM);
+        let mut information: libc::siginfo_t = std::mem::zeroed();
+        let signal = libc::sigwaitinfo(&raw const set, &raw mut information);
+        (signal, information.si_pid())
+    };
+    match signal {
+        libc::SIGCHLD => Awaited::Child,
+        // The number of a sender in an outer namespace reads as 0 (pid_namespaces(7)).
+        libc::SIGTERM if sender == 0 => Awaited::Terminate,
+        _ => Awaited::Other,
+    }
+}
