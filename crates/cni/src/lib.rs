@@ -12,12 +12,19 @@
 
 mod attachment;
 mod builtin;
+mod cache;
+mod capabilities;
+mod conf;
 mod error;
 mod files;
+mod locks;
+mod network;
 mod networks;
+mod plugin;
 mod readiness;
 mod result;
 mod version;
+mod watch;
 
 pub use attachment::{Attachment, AttachmentId, Bandwidth, IpRange, PortMapping, Protocol};
 pub use builtin::{BuiltinNetwork, Subnet};

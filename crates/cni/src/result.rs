@@ -262,15 +262,16 @@ impl NetworkResult {
         }
     }
 
-    /// The addresses that belong to an interface inside the namespace, IPv4's before IPv6's only where the plugin has
-    /// them so.
+    /// The addresses that belong to an interface inside the namespace, in the plugins' order. Loopback's lead nowhere from
+    /// outside, and are left out.
     pub(crate) fn addresses(&self) -> Vec<IpAddr> {
         let inside = |ip: &&IpConfig| match ip.interface.and_then(|index| self.interfaces.get(index)) {
             // Plugins that name no interface mean the one that was asked for.
             None => true,
             Some(interface) => !interface.sandbox.is_empty(),
         };
-        self.ips.iter().filter(inside).map(|ip| ip.address.address).collect()
+        let addresses = self.ips.iter().filter(inside).map(|ip| ip.address.address);
+        addresses.filter(|address| !address.is_loopback()).collect()
     }
 }
 

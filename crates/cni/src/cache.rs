@@ -1,0 +1,159 @@
+//! The journal of attachments: one file each, written before the first plugin runs and gone when the last is done.
+//!
+//! | file | means |
+//! |---|---|
+//! | none | nothing is attached, nothing to undo |
+//! | without a result | an ADD is under way, or was cut short: to be deleted |
+//! | with a result | attached |
+//!
+//! A record holds the configuration that ADD saw, so that DEL can be run from it whatever the directory says by then.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::attachment::{Attachment, AttachmentId};
+use crate::builtin::BuiltinNetwork;
+use crate::error::Error;
+use crate::files;
+
+/// The version of the record's form.
+const VERSION: u32 = 1;
+
+/// What is known of one attachment.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Record {
+    version: u32,
+    /// The network's name.
+    pub(crate) network: String,
+    /// What was asked for.
+    pub(crate) attachment: Attachment,
+    /// Who does it.
+    pub(crate) via: Via,
+    /// What came of it, as the last plugin printed it.
+    pub(crate) result: Option<Value>,
+}
+
+/// Who attaches and detaches.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Via {
+    /// A chain of plugins with this configuration.
+    Chain(Value),
+    /// The built-in network with these settings.
+    Builtin(BuiltinNetwork),
+}
+
+impl Record {
+    /// An intent: no result yet.
+    pub(crate) fn intent(network: &str, attachment: &Attachment, via: Via) -> Record {
+        let (network, attachment) = (network.to_owned(), attachment.clone());
+        Record { version: VERSION, network, attachment, via, result: None }
+    }
+}
+
+/// The directory of records.
+#[derive(Debug, Clone)]
+pub(crate) struct Journal {
+    dir: PathBuf,
+}
+
+impl Journal {
+    /// Opens the directory, making it if need be.
+    pub(crate) fn open(dir: PathBuf) -> Result<Journal, Error> {
+        files::make_dir(&dir)?;
+        Ok(Journal { dir })
+    }
+
+    /// Neither half can hold what separates them.
+    fn path(&self, id: &AttachmentId) -> PathBuf {
+        self.dir.join(format!("{}@{}.json", id.container_id, id.ifname))
+    }
+
+    /// The record of that attachment. One that can't be parsed is as good as none, since nothing can be undone by it;
+    /// what it stood for is left to collection.
+    pub(crate) fn load(&self, id: &AttachmentId) -> Result<Option<Record>, Error> {
+        match read(&self.path(id)) {
+            Err(Error::ParseRecord { path, source }) => {
+                tracing::warn!(path = %path.display(), error = %source, "network record is damaged");
+                Ok(None)
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Writes a record.
+    pub(crate) fn store(&self, record: &Record) -> Result<(), Error> {
+        let path = self.path(&record.attachment.id());
+        let text =
+            serde_json::to_vec(record).map_err(|source| Error::ParseRecord { path: path.clone(), source })?;
+        files::write_whole(&path, &text)
+    }
+
+    /// Removes a record.
+    pub(crate) fn remove(&self, id: &AttachmentId) -> Result<(), Error> {
+        files::remove(&self.path(id))
+    }
+
+    /// The names of all records, damaged ones too.
+    pub(crate) fn ids(&self) -> Result<Vec<AttachmentId>, Error> {
+        let failed = |source| Error::Record { action: "list", path: self.dir.clone(), source };
+        let mut ids = Vec::new();
+        for entry in std::fs::read_dir(&self.dir).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
+            let id = name.to_str().and_then(|name| name.strip_suffix(".json")?.split_once('@'));
+            if let Some((container_id, ifname)) = id {
+                ids.push(AttachmentId { container_id: container_id.to_owned(), ifname: ifname.to_owned() });
+            }
+        }
+        Ok(ids)
+    }
+}
+
+fn read(path: &Path) -> Result<Option<Record>, Error> {
+    let text = match std::fs::read(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(Error::Record { action: "read", path: path.to_owned(), source }),
+    };
+    let parsed = serde_json::from_slice(&text);
+    parsed.map(Some).map_err(|source| Error::ParseRecord { path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attachment() -> Attachment {
+        Attachment { container_id: "abc".into(), ifname: "eth0".into(), ..Attachment::default() }
+    }
+
+    #[test]
+    fn what_is_stored_is_found_again_until_it_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::open(dir.path().join("attachments")).unwrap();
+        let id = attachment().id();
+        assert!(journal.load(&id).unwrap().is_none());
+        let via = Via::Chain(serde_json::json!({"name": "n"}));
+        let mut record = Record::intent("n", &attachment(), via);
+        journal.store(&record).unwrap();
+        assert!(journal.load(&id).unwrap().unwrap().result.is_none());
+        record.result = Some(serde_json::json!({"ips": []}));
+        journal.store(&record).unwrap();
+        assert!(journal.load(&id).unwrap().unwrap().result.is_some());
+        assert_eq!(journal.ids().unwrap(), std::slice::from_ref(&id));
+        journal.remove(&id).unwrap();
+        journal.remove(&id).unwrap();
+        assert!(journal.load(&id).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_damaged_record_is_listed_but_not_loaded() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::open(dir.path().to_owned()).unwrap();
+        std::fs::write(dir.path().join("abc@eth0.json"), b"").unwrap();
+        assert!(journal.load(&attachment().id()).unwrap().is_none());
+        assert_eq!(journal.ids().unwrap(), [attachment().id()]);
+    }
+}
