@@ -1,0 +1,213 @@
+//! Getting rid of trees: an answer at once, the disk space a little later.
+//!
+//! A tree is removed by renaming it into a trash directory of the same filesystem, which takes microseconds whatever its
+//! size. A thread of low priority then deletes what is there, and so it does with what an earlier run left.
+//! Not here: the decision what to remove (`layers`, `rootfs`).
+
+use std::ffi::{CStr, CString, OsString};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::error::Error;
+use crate::layers::{make_private_dir, store};
+use crate::names;
+
+/// A trash directory and the thread that empties it.
+#[derive(Debug)]
+pub(crate) struct Trash {
+    path: PathBuf,
+    wake: Mutex<Option<Sender<()>>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Trash {
+    /// Opens the trash directory `path`, making it where it lacks, and begins to delete what is in it.
+    pub(crate) fn open(path: &Path) -> Result<Trash, Error> {
+        make_private_dir(path)?;
+        let dir =
+            rustix::fs::open(path, DIRECTORY, Mode::empty()).map_err(|e| store("open", path, e.into()))?;
+        let (wake, woken) = channel();
+        let stop = Arc::new(AtomicBool::new(false));
+        let reaper = Reaper { dir, path: path.to_owned(), stop: Arc::clone(&stop) };
+        let thread = std::thread::Builder::new().name("trash".to_owned()).spawn(move || reaper.run(&woken));
+        let thread = Some(thread.map_err(|cause| store("start the thread that empties", path, cause))?);
+        Ok(Trash { path: path.to_owned(), wake: Mutex::new(Some(wake)), stop, thread })
+    }
+
+    /// Removes the tree or file `victim`: it is gone from its place when this returns. Nothing there is fine.
+    pub(crate) fn discard(&self, victim: &Path) -> Result<(), Error> {
+        let target = self.path.join(names::unique());
+        match rustix::fs::rename(victim, &target) {
+            Ok(()) => {}
+            Err(Errno::NOENT) => return Ok(()),
+            Err(errno) => return Err(store("remove", victim, errno.into())),
+        }
+        if let Some(wake) = &*self.wake.lock().unwrap_or_else(PoisonError::into_inner) {
+            // The thread ends only with this value, so somebody listens.
+            let _ = wake.send(());
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Trash {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        *self.wake.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        if let Some(thread) = self.thread.take() {
+            // What is left is found at the next open.
+            let _ = thread.join();
+        }
+    }
+}
+
+const DIRECTORY: OFlags =
+    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// Levels of directories that deletion goes into at once; each holds a descriptor. What lies deeper is first renamed
+/// to the top of the trash: a container may nest its directories as deep as it likes.
+const MAX_DEPTH: usize = 64;
+
+/// What the thread works with.
+struct Reaper {
+    dir: OwnedFd,
+    path: PathBuf,
+    stop: Arc<AtomicBool>,
+}
+
+/// The trash is being closed.
+struct Stopped;
+
+impl Reaper {
+    fn run(&self, woken: &Receiver<()>) {
+        // Deleting is nobody's hurry: on Linux this sets the niceness of the calling thread only. Refused is fine.
+        let _ = rustix::process::setpriority_process(None, 19);
+        loop {
+            match self.empty() {
+                Ok(()) => {}
+                Err(Outcome::Stopped(Stopped)) => return,
+                Err(Outcome::Failed(cause)) => {
+                    tracing::warn!(trash = %self.path.display(), %cause, "cannot empty the trash directory yet");
+                }
+            }
+            if woken.recv().is_err() {
+                return;
+            }
+            while woken.try_recv().is_ok() {}
+        }
+    }
+
+    /// Deletes everything in the trash. Trees put in meanwhile, by others or by flattening, are seen by the next round.
+    fn empty(&self) -> Result<(), Outcome> {
+        loop {
+            let mut found = false;
+            let mut failure = None;
+            for name in names_in(self.dir.as_fd())? {
+                found = true;
+                match self.delete(&name) {
+                    Err(Outcome::Failed(cause)) => failure = Some(cause),
+                    other => other?,
+                }
+            }
+            match failure {
+                Some(cause) => return Err(Outcome::Failed(cause)),
+                None if found => {}
+                None => return Ok(()),
+            }
+        }
+    }
+
+    fn delete(&self, name: &CStr) -> Result<(), Outcome> {
+        match rustix::fs::unlinkat(&self.dir, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => return Ok(()),
+            Err(Errno::ISDIR | Errno::PERM) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        self.delete_dir(self.dir.as_fd(), name, 0)
+    }
+
+    fn delete_dir(&self, parent: BorrowedFd<'_>, name: &CStr, depth: usize) -> Result<(), Outcome> {
+        if depth >= MAX_DEPTH {
+            let target = OsString::from(names::unique());
+            return Ok(rustix::fs::renameat(parent, name, &self.dir, &*target)?);
+        }
+        let dir = rustix::fs::openat(parent, name, DIRECTORY, Mode::empty())?;
+        let mut entries = Dir::read_from(&dir)?;
+        while let Some(entry) = entries.read() {
+            let entry = entry?;
+            let child = entry.file_name();
+            if matches!(child.to_bytes(), b"." | b"..") {
+                continue;
+            }
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(Outcome::Stopped(Stopped));
+            }
+            if entry.file_type() == FileType::Directory {
+                self.delete_dir(dir.as_fd(), child, depth + 1)?;
+                continue;
+            }
+            match rustix::fs::unlinkat(&dir, child, AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(Errno::ISDIR) => self.delete_dir(dir.as_fd(), child, depth + 1)?,
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        match rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+}
+
+/// Why emptying the trash ended early.
+enum Outcome {
+    Stopped(Stopped),
+    Failed(io::Error),
+}
+
+impl From<Errno> for Outcome {
+    fn from(errno: Errno) -> Outcome {
+        Outcome::Failed(errno.into())
+    }
+}
+
+fn names_in(dir: BorrowedFd<'_>) -> Result<Vec<CString>, Outcome> {
+    let mut names = Vec::new();
+    let mut entries = Dir::read_from(dir)?;
+    while let Some(entry) = entries.read() {
+        let entry = entry?;
+        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            names.push(entry.file_name().to_owned());
+        }
+    }
+    Ok(names)
+}
+
+/// Deletes the directory `name` of `parent` with everything below it, at once. For the few entries that a later one of
+/// the same layer replaces; deeper trees than any sane archive has are refused by the descriptor limit.
+pub(crate) fn delete_now(parent: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
+    let dir = rustix::fs::openat(parent, name, DIRECTORY, Mode::empty())?;
+    let mut entries = Dir::read_from(&dir)?;
+    while let Some(entry) = entries.read() {
+        let entry = entry?;
+        let child = entry.file_name();
+        if matches!(child.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        match rustix::fs::unlinkat(&dir, child, AtFlags::empty()) {
+            Ok(()) => {}
+            Err(Errno::ISDIR | Errno::PERM) => delete_now(dir.as_fd(), child)?,
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)?)
+}

@@ -1,0 +1,264 @@
+//! The layer store: every unpacked layer once, keyed by the digest of its uncompressed archive (its diff id) and shared
+//! by all images and containers that name it.
+//!
+//! ```text
+//! <root>/layers/sha256/<hex>/    a whole, synced layer: `fs` and `layer.json`
+//! <root>/ingest/<random>/        a layer in the making; whatever a crash leaves here is removed at open
+//! <root>/trash/<random>          renamed away, deleted in the background
+//! ```
+//!
+//! A layer is visible once its directory has been renamed into `layers/`, which happens after everything in it has
+//! reached the disk. Because layers are keyed by diff id and not by chain, whiteouts stay in the layer; overlay applies
+//! them when a root filesystem is mounted.
+//! Not here: reading archives (`unpack`), which layers an image has (`catalog`), mounting (`rootfs`).
+//!
+//! Everything here blocks: call it from a blocking thread.
+
+mod record;
+mod sync;
+mod writer;
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::fs::{Mode, OFlags};
+
+use crate::digest::Digest;
+use crate::error::Error;
+use crate::gc::Trash;
+use crate::usage::Usage;
+
+pub(crate) use record::{Record, Unpacked};
+pub use writer::LayerWriter;
+
+use sync::GroupSync;
+
+/// What a layer in the making is.
+#[derive(Debug, Clone)]
+pub struct NewLayer {
+    /// Digest that the uncompressed archive must have (an element of `rootfs.diff_ids` of the image's configuration).
+    pub diff_id: Digest,
+}
+
+/// A layer of the store. While a value of this type lives, the layer isn't collected.
+#[derive(Debug, Clone)]
+pub struct Layer {
+    /// Digest of the uncompressed archive.
+    pub diff_id: Digest,
+    /// Disk space of its files, in bytes, each rounded up to blocks of 4 KiB.
+    pub size_bytes: u64,
+    /// Number of files, directories and other nodes.
+    pub inodes: u64,
+    record: Arc<Record>,
+    _hold: Arc<Hold>,
+}
+
+impl Layer {
+    pub(crate) fn record(&self) -> &Record {
+        &self.record
+    }
+}
+
+/// The layer store. Cheap to clone; all clones are the same store.
+#[derive(Debug, Clone)]
+pub struct Layers {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    root: PathBuf,
+    index: Mutex<Index>,
+    trash: Trash,
+    sync: GroupSync,
+}
+
+#[derive(Debug, Default)]
+struct Index {
+    layers: HashMap<Digest, Arc<Record>>,
+    /// Layers in use by something in this process: a pull, a container being prepared.
+    holds: HashMap<Digest, usize>,
+}
+
+/// Keeps one layer from being collected, whether or not it is in the store yet.
+#[derive(Debug)]
+struct Hold {
+    inner: Arc<Inner>,
+    diff_id: Digest,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut index = self.inner.index();
+        if let Some(count) = index.holds.get_mut(&self.diff_id) {
+            *count -= 1;
+            if *count == 0 {
+                index.holds.remove(&self.diff_id);
+            }
+        }
+    }
+}
+
+impl Inner {
+    fn index(&self) -> MutexGuard<'_, Index> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn layer_dir(&self, diff_id: &Digest) -> PathBuf {
+        self.root.join("layers").join(diff_id.algorithm().name()).join(diff_id.hex())
+    }
+
+    fn hold(self: &Arc<Self>, index: &mut Index, diff_id: &Digest) -> Arc<Hold> {
+        *index.holds.entry(diff_id.clone()).or_default() += 1;
+        Arc::new(Hold { inner: Arc::clone(self), diff_id: diff_id.clone() })
+    }
+}
+
+impl Layers {
+    /// Opens the store below `root`, making its directories where they lack. What a crash left half-made is removed,
+    /// and a layer whose record can't be read is as good as absent.
+    ///
+    /// # Errors
+    /// [`Error::Store`] names the directory that couldn't be made or read.
+    pub fn open(root: &Path) -> Result<Layers, Error> {
+        for dir in ["layers/sha256", "layers/sha512", "ingest"] {
+            make_private_dir(&root.join(dir))?;
+        }
+        let trash = Trash::open(&root.join("trash"))?;
+        let inner =
+            Inner { root: root.to_owned(), index: Mutex::default(), trash, sync: GroupSync::default() };
+        inner.discard_broken_ingests()?;
+        let layers = inner.read_layers()?;
+        inner.index().layers = layers;
+        Ok(Layers { inner: Arc::new(inner) })
+    }
+
+    /// Whether the layer is in the store, whole. To rely on it, [`Layers::get`] it.
+    pub fn contains(&self, diff_id: &Digest) -> bool {
+        self.inner.index().layers.contains_key(diff_id)
+    }
+
+    /// The layer, kept from collection for as long as the value lives.
+    pub fn get(&self, diff_id: &Digest) -> Option<Layer> {
+        let mut index = self.inner.index();
+        let record = Arc::clone(index.layers.get(diff_id)?);
+        let hold = self.inner.hold(&mut index, diff_id);
+        Some(layer(record, hold))
+    }
+
+    /// Starts a layer: its compressed bytes are then written to the returned writer, which unpacks them on a thread of
+    /// its own while the caller fetches more. Gzip, zstd and plain archives are told apart by their first bytes.
+    ///
+    /// Two writers of the same layer may run at once; the first to commit wins and the second finds it there.
+    ///
+    /// # Errors
+    /// [`Error::Store`] or [`Error::NoSpace`] if no directory or thread for it can be made.
+    pub fn begin(&self, new: NewLayer) -> Result<LayerWriter, Error> {
+        LayerWriter::begin(&self.inner, new)
+    }
+
+    /// Disk space and inodes of all layers together. Kept in memory: never reads the disk.
+    pub fn usage(&self) -> Usage {
+        let index = self.inner.index();
+        index.layers.values().fold(Usage::default(), |sum, record| sum + record.usage())
+    }
+
+    /// The root directory of a layer, for mounting it below others.
+    ///
+    /// # Errors
+    /// [`Error::LayerMissing`] if it isn't there.
+    pub(crate) fn lower(&self, layer: &Layer) -> Result<OwnedFd, Error> {
+        let path = self.inner.layer_dir(&layer.diff_id).join(writer::TREE);
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match rustix::fs::open(&path, flags, Mode::empty()) {
+            Ok(dir) => Ok(dir),
+            Err(rustix::io::Errno::NOENT) => Err(Error::LayerMissing { diff_id: layer.diff_id.clone() }),
+            Err(errno) => Err(store("open", &path, errno.into())),
+        }
+    }
+
+    /// Removes every layer that is neither in `referenced` nor held by a [`Layer`] value, and returns their number.
+    /// A layer is gone when this returns; its disk space comes back in the background.
+    ///
+    /// # Errors
+    /// The first failure, after all others have been tried.
+    pub fn collect(&self, referenced: &HashSet<Digest>) -> Result<usize, Error> {
+        let mut index = self.inner.index();
+        let unused =
+            |diff_id: &&Digest| !referenced.contains(*diff_id) && !index.holds.contains_key(*diff_id);
+        let victims: Vec<Digest> = index.layers.keys().filter(unused).cloned().collect();
+        let mut outcome = Ok(());
+        let mut removed = 0;
+        for diff_id in victims {
+            // Under the lock, so that nobody gets hold of a layer between the decision and the rename.
+            match self.inner.trash.discard(&self.inner.layer_dir(&diff_id)) {
+                Ok(()) => {
+                    index.layers.remove(&diff_id);
+                    removed += 1;
+                }
+                Err(error) => outcome = outcome.and(Err(error)),
+            }
+        }
+        outcome.map(|()| removed)
+    }
+}
+
+fn layer(record: Arc<Record>, hold: Arc<Hold>) -> Layer {
+    let Usage { bytes, inodes } = record.usage();
+    Layer { diff_id: record.diff_id.clone(), size_bytes: bytes, inodes, record, _hold: hold }
+}
+
+impl Inner {
+    fn discard_broken_ingests(&self) -> Result<(), Error> {
+        let ingest = self.root.join("ingest");
+        for entry in fs::read_dir(&ingest).map_err(|cause| store("read", &ingest, cause))? {
+            let entry = entry.map_err(|cause| store("read", &ingest, cause))?;
+            self.trash.discard(&entry.path())?;
+        }
+        Ok(())
+    }
+
+    fn read_layers(&self) -> Result<HashMap<Digest, Arc<Record>>, Error> {
+        let mut layers = HashMap::new();
+        for algorithm in ["sha256", "sha512"] {
+            let dir = self.root.join("layers").join(algorithm);
+            for entry in fs::read_dir(&dir).map_err(|cause| store("read", &dir, cause))? {
+                let path = entry.map_err(|cause| store("read", &dir, cause))?.path();
+                match Record::read(&path, algorithm) {
+                    Ok(record) => {
+                        layers.insert(record.diff_id.clone(), Arc::new(record));
+                    }
+                    Err(cause) => {
+                        tracing::warn!(layer = %path.display(), %cause, "removing a layer without a readable record");
+                        self.trash.discard(&path)?;
+                    }
+                }
+            }
+        }
+        Ok(layers)
+    }
+}
+
+/// Makes a directory that only root may look into (images hold other people's setuid files), with those above it.
+pub(crate) fn make_private_dir(path: &Path) -> Result<(), Error> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|cause| store("create", path, cause))
+}
+
+/// An [`Error::Store`], or [`Error::NoSpace`] where that is the reason.
+pub(crate) fn store(action: &'static str, path: &Path, cause: io::Error) -> Error {
+    if is_no_space(&cause) {
+        return Error::NoSpace { what: format!("\"{}\"", path.display()), cause };
+    }
+    Error::Store { action, path: path.to_owned(), cause }
+}
+
+/// Whether an error means a full disk or an exhausted quota.
+pub(crate) fn is_no_space(cause: &io::Error) -> bool {
+    matches!(cause.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}

@@ -1,0 +1,117 @@
+//! From the compressed bytes of a layer to its files, in one pass.
+//!
+//! ```text
+//! chunks ─► stream: decompress, digest ─► archive: tar entries ─► apply: paths, whiteouts ─► Target: the files
+//! ```
+//!
+//! [`Target`] is the wall between archives and the forms in which layers are kept: it is told every entry in the order
+//! of the archive, with a name that can't leave the layer. [`directory`] is the target for plain overlay directories.
+//! The archive comes from a stranger. Nothing in it makes a target touch anything outside the layer, and what it can
+//! make us hold in memory is bounded.
+//! Not here: where layers live and when they become visible (`layers`).
+
+mod archive;
+mod directory;
+mod entry;
+mod header;
+mod path;
+mod pax;
+mod sparse;
+mod stream;
+mod tree;
+
+use std::io;
+
+use crate::digest::Digest;
+use crate::error::Error;
+use crate::layers::{Unpacked, is_no_space};
+
+pub(crate) use archive::{Archive, Content};
+pub(crate) use directory::{DirectoryTarget, own_umask};
+pub(crate) use entry::Entry;
+pub(crate) use path::TreePath;
+pub(crate) use stream::{Chunk, Stream, channel};
+
+use path::Role;
+
+/// Entries that a layer may have. The largest images in public use have some hundred thousand.
+const MAX_ENTRIES: u64 = 5_000_000;
+
+/// A form in which the files of one layer are written down.
+pub(crate) trait Target {
+    /// Adds a file, directory, link or node, in the place of what an earlier entry of the same name made; but a
+    /// directory named again keeps what is in it.
+    fn add(&mut self, path: &TreePath, entry: &Entry, content: &mut Content<'_>) -> Result<(), Fault>;
+
+    /// Hides `path` of the layers below. What this layer itself has at `path` stays.
+    fn whiteout(&mut self, path: &TreePath) -> Result<(), Fault>;
+
+    /// Hides everything that the layers below have in the directory `path`.
+    fn opaque(&mut self, path: &TreePath) -> Result<(), Fault>;
+
+    /// Writes what had to wait for the last entry, such as times of directories.
+    fn finish(&mut self) -> Result<Unpacked, Fault>;
+}
+
+/// Unpacks a whole layer into `target`; returns what it found and the digest of the uncompressed bytes.
+pub(crate) fn unpack(mut stream: Stream, target: &mut dyn Target) -> Result<(Digest, Unpacked), Fault> {
+    let mut archive = Archive::new(&mut stream);
+    let mut entries = 0u64;
+    while let Some(entry) = archive.next_entry()? {
+        entries += 1;
+        if entries > MAX_ENTRIES {
+            return Err(Fault::Archive("it has too many entries"));
+        }
+        apply(&entry, &mut archive.content(&entry), target)?;
+    }
+    let unpacked = target.finish()?;
+    Ok((stream.finish()?, unpacked))
+}
+
+fn apply(entry: &Entry, content: &mut Content<'_>, target: &mut dyn Target) -> Result<(), Fault> {
+    let path = TreePath::parse(&entry.name).map_err(|reason| Fault::refused(&entry.name, reason))?;
+    match path.role().map_err(|reason| Fault::refused(&entry.name, reason))? {
+        Role::Node => target.add(&path, entry, content),
+        Role::Whiteout(hidden) => target.whiteout(&hidden),
+        Role::Opaque(dir) => target.opaque(&dir),
+        Role::Ignored => Ok(()),
+    }
+}
+
+/// Why a layer could not be unpacked; becomes an [`Error`] where the layer's name is known.
+#[derive(Debug)]
+pub(crate) enum Fault {
+    /// The bytes could not be had or decompressed.
+    Stream(io::Error),
+    /// The archive as such is broken.
+    Archive(&'static str),
+    /// An entry asks for what no entry gets.
+    Refused { entry: Vec<u8>, reason: &'static str },
+    /// An entry could not be created.
+    Create { entry: Vec<u8>, cause: io::Error },
+}
+
+impl Fault {
+    fn refused(entry: &[u8], reason: &'static str) -> Fault {
+        Fault::Refused { entry: entry.to_owned(), reason }
+    }
+
+    fn create(entry: &[u8], cause: impl Into<io::Error>) -> Fault {
+        Fault::Create { entry: entry.to_owned(), cause: cause.into() }
+    }
+
+    /// The public error, now that the layer is known.
+    pub(crate) fn of_layer(self, diff_id: &Digest) -> Error {
+        let diff_id = diff_id.clone();
+        let text = |entry: Vec<u8>| String::from_utf8_lossy(&entry).into_owned();
+        match self {
+            Fault::Stream(cause) => Error::LayerStream { diff_id, cause },
+            Fault::Archive(reason) => Error::LayerArchive { diff_id, reason },
+            Fault::Refused { entry, reason } => Error::EntryRefused { diff_id, entry: text(entry), reason },
+            Fault::Create { cause, .. } if is_no_space(&cause) => {
+                Error::NoSpace { what: format!("layer \"{diff_id}\""), cause }
+            }
+            Fault::Create { entry, cause } => Error::EntryUnpack { diff_id, entry: text(entry), cause },
+        }
+    }
+}
