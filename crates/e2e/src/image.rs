@@ -28,6 +28,13 @@ impl Image {
         Self { layers: Vec::new(), config }
     }
 
+    /// The same layers under another configuration.
+    #[must_use]
+    pub fn configured(mut self, config: Value) -> Self {
+        self.config = config;
+        self
+    }
+
     /// Adds a layer on top.
     #[must_use]
     pub fn layer(mut self, layer: Layer) -> Self {

@@ -5,6 +5,7 @@
 //! contract answers for itself), [`until`] and the leak check that every node makes when it goes. Nothing here knows what
 //! is inside of the daemon; `E2E_ENDPOINT` points the same tests at a peer.
 
+pub mod bench;
 pub mod client;
 pub mod config;
 pub mod image;

@@ -178,7 +178,7 @@ impl Node {
     }
 
     fn write_configuration(&self) {
-        for directory in ["cni", "certs.d"] {
+        for directory in ["cni", "plugins", "certs.d"] {
             std::fs::create_dir_all(self.path(directory)).expect("a directory");
         }
         if self.network == Network::Plugins {
@@ -187,7 +187,7 @@ impl Node {
         }
         let toml = format!(
             "listen = \"unix://{dir}/state/knarr.sock\"\nroot = \"{dir}/root\"\nstate = \"{dir}/state\"\n\
-             cni_conf_dir = \"{dir}/cni\"\ncni_bin_dir = [\"/usr/lib/cni\"]\nregistry_config_dir = \"{dir}/certs.d\"\n\
+             cni_conf_dir = \"{dir}/cni\"\ncni_bin_dir = [\"{dir}/plugins\", \"/usr/lib/cni\"]\nregistry_config_dir = \"{dir}/certs.d\"\n\
              log_level = \"debug\"\n[network]\nbuiltin = {builtin}\nbridge = \"{bridge}\"\nsubnets = [\"{subnet}.0/24\"]\n",
             dir = self.directory.path().display(),
             builtin = self.network == Network::BuiltIn,
@@ -281,7 +281,7 @@ async fn remove_pods(socket: &Path, parent: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn remove_cgroups(directory: &Path) {
+pub(crate) fn remove_cgroups(directory: &Path) {
     for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
         if entry.path().is_dir() {
             remove_cgroups(&entry.path());

@@ -1,0 +1,212 @@
+//! What is measured of a runtime, through CRI alone.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use k8s_cri::v1::{NamespaceMode, PodSandboxConfig, RemoveImageRequest, RunPodSandboxRequest};
+
+use super::peers::Peer;
+use crate::client::image_spec;
+use crate::{Client, config};
+
+/// Names of figures with what was measured, smaller is better unless the name says "a second".
+pub type Figures = BTreeMap<String, Vec<f64>>;
+
+/// How much is done.
+#[derive(Debug, Clone, Copy)]
+pub struct Effort {
+    /// Life cycles one after another, on each network.
+    pub cycles: usize,
+    /// Pods started with ten in flight.
+    pub burst: usize,
+    /// Pods that stand while memory is read.
+    pub standing: usize,
+    /// Pulls of the layered image.
+    pub pulls: usize,
+}
+
+/// Which images are used, by reference.
+#[derive(Debug, Clone)]
+pub struct Images {
+    /// Has `/bin/sleeper`-like behaviour under `sh`: busybox.
+    pub busybox: String,
+    /// Eight layers.
+    pub layered: String,
+}
+
+/// Pods under way at once in a burst.
+const IN_FLIGHT: usize = 10;
+
+/// Measures everything.
+///
+/// # Panics
+/// When a call fails: a figure without its work is none.
+pub async fn all(peer: &Peer, images: &Images, effort: Effort) -> Figures {
+    let mut figures = Figures::new();
+    let client = peer.client();
+    for _ in 0..effort.pulls {
+        pull(&client, &images.layered, &mut figures).await;
+    }
+    client.pull(&images.busybox).await.expect("a pull");
+    let idle = peer.memory();
+    add(&mut figures, "daemon PSS, idle, MiB", mib(idle.0));
+    for network in [Network::Host, Network::Cni] {
+        for _ in 0..3 {
+            cycle(peer, network, &images.busybox, &mut Figures::new()).await;
+        }
+        let before = peer.processor_time();
+        for _ in 0..effort.cycles {
+            cycle(peer, network, &images.busybox, &mut figures).await;
+        }
+        let each = (peer.processor_time() - before) as f64 / 1e6 / effort.cycles as f64;
+        add(&mut figures, &format!("{}: processor time per life cycle, ms", network.name()), each);
+        burst(peer, network, images, effort.burst, &mut figures).await;
+    }
+    standing(peer, images, effort.standing, &mut figures).await;
+    figures
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Network {
+    Host,
+    Cni,
+}
+
+impl Network {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Host => "host network",
+            Self::Cni => "CNI",
+        }
+    }
+}
+
+fn add(figures: &mut Figures, name: &str, value: f64) {
+    figures.entry(name.to_owned()).or_default().push(value);
+}
+
+fn mib(kib: u64) -> f64 {
+    kib as f64 / 1024.0
+}
+
+async fn timed<T>(figures: &mut Figures, name: &str, work: impl Future<Output = Result<T, tonic::Status>>) -> T {
+    let begun = Instant::now();
+    let value = work.await.unwrap_or_else(|status| panic!("{name}: {status}"));
+    add(figures, name, begun.elapsed().as_secs_f64() * 1000.0);
+    value
+}
+
+async fn pull(client: &Client, image: &str, figures: &mut Figures) {
+    timed(figures, "pull of 8 layers, ms", client.pull(image)).await;
+    let request = RemoveImageRequest { image: Some(image_spec(image)) };
+    let mut images = client.images.clone();
+    timed(figures, "removal of that image, ms", images.remove_image(request)).await;
+}
+
+fn pod(peer: &Peer, network: Network, number: usize) -> PodSandboxConfig {
+    static SERIAL: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+    let serial = SERIAL.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let logs = peer.path("logs").join(serial.to_string());
+    std::fs::create_dir_all(&logs).expect("a log directory");
+    let config = config::pod(&format!("bench-{number}-{serial}"), &format!("{}/pods", peer.cgroup), &logs);
+    if network == Network::Host { config::on_host_network(config) } else { config }
+}
+
+async fn run(client: &Client, peer: &Peer, config: &PodSandboxConfig) -> Result<String, tonic::Status> {
+    let request =
+        RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: peer.kind.handler().to_owned() };
+    Ok(client.runtime.clone().run_pod_sandbox(request).await?.into_inner().pod_sandbox_id)
+}
+
+/// Ends on SIGTERM also as the first process of its namespace.
+const WAITING: [&str; 3] = ["sh", "-c", "trap 'exit 0' TERM; sleep 1000 & wait"];
+
+fn container(network: Network, image: &str) -> k8s_cri::v1::ContainerConfig {
+    let mut wanted = config::container("main", image, &WAITING);
+    let context = config::security(&mut wanted);
+    let net = if network == Network::Host { NamespaceMode::Node } else { NamespaceMode::Pod };
+    context.namespace_options = Some(config::namespaces(net, NamespaceMode::Container));
+    context.seccomp = Some(k8s_cri::v1::SecurityProfile::default());
+    wanted
+}
+
+/// One pod from its start to its removal.
+async fn cycle(peer: &Peer, network: Network, image: &str, figures: &mut Figures) {
+    let client = peer.client();
+    client.pods().await.expect("a connection");
+    let name = |step: &str| format!("{}: {step}, ms", network.name());
+    let config = pod(peer, network, 0);
+    let begun = Instant::now();
+    let pod = timed(figures, &name("RunPodSandbox"), run(&client, peer, &config)).await;
+    let wanted = container(network, image);
+    let id = timed(figures, &name("CreateContainer"), client.create(&pod, wanted, &config)).await;
+    timed(figures, &name("StartContainer"), client.start(&id)).await;
+    add(figures, &name("pod start"), begun.elapsed().as_secs_f64() * 1000.0);
+    timed(figures, &name("ExecSync"), client.exec(&id, &["true"], 10)).await;
+    timed(figures, &name("StopContainer"), client.stop(&id, 10)).await;
+    timed(figures, &name("StopPodSandbox"), client.stop_pod(&pod)).await;
+    timed(figures, &name("RemovePodSandbox"), client.remove_pod(&pod)).await;
+}
+
+/// A pod with a running container.
+async fn start(client: Client, peer: &Peer, network: Network, image: &str, number: usize) -> String {
+    let config = pod(peer, network, number);
+    let pod = run(&client, peer, &config).await.expect("a pod");
+    let id = client.create(&pod, container(network, image), &config).await.expect("a container");
+    client.start(&id).await.expect("a start");
+    pod
+}
+
+async fn remove(client: &Client, pods: Vec<String>) {
+    for pod in pods {
+        client.stop_pod(&pod).await.expect("a stop");
+        client.remove_pod(&pod).await.expect("a removal");
+    }
+}
+
+async fn burst(peer: &Peer, network: Network, images: &Images, count: usize, figures: &mut Figures) {
+    use tokio_stream::StreamExt;
+    let client = peer.client();
+    let begun = Instant::now();
+    let mut pods = Vec::new();
+    let mut waiting = futures::stream::FuturesUnordered::new();
+    for number in 0..count {
+        waiting.push(start(client.clone(), peer, network, &images.busybox, number));
+        if waiting.len() == IN_FLIGHT {
+            pods.extend(waiting.next().await);
+        }
+    }
+    while let Some(pod) = waiting.next().await {
+        pods.push(pod);
+    }
+    let rate = count as f64 / begun.elapsed().as_secs_f64();
+    add(figures, &format!("{}: pods started a second, 10 in flight", network.name()), rate);
+    remove(&client, pods).await;
+}
+
+async fn standing(peer: &Peer, images: &Images, count: usize, figures: &mut Figures) {
+    let client = peer.client();
+    let idle = peer.memory();
+    let mut pods = Vec::new();
+    for number in 0..count {
+        pods.push(start(client.clone(), peer, Network::Host, &images.busybox, number).await);
+    }
+    // What was freed after the last start is given back in the background.
+    settled(peer).await;
+    let (daemon, all) = peer.memory();
+    add(figures, "daemon PSS, with standing pods, MiB", mib(daemon));
+    let helpers = (all - daemon).saturating_sub(idle.1 - idle.0);
+    add(figures, "per pod, all processes of the runtime, PSS, MiB", mib(helpers) / count as f64);
+    remove(&client, pods).await;
+}
+
+/// Waits until two readings of the memory agree within a part in a hundred.
+async fn settled(peer: &Peer) {
+    let last = std::cell::Cell::new(0);
+    crate::until(Duration::from_secs(20), "memory to settle", || {
+        let now = peer.memory().1;
+        let before = last.replace(now);
+        async move { if now.abs_diff(before) * 100 <= now { Ok(()) } else { Err((before, now)) } }
+    })
+    .await;
+}

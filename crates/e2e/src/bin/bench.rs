@@ -1,0 +1,89 @@
+//! Measures knarr and its peers in turn and prints the table.
+//!
+//! `bench CONTAINERD_DIR [FLOOR_PROGRAM]`: the directory of containerd's binaries; a peer that isn't there is left out and said so.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use e2e::bench::measure::{self, Effort, Images};
+use e2e::bench::peers::{Kind, Peer};
+use e2e::bench::table;
+use e2e::image::{Image, Layer};
+use e2e::{Registry, needs, node};
+
+/// Bytes of each of the eight layers, before compression.
+const LAYER: usize = 40 << 20;
+
+#[tokio::main]
+async fn main() {
+    let mut arguments = std::env::args().skip(1);
+    let containerd = PathBuf::from(arguments.next().unwrap_or_else(|| "target/peers/bin".into()));
+    let quick = std::env::var_os("BENCH_QUICK").is_some();
+    let effort = if quick {
+        Effort { cycles: 5, burst: 10, standing: 10, pulls: 1 }
+    } else {
+        Effort { cycles: 40, burst: 100, standing: 50, pulls: 3 }
+    };
+    let registry = Registry::shared().await;
+    let images = Images { busybox: registry.image("busybox:latest"), layered: registry.image("layered:v1") };
+    layered(if quick { LAYER / 20 } else { LAYER }).push(registry.address(), "layered:v1").await;
+    pause().push(registry.address(), "pause:v1").await;
+    let mut columns = Vec::new();
+    for kind in [Kind::Knarr, Kind::Containerd("runc"), Kind::Containerd("crun")] {
+        if let Some(reason) = missing(kind, &containerd) {
+            println!("{} is left out: {reason}", kind.name());
+            continue;
+        }
+        eprintln!("measuring {}", kind.name());
+        let peer = Peer::start(kind, &containerd, &registry.image("pause:v1")).await;
+        columns.push((kind.name(), measure::all(&peer, &images, effort).await));
+    }
+    println!("{}", table::render(&columns));
+    if let Some(floor) = arguments.next() {
+        floor_of(Path::new(&floor));
+    }
+}
+
+fn missing(kind: Kind, containerd: &Path) -> Option<String> {
+    match kind {
+        Kind::Knarr => None,
+        Kind::Containerd(runtime) if needs::program(runtime).is_none() => Some(format!("no {runtime} on PATH")),
+        Kind::Containerd(_) => {
+            let binary = containerd.join("containerd");
+            (!binary.exists()).then(|| format!("no \"{}\"", binary.display()))
+        }
+    }
+}
+
+/// Eight layers of bytes that compress to about a half, as programs do.
+fn layered(size: usize) -> Image {
+    let mut image = Image::new(serde_json::json!({ "Cmd": ["/none"] }));
+    for number in 0..8u64 {
+        let mut state = number.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+        let mut content = Vec::with_capacity(size);
+        while content.len() < size {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            let word = state.to_le_bytes();
+            content.extend_from_slice(&word);
+            content.extend_from_slice(&word);
+        }
+        image = image.layer(Layer::new().file(&format!("layer-{number}"), 0o644, &content));
+    }
+    image
+}
+
+/// What a peer's sandboxes run: a small static program that waits for a signal.
+fn pause() -> Image {
+    let program = std::fs::read(node::binary("knarr-demo-workload")).expect("the built demo workload");
+    let config = serde_json::json!({ "Entrypoint": ["/pause"], "User": "65535:65535" });
+    Image::new(config).layer(Layer::new().file("pause", 0o755, &program))
+}
+
+fn floor_of(program: &Path) {
+    match Command::new(program).output() {
+        Ok(output) => println!("floor: {}", String::from_utf8_lossy(&output.stdout).trim()),
+        Err(error) => println!("floor: \"{}\" can't be run: {error}", program.display()),
+    }
+}
