@@ -5,12 +5,203 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 use crate::digest::Digest;
 
 /// An operation of the image service that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    // --- names and requests ---------------------------------------------------------------------------------------
+    /// A text that should name an image doesn't.
+    #[error("\"{text}\" is not an image reference: {reason}")]
+    BadReference {
+        /// The text as given, shortened where it is long.
+        text: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The credentials of a request make no sense.
+    #[error("the credentials are unusable: {reason}")]
+    BadCredentials {
+        /// What is wrong with them.
+        reason: &'static str,
+    },
+    /// No such image is here.
+    #[error("image \"{image}\" does not exist")]
+    ImageMissing {
+        /// The reference or id as given.
+        image: String,
+    },
+    /// A shortened id fits several images.
+    #[error("\"{id}\" is the beginning of more than one image id")]
+    AmbiguousId {
+        /// The beginning of an id, as given.
+        id: String,
+    },
+    /// A pull failed. All that wait for it get this one failure.
+    #[error("cannot pull image \"{image}\"")]
+    Pull {
+        /// The full reference.
+        image: String,
+        /// Why.
+        #[source]
+        cause: Arc<Error>,
+    },
+    /// The service went away while it was pulling.
+    #[error("the image service is shutting down")]
+    ShuttingDown,
+    /// A thread for blocking work could not be used, or it ended without an answer.
+    #[error("cannot finish {what} on a thread of its own")]
+    Thread {
+        /// The work.
+        what: &'static str,
+        /// The system's or the scheduler's reason.
+        #[source]
+        cause: io::Error,
+    },
+    // --- registries -----------------------------------------------------------------------------------------------
+    /// A `hosts.toml`, or a certificate that it names, can't be used.
+    #[error("cannot use registry configuration \"{}\"", path.display())]
+    RegistryConfig {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        cause: io::Error,
+    },
+    /// No connection can be set up for an endpoint: mostly its certificates are unusable.
+    #[error("cannot set up connections to \"{host}\"")]
+    Client {
+        /// The endpoint's host and port.
+        host: String,
+        /// The library's reason.
+        #[source]
+        cause: reqwest::Error,
+    },
+    /// No endpoint of a registry is configured to be asked for images.
+    #[error("no endpoint of registry \"{registry}\" has the capability \"{capability}\"")]
+    NoEndpoint {
+        /// The registry's name.
+        registry: String,
+        /// `resolve` or `pull`.
+        capability: &'static str,
+    },
+    /// An endpoint can't be reached, or the connection broke.
+    #[error("cannot get \"{url}\"")]
+    Request {
+        /// What was asked for, without its query.
+        url: String,
+        /// The library's reason.
+        #[source]
+        cause: reqwest::Error,
+    },
+    /// An endpoint sent nothing for too long.
+    #[error("no byte of \"{url}\" came for {} s", waited.as_secs_f32())]
+    Stalled {
+        /// What was asked for, without its query.
+        url: String,
+        /// How long we waited.
+        waited: Duration,
+    },
+    /// An endpoint answered with something else than success.
+    #[error("\"{url}\" answered {status}{detail}")]
+    Answer {
+        /// What was asked for, without its query.
+        url: String,
+        /// The HTTP status with its name.
+        status: reqwest::StatusCode,
+        /// The answer's own words with `: ` before them, or nothing.
+        detail: String,
+        /// How long the endpoint asks us to wait before trying again.
+        retry_after: Option<Duration>,
+    },
+    /// An answer ended before it was whole.
+    #[error("\"{url}\" broke off after {received} of {expected} bytes")]
+    BrokenOff {
+        /// What was asked for, without its query.
+        url: String,
+        /// Bytes that came.
+        received: u64,
+        /// Bytes that should have come.
+        expected: u64,
+    },
+    /// A registry sends us where we don't go.
+    #[error("the redirect of \"{url}\" is refused: {reason}")]
+    Redirect {
+        /// What was asked for, without its query.
+        url: String,
+        /// Why.
+        reason: &'static str,
+    },
+    /// A registry asks for a proof in a way that can't be answered.
+    #[error("the authentication that \"{url}\" asks for is refused: {reason}")]
+    Challenge {
+        /// What was asked for, without its query.
+        url: String,
+        /// Why.
+        reason: &'static str,
+    },
+    /// A registry failed after its mirrors had failed too.
+    #[error("its mirrors failed ({mirrors}), and then")]
+    Mirrors {
+        /// Each mirror's failure.
+        mirrors: String,
+        /// The last endpoint's failure.
+        #[source]
+        cause: Box<Error>,
+    },
+    // --- what registries say --------------------------------------------------------------------------------------
+    /// A document or a layer is larger than it may be.
+    #[error("\"{url}\" is larger than {limit} bytes")]
+    TooLarge {
+        /// What was asked for, without its query.
+        url: String,
+        /// The bound: ours, or the size that its descriptor states.
+        limit: u64,
+    },
+    /// Content isn't what its digest says.
+    #[error("\"{url}\" should have the digest \"{expected}\" but has \"{actual}\"")]
+    DigestMismatch {
+        /// What was asked for, without its query.
+        url: String,
+        /// The digest that it was asked for by, or that the registry stated.
+        expected: Digest,
+        /// What the bytes say.
+        actual: Digest,
+    },
+    /// A manifest, index or configuration isn't the JSON that it should be.
+    #[error("cannot read {kind} \"{digest}\"")]
+    Document {
+        /// `manifest`, `index` or `configuration`.
+        kind: &'static str,
+        /// Its digest.
+        digest: Digest,
+        /// What is wrong with it.
+        #[source]
+        cause: serde_json::Error,
+    },
+    /// A manifest, index or configuration is readable but refused.
+    #[error("{kind} \"{digest}\" is refused: {reason}")]
+    DocumentRefused {
+        /// `manifest`, `index` or `configuration`.
+        kind: &'static str,
+        /// Its digest.
+        digest: Digest,
+        /// Why.
+        reason: String,
+    },
+    /// An image isn't for this machine.
+    #[error("\"{digest}\" has no image for {wanted}, only for {offered}")]
+    NoPlatform {
+        /// Digest of the index or manifest.
+        digest: Digest,
+        /// This machine's platform.
+        wanted: String,
+        /// The platforms that it has.
+        offered: String,
+    },
     // --- the store: layers and root filesystems -------------------------------------------------------------------
     /// A text that should be a digest isn't one.
     #[error("\"{text}\" is not a digest")]
@@ -119,4 +310,81 @@ pub enum Error {
         #[source]
         cause: io::Error,
     },
+}
+
+/// What a caller can do about an error. The daemon's table turns it into a gRPC code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// The request itself is wrong: a reference, an id, credentials that can't be read.
+    InvalidRequest,
+    /// No such image, here or at the registry, or none for this machine.
+    NotFound,
+    /// The registry wants other credentials.
+    Unauthenticated,
+    /// The registry knows who asks, and refuses.
+    PermissionDenied,
+    /// The registry is down, overloaded or out of reach: another try may work.
+    Unavailable,
+    /// The registry went silent for longer than we wait.
+    DeadlineExceeded,
+    /// What the registry sent isn't what its digest says, or breaks its format.
+    Corrupt,
+    /// The disk is full.
+    NoSpace,
+    /// It is in the way of what exists already.
+    Conflict,
+    /// The rest: the machine failed us, or we did.
+    Internal,
+}
+
+impl Error {
+    /// What a caller can do about it. Without a wildcard arm: a new error must choose.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Error::BadReference { .. }
+            | Error::BadCredentials { .. }
+            | Error::AmbiguousId { .. }
+            | Error::BadDigest { .. }
+            | Error::BadContainerId { .. } => ErrorKind::InvalidRequest,
+            Error::ImageMissing { .. } | Error::NoPlatform { .. } | Error::RootfsMissing { .. } => {
+                ErrorKind::NotFound
+            }
+            Error::Pull { cause, .. } => cause.kind(),
+            Error::Mirrors { cause, .. } => cause.kind(),
+            Error::Answer { status, .. } => of_status(*status),
+            Error::Challenge { .. } => ErrorKind::Unauthenticated,
+            Error::Request { .. } | Error::BrokenOff { .. } | Error::ShuttingDown => ErrorKind::Unavailable,
+            Error::Stalled { .. } => ErrorKind::DeadlineExceeded,
+            Error::TooLarge { .. }
+            | Error::DigestMismatch { .. }
+            | Error::Document { .. }
+            | Error::DocumentRefused { .. }
+            | Error::LayerDigest { .. }
+            | Error::LayerStream { .. }
+            | Error::LayerArchive { .. }
+            | Error::EntryRefused { .. } => ErrorKind::Corrupt,
+            Error::NoSpace { .. } => ErrorKind::NoSpace,
+            Error::RootfsExists { .. } => ErrorKind::Conflict,
+            Error::Store { .. }
+            | Error::Thread { .. }
+            | Error::RegistryConfig { .. }
+            | Error::Client { .. }
+            | Error::NoEndpoint { .. }
+            | Error::Redirect { .. }
+            | Error::LayerMissing { .. }
+            | Error::EntryUnpack { .. }
+            | Error::RootfsMount { .. } => ErrorKind::Internal,
+        }
+    }
+}
+
+/// HTTP statuses in the sense of the distribution specification ("Error codes").
+fn of_status(status: reqwest::StatusCode) -> ErrorKind {
+    match status.as_u16() {
+        401 => ErrorKind::Unauthenticated,
+        403 => ErrorKind::PermissionDenied,
+        404 => ErrorKind::NotFound,
+        408 | 429 | 500..=599 => ErrorKind::Unavailable,
+        _ => ErrorKind::Internal,
+    }
 }

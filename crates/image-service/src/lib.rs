@@ -1,13 +1,34 @@
-//! image-service
+//! Images: fetching them from registries, keeping them, and making root filesystems of them.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`images`](Images) | the one handle that the daemon holds |
+//! | `reference` | names of images as users write them |
+//! | `auth` | the credentials of a request |
+//! | `registry` | endpoints, `hosts.toml`, tokens, HTTP |
+//! | `manifest` | manifests, indexes and configurations, checked |
+//! | `pull` | from a name to a catalogue entry |
+//! | `catalog` | what images there are, and their names |
+//! | `unpack`, `layers` | from compressed bytes to shared, synced layers |
+//! | `rootfs` | a container's writable layer above them, mounted |
+//! | `gc`, `usage` | getting rid of things, and measuring them |
+//!
+//! Not here: CRI and its types, pods, and the gRPC code of an error (see [`ErrorKind`]).
 
+mod auth;
+mod config;
 mod digest;
 mod error;
-mod gc;
-pub mod layers;
-mod names;
-mod unpack;
-mod usage;
+mod image;
+mod images;
+mod pull;
+mod reference;
 
-pub use digest::{Algorithm, Digest, Digester};
-pub use error::Error;
-pub use usage::Usage;
+pub use auth::Credentials;
+pub use config::{Config, Limits};
+pub use digest::{Algorithm, Digest};
+pub use error::{Error, ErrorKind};
+pub use image::{FilesystemUsage, Image, ImageConfig, ImageId, ImageUser, RootfsInfo};
+pub use images::Images;
+pub use pull::PullRequest;
+pub use reference::{Pointer, Reference};
