@@ -153,7 +153,11 @@ impl Client {
     pub async fn exited(&self, id: &str) -> ContainerStatus {
         crate::until(Duration::from_secs(30), "the container's exit", || async {
             let status = self.container(id).await.map_err(|e| e.to_string())?;
-            if status.state == ContainerState::ContainerExited as i32 { Ok(status) } else { Err(format!("{status:?}")) }
+            if status.state == ContainerState::ContainerExited as i32 {
+                Ok(status)
+            } else {
+                Err(format!("{status:?}"))
+            }
         })
         .await
     }

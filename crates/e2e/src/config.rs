@@ -37,7 +37,12 @@ pub fn on_host_network(mut config: PodSandboxConfig) -> PodSandboxConfig {
 
 /// Namespace options with an ipc namespace of the pod's.
 pub fn namespaces(network: NamespaceMode, pid: NamespaceMode) -> NamespaceOption {
-    NamespaceOption { network: network as i32, pid: pid as i32, ipc: NamespaceMode::Pod as i32, ..Default::default() }
+    NamespaceOption {
+        network: network as i32,
+        pid: pid as i32,
+        ipc: NamespaceMode::Pod as i32,
+        ..Default::default()
+    }
 }
 
 /// A container of `image` that runs `command`, with its log in `<name>/0.log` below the pod's directory.

@@ -48,7 +48,8 @@ impl Image {
     /// When the registry refuses: a test can't go on without its image.
     pub async fn push(&self, registry: &str, name: &str) -> String {
         let (repository, tag) = name.split_once(':').unwrap_or((name, "latest"));
-        let upload = Upload { http: reqwest::Client::new(), base: format!("http://{registry}/v2/{repository}") };
+        let upload =
+            Upload { http: reqwest::Client::new(), base: format!("http://{registry}/v2/{repository}") };
         let mut layers = Vec::new();
         for tar in &self.layers {
             let blob = gzip(tar);
@@ -206,5 +207,9 @@ pub fn busybox() -> Image {
 
 fn applets() -> Vec<String> {
     let listed = std::process::Command::new("/bin/busybox").arg("--list").output().expect("busybox runs");
-    String::from_utf8_lossy(&listed.stdout).lines().filter(|name| *name != "busybox").map(str::to_owned).collect()
+    String::from_utf8_lossy(&listed.stdout)
+        .lines()
+        .filter(|name| *name != "busybox")
+        .map(str::to_owned)
+        .collect()
 }

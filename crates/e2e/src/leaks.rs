@@ -46,7 +46,11 @@ impl Traces {
 
     fn mounts(&self) -> Vec<String> {
         let directory = self.directory.to_string_lossy().into_owned();
-        read("/proc/self/mountinfo").lines().filter(|line| line.contains(&directory)).map(str::to_owned).collect()
+        read("/proc/self/mountinfo")
+            .lines()
+            .filter(|line| line.contains(&directory))
+            .map(str::to_owned)
+            .collect()
     }
 
     /// Directories below the node's parent, in every hierarchy.
@@ -57,14 +61,16 @@ impl Traces {
     /// The node's parent in every hierarchy that has it.
     pub fn cgroup_parents(&self) -> Vec<PathBuf> {
         let relative = self.cgroup_parent.trim_start_matches('/');
-        let hierarchies = names("/sys/fs/cgroup").into_iter().map(|name| Path::new("/sys/fs/cgroup").join(name));
+        let hierarchies =
+            names("/sys/fs/cgroup").into_iter().map(|name| Path::new("/sys/fs/cgroup").join(name));
         let whole = std::iter::once(PathBuf::from("/sys/fs/cgroup"));
         whole.chain(hierarchies).map(|root| root.join(relative)).filter(|path| path.is_dir()).collect()
     }
 
     /// Files named after an address, as Debian's host-local and our own address management keep them.
     fn addresses(&self) -> Vec<PathBuf> {
-        let is_address = |path: &Path| path.file_name().and_then(|n| n.to_str()?.parse::<IpAddr>().ok()).is_some();
+        let is_address =
+            |path: &Path| path.file_name().and_then(|n| n.to_str()?.parse::<IpAddr>().ok()).is_some();
         files(&self.directory).into_iter().filter(|path| is_address(path)).collect()
     }
 
@@ -79,7 +85,9 @@ pub fn network_namespaces() -> std::collections::BTreeSet<String> {
     for pid in names("/proc").into_iter().filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())) {
         let held = names(&format!("/proc/{pid}/fd")).into_iter().map(|fd| format!("/proc/{pid}/fd/{fd}"));
         let links = held.chain([format!("/proc/{pid}/ns/net")]).filter_map(|path| fs::read_link(path).ok());
-        found.extend(links.map(|link| link.to_string_lossy().into_owned()).filter(|link| link.starts_with("net:[")));
+        found.extend(
+            links.map(|link| link.to_string_lossy().into_owned()).filter(|link| link.starts_with("net:[")),
+        );
     }
     found
 }

@@ -56,8 +56,14 @@ impl Node {
     pub async fn start(network: Network) -> Self {
         let directory = tempfile::Builder::new().prefix("knarr-e2e-").tempdir().expect("a directory");
         let registry = Registry::shared().await;
-        let mut node =
-            Self { directory, network, slot: Slot::take(), serial: AtomicU32::new(0), daemon: None, registry };
+        let mut node = Self {
+            directory,
+            network,
+            slot: Slot::take(),
+            serial: AtomicU32::new(0),
+            daemon: None,
+            registry,
+        };
         node.write_configuration();
         if peer().is_none() {
             node.start_daemon();
@@ -114,7 +120,8 @@ impl Node {
     /// # Panics
     /// When it ends instead.
     pub fn start_daemon(&mut self) {
-        let log = File::options().create(true).append(true).open(self.path("daemon.log")).expect("a log file");
+        let log =
+            File::options().create(true).append(true).open(self.path("daemon.log")).expect("a log file");
         let mut daemon = Command::new(binary("knarr"))
             .arg("serve")
             .arg("--config")
@@ -127,7 +134,11 @@ impl Node {
         let mut line = String::new();
         let read = BufReader::new(daemon.stdout.take().expect("a pipe")).read_line(&mut line);
         self.daemon = Some(daemon);
-        assert!(read.is_ok() && line.starts_with("knarr: serving on "), "no word of serving: {line:?}\n{}", self.log_tail());
+        assert!(
+            read.is_ok() && line.starts_with("knarr: serving on "),
+            "no word of serving: {line:?}\n{}",
+            self.log_tail()
+        );
     }
 
     /// A pod's configuration with a name that is new on this node and a log directory that exists.

@@ -21,7 +21,9 @@ where
     loop {
         match observe().await {
             Ok(value) => return value,
-            Err(last) if Instant::now() >= end => panic!("gave up after {deadline:?} waiting for {what}: {last:?}"),
+            Err(last) if Instant::now() >= end => {
+                panic!("gave up after {deadline:?} waiting for {what}: {last:?}")
+            }
             Err(_) => tokio::time::sleep(INTERVAL).await,
         }
     }

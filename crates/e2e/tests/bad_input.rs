@@ -53,11 +53,16 @@ fn assert_status(status: &Status, code: Code, words: &[&str]) {
 async fn containers_that_cannot_be_made_are_refused_by_name() {
     let bench = Bench::new().await;
     bench
-        .refused(Code::InvalidArgument, &["log_path", "../../escape.log"], |c| c.log_path = "../../escape.log".into())
+        .refused(Code::InvalidArgument, &["log_path", "../../escape.log"], |c| {
+            c.log_path = "../../escape.log".into()
+        })
         .await;
     let mount = |container_path: &str, host_path: &str| {
-        let mount =
-            Mount { container_path: container_path.into(), host_path: host_path.into(), ..Default::default() };
+        let mount = Mount {
+            container_path: container_path.into(),
+            host_path: host_path.into(),
+            ..Default::default()
+        };
         move |config: &mut ContainerConfig| config.mounts.push(mount)
     };
     bench.refused(Code::InvalidArgument, &["container_path", "relative"], mount("relative", "/tmp")).await;
@@ -82,7 +87,8 @@ async fn containers_that_cannot_be_made_are_refused_by_name() {
 #[tokio::test]
 async fn commands_that_cannot_run_say_which_and_why() {
     let bench = Bench::new().await;
-    for (command, why) in [("/no/such/command", "no such file"), ("/etc/not-executable", "permission denied")] {
+    for (command, why) in [("/no/such/command", "no such file"), ("/etc/not-executable", "permission denied")]
+    {
         let id = bench.create(|c| c.command = vec![command.into()]).await.unwrap();
         let status = bench.client.start(&id).await.expect_err("it can't start");
         assert!(status.message().contains(command), "{status}");
@@ -145,10 +151,15 @@ async fn broken_plugins_fail_the_pod_and_the_next_attempt_works() {
     for (name, text, words) in [
         ("e2e-crashes", "#!/bin/sh\nkill -9 $$\n", "e2e-crashes"),
         ("e2e-garbage", "#!/bin/sh\n[ $CNI_COMMAND = DEL ] || echo garbage\n", "e2e-garbage"),
-        ("e2e-refuses", "#!/bin/sh\n[ $CNI_COMMAND = DEL ] && exit 0\necho '{\"code\": 100, \"msg\": \"no more addresses\"}'; exit 1\n", "no more addresses"),
+        (
+            "e2e-refuses",
+            "#!/bin/sh\n[ $CNI_COMMAND = DEL ] && exit 0\necho '{\"code\": 100, \"msg\": \"no more addresses\"}'; exit 1\n",
+            "no more addresses",
+        ),
     ] {
         script(name, text);
-        use_conflist(&node, &client, &good.replace("\"type\":\"bridge\"", &format!("\"type\":\"{name}\""))).await;
+        use_conflist(&node, &client, &good.replace("\"type\":\"bridge\"", &format!("\"type\":\"{name}\"")))
+            .await;
         let config = node.pod();
         let status = client.run_pod(config.clone()).await.expect_err("the network is broken");
         assert!(status.message().contains(words), "{status}");
@@ -180,7 +191,8 @@ async fn use_conflist(node: &Node, client: &Client, text: &str) {
 async fn a_node_without_a_network_configuration_says_so() {
     let node = Node::start(Network::None).await;
     let client = node.client();
-    let status = client.runtime.clone().status(cri::StatusRequest { verbose: false }).await.unwrap().into_inner();
+    let status =
+        client.runtime.clone().status(cri::StatusRequest { verbose: false }).await.unwrap().into_inner();
     let conditions = status.status.unwrap().conditions;
     let network = conditions.iter().find(|condition| condition.r#type == "NetworkReady").unwrap();
     assert!(!network.status && network.reason == "NetworkPluginNotReady", "{network:?}");

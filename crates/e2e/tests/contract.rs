@@ -100,7 +100,8 @@ async fn a_shared_process_namespace_has_a_powerless_first_process() {
     pod.exec(&one, &["sh", "-c", "(sleep 0.1 &)"]).await;
     e2e::until(e2e::node::PATIENCE, "the orphan to be reaped", || async {
         let states = pod.exec(&one, &["sh", "-c", "cat /proc/[0-9]*/stat | cut -d' ' -f3"]).await;
-        let sleeping = pod.exec(&one, &["ps", "-o", "comm"]).await.lines().filter(|line| *line == "sleep").count();
+        let sleeping =
+            pod.exec(&one, &["ps", "-o", "comm"]).await.lines().filter(|line| *line == "sleep").count();
         if states.contains('Z') || sleeping != 2 { Err(states) } else { Ok(()) }
     })
     .await;
@@ -164,7 +165,12 @@ async fn mounts_are_there_with_the_access_asked_for() {
     let mount = |readonly: bool| {
         let host_path = source.display().to_string();
         move |c: &mut ContainerConfig| {
-            c.mounts = vec![Mount { container_path: "/deep/volume".into(), host_path, readonly, ..Default::default() }];
+            c.mounts = vec![Mount {
+                container_path: "/deep/volume".into(),
+                host_path,
+                readonly,
+                ..Default::default()
+            }];
         }
     };
     let write = "cat /deep/volume/file; echo; (echo new > /deep/volume/new) 2>/dev/null && echo written || echo refused";
@@ -187,16 +193,18 @@ async fn limits_are_set_and_changed_while_it_runs() {
         oom_score_adj: 900,
         ..Default::default()
     };
-    let id = pod
-        .waiting("limited", |c| c.linux.as_mut().unwrap().resources = Some(limits.clone()))
-        .await;
+    let id = pod.waiting("limited", |c| c.linux.as_mut().unwrap().resources = Some(limits.clone())).await;
     let limit = || find_limit(&pod, &id);
     assert_eq!(limit(), (64 << 20, 50_000));
     assert_eq!(pod.exec(&id, &["cat", "/proc/1/oom_score_adj"]).await, "900");
     let mut client = pod.client.runtime.clone();
-    let linux = LinuxContainerResources { memory_limit_in_bytes: 96 << 20, cpu_quota: 70_000, ..Default::default() };
-    let request =
-        cri::UpdateContainerResourcesRequest { container_id: id.clone(), linux: Some(linux), ..Default::default() };
+    let linux =
+        LinuxContainerResources { memory_limit_in_bytes: 96 << 20, cpu_quota: 70_000, ..Default::default() };
+    let request = cri::UpdateContainerResourcesRequest {
+        container_id: id.clone(),
+        linux: Some(linux),
+        ..Default::default()
+    };
     client.update_container_resources(request).await.unwrap();
     assert_eq!(limit(), (96 << 20, 70_000));
     let shown = pod.client.container(&id).await.unwrap().resources.unwrap().linux.unwrap();
@@ -250,7 +258,8 @@ async fn an_ordinary_container_is_confined() {
         })
         .await;
     let status = pod.exec(&id, &["cat", "/proc/1/status"]).await;
-    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
+    let field =
+        |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
     assert_eq!(field("CapInh:"), "0000000000000000");
     assert_eq!(field("CapEff:"), field("CapBnd:"));
     assert_eq!(field("NoNewPrivs:"), "1");
@@ -260,13 +269,18 @@ async fn an_ordinary_container_is_confined() {
     assert_eq!(pod.exec(&id, &["cat", "/proc/keys"]).await, "", "masked");
     let refused = pod.client.exec(&id, &["sh", "-c", "echo 1 > /proc/sys/kernel/panic"], 10).await.unwrap();
     assert_ne!(refused.exit_code, 0, "read-only");
-    let refused = pod.client.exec(&id, &["sh", "-c", "mkdir /sys/fs/cgroup/x || mkdir /sys/fs/cgroup/memory/x"], 10).await;
+    let refused = pod
+        .client
+        .exec(&id, &["sh", "-c", "mkdir /sys/fs/cgroup/x || mkdir /sys/fs/cgroup/memory/x"], 10)
+        .await;
     assert_ne!(refused.unwrap().exit_code, 0, "cgroups are read-only");
     // Of a shell's own descriptors 0 to 2 and that of the directory being listed are there, none of ours.
     let open = pod.exec(&id, &["ls", "/proc/1/fd"]).await;
     assert_eq!(open.split_whitespace().collect::<Vec<_>>(), ["0", "1", "2"]);
     let devices = pod.exec(&id, &["ls", "/dev"]).await;
-    for expected in ["null", "zero", "full", "random", "urandom", "tty", "ptmx", "pts", "shm", "mqueue", "fd", "stdin"] {
+    for expected in
+        ["null", "zero", "full", "random", "urandom", "tty", "ptmx", "pts", "shm", "mqueue", "fd", "stdin"]
+    {
         assert!(devices.split_whitespace().any(|name| name == expected), "no {expected} in {devices}");
     }
     assert!(!devices.contains("vda") && !devices.contains("kmsg"), "{devices}");
@@ -280,7 +294,11 @@ async fn an_exec_is_bounded_in_time_and_output() {
     assert_eq!(late.code(), tonic::Code::DeadlineExceeded, "{late}");
     e2e::until(e2e::node::PATIENCE, "the late command to be killed", || async {
         let processes = pod.exec(&id, &["ps", "-o", "args"]).await;
-        if processes.contains("sleep 100\n") || processes.ends_with("sleep 100") { Err(processes) } else { Ok(()) }
+        if processes.contains("sleep 100\n") || processes.ends_with("sleep 100") {
+            Err(processes)
+        } else {
+            Ok(())
+        }
     })
     .await;
     // A child left behind in the background holds the pipes, but not the answer.
@@ -292,7 +310,11 @@ async fn an_exec_is_bounded_in_time_and_output() {
     let cmd = ["sh", "-c", "head -c 40m /dev/zero; exit 4"].map(str::to_owned).to_vec();
     let request = cri::ExecSyncRequest { container_id: id.clone(), cmd, timeout: 60 };
     let answer = { much }.exec_sync(request).await.unwrap().into_inner();
-    assert_eq!((answer.stdout.len(), answer.exit_code), (16 << 20, 4), "cut off, and the command ran to its end");
+    assert_eq!(
+        (answer.stdout.len(), answer.exit_code),
+        (16 << 20, 4),
+        "cut off, and the command ran to its end"
+    );
     let missing = pod.client.exec(&id, &["/no/such/command"], 10).await;
     assert!(missing.is_err() || missing.is_ok_and(|output| output.exit_code != 0));
 }
@@ -301,10 +323,15 @@ async fn an_exec_is_bounded_in_time_and_output() {
 async fn a_long_line_is_split_and_the_last_line_needs_no_end() {
     let pod = Pod::new(|_| {}).await;
     let script = "head -c 20000 /dev/zero | tr '\\0' x; echo; printf end";
-    let id = pod.client.create(&pod.id, pod.node.busybox("long", &["sh", "-c", script]), &pod.sandbox).await.unwrap();
+    let id = pod
+        .client
+        .create(&pod.id, pod.node.busybox("long", &["sh", "-c", script]), &pod.sandbox)
+        .await
+        .unwrap();
     pod.client.start(&id).await.unwrap();
     pod.client.exited(&id).await;
-    let log = std::fs::read_to_string(std::path::Path::new(&pod.sandbox.log_directory).join("long.log")).unwrap();
+    let log =
+        std::fs::read_to_string(std::path::Path::new(&pod.sandbox.log_directory).join("long.log")).unwrap();
     let lines: Vec<(&str, usize)> = log
         .lines()
         .map(|line| {
@@ -319,7 +346,11 @@ async fn a_long_line_is_split_and_the_last_line_needs_no_end() {
 async fn a_log_is_reopened_without_losing_a_line() {
     let pod = Pod::new(|_| {}).await;
     let script = "i=0; while :; do i=$((i+1)); echo $i; usleep 1000; done";
-    let id = pod.client.create(&pod.id, pod.node.busybox("loud", &["sh", "-c", script]), &pod.sandbox).await.unwrap();
+    let id = pod
+        .client
+        .create(&pod.id, pod.node.busybox("loud", &["sh", "-c", script]), &pod.sandbox)
+        .await
+        .unwrap();
     pod.client.start(&id).await.unwrap();
     let log = std::path::Path::new(&pod.sandbox.log_directory).join("loud.log");
     let rotated = log.with_extension("log.1");
@@ -336,6 +367,10 @@ async fn a_log_is_reopened_without_losing_a_line() {
     some(log.clone()).await;
     pod.client.stop(&id, 0).await.unwrap();
     let both = std::fs::read_to_string(&rotated).unwrap() + &std::fs::read_to_string(&log).unwrap();
-    let numbers: Vec<u32> = both.lines().map(|line| line.rsplit(' ').next().unwrap().parse().unwrap()).collect();
-    assert!(numbers.iter().zip(1..).all(|(number, expected)| *number == expected), "a gap or a mix: {numbers:?}");
+    let numbers: Vec<u32> =
+        both.lines().map(|line| line.rsplit(' ').next().unwrap().parse().unwrap()).collect();
+    assert!(
+        numbers.iter().zip(1..).all(|(number, expected)| *number == expected),
+        "a gap or a mix: {numbers:?}"
+    );
 }

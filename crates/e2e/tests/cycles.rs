@@ -82,5 +82,9 @@ impl Census {
 
 fn files(directory: &std::path::Path) -> usize {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-    entries.map(|entry| 1 + if entry.path().is_dir() && !entry.path().is_symlink() { files(&entry.path()) } else { 0 }).sum()
+    entries
+        .map(|entry| {
+            1 + if entry.path().is_dir() && !entry.path().is_symlink() { files(&entry.path()) } else { 0 }
+        })
+        .sum()
 }

@@ -41,8 +41,8 @@ async fn an_image_is_known_by_tag_digest_and_id() {
     for reference in [&tag, &by_digest, &id] {
         let image = status(&client, reference).await.unwrap_or_else(|| panic!("{reference} is known"));
         assert_eq!(image.id, id);
-        assert_eq!(image.repo_tags, [tag.clone()]);
-        assert_eq!(image.repo_digests, [by_digest.clone()]);
+        assert_eq!(image.repo_tags, std::slice::from_ref(&tag));
+        assert_eq!(image.repo_digests, std::slice::from_ref(&by_digest));
         assert_eq!(image.uid.map(|uid| uid.value), Some(1000));
         assert!(image.size > 0);
     }
@@ -77,7 +77,8 @@ async fn layers_are_shared_and_go_with_their_last_image() {
     let noise: Vec<u8> = (0..4_000_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     let base = || Layer::new().file("base", 0o644, &noise);
     for name in ["one", "two"] {
-        let image = Image::new(json!({})).layer(base()).layer(Layer::new().file(name, 0o644, name.as_bytes()));
+        let image =
+            Image::new(json!({})).layer(base()).layer(Layer::new().file(name, 0o644, name.as_bytes()));
         image.push(node.registry.address(), &format!("shared/{name}:v1")).await;
     }
     client.pull(&node.registry.image("shared/one:v1")).await.unwrap();
@@ -140,7 +141,8 @@ async fn the_images_stop_signal_and_user_count() {
     client.pull(&reference).await.unwrap();
     let sandbox = node.pod();
     let pod = client.run_pod(sandbox.clone()).await.unwrap();
-    let container = client.create(&pod, e2e::config::container("main", &reference, &[]), &sandbox).await.unwrap();
+    let container =
+        client.create(&pod, e2e::config::container("main", &reference, &[]), &sandbox).await.unwrap();
     client.start(&container).await.unwrap();
     let log = std::path::Path::new(&sandbox.log_directory).join("main.log");
     e2e::until(e2e::node::PATIENCE, "its word", || async {

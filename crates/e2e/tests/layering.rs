@@ -59,7 +59,8 @@ fn edges(metadata: &Value) -> BTreeSet<(String, String)> {
 fn reachable(metadata: &Value, from: &str) -> BTreeSet<String> {
     let nodes = metadata["resolve"]["nodes"].as_array().expect("a resolved graph");
     let packages = metadata["packages"].as_array().expect("packages");
-    let name_of = |id: &Value| packages.iter().find(|package| package["id"] == *id).map(name).expect("a package");
+    let name_of =
+        |id: &Value| packages.iter().find(|package| package["id"] == *id).map(name).expect("a package");
     let start = packages.iter().find(|package| name(package) == from).expect("the package")["id"].clone();
     let mut todo = vec![start];
     let mut found = BTreeSet::new();

@@ -38,7 +38,10 @@ async fn a_pod_runs_and_is_gone() {
 
     let output = client.exec(&container, &["sh", "-c", "hostname; echo oops >&2; exit 5"], 10).await.unwrap();
     let hostname = config.hostname.clone();
-    assert_eq!((output.stdout, output.stderr, output.exit_code), (format!("{hostname}\n"), "oops\n".into(), 5));
+    assert_eq!(
+        (output.stdout, output.stderr, output.exit_code),
+        (format!("{hostname}\n"), "oops\n".into(), 5)
+    );
 
     client.stop(&container, 10).await.unwrap();
     let exited = client.container(&container).await.unwrap();

@@ -8,7 +8,8 @@ async fn server(node: &Node, client: &Client, ports: Vec<PortMapping>) -> (Strin
     config.port_mappings = ports;
     let pod = client.run_pod(config.clone()).await.unwrap();
     let script = "while :; do echo hello from $HOSTNAME | nc -l -p 8080; done";
-    let container = client.create(&pod, node.busybox("server", &["sh", "-c", script]), &config).await.unwrap();
+    let container =
+        client.create(&pod, node.busybox("server", &["sh", "-c", script]), &config).await.unwrap();
     client.start(&container).await.unwrap();
     let ip = client.pod(&pod).await.unwrap().network.unwrap().ip;
     (ip, config.hostname)

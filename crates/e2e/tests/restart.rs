@@ -108,7 +108,11 @@ async fn an_ended_daemon_leaves_its_pods_running_and_takes_them_up_again() {
     assert_eq!(client.pod(&started.pod).await.unwrap().network.unwrap().ip, ip);
     let config = node.pod();
     let other = client.run_pod(config).await.unwrap();
-    assert_ne!(client.pod(&other).await.unwrap().network.unwrap().ip, ip, "its address is not given to another");
+    assert_ne!(
+        client.pod(&other).await.unwrap().network.unwrap().ip,
+        ip,
+        "its address is not given to another"
+    );
 }
 
 #[tokio::test]
@@ -123,7 +127,8 @@ async fn images_and_created_containers_outlive_the_daemon() {
     node.kill_daemon();
     node.start_daemon();
     let client = node.client();
-    let listed = client.images.clone().list_images(e2e::cri::ListImagesRequest { filter: None }).await.unwrap();
+    let listed =
+        client.images.clone().list_images(e2e::cri::ListImagesRequest { filter: None }).await.unwrap();
     assert_eq!(listed.into_inner().images[0].id, reference);
     client.start(&container).await.unwrap();
     assert_eq!(client.exited(&container).await.reason, "Completed");
@@ -143,7 +148,8 @@ async fn a_killed_supervisor_is_noticed_and_its_pod_can_be_removed() {
         .map(|(pid, _)| pid)
         .collect();
     assert_eq!(supervisors.len(), 1, "one supervisor a pod");
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(supervisors[0]), nix::sys::signal::Signal::SIGKILL).unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(supervisors[0]), nix::sys::signal::Signal::SIGKILL)
+        .unwrap();
     let status = client.exited(&started.container).await;
     assert_ne!(status.exit_code, 0, "{status:?}");
     until(Duration::from_secs(10), "the pod to be not ready", || async {

@@ -89,7 +89,11 @@ fn mib(kib: u64) -> f64 {
     kib as f64 / 1024.0
 }
 
-async fn timed<T>(figures: &mut Figures, name: &str, work: impl Future<Output = Result<T, tonic::Status>>) -> T {
+async fn timed<T>(
+    figures: &mut Figures,
+    name: &str,
+    work: impl Future<Output = Result<T, tonic::Status>>,
+) -> T {
     let begun = Instant::now();
     let value = work.await.unwrap_or_else(|status| panic!("{name}: {status}"));
     add(figures, name, begun.elapsed().as_secs_f64() * 1000.0);
@@ -113,8 +117,10 @@ fn pod(peer: &Peer, network: Network, number: usize) -> PodSandboxConfig {
 }
 
 async fn run(client: &Client, peer: &Peer, config: &PodSandboxConfig) -> Result<String, tonic::Status> {
-    let request =
-        RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: peer.kind.handler().to_owned() };
+    let request = RunPodSandboxRequest {
+        config: Some(config.clone()),
+        runtime_handler: peer.kind.handler().to_owned(),
+    };
     Ok(client.runtime.clone().run_pod_sandbox(request).await?.into_inner().pod_sandbox_id)
 }
 

@@ -65,11 +65,15 @@ impl Peer {
             Kind::Containerd(_) => peer(path, containerd, sandbox_image),
         };
         let cgroup = format!("/knarr-bench-{}", std::process::id());
-        let started = command.stdin(Stdio::null()).stdout(log.try_clone().expect("a log")).stderr(log).spawn();
+        let started =
+            command.stdin(Stdio::null()).stdout(log.try_clone().expect("a log")).stderr(log).spawn();
         let daemon = started.expect("the daemon's binary");
         enter(&cgroup, daemon.id());
         let peer = Self { kind, cgroup, directory, daemon };
-        crate::until(Duration::from_secs(30), "the daemon", || async { peer.client().pods().await.map(drop) }).await;
+        crate::until(Duration::from_secs(30), "the daemon", || async {
+            peer.client().pods().await.map(drop)
+        })
+        .await;
         peer
     }
 
@@ -191,7 +195,11 @@ fn hierarchies() -> Vec<PathBuf> {
 fn enter(cgroup: &str, pid: u32) {
     let relative = cgroup.trim_start_matches('/');
     let v1 = Path::new("/sys/fs/cgroup/cpuacct");
-    let home = if v1.is_dir() { v1.join(relative) } else { Path::new("/sys/fs/cgroup").join(relative).join("daemon") };
+    let home = if v1.is_dir() {
+        v1.join(relative)
+    } else {
+        Path::new("/sys/fs/cgroup").join(relative).join("daemon")
+    };
     std::fs::create_dir_all(&home).expect("a cgroup");
     std::fs::write(home.join("cgroup.procs"), pid.to_string()).expect("entering a cgroup");
 }

@@ -24,15 +24,18 @@ pub fn render(columns: &[Column]) -> String {
 
 fn row(text: &mut String, figure: &str, columns: &[Column]) {
     let _ = write!(text, "| {figure} |");
-    let halves: Vec<Option<f64>> = columns.iter().map(|(_, figures)| figures.get(figure).map(|v| part(v, 50))).collect();
+    let halves: Vec<Option<f64>> =
+        columns.iter().map(|(_, figures)| figures.get(figure).map(|v| part(v, 50))).collect();
     for ((_, figures), half) in columns.iter().zip(&halves) {
-        let shown = half.zip(figures.get(figure)).map_or_else(|| "-".into(), |(half, all)| show(half, part(all, 95)));
+        let shown =
+            half.zip(figures.get(figure)).map_or_else(|| "-".into(), |(half, all)| show(half, part(all, 95)));
         let _ = write!(text, " {shown} |");
     }
     let more_is_better = figure.contains("a second");
     let peers = halves[1..].iter().flatten().copied();
     let best = if more_is_better { peers.reduce(f64::max) } else { peers.reduce(f64::min) };
-    let ratio = halves[0].zip(best).map(|(ours, best)| if more_is_better { ours / best } else { best / ours });
+    let ratio =
+        halves[0].zip(best).map(|(ours, best)| if more_is_better { ours / best } else { best / ours });
     let _ = writeln!(text, " {} |", ratio.map_or_else(|| "-".into(), |ratio| format!("{ratio:.1}× better")));
 }
 

@@ -47,7 +47,9 @@ async fn main() {
 fn missing(kind: Kind, containerd: &Path) -> Option<String> {
     match kind {
         Kind::Knarr => None,
-        Kind::Containerd(runtime) if needs::program(runtime).is_none() => Some(format!("no {runtime} on PATH")),
+        Kind::Containerd(runtime) if needs::program(runtime).is_none() => {
+            Some(format!("no {runtime} on PATH"))
+        }
         Kind::Containerd(_) => {
             let binary = containerd.join("containerd");
             (!binary.exists()).then(|| format!("no \"{}\"", binary.display()))

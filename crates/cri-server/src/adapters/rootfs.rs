@@ -1,0 +1,58 @@
+//! `image-service` as the root filesystems that `sandbox` asks for.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use image_service::{ErrorKind, Images};
+use sandbox::{ContainerId, ImageConfig, LayerUsage, Prepared, RootFilesystems, RootfsError};
+
+/// Makes containers' roots from the node's images.
+pub(crate) struct ImageRootfs(pub(crate) Images);
+
+#[async_trait]
+impl RootFilesystems for ImageRootfs {
+    async fn prepare(&self, container: &ContainerId, image: &str) -> Result<Prepared, RootfsError> {
+        let info = self.0.prepare_rootfs(container.as_str(), image).await;
+        let info = info.map_err(|error| failure(error, image))?;
+        Ok(Prepared {
+            image_id: info.image_id.to_string(),
+            image_ref: info.image_ref,
+            config: config(info.config),
+        })
+    }
+
+    async fn mount(&self, container: &ContainerId) -> Result<OwnedFd, RootfsError> {
+        self.0.mount_rootfs(container.as_str()).await.map_err(|error| failure(error, ""))
+    }
+
+    async fn release(&self, container: &ContainerId) -> Result<(), RootfsError> {
+        self.0.release_rootfs(container.as_str()).await.map_err(|error| failure(error, ""))
+    }
+
+    async fn retain(&self, known: &[ContainerId]) {
+        let known: Vec<String> = known.iter().map(ToString::to_string).collect();
+        if let Err(error) = self.0.retain_rootfs(&known).await {
+            tracing::warn!("removing writable layers of unknown containers: {}", crate::chain(&error));
+        }
+    }
+
+    async fn usage(&self, container: &ContainerId) -> Result<LayerUsage, RootfsError> {
+        let usage = self.0.rootfs_usage(container.as_str()).await.map_err(|error| failure(error, ""))?;
+        Ok(LayerUsage { bytes: usage.used_bytes, inodes: usage.inodes_used })
+    }
+}
+
+fn failure(error: image_service::Error, image: &str) -> RootfsError {
+    match error {
+        image_service::Error::ImageMissing { .. } => RootfsError::NoImage { image: image.to_owned() },
+        error if error.kind() == ErrorKind::NoSpace => RootfsError::Full,
+        error => RootfsError::Failed(Arc::new(error)),
+    }
+}
+
+fn config(config: image_service::ImageConfig) -> ImageConfig {
+    let image_service::ImageConfig { user, env, entrypoint, cmd, working_dir, stop_signal, volumes, labels } =
+        config;
+    ImageConfig { user, env, entrypoint, cmd, working_dir, stop_signal, volumes, labels }
+}

@@ -1,0 +1,63 @@
+//! `knarr demo`: the main job on its own.
+//!
+//! A private daemon on directories of its own with the built-in network, an image pulled from a registry that the demo
+//! serves itself, a pod, its log, an exec, its stats; then everything is removed again. It is a client of the daemon like
+//! any other: nothing here reaches into it.
+
+mod daemon;
+mod image;
+mod registry;
+mod tour;
+
+use std::error::Error;
+use std::io::{self, IsTerminal, Write};
+
+use super::DemoArgs;
+
+/// A line about what happens now, where there is a terminal to follow it, and what came out of it, always.
+pub(super) struct Screen {
+    terminal: bool,
+}
+
+impl Screen {
+    fn new() -> Self {
+        Self { terminal: io::stderr().is_terminal() }
+    }
+
+    /// Shows what is being waited for, until the next call.
+    pub(super) fn busy(&self, what: &str) -> io::Result<()> {
+        if self.terminal { write!(io::stderr(), "\r\x1b[K… {what}") } else { Ok(()) }
+    }
+
+    /// Shows a result.
+    pub(super) fn show(&self, what: &str, value: &str) -> io::Result<()> {
+        if self.terminal {
+            write!(io::stderr(), "\r\x1b[K")?;
+        }
+        writeln!(io::stdout(), "{what:<10} {value}")
+    }
+}
+
+/// Runs the demo; the error says which part of it failed.
+pub(crate) fn run(arguments: &DemoArgs) -> Result<(), Box<dyn Error>> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(async {
+        let screen = Screen::new();
+        screen.busy("packing an image and serving it")?;
+        let packed = image::pack(&crate::beside("knarr-demo-workload")?)?;
+        let registry = registry::Registry::serve(packed).await?;
+        screen.busy("starting a private daemon")?;
+        let daemon = daemon::Daemon::start()?;
+        screen.show("daemon", &daemon.address())?;
+        let (reference, own) = match &arguments.image {
+            Some(image) => (image.clone(), tour::Workload::Foreign),
+            None => (registry.reference(), tour::Workload::Packed),
+        };
+        let toured = tour::tour(&daemon, &screen, &reference, own).await;
+        let ended = daemon.end().await;
+        toured?;
+        ended?;
+        screen.show("clean", "pod, image, daemon and directories are gone")?;
+        Ok(())
+    })
+}

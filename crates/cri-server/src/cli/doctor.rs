@@ -1,0 +1,164 @@
+//! `knarr doctor`: what this machine can and cannot do, and why it matters.
+//!
+//! Each row is an observation of something that knarr uses, made without changing the machine. A row that fails names the
+//! consequence; the command fails when something without which no pod runs is missing.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::Path;
+
+/// How much a missing thing matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Need {
+    /// No pod runs without it.
+    Must,
+    /// Something is slower or refused without it.
+    May,
+}
+
+/// One row: what is looked for, how, and what lacks without it.
+struct Check {
+    what: &'static str,
+    need: Need,
+    look: fn() -> Result<String, String>,
+    without: &'static str,
+}
+
+const CHECKS: [Check; 11] = [
+    Check {
+        what: "kernel",
+        need: Need::Must,
+        look: kernel,
+        without: "kernels before 5.15 lack calls that pods are made with",
+    },
+    Check { what: "root", need: Need::Must, look: root, without: "namespaces, mounts and cgroups need root" },
+    Check { what: "overlay", need: Need::Must, look: overlay, without: "root filesystems are overlays" },
+    Check { what: "erofs", need: Need::May, look: erofs, without: "layers are plain directories" },
+    Check { what: "namespaces", need: Need::Must, look: namespaces, without: "pods are made of them" },
+    Check {
+        what: "user namespaces",
+        need: Need::May,
+        look: user_namespaces,
+        without: "pods that ask for one are refused",
+    },
+    Check { what: "cgroups", need: Need::Must, look: cgroups, without: "limits can't be set" },
+    Check {
+        what: "seccomp",
+        need: Need::May,
+        look: seccomp,
+        without: "pods that ask for RuntimeDefault are refused",
+    },
+    Check {
+        what: "AppArmor",
+        need: Need::May,
+        look: apparmor,
+        without: "profiles asked for by name are refused",
+    },
+    Check { what: "SELinux", need: Need::May, look: selinux, without: "labels asked for are refused" },
+    Check { what: "supervisor", need: Need::Must, look: supervisor, without: "every pod has one" },
+];
+
+/// Prints the table. `Ok(false)` when something that must be there is missing.
+pub(crate) fn run() -> io::Result<bool> {
+    let mut out = io::stdout().lock();
+    let mut healthy = true;
+    for check in &CHECKS {
+        match (check.look)() {
+            Ok(seen) => writeln!(out, "ok       {:<16} {seen}", check.what)?,
+            Err(why) => {
+                healthy &= check.need == Need::May;
+                let mark = if check.need == Need::Must { "MISSING" } else { "without" };
+                writeln!(out, "{mark}  {:<16} {why}: {}", check.what, check.without)?;
+            }
+        }
+    }
+    Ok(healthy)
+}
+
+fn kernel() -> Result<String, String> {
+    let release = read("/proc/sys/kernel/osrelease")?;
+    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if version >= (5, 15) { Ok(release) } else { Err(format!("is {release}")) }
+}
+
+fn root() -> Result<String, String> {
+    let status = read("/proc/self/status")?;
+    let field =
+        |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("").trim().to_owned();
+    let uid = field("Uid:").split_whitespace().nth(1).unwrap_or("?").to_owned();
+    if uid == "0" {
+        Ok(format!("capabilities {}", field("CapEff:")))
+    } else {
+        Err(format!("effective uid is {uid}"))
+    }
+}
+
+fn overlay() -> Result<String, String> {
+    filesystem("overlay")
+}
+
+fn erofs() -> Result<String, String> {
+    filesystem("erofs")
+}
+
+fn filesystem(name: &str) -> Result<String, String> {
+    let known = read("/proc/filesystems")?;
+    let found = known.lines().any(|line| line.split_whitespace().next_back() == Some(name));
+    if found {
+        Ok("known to the kernel".into())
+    } else {
+        Err("the kernel doesn't know it (a module not loaded?)".into())
+    }
+}
+
+fn namespaces() -> Result<String, String> {
+    let wanted = ["mnt", "net", "pid", "ipc", "uts", "cgroup"];
+    let missing: Vec<&str> =
+        wanted.into_iter().filter(|kind| !Path::new("/proc/self/ns").join(kind).exists()).collect();
+    if missing.is_empty() { Ok(wanted.join(" ")) } else { Err(format!("no {}", missing.join(" "))) }
+}
+
+fn user_namespaces() -> Result<String, String> {
+    let most = read("/proc/sys/user/max_user_namespaces")?;
+    if most == "0" { Err("user.max_user_namespaces is 0".into()) } else { Ok(format!("up to {most}")) }
+}
+
+fn cgroups() -> Result<String, String> {
+    if let Ok(controllers) = read("/sys/fs/cgroup/cgroup.controllers") {
+        return Ok(format!("v2: {controllers}"));
+    }
+    let present: Vec<&str> = ["cpu", "cpuset", "memory", "pids", "devices", "freezer", "unified"]
+        .into_iter()
+        .filter(|name| Path::new("/sys/fs/cgroup").join(name).is_dir())
+        .collect();
+    if present.contains(&"memory") {
+        Ok(format!("v1: {}", present.join(" ")))
+    } else {
+        Err(format!("no usable hierarchy at /sys/fs/cgroup ({})", present.join(" ")))
+    }
+}
+
+fn seccomp() -> Result<String, String> {
+    read("/proc/sys/kernel/seccomp/actions_avail")
+}
+
+fn apparmor() -> Result<String, String> {
+    let enabled = read("/sys/module/apparmor/parameters/enabled")?;
+    if enabled == "Y" { Ok("enabled".into()) } else { Err(format!("enabled is {enabled}")) }
+}
+
+fn selinux() -> Result<String, String> {
+    read("/sys/fs/selinux/enforce").map(|enforce| format!("enforce {enforce}"))
+}
+
+fn supervisor() -> Result<String, String> {
+    let path = crate::beside("knarr-supervisor").map_err(|error| error.to_string())?;
+    let found = fs::metadata(&path).is_ok_and(|meta| meta.is_file());
+    if found { Ok(path.display().to_string()) } else { Err(format!("no \"{}\"", path.display())) }
+}
+
+fn read(path: &str) -> Result<String, String> {
+    let text = fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?;
+    Ok(text.trim().to_owned())
+}

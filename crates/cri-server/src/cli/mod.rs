@@ -1,0 +1,139 @@
+//! The command line: what each sub-command takes. What they do lives in the modules beside this one.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Config, ConfigError, LogFormat, LogLevel};
+
+pub(crate) mod config;
+pub(crate) mod demo;
+pub(crate) mod doctor;
+
+/// A Kubernetes container runtime: kubelet, crictl and critest speak CRI v1 to it over a unix socket.
+#[derive(Debug, Parser)]
+#[command(name = "knarr", version, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serve CRI until SIGTERM; pods go on without the daemon
+    Serve(Box<ServeArgs>),
+    /// Run the main job on its own: a registry, a pull, a pod, its logs, an exec, its stats
+    Demo(DemoArgs),
+    /// Say what this machine can and cannot do, and why
+    Doctor,
+    /// Show the default configuration or check a file
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Print the version
+    Version,
+}
+
+/// `knarr config`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Print the default configuration as TOML
+    Default,
+    /// Check a configuration file and say what is wrong with it
+    Check {
+        /// The file
+        file: PathBuf,
+    },
+}
+
+/// `knarr demo`.
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Pull and run this image instead of the one that the demo packs
+    #[arg(long, value_name = "REF")]
+    pub(crate) image: Option<String>,
+}
+
+/// `knarr serve`: every flag is also a key of the configuration file, and wins over it.
+#[derive(Debug, Default, Args)]
+pub(crate) struct ServeArgs {
+    /// Configuration file (TOML)
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where to listen [default: unix:///run/knarr/knarr.sock]
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<String>,
+    /// Images, writable layers, addresses [default: /var/lib/knarr]
+    #[arg(long, value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// Sockets and records of pods [default: /run/knarr]
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// CNI configuration files [default: /etc/cni/net.d]
+    #[arg(long, value_name = "DIR")]
+    cni_conf_dir: Option<PathBuf>,
+    /// CNI plugins; may be given several times [default: /opt/cni/bin]
+    #[arg(long, value_name = "DIR", num_args = 1..)]
+    cni_bin_dir: Vec<PathBuf>,
+    /// Use the built-in pod network instead of CNI configuration files
+    #[arg(long)]
+    builtin_network: bool,
+    /// hosts.toml files of registries [default: /etc/knarr/certs.d]
+    #[arg(long, value_name = "DIR")]
+    registry_config_dir: Option<PathBuf>,
+    /// Least important level to log [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<LogLevel>,
+    /// How log lines look [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
+}
+
+impl ServeArgs {
+    /// Defaults, file and flags laid over each other and checked.
+    pub(crate) fn into_config(self) -> Result<Config, ConfigError> {
+        let mut config = self.config.as_deref().map_or_else(|| Ok(Config::default()), Config::read)?;
+        overlay(&mut config.listen, self.listen);
+        overlay(&mut config.root, self.root);
+        overlay(&mut config.state, self.state);
+        overlay(&mut config.cni_conf_dir, self.cni_conf_dir);
+        overlay(&mut config.cni_bin_dir, Some(self.cni_bin_dir).filter(|dirs| !dirs.is_empty()));
+        overlay(&mut config.registry_config_dir, self.registry_config_dir);
+        overlay(&mut config.log_level, self.log_level);
+        overlay(&mut config.log_format, self.log_format);
+        config.network.builtin |= self.builtin_network;
+        config.check()?;
+        Ok(config)
+    }
+}
+
+fn overlay<T>(value: &mut T, flag: Option<T>) {
+    if let Some(flag) = flag {
+        *value = flag;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_file() {
+        let directory = std::env::temp_dir().join(format!("knarr-cli-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let file = directory.join("knarr.toml");
+        std::fs::write(&file, "root = \"/from/file\"\nstate = \"/from/file\"").unwrap();
+        let line = ["knarr", "serve", "--config", file.to_str().unwrap(), "--state", "/from/flag"];
+        let Command::Serve(arguments) = Cli::parse_from(line).command else { panic!("serve") };
+        let config = arguments.into_config().unwrap();
+        std::fs::remove_dir_all(&directory).unwrap();
+        assert_eq!(config.root, PathBuf::from("/from/file"));
+        assert_eq!(config.state, PathBuf::from("/from/flag"));
+    }
+}

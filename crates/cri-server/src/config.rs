@@ -1,0 +1,258 @@
+//! The daemon's configuration: defaults, then a TOML file, then the command line; each later one wins.
+//!
+//! Every flag of `knarr serve` is a key here too. What is not known is refused by name, so that a misspelt key can't be
+//! silently without effect.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// What `knarr serve` runs by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Config {
+    /// Where the daemon listens: `unix://` and an absolute path.
+    pub(crate) listen: String,
+    /// What survives a reboot: images, writable layers, addresses.
+    pub(crate) root: PathBuf,
+    /// What dies with the boot: sockets, records of pods. Best on a tmpfs.
+    pub(crate) state: PathBuf,
+    /// Where CNI configuration files are looked for.
+    pub(crate) cni_conf_dir: PathBuf,
+    /// Where CNI plugins are looked for, in order.
+    pub(crate) cni_bin_dir: Vec<PathBuf>,
+    /// `<host>/hosts.toml` per registry, `_default` included.
+    pub(crate) registry_config_dir: PathBuf,
+    /// The least important level that is logged: error, warn, info, debug, trace.
+    pub(crate) log_level: LogLevel,
+    /// How log lines look on standard error.
+    pub(crate) log_format: LogFormat,
+    /// The built-in pod network.
+    pub(crate) network: BuiltinNetwork,
+}
+
+/// `[network]`: the built-in bridge, used instead of CNI configuration files when `builtin` is true.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct BuiltinNetwork {
+    /// Off unless asked for.
+    pub(crate) builtin: bool,
+    /// The bridge's name: at most 15 bytes (IFNAMSIZ less its end).
+    pub(crate) bridge: String,
+    /// One subnet per address family, `address/prefix`; the first is the preferred family.
+    pub(crate) subnets: Vec<String>,
+}
+
+/// Levels of `tracing`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogLevel {
+    /// Only what failed and stays failed.
+    Error,
+    /// Also what an operator should look at.
+    Warn,
+    /// Also a line for each call.
+    Info,
+    /// Also each step.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// How a log line is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Why a configuration can't be used.
+#[derive(Debug, Error)]
+pub(crate) enum ConfigError {
+    /// The file can't be read.
+    #[error("reading configuration \"{path}\"")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        cause: std::io::Error,
+    },
+    /// The file is not TOML, has a key that is not known, or a value of the wrong type.
+    #[error("parsing configuration \"{path}\"")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and what.
+        #[source]
+        cause: Box<toml::de::Error>,
+    },
+    /// A value that can't be honoured.
+    #[error("configuration key \"{key}\": {why}, not \"{value}\"")]
+    Value {
+        /// The key's path.
+        key: &'static str,
+        /// What it holds.
+        value: String,
+        /// What it must be.
+        why: &'static str,
+    },
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: "unix:///run/knarr/knarr.sock".into(),
+            root: "/var/lib/knarr".into(),
+            state: "/run/knarr".into(),
+            cni_conf_dir: "/etc/cni/net.d".into(),
+            cni_bin_dir: vec!["/opt/cni/bin".into()],
+            registry_config_dir: "/etc/knarr/certs.d".into(),
+            log_level: LogLevel::Info,
+            log_format: LogFormat::Text,
+            network: BuiltinNetwork::default(),
+        }
+    }
+}
+
+impl Default for BuiltinNetwork {
+    fn default() -> Self {
+        Self { builtin: false, bridge: "knarr0".into(), subnets: vec!["10.88.0.0/16".into()] }
+    }
+}
+
+impl LogLevel {
+    /// As a directive of `tracing_subscriber::EnvFilter`.
+    pub(crate) fn directive(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+impl Config {
+    /// Reads `path`; keys that it lacks keep their defaults. Values are checked by [`Config::check`], after the command
+    /// line had its say.
+    pub(crate) fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|cause| ConfigError::Read { path: path.to_owned(), cause })?;
+        toml::from_str(&text)
+            .map_err(|cause| ConfigError::Parse { path: path.to_owned(), cause: Box::new(cause) })
+    }
+
+    /// Checks every value that can be judged without touching the machine.
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        self.socket()?;
+        let paths = [
+            ("root", &self.root),
+            ("state", &self.state),
+            ("cni_conf_dir", &self.cni_conf_dir),
+            ("registry_config_dir", &self.registry_config_dir),
+        ];
+        paths.into_iter().try_for_each(|(key, path)| absolute(key, path))?;
+        self.cni_bin_dir.iter().try_for_each(|path| absolute("cni_bin_dir", path))?;
+        self.network.check()
+    }
+
+    /// The path of the socket in `listen`.
+    pub(crate) fn socket(&self) -> Result<&Path, ConfigError> {
+        let why = "must be unix:// and an absolute path";
+        let path = self.listen.strip_prefix("unix://").map(Path::new).filter(|path| path.is_absolute());
+        path.ok_or_else(|| ConfigError::Value { key: "listen", value: self.listen.clone(), why })
+    }
+}
+
+impl BuiltinNetwork {
+    /// The network for `cni`, when it is on.
+    pub(crate) fn enabled(&self) -> Result<Option<cni::BuiltinNetwork>, ConfigError> {
+        if !self.builtin {
+            return Ok(None);
+        }
+        let subnets = self.subnets.iter().map(|subnet| parse_subnet(subnet)).collect::<Result<_, _>>()?;
+        Ok(Some(cni::BuiltinNetwork {
+            name: self.bridge.clone(),
+            bridge: self.bridge.clone(),
+            subnets,
+            mtu: None,
+        }))
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let name = self.bridge.as_str();
+        let usable =
+            !name.is_empty() && name.len() <= 15 && name.bytes().all(|b| b.is_ascii_graphic() && b != b'/');
+        if !usable {
+            let why = "must be an interface name of 1 to 15 bytes";
+            return Err(ConfigError::Value { key: "network.bridge", value: name.into(), why });
+        }
+        if self.builtin && self.subnets.is_empty() {
+            let why = "must name at least one subnet";
+            return Err(ConfigError::Value { key: "network.subnets", value: "[]".into(), why });
+        }
+        self.subnets.iter().try_for_each(|subnet| parse_subnet(subnet).map(drop))
+    }
+}
+
+fn parse_subnet(subnet: &str) -> Result<cni::Subnet, ConfigError> {
+    let parsed = subnet.split_once('/').and_then(|(address, prefix)| {
+        let address = address.parse::<IpAddr>().ok()?;
+        let widest = if address.is_ipv4() { 30 } else { 126 };
+        let prefix = prefix.parse::<u8>().ok().filter(|bits| *bits <= widest)?;
+        Some(cni::Subnet { network: cni::Cidr { address, prefix }, gateway: None })
+    });
+    let why = "must be address/prefix with room for pods";
+    parsed.ok_or_else(|| ConfigError::Value { key: "network.subnets", value: subnet.into(), why })
+}
+
+fn absolute(key: &'static str, path: &Path) -> Result<(), ConfigError> {
+    if path.is_absolute() {
+        return Ok(());
+    }
+    Err(ConfigError::Value { key, value: path.display().to_string(), why: "must be an absolute path" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_valid_and_survive_a_round_trip() {
+        let text = toml::to_string(&Config::default()).unwrap();
+        let read: Config = toml::from_str(&text).unwrap();
+        assert_eq!(read, Config::default());
+        read.check().unwrap();
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_by_name() {
+        let error = toml::from_str::<Config>("colour = 1").unwrap_err().to_string();
+        assert!(error.contains("colour"), "{error}");
+    }
+
+    #[test]
+    fn values_that_cannot_be_honoured_are_refused_with_their_key() {
+        type Break = fn(&mut Config);
+        let broken: [(&str, Break); 5] = [
+            ("listen", |c| c.listen = "tcp://127.0.0.1:1".into()),
+            ("root", |c| c.root = "relative".into()),
+            ("cni_bin_dir", |c| c.cni_bin_dir.push("bin".into())),
+            ("network.bridge", |c| c.network.bridge = "much-too-long-for-a-name".into()),
+            ("network.subnets", |c| c.network.subnets = vec!["10.0.0.0/31".into()]),
+        ];
+        for (key, change) in broken {
+            let mut config = Config::default();
+            change(&mut config);
+            let error = config.check().unwrap_err().to_string();
+            assert!(error.contains(key), "{error}");
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! LinuxContainerResources, both ways. Zero on the wire means that nothing is said.
+
+use proto::runtime::v1 as cri;
+use sandbox::{Error, Resources};
+
+use super::{sorted, unsorted};
+
+/// Limits as they were asked for.
+///
+/// # Errors
+/// [`Error::Refused`] for a number that can't be one.
+pub(crate) fn read(resources: cri::LinuxContainerResources) -> Result<Resources, Error> {
+    let unsigned = |field: &str, value: i64| {
+        let path = || format!("linux.resources.{field}");
+        u64::try_from(value).map_err(|_| Error::refused(path(), format!("{value} is negative")))
+    };
+    let score = resources.oom_score_adj;
+    let oom_score_adj = i32::try_from(score).ok().filter(|score| (-1000..=1000).contains(score));
+    let bad_score =
+        || Error::refused("linux.resources.oom_score_adj", format!("{score} is not in -1000 to 1000"));
+    Ok(Resources {
+        cpu_period: said(unsigned("cpu_period", resources.cpu_period)?),
+        cpu_quota: said(resources.cpu_quota),
+        cpu_shares: said(unsigned("cpu_shares", resources.cpu_shares)?),
+        memory_limit: said(resources.memory_limit_in_bytes),
+        memory_swap_limit: said(resources.memory_swap_limit_in_bytes),
+        oom_score_adj: Some(oom_score_adj.ok_or_else(bad_score)?),
+        cpuset_cpus: resources.cpuset_cpus,
+        cpuset_mems: resources.cpuset_mems,
+        hugepage_limits: resources
+            .hugepage_limits
+            .into_iter()
+            .map(|limit| (limit.page_size, limit.limit))
+            .collect(),
+        unified: sorted(resources.unified),
+    })
+}
+
+/// Limits as an answer shows them.
+pub(crate) fn shown(resources: &Resources) -> cri::LinuxContainerResources {
+    let signed = |value: Option<u64>| value.map_or(0, |value| i64::try_from(value).unwrap_or(i64::MAX));
+    let hugepage = |(page_size, limit): (&String, &u64)| cri::HugepageLimit {
+        page_size: page_size.clone(),
+        limit: *limit,
+    };
+    cri::LinuxContainerResources {
+        cpu_period: signed(resources.cpu_period),
+        cpu_quota: resources.cpu_quota.unwrap_or(0),
+        cpu_shares: signed(resources.cpu_shares),
+        memory_limit_in_bytes: resources.memory_limit.unwrap_or(0),
+        memory_swap_limit_in_bytes: resources.memory_swap_limit.unwrap_or(0),
+        oom_score_adj: resources.oom_score_adj.unwrap_or(0).into(),
+        cpuset_cpus: resources.cpuset_cpus.clone(),
+        cpuset_mems: resources.cpuset_mems.clone(),
+        hugepage_limits: resources.hugepage_limits.iter().map(hugepage).collect(),
+        unified: unsorted(&resources.unified),
+    }
+}
+
+fn said<T: Default + PartialEq>(value: T) -> Option<T> {
+    Some(value).filter(|value| *value != T::default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_read_is_shown_again() {
+        let asked = cri::LinuxContainerResources {
+            cpu_period: 100_000,
+            cpu_quota: -1,
+            cpu_shares: 512,
+            memory_limit_in_bytes: 1 << 20,
+            memory_swap_limit_in_bytes: 1 << 21,
+            oom_score_adj: 997,
+            cpuset_cpus: "0-1".into(),
+            hugepage_limits: vec![cri::HugepageLimit { page_size: "2MB".into(), limit: 4 }],
+            unified: [("memory.high".to_owned(), "1000000".to_owned())].into(),
+            ..Default::default()
+        };
+        assert_eq!(shown(&read(asked.clone()).unwrap()), asked);
+    }
+
+    #[test]
+    fn impossible_numbers_are_refused_with_their_field() {
+        let negative = cri::LinuxContainerResources { cpu_shares: -1, ..Default::default() };
+        let error = read(negative).unwrap_err().to_string();
+        assert!(error.starts_with("linux.resources.cpu_shares"), "{error}");
+        let beyond = cri::LinuxContainerResources { oom_score_adj: 1001, ..Default::default() };
+        assert!(read(beyond).unwrap_err().to_string().contains("oom_score_adj"));
+    }
+}

@@ -1,0 +1,108 @@
+//! Namespaces, ids, profiles and labels: what the security contexts of pods and containers share.
+
+use proto::runtime::v1 as cri;
+use sandbox::{Error, NamespaceMode, PodNamespaces, Profile, SelinuxOptions, UserNamespace};
+
+use super::known;
+
+/// The namespace options of a pod or container.
+///
+/// # Errors
+/// [`Error::Refused`] for a mode that the contract doesn't have, or a target without an id.
+pub(crate) fn namespaces(options: cri::NamespaceOption) -> Result<PodNamespaces, Error> {
+    let path = |field: &str| format!("linux.security_context.namespace_options.{field}");
+    Ok(PodNamespaces {
+        network: mode(options.network, &options.target_id, &path("network"))?,
+        pid: mode(options.pid, &options.target_id, &path("pid"))?,
+        ipc: mode(options.ipc, &options.target_id, &path("ipc"))?,
+        user: options.userns_options.map(user_namespace).transpose()?.flatten(),
+    })
+}
+
+fn mode(number: i32, target: &str, field: &str) -> Result<NamespaceMode, Error> {
+    Ok(match known(number, field)? {
+        cri::NamespaceMode::Pod => NamespaceMode::Pod,
+        cri::NamespaceMode::Container => NamespaceMode::Container,
+        cri::NamespaceMode::Node => NamespaceMode::Node,
+        cri::NamespaceMode::Target if target.is_empty() => {
+            return Err(Error::refused(field, "TARGET needs target_id"));
+        }
+        cri::NamespaceMode::Target => NamespaceMode::Target(target.to_owned()),
+    })
+}
+
+/// `None` for the host's, which is what NODE asks for.
+fn user_namespace(options: cri::UserNamespace) -> Result<Option<UserNamespace>, Error> {
+    let field = "linux.security_context.namespace_options.userns_options.mode";
+    match known(options.mode, field)? {
+        cri::NamespaceMode::Node => Ok(None),
+        cri::NamespaceMode::Pod => {
+            Ok(Some(UserNamespace { uids: mappings(&options.uids), gids: mappings(&options.gids) }))
+        }
+        cri::NamespaceMode::Container | cri::NamespaceMode::Target => {
+            Err(Error::refused(field, "a user namespace is the pod's or the node's"))
+        }
+    }
+}
+
+/// Mappings as (inside, outside, length).
+pub(crate) fn mappings(mappings: &[cri::IdMapping]) -> Vec<(u32, u32, u32)> {
+    mappings.iter().map(|mapping| (mapping.container_id, mapping.host_id, mapping.length)).collect()
+}
+
+/// Supplemental groups.
+///
+/// # Errors
+/// [`Error::Refused`] for a number that is no group id.
+pub(crate) fn group_ids(groups: &[i64]) -> Result<Vec<u32>, Error> {
+    let id = |group: &i64| {
+        // The kernel reads the largest number as "leave as it is".
+        let id = u32::try_from(*group).ok().filter(|id| *id < i32::MAX.unsigned_abs());
+        id.ok_or_else(|| {
+            Error::refused("linux.security_context.supplemental_groups", format!("{group} is not a group id"))
+        })
+    };
+    groups.iter().map(id).collect()
+}
+
+/// A seccomp or AppArmor profile.
+///
+/// # Errors
+/// [`Error::Refused`] for a type that the contract doesn't have, or Localhost without a name.
+pub(crate) fn profile(profile: Option<cri::SecurityProfile>, field: &str) -> Result<Option<Profile>, Error> {
+    use cri::security_profile::ProfileType;
+    let Some(profile) = profile else { return Ok(None) };
+    Ok(Some(match known(profile.profile_type, &format!("{field}.profile_type"))? {
+        ProfileType::RuntimeDefault => Profile::RuntimeDefault,
+        ProfileType::Unconfined => Profile::Unconfined,
+        ProfileType::Localhost if profile.localhost_ref.is_empty() => {
+            return Err(Error::refused(
+                format!("{field}.localhost_ref"),
+                "is missing for a Localhost profile",
+            ));
+        }
+        ProfileType::Localhost => Profile::Localhost(profile.localhost_ref),
+    }))
+}
+
+/// An SELinux context; one without content asks for nothing.
+pub(crate) fn selinux(options: Option<cri::SeLinuxOption>) -> Option<SelinuxOptions> {
+    let cri::SeLinuxOption { user, role, r#type: kind, level } = options?;
+    Some(SelinuxOptions { user, role, kind, level }).filter(|options| *options != SelinuxOptions::default())
+}
+
+/// The namespace options as an answer shows them.
+pub(crate) fn shown(namespaces: &PodNamespaces) -> cri::NamespaceOption {
+    let number = |mode: &NamespaceMode| match mode {
+        NamespaceMode::Pod => cri::NamespaceMode::Pod as i32,
+        NamespaceMode::Container => cri::NamespaceMode::Container as i32,
+        NamespaceMode::Node => cri::NamespaceMode::Node as i32,
+        NamespaceMode::Target(_) => cri::NamespaceMode::Target as i32,
+    };
+    cri::NamespaceOption {
+        network: number(&namespaces.network),
+        pid: number(&namespaces.pid),
+        ipc: number(&namespaces.ipc),
+        ..Default::default()
+    }
+}

@@ -1,0 +1,104 @@
+//! Containers: create, start, stop, remove, status, list, limits, logs.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use proto::runtime::v1 as cri;
+use sandbox::{ContainerPhase, ContainerStatus, Error};
+use serde_json::json;
+use tonic::Status;
+
+use super::Runtime;
+use crate::convert::{self, filter, resources, status};
+use crate::status::of_sandbox;
+
+pub(super) async fn create(
+    runtime: &Runtime,
+    request: cri::CreateContainerRequest,
+) -> Result<cri::CreateContainerResponse, Status> {
+    let wanted = request.config.ok_or_else(|| of_sandbox(&Error::refused("config", "is missing")))?;
+    let config = convert::container::config(wanted).map_err(|error| of_sandbox(&error))?;
+    let created = runtime.pods.create_container(&request.pod_sandbox_id, config).await;
+    let container_id = created.map_err(|error| of_sandbox(&error))?.to_string();
+    Ok(cri::CreateContainerResponse { container_id })
+}
+
+pub(super) async fn start(
+    runtime: &Runtime,
+    request: cri::StartContainerRequest,
+) -> Result<cri::StartContainerResponse, Status> {
+    runtime.pods.start_container(&request.container_id).await.map_err(|error| of_sandbox(&error))?;
+    Ok(cri::StartContainerResponse {})
+}
+
+pub(super) async fn stop(
+    runtime: &Runtime,
+    request: cri::StopContainerRequest,
+) -> Result<cri::StopContainerResponse, Status> {
+    // Seconds; kubelet means "at once" by zero, and a negative number can mean nothing else.
+    let grace = Duration::from_secs(u64::try_from(request.timeout).unwrap_or(0));
+    runtime.pods.stop_container(&request.container_id, grace).await.map_err(|error| of_sandbox(&error))?;
+    Ok(cri::StopContainerResponse {})
+}
+
+pub(super) async fn remove(
+    runtime: &Runtime,
+    request: cri::RemoveContainerRequest,
+) -> Result<cri::RemoveContainerResponse, Status> {
+    runtime.pods.remove_container(&request.container_id).await.map_err(|error| of_sandbox(&error))?;
+    Ok(cri::RemoveContainerResponse {})
+}
+
+pub(super) fn list(
+    runtime: &Runtime,
+    wanted: Option<cri::ContainerFilter>,
+) -> Result<Vec<cri::Container>, Status> {
+    let filter = filter::containers(wanted).map_err(|error| of_sandbox(&error))?;
+    Ok(runtime.pods.containers(&filter).iter().map(|container| status::container_item(container)).collect())
+}
+
+pub(super) async fn status(
+    runtime: &Runtime,
+    request: cri::ContainerStatusRequest,
+) -> Result<cri::ContainerStatusResponse, Status> {
+    let container = runtime.pods.container(&request.container_id).map_err(|error| of_sandbox(&error))?;
+    let info = if request.verbose { info(runtime, &container).await? } else { HashMap::new() };
+    Ok(cri::ContainerStatusResponse { status: Some(status::container(&container)), info })
+}
+
+/// One JSON object under the key that crictl prints, with the names that its users know.
+async fn info(runtime: &Runtime, container: &ContainerStatus) -> Result<HashMap<String, String>, Status> {
+    let spec =
+        runtime.pods.container_spec(container.id.as_str()).await.map_err(|error| of_sandbox(&error))?;
+    let pid = match &container.phase {
+        ContainerPhase::Running { pid, .. } => Some(*pid),
+        ContainerPhase::Created | ContainerPhase::Exited(_) | ContainerPhase::Unknown => None,
+    };
+    let info = json!({
+        "sandboxID": container.pod.as_str(),
+        "pid": pid.unwrap_or(0),
+        "config": *container.config,
+        "runtimeSpec": spec,
+    });
+    Ok(HashMap::from([("info".to_owned(), info.to_string())]))
+}
+
+pub(super) async fn update(
+    runtime: &Runtime,
+    request: cri::UpdateContainerResourcesRequest,
+) -> Result<cri::UpdateContainerResourcesResponse, Status> {
+    if request.windows.is_some() {
+        return Err(of_sandbox(&Error::refused("windows", "this node runs Linux")));
+    }
+    let limits = resources::read(request.linux.unwrap_or_default()).map_err(|error| of_sandbox(&error))?;
+    runtime.pods.update_resources(&request.container_id, limits).await.map_err(|error| of_sandbox(&error))?;
+    Ok(cri::UpdateContainerResourcesResponse {})
+}
+
+pub(super) async fn reopen_log(
+    runtime: &Runtime,
+    request: cri::ReopenContainerLogRequest,
+) -> Result<cri::ReopenContainerLogResponse, Status> {
+    runtime.pods.reopen_log(&request.container_id).await.map_err(|error| of_sandbox(&error))?;
+    Ok(cri::ReopenContainerLogResponse {})
+}

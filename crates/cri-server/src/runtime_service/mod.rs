@@ -1,0 +1,303 @@
+//! RuntimeService: each method parses its request, calls the domain, converts the answer. No method holds state.
+//!
+//! The work is in the modules beside this one, grouped by what it is about; this file is the list of methods. A method that is
+//! not built yet answers UNIMPLEMENTED with its name.
+
+mod containers;
+mod events;
+mod exec;
+mod node;
+mod pods;
+mod stats;
+pub(crate) mod stream;
+
+use std::path::PathBuf;
+
+use proto::runtime::v1 as cri;
+use proto::runtime::v1::runtime_service_server::RuntimeService;
+use sandbox::Pods;
+use tokio::sync::watch;
+use tonic::{Request, Response, Status};
+
+use self::stream::Streamed;
+use crate::config::Config;
+
+/// The service.
+#[derive(Clone)]
+pub(crate) struct Runtime {
+    /// The domain.
+    pub(crate) pods: Pods,
+    /// The pod network, for its readiness.
+    pub(crate) networks: cni::Networks,
+    /// What the daemon runs by, shown in verbose statuses.
+    pub(crate) config: Config,
+    /// Where writable layers lie.
+    pub(crate) layers: PathBuf,
+    /// Becomes true when the daemon goes down: endless streams end then.
+    pub(crate) ending: watch::Receiver<bool>,
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+fn unimplemented<T>(method: &str) -> Answer<T> {
+    Err(Status::unimplemented(format!("{method} is not implemented")))
+}
+
+#[tonic::async_trait]
+impl RuntimeService for Runtime {
+    async fn version(&self, _: Request<cri::VersionRequest>) -> Answer<cri::VersionResponse> {
+        Ok(Response::new(node::version()))
+    }
+
+    async fn status(&self, request: Request<cri::StatusRequest>) -> Answer<cri::StatusResponse> {
+        node::status(self, request.get_ref().verbose).map(Response::new)
+    }
+
+    async fn runtime_config(
+        &self,
+        _: Request<cri::RuntimeConfigRequest>,
+    ) -> Answer<cri::RuntimeConfigResponse> {
+        Ok(Response::new(node::runtime_config()))
+    }
+
+    async fn update_runtime_config(
+        &self,
+        request: Request<cri::UpdateRuntimeConfigRequest>,
+    ) -> Answer<cri::UpdateRuntimeConfigResponse> {
+        Ok(Response::new(node::update(request.into_inner())))
+    }
+
+    async fn run_pod_sandbox(
+        &self,
+        request: Request<cri::RunPodSandboxRequest>,
+    ) -> Answer<cri::RunPodSandboxResponse> {
+        pods::run(self, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn stop_pod_sandbox(
+        &self,
+        request: Request<cri::StopPodSandboxRequest>,
+    ) -> Answer<cri::StopPodSandboxResponse> {
+        pods::stop(self, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn remove_pod_sandbox(
+        &self,
+        request: Request<cri::RemovePodSandboxRequest>,
+    ) -> Answer<cri::RemovePodSandboxResponse> {
+        pods::remove(self, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn pod_sandbox_status(
+        &self,
+        request: Request<cri::PodSandboxStatusRequest>,
+    ) -> Answer<cri::PodSandboxStatusResponse> {
+        pods::status(self, &request.into_inner()).map(Response::new)
+    }
+
+    async fn list_pod_sandbox(
+        &self,
+        request: Request<cri::ListPodSandboxRequest>,
+    ) -> Answer<cri::ListPodSandboxResponse> {
+        let items = pods::list(self, request.into_inner().filter)?;
+        Ok(Response::new(cri::ListPodSandboxResponse { items }))
+    }
+
+    type StreamPodSandboxesStream = Streamed<cri::StreamPodSandboxesResponse>;
+
+    async fn stream_pod_sandboxes(
+        &self,
+        request: Request<cri::StreamPodSandboxesRequest>,
+    ) -> Answer<Self::StreamPodSandboxesStream> {
+        let items = pods::list(self, request.into_inner().filter)?;
+        Ok(stream::batches(items, |pod_sandboxes| cri::StreamPodSandboxesResponse { pod_sandboxes }))
+    }
+
+    async fn create_container(
+        &self,
+        request: Request<cri::CreateContainerRequest>,
+    ) -> Answer<cri::CreateContainerResponse> {
+        containers::create(self, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn start_container(
+        &self,
+        request: Request<cri::StartContainerRequest>,
+    ) -> Answer<cri::StartContainerResponse> {
+        containers::start(self, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn stop_container(
+        &self,
+        request: Request<cri::StopContainerRequest>,
+    ) -> Answer<cri::StopContainerResponse> {
+        containers::stop(self, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn remove_container(
+        &self,
+        request: Request<cri::RemoveContainerRequest>,
+    ) -> Answer<cri::RemoveContainerResponse> {
+        containers::remove(self, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_containers(
+        &self,
+        request: Request<cri::ListContainersRequest>,
+    ) -> Answer<cri::ListContainersResponse> {
+        let containers = containers::list(self, request.into_inner().filter)?;
+        Ok(Response::new(cri::ListContainersResponse { containers }))
+    }
+
+    type StreamContainersStream = Streamed<cri::StreamContainersResponse>;
+
+    async fn stream_containers(
+        &self,
+        request: Request<cri::StreamContainersRequest>,
+    ) -> Answer<Self::StreamContainersStream> {
+        let items = containers::list(self, request.into_inner().filter)?;
+        Ok(stream::batches(items, |containers| cri::StreamContainersResponse { containers }))
+    }
+
+    async fn container_status(
+        &self,
+        request: Request<cri::ContainerStatusRequest>,
+    ) -> Answer<cri::ContainerStatusResponse> {
+        containers::status(self, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn update_container_resources(
+        &self,
+        request: Request<cri::UpdateContainerResourcesRequest>,
+    ) -> Answer<cri::UpdateContainerResourcesResponse> {
+        containers::update(self, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn reopen_container_log(
+        &self,
+        request: Request<cri::ReopenContainerLogRequest>,
+    ) -> Answer<cri::ReopenContainerLogResponse> {
+        containers::reopen_log(self, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn exec_sync(&self, request: Request<cri::ExecSyncRequest>) -> Answer<cri::ExecSyncResponse> {
+        exec::sync(self, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn exec(&self, _: Request<cri::ExecRequest>) -> Answer<cri::ExecResponse> {
+        unimplemented("Exec")
+    }
+
+    async fn attach(&self, _: Request<cri::AttachRequest>) -> Answer<cri::AttachResponse> {
+        unimplemented("Attach")
+    }
+
+    async fn port_forward(&self, _: Request<cri::PortForwardRequest>) -> Answer<cri::PortForwardResponse> {
+        unimplemented("PortForward")
+    }
+
+    async fn container_stats(
+        &self,
+        request: Request<cri::ContainerStatsRequest>,
+    ) -> Answer<cri::ContainerStatsResponse> {
+        stats::container(self, &request.into_inner().container_id).await.map(Response::new)
+    }
+
+    async fn list_container_stats(
+        &self,
+        request: Request<cri::ListContainerStatsRequest>,
+    ) -> Answer<cri::ListContainerStatsResponse> {
+        let stats = stats::containers(self, request.into_inner().filter).await;
+        Ok(Response::new(cri::ListContainerStatsResponse { stats }))
+    }
+
+    type StreamContainerStatsStream = Streamed<cri::StreamContainerStatsResponse>;
+
+    async fn stream_container_stats(
+        &self,
+        request: Request<cri::StreamContainerStatsRequest>,
+    ) -> Answer<Self::StreamContainerStatsStream> {
+        let items = stats::containers(self, request.into_inner().filter).await;
+        Ok(stream::batches(items, |container_stats| cri::StreamContainerStatsResponse { container_stats }))
+    }
+
+    async fn pod_sandbox_stats(
+        &self,
+        _: Request<cri::PodSandboxStatsRequest>,
+    ) -> Answer<cri::PodSandboxStatsResponse> {
+        unimplemented("PodSandboxStats")
+    }
+
+    async fn list_pod_sandbox_stats(
+        &self,
+        _: Request<cri::ListPodSandboxStatsRequest>,
+    ) -> Answer<cri::ListPodSandboxStatsResponse> {
+        unimplemented("ListPodSandboxStats")
+    }
+
+    type StreamPodSandboxStatsStream = Streamed<cri::StreamPodSandboxStatsResponse>;
+
+    async fn stream_pod_sandbox_stats(
+        &self,
+        _: Request<cri::StreamPodSandboxStatsRequest>,
+    ) -> Answer<Self::StreamPodSandboxStatsStream> {
+        unimplemented("StreamPodSandboxStats")
+    }
+
+    async fn checkpoint_container(
+        &self,
+        _: Request<cri::CheckpointContainerRequest>,
+    ) -> Answer<cri::CheckpointContainerResponse> {
+        unimplemented("CheckpointContainer")
+    }
+
+    async fn checkpoint_pod(
+        &self,
+        _: Request<cri::CheckpointPodRequest>,
+    ) -> Answer<cri::CheckpointPodResponse> {
+        unimplemented("CheckpointPod")
+    }
+
+    async fn restore_pod(&self, _: Request<cri::RestorePodRequest>) -> Answer<cri::RestorePodResponse> {
+        unimplemented("RestorePod")
+    }
+
+    type GetContainerEventsStream = Streamed<cri::ContainerEventResponse>;
+
+    async fn get_container_events(
+        &self,
+        _: Request<cri::GetEventsRequest>,
+    ) -> Answer<Self::GetContainerEventsStream> {
+        Ok(Response::new(events::stream(self)))
+    }
+
+    async fn list_metric_descriptors(
+        &self,
+        _: Request<cri::ListMetricDescriptorsRequest>,
+    ) -> Answer<cri::ListMetricDescriptorsResponse> {
+        unimplemented("ListMetricDescriptors")
+    }
+
+    async fn list_pod_sandbox_metrics(
+        &self,
+        _: Request<cri::ListPodSandboxMetricsRequest>,
+    ) -> Answer<cri::ListPodSandboxMetricsResponse> {
+        unimplemented("ListPodSandboxMetrics")
+    }
+
+    type StreamPodSandboxMetricsStream = Streamed<cri::StreamPodSandboxMetricsResponse>;
+
+    async fn stream_pod_sandbox_metrics(
+        &self,
+        _: Request<cri::StreamPodSandboxMetricsRequest>,
+    ) -> Answer<Self::StreamPodSandboxMetricsStream> {
+        unimplemented("StreamPodSandboxMetrics")
+    }
+
+    async fn update_pod_sandbox_resources(
+        &self,
+        _: Request<cri::UpdatePodSandboxResourcesRequest>,
+    ) -> Answer<cri::UpdatePodSandboxResourcesResponse> {
+        unimplemented("UpdatePodSandboxResources")
+    }
+}

@@ -1,0 +1,79 @@
+//! What the node says about itself.
+
+use std::collections::HashMap;
+
+use proto::runtime::v1 as cri;
+use serde_json::json;
+use tonic::Status;
+
+use super::Runtime;
+
+/// The version of CRI that is spoken: the contract's own version field, not its package.
+const KUBELET_API_VERSION: &str = "0.1.0";
+
+pub(super) fn version() -> cri::VersionResponse {
+    cri::VersionResponse {
+        version: KUBELET_API_VERSION.to_owned(),
+        runtime_name: "knarr".to_owned(),
+        runtime_version: env!("CARGO_PKG_VERSION").to_owned(),
+        runtime_api_version: "v1".to_owned(),
+    }
+}
+
+/// Conditions, handlers and features.
+///
+/// # Errors
+/// Internal, when the verbose information can't be written as JSON.
+pub(super) fn status(runtime: &Runtime, verbose: bool) -> Result<cri::StatusResponse, Status> {
+    let features = cri::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: false };
+    Ok(cri::StatusResponse {
+        status: Some(cri::RuntimeStatus {
+            conditions: vec![condition("RuntimeReady", None), network(runtime)],
+        }),
+        info: if verbose { info(runtime)? } else { HashMap::new() },
+        runtime_handlers: vec![cri::RuntimeHandler { name: String::new(), features: Some(features) }],
+        features: Some(cri::RuntimeFeatures { supplemental_groups_policy: true, ..Default::default() }),
+    })
+}
+
+fn network(runtime: &Runtime) -> cri::RuntimeCondition {
+    match runtime.networks.status() {
+        cni::Status::Ready { .. } => condition("NetworkReady", None),
+        // The word that kubelet's users know from other runtimes.
+        cni::Status::NotReady { reason } => {
+            condition("NetworkReady", Some(("NetworkPluginNotReady", reason)))
+        }
+    }
+}
+
+fn condition(kind: &str, unmet: Option<(&str, String)>) -> cri::RuntimeCondition {
+    let status = unmet.is_none();
+    let (reason, message) = unmet.unwrap_or_default();
+    cri::RuntimeCondition { r#type: kind.to_owned(), status, reason: reason.to_owned(), message }
+}
+
+fn info(runtime: &Runtime) -> Result<HashMap<String, String>, Status> {
+    let network = match runtime.networks.status() {
+        cni::Status::Ready { network } => json!({ "ready": true, "name": network }),
+        cni::Status::NotReady { reason } => json!({ "ready": false, "reason": reason }),
+    };
+    let config = serde_json::to_string(&runtime.config);
+    let config =
+        config.map_err(|error| Status::internal(format!("writing the configuration as JSON: {error}")))?;
+    Ok(HashMap::from([("config".to_owned(), config), ("network".to_owned(), network.to_string())]))
+}
+
+pub(super) fn runtime_config() -> cri::RuntimeConfigResponse {
+    let cgroup_driver = cri::CgroupDriver::Cgroupfs as i32;
+    cri::RuntimeConfigResponse { linux: Some(cri::LinuxRuntimeConfiguration { cgroup_driver }) }
+}
+
+/// kubelet tells the node's pod CIDR here. Addresses are the network configuration's to choose, as with other runtimes that
+/// aren't given a template for it, so the word is only noted.
+pub(super) fn update(request: cri::UpdateRuntimeConfigRequest) -> cri::UpdateRuntimeConfigResponse {
+    let network = request.runtime_config.and_then(|config| config.network_config);
+    if let Some(network) = network {
+        tracing::info!(pod_cidr = network.pod_cidr, "the pod CIDR is left to the network configuration");
+    }
+    cri::UpdateRuntimeConfigResponse {}
+}

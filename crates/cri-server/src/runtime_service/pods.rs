@@ -1,0 +1,74 @@
+//! Pod sandboxes: run, stop, remove, status, list.
+
+use std::collections::HashMap;
+
+use proto::runtime::v1 as cri;
+use sandbox::{ContainerFilter, Error, PodStatus};
+use serde_json::json;
+use tonic::Status;
+
+use super::Runtime;
+use crate::convert::{self, filter, status};
+use crate::status::of_sandbox;
+
+pub(super) async fn run(
+    runtime: &Runtime,
+    request: cri::RunPodSandboxRequest,
+) -> Result<cri::RunPodSandboxResponse, Status> {
+    let wanted = request.config.ok_or_else(|| of_sandbox(&Error::refused("config", "is missing")))?;
+    let config = convert::pod::config(wanted, request.runtime_handler).map_err(|error| of_sandbox(&error))?;
+    let id = runtime.pods.run(config).await.map_err(|error| of_sandbox(&error))?;
+    Ok(cri::RunPodSandboxResponse { pod_sandbox_id: id.to_string() })
+}
+
+pub(super) async fn stop(
+    runtime: &Runtime,
+    request: cri::StopPodSandboxRequest,
+) -> Result<cri::StopPodSandboxResponse, Status> {
+    runtime.pods.stop(&request.pod_sandbox_id).await.map_err(|error| of_sandbox(&error))?;
+    Ok(cri::StopPodSandboxResponse {})
+}
+
+pub(super) async fn remove(
+    runtime: &Runtime,
+    request: cri::RemovePodSandboxRequest,
+) -> Result<cri::RemovePodSandboxResponse, Status> {
+    runtime.pods.remove(&request.pod_sandbox_id).await.map_err(|error| of_sandbox(&error))?;
+    Ok(cri::RemovePodSandboxResponse {})
+}
+
+pub(super) fn status(
+    runtime: &Runtime,
+    request: &cri::PodSandboxStatusRequest,
+) -> Result<cri::PodSandboxStatusResponse, Status> {
+    let pod = runtime.pods.pod(&request.pod_sandbox_id).map_err(|error| of_sandbox(&error))?;
+    let inside = ContainerFilter { pod: pod.id.to_string(), ..Default::default() };
+    let containers = runtime.pods.containers(&inside);
+    Ok(cri::PodSandboxStatusResponse {
+        status: Some(status::pod(&pod)),
+        info: if request.verbose { info(&pod) } else { HashMap::new() },
+        containers_statuses: containers.iter().map(|container| status::container(container)).collect(),
+        timestamp: crate::now(),
+    })
+}
+
+pub(super) fn list(
+    runtime: &Runtime,
+    wanted: Option<cri::PodSandboxFilter>,
+) -> Result<Vec<cri::PodSandbox>, Status> {
+    let filter = filter::pods(wanted).map_err(|error| of_sandbox(&error))?;
+    Ok(runtime.pods.pods(&filter).iter().map(|pod| status::pod_item(pod)).collect())
+}
+
+/// One JSON object under the key that crictl prints.
+fn info(pod: &PodStatus) -> HashMap<String, String> {
+    let info = json!({
+        "pid": pod.supervisor,
+        "netns": pod.netns,
+        "cgroup": pod.cgroup,
+        "message": pod.message,
+        "runtimeHandler": pod.config.runtime_handler,
+        "config": *pod.config,
+    });
+    HashMap::from([("info".to_owned(), info.to_string())])
+}

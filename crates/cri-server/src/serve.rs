@@ -1,0 +1,224 @@
+//! `knarr serve`: from a configuration to a daemon that answers, and back.
+//!
+//! Order: directories and their lock → network → images → pods (recovery) → socket → the word that it serves. SIGTERM and SIGINT
+//! stop serving; pods go on without the daemon.
+
+use std::fs::{DirBuilder, File, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::fcntl::{Flock, FlockArg};
+use proto::runtime::v1::image_service_server::ImageServiceServer;
+use proto::runtime::v1::runtime_service_server::RuntimeServiceServer;
+use sandbox::{CgroupDriver, Deadlines, Pods};
+use thiserror::Error;
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio_stream::wrappers::UnixListenerStream;
+
+use crate::adapters::network::CniNetwork;
+use crate::adapters::rootfs::ImageRootfs;
+use crate::call_log::CallLog;
+use crate::config::{Config, ConfigError};
+use crate::images::Images;
+use crate::runtime_service::Runtime;
+
+/// The largest request that is read: kubelet sends no more than 16 MiB.
+const MESSAGE_BYTES: usize = 16 << 20;
+
+/// How long calls under way may take when the daemon ends. What they work at goes on in the supervisors or is recovered.
+const LAST_CALLS: Duration = Duration::from_secs(5);
+
+/// The cgroup below which pods go whose request names none.
+const CGROUP_PARENT: &str = "/knarr";
+
+/// Why the daemon did not come up.
+#[derive(Debug, Error)]
+pub(crate) enum ServeError {
+    /// A file, directory or socket of the daemon's.
+    #[error("{action} \"{}\"", path.display())]
+    File {
+        /// What was done to it.
+        action: &'static str,
+        /// The thing.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        cause: io::Error,
+    },
+    /// Another daemon has the state directory.
+    #[error("another daemon runs on \"{}\"", path.display())]
+    Taken {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The pod network.
+    #[error("opening the pod network")]
+    Network(#[from] cni::Error),
+    /// The image store.
+    #[error("opening the image store")]
+    Images(#[from] image_service::Error),
+    /// Pods that were there before.
+    #[error("taking up the pods")]
+    Pods(#[from] sandbox::Error),
+    /// The connection itself.
+    #[error("serving")]
+    Serve(#[from] tonic::transport::Error),
+}
+
+/// Serves until a signal ends it.
+pub(crate) async fn serve(config: Config) -> Result<(), ServeError> {
+    for directory in [&config.root, &config.state] {
+        make_private(directory)?;
+    }
+    let _lock = lock(&config.state)?;
+    let (end, ending) = watch::channel(false);
+    let (runtime, images) = open(&config, ending.clone()).await?;
+    let pods = runtime.pods.clone();
+    let socket = config.socket()?.to_owned();
+    let listener = listen(&socket)?;
+    let stop = stopped(end);
+    tokio::spawn(announce(config.listen.clone()));
+    let served = tonic::transport::Server::builder()
+        .layer(CallLog)
+        .add_service(RuntimeServiceServer::new(runtime).max_decoding_message_size(MESSAGE_BYTES))
+        .add_service(ImageServiceServer::new(images).max_decoding_message_size(MESSAGE_BYTES))
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop);
+    let ended = bounded(served, ending).await;
+    let _ = std::fs::remove_file(&socket);
+    pods.shutdown().await;
+    ended
+}
+
+async fn open(config: &Config, ending: watch::Receiver<bool>) -> Result<(Runtime, Images), ServeError> {
+    let networks = cni::Networks::open(network_config(config)?)?;
+    let images = image_service::Images::open(image_config(config))?;
+    let network = Arc::new(CniNetwork(networks.clone()));
+    let rootfs = Arc::new(ImageRootfs(images.clone()));
+    let pods = Pods::open(pod_config(config)?, network, rootfs).await?;
+    let layers = config.root.join("containers");
+    let runtime = Runtime { pods, networks, config: config.clone(), layers: layers.clone(), ending };
+    Ok((runtime, Images { images }))
+}
+
+fn network_config(config: &Config) -> Result<cni::Config, ServeError> {
+    Ok(cni::Config {
+        conf_dir: config.cni_conf_dir.clone(),
+        bin_dirs: config.cni_bin_dir.clone(),
+        state_dir: config.root.join("networks"),
+        builtin: config.network.enabled()?,
+        plugin_deadline: cni::Config::PLUGIN_DEADLINE,
+    })
+}
+
+fn image_config(config: &Config) -> image_service::Config {
+    image_service::Config::new(config.root.clone(), config.registry_config_dir.clone())
+}
+
+fn pod_config(config: &Config) -> Result<sandbox::Config, ServeError> {
+    let supervisor = crate::beside("knarr-supervisor").map_err(|cause| ServeError::File {
+        action: "finding",
+        path: "knarr-supervisor".into(),
+        cause,
+    })?;
+    Ok(sandbox::Config {
+        state_dir: config.state.clone(),
+        root_dir: config.root.clone(),
+        supervisor,
+        cgroup_driver: CgroupDriver::Cgroupfs,
+        default_cgroup_parent: CGROUP_PARENT.to_owned(),
+        handlers: std::collections::BTreeMap::new(),
+        deadlines: Deadlines::default(),
+    })
+}
+
+/// A directory that only root can look into.
+fn make_private(path: &Path) -> Result<(), ServeError> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+    let kept = made.and_then(|()| std::fs::set_permissions(path, Permissions::from_mode(0o700)));
+    kept.map_err(|cause| ServeError::File { action: "making the directory", path: path.to_owned(), cause })
+}
+
+/// Two daemons on one state directory would take each other's pods for leftovers.
+fn lock(state: &Path) -> Result<Flock<File>, ServeError> {
+    let path = state.join("lock");
+    let file = File::options().create(true).truncate(false).write(true).open(&path);
+    let file = file.map_err(|cause| ServeError::File { action: "opening the lock", path, cause })?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock)
+        .map_err(|_| ServeError::Taken { path: state.to_owned() })
+}
+
+/// Binds the socket. What lies in its way is a dead daemon's, since the state directory is locked; a live one of another state
+/// directory is found out by asking.
+fn listen(path: &Path) -> Result<UnixListener, ServeError> {
+    let failed =
+        |action: &'static str| move |cause| ServeError::File { action, path: path.to_owned(), cause };
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        return Err(ServeError::Taken { path: path.to_owned() });
+    }
+    if let Some(directory) = path.parent().filter(|directory| !directory.exists()) {
+        make_private(directory)?;
+    }
+    match std::fs::remove_file(path) {
+        Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
+            return Err(failed("removing the old socket")(cause));
+        }
+        _ => {}
+    }
+    let listener = UnixListener::bind(path).map_err(failed("listening on"))?;
+    std::fs::set_permissions(path, Permissions::from_mode(0o660)).map_err(failed("setting the mode of"))?;
+    Ok(listener)
+}
+
+/// Says on standard output, and to systemd where there is one, that calls are answered from now on.
+async fn announce(address: String) {
+    let _ = writeln!(io::stdout(), "knarr: serving on {address}");
+    if let Err(error) = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]) {
+        tracing::warn!(%error, "telling systemd that the daemon is ready");
+    }
+    tracing::info!(address, version = env!("CARGO_PKG_VERSION"), "serving");
+}
+
+/// Waits for the signal to end, and lets endless streams know.
+async fn stopped(end: watch::Sender<bool>) {
+    let caught = async {
+        let (mut terminate, mut interrupt) =
+            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        Ok::<_, io::Error>(())
+    };
+    if let Err(error) = caught.await {
+        tracing::error!(%error, "waiting for signals");
+    }
+    tracing::info!("ending; pods go on");
+    let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
+    end.send_replace(true);
+}
+
+/// Serving, with an end to waiting for the last calls.
+async fn bounded(
+    served: impl Future<Output = Result<(), tonic::transport::Error>>,
+    mut ending: watch::Receiver<bool>,
+) -> Result<(), ServeError> {
+    let patience = async {
+        if ending.wait_for(|ending| *ending).await.is_ok() {
+            tokio::time::sleep(LAST_CALLS).await;
+        } else {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        ended = served => ended.map_err(ServeError::Serve),
+        () = patience => Ok(()),
+    }
+}
