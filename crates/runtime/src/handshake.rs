@@ -103,6 +103,25 @@ impl Handshake {
         }
     }
 
+    /// Waits until the child says that everything is in place.
+    pub(crate) fn wait_until_executing(&mut self, bound: &rustix::event::Timespec) -> Result<(), Failure> {
+        use rustix::event::{PollFd, PollFlags, poll};
+        loop {
+            let progress = self.receive();
+            if let Progress::Failed(failure) = progress {
+                return Err(failure);
+            }
+            if self.executing {
+                return Ok(());
+            }
+            match poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], Some(bound)) {
+                Ok(0) => return Err(Failure::system(FailedStep::Handshake, Errno::TIMEDOUT, "")),
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => return Err(Failure::system(FailedStep::Handshake, errno, "")),
+            }
+        }
+    }
+
     fn ended(&self) -> Progress {
         if self.executing {
             return Progress::Ready;

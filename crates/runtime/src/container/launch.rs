@@ -1,5 +1,18 @@
 //! A container's first process.
-use super::{LaunchRequest, Launched};
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{CWD, Mode, OFlags, openat};
+
+use super::pid_namespace::Chosen;
+use super::{LaunchRequest, Launched, finish};
+use crate::cgroup::Cgroup;
+use crate::handshake;
+use crate::init::launch::{self, Launch};
+use crate::init::process::Process;
+use crate::init::{self, carry_out};
+use crate::plan::{NamespacePlan, NamespaceSource};
+use crate::sys::{CloneFlags, Cloned, clone_process};
 use crate::thread::SingleThread;
 use crate::{FailedStep, Failure, FailureKind};
 
@@ -7,6 +20,83 @@ use crate::{FailedStep, Failure, FailureKind};
 ///
 /// # Errors
 /// What failed before the child ran; later failures come through the handshake.
-pub fn launch(_proof: &SingleThread, _request: &LaunchRequest<'_>) -> Result<Launched, Failure> {
-    Err(Failure { kind: FailureKind::Unsupported, step: FailedStep::Clone, errno: None, subject: String::new() })
+pub fn launch(proof: &SingleThread, request: &LaunchRequest<'_>) -> Result<Launched, Failure> {
+    check_descriptors(request)?;
+    let (parent_end, reporter) = handshake::pair()?;
+    let cgroup = open_cgroup(request.cgroup)?;
+    let mut pid_namespace = Chosen::enter(pid_namespace(request)?)?;
+    let cloned = clone_process(proof, namespaces(&request.plan.namespaces), cgroup.as_ref().map(OwnedFd::as_fd));
+    match cloned.map_err(|errno| Failure::system(FailedStep::Clone, errno, ""))? {
+        Cloned::Child => {
+            pid_namespace.forget();
+            drop(parent_end);
+            init::run_child(&reporter, || {
+                let process =
+                    Process::new(&request.plan.process, request.cgroup, &request.streams, &reporter);
+                let mut launch = Launch::new(process, request);
+                carry_out(&launch::steps(), &mut launch)?;
+                carry_out(&init::process::steps(), &mut launch.process)
+            })
+        }
+        Cloned::Parent(child) => {
+            pid_namespace.leave()?;
+            finish(child, parent_end)
+        }
+    }
+}
+
+fn check_descriptors(request: &LaunchRequest<'_>) -> Result<(), Failure> {
+    let (given, wanted) = (request.sources.len(), request.plan.sources.len());
+    if given == wanted {
+        return Ok(());
+    }
+    Err(Failure {
+        kind: FailureKind::System,
+        step: FailedStep::Prepare,
+        errno: None,
+        subject: format!("{given} descriptors for {wanted} volumes"),
+    })
+}
+
+/// The version 2 cgroup, for clone3(2) to put the child into.
+pub(super) fn open_cgroup(cgroup: &Cgroup) -> Result<Option<OwnedFd>, Failure> {
+    let Some(directory) = &cgroup.unified else { return Ok(None) };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat(CWD, directory, flags, Mode::empty())
+        .map(Some)
+        .map_err(|errno| Failure::system(FailedStep::JoinCgroup, errno, directory.to_string_lossy()))
+}
+
+fn pid_namespace<'a>(request: &LaunchRequest<'a>) -> Result<Option<BorrowedFd<'a>>, Failure> {
+    match &request.plan.namespaces.pid {
+        NamespaceSource::Host | NamespaceSource::Own => Ok(None),
+        NamespaceSource::Pod => match &request.pod.pid {
+            Some(pid) => Ok(Some(pid.init_pidfd.as_fd())),
+            None => Err(init::launch::missing("pid namespace of the pod")),
+        },
+        NamespaceSource::Container(name) => match request.pid_target {
+            Some(target) => Ok(Some(target)),
+            None => Err(Failure {
+                kind: FailureKind::Gone,
+                step: FailedStep::JoinNamespace,
+                errno: None,
+                subject: name.clone(),
+            }),
+        },
+    }
+}
+
+fn namespaces(plan: &NamespacePlan) -> CloneFlags {
+    let mut flags = CloneFlags::MOUNT;
+    for (source, flag) in [
+        (&plan.network, CloneFlags::NETWORK),
+        (&plan.ipc, CloneFlags::IPC),
+        (&plan.uts, CloneFlags::UTS),
+        (&plan.pid, CloneFlags::PID),
+    ] {
+        if *source == NamespaceSource::Own {
+            flags = flags.with(flag);
+        }
+    }
+    flags
 }

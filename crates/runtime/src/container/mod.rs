@@ -5,6 +5,7 @@
 
 mod exec;
 mod launch;
+mod pid_namespace;
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 
@@ -12,6 +13,8 @@ use crate::cgroup::Cgroup;
 use crate::handshake::Handshake;
 use crate::namespaces::PodNamespaces;
 use crate::plan::{Plan, ProcessPlan};
+use crate::sys::Child;
+use crate::{FailedStep, Failure};
 
 pub use exec::exec;
 pub use launch::launch;
@@ -57,10 +60,7 @@ pub struct Streams<'a> {
     pub stderr: Option<BorrowedFd<'a>>,
 }
 
-/// A process that runs, and has not necessarily executed its command yet.
-///
-/// Whoever takes it apart is its parent and has to wait for it; until it is taken apart, dropping it kills and reaps
-/// the process.
+/// A process that runs, and has not necessarily executed its command yet. Its parent is the caller, who waits for it by `pidfd`.
 #[derive(Debug)]
 pub struct Launched {
     /// Its number in the supervisor's pid namespace.
@@ -72,4 +72,27 @@ pub struct Launched {
     pub start_time: u64,
     /// Where its progress is read.
     pub handshake: Handshake,
+}
+
+/// Gives a child that runs to the caller. Until its identity is known it is killed when anything fails.
+fn finish(child: Child, handshake: Handshake) -> Result<Launched, Failure> {
+    let start_time = start_time(child.pid())?;
+    let (pid, pidfd) = child
+        .hand_over()
+        .ok_or_else(|| Failure::system(FailedStep::Clone, rustix::io::Errno::CHILD, ""))?;
+    Ok(Launched { pid, pidfd, start_time, handshake })
+}
+
+/// Field 22 of /proc/PID/stat. The second field is a name in parentheses that may hold anything, so counting starts after
+/// the last of them.
+fn start_time(pid: i32) -> Result<u64, Failure> {
+    let failed = |errno| Failure::system(FailedStep::Clone, errno, "start time");
+    let text = std::fs::read(format!("/proc/{pid}/stat"))
+        .map_err(|error| failed(rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO)))?;
+    let after_name = text.iter().rposition(|byte| *byte == b')').map_or(0, |at| at + 1);
+    String::from_utf8_lossy(&text[after_name..])
+        .split_ascii_whitespace()
+        .nth(22 - 3)
+        .and_then(|field| field.parse().ok())
+        .ok_or_else(|| failed(rustix::io::Errno::INVAL))
 }

@@ -1,13 +1,210 @@
-//! Making a pod's namespaces.
-use super::PodNamespaces;
-use crate::plan::PodPlan;
-use crate::thread::SingleThread;
-use crate::{FailedStep, Failure, FailureKind};
+//! Making a pod's namespaces: one clone whose child makes them, sets them up, and then ends or stays as their first
+//! process.
 
-/// Makes a pod's namespaces.
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::event::Timespec;
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::io::Errno;
+
+use super::{PodNamespaces, PodPid, SharedMemory, reaper};
+use crate::handshake::{self, Message, Reporter};
+use crate::init::{self, Procfs, Step, carry_out};
+use crate::plan::{MountAttributes, PodNamespace, PodPlan};
+use crate::sys::{self, Child, CloneFlags, Cloned, clone_process};
+use crate::thread::SingleThread;
+use crate::{FailedStep, Failure};
+
+/// How long the child may take. It does some twenty system calls; a machine on which they take longer is broken.
+const BOUND: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
+
+/// Makes a pod's namespaces. The caller has to wait for the first process of a shared pid namespace when it ends.
 ///
 /// # Errors
 /// What failed, in the caller or in the child that made them. Nothing is left behind then.
-pub fn create_pod(_proof: &SingleThread, _plan: &PodPlan) -> Result<PodNamespaces, Failure> {
-    Err(Failure { kind: FailureKind::Unsupported, step: FailedStep::Clone, errno: None, subject: String::new() })
+pub fn create_pod(proof: &SingleThread, plan: &PodPlan) -> Result<PodNamespaces, Failure> {
+    crate::plan::check_pod(plan).map_err(|refusal| Failure {
+        kind: crate::FailureKind::Unsafe,
+        step: FailedStep::Sysctl,
+        errno: None,
+        subject: refusal.to_string(),
+    })?;
+    let memory = plan.shared_memory.map(make_shared_memory).transpose()?;
+    let empty_root = (plan.pid == PodNamespace::Own || needs_holder(&memory)).then(|| empty_root(&memory)).transpose()?;
+    let flags = flags(plan, empty_root.is_some());
+    if flags == CloneFlags::default() {
+        return Ok(PodNamespaces { shared_memory: memory.map(SharedMemory::from), ..PodNamespaces::default() });
+    }
+    let (mut parent_end, reporter) = handshake::pair()?;
+    match clone_process(proof, flags, None).map_err(|errno| Failure::system(FailedStep::Clone, errno, "pod"))? {
+        Cloned::Child => {
+            drop(parent_end);
+            init::run_child(&reporter, || {
+                carry_out(&steps(), &mut Maker { plan, procfs: Procfs::open()?, root: empty_root })?;
+                report(&reporter)?;
+                match plan.pid {
+                    PodNamespace::Own => reaper::stay(),
+                    PodNamespace::Host => wait_for_parent(&reporter),
+                }
+            })
+        }
+        Cloned::Parent(child) => {
+            drop(reporter);
+            parent_end.wait_until_executing(&BOUND)?;
+            pin(plan, child, memory)
+        }
+    }
+}
+
+fn flags(plan: &PodPlan, own_root: bool) -> CloneFlags {
+    let mut flags = if own_root { CloneFlags::MOUNT } else { CloneFlags::default() };
+    for (namespace, flag) in [
+        (plan.network, CloneFlags::NETWORK),
+        (plan.ipc, CloneFlags::IPC),
+        (plan.uts, CloneFlags::UTS),
+        (plan.pid, CloneFlags::PID),
+    ] {
+        if namespace == PodNamespace::Own {
+            flags = flags.with(flag);
+        }
+    }
+    flags
+}
+
+/// What the child does, in this order.
+fn steps<'a>() -> [Step<Maker<'a>>; 5] {
+    [
+        Maker::set_hostname,
+        Maker::bring_loopback_up,
+        Maker::ignore_router_advertisements,
+        Maker::set_sysctls,
+        Maker::leave_host,
+    ]
+}
+
+struct Maker<'a> {
+    plan: &'a PodPlan,
+    procfs: Procfs,
+    root: Option<OwnedFd>,
+}
+
+impl Maker<'_> {
+    fn set_hostname(&mut self) -> Result<(), Failure> {
+        match &self.plan.hostname {
+            Some(name) if self.plan.uts == PodNamespace::Own => rustix::system::sethostname(name.as_bytes())
+                .map_err(|errno| Failure::system(FailedStep::Hostname, errno, name.as_str())),
+            _ => Ok(()),
+        }
+    }
+
+    fn bring_loopback_up(&mut self) -> Result<(), Failure> {
+        if self.plan.network == PodNamespace::Host {
+            return Ok(());
+        }
+        sys::bring_loopback_up().map_err(|errno| Failure::system(FailedStep::Network, errno, "lo"))
+    }
+
+    /// A pod that listens to them can have its traffic taken over by its neighbour (CVE-2020-10749).
+    fn ignore_router_advertisements(&mut self) -> Result<(), Failure> {
+        if self.plan.network == PodNamespace::Host {
+            return Ok(());
+        }
+        for scope in ["all", "default"] {
+            let path = format!("sys/net/ipv6/conf/{scope}/accept_ra");
+            match self.procfs.write(&path, b"0") {
+                // A kernel without IPv6.
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(errno) => return Err(Failure::system(FailedStep::Sysctl, errno, path)),
+            }
+        }
+        Ok(())
+    }
+
+    fn set_sysctls(&mut self) -> Result<(), Failure> {
+        self.plan.sysctls.iter().try_for_each(|(name, value)| init::sysctl(&self.procfs, name, value))
+    }
+
+    fn leave_host(&mut self) -> Result<(), Failure> {
+        match self.root.take() {
+            Some(root) => {
+                init::isolate_mounts()?;
+                init::pivot_into(root.as_fd())
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+fn report(reporter: &Reporter) -> Result<(), Failure> {
+    reporter.send(&Message::Executing).map_err(|errno| Failure::system(FailedStep::Handshake, errno, ""))
+}
+
+/// Keeps the namespaces alive until the parent has pinned them, and kills this process, or is gone.
+fn wait_for_parent(reporter: &Reporter) -> Result<(), Failure> {
+    use rustix::event::{PollFd, PollFlags, poll};
+    let _ = poll(&mut [PollFd::new(reporter, PollFlags::IN)], None);
+    Ok(())
+}
+
+fn pin(plan: &PodPlan, child: Child, memory: Option<OwnedFd>) -> Result<PodNamespaces, Failure> {
+    let pid = child.pid();
+    // The number is that of a child that has not been waited for, so it means no other process.
+    let open = |name: &str| {
+        openat(CWD, format!("/proc/{pid}/ns/{name}"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|errno| Failure::system(FailedStep::JoinNamespace, errno, name))
+    };
+    let pinned = |namespace: PodNamespace, name: &str| match namespace {
+        PodNamespace::Own => open(name).map(Some),
+        PodNamespace::Host => Ok(None),
+    };
+    let network = pinned(plan.network, "net")?;
+    let ipc = pinned(plan.ipc, "ipc")?;
+    let uts = pinned(plan.uts, "uts")?;
+    let pid_namespace = pinned(plan.pid, "pid")?;
+    let holder = if needs_holder(&memory) { Some(open("mnt")?) } else { None };
+    let shared_memory = memory.map(|mount| SharedMemory { mount, holder });
+    let pid = match pid_namespace {
+        Some(namespace) => child.hand_over().map(|(init, init_pidfd)| PodPid { namespace, init, init_pidfd }),
+        // Dropping the child ends it: its work is done, and the descriptors keep what it made.
+        None => None,
+    };
+    Ok(PodNamespaces { network, ipc, uts, pid, shared_memory })
+}
+
+impl From<OwnedFd> for SharedMemory {
+    fn from(mount: OwnedFd) -> Self {
+        Self { mount, holder: None }
+    }
+}
+
+fn make_shared_memory(bytes: u64) -> Result<OwnedFd, Failure> {
+    let size = bytes.to_string();
+    let options = [("source", Some("shm")), ("mode", Some("1777")), ("size", Some(size.as_str()))];
+    let attributes = MountAttributes { nosuid: true, nodev: true, noexec: true, ..MountAttributes::default() };
+    init::make_filesystem("tmpfs", &options, &attributes)
+        .map_err(|errno| Failure::system(FailedStep::Mount, errno, "/dev/shm"))
+}
+
+/// Whether this kernel cannot clone a detached mount: the shared memory is then the root of a mount namespace, from within which
+/// it can be cloned.
+fn needs_holder(memory: &Option<OwnedFd>) -> bool {
+    memory.as_ref().is_some_and(|memory| init::clone_mount(memory).is_err())
+}
+
+/// What the child has for a root when it has a mount namespace of its own: nothing, or the shared memory to hold.
+fn empty_root(memory: &Option<OwnedFd>) -> Result<OwnedFd, Failure> {
+    let failed = |errno| Failure::system(FailedStep::AttachRoot, errno, "pod");
+    if let Some(memory) = memory
+        && init::clone_mount(memory).is_err()
+    {
+        return rustix::io::fcntl_dupfd_cloexec(memory, 3).map_err(failed);
+    }
+    let attributes = MountAttributes {
+        access: crate::plan::Access::ReadOnly,
+        nosuid: true,
+        nodev: true,
+        noexec: true,
+        ..MountAttributes::default()
+    };
+    init::make_filesystem("tmpfs", &[("mode", Some("555")), ("size", Some("0"))], &attributes).map_err(failed)
 }

@@ -36,8 +36,11 @@ pub struct PodPid {
     pub init_pidfd: OwnedFd,
 }
 
-/// A tmpfs that is mounted nowhere.
+/// A tmpfs that is mounted nowhere on the host.
 #[derive(Debug)]
 pub struct SharedMemory {
+    /// The detached mount.
     pub(crate) mount: OwnedFd,
+    /// Where it is the root, on kernels before 6.15, which cannot clone a detached mount.
+    pub(crate) holder: Option<OwnedFd>,
 }

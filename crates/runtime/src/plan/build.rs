@@ -129,6 +129,9 @@ impl Builder {
             return Err(refuse("process.terminal", "needs a devpts mount on \"/dev/pts\""));
         }
         self.steps.push(Step::Terminal);
+        if !self.foreign_dev {
+            self.steps.push(Step::Console);
+        }
         Ok(())
     }
 

@@ -207,8 +207,10 @@ pub enum Step {
         /// What it says.
         target: PathBuf,
     },
-    /// Open the terminal in the container's devpts and show it as /dev/console.
+    /// Open the process's terminal in the container's devpts.
     Terminal,
+    /// Show that terminal as /dev/console.
+    Console,
     /// Set a kernel parameter, as in `net.ipv4.ip_forward`.
     Sysctl {
         /// Its dotted name.
@@ -325,6 +327,31 @@ pub struct ResourceLimit {
     pub soft: u64,
     /// What the soft limit can be raised to.
     pub hard: u64,
+}
+
+impl ResourceLimit {
+    /// The limit's name in getrlimit(2).
+    pub fn name(&self) -> &'static str {
+        const NAMES: [&str; 16] = [
+            "RLIMIT_CPU",
+            "RLIMIT_FSIZE",
+            "RLIMIT_DATA",
+            "RLIMIT_STACK",
+            "RLIMIT_CORE",
+            "RLIMIT_RSS",
+            "RLIMIT_NPROC",
+            "RLIMIT_NOFILE",
+            "RLIMIT_MEMLOCK",
+            "RLIMIT_AS",
+            "RLIMIT_LOCKS",
+            "RLIMIT_SIGPENDING",
+            "RLIMIT_MSGQUEUE",
+            "RLIMIT_NICE",
+            "RLIMIT_RTPRIO",
+            "RLIMIT_RTTIME",
+        ];
+        usize::try_from(self.resource).ok().and_then(|number| NAMES.get(number)).copied().unwrap_or("unknown")
+    }
 }
 
 /// The size of a terminal, in characters; 0 by 0 leaves it as the kernel made it.

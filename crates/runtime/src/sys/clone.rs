@@ -63,14 +63,6 @@ impl Child {
         self.pid
     }
 
-    /// Waits for its end.
-    pub(crate) fn wait(mut self) -> Result<(), Errno> {
-        match self.pidfd.take() {
-            Some(pidfd) => wait(&pidfd),
-            None => Ok(()),
-        }
-    }
-
     /// Gives the duty to wait for it to the caller.
     pub(crate) fn hand_over(mut self) -> Option<(i32, OwnedFd)> {
         self.pidfd.take().map(|pidfd| (self.pid, pidfd))

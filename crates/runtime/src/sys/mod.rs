@@ -16,7 +16,7 @@ pub(crate) use clone::{Child, CloneFlags, Cloned, clone_process};
 pub(crate) use mount::{Reach, attribute_bits, mount_id, set_attributes, set_propagation};
 pub(crate) use network::bring_loopback_up;
 pub(crate) use process::{
-    Awaited, close_on_exec_above_stdio, close_all, install_seccomp, reset_signal_dispositions, set_resource_limit,
+    Awaited, close_all, close_on_exec_above_stdio, exit_now, install_seccomp, reset_signal_dispositions, set_resource_limit,
     wait_for_signal,
 };
 

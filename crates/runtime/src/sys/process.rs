@@ -106,3 +106,9 @@ pub(crate) fn wait_for_signal() -> Awaited {
         _ => Awaited::Other,
     }
 }
+
+/// Ends the process at once: nothing of the copied parent is flushed or run.
+pub(crate) fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit(2) has no preconditions.
+    unsafe { libc::_exit(code) }
+}

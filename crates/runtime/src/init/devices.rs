@@ -1,0 +1,100 @@
+//! Device nodes, the links beside them, and terminals.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use rustix::fs::{
+    Dev, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, fstat, fstatfs, makedev, mknodat, symlinkat,
+};
+use rustix::io::Errno;
+use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
+use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
+
+use super::path::{Kind, Root};
+use super::process::{outside, path_text};
+use crate::plan::{DeviceKind, DeviceNode, TerminalSize};
+use crate::{FailedStep, Failure};
+
+/// Magic number of devpts (linux/magic.h).
+const DEVPTS: rustix::fs::FsWord = 0x1cd1;
+
+/// Both sides of a terminal.
+pub(super) struct TerminalPair {
+    pub(super) master: OwnedFd,
+    pub(super) slave: OwnedFd,
+}
+
+/// Whether a descriptor is of the null device (1:3 in admin-guide/devices.txt), whatever it is called (CVE-2025-31133).
+pub(super) fn is_null(place: &OwnedFd) -> Result<bool, Errno> {
+    is_character_device(place, makedev(1, 3))
+}
+
+fn is_character_device(place: &OwnedFd, device: Dev) -> Result<bool, Errno> {
+    let stat = fstat(place)?;
+    Ok(FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == device)
+}
+
+pub(super) fn node(root: &Root, node: &DeviceNode) -> Result<(), Failure> {
+    let failed = |errno| Failure::system(FailedStep::Device, errno, path_text(&node.path));
+    let (parent, name) = root.parent(&node.path).map_err(failed)?;
+    let kind = match node.kind {
+        DeviceKind::Character => FileType::CharacterDevice,
+        DeviceKind::Block => FileType::BlockDevice,
+        DeviceKind::Fifo => FileType::Fifo,
+    };
+    mknodat(&parent, name, kind, Mode::from_raw_mode(node.mode), makedev(node.major, node.minor)).map_err(failed)?;
+    if (node.uid, node.gid) != (0, 0) {
+        let owner = (Some(Uid::from_raw(node.uid)), Some(Gid::from_raw(node.gid)));
+        rustix::fs::chownat(&parent, name, owner.0, owner.1, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
+    }
+    Ok(())
+}
+
+pub(super) fn link(root: &Root, path: &Path, target: &Path) -> Result<(), Failure> {
+    let failed = |errno| Failure::system(FailedStep::Symlink, errno, path_text(path));
+    let (parent, name) = root.parent(path).map_err(failed)?;
+    match symlinkat(target, &parent, name) {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(errno) => Err(failed(errno)),
+    }
+}
+
+/// Opens a terminal in the container's own devpts. The other side comes from the kernel by descriptor: the name in /dev/pts could be
+/// a link by then (CVE-2025-52565).
+pub(super) fn open_terminal(root: &Root, size: TerminalSize) -> Result<TerminalPair, Failure> {
+    const PTMX: &str = "/dev/pts/ptmx";
+    let failed = |errno| Failure::system(FailedStep::Terminal, errno, PTMX);
+    let flags = OFlags::RDWR | OFlags::NOCTTY;
+    let place = root.find_plain(Path::new(PTMX)).map_err(failed)?;
+    // Looked at before it is opened: opening a device can have effects.
+    if fstatfs(&place).map_err(failed)?.f_type != DEVPTS
+        || !is_character_device(&place, makedev(5, 2)).map_err(failed)?
+    {
+        return Err(outside(FailedStep::Terminal, PTMX));
+    }
+    let master = root.open(Path::new(PTMX), flags, ResolveFlags::NO_SYMLINKS).map_err(failed)?;
+    if fstatfs(&master).map_err(failed)?.f_type != DEVPTS {
+        return Err(outside(FailedStep::Terminal, PTMX));
+    }
+    unlockpt(&master).map_err(failed)?;
+    let peer = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let slave = ioctl_tiocgptpeer(&master, peer).map_err(failed)?;
+    if size != TerminalSize::default() {
+        let winsize = Winsize { ws_row: size.rows, ws_col: size.columns, ws_xpixel: 0, ws_ypixel: 0 };
+        tcsetwinsize(&master, winsize).map_err(failed)?;
+    }
+    Ok(TerminalPair { master, slave })
+}
+
+/// Shows a terminal as /dev/console.
+pub(super) fn console(root: &Root, terminal: &OwnedFd) -> Result<(), Failure> {
+    const CONSOLE: &str = "/dev/console";
+    let failed = |errno| Failure::system(FailedStep::Terminal, errno, CONSOLE);
+    let target = root.target(Path::new(CONSOLE), Kind::File).map_err(failed)?;
+    let flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    let mount = open_tree(terminal, "", flags).map_err(failed)?;
+    let both = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(&mount, "", &target, "", both).map_err(failed)
+}

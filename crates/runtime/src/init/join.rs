@@ -1,0 +1,46 @@
+//! Entering a running container.
+
+use std::os::fd::BorrowedFd;
+
+use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
+
+use super::Step;
+use super::path::Root;
+use super::process::Process;
+use crate::{FailedStep, Failure};
+
+/// What is done, in this order. The pid namespace was chosen before the clone.
+pub(crate) fn steps<'a>() -> [Step<Join<'a>>; 5] {
+    [
+        |join| join.process.prepare(),
+        |join| join.process.join_cgroup(),
+        |join| join.process.adjust_oom_score(),
+        Join::enter,
+        |join| join.process.open_terminal(),
+    ]
+}
+
+/// A process on its way into a container.
+pub(crate) struct Join<'a> {
+    pub(crate) process: Process<'a>,
+    container: BorrowedFd<'a>,
+}
+
+impl<'a> Join<'a> {
+    pub(crate) fn new(process: Process<'a>, container: BorrowedFd<'a>) -> Self {
+        Self { process, container }
+    }
+
+    fn enter(&mut self) -> Result<(), Failure> {
+        let failed = |errno| Failure::system(FailedStep::JoinNamespace, errno, "container");
+        let kinds = ThreadNameSpaceType::MOUNT
+            | ThreadNameSpaceType::NETWORK
+            | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
+            | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
+            | ThreadNameSpaceType::CONTROL_GROUP;
+        // All or none, in one call; root and working directory are those of the mount namespace afterwards.
+        move_into_thread_name_spaces(self.container, kinds).map_err(failed)?;
+        self.process.root = Some(Root::own().map_err(failed)?);
+        Ok(())
+    }
+}

@@ -1,0 +1,160 @@
+//! Building a container around its first process.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::io::Errno;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use super::cgroups::CgroupView;
+use super::path::Root;
+use super::process::Process;
+use super::{Step, devices, filesystems, restrict};
+use crate::container::LaunchRequest;
+use crate::plan::{self, Access, NamespaceSource, Propagation};
+use crate::{FailedStep, Failure, FailureKind, sys};
+
+/// What is done, in this order. Up to `enter_root` paths are the host's, afterwards the container's.
+pub(crate) fn steps<'a>() -> [Step<Launch<'a>>; 10] {
+    [
+        |launch| launch.process.prepare(),
+        |launch| launch.process.join_cgroup(),
+        |launch| launch.process.adjust_oom_score(),
+        Launch::take_cgroups_along,
+        Launch::take_shared_memory_along,
+        Launch::join_namespaces,
+        |_| super::root::isolate_mounts(),
+        Launch::enter_root,
+        Launch::carry_out_plan,
+        Launch::finish_root,
+    ]
+}
+
+/// A container in the making.
+pub(crate) struct Launch<'a> {
+    pub(crate) process: Process<'a>,
+    request: &'a LaunchRequest<'a>,
+    cgroups: Vec<CgroupView>,
+    shared_memory: Option<OwnedFd>,
+    /// What directories are masked with, once there is one.
+    pub(super) empty: Option<OwnedFd>,
+}
+
+impl<'a> Launch<'a> {
+    pub(crate) fn new(process: Process<'a>, request: &'a LaunchRequest<'a>) -> Self {
+        Self { process, request, cgroups: Vec::new(), shared_memory: None, empty: None }
+    }
+
+    fn shows_cgroups(&self) -> bool {
+        self.request.plan.steps.iter().any(|step| matches!(step, plan::Step::Cgroups { .. }))
+    }
+
+    fn take_cgroups_along(&mut self) -> Result<(), Failure> {
+        if self.shows_cgroups() {
+            self.cgroups = super::cgroups::views(self.request.cgroup, &self.request.plan.namespaces.cgroup)?;
+        }
+        Ok(())
+    }
+
+    /// A mount of the pod's /dev/shm for this container.
+    fn take_shared_memory_along(&mut self) -> Result<(), Failure> {
+        let wanted = self.request.plan.steps.iter().any(|step| matches!(step, plan::Step::AttachSharedMemory { .. }));
+        if wanted {
+            let memory = self.request.pod.shared_memory.as_ref().ok_or_else(|| missing("shared memory"))?;
+            self.shared_memory = Some(filesystems::share_memory(memory, self.process.procfs()?)?);
+        }
+        Ok(())
+    }
+
+    fn join_namespaces(&mut self) -> Result<(), Failure> {
+        use LinkNameSpaceType as T;
+        let (plan, pod) = (&self.request.plan.namespaces, self.request.pod);
+        let joins = [
+            ("network", &plan.network, &pod.network, T::Network),
+            ("ipc", &plan.ipc, &pod.ipc, T::InterProcessCommunication),
+            ("uts", &plan.uts, &pod.uts, T::HostNameAndNISDomainName),
+        ];
+        for (name, source, namespace, kind) in joins {
+            if *source == NamespaceSource::Pod {
+                let namespace = namespace.as_ref().ok_or_else(|| missing(name))?;
+                move_into_link_name_space(namespace.as_fd(), Some(kind))
+                    .map_err(|errno| Failure::system(FailedStep::JoinNamespace, errno, name))?;
+            }
+        }
+        if plan.cgroup == NamespaceSource::Own {
+            // Only now: a cgroup namespace is rooted in the cgroups that its maker is in.
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP).map_err(|errno| {
+                Failure::system(FailedStep::JoinNamespace, crate::handshake::to_rustix(errno), "cgroup")
+            })?;
+        }
+        Ok(())
+    }
+
+    fn enter_root(&mut self) -> Result<(), Failure> {
+        super::root::pivot_into(self.request.root)?;
+        let root = Root::own().map_err(|errno| Failure::system(FailedStep::PivotRoot, errno, "/"))?;
+        self.process.root = Some(root);
+        Ok(())
+    }
+
+    fn carry_out_plan(&mut self) -> Result<(), Failure> {
+        let plan = self.request.plan;
+        plan.steps.iter().try_for_each(|step| self.carry_out(step))
+    }
+
+    fn carry_out(&mut self, step: &plan::Step) -> Result<(), Failure> {
+        use plan::Step;
+        match step {
+            Step::AttachSource { slot, target } => {
+                let source = self.request.sources.get(*slot).ok_or_else(|| missing("volume"))?;
+                filesystems::attach_source(self.process.root()?, source, target)
+            }
+            Step::AttachSharedMemory { target, attributes } => {
+                let memory = self.shared_memory.take().ok_or_else(|| missing("shared memory"))?;
+                filesystems::attach(self.process.root()?, &memory, target, attributes)
+            }
+            Step::Mount(mount) => filesystems::mount(self.process.root()?, mount),
+            Step::Cgroups { target, attributes } => {
+                let views = std::mem::take(&mut self.cgroups);
+                super::cgroups::show(self.process.root()?, &views, target, attributes)
+            }
+            Step::Device(node) => devices::node(self.process.root()?, node),
+            Step::Symlink { path, target } => devices::link(self.process.root()?, path, target),
+            Step::Terminal => self.process.open_terminal(),
+            Step::Console => devices::console(self.process.root()?, self.process.terminal()?),
+            Step::Sysctl { name, value } => restrict::sysctl(self.process.procfs()?, name, value),
+            Step::Hostname(name) => restrict::hostname(name),
+            Step::Domainname(name) => restrict::domainname(name),
+            Step::CreateDirectory(path) => create_working_directory(self.process.root()?, path),
+            Step::MaskPath(path) => restrict::mask(self.process.root()?, path, &mut self.empty),
+            Step::ReadonlyPath(path) => restrict::read_only(self.process.root()?, path),
+        }
+    }
+
+    fn finish_root(&mut self) -> Result<(), Failure> {
+        let attributes =
+            plan::MountAttributes { access: self.request.plan.root.access, ..plan::MountAttributes::default() };
+        if attributes.access == Access::ReadWrite {
+            return Ok(());
+        }
+        crate::mount::apply_attributes(self.request.root, &attributes)
+            .map_err(|errno| Failure::system(FailedStep::ReadonlyRoot, errno, "/"))
+    }
+}
+
+fn create_working_directory(root: &Root, path: &Path) -> Result<(), Failure> {
+    match root.directory(path) {
+        // What is there and cannot be used, and what lies on a volume that cannot be written, is found out by entering it.
+        Ok(_) | Err(Errno::ROFS | Errno::ACCESS | Errno::PERM) => Ok(()),
+        Err(errno) => Err(Failure::system(FailedStep::WorkingDirectory, errno, path.to_string_lossy())),
+    }
+}
+
+pub(crate) fn missing(what: &str) -> Failure {
+    Failure { kind: FailureKind::NotFound, step: FailedStep::Prepare, errno: None, subject: what.to_owned() }
+}
+
+/// Makes what is mounted here private to it: a clone of the pod's own mount has nothing to propagate.
+pub(super) fn keep_private(mount: &OwnedFd) -> Result<(), Errno> {
+    sys::set_propagation(mount.as_fd(), Propagation::Private)
+}

@@ -1,0 +1,217 @@
+//! From a child inside its container to the process that was asked for: streams, limits, rights, command.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+use rustix::process::{DumpableBehavior, fchdir, getcwd, set_dumpable_behavior, umask};
+
+use super::handles::Procfs;
+use super::path::Root;
+use super::command::Command;
+use super::{Step, credentials, devices, stdio};
+use crate::cgroup::Cgroup;
+use crate::container::Streams;
+use crate::handshake::{Message, Reporter};
+use crate::plan::ProcessPlan;
+use crate::{FailedStep, Failure, FailureKind, sys};
+
+/// What is done, in this order.
+pub(crate) fn steps<'a>() -> [Step<Process<'a>>; 13] {
+    [
+        Process::set_up_streams,
+        Process::limit_resources,
+        Process::label,
+        Process::enter_working_directory,
+        |process| credentials::drop_bounding(process.plan),
+        |process| credentials::change_user(process.plan),
+        Process::enter_working_directory_as_user,
+        Process::clean_up,
+        Process::find_command,
+        // From here on a filter of the user's may be in force, that knows nothing of what this program needs.
+        |process| credentials::filter_with_privilege(process.plan),
+        |process| credentials::set_capabilities(process.plan),
+        |process| credentials::filter_without_privilege(process.plan),
+        Process::execute,
+    ]
+}
+
+/// A process in the making.
+pub(crate) struct Process<'a> {
+    pub(crate) plan: &'a ProcessPlan,
+    cgroup: &'a Cgroup,
+    streams: &'a Streams<'a>,
+    reporter: &'a Reporter,
+    procfs: Option<Procfs>,
+    /// The container's root, once it is entered.
+    pub(super) root: Option<Root>,
+    null: Option<OwnedFd>,
+    terminal: Option<OwnedFd>,
+    entered: bool,
+    command: Option<Command>,
+}
+
+impl<'a> Process<'a> {
+    pub(crate) fn new(
+        plan: &'a ProcessPlan,
+        cgroup: &'a Cgroup,
+        streams: &'a Streams<'a>,
+        reporter: &'a Reporter,
+    ) -> Self {
+        Self {
+            plan,
+            cgroup,
+            streams,
+            reporter,
+            procfs: None,
+            root: None,
+            null: None,
+            terminal: None,
+            entered: false,
+            command: None,
+        }
+    }
+
+    pub(super) fn procfs(&self) -> Result<&Procfs, Failure> {
+        self.procfs.as_ref().ok_or_else(|| super::launch::missing("procfs"))
+    }
+
+    pub(super) fn root(&self) -> Result<&Root, Failure> {
+        self.root.as_ref().ok_or_else(|| super::launch::missing("root"))
+    }
+
+    pub(super) fn terminal(&self) -> Result<&OwnedFd, Failure> {
+        self.terminal.as_ref().ok_or_else(|| super::launch::missing("terminal"))
+    }
+
+    /// Sheds what was the supervisor's, and takes along what is needed of the host.
+    pub(super) fn prepare(&mut self) -> Result<(), Failure> {
+        let failed = |errno| Failure::system(FailedStep::Prepare, errno, "");
+        // Until it executes something of the container's, nobody in there may look into this process or open its executable through
+        // /proc (CVE-2016-9962, CVE-2019-5736).
+        set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(failed)?;
+        sys::reset_signal_dispositions();
+        umask(Mode::empty());
+        self.procfs = Some(Procfs::open()?);
+        self.null = Some(stdio::open_null()?);
+        Ok(())
+    }
+
+    pub(super) fn join_cgroup(&mut self) -> Result<(), Failure> {
+        self.cgroup
+            .join_legacy_as_single_thread()
+            .map_err(|(errno, path)| Failure::system(FailedStep::JoinCgroup, errno, path.to_string_lossy()))
+    }
+
+    /// Best effort: going below what the supervisor has takes CAP_SYS_RESOURCE, and the container starts without.
+    pub(super) fn adjust_oom_score(&mut self) -> Result<(), Failure> {
+        let Some(wanted) = self.plan.oom_score_adj else { return Ok(()) };
+        match self.procfs()?.write("self/oom_score_adj", wanted.to_string().as_bytes()) {
+            Ok(()) | Err(Errno::ACCESS | Errno::PERM) => Ok(()),
+            Err(errno) => Err(Failure::system(FailedStep::OomScore, errno, wanted.to_string())),
+        }
+    }
+
+    /// Opens the terminal, if there is to be one, and hands its other side to the supervisor.
+    pub(super) fn open_terminal(&mut self) -> Result<(), Failure> {
+        let Some(size) = self.plan.terminal else { return Ok(()) };
+        let pair = devices::open_terminal(self.root()?, size)?;
+        self.reporter
+            .send_with(&Message::Terminal, Some(pair.master.as_fd()))
+            .map_err(|errno| Failure::system(FailedStep::Handshake, errno, ""))?;
+        self.terminal = Some(pair.slave);
+        Ok(())
+    }
+
+    fn set_up_streams(&mut self) -> Result<(), Failure> {
+        // A session of its own, so that no signal of a terminal of the host's reaches it.
+        rustix::process::setsid().map_err(|errno| Failure::system(FailedStep::Stdio, errno, "session"))?;
+        let null = self.null.take().ok_or_else(|| super::launch::missing("null device"))?;
+        match self.terminal.take() {
+            Some(terminal) => stdio::use_terminal(&terminal, self.plan.uid),
+            None => stdio::use_streams(self.streams, &null, self.plan.uid),
+        }
+    }
+
+    fn limit_resources(&mut self) -> Result<(), Failure> {
+        self.plan.rlimits.iter().try_for_each(|limit| {
+            sys::set_resource_limit(limit)
+                .map_err(|errno| Failure::system(FailedStep::ResourceLimit, errno, limit.name()))
+        })
+    }
+
+    fn label(&mut self) -> Result<(), Failure> {
+        credentials::label(self.procfs()?, self.plan)
+    }
+
+    /// As root, which may enter every directory of the image's.
+    fn enter_working_directory(&mut self) -> Result<(), Failure> {
+        match self.enter_cwd() {
+            // A network filesystem may trust the user and not root.
+            Err(Errno::ACCESS) if self.plan.uid != 0 => Ok(()),
+            Err(errno) => Err(self.cwd_failure(errno)),
+            Ok(()) => {
+                self.entered = true;
+                self.check_cwd()
+            }
+        }
+    }
+
+    fn enter_working_directory_as_user(&mut self) -> Result<(), Failure> {
+        if self.entered {
+            return Ok(());
+        }
+        self.enter_cwd().map_err(|errno| self.cwd_failure(errno))?;
+        self.check_cwd()
+    }
+
+    fn enter_cwd(&self) -> Result<(), Errno> {
+        let root = self.root.as_ref().ok_or(Errno::INVAL)?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        fchdir(root.open(&self.plan.cwd, flags, ResolveFlags::empty())?)
+    }
+
+    /// A directory that was reached by a leaked descriptor has no path inside the root (CVE-2024-21626).
+    fn check_cwd(&self) -> Result<(), Failure> {
+        let inside = getcwd(Vec::new())
+            .map(|path| path.to_bytes().first() == Some(&b'/'))
+            .map_err(|errno| self.cwd_failure(errno))?;
+        if inside { Ok(()) } else { Err(self.cwd_failure(Errno::XDEV)) }
+    }
+
+    fn cwd_failure(&self, errno: Errno) -> Failure {
+        Failure::system(FailedStep::WorkingDirectory, errno, path_text(&self.plan.cwd))
+    }
+
+    /// The last of the supervisor's: its mask of signals, its file mode mask, its descriptors.
+    fn clean_up(&mut self) -> Result<(), Failure> {
+        umask(Mode::from_raw_mode(self.plan.umask));
+        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
+            .map_err(|errno| Failure::system(FailedStep::Prepare, crate::handshake::to_rustix(errno), "signals"))?;
+        sys::close_on_exec_above_stdio().map_err(|errno| Failure::system(FailedStep::Descriptors, errno, ""))
+    }
+
+    fn find_command(&mut self) -> Result<(), Failure> {
+        self.command = Some(Command::find(self.plan, self.procfs()?)?);
+        // A supervisor that is gone would never hear of this process: it ends here instead.
+        self.reporter
+            .send(&Message::Executing)
+            .map_err(|errno| Failure::system(FailedStep::Handshake, errno, ""))
+    }
+
+    fn execute(&mut self) -> Result<(), Failure> {
+        let command = self.command.take().ok_or_else(|| super::launch::missing("command"))?;
+        Err(command.execute())
+    }
+}
+
+pub(super) fn path_text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+/// A failure that no system call made.
+pub(super) fn outside(step: FailedStep, subject: impl Into<String>) -> Failure {
+    Failure { kind: FailureKind::Unsafe, step, errno: None, subject: subject.into() }
+}

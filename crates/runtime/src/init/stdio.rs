@@ -1,0 +1,64 @@
+//! Descriptors 0, 1 and 2.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{CWD, FileType, Gid, Mode, OFlags, Uid, fchown, fstat, openat};
+use rustix::io::Errno;
+use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
+
+use super::devices::is_null;
+use super::process::outside;
+use crate::container::Streams;
+use crate::{FailedStep, Failure};
+
+/// The host's null device, checked to be it.
+pub(super) fn open_null() -> Result<OwnedFd, Failure> {
+    let failed = |errno| Failure::system(FailedStep::Prepare, errno, "/dev/null");
+    let null = openat(CWD, "/dev/null", OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())
+        .map_err(failed)?;
+    if is_null(&null).map_err(failed)? { Ok(null) } else { Err(outside(FailedStep::Prepare, "/dev/null")) }
+}
+
+pub(super) fn use_streams(streams: &Streams<'_>, null: &OwnedFd, uid: u32) -> Result<(), Failure> {
+    let pick = |stream: &Option<BorrowedFd<'_>>| stream.unwrap_or(null.as_fd()).try_clone_to_owned();
+    let named = |name: &'static str| {
+        move |error: std::io::Error| {
+            Failure::system(FailedStep::Stdio, Errno::from_io_error(&error).unwrap_or(Errno::BADF), name)
+        }
+    };
+    // Copies above 2 first: one of the three may itself be descriptor 0, 1 or 2.
+    let stdin = pick(&streams.stdin).map_err(named("stdin"))?;
+    let stdout = pick(&streams.stdout).map_err(named("stdout"))?;
+    let stderr = pick(&streams.stderr).map_err(named("stderr"))?;
+    install([&stdin, &stdout, &stderr], uid)
+}
+
+pub(super) fn use_terminal(terminal: &OwnedFd, uid: u32) -> Result<(), Failure> {
+    rustix::process::ioctl_tiocsctty(terminal)
+        .map_err(|errno| Failure::system(FailedStep::Terminal, errno, "controlling terminal"))?;
+    install([terminal, terminal, terminal], uid)
+}
+
+fn install(streams: [&OwnedFd; 3], uid: u32) -> Result<(), Failure> {
+    let [stdin, stdout, stderr] = streams;
+    for (name, stream, result) in [
+        ("stdin", stdin, dup2_stdin(stdin)),
+        ("stdout", stdout, dup2_stdout(stdout)),
+        ("stderr", stderr, dup2_stderr(stderr)),
+    ] {
+        result.map_err(|errno| Failure::system(FailedStep::Stdio, errno, name))?;
+        give_to(stream, uid).map_err(|errno| Failure::system(FailedStep::Stdio, errno, name))?;
+    }
+    Ok(())
+}
+
+/// A program that opens /dev/stdout anew must be allowed to, whoever it runs as. Only what is ours to give: pipes and
+/// terminals.
+fn give_to(stream: &OwnedFd, uid: u32) -> Result<(), Errno> {
+    let stat = fstat(stream)?;
+    let is_pipe = FileType::from_raw_mode(stat.st_mode) == FileType::Fifo;
+    if stat.st_uid == uid || !(is_pipe || rustix::termios::isatty(stream)) {
+        return Ok(());
+    }
+    fchown(stream, Some(Uid::from_raw(uid)), Some(Gid::from_raw(stat.st_gid)))
+}
