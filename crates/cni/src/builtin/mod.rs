@@ -1,14 +1,39 @@
-//! The built-in network: bridge, addresses, masquerade and host ports in-process over netlink.
+//! The built-in network: bridge, addresses, masquerade and host ports in-process over netlink, without a plugin binary.
+//!
+//! | part | what it does | the plugin that does the same |
+//! |---|---|---|
+//! | `host_local` | addresses | `host-local` |
+//! | `bridge`, `link` | links, addresses and routes on them | `bridge` |
+//! | `firewall`, `nft` | masquerade, host ports | `portmap` |
+//! | `netlink`, `netns`, `sysctl` | what they stand on | |
+//!
+//! The bridge and the tables exist while anything is attached: they come with the first attachment and go with the last.
+//! Everything here blocks for as long as the kernel needs, and acts on the network namespace of the calling thread.
+
+mod bridge;
+mod firewall;
+mod host_local;
+mod link;
+mod netlink;
+mod netns;
+mod nft;
+mod sysctl;
 
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use crate::attachment::{Attachment, AttachmentId};
+use self::bridge::{Address, Joining};
+use self::firewall::Firewall;
+use self::host_local::{Pool, Range};
+use self::link::{Link, Mac};
+use self::netns::Namespace;
+use crate::attachment::{Attachment, AttachmentId, is_identifier, is_ifname};
 use crate::error::Error;
-use crate::result::{Cidr, Interface, IpConfig, NetworkResult};
+use crate::result::{Cidr, Interface, IpConfig, NetworkResult, Route};
 
 /// Settings of the built-in bridge network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,36 +58,268 @@ pub struct Subnet {
 }
 
 impl BuiltinNetwork {
-    pub(crate) fn check(&self) -> Result<(), Error> {
-        Ok(())
+    /// Sees whether these settings can be used.
+    ///
+    /// # Errors
+    /// [`Error::InvalidBuiltin`], naming the field.
+    pub fn check(&self) -> Result<(), Error> {
+        let invalid = |field, value: &str| Err(Error::InvalidBuiltin { field, value: value.to_owned() });
+        if !is_identifier(&self.name) {
+            return invalid("name", &self.name);
+        }
+        if !is_ifname(&self.bridge) || !self.bridge.is_ascii() {
+            return invalid("bridge", &self.bridge);
+        }
+        // 68 is the least that IPv4 works with (RFC 791), 1280 IPv6 (RFC 8200).
+        let least =
+            if self.subnets.iter().any(|subnet| !subnet.network.address.is_ipv4()) { 1280 } else { 68 };
+        if let Some(mtu) = self.mtu.filter(|mtu| !(least..=65535).contains(mtu)) {
+            return invalid("mtu", &mtu.to_string());
+        }
+        let families: HashSet<bool> =
+            self.subnets.iter().map(|subnet| subnet.network.address.is_ipv4()).collect();
+        if self.subnets.is_empty() || families.len() != self.subnets.len() {
+            let shown: Vec<String> = self.subnets.iter().map(|subnet| subnet.network.to_string()).collect();
+            return invalid("subnets", &shown.join(", "));
+        }
+        self.ranges().map(drop)
+    }
+
+    fn ranges(&self) -> Result<Vec<Range>, Error> {
+        let range = |subnet: &Subnet| {
+            Range::of(subnet.network, subnet.gateway).ok_or_else(|| {
+                let gateway = subnet.gateway.map(|gateway| format!(" with gateway {gateway}"));
+                let value = format!("{}{}", subnet.network, gateway.unwrap_or_default());
+                Error::InvalidBuiltin { field: "subnet", value }
+            })
+        };
+        self.subnets.iter().map(range).collect()
     }
 }
 
+/// The built-in network at work.
 #[derive(Debug)]
-pub(crate) struct Builtin {}
+pub(crate) struct Builtin {
+    network: BuiltinNetwork,
+    ranges: Vec<Range>,
+    pool: Pool,
+    firewall: Firewall,
+    /// Held while bridge and tables come or go.
+    ground: Mutex<Ground>,
+}
+
+/// What all attachments stand on, and who stands on it.
+#[derive(Debug)]
+struct Ground {
+    users: HashSet<AttachmentId>,
+    /// Whether bridge and tables have been made by us.
+    made: Option<u32>,
+}
 
 impl Builtin {
-    pub(crate) fn open(_: BuiltinNetwork, _: &Path, _: HashSet<AttachmentId>) -> Result<Builtin, Error> {
-        Ok(Builtin {})
+    /// The network, with those who are attached to it already. Nothing is made yet.
+    pub(crate) fn open(
+        network: BuiltinNetwork,
+        state_dir: &Path,
+        users: HashSet<AttachmentId>,
+    ) -> Result<Builtin, Error> {
+        let ranges = network.ranges()?;
+        let pool = Pool::open(state_dir.join("addresses").join(&network.name), &network.name)?;
+        let firewall = Firewall::new(&network.bridge, &ranges);
+        let ground = Mutex::new(Ground { users, made: None });
+        Ok(Builtin { network, ranges, pool, firewall, ground })
     }
-    pub(crate) fn add(&self, _: &Attachment) -> Result<NetworkResult, Error> {
-        Err(Error::CutShort)
+
+    /// Attaches. What a failure leaves is removed by [`Builtin::del`].
+    pub(crate) fn add(&self, attachment: &Attachment) -> Result<NetworkResult, Error> {
+        let Some(netns) = &attachment.netns else {
+            return Err(Error::InvalidAttachment { field: "network namespace", value: String::new() });
+        };
+        let namespace = Namespace::open(netns)?;
+        let addresses = self.reserve(attachment)?;
+        let mut socket = bridge::socket()?;
+        let bridge = self.stand(&mut socket, attachment.id())?;
+        let joining = Joining {
+            network: &self.network,
+            bridge,
+            attachment,
+            namespace: &namespace,
+            addresses: &addresses,
+        };
+        let mac = joining.join(&mut socket)?;
+        let pod: Vec<IpAddr> = addresses.iter().map(|(cidr, _)| cidr.address).collect();
+        self.firewall.publish(&attachment.port_mappings, &pod)?;
+        Ok(self.result(attachment, mac, bridge.mtu, &addresses))
     }
-    pub(crate) fn del(&self, _: &Attachment, _: Option<&NetworkResult>) -> Vec<Error> {
-        Vec::new()
+
+    fn reserve(&self, attachment: &Attachment) -> Result<Vec<Address>, Error> {
+        let id = attachment.id();
+        let wanted = wanted(attachment)?;
+        let mut addresses = Vec::new();
+        for (index, range) in self.ranges.iter().enumerate() {
+            let v4 = range.gateway.is_ipv4();
+            let wanted = wanted.iter().copied().find(|address| address.is_ipv4() == v4);
+            let address = self.pool.reserve(index, range, &id, wanted)?;
+            addresses.push((Cidr { address, prefix: range.subnet.prefix }, range.gateway));
+        }
+        Ok(addresses)
     }
-    pub(crate) fn check(&self, _: &Attachment, _: &NetworkResult) -> Result<(), Error> {
-        Err(Error::CutShort)
+
+    /// Sees that there is ground to stand on: made by the first, and again where somebody took it away.
+    fn stand(&self, socket: &mut netlink::Socket, id: AttachmentId) -> Result<Link, Error> {
+        let mut ground = self.ground();
+        ground.users.insert(id);
+        if let (Some(mtu), Some(link)) = (ground.made, link::find(socket, &self.network.bridge)?) {
+            return Ok(Link { mtu, ..link });
+        }
+        let link = bridge::set_up(socket, &self.network, &self.ranges)?;
+        self.firewall.install()?;
+        ground.made = Some(link.mtu);
+        Ok(link)
     }
-    pub(crate) fn collect(&self, _: &HashSet<AttachmentId>) -> Vec<Error> {
-        Vec::new()
+
+    /// Detaches, from the result that there was if there was one. Returns what failed; the rest is done.
+    pub(crate) fn del(&self, attachment: &Attachment, result: Option<&NetworkResult>) -> Vec<Error> {
+        let id = attachment.id();
+        let mut failures = Vec::new();
+        let addresses = match result {
+            Some(result) => Ok(result.addresses()),
+            None => self.pool.owned(&id),
+        };
+        let addresses = addresses.unwrap_or_else(|error| {
+            failures.push(error);
+            Vec::new()
+        });
+        if !attachment.port_mappings.is_empty() && !addresses.is_empty() {
+            failures.extend(self.firewall.withdraw(&addresses).err());
+        }
+        let host_name = bridge::host_interface(&self.network.bridge, &id);
+        let deleted = bridge::socket().and_then(|mut socket| link::delete(&mut socket, &host_name));
+        failures.extend(deleted.err());
+        // Last: who gets the address next must find nothing of its former owner.
+        if failures.is_empty() {
+            failures.extend(self.pool.release(&id, &addresses).err());
+        }
+        if failures.is_empty() {
+            failures.extend(self.leave(&id).err());
+        }
+        failures
+    }
+
+    /// The last one takes the ground away.
+    fn leave(&self, id: &AttachmentId) -> Result<(), Error> {
+        let mut ground = self.ground();
+        ground.users.remove(id);
+        if !ground.users.is_empty() {
+            return Ok(());
+        }
+        ground.made = None;
+        self.firewall.remove()?;
+        link::delete(&mut bridge::socket()?, &self.network.bridge)
+    }
+
+    /// Sees whether an attachment is as it was made.
+    pub(crate) fn check(&self, attachment: &Attachment, result: &NetworkResult) -> Result<(), Error> {
+        let addresses: Vec<Cidr> = result.ips.iter().map(|ip| ip.address).collect();
+        bridge::check(&self.network, attachment, &addresses)
+    }
+
+    /// Gives back the addresses of those who aren't kept.
+    pub(crate) fn collect(&self, kept: &HashSet<AttachmentId>) -> Vec<Error> {
+        match self.pool.retain(|owner| kept.contains(owner)) {
+            Ok(released) => {
+                if !released.is_empty() {
+                    tracing::warn!(network = self.network.name, ?released, "addresses without an owner");
+                }
+                Vec::new()
+            }
+            Err(error) => vec![error],
+        }
+    }
+
+    fn result(&self, attachment: &Attachment, mac: Mac, mtu: u32, addresses: &[Address]) -> NetworkResult {
+        let host = Interface { name: self.network.bridge.clone(), ..Interface::default() };
+        let port = bridge::host_interface(&self.network.bridge, &attachment.id());
+        let port = Interface { name: port, mtu: Some(mtu), ..Interface::default() };
+        let inside = Interface {
+            name: attachment.ifname.clone(),
+            mac: bridge::show_mac(mac),
+            mtu: Some(mtu),
+            sandbox: attachment.netns.as_deref().unwrap_or(Path::new("")).display().to_string(),
+            ..Interface::default()
+        };
+        let ip = |(address, gateway): &Address| IpConfig {
+            address: *address,
+            gateway: Some(*gateway),
+            interface: Some(2),
+        };
+        let route = |(address, gateway): &Address| {
+            let any = if address.address.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
+            Cidr::parse(any).map(|any| Route { gw: Some(*gateway), ..Route::to(any) })
+        };
+        NetworkResult {
+            interfaces: vec![host, port, inside],
+            ips: addresses.iter().map(ip).collect(),
+            routes: addresses.iter().filter_map(route).collect(),
+            ..NetworkResult::default()
+        }
+    }
+
+    fn ground(&self) -> MutexGuard<'_, Ground> {
+        self.ground.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+/// The addresses asked for, with or without a prefix length.
+fn wanted(attachment: &Attachment) -> Result<Vec<IpAddr>, Error> {
+    let parse = |text: &String| {
+        let address = text.split_once('/').map_or(text.as_str(), |(address, _)| address);
+        let invalid = || Error::InvalidAttachment { field: "address", value: text.clone() };
+        address.parse().map_err(|_| invalid())
+    };
+    attachment.ips.iter().map(parse).collect()
+}
+
+/// The loopback interface of a namespace: set up, if it isn't yet.
+///
+/// # Errors
+/// [`Error::Namespace`], [`Error::Kernel`].
 pub(crate) fn loopback(netns: &Path) -> Result<NetworkResult, Error> {
+    Namespace::open(netns)?.enter(|| link::set_up(&mut bridge::socket()?, "lo"))?;
     let interface =
         Interface { name: "lo".into(), sandbox: netns.display().to_string(), ..Interface::default() };
     let ips = ["127.0.0.1/8", "::1/128"].into_iter().filter_map(Cidr::parse);
     let ips = ips.map(|address| IpConfig { address, gateway: None, interface: Some(0) }).collect();
     Ok(NetworkResult { interfaces: vec![interface], ips, ..NetworkResult::default() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn network(subnets: &[&str]) -> BuiltinNetwork {
+        let subnet = |text: &&str| Subnet { network: Cidr::parse(text).unwrap(), gateway: None };
+        BuiltinNetwork {
+            name: "knarr".into(),
+            bridge: "knarr0".into(),
+            subnets: subnets.iter().map(subnet).collect(),
+            mtu: None,
+        }
+    }
+
+    #[test]
+    fn settings_that_cannot_work_are_refused_by_name() {
+        network(&["10.88.0.0/16"]).check().unwrap();
+        network(&["fd00:88::/64", "10.88.0.0/16"]).check().unwrap();
+        let refused = |network: BuiltinNetwork| network.check().unwrap_err().to_string();
+        assert!(refused(network(&[])).contains("subnets"));
+        assert!(refused(network(&["10.0.0.0/8", "11.0.0.0/8"])).contains("subnets"));
+        assert!(refused(network(&["10.0.0.0/31"])).contains("10.0.0.0/31"));
+        let long = BuiltinNetwork { bridge: "a-very-long-bridge".into(), ..network(&["10.0.0.0/8"]) };
+        assert!(refused(long).contains("bridge"));
+        let climbing = BuiltinNetwork { name: "../x".into(), ..network(&["10.0.0.0/8"]) };
+        assert!(refused(climbing).contains("name"));
+        let narrow = BuiltinNetwork { mtu: Some(576), ..network(&["fd00::/64"]) };
+        assert!(refused(narrow).contains("mtu"));
+    }
 }

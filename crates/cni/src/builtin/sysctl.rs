@@ -1,0 +1,48 @@
+//! Kernel settings of the network namespace that the calling thread is in.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use crate::error::Error;
+
+/// Below here; what a thread finds is its own namespace's.
+const ROOT: &str = "/proc/sys/net";
+
+/// Sets a value. A setting that the kernel doesn't have (IPv6 switched off) needs none.
+pub(super) fn set(name: &str, value: &str) -> Result<(), Error> {
+    match fs::write(Path::new(ROOT).join(name), value) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(Error::Kernel { action: "set sysctl", subject: format!("net/{name}={value}"), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Sets a value unless it is that already: some settings reset others when written.
+pub(super) fn ensure(name: &str, value: &str) -> Result<(), Error> {
+    if get(name).as_deref() == Some(value) { Ok(()) } else { set(name, value) }
+}
+
+fn get(name: &str) -> Option<String> {
+    fs::read_to_string(Path::new(ROOT).join(name)).ok().map(|text| text.trim().to_owned())
+}
+
+/// Has the host forward IPv6.
+///
+/// A host that forwards ignores router advertisements, and so would lose the default route that it has by one, unless
+/// its interfaces are told to accept them still (Documentation/networking/ip-sysctl, `accept_ra`).
+pub(super) fn forward_ipv6() -> Result<(), Error> {
+    let all = "ipv6/conf/all/forwarding";
+    if get(all).is_none_or(|value| value == "1") {
+        return Ok(());
+    }
+    for entry in fs::read_dir(Path::new(ROOT).join("ipv6/conf")).into_iter().flatten().flatten() {
+        let Some(link) = entry.file_name().into_string().ok().filter(|link| link != "all") else { continue };
+        let accept = format!("ipv6/conf/{link}/accept_ra");
+        if get(&accept).as_deref() == Some("1") {
+            set(&accept, "2")?;
+        }
+    }
+    set(all, "1")
+}
