@@ -1,0 +1,309 @@
+//! Root filesystems of containers: the layers of an image below, a directory of the container's own above.
+//!
+//! ```text
+//! <dir>/<container>/upper        what the container writes
+//! <dir>/<container>/work         overlay's own
+//! <dir>/<container>/rootfs.json  the layers, written before the directory gets its name
+//! <dir>/.trash/<random>          renamed away, deleted in the background
+//! <dir>/.empty                   the only layer of an image that has none
+//! ```
+//!
+//! A root filesystem is mounted as a detached mount, handed over by descriptor: the host's mount table never shows it,
+//! and it ends with its last user. While a container has a root filesystem here, its layers aren't collected, also
+//! across restarts.
+//! Not here: which layers an image has (`catalog`), what is mounted inside the root.
+//!
+//! Everything here blocks: call it from a blocking thread.
+
+mod attributes;
+mod mount;
+mod record;
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::digest::Digest;
+use crate::error::Error;
+use crate::gc::Trash;
+use crate::layers::{Layer, Layers, make_private_dir, store};
+use crate::names;
+use crate::usage::{self, Usage};
+
+use mount::Mounter;
+use record::Record;
+
+/// Whether what containers write must survive a crash of the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// `fsync` in a container reaches the disk, and unmounting its root writes everything back.
+    #[default]
+    Synced,
+    /// Overlay's `volatile`: neither. Faster to write and to stop, and enough where a crash of the machine ends all its
+    /// containers anyway.
+    Volatile,
+}
+
+/// The root filesystems of all containers. Cheap to clone; all clones are the same store.
+#[derive(Debug, Clone)]
+pub struct RootFilesystems {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    dir: PathBuf,
+    layers: Layers,
+    mounter: Mounter,
+    trash: Trash,
+    containers: Mutex<HashMap<String, Rootfs>>,
+}
+
+/// One container's root filesystem, as it is written down.
+#[derive(Debug, Clone)]
+struct Rootfs {
+    record: Arc<Record>,
+    /// Those layers of the record that are in the store; holding them keeps them there.
+    layers: Arc<[Layer]>,
+}
+
+impl RootFilesystems {
+    /// Opens the store of root filesystems in `dir`, making it where it lacks. What a crash left half-made is removed.
+    ///
+    /// # Errors
+    /// [`Error::Store`] names what couldn't be made or read.
+    pub fn open(dir: &Path, layers: Layers, durability: Durability) -> Result<RootFilesystems, Error> {
+        make_private_dir(dir)?;
+        let empty = dir.join(EMPTY);
+        make_private_dir(&empty)?;
+        let trash = Trash::open(&dir.join(".trash"))?;
+        let mounter = Mounter::new(empty, durability);
+        let inner = Inner { dir: dir.to_owned(), layers, mounter, trash, containers: Mutex::default() };
+        let containers = inner.read()?;
+        *inner.containers() = containers;
+        Ok(RootFilesystems { inner: Arc::new(inner) })
+    }
+
+    /// Makes the root filesystem of `container` out of `diff_ids`, the layers from the lowest upwards (the order of
+    /// `rootfs.diff_ids` in an image's configuration). Made of the same layers before, nothing happens.
+    ///
+    /// # Errors
+    /// [`Error::LayerMissing`], [`Error::RootfsExists`], [`Error::BadContainerId`], [`Error::NoSpace`], [`Error::Store`].
+    pub fn prepare(&self, container: &str, diff_ids: &[Digest]) -> Result<(), Error> {
+        check_id(container)?;
+        let inner = &*self.inner;
+        let record = Record::new(diff_ids.to_vec());
+        if let Some(present) = inner.containers().get(container) {
+            if *present.record == record {
+                return Ok(());
+            }
+            return Err(Error::RootfsExists { container: container.to_owned() });
+        }
+        let get =
+            |id: &Digest| inner.layers.get(id).ok_or_else(|| Error::LayerMissing { diff_id: id.clone() });
+        let layers: Arc<[Layer]> = visible(diff_ids).iter().map(get).collect::<Result<_, _>>()?;
+        let making = inner.dir.join(format!(".new-{}", names::unique()));
+        let made = inner.make(&making, &layers, &record).and_then(|()| {
+            let target = inner.dir.join(container);
+            let mut containers = inner.containers();
+            if containers.contains_key(container) {
+                return Err(Error::RootfsExists { container: container.to_owned() });
+            }
+            rustix::fs::rename(&making, &target).map_err(|errno| store("rename", &making, errno.into()))?;
+            containers.insert(container.to_owned(), Rootfs { record: Arc::new(record), layers });
+            Ok(())
+        });
+        if made.is_err() {
+            // The first failure is the one to tell; what this one leaves is removed at the next open.
+            let _ = inner.trash.discard(&making);
+        }
+        made
+    }
+
+    /// Mounts the container's root filesystem and returns the mount's descriptor, detached: for `move_mount`, or to
+    /// open files below. The mount ends when nobody has it any more.
+    ///
+    /// # Errors
+    /// [`Error::RootfsMissing`], [`Error::LayerMissing`], [`Error::RootfsMount`].
+    pub fn mount(&self, container: &str) -> Result<OwnedFd, Error> {
+        let inner = &*self.inner;
+        let rootfs = inner.containers().get(container).cloned();
+        let rootfs = rootfs.ok_or_else(|| Error::RootfsMissing { container: container.to_owned() })?;
+        let present = |id: &&Digest| !rootfs.layers.iter().any(|layer| layer.diff_id == **id);
+        if let Some(lost) = visible(rootfs.record.layers()).iter().find(present) {
+            return Err(Error::LayerMissing { diff_id: lost.clone() });
+        }
+        let lowers = inner.lowers(&rootfs.layers)?;
+        inner.mounter.mount(container, &inner.dir.join(container), &lowers)
+    }
+
+    /// Removes the container's root filesystem: gone when this returns, its space freed in the background. Of a
+    /// container that has none, nothing is removed and that is fine. A mount in use stays usable until its last user
+    /// ends, without what was below it.
+    ///
+    /// # Errors
+    /// [`Error::Store`] if it can't be renamed away; [`Error::BadContainerId`].
+    pub fn release(&self, container: &str) -> Result<(), Error> {
+        check_id(container)?;
+        let mut containers = self.inner.containers();
+        self.inner.trash.discard(&self.inner.dir.join(container))?;
+        containers.remove(container);
+        Ok(())
+    }
+
+    /// Removes the root filesystems of all containers that aren't in `known`, and returns the ids of those removed.
+    ///
+    /// # Errors
+    /// The first failure, after all others have been tried.
+    pub fn retain(&self, known: &HashSet<String>) -> Result<Vec<String>, Error> {
+        let present: Vec<String> = self.inner.containers().keys().cloned().collect();
+        let mut removed = Vec::new();
+        let mut outcome = Ok(());
+        for container in present.into_iter().filter(|id| !known.contains(id)) {
+            match self.release(&container) {
+                Ok(()) => removed.push(container),
+                Err(error) => outcome = outcome.and(Err(error)),
+            }
+        }
+        outcome.map(|()| removed)
+    }
+
+    /// Disk space and inodes of what the container has written. Reads the whole upper directory.
+    ///
+    /// # Errors
+    /// [`Error::RootfsMissing`], [`Error::Store`].
+    pub fn usage(&self, container: &str) -> Result<Usage, Error> {
+        if !self.inner.containers().contains_key(container) {
+            return Err(Error::RootfsMissing { container: container.to_owned() });
+        }
+        let upper = self.inner.dir.join(container).join(UPPER);
+        usage::of_tree(&upper).map_err(|cause| store("read", &upper, cause))
+    }
+
+    /// Disk space and inodes of what all containers have written. Reads all their upper directories.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn total_usage(&self) -> Result<Usage, Error> {
+        let containers: Vec<String> = self.inner.containers().keys().cloned().collect();
+        let mut sum = Usage::default();
+        for container in containers {
+            match self.usage(&container) {
+                Ok(usage) => sum += usage,
+                // Removed since the list was made.
+                Err(Error::RootfsMissing { .. }) => {}
+                Err(_) if !self.inner.containers().contains_key(&container) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(sum)
+    }
+
+    /// The directory that all of this is in.
+    pub fn path(&self) -> &Path {
+        &self.inner.dir
+    }
+}
+
+const UPPER: &str = "upper";
+const WORK: &str = "work";
+const EMPTY: &str = ".empty";
+
+impl Inner {
+    fn containers(&self) -> MutexGuard<'_, HashMap<String, Rootfs>> {
+        self.containers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes the directories and the record of a root filesystem in `dir`, which isn't its final place yet.
+    fn make(&self, dir: &Path, layers: &[Layer], record: &Record) -> Result<(), Error> {
+        make_private_dir(dir)?;
+        for name in [UPPER, WORK] {
+            make_private_dir(&dir.join(name))?;
+        }
+        let lowers = self.lowers(layers)?;
+        let upper = dir.join(UPPER);
+        attributes::copy(&upper, layers, &lowers)
+            .map_err(|cause| store("set the attributes of", &upper, cause))?;
+        // Not synced: after a crash of the machine there is no container left that it could belong to.
+        record.write(dir).map_err(|cause| store("write the record of", dir, cause))
+    }
+
+    /// The root directories of layers, from the top downwards, down to one that hides all below it.
+    fn lowers(&self, layers: &[Layer]) -> Result<Vec<OwnedFd>, Error> {
+        let mut lowers = Vec::with_capacity(layers.len());
+        for layer in layers.iter().rev() {
+            lowers.push(self.layers.lower(layer)?);
+            if layer.record().opaque_root {
+                break;
+            }
+        }
+        Ok(lowers)
+    }
+
+    /// Reads the records of all containers; what isn't whole goes to the trash.
+    fn read(&self) -> Result<HashMap<String, Rootfs>, Error> {
+        let mut containers = HashMap::new();
+        for entry in fs::read_dir(&self.dir).map_err(|cause| store("read", &self.dir, cause))? {
+            let path = entry.map_err(|cause| store("read", &self.dir, cause))?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+            if matches!(name.as_str(), EMPTY | ".trash") {
+                continue;
+            }
+            match Record::read(&path) {
+                Ok(record) if check_id(&name).is_ok() => {
+                    let layers =
+                        visible(record.layers()).iter().filter_map(|id| self.layers.get(id)).collect();
+                    containers.insert(name, Rootfs { record: Arc::new(record), layers });
+                }
+                _ => self.trash.discard(&path)?,
+            }
+        }
+        Ok(containers)
+    }
+}
+
+/// The layers without repetitions, each at its highest place: overlay refuses one twice, and what a layer holds or
+/// hides further down, it holds and hides further up too.
+fn visible(diff_ids: &[Digest]) -> Vec<Digest> {
+    let mut seen = HashSet::new();
+    let mut layers: Vec<Digest> = diff_ids.iter().rev().filter(|id| seen.insert(*id)).cloned().collect();
+    layers.reverse();
+    layers
+}
+
+/// Ids become file names; those of our own files begin with a dot.
+fn check_id(container: &str) -> Result<(), Error> {
+    let valid = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    if container.is_empty()
+        || container.len() > 255
+        || container.starts_with('.')
+        || !container.bytes().all(valid)
+    {
+        return Err(Error::BadContainerId { container: container.to_owned() });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_names_of_files_of_ours() {
+        for id in ["a", "0f3c", "my-container_1.2"] {
+            assert!(check_id(id).is_ok(), "{id:?}");
+        }
+        for id in ["", ".", "..", ".trash", "a/b", "../a", "a\0", "ä", &"a".repeat(256)] {
+            assert!(check_id(id).is_err(), "{id:?}");
+        }
+    }
+
+    #[test]
+    fn a_repeated_layer_counts_where_it_is_highest() {
+        let [a, b] = [Digest::of(b"a"), Digest::of(b"b")];
+        assert_eq!(visible(&[a.clone(), b.clone(), a.clone()]), [b.clone(), a.clone()]);
+        assert_eq!(visible(&[a.clone(), b.clone()]), [a, b]);
+    }
+}

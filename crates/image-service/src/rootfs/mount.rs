@@ -1,0 +1,250 @@
+//! Mounting a container's root filesystem: an overlay that is attached to nothing.
+//!
+//! | kernel | how the layers are named |
+//! |---|---|
+//! | 6.13 and newer | `lowerdir+` by descriptor |
+//! | 6.8 and newer | `lowerdir+` by path, through `/proc/self/fd` |
+//! | older | `lowerdir=` in mount(2), in a mount namespace of a thread's own, cloned from there by `open_tree` |
+//!
+//! Options: `index=off`, because a layer may come back under the same name after it was collected and an index would
+//! call that stale; `metacopy=off` and `redirect_dir=off`, whatever the kernel's configuration says, because both make
+//! overlay follow names found in attributes of the layers.
+//! Not here: where the mount goes.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, OpenTreeFlags,
+};
+
+use super::{Durability, UPPER, WORK};
+use crate::error::Error;
+
+/// Options that every mount gets.
+const OPTIONS: [(&str, &str); 3] = [("index", "off"), ("metacopy", "off"), ("redirect_dir", "off")];
+
+/// Mounts overlays in the way that this kernel can.
+#[derive(Debug)]
+pub(super) struct Mounter {
+    empty: PathBuf,
+    durability: Durability,
+    /// The first way that worked.
+    way: OnceLock<Way>,
+}
+
+/// How the kernel is told about layers; see the module's table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    Descriptors,
+    Paths,
+    PrivateNamespace,
+}
+
+/// The directories of one overlay.
+struct Parts<'a> {
+    lowers: Vec<&'a OwnedFd>,
+    upper: OwnedFd,
+    work: OwnedFd,
+    /// A directory to mount on where the kernel wants one.
+    dir: &'a Path,
+    durability: Durability,
+}
+
+/// A step that failed, and why.
+type Failure = (&'static str, io::Error);
+
+impl Mounter {
+    pub(super) fn new(empty: PathBuf, durability: Durability) -> Mounter {
+        Mounter { empty, durability, way: OnceLock::new() }
+    }
+
+    /// Mounts `lowers`, from the top downwards, below the container's directory `dir`.
+    pub(super) fn mount(&self, container: &str, dir: &Path, lowers: &[OwnedFd]) -> Result<OwnedFd, Error> {
+        let failed = |(action, cause)| Error::RootfsMount { container: container.to_owned(), action, cause };
+        let open = |path: &Path| open_place(path).map_err(|cause| failed(("open a directory of", cause)));
+        let empty = if lowers.is_empty() { Some(open(&self.empty)?) } else { None };
+        let parts = Parts {
+            lowers: lowers.iter().chain(&empty).collect(),
+            upper: open(&dir.join(UPPER))?,
+            work: open(&dir.join(WORK))?,
+            dir,
+            durability: self.durability,
+        };
+        if let Some(way) = self.way.get() {
+            return parts.mount(*way).map_err(failed);
+        }
+        let mut outcome = parts.mount(Way::Descriptors).map(|fd| (Way::Descriptors, fd));
+        for way in [Way::Paths, Way::PrivateNamespace] {
+            outcome = match outcome {
+                // The kernel's answer to a parameter that it doesn't know in this form.
+                Err((_, cause)) if cause.kind() == io::ErrorKind::InvalidInput => {
+                    parts.mount(way).map(|fd| (way, fd))
+                }
+                other => other,
+            };
+        }
+        let (way, mount) = outcome.map_err(failed)?;
+        let _ = self.way.set(way);
+        Ok(mount)
+    }
+}
+
+impl Parts<'_> {
+    fn mount(&self, way: Way) -> Result<OwnedFd, Failure> {
+        match way {
+            Way::Descriptors | Way::Paths => self.by_context(way),
+            Way::PrivateNamespace => self.by_private_namespace(),
+        }
+    }
+
+    fn by_context(&self, way: Way) -> Result<OwnedFd, Failure> {
+        let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC);
+        let context = context.map_err(|errno| ("open an overlay context for", errno.into()))?;
+        let configured = self.configure(&context, way);
+        configured.map_err(|errno| ("configure", explained(&context, errno)))?;
+        let created = rustix::mount::fsconfig_create(&context);
+        created.map_err(|errno| ("create", explained(&context, errno)))?;
+        let mount = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty());
+        mount.map_err(|errno| ("mount", explained(&context, errno)))
+    }
+
+    fn configure(&self, context: &OwnedFd, way: Way) -> rustix::io::Result<()> {
+        let set = |key: &str, dir: &OwnedFd| match way {
+            Way::Descriptors => rustix::mount::fsconfig_set_fd(context, key, dir),
+            Way::Paths | Way::PrivateNamespace => {
+                rustix::mount::fsconfig_set_string(context, key, proc_path(dir))
+            }
+        };
+        rustix::mount::fsconfig_set_string(context, "source", "overlay")?;
+        for lower in &self.lowers {
+            set("lowerdir+", lower)?;
+        }
+        set("upperdir", &self.upper)?;
+        set("workdir", &self.work)?;
+        for (key, value) in OPTIONS {
+            rustix::mount::fsconfig_set_string(context, key, value)?;
+        }
+        match self.durability {
+            Durability::Synced => Ok(()),
+            Durability::Volatile => rustix::mount::fsconfig_set_flag(context, "volatile"),
+        }
+    }
+
+    /// Mounts on a directory in a mount namespace that only a short-lived thread is in, and takes the mount from there.
+    fn by_private_namespace(&self) -> Result<OwnedFd, Failure> {
+        let failed = |errno: Errno| ("mount", errno.into());
+        let in_thread = || -> Result<OwnedFd, Failure> {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)
+                .map_err(|errno| ("make a mount namespace for", errno.into()))?;
+            let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+            rustix::mount::mount_change("/", private).map_err(failed)?;
+            let target = self.dir.join(WORK);
+            let options = std::ffi::CString::new(self.options()).map_err(|cause| ("mount", cause.into()))?;
+            rustix::mount::mount("overlay", &target, "overlay", MountFlags::empty(), &*options)
+                .map_err(failed)?;
+            let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+            rustix::mount::open_tree(CWD, &target, flags).map_err(failed)
+        };
+        std::thread::scope(|scope| match scope.spawn(in_thread).join() {
+            Ok(outcome) => outcome,
+            Err(_) => Err(("mount", io::Error::other("the mounting thread failed"))),
+        })
+    }
+
+    /// The options as one text, which must fit a page: enough for some 200 layers by these short paths.
+    fn options(&self) -> String {
+        let lowers: Vec<String> = self.lowers.iter().map(|lower| proc_path(lower)).collect();
+        let mut text = format!("lowerdir={}", lowers.join(":"));
+        text += &format!(",upperdir={},workdir={}", proc_path(&self.upper), proc_path(&self.work));
+        for (key, value) in OPTIONS {
+            text += &format!(",{key}={value}");
+        }
+        if self.durability == Durability::Volatile {
+            text += ",volatile";
+        }
+        text
+    }
+}
+
+/// A path to what a descriptor of this process is open on, without any byte that options would have to escape.
+fn proc_path(dir: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", dir.as_raw_fd())
+}
+
+fn open_place(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?)
+}
+
+/// The errno with what the kernel wrote about it into the context (fsopen(2): one message a read).
+fn explained(context: impl AsFd, errno: Errno) -> io::Error {
+    let mut messages = Vec::new();
+    let mut buffer = [0u8; 1024];
+    while let Ok(count) = rustix::io::read(&context, &mut buffer) {
+        if count == 0 || messages.len() > 16 {
+            break;
+        }
+        // A level and a space come first: "e overlay: …".
+        let message = String::from_utf8_lossy(&buffer[..count]);
+        messages.push(message.get(2..).unwrap_or(&message).trim().to_owned());
+    }
+    let plain = io::Error::from(errno);
+    if messages.is_empty() {
+        return plain;
+    }
+    io::Error::new(plain.kind(), format!("{plain}: {}", messages.join("; ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+
+    use super::*;
+
+    /// Every way shows the same files and leaves the mount table as it was.
+    #[test]
+    fn all_ways_mount_the_same() {
+        if !rustix::process::geteuid().is_root() {
+            println!("skipped: needs root");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["upper", "work", "a", "b"] {
+            fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        fs::write(dir.path().join("a/from-a"), "a").unwrap();
+        fs::write(dir.path().join("a/both"), "a").unwrap();
+        fs::write(dir.path().join("b/both"), "b").unwrap();
+        let before = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        for way in [Way::Descriptors, Way::Paths, Way::PrivateNamespace] {
+            let [a, b] = ["a", "b"].map(|name| open_place(&dir.path().join(name)).unwrap());
+            let parts = Parts {
+                lowers: vec![&b, &a],
+                upper: open_place(&dir.path().join("upper")).unwrap(),
+                work: open_place(&dir.path().join("work")).unwrap(),
+                dir: dir.path(),
+                durability: Durability::Synced,
+            };
+            let mount = match parts.mount(way) {
+                Ok(mount) => mount,
+                Err((_, cause)) if way == Way::Descriptors && cause.kind() == io::ErrorKind::InvalidInput => {
+                    println!("skipped: this kernel has no lowerdir+ by descriptor");
+                    continue;
+                }
+                Err(failure) => panic!("{way:?}: {failure:?}"),
+            };
+            let root = proc_path(&mount);
+            let names: BTreeSet<_> =
+                fs::read_dir(&root).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            assert_eq!(names, BTreeSet::from(["both".into(), "from-a".into()]), "{way:?}");
+            assert_eq!(fs::read_to_string(format!("{root}/both")).unwrap(), "b", "{way:?}");
+            assert_eq!(fs::read_to_string("/proc/self/mountinfo").unwrap(), before, "{way:?}");
+        }
+    }
+}
