@@ -146,12 +146,7 @@ impl std::error::Error for Failure {}
 impl Failure {
     /// A failure of `step` on `subject` with the kernel's answer; the kind follows from the answer.
     pub(crate) fn system(step: FailedStep, errno: rustix::io::Errno, subject: impl Into<String>) -> Self {
-        Self {
-            kind: kind_of(step, errno),
-            step,
-            errno: Some(errno.raw_os_error()),
-            subject: subject.into(),
-        }
+        Self { kind: kind_of(step, errno), step, errno: Some(errno.raw_os_error()), subject: subject.into() }
     }
 }
 
@@ -159,7 +154,9 @@ fn kind_of(step: FailedStep, errno: rustix::io::Errno) -> FailureKind {
     use rustix::io::Errno;
     match errno {
         Errno::NOENT | Errno::NOTDIR => FailureKind::NotFound,
-        Errno::ACCESS | Errno::NOEXEC | Errno::ISDIR if step == FailedStep::Exec => FailureKind::NotExecutable,
+        Errno::ACCESS | Errno::NOEXEC | Errno::ISDIR if step == FailedStep::Exec => {
+            FailureKind::NotExecutable
+        }
         Errno::PERM | Errno::ACCESS => FailureKind::NotPermitted,
         Errno::LOOP | Errno::XDEV => FailureKind::Unsafe,
         Errno::NOSYS | Errno::OPNOTSUPP | Errno::NODEV => FailureKind::Unsupported,

@@ -14,7 +14,8 @@ use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, socketpair,
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg,
+    socketpair,
 };
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -66,9 +67,13 @@ pub(crate) struct Reporter {
 
 /// Makes both ends.
 pub(crate) fn pair() -> Result<(Handshake, Reporter), Failure> {
-    let (parent, child) =
-        socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK)
-            .map_err(|errno| Failure::system(FailedStep::Handshake, to_rustix(errno), ""))?;
+    let (parent, child) = socketpair(
+        AddressFamily::Unix,
+        SockType::SeqPacket,
+        None,
+        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+    )
+    .map_err(|errno| Failure::system(FailedStep::Handshake, to_rustix(errno), ""))?;
     Ok((Handshake { socket: parent, executing: false }, Reporter { socket: child }))
 }
 
@@ -168,19 +173,17 @@ impl Reporter {
         self.send_with(message, None)
     }
 
-    pub(crate) fn send_with(&self, message: &Message, descriptor: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
+    pub(crate) fn send_with(
+        &self,
+        message: &Message,
+        descriptor: Option<BorrowedFd<'_>>,
+    ) -> Result<(), Errno> {
         let body = serde_json::to_vec(message).map_err(|_| Errno::INVAL)?;
         let raw = descriptor.map(|fd| [fd.as_raw_fd()]);
         let control: Vec<ControlMessage<'_>> = raw.iter().map(|fds| ControlMessage::ScmRights(fds)).collect();
-        sendmsg::<()>(
-            self.socket.as_raw_fd(),
-            &[IoSlice::new(&body)],
-            &control,
-            MsgFlags::MSG_NOSIGNAL,
-            None,
-        )
-        .map(drop)
-        .map_err(to_rustix)
+        sendmsg::<()>(self.socket.as_raw_fd(), &[IoSlice::new(&body)], &control, MsgFlags::MSG_NOSIGNAL, None)
+            .map(drop)
+            .map_err(to_rustix)
     }
 
     /// Reports a failure; that the parent is gone is no news to a child that ends anyway.

@@ -224,7 +224,8 @@ fn database(root: BorrowedFd<'_>, path: &'static str) -> Result<String, Error> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     // First by O_PATH: opening a device or a fifo for reading can already have effects.
-    let found = match rustix::fs::openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve) {
+    let found = match rustix::fs::openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
+    {
         Err(Errno::NOENT | Errno::NOTDIR) => return Ok(String::new()),
         Err(errno) => return Err(Error::IdentityRead { path, source: errno.into() }),
         Ok(found) => found,

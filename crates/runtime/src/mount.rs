@@ -33,7 +33,8 @@ pub fn open_source(source: &Source) -> Result<OwnedFd, Error> {
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
     let mount = open_tree(CWD, &source.path, flags).map_err(|errno| failed("open", errno))?;
-    sys::set_propagation(mount.as_fd(), source.propagation).map_err(|errno| failed("set propagation of", errno))?;
+    sys::set_propagation(mount.as_fd(), source.propagation)
+        .map_err(|errno| failed("set propagation of", errno))?;
     apply_attributes(mount.as_fd(), &source.attributes).map_err(|errno| failed("set flags of", errno))?;
     Ok(mount)
 }
@@ -45,7 +46,12 @@ pub fn open_source(source: &Source) -> Result<OwnedFd, Error> {
 /// [`Error::MountSource`] when the path cannot be opened so.
 pub fn open_executable(path: &Path) -> Result<OwnedFd, Error> {
     let attributes = MountAttributes { access: crate::plan::Access::ReadOnly, ..MountAttributes::default() };
-    open_source(&Source { path: path.to_owned(), depth: Depth::Single, attributes, propagation: Propagation::Private })
+    open_source(&Source {
+        path: path.to_owned(),
+        depth: Depth::Single,
+        attributes,
+        propagation: Propagation::Private,
+    })
 }
 
 /// Sets flags on a mount, keeping those it has already: a volume of a `nosuid` mount stays so.
@@ -71,13 +77,15 @@ fn check_propagation(source: &Source) -> Result<(), Error> {
         path: source.path.clone(),
         source: errno.into(),
     };
-    let place = rustix::fs::open(&source.path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
+    let place =
+        rustix::fs::open(&source.path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
     let id = sys::mount_id(place.as_fd()).map_err(failed)?;
-    let table = std::fs::read_to_string("/proc/self/mountinfo").map_err(|source_error| Error::MountSource {
-        operation: "look up the mount of",
-        path: source.path.clone(),
-        source: source_error,
-    })?;
+    let table =
+        std::fs::read_to_string("/proc/self/mountinfo").map_err(|source_error| Error::MountSource {
+            operation: "look up the mount of",
+            path: source.path.clone(),
+            source: source_error,
+        })?;
     let line = table.lines().find(|line| line.split(' ').next() == Some(id.as_str())).unwrap_or_default();
     let (left, _) = line.split_once(" - ").unwrap_or((line, ""));
     let has = |tag: &str| left.split(' ').skip(6).any(|field| field.starts_with(tag));

@@ -24,7 +24,9 @@ impl SingleThread {
         // A thread is a directory below task, so the link count says how many there are without listing them
         // (fs/proc/base.c, proc_task_getattr).
         let task = rustix::fs::stat("/proc/self/task").map_err(|errno| Error::ThreadCount(errno.into()))?;
-        match u64::from(task.st_nlink).saturating_sub(2) {
+        #[allow(clippy::useless_conversion, reason = "it is 32 bits wide on arm64")]
+        let links = u64::from(task.st_nlink);
+        match links.saturating_sub(2) {
             1 => Ok(Self { _not_send: PhantomData }),
             threads => Err(Error::Threads { threads }),
         }

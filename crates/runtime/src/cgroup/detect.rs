@@ -6,8 +6,20 @@ use super::{Error, Hierarchy, Host, files};
 
 /// Version 1 controllers that can stand among a hierarchy's mount options.
 const CONTROLLERS: &[&str] = &[
-    "blkio", "cpu", "cpuacct", "cpuset", "devices", "freezer", "hugetlb", "memory", "misc", "net_cls", "net_prio",
-    "perf_event", "pids", "rdma",
+    "blkio",
+    "cpu",
+    "cpuacct",
+    "cpuset",
+    "devices",
+    "freezer",
+    "hugetlb",
+    "memory",
+    "misc",
+    "net_cls",
+    "net_prio",
+    "perf_event",
+    "pids",
+    "rdma",
 ];
 
 pub(super) fn detect() -> Result<Host, Error> {
@@ -45,7 +57,8 @@ fn parse(mountinfo: &str) -> Host {
 
 /// The kernel writes space, tab, newline and backslash as three octal digits.
 fn unescape(text: &str) -> PathBuf {
-    let text = text.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\");
+    let text =
+        text.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\");
     PathBuf::from(text)
 }
 

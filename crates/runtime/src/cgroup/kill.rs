@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
+use rustix::event::Timespec;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
-use rustix::event::Timespec;
 
 use super::files::{error, read_if_there, write_raw};
 use super::{Cgroup, Error};
@@ -119,7 +119,9 @@ pub(super) fn remove(directory: &Path) -> Result<(), Error> {
                 }
                 wait_until_empty(directory, 1_000_000 << round);
             }
-            Err(Errno::BUSY | Errno::NOTEMPTY) => return Err(Error::CgroupBusy { path: directory.to_owned() }),
+            Err(Errno::BUSY | Errno::NOTEMPTY) => {
+                return Err(Error::CgroupBusy { path: directory.to_owned() });
+            }
             Err(errno) => return Err(error("remove cgroup", directory, errno)),
         }
     }
@@ -130,7 +132,8 @@ pub(super) fn remove(directory: &Path) -> Result<(), Error> {
 /// for, so its bound is the time.
 fn wait_until_empty(directory: &Path, nanoseconds: i64) {
     let bound = Timespec { tv_sec: 0, tv_nsec: nanoseconds };
-    let events = rustix::fs::open(directory.join("cgroup.events"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    let events =
+        rustix::fs::open(directory.join("cgroup.events"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
     match events {
         Ok(events) => {
             // Reading arms the event: it fires for what changes afterwards.

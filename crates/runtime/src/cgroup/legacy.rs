@@ -36,7 +36,8 @@ fn inherit(directory: &Path, file: &str) -> Result<String, Error> {
     if !own.trim().is_empty() {
         return Ok(own);
     }
-    let parent = directory.parent().ok_or_else(|| error("find the parent of cgroup", directory, Errno::NOENT))?;
+    let parent =
+        directory.parent().ok_or_else(|| error("find the parent of cgroup", directory, Errno::NOENT))?;
     let above = inherit(parent, file)?;
     write(&directory.join(file), above.trim())?;
     Ok(above)
@@ -186,7 +187,8 @@ mod tests {
     #[test]
     fn device_rules_are_written_as_the_controller_reads_them() {
         let rule = |typ, major, minor: i64| {
-            let builder = LinuxDeviceCgroupBuilder::default().allow(true).typ(typ).major(major as i64).access("rw");
+            let builder =
+                LinuxDeviceCgroupBuilder::default().allow(true).typ(typ).major(major as i64).access("rw");
             device_rule(&builder.minor(minor).build().unwrap())
         };
         assert_eq!(rule(LinuxDeviceType::C, 1, 3), "c 1:3 rw");

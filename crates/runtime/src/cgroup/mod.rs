@@ -103,7 +103,8 @@ impl Cgroup {
     pub fn at(host: &Host, path: &str) -> Result<Self, Error> {
         let bad = || Error::CgroupPath { path: path.to_owned() };
         let relative = path.strip_prefix('/').ok_or_else(bad)?;
-        if relative.split('/').any(|part| part.is_empty() || part == "." || part == "..") || path.contains(['\0', '\n'])
+        if relative.split('/').any(|part| part.is_empty() || part == "." || part == "..")
+            || path.contains(['\0', '\n'])
         {
             return Err(bad());
         }
@@ -162,7 +163,8 @@ impl Cgroup {
     /// # Errors
     /// [`Error::Cgroup`] for what the kernel refuses.
     pub fn join(&self, pid: i32) -> Result<(), Error> {
-        self.directories().try_for_each(|directory| files::write(&directory.join("cgroup.procs"), &pid.to_string()))
+        self.directories()
+            .try_for_each(|directory| files::write(&directory.join("cgroup.procs"), &pid.to_string()))
     }
 
     /// The processes in it and below it, as seen from the caller's pid namespace.
@@ -223,7 +225,10 @@ impl Cgroup {
     }
 
     fn directories(&self) -> impl Iterator<Item = &Path> {
-        self.unified.as_deref().into_iter().chain(self.legacy.iter().map(|directory| directory.directory.as_path()))
+        self.unified
+            .as_deref()
+            .into_iter()
+            .chain(self.legacy.iter().map(|directory| directory.directory.as_path()))
     }
 
     /// The directory in which the processes are listed: all hierarchies have the same ones.
@@ -251,7 +256,11 @@ fn refuse_what_is_not_done(resources: &LinuxResources) -> Result<(), Error> {
         ("net_cls", "linux.resources.network", resources.network().is_some()),
         ("rdma", "linux.resources.rdma", resources.rdma().as_ref().is_some_and(|rdma| !rdma.is_empty())),
         ("memory", "linux.resources.memory.kernelTCP", memory.is_some_and(|m| m.kernel_tcp().is_some())),
-        ("memory", "linux.resources.memory.disableOOMKiller", memory.is_some_and(|m| m.disable_oom_killer() == Some(true))),
+        (
+            "memory",
+            "linux.resources.memory.disableOOMKiller",
+            memory.is_some_and(|m| m.disable_oom_killer() == Some(true)),
+        ),
     ];
     match refused.into_iter().find(|(.., asked)| *asked) {
         Some((controller, setting, _)) => Err(Error::NoController { controller, setting }),

@@ -161,7 +161,8 @@ mod tests {
 
     #[test]
     fn swap_is_what_goes_beyond_memory() {
-        let limits = |memory: i64, swap: i64| LinuxMemoryBuilder::default().limit(memory).swap(swap).build().unwrap();
+        let limits =
+            |memory: i64, swap: i64| LinuxMemoryBuilder::default().limit(memory).swap(swap).build().unwrap();
         assert_eq!(swap(&limits(100, 100)).as_deref(), Some("0"));
         assert_eq!(swap(&limits(100, 150)).as_deref(), Some("50"));
         assert_eq!(swap(&limits(100, -1)).as_deref(), Some("max"));

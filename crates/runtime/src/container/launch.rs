@@ -25,7 +25,8 @@ pub fn launch(proof: &SingleThread, request: &LaunchRequest<'_>) -> Result<Launc
     let (parent_end, reporter) = handshake::pair()?;
     let cgroup = open_cgroup(request.cgroup)?;
     let mut pid_namespace = Chosen::enter(pid_namespace(request)?)?;
-    let cloned = clone_process(proof, namespaces(&request.plan.namespaces), cgroup.as_ref().map(OwnedFd::as_fd));
+    let cloned =
+        clone_process(proof, namespaces(&request.plan.namespaces), cgroup.as_ref().map(OwnedFd::as_fd));
     match cloned.map_err(|errno| Failure::system(FailedStep::Clone, errno, ""))? {
         Cloned::Child => {
             pid_namespace.forget();

@@ -77,9 +77,8 @@ pub struct Launched {
 /// Gives a child that runs to the caller. Until its identity is known it is killed when anything fails.
 fn finish(child: Child, handshake: Handshake) -> Result<Launched, Failure> {
     let start_time = start_time(child.pid())?;
-    let (pid, pidfd) = child
-        .hand_over()
-        .ok_or_else(|| Failure::system(FailedStep::Clone, rustix::io::Errno::CHILD, ""))?;
+    let (pid, pidfd) =
+        child.hand_over().ok_or_else(|| Failure::system(FailedStep::Clone, rustix::io::Errno::CHILD, ""))?;
     Ok(Launched { pid, pidfd, start_time, handshake })
 }
 

@@ -4,7 +4,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
-use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType, move_into_link_name_space, move_into_thread_name_spaces};
+use rustix::thread::{
+    LinkNameSpaceType, ThreadNameSpaceType, move_into_link_name_space, move_into_thread_name_spaces,
+};
 
 use crate::{FailedStep, Failure};
 
@@ -18,7 +20,8 @@ impl Chosen {
     pub(super) fn enter(target: Option<BorrowedFd<'_>>) -> Result<Self, Failure> {
         let Some(target) = target else { return Ok(Self { own: None }) };
         let failed = |errno| Failure::system(FailedStep::JoinNamespace, errno, "pid");
-        let own = openat(CWD, "/proc/self/ns/pid", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
+        let own = openat(CWD, "/proc/self/ns/pid", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(failed)?;
         move_into_thread_name_spaces(target, ThreadNameSpaceType::PROCESS_ID).map_err(failed)?;
         Ok(Self { own: Some(own) })
     }

@@ -30,7 +30,8 @@ pub(super) struct CgroupView {
 pub(super) fn views(cgroup: &Cgroup, namespace: &NamespaceSource) -> Result<Vec<CgroupView>, Failure> {
     let mut views = Vec::with_capacity(cgroup.legacy.len() + 1);
     for directory in &cgroup.legacy {
-        let links = directory.controllers.iter().filter(|name| **name != directory.name && !name.contains('='));
+        let links =
+            directory.controllers.iter().filter(|name| **name != directory.name && !name.contains('='));
         views.push(CgroupView {
             name: Some(directory.name.clone()),
             links: if directory.controllers.len() > 1 { links.cloned().collect() } else { Vec::new() },
@@ -39,7 +40,11 @@ pub(super) fn views(cgroup: &Cgroup, namespace: &NamespaceSource) -> Result<Vec<
     }
     if let Some(unified) = &cgroup.unified {
         let alone = cgroup.legacy.is_empty();
-        let source = if alone && *namespace == NamespaceSource::Host { tree(unified, cgroup.path()) } else { unified.clone() };
+        let source = if alone && *namespace == NamespaceSource::Host {
+            tree(unified, cgroup.path())
+        } else {
+            unified.clone()
+        };
         views.push(CgroupView {
             name: (!alone).then(|| "unified".to_owned()),
             links: Vec::new(),
@@ -81,7 +86,8 @@ pub(super) fn show(
 fn show_several(views: &[CgroupView], target: &OwnedFd, attributes: &MountAttributes) -> Result<(), Errno> {
     use std::os::fd::AsFd;
     let writable = MountAttributes { access: Access::ReadWrite, ..*attributes };
-    let base = make("tmpfs", &[("source", Some("tmpfs")), ("mode", Some("755")), ("size", Some("64k"))], &writable)?;
+    let base =
+        make("tmpfs", &[("source", Some("tmpfs")), ("mode", Some("755")), ("size", Some("64k"))], &writable)?;
     place(&base, target)?;
     for view in views {
         let Some(name) = &view.name else { continue };

@@ -6,9 +6,9 @@
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 use rustix::thread::{
-    CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set, configure_capability_in_ambient_set,
-    remove_capability_from_bounding_set, set_capabilities as set_sets, set_keep_capabilities, set_no_new_privs,
-    set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+    CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set,
+    configure_capability_in_ambient_set, remove_capability_from_bounding_set, set_capabilities as set_sets,
+    set_keep_capabilities, set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
 
 use super::handles::Procfs;
@@ -20,7 +20,10 @@ fn failed(errno: Errno) -> Failure {
 }
 
 fn each(mask: u64) -> impl Iterator<Item = CapabilitySet> {
-    (0..u64::BITS).map(|number| 1 << number).filter(move |bit| mask & bit != 0).map(CapabilitySet::from_bits_retain)
+    (0..u64::BITS)
+        .map(|number| 1 << number)
+        .filter(move |bit| mask & bit != 0)
+        .map(CapabilitySet::from_bits_retain)
 }
 
 /// Takes away for good what the plan doesn't have; capabilities newer than this program too.
@@ -72,7 +75,9 @@ pub(super) fn set_capabilities(plan: &ProcessPlan) -> Result<(), Failure> {
     };
     clear_ambient_capability_set().map_err(failed)?;
     set_sets(None, sets).map_err(failed)?;
-    each(ambient).try_for_each(|capability| configure_capability_in_ambient_set(capability, true)).map_err(failed)
+    each(ambient)
+        .try_for_each(|capability| configure_capability_in_ambient_set(capability, true))
+        .map_err(failed)
 }
 
 /// Gives up privileges by exec, and installs the filter that was left for that.
@@ -80,7 +85,8 @@ pub(super) fn filter_without_privilege(plan: &ProcessPlan) -> Result<(), Failure
     if !plan.no_new_privileges {
         return Ok(());
     }
-    set_no_new_privs(true).map_err(|errno| Failure::system(FailedStep::Capabilities, errno, "no_new_privs"))?;
+    set_no_new_privs(true)
+        .map_err(|errno| Failure::system(FailedStep::Capabilities, errno, "no_new_privs"))?;
     install_filter(plan)
 }
 

@@ -43,10 +43,12 @@ pub(super) fn node(root: &Root, node: &DeviceNode) -> Result<(), Failure> {
         DeviceKind::Block => FileType::BlockDevice,
         DeviceKind::Fifo => FileType::Fifo,
     };
-    mknodat(&parent, name, kind, Mode::from_raw_mode(node.mode), makedev(node.major, node.minor)).map_err(failed)?;
+    mknodat(&parent, name, kind, Mode::from_raw_mode(node.mode), makedev(node.major, node.minor))
+        .map_err(failed)?;
     if (node.uid, node.gid) != (0, 0) {
         let owner = (Some(Uid::from_raw(node.uid)), Some(Gid::from_raw(node.gid)));
-        rustix::fs::chownat(&parent, name, owner.0, owner.1, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
+        rustix::fs::chownat(&parent, name, owner.0, owner.1, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(failed)?;
     }
     Ok(())
 }

@@ -58,7 +58,8 @@ impl<'a> Launch<'a> {
 
     /// A mount of the pod's /dev/shm for this container.
     fn take_shared_memory_along(&mut self) -> Result<(), Failure> {
-        let wanted = self.request.plan.steps.iter().any(|step| matches!(step, plan::Step::AttachSharedMemory { .. }));
+        let wanted =
+            self.request.plan.steps.iter().any(|step| matches!(step, plan::Step::AttachSharedMemory { .. }));
         if wanted {
             let memory = self.request.pod.shared_memory.as_ref().ok_or_else(|| missing("shared memory"))?;
             self.shared_memory = Some(filesystems::share_memory(memory, self.process.procfs()?)?);
@@ -132,8 +133,10 @@ impl<'a> Launch<'a> {
     }
 
     fn finish_root(&mut self) -> Result<(), Failure> {
-        let attributes =
-            plan::MountAttributes { access: self.request.plan.root.access, ..plan::MountAttributes::default() };
+        let attributes = plan::MountAttributes {
+            access: self.request.plan.root.access,
+            ..plan::MountAttributes::default()
+        };
         if attributes.access == Access::ReadWrite {
             return Ok(());
         }

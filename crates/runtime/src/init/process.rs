@@ -8,9 +8,9 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, fchdir, getcwd, set_dumpable_behavior, umask};
 
+use super::command::Command;
 use super::handles::Procfs;
 use super::path::Root;
-use super::command::Command;
 use super::{Step, credentials, devices, stdio};
 use crate::cgroup::Cgroup;
 use crate::container::Streams;
@@ -188,8 +188,9 @@ impl<'a> Process<'a> {
     /// The last of the supervisor's: its mask of signals, its file mode mask, its descriptors.
     fn clean_up(&mut self) -> Result<(), Failure> {
         umask(Mode::from_raw_mode(self.plan.umask));
-        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
-            .map_err(|errno| Failure::system(FailedStep::Prepare, crate::handshake::to_rustix(errno), "signals"))?;
+        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).map_err(|errno| {
+            Failure::system(FailedStep::Prepare, crate::handshake::to_rustix(errno), "signals")
+        })?;
         sys::close_on_exec_above_stdio().map_err(|errno| Failure::system(FailedStep::Descriptors, errno, ""))
     }
 

@@ -16,11 +16,13 @@ use crate::plan::{Access, MountAttributes};
 use crate::{FailedStep, Failure, sys};
 
 pub(super) fn hostname(name: &str) -> Result<(), Failure> {
-    rustix::system::sethostname(name.as_bytes()).map_err(|errno| Failure::system(FailedStep::Hostname, errno, name))
+    rustix::system::sethostname(name.as_bytes())
+        .map_err(|errno| Failure::system(FailedStep::Hostname, errno, name))
 }
 
 pub(super) fn domainname(name: &str) -> Result<(), Failure> {
-    rustix::system::setdomainname(name.as_bytes()).map_err(|errno| Failure::system(FailedStep::Hostname, errno, name))
+    rustix::system::setdomainname(name.as_bytes())
+        .map_err(|errno| Failure::system(FailedStep::Hostname, errno, name))
 }
 
 pub(crate) fn sysctl(procfs: &Procfs, name: &str, value: &str) -> Result<(), Failure> {
@@ -60,7 +62,8 @@ fn mask_directory(target: &OwnedFd, empty: &mut Option<OwnedFd>) -> Result<(), E
         noexec: true,
         ..MountAttributes::default()
     };
-    let made = make("tmpfs", &[("source", Some("tmpfs")), ("mode", Some("755")), ("size", Some("0"))], &attributes)?;
+    let made =
+        make("tmpfs", &[("source", Some("tmpfs")), ("mode", Some("755")), ("size", Some("0"))], &attributes)?;
     place(&made, target)?;
     *empty = Some(made);
     Ok(())

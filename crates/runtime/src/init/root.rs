@@ -3,9 +3,7 @@
 use std::os::fd::BorrowedFd;
 
 use rustix::fs::CWD;
-use rustix::mount::{
-    MountPropagationFlags, MoveMountFlags, UnmountFlags, mount_change, move_mount, unmount,
-};
+use rustix::mount::{MountPropagationFlags, MoveMountFlags, UnmountFlags, mount_change, move_mount, unmount};
 use rustix::process::{fchdir, pivot_root};
 
 use crate::{FailedStep, Failure};

@@ -30,13 +30,19 @@ pub fn create_pod(proof: &SingleThread, plan: &PodPlan) -> Result<PodNamespaces,
         subject: refusal.to_string(),
     })?;
     let memory = plan.shared_memory.map(make_shared_memory).transpose()?;
-    let empty_root = (plan.pid == PodNamespace::Own || needs_holder(&memory)).then(|| empty_root(&memory)).transpose()?;
+    let empty_root =
+        (plan.pid == PodNamespace::Own || needs_holder(&memory)).then(|| empty_root(&memory)).transpose()?;
     let flags = flags(plan, empty_root.is_some());
     if flags == CloneFlags::default() {
-        return Ok(PodNamespaces { shared_memory: memory.map(SharedMemory::from), ..PodNamespaces::default() });
+        return Ok(PodNamespaces {
+            shared_memory: memory.map(SharedMemory::from),
+            ..PodNamespaces::default()
+        });
     }
     let (mut parent_end, reporter) = handshake::pair()?;
-    match clone_process(proof, flags, None).map_err(|errno| Failure::system(FailedStep::Clone, errno, "pod"))? {
+    match clone_process(proof, flags, None)
+        .map_err(|errno| Failure::system(FailedStep::Clone, errno, "pod"))?
+    {
         Cloned::Child => {
             drop(parent_end);
             init::run_child(&reporter, || {
@@ -180,7 +186,8 @@ impl From<OwnedFd> for SharedMemory {
 fn make_shared_memory(bytes: u64) -> Result<OwnedFd, Failure> {
     let size = bytes.to_string();
     let options = [("source", Some("shm")), ("mode", Some("1777")), ("size", Some(size.as_str()))];
-    let attributes = MountAttributes { nosuid: true, nodev: true, noexec: true, ..MountAttributes::default() };
+    let attributes =
+        MountAttributes { nosuid: true, nodev: true, noexec: true, ..MountAttributes::default() };
     init::make_filesystem("tmpfs", &options, &attributes)
         .map_err(|errno| Failure::system(FailedStep::Mount, errno, "/dev/shm"))
 }

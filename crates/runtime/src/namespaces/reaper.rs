@@ -42,7 +42,8 @@ fn shed() -> Result<(), Failure> {
     }
     clear_ambient_capability_set().map_err(failed)?;
     let none = CapabilitySet::empty();
-    set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none }).map_err(failed)?;
+    set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })
+        .map_err(failed)?;
     set_no_new_privs(true).map_err(failed)?;
     // Last: changing capabilities may set it anew.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(failed)?;

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use super::mounts::{MountReader, Slot};
 use super::{
-    Access, DeviceKind, DeviceNode, NamespacePlan, NamespaceSource, Plan, ProcessPlan, Refusal, RootPlan, SeccompFilter,
-    Step, sysctl,
+    Access, DeviceKind, DeviceNode, NamespacePlan, NamespaceSource, Plan, ProcessPlan, Refusal, RootPlan,
+    SeccompFilter, Step, sysctl,
 };
 use crate::spec::oci;
 
@@ -95,8 +95,11 @@ impl Builder {
         let pod_memory = input.namespaces.ipc == NamespaceSource::Pod;
         let mounts = input.spec.mounts().as_deref().unwrap_or_default();
         let reader = MountReader { pod_memory };
-        let targets: Vec<PathBuf> =
-            mounts.iter().enumerate().map(|(at, m)| super::mounts::target(at, m)).collect::<Result<_, _>>()?;
+        let targets: Vec<PathBuf> = mounts
+            .iter()
+            .enumerate()
+            .map(|(at, m)| super::mounts::target(at, m))
+            .collect::<Result<_, _>>()?;
         self.foreign_dev = mounts
             .iter()
             .zip(&targets)
@@ -233,7 +236,8 @@ fn device_node(at: usize, device: &oci::LinuxDevice) -> Result<Option<DeviceNode
 fn refuse_what_is_not_done(input: &PlanInput<'_>) -> Result<(), Refusal> {
     let spec = input.spec;
     let hooks = spec.hooks().as_ref().is_some_and(|hooks| *hooks != oci::Hooks::default());
-    let platforms = spec.windows().is_some() || spec.solaris().is_some() || spec.vm().is_some() || spec.zos().is_some();
+    let platforms =
+        spec.windows().is_some() || spec.solaris().is_some() || spec.vm().is_some() || spec.zos().is_some();
     let linux = spec.linux().as_ref();
     let asks = |test: fn(&oci::Linux) -> bool| linux.is_some_and(test);
     let refused = [

@@ -7,8 +7,8 @@
 mod build;
 pub(crate) mod mounts;
 mod process;
-pub(crate) mod sysctl;
 pub mod seccomp;
+pub(crate) mod sysctl;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

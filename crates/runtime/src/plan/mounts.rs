@@ -6,7 +6,9 @@ use std::ffi::OsStr;
 use std::path::{Component, Path, PathBuf};
 
 use super::build::refuse;
-use super::{Access, AccessTime, Depth, FilesystemMount, MountAttributes, Propagation, Refusal, Source, Step};
+use super::{
+    Access, AccessTime, Depth, FilesystemMount, MountAttributes, Propagation, Refusal, Source, Step,
+};
 use crate::spec::oci;
 
 /// Files of /proc that may be replaced: what lxcfs provides, and two that FIPS and checkpoints need.
@@ -121,7 +123,10 @@ fn bind(at: usize, mount: &oci::Mount, options: Options) -> Result<Source, Refus
         return Err(refuse(field(), format!("{path:?} is not an absolute path")));
     }
     if let Some((name, _)) = options.data.first() {
-        return Err(refuse(format!("mounts[{at}].options"), format!("{name:?} does nothing on a bind mount")));
+        return Err(refuse(
+            format!("mounts[{at}].options"),
+            format!("{name:?} does nothing on a bind mount"),
+        ));
     }
     Ok(Source {
         path: path.clone(),

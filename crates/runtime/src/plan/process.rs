@@ -125,7 +125,10 @@ fn capabilities(spec: &oci::Process) -> Result<Capabilities, Refusal> {
         return Ok(Capabilities::default());
     };
     let mask = |set: &Option<oci::Capabilities>| -> u64 {
-        set.iter().flatten().map(|capability| 1u64 << capability_number(*capability)).fold(0, |all, one| all | one)
+        set.iter()
+            .flatten()
+            .map(|capability| 1u64 << capability_number(*capability))
+            .fold(0, |all, one| all | one)
     };
     let read = Capabilities {
         bounding: mask(sets.bounding()),

@@ -44,12 +44,22 @@ fn check_owned(name: &str, value: &str, owned: &Owned) -> Result<(), Refusal> {
     let (namespace, is_owned) = match path.as_str() {
         p if p.starts_with("net/") => ("network", owned.network),
         p if p.starts_with("fs/mqueue/") => ("IPC", owned.ipc),
-        "kernel/msgmax" | "kernel/msgmnb" | "kernel/msgmni" | "kernel/sem" | "kernel/shmall" | "kernel/shmmax"
-        | "kernel/shmmni" | "kernel/shm_rmid_forced" => ("IPC", owned.ipc),
+        "kernel/msgmax"
+        | "kernel/msgmnb"
+        | "kernel/msgmni"
+        | "kernel/sem"
+        | "kernel/shmall"
+        | "kernel/shmmax"
+        | "kernel/shmmni"
+        | "kernel/shm_rmid_forced" => ("IPC", owned.ipc),
         "kernel/domainname" => ("UTS", owned.uts),
         _ => return Err(refuse(field(), "does not belong to a namespace")),
     };
-    if is_owned { Ok(()) } else { Err(refuse(field(), format!("would be set on the host: it has its {namespace} namespace"))) }
+    if is_owned {
+        Ok(())
+    } else {
+        Err(refuse(field(), format!("would be set on the host: it has its {namespace} namespace")))
+    }
 }
 
 /// The path below /proc/sys of a parameter written with dots or, as sysctl(8) allows, with slashes (then a dot is
@@ -87,9 +97,17 @@ mod tests {
     #[test]
     fn names_become_paths_and_nothing_else() {
         assert_eq!(path("net.ipv4.ip_forward").as_deref(), Some("net/ipv4/ip_forward"));
-        assert_eq!(path("net/ipv4/conf/eth0.100/rp_filter").as_deref(), Some("net/ipv4/conf/eth0.100/rp_filter"));
-        assert_eq!(path("net.ipv4.conf.eth0/100.rp_filter").as_deref(), Some("net/ipv4/conf/eth0.100/rp_filter"));
-        for bad in ["", "net", "net..x", "net/../kernel/core_pattern", "net/ipv4/", "net.a+kernel.b=c", "net. "] {
+        assert_eq!(
+            path("net/ipv4/conf/eth0.100/rp_filter").as_deref(),
+            Some("net/ipv4/conf/eth0.100/rp_filter")
+        );
+        assert_eq!(
+            path("net.ipv4.conf.eth0/100.rp_filter").as_deref(),
+            Some("net/ipv4/conf/eth0.100/rp_filter")
+        );
+        for bad in
+            ["", "net", "net..x", "net/../kernel/core_pattern", "net/ipv4/", "net.a+kernel.b=c", "net. "]
+        {
             assert_eq!(path(bad), None, "{bad:?}");
         }
     }

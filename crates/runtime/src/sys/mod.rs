@@ -16,8 +16,8 @@ pub(crate) use clone::{Child, CloneFlags, Cloned, clone_process};
 pub(crate) use mount::{Reach, attribute_bits, mount_id, set_attributes, set_propagation};
 pub(crate) use network::bring_loopback_up;
 pub(crate) use process::{
-    Awaited, close_all, close_on_exec_above_stdio, exit_now, install_seccomp, reset_signal_dispositions, set_resource_limit,
-    wait_for_signal,
+    Awaited, close_all, close_on_exec_above_stdio, exit_now, install_seccomp, reset_signal_dispositions,
+    set_resource_limit, wait_for_signal,
 };
 
 /// Takes ownership of a descriptor that the kernel has just put into this process with a message.

@@ -70,7 +70,11 @@ pub(crate) fn attribute_bits(attributes: &MountAttributes) -> (AttributeBits, At
 }
 
 pub(crate) fn set_attributes(mount: BorrowedFd<'_>, bits: AttributeBits, reach: Reach) -> Result<(), Errno> {
-    set(mount, libc::mount_attr { attr_set: bits.set, attr_clr: bits.clear, propagation: 0, userns_fd: 0 }, reach)
+    set(
+        mount,
+        libc::mount_attr { attr_set: bits.set, attr_clr: bits.clear, propagation: 0, userns_fd: 0 },
+        reach,
+    )
 }
 
 /// Sets the propagation of a mount and of all below it. `Shared` leaves a clone in the peer group of its source.

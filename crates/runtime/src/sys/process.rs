@@ -10,14 +10,19 @@ fn check(returned: libc::c_long) -> Result<(), Errno> {
 }
 
 /// Gives every signal its default disposition: handlers do not survive execve(2), but ignored signals do.
+///
+/// The C library keeps two signals for itself and would leave them as they are, so the kernel is asked.
 pub(crate) fn reset_signal_dispositions() {
-    for signal in 1..=libc::SIGRTMAX() {
-        if signal == libc::SIGKILL || signal == libc::SIGSTOP {
-            continue;
+    /// Bytes of the kernel's sigset_t.
+    const SET: usize = 8;
+    /// The kernel's struct sigaction, all zeroes: SIG_DFL, no flags, no restorer, no mask.
+    const DEFAULT: [u64; 4] = [0; 4];
+    for signal in 1..=64 {
+        // SAFETY: the action is no function that could run, and is as large as the kernel's structure on x86-64 (larger than on
+        // arm64, which has no restorer). SIGKILL and SIGSTOP are refused, which changes nothing.
+        unsafe {
+            libc::syscall(libc::SYS_rt_sigaction, signal, DEFAULT.as_ptr(), std::ptr::null_mut::<u64>(), SET);
         }
-        // SAFETY: SIG_DFL is no function of ours that could run. The C library refuses the two signals that it keeps for itself,
-        // and has no handlers for them in a process with one thread.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
 }
 

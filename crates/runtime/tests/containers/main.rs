@@ -1,0 +1,59 @@
+//! Real containers: clones, mounts, cgroups and a busybox. Needs root and /bin/busybox (Debian's busybox-static).
+//!
+//! A program without the standard harness, since launching takes a process with one thread: the tests run one after the other in
+//! it, each with its own rig. An argument that is no option selects the tests with it in their names.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    missing_docs,
+    unreachable_pub,
+    reason = "a test program"
+)]
+
+mod basics;
+mod hostile;
+mod joining;
+mod pods;
+mod rig;
+
+use std::panic::catch_unwind;
+
+type Test = (&'static str, fn());
+
+fn main() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: containers need root");
+        return;
+    }
+    if !std::path::Path::new("/bin/busybox").exists() {
+        println!("skipped: /bin/busybox is missing (install busybox-static)");
+        return;
+    }
+    let wanted: Vec<String> =
+        std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let tests: Vec<Test> =
+        [basics::TESTS, hostile::TESTS, joining::TESTS, pods::TESTS].into_iter().flatten().copied().collect();
+    let selected =
+        tests.iter().filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|part| name.contains(part)));
+    let mut failed = Vec::new();
+    let mut count = 0;
+    for (name, test) in selected {
+        count += 1;
+        let before = rig::Left::now();
+        let mut outcome = catch_unwind(test).map_err(|_| ());
+        let after = rig::Left::now();
+        if before != after {
+            println!("left behind by {name}: {before:?} became {after:?}");
+            outcome = Err(());
+        }
+        println!("test {name} ... {}", if outcome.is_ok() { "ok" } else { "FAILED" });
+        if outcome.is_err() {
+            failed.push(*name);
+        }
+    }
+    println!("\n{count} run, {} failed {failed:?}", failed.len());
+    std::process::exit(i32::from(!failed.is_empty()));
+}
