@@ -28,6 +28,7 @@ pub(crate) struct Extent {
 #[derive(Debug, Default)]
 pub(crate) struct Map {
     extents: Vec<Extent>,
+    pairs: usize,
     end: u64,
     stored: u64,
 }
@@ -39,7 +40,8 @@ impl Map {
         if offset < self.end {
             return Err(Fault::Archive("the parts of a sparse file overlap or are out of order"));
         }
-        if self.extents.len() >= MAX_EXTENTS {
+        self.pairs += 1;
+        if self.pairs > MAX_EXTENTS {
             return Err(Fault::Archive("a sparse file has too many parts"));
         }
         if length > 0 {

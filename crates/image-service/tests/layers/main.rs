@@ -1,0 +1,51 @@
+//! The layer store and root filesystems, on the real kernel: needs root.
+//!
+//! Every form of layers passes the same tests: a new one is a variant of `store::Form` and a line at the end.
+
+mod archive;
+mod conformance;
+mod hostile;
+mod life;
+mod peers;
+mod store;
+
+/// All tests for one form.
+macro_rules! suite {
+    ($form_name:ident, $form:expr, { $($module:ident: $($test:ident)+;)+ }) => {
+        mod $form_name {
+            $(mod $module {
+                $(#[test]
+                fn $test() {
+                    if !rustix::process::geteuid().is_root() {
+                        println!("skipped: needs root");
+                        return;
+                    }
+                    crate::$module::$test($form);
+                })+
+            })+
+        }
+    };
+}
+
+macro_rules! for_form {
+    ($form_name:ident, $form:expr) => {
+        suite!($form_name, $form, {
+            conformance:
+                files_and_their_attributes every_compression archives_that_hold_nothing whiteouts opaque_directories
+                hard_links extended_attributes attributes_of_overlay_itself entries_of_one_name long_names sparse_files
+                files_behind_a_link_of_the_same_layer directories_that_no_entry_describes layers_stack_and_are_shared
+                many_layers usage_is_about_right wrong_bytes_are_noticed;
+            hostile:
+                nothing_outside_the_layer_changes contradicting_sizes_are_refused bombs_are_refused
+                malformed_archives_are_refused errors_say_what_and_why the_store_itself_is_private;
+            peers: gnu_tar_unpacks_the_same;
+            life:
+                layers_survive_a_restart a_dropped_writer_leaves_nothing what_a_crash_leaves_is_removed
+                two_writers_of_one_layer unused_layers_are_collected removal_does_not_wait_for_the_disk
+                a_deep_tree_is_removed_too root_filesystems_come_and_go unknown_root_filesystems_are_removed
+                the_mount_table_does_not_grow;
+        });
+    };
+}
+
+for_form!(directories, crate::store::Form::Directories);
