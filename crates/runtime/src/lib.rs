@@ -21,6 +21,7 @@ pub mod plan;
 pub mod spec;
 mod sys;
 pub mod thread;
+pub mod wire;
 
 pub use error::Error;
 pub use failure::{FailedStep, Failure, FailureKind};

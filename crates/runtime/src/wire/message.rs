@@ -1,0 +1,288 @@
+//! The messages. Plain data; unknown fields are refused everywhere.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Failure;
+use crate::cgroup::Cgroup;
+use crate::plan::{Plan, PodPlan, ProcessPlan};
+
+/// One of the three kinds.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Message {
+    /// From the daemon.
+    Request(Request),
+    /// The answer to a request.
+    Reply(Reply),
+    /// From the supervisor, unasked.
+    Event(Event),
+}
+
+/// What a daemon can ask for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// Who is there? Answered by [`Reply::Welcome`].
+    Hello {
+        /// The daemon's [`VERSION`](super::VERSION).
+        version: u16,
+    },
+    /// Make the pod's namespaces. Answered by [`Reply::PodCreated`], the same one when asked again.
+    CreatePod(PodPlan),
+    /// What is there? Answered by [`Reply::Snapshot`].
+    Snapshot,
+    /// Start a container. Descriptors: its root filesystem, then its volumes in the order of the plan's sources. Answered by
+    /// [`Reply::Started`], [`Reply::Exited`] when it has run already, or [`Reply::Failed`].
+    Start(Box<StartContainer>),
+    /// Send a signal. Answered by [`Reply::Done`]; [`Reply::Gone`] when it has ended.
+    Signal {
+        /// To whom.
+        target: Target,
+        /// Its number.
+        signal: i32,
+        /// How far it reaches.
+        scope: Scope,
+    },
+    /// Run a process in a container. Descriptors: its streams in the order of [`StartExec::streams`]. Answered by
+    /// [`Reply::ExecStarted`] or [`Reply::Failed`]; its end is an [`Event::ExecExited`]. It is killed when the connection ends.
+    Exec(Box<StartExec>),
+    /// Open a container's log anew by its path. Answered by [`Reply::Done`].
+    ReopenLog {
+        /// The container.
+        container: String,
+    },
+    /// Forget an exited container. Answered by [`Reply::Done`], also when it is not known.
+    Forget {
+        /// The container.
+        container: String,
+    },
+    /// Kill what is left and end. Answered by [`Reply::Done`] before the end.
+    Shutdown,
+}
+
+/// What is answered.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Reply {
+    /// To [`Request::Hello`].
+    Welcome {
+        /// The supervisor's [`VERSION`](super::VERSION).
+        version: u16,
+        /// The pod it minds.
+        pod: String,
+        /// Its process id.
+        pid: i32,
+    },
+    /// To [`Request::CreatePod`].
+    PodCreated(PodCreated),
+    /// To [`Request::Snapshot`].
+    Snapshot(Snapshot),
+    /// To [`Request::Start`]: the command has been executed.
+    Started {
+        /// The container's first process, as the supervisor sees it.
+        pid: i32,
+        /// When it started, in clock ticks since boot.
+        start_time: u64,
+        /// When it started, in nanoseconds since the epoch.
+        started_at: i64,
+    },
+    /// To [`Request::Start`] of a container that has run.
+    Exited(Exit),
+    /// To [`Request::Exec`]: the command has been executed.
+    ExecStarted {
+        /// The process, as the supervisor sees it.
+        pid: i32,
+    },
+    /// It is done.
+    Done,
+    /// There is no such container, exec or process any more.
+    Gone,
+    /// It failed.
+    Failed(Failure),
+    /// The request could not be understood.
+    Unknown {
+        /// What was not understood.
+        why: String,
+    },
+}
+
+/// What a supervisor tells unasked.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Event {
+    /// A container's first process has ended, its output is in the log, its exit record is written.
+    ContainerExited(Exit),
+    /// An exec has ended.
+    ExecExited(ExecExit),
+    /// A container's log can't be written. Told once until it works again; the container goes on.
+    LogWriteFailed {
+        /// The container.
+        container: String,
+        /// Its log.
+        path: PathBuf,
+        /// The kernel's error number.
+        errno: i32,
+    },
+}
+
+/// A container to start.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StartContainer {
+    /// Its id.
+    pub container: String,
+    /// How to make it.
+    pub plan: Plan,
+    /// Where its processes go; it exists.
+    pub cgroup: Cgroup,
+    /// Its log, an absolute path; none to throw the output away.
+    pub log: Option<PathBuf>,
+    /// What it finds on standard input, when it has no terminal.
+    pub stdin: Stdin,
+    /// After so many milliseconds without an execve(2) it is killed, and the start has failed.
+    pub deadline_ms: u64,
+}
+
+/// What a container finds on standard input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stdin {
+    /// /dev/null.
+    Null,
+    /// Kept open for as long as the container runs.
+    Open,
+    /// Closed after the first client that attached has gone.
+    Once,
+}
+
+/// A process to run in a container.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StartExec {
+    /// A name for it, of the daemon's choice.
+    pub exec: String,
+    /// The container.
+    pub container: String,
+    /// The process.
+    pub process: ProcessPlan,
+    /// Which streams the descriptors are, in their order; the others are /dev/null.
+    pub streams: Vec<Stream>,
+    /// After so many milliseconds without an execve(2) it is killed, and the exec has failed.
+    pub deadline_ms: u64,
+}
+
+/// A standard stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stream {
+    /// Descriptor 0.
+    Stdin,
+    /// Descriptor 1.
+    Stdout,
+    /// Descriptor 2.
+    Stderr,
+}
+
+/// Whom a signal is for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Target {
+    /// A container, by id.
+    Container(String),
+    /// An exec, by the name it was given.
+    Exec(String),
+}
+
+/// How far a signal reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// The first process alone.
+    Init,
+    /// A container: everything in its cgroup, by SIGKILL whatever the signal. An exec: its process group.
+    All,
+}
+
+/// A pod's namespaces, made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PodCreated {
+    /// Where its network namespace can be opened while the supervisor lives; none on the host network.
+    pub network: Option<PathBuf>,
+    /// The first process of its shared pid namespace, as the supervisor sees it.
+    pub init: Option<i32>,
+}
+
+/// What a supervisor minds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Snapshot {
+    /// The pod's namespaces, when they are made.
+    pub pod: Option<PodCreated>,
+    /// Every container that was started and not forgotten.
+    pub containers: Vec<ContainerSnapshot>,
+}
+
+/// One container of a [`Snapshot`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ContainerSnapshot {
+    /// Its id.
+    pub container: String,
+    /// How far it is.
+    pub state: ContainerState,
+}
+
+/// How far a container is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum ContainerState {
+    /// Its command has not been executed yet.
+    Starting,
+    /// It runs.
+    Running {
+        /// Its first process.
+        pid: i32,
+        /// When it started, in clock ticks since boot.
+        start_time: u64,
+        /// When it started, in nanoseconds since the epoch.
+        started_at: i64,
+    },
+    /// It has ended.
+    Exited(Exit),
+}
+
+/// The end of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Exit {
+    /// The container.
+    pub container: String,
+    /// Its first process.
+    pub pid: i32,
+    /// When that started, in clock ticks since boot.
+    pub start_time: u64,
+    /// Its exit status, or 128 and the number of the signal that ended it.
+    pub exit_code: i32,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+    /// Whether the kernel killed a process of the container's for want of memory.
+    pub oom_killed: bool,
+    /// When it started, in nanoseconds since the epoch.
+    pub started_at: i64,
+    /// When it ended, in nanoseconds since the epoch.
+    pub finished_at: i64,
+}
+
+/// The end of an exec.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExecExit {
+    /// The exec.
+    pub exec: String,
+    /// Its exit status, or 128 and the number of the signal that ended it.
+    pub exit_code: i32,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+}
