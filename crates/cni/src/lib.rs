@@ -11,10 +11,12 @@
 //! made it, and for what, is the caller's affair.
 
 mod attachment;
+mod attachments;
 mod builtin;
 mod cache;
 mod capabilities;
 mod conf;
+mod engine;
 mod error;
 mod files;
 mod locks;

@@ -1,5 +1,7 @@
 //! Chains of scripted plugins: what they are told, in which order, and what becomes of their failures.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
 mod support;
 
 use std::fs;

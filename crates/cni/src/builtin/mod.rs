@@ -7,7 +7,13 @@
 //! | `firewall`, `nft` | masquerade, host ports | `portmap` |
 //! | `netlink`, `netns`, `sysctl` | what they stand on | |
 //!
-//! The bridge and the tables exist while anything is attached: they come with the first attachment and go with the last.
+//! The bridge and the tables come with the first attachment, and go a while after the last: pods that follow one another
+//! find them there.
+//!
+//! Detaching is two things. [`Builtin::isolate`] cuts the pod off, which takes no time: its port is disabled, its host
+//! ports lead nowhere. [`Builtin::remove`] deletes the link, which takes the kernel tens of milliseconds (it waits for
+//! every reader of the device), and frees the addresses after that.
+//!
 //! Everything here blocks for as long as the kernel needs, and acts on the network namespace of the calling thread.
 
 mod bridge;
@@ -112,8 +118,16 @@ pub(crate) struct Builtin {
 #[derive(Debug)]
 struct Ground {
     users: HashSet<AttachmentId>,
-    /// Whether bridge and tables have been made by us.
+    /// How many have come so far.
+    arrivals: u64,
+    /// The MTU, once bridge and tables have been made by us.
     made: Option<u32>,
+}
+
+/// A time at which nobody was attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Idle {
+    arrivals: u64,
 }
 
 impl Builtin {
@@ -126,11 +140,11 @@ impl Builtin {
         let ranges = network.ranges()?;
         let pool = Pool::open(state_dir.join("addresses").join(&network.name), &network.name)?;
         let firewall = Firewall::new(&network.bridge, &ranges);
-        let ground = Mutex::new(Ground { users, made: None });
+        let ground = Mutex::new(Ground { users, arrivals: 0, made: None });
         Ok(Builtin { network, ranges, pool, firewall, ground })
     }
 
-    /// Attaches. What a failure leaves is removed by [`Builtin::del`].
+    /// Attaches. What a failure leaves is removed by [`Builtin::isolate`] and [`Builtin::remove`].
     pub(crate) fn add(&self, attachment: &Attachment) -> Result<NetworkResult, Error> {
         let Some(netns) = &attachment.netns else {
             return Err(Error::InvalidAttachment { field: "network namespace", value: String::new() });
@@ -169,6 +183,7 @@ impl Builtin {
     fn stand(&self, socket: &mut netlink::Socket, id: AttachmentId) -> Result<Link, Error> {
         let mut ground = self.ground();
         ground.users.insert(id);
+        ground.arrivals += 1;
         if let (Some(mtu), Some(link)) = (ground.made, link::find(socket, &self.network.bridge)?) {
             return Ok(Link { mtu, ..link });
         }
@@ -178,39 +193,57 @@ impl Builtin {
         Ok(link)
     }
 
-    /// Detaches, from the result that there was if there was one. Returns what failed; the rest is done.
-    pub(crate) fn del(&self, attachment: &Attachment, result: Option<&NetworkResult>) -> Vec<Error> {
-        let id = attachment.id();
+    /// Cuts off. Returns what failed; the rest is done.
+    pub(crate) fn isolate(&self, attachment: &Attachment, result: Option<&NetworkResult>) -> Vec<Error> {
         let mut failures = Vec::new();
-        let addresses = match result {
-            Some(result) => Ok(result.addresses()),
-            None => self.pool.owned(&id),
-        };
-        let addresses = addresses.unwrap_or_else(|error| {
-            failures.push(error);
-            Vec::new()
-        });
-        if !attachment.port_mappings.is_empty() && !addresses.is_empty() {
-            failures.extend(self.firewall.withdraw(&addresses).err());
+        match self.addresses_of(attachment, result) {
+            Ok(addresses) if !attachment.port_mappings.is_empty() && !addresses.is_empty() => {
+                failures.extend(self.firewall.withdraw(&addresses).err());
+            }
+            outcome => failures.extend(outcome.err()),
         }
-        let host_name = bridge::host_interface(&self.network.bridge, &id);
-        let deleted = bridge::socket().and_then(|mut socket| link::delete(&mut socket, &host_name));
-        failures.extend(deleted.err());
-        // Last: who gets the address next must find nothing of its former owner.
-        if failures.is_empty() {
-            failures.extend(self.pool.release(&id, &addresses).err());
-        }
-        if failures.is_empty() {
-            failures.extend(self.leave(&id).err());
-        }
+        let host_name = bridge::host_interface(&self.network.bridge, &attachment.id());
+        let disabled = bridge::socket().and_then(|mut socket| link::disable_port(&mut socket, &host_name));
+        failures.extend(disabled.err());
         failures
     }
 
-    /// The last one takes the ground away.
-    fn leave(&self, id: &AttachmentId) -> Result<(), Error> {
+    /// Removes what is left of an attachment that has been cut off.
+    pub(crate) fn remove(
+        &self,
+        attachment: &Attachment,
+        result: Option<&NetworkResult>,
+    ) -> Result<(), Error> {
+        let id = attachment.id();
+        let host_name = bridge::host_interface(&self.network.bridge, &id);
+        link::delete(&mut bridge::socket()?, &host_name)?;
+        // Last: who gets an address next must find nothing of its former owner.
+        self.pool.release(&id, &self.addresses_of(attachment, result)?)?;
+        self.ground().users.remove(&id);
+        Ok(())
+    }
+
+    fn addresses_of(
+        &self,
+        attachment: &Attachment,
+        result: Option<&NetworkResult>,
+    ) -> Result<Vec<IpAddr>, Error> {
+        match result {
+            Some(result) => Ok(result.addresses()),
+            None => self.pool.owned(&attachment.id()),
+        }
+    }
+
+    /// Since when nobody has been attached; `None` while somebody is.
+    pub(crate) fn idle_since(&self) -> Option<Idle> {
+        let ground = self.ground();
+        ground.users.is_empty().then_some(Idle { arrivals: ground.arrivals })
+    }
+
+    /// Takes bridge and tables away, if nobody has come since.
+    pub(crate) fn clear(&self, idle: Idle) -> Result<(), Error> {
         let mut ground = self.ground();
-        ground.users.remove(id);
-        if !ground.users.is_empty() {
+        if !ground.users.is_empty() || ground.arrivals != idle.arrivals {
             return Ok(());
         }
         ground.made = None;
@@ -224,17 +257,19 @@ impl Builtin {
         bridge::check(&self.network, attachment, &addresses)
     }
 
-    /// Gives back the addresses of those who aren't kept.
+    /// Gives back the addresses of those who aren't kept, and takes away the ground that nobody stands on.
     pub(crate) fn collect(&self, kept: &HashSet<AttachmentId>) -> Vec<Error> {
+        let cleared = self.idle_since().map_or(Ok(()), |idle| self.clear(idle));
+        let mut failures: Vec<Error> = cleared.err().into_iter().collect();
         match self.pool.retain(|owner| kept.contains(owner)) {
             Ok(released) => {
                 if !released.is_empty() {
                     tracing::warn!(network = self.network.name, ?released, "addresses without an owner");
                 }
-                Vec::new()
             }
-            Err(error) => vec![error],
+            Err(error) => failures.push(error),
         }
+        failures
     }
 
     fn result(&self, attachment: &Attachment, mac: Mac, mtu: u32, addresses: &[Address]) -> NetworkResult {

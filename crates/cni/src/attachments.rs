@@ -1,0 +1,377 @@
+//! Attachments from their intent to their end.
+//!
+//! | step of ADD | on failure |
+//! |---|---|
+//! | check the request, find a network and its plugins | nothing to undo |
+//! | journal the intent | nothing to undo |
+//! | run the chain, or the built-in network | DEL of all of it; the record goes if that succeeds |
+//! | journal the result | the same |
+//!
+//! | step of DEL | on failure |
+//! |---|---|
+//! | run the chain backwards, or cut off from the built-in network | go on to the end; the record stays |
+//! | delete what the kernel takes its time for (behind the answer) | the record stays |
+//! | remove the record | |
+//!
+//! A record that is left says what is still to be undone; the next DEL or collection tries again. Which plugin runs when is
+//! `network`'s affair.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{OwnedRwLockReadGuard, RwLock, watch};
+use tokio::task::JoinSet;
+
+use crate::attachment::{Attachment, AttachmentId};
+use crate::builtin::{Builtin, BuiltinNetwork};
+use crate::cache::{Journal, Record, Via};
+use crate::conf;
+use crate::engine::{Engine, blocking, result_of};
+use crate::error::{Error, chain};
+use crate::locks::{Lock, Locks};
+use crate::network;
+use crate::networks::{Added, Config};
+use crate::plugin::Runner;
+use crate::readiness::{Readiness, Status};
+
+/// How long the ground of the built-in network outlives its last pod: it takes longer to make and to take away than all of
+/// a pod's share.
+const LINGER: Duration = Duration::from_secs(3);
+
+/// All attachments of a node.
+#[derive(Debug)]
+pub(crate) struct Attachments {
+    state_dir: PathBuf,
+    configured: Configured,
+    runner: Runner,
+    journal: Journal,
+    locks: Arc<Locks>,
+    /// Taken for writing by GC, which must not meet an ADD or a DEL (SPEC.md section 3, "Garbage-collecting").
+    quiet: Arc<RwLock<()>>,
+    /// By bridge: the configured one, and those that attachments of an earlier configuration are still on.
+    builtins: Mutex<HashMap<String, Arc<Builtin>>>,
+    /// Those whose DEL has been answered, and is being finished.
+    leaving: Mutex<HashSet<AttachmentId>>,
+    /// How many are.
+    behind: watch::Sender<usize>,
+    /// Waits until the ground of a built-in network may go; given up with us.
+    lingering: Mutex<JoinSet<()>>,
+}
+
+#[derive(Debug)]
+enum Configured {
+    Builtin(BuiltinNetwork),
+    Directory(Readiness),
+}
+
+/// The second half of a DEL, with the right to it.
+struct Remainder {
+    engine: Engine,
+    record: Record,
+    lock: Lock,
+    busy: OwnedRwLockReadGuard<()>,
+}
+
+impl Attachments {
+    /// Opens the directories. Has to be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// [`Error::Record`], [`Error::Watch`], [`Error::InvalidBuiltin`].
+    pub(crate) fn open(config: Config) -> Result<Attachments, Error> {
+        let journal = Journal::open(config.state_dir.join("attachments"))?;
+        let runner = Runner { bin_dirs: config.bin_dirs.clone(), deadline: config.plugin_deadline };
+        let state_dir = config.state_dir.clone();
+        let configured = match config.builtin.clone() {
+            Some(builtin) => {
+                builtin.check()?;
+                Configured::Builtin(builtin)
+            }
+            None => Configured::Directory(Readiness::open(config, runner.clone())?),
+        };
+        Ok(Attachments {
+            state_dir,
+            configured,
+            runner,
+            journal,
+            locks: Arc::default(),
+            quiet: Arc::default(),
+            builtins: Mutex::default(),
+            leaving: Mutex::default(),
+            behind: watch::Sender::new(0),
+            lingering: Mutex::default(),
+        })
+    }
+
+    /// Whether an ADD would be served now. Never waits.
+    pub(crate) fn status(&self) -> Status {
+        match &self.configured {
+            Configured::Builtin(builtin) => Status::Ready { network: builtin.name.clone() },
+            Configured::Directory(readiness) => readiness.status(),
+        }
+    }
+
+    /// See [`crate::Networks::add`].
+    pub(crate) async fn add(&self, attachment: &Attachment) -> Result<Added, Error> {
+        let id = attachment.id();
+        let _lock = self.locks.lock(id.clone()).await;
+        let _busy = self.quiet.read().await;
+        if attachment.netns.is_none() {
+            return Err(Error::InvalidAttachment { field: "network namespace", value: String::new() });
+        }
+        if let Some(mut record) = self.journal.load(&id)? {
+            if record.result.is_some() {
+                let AttachmentId { container_id, ifname } = id;
+                return Err(Error::AlreadyAttached { container_id, ifname });
+            }
+            // An ADD that was cut short before anybody learnt of it.
+            record.attachment.netns = namespace(attachment.netns.as_deref());
+            self.detach(&record).await?;
+        }
+        let (engine, network, via) = self.engine()?;
+        let mut record = Record::intent(&network, attachment, via);
+        self.journal.store(&record)?;
+        let outcome = engine.add(&self.runner, attachment).await.and_then(|raw| {
+            record.result = Some(raw);
+            self.journal.store(&record)
+        });
+        match outcome {
+            Ok(()) => Ok(added(&record)),
+            Err(failure) => Err(self.undo(&record, failure).await),
+        }
+    }
+
+    async fn undo(&self, record: &Record, failure: Error) -> Error {
+        match self.detach(record).await {
+            Ok(()) => failure,
+            Err(Error::Detach { failures, .. }) => Error::Undo { failure: Box::new(failure), undo: failures },
+            Err(other) => Error::Undo { failure: Box::new(failure), undo: vec![other] },
+        }
+    }
+
+    /// See [`crate::Networks::del`].
+    pub(crate) async fn del(self: &Arc<Self>, attachment: &Attachment) -> Result<(), Error> {
+        let id = attachment.id();
+        if locked(&self.leaving).contains(&id) {
+            return Ok(());
+        }
+        let lock = self.locks.lock(id.clone()).await;
+        let busy = Arc::clone(&self.quiet).read_owned().await;
+        let Some(mut record) = self.journal.load(&id)? else { return Ok(()) };
+        record.attachment.netns = namespace(attachment.netns.as_deref());
+        let engine = self.engine_of(&record).map_err(|error| detach_failed(&id, vec![error]))?;
+        if !self.cut(&engine, &record).await? {
+            return Ok(());
+        }
+        if !engine.has_remainder() {
+            return self.journal.remove(&id);
+        }
+        locked(&self.leaving).insert(id);
+        self.behind.send_modify(|count| *count += 1);
+        let (attachments, remainder) = (Arc::clone(self), Remainder { engine, record, lock, busy });
+        // Ends by itself; `settle` waits for it.
+        tokio::spawn(async move { attachments.finish(remainder).await });
+        Ok(())
+    }
+
+    async fn finish(&self, remainder: Remainder) {
+        let Remainder { engine, record, lock, busy } = remainder;
+        let id = record.attachment.id();
+        if let Err(error) = self.remove(&engine, &record).await {
+            // The record is left, and the next collection tries again.
+            let (container, ifname) = (&id.container_id, &id.ifname);
+            tracing::warn!(
+                container,
+                ifname,
+                error = chain(&error),
+                "a detached interface couldn't be removed"
+            );
+        }
+        drop(busy);
+        locked(&self.leaving).remove(&id);
+        drop(lock);
+        self.behind.send_modify(|count| *count -= 1);
+        if let Engine::Builtin(builtin) = engine {
+            self.linger(builtin);
+        }
+    }
+
+    fn linger(&self, builtin: Arc<Builtin>) {
+        let Some(idle) = builtin.idle_since() else { return };
+        let mut lingering = locked(&self.lingering);
+        while lingering.try_join_next().is_some() {}
+        lingering.spawn(async move {
+            tokio::time::sleep(LINGER).await;
+            if let Err(error) = blocking(move || builtin.clear(idle)).await {
+                tracing::warn!(error = chain(&error), "the built-in network couldn't be taken away");
+            }
+        });
+    }
+
+    /// See [`crate::Networks::settle`].
+    pub(crate) async fn settle(&self) -> Result<(), Error> {
+        // The sender is ours, so that the wait can't fail.
+        let _ = self.behind.subscribe().wait_for(|count| *count == 0).await;
+        let builtins: Vec<Arc<Builtin>> = locked(&self.builtins).values().cloned().collect();
+        let mut failures = Vec::new();
+        for builtin in builtins {
+            if let Some(idle) = builtin.idle_since() {
+                failures.extend(blocking(move || builtin.clear(idle)).await.err());
+            }
+        }
+        if failures.is_empty() { Ok(()) } else { Err(Error::Collect { failures }) }
+    }
+
+    /// Undoes what a record stands for, as far as possible; the record goes when nothing is left to undo.
+    async fn detach(&self, record: &Record) -> Result<(), Error> {
+        let engine =
+            self.engine_of(record).map_err(|error| detach_failed(&record.attachment.id(), vec![error]))?;
+        if self.cut(&engine, record).await? { self.remove(&engine, record).await } else { Ok(()) }
+    }
+
+    /// The first half. Returns whether the second may follow: what only a missing plugin could undo is put off.
+    async fn cut(&self, engine: &Engine, record: &Record) -> Result<bool, Error> {
+        let id = record.attachment.id();
+        let failures = engine.cut(&self.runner, record).await;
+        for failure in &failures {
+            let (container, ifname) = (&id.container_id, &id.ifname);
+            tracing::warn!(container, ifname, error = chain(failure), "a step of detaching failed");
+        }
+        if failures.iter().all(|failure| matches!(failure, Error::PluginMissing { .. })) {
+            return Ok(failures.is_empty());
+        }
+        Err(detach_failed(&id, failures))
+    }
+
+    /// The second half.
+    async fn remove(&self, engine: &Engine, record: &Record) -> Result<(), Error> {
+        engine.remove(record).await?;
+        self.journal.remove(&record.attachment.id())
+    }
+
+    /// See [`crate::Networks::check`].
+    pub(crate) async fn check(&self, attachment: &Attachment) -> Result<(), Error> {
+        let id = attachment.id();
+        let _lock = self.locks.lock(id.clone()).await;
+        let _busy = self.quiet.read().await;
+        let record = self.journal.load(&id)?.filter(|record| record.result.is_some());
+        let Some(mut record) = record else {
+            let AttachmentId { container_id, ifname } = id;
+            return Err(Error::NotAttached { container_id, ifname });
+        };
+        record.attachment.netns = namespace(attachment.netns.as_deref());
+        self.engine_of(&record)?.check(&self.runner, &record).await
+    }
+
+    /// See [`crate::Networks::gc`].
+    pub(crate) async fn gc(&self, valid: &HashSet<AttachmentId>) -> Result<(), Error> {
+        let mut failures = Vec::new();
+        let mut kept = Vec::new();
+        for id in self.journal.ids()? {
+            if valid.contains(&id) {
+                kept.push(id);
+            } else if let Err(error) = self.collect(id).await {
+                failures.push(error);
+            }
+        }
+        // While anything is being attached or detached there is no telling what is valid: the next call asks again.
+        if let Ok(_quiet) = self.quiet.try_write() {
+            failures.extend(self.collect_unrecorded(&kept).await);
+        }
+        if failures.is_empty() { Ok(()) } else { Err(Error::Collect { failures }) }
+    }
+
+    async fn collect(&self, id: AttachmentId) -> Result<(), Error> {
+        let Some(_lock) = self.locks.try_lock(id.clone()) else { return Ok(()) };
+        let _busy = self.quiet.read().await;
+        match self.journal.load(&id)? {
+            // Nobody vouches for the namespace any more; its path may name another's by now.
+            Some(mut record) => {
+                record.attachment.netns = None;
+                self.detach(&record).await
+            }
+            None => self.journal.remove(&id),
+        }
+    }
+
+    async fn collect_unrecorded(&self, kept: &[AttachmentId]) -> Vec<Error> {
+        match &self.configured {
+            Configured::Directory(readiness) => match readiness.loaded() {
+                Some(conf) => network::gc(&conf, &self.runner, kept).await,
+                None => Vec::new(),
+            },
+            Configured::Builtin(settings) => {
+                let (builtin, kept) = match self.builtin(settings) {
+                    Ok(builtin) => (builtin, kept.iter().cloned().collect()),
+                    Err(error) => return vec![error],
+                };
+                let collected = tokio::task::spawn_blocking(move || builtin.collect(&kept)).await;
+                collected.unwrap_or_else(|_| vec![Error::CutShort])
+            }
+        }
+    }
+
+    /// Who would serve a new attachment, in which network, and what a record needs to find them again.
+    fn engine(&self) -> Result<(Engine, String, Via), Error> {
+        match &self.configured {
+            Configured::Builtin(settings) => {
+                let engine = Engine::Builtin(self.builtin(settings)?);
+                Ok((engine, settings.name.clone(), Via::Builtin(settings.clone())))
+            }
+            Configured::Directory(readiness) => {
+                let conf = readiness.network()?;
+                let (network, via) = (conf.name.clone(), Via::Chain(conf.to_value()));
+                Ok((Engine::Chain(conf), network, via))
+            }
+        }
+    }
+
+    fn engine_of(&self, record: &Record) -> Result<Engine, Error> {
+        match &record.via {
+            Via::Builtin(settings) => Ok(Engine::Builtin(self.builtin(settings)?)),
+            Via::Chain(value) => Ok(Engine::Chain(Arc::new(conf::parse(Path::new(&record.network), value)?))),
+        }
+    }
+
+    fn builtin(&self, settings: &BuiltinNetwork) -> Result<Arc<Builtin>, Error> {
+        let mut builtins = locked(&self.builtins);
+        if let Some(builtin) = builtins.get(&settings.bridge) {
+            return Ok(Arc::clone(builtin));
+        }
+        let on_bridge =
+            |record: &Record| matches!(&record.via, Via::Builtin(of) if of.bridge == settings.bridge);
+        let mut users = HashSet::new();
+        for id in self.journal.ids()? {
+            if self.journal.load(&id)?.is_some_and(|record| on_bridge(&record)) {
+                users.insert(id);
+            }
+        }
+        let builtin = Arc::new(Builtin::open(settings.clone(), &self.state_dir, users)?);
+        builtins.insert(settings.bridge.clone(), Arc::clone(&builtin));
+        Ok(builtin)
+    }
+}
+
+fn added(record: &Record) -> Added {
+    let result = result_of(record).unwrap_or_default();
+    Added { ips: result.addresses(), result }
+}
+
+/// The path if a network namespace is there: after its owner's end, a path below /proc may lead to something else.
+fn namespace(path: Option<&Path>) -> Option<PathBuf> {
+    let is_namespace = |path: &Path| {
+        nix::sys::statfs::statfs(path)
+            .is_ok_and(|info| info.filesystem_type() == nix::sys::statfs::NSFS_MAGIC)
+    };
+    path.filter(|path| is_namespace(path)).map(Path::to_owned)
+}
+
+fn detach_failed(id: &AttachmentId, failures: Vec<Error>) -> Error {
+    let AttachmentId { container_id, ifname } = id.clone();
+    Error::Detach { container_id, ifname, failures }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
