@@ -1,6 +1,12 @@
 //! The reference plugins as Debian packages them, executed on a "host" of each test's own.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "a test fails by panicking and says what it skips")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test fails by panicking and says what it skips"
+)]
 
 mod support;
 
@@ -81,8 +87,6 @@ fn a_chain_of_them_gives_both_families_and_host_ports() {
             let host = Netns::current();
             host.ask_tcp("10.233.0.2:80".parse().unwrap()).unwrap();
             host.ask_tcp("10.233.0.1:8090".parse().unwrap()).unwrap();
-            let checked = networks.check(&attachment).await;
-            checked.unwrap_or_else(|error| panic!("{version}: {}", shown(&error)));
             assert_eq!(leases(&node).len(), 2);
             networks.del(&attachment).await.unwrap();
             assert!(leases(&node).is_empty() && node.records().is_empty());
@@ -105,6 +109,8 @@ fn a_namespace_that_is_gone_is_detached_all_the_same() {
         let netns = Netns::new();
         let attachment = attachment("pod1", &netns.path());
         networks.add(&attachment).await.unwrap();
+        // Without host ports, as portmap 1.1.1 looks for those of IPv4 among those of IPv6.
+        networks.check(&attachment).await.unwrap();
         drop(netns);
         networks.del(&attachment).await.unwrap();
         assert!(leases(&node).is_empty() && node.records().is_empty());
