@@ -1,27 +1,51 @@
-//! The one handle that the daemon holds.
+//! The one handle that the daemon holds: calls, and which part of the crate answers each.
 
+use std::collections::HashSet;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 
+use crate::auth::Login;
+use crate::blocking::blocking;
+use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::error::Error;
 use crate::image::{FilesystemUsage, Image, ImageId, RootfsInfo};
-use crate::pull::PullRequest;
+use crate::layers::Layers;
+use crate::pull::{PullRequest, Puller, Pulls};
+use crate::reference::Reference;
+use crate::rootfs::{Durability, RootFilesystems};
+use crate::usage::Usage;
 
-/// The image service. Cheap to clone; all clones are the same service.
+/// The image service. Cheap to clone; all clones are the same service, and pulls under way end with the last one.
 #[derive(Debug, Clone)]
 pub struct Images {
-    config: Arc<Config>,
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    config: Config,
+    catalog: Arc<Catalog>,
+    layers: Layers,
+    rootfs: RootFilesystems,
+    pulls: Pulls,
 }
 
 impl Images {
     /// Opens the images below the configured root, making its directories where they lack. What a crash left half-made
-    /// is removed; a record that can't be read is set aside.
+    /// is removed; a record that can't be read is set aside. Blocks for a moment.
     ///
     /// # Errors
     /// [`Error::Store`] names the directory that can't be used.
     pub fn open(config: Config) -> Result<Images, Error> {
-        Ok(Images { config: Arc::new(config) })
+        let images = config.root.join("images");
+        let layers = Layers::open(&images)?;
+        let catalog = Arc::new(Catalog::open(&images.join("catalog"), &config.pinned, &layers)?);
+        let containers = config.root.join("containers");
+        let rootfs = RootFilesystems::open(&containers, layers.clone(), Durability::default())?;
+        let pulls = Pulls::new(Puller::new(config.clone(), Arc::clone(&catalog), layers.clone()));
+        Ok(Images { inner: Arc::new(Inner { config, catalog, layers, rootfs, pulls }) })
     }
 
     /// Fetches an image, or brings it up to date, and returns its id. A pull of the same name by the same asker that is
@@ -32,20 +56,28 @@ impl Images {
     /// # Errors
     /// [`Error::BadReference`], [`Error::BadCredentials`], and [`Error::Pull`] whose [`Error::kind`] says what to do.
     pub async fn pull(&self, request: PullRequest) -> Result<ImageId, Error> {
-        Err(Error::ImageMissing { image: request.reference })
+        let reference: Reference = request.reference.parse()?;
+        let login = match &request.credentials {
+            Some(credentials) => Login::new(credentials)?,
+            None => Login::anonymous(),
+        };
+        self.inner.pulls.pull(reference, login).await
     }
 
     /// The image with this name, id, or unambiguous beginning of an id; `None` where there is none.
     ///
     /// # Errors
     /// [`Error::AmbiguousId`], or [`Error::BadReference`] for a text that can be neither.
-    pub fn status(&self, _image: &str) -> Result<Option<Arc<Image>>, Error> {
-        Ok(None)
+    pub fn status(&self, image: &str) -> Result<Option<Arc<Image>>, Error> {
+        self.inner.catalog.find(image)
     }
 
     /// All images, or those that `filter` names as [`Images::status`] understands it, in the order of their ids.
-    pub fn list(&self, _filter: Option<&str>) -> Vec<Arc<Image>> {
-        Vec::new()
+    pub fn list(&self, filter: Option<&str>) -> Vec<Arc<Image>> {
+        match filter {
+            None => self.inner.catalog.all(),
+            Some(name) => self.status(name).ok().flatten().into_iter().collect(),
+        }
     }
 
     /// The image's configuration as the registry had it, JSON.
@@ -55,32 +87,42 @@ impl Images {
     /// # Errors
     /// [`Error::ImageMissing`], or [`Error::Store`] when its file can't be read.
     pub async fn config_json(&self, id: &ImageId) -> Result<String, Error> {
-        Err(Error::ImageMissing { image: id.to_string() })
+        let (inner, id) = (Arc::clone(&self.inner), id.clone());
+        blocking("reading a configuration", move || inner.catalog.config_text(&id)).await
     }
 
-    /// Removes an image with all its names. An unknown one is fine. Containers made of it keep their layers.
+    /// Removes an image with all its names. An unknown one is fine. Containers made of it keep their layers; the disk
+    /// space of others comes back in the background.
     ///
     /// Safe to cancel: it goes on to the end.
     ///
     /// # Errors
-    /// [`Error::Store`] when the catalogue can't be changed, [`Error::AmbiguousId`].
+    /// [`Error::Store`] when the catalogue can't be changed, [`Error::AmbiguousId`], [`Error::BadReference`].
     pub async fn remove(&self, image: &str) -> Result<(), Error> {
-        Err(Error::ImageMissing { image: image.to_owned() })
+        let Some(image) = self.status(image)? else { return Ok(()) };
+        let inner = Arc::clone(&self.inner);
+        let remove = move || {
+            inner.catalog.remove(&image.id)?;
+            inner.catalog.collect(&inner.layers).map(|_| ())
+        };
+        blocking("removing an image", remove).await
     }
 
     /// Use of the disk by images. Kept in memory: never reads the disk.
     pub fn filesystem_usage(&self) -> FilesystemUsage {
-        FilesystemUsage { path: self.config.root.join("images"), used_bytes: 0, inodes_used: 0 }
+        of(&self.inner.config.root.join("images"), self.inner.layers.usage())
     }
 
-    /// Use of the disk by the writable layers of containers.
+    /// Use of the disk by the writable layers of containers. Reads them all: takes its time.
     ///
     /// Safe to cancel.
     ///
     /// # Errors
     /// [`Error::Store`] names the directory that can't be read.
     pub async fn container_filesystem_usage(&self) -> Result<FilesystemUsage, Error> {
-        Ok(FilesystemUsage { path: self.config.root.join("containers"), used_bytes: 0, inodes_used: 0 })
+        let rootfs = self.inner.rootfs.clone();
+        let read = move || Ok(of(rootfs.path(), rootfs.total_usage()?));
+        blocking("measuring writable layers", read).await
     }
 
     /// Readies a container's writable layer above an image. Idempotent.
@@ -89,8 +131,16 @@ impl Images {
     ///
     /// # Errors
     /// [`Error::ImageMissing`], [`Error::RootfsExists`], [`Error::NoSpace`], [`Error::Store`].
-    pub async fn prepare_rootfs(&self, _container: &str, image: &str) -> Result<RootfsInfo, Error> {
-        Err(Error::ImageMissing { image: image.to_owned() })
+    pub async fn prepare_rootfs(&self, container: &str, image: &str) -> Result<RootfsInfo, Error> {
+        let found = self.status(image)?.ok_or_else(|| Error::ImageMissing { image: image.to_owned() })?;
+        let info = RootfsInfo {
+            image_id: found.id.clone(),
+            image_ref: found.reference(),
+            config: found.config.clone(),
+        };
+        let (rootfs, container) = (self.inner.rootfs.clone(), container.to_owned());
+        let prepare = move || rootfs.prepare(&container, &found.layers);
+        blocking("preparing a root filesystem", prepare).await.map(|()| info)
     }
 
     /// A detached mount of a prepared root, writable. Each call gives a mount of its own.
@@ -100,7 +150,8 @@ impl Images {
     /// # Errors
     /// [`Error::RootfsMissing`], [`Error::LayerMissing`], [`Error::RootfsMount`].
     pub async fn mount_rootfs(&self, container: &str) -> Result<OwnedFd, Error> {
-        Err(Error::RootfsMissing { container: container.to_owned() })
+        let (rootfs, container) = (self.inner.rootfs.clone(), container.to_owned());
+        blocking("mounting a root filesystem", move || rootfs.mount(&container)).await
     }
 
     /// Throws a container's writable layer away. Idempotent.
@@ -109,8 +160,9 @@ impl Images {
     ///
     /// # Errors
     /// [`Error::Store`]; releasing can be tried again.
-    pub async fn release_rootfs(&self, _container: &str) -> Result<(), Error> {
-        Ok(())
+    pub async fn release_rootfs(&self, container: &str) -> Result<(), Error> {
+        let (rootfs, container) = (self.inner.rootfs.clone(), container.to_owned());
+        blocking("releasing a root filesystem", move || rootfs.release(&container)).await
     }
 
     /// Throws away the writable layers of all containers but these, and the layers that nothing needs any more.
@@ -119,8 +171,15 @@ impl Images {
     ///
     /// # Errors
     /// The first failure, after all others have been tried.
-    pub async fn retain_rootfs(&self, _known: &[String]) -> Result<(), Error> {
-        Ok(())
+    pub async fn retain_rootfs(&self, known: &[String]) -> Result<(), Error> {
+        let inner = Arc::clone(&self.inner);
+        let known: HashSet<String> = known.iter().cloned().collect();
+        let retain = move || {
+            let released = inner.rootfs.retain(&known).map(|_| ());
+            let collected = inner.catalog.collect(&inner.layers).map(|_| ());
+            released.and(collected)
+        };
+        blocking("releasing root filesystems", retain).await
     }
 
     /// Use of the disk by a container's writable layer.
@@ -130,6 +189,12 @@ impl Images {
     /// # Errors
     /// [`Error::RootfsMissing`], [`Error::Store`].
     pub async fn rootfs_usage(&self, container: &str) -> Result<FilesystemUsage, Error> {
-        Err(Error::RootfsMissing { container: container.to_owned() })
+        let (rootfs, container) = (self.inner.rootfs.clone(), container.to_owned());
+        let read = move || Ok(of(&rootfs.path().join(&container), rootfs.usage(&container)?));
+        blocking("measuring a writable layer", read).await
     }
+}
+
+fn of(path: &Path, usage: Usage) -> FilesystemUsage {
+    FilesystemUsage { path: path.to_owned(), used_bytes: usage.bytes, inodes_used: usage.inodes }
 }

@@ -16,6 +16,8 @@
 //! Not here: CRI and its types, pods, and the gRPC code of an error (see [`ErrorKind`]).
 
 mod auth;
+mod blocking;
+mod catalog;
 mod config;
 mod digest;
 mod error;
@@ -23,12 +25,16 @@ mod gc;
 mod image;
 mod images;
 pub mod layers;
+mod manifest;
 mod names;
 mod pull;
 mod reference;
+mod registry;
 pub mod rootfs;
 mod unpack;
 mod usage;
+
+use blocking::blocking;
 
 pub use auth::Credentials;
 pub use config::{Config, Limits};

@@ -25,7 +25,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{IFlags, Mode, OFlags};
 
 use crate::digest::Digest;
 use crate::error::Error;
@@ -128,6 +128,7 @@ impl Layers {
         for dir in ["layers/sha256", "layers/sha512", "ingest"] {
             make_private_dir(&root.join(dir))?;
         }
+        spread_over_disk(&root.join("ingest"));
         let trash = Trash::open(&root.join("trash"))?;
         let inner =
             Inner { root: root.to_owned(), index: Mutex::default(), trash, sync: GroupSync::default() };
@@ -248,6 +249,19 @@ pub(crate) fn make_private_dir(path: &Path) -> Result<(), Error> {
     use std::os::unix::fs::DirBuilderExt as _;
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
     made.map_err(|cause| store("create", path, cause))
+}
+
+/// Asks ext4 to place each directory made in `path` anywhere on the disk instead of near the last one (`chattr +T`).
+///
+/// ext4 doesn't use an inode again for minutes after it was freed and looks at every such inode each time it makes one
+/// nearby: a layer unpacked soon after others were removed took seven times as long. Other filesystems don't know the
+/// flag, and none needs it to work.
+fn spread_over_disk(path: &Path) {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let Ok(dir) = rustix::fs::open(path, flags, Mode::empty()) else { return };
+    if let Ok(current) = rustix::fs::ioctl_getflags(&dir) {
+        let _ = rustix::fs::ioctl_setflags(&dir, current | IFlags::TOPDIR);
+    }
 }
 
 /// An [`Error::Store`], or [`Error::NoSpace`] where that is the reason.

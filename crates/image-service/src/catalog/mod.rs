@@ -1,0 +1,330 @@
+//! What images there are, and their names.
+//!
+//! A name (`repository:tag` or `repository@digest`) means one image; an image has any number of names. A tag that is
+//! pulled again may move to another image: the old one keeps its other names. An image without names is what a crash
+//! left between two writes, and goes at the next open.
+//! An image is listed while all its layers are in the store. One that has lost some is kept, unlisted, until it is
+//! pulled again, which fetches only what is missing.
+//! Not here: the layers themselves (`layers`), how images get here (`pull`).
+//!
+//! Changing things blocks: call it from a blocking thread. Looking doesn't.
+
+mod record;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use crate::digest::Digest;
+use crate::error::Error;
+use crate::image::{Image, ImageId, ImageUser};
+use crate::layers::{Layers, make_private_dir, store};
+use crate::manifest::ConfigFile;
+use crate::reference::{Pointer, Reference};
+
+use record::{ImageRecord, References, VERSION};
+
+/// Hexadecimal digits that the beginning of an id must have to count as one; fewer may well be a name, as in `cafe`.
+/// Tools show 12 or 13.
+const SHORTEST_ID: usize = 8;
+
+/// A new image, or an old one under new names.
+#[derive(Debug)]
+pub(crate) struct NewImage {
+    pub(crate) id: ImageId,
+    /// The configuration as the registry had it.
+    pub(crate) config: String,
+    /// Bytes of the compressed layers and the configuration.
+    pub(crate) size_bytes: u64,
+    /// Names that mean this image from now on.
+    pub(crate) names: Vec<Reference>,
+}
+
+/// The catalogue.
+#[derive(Debug)]
+pub(crate) struct Catalog {
+    dir: PathBuf,
+    pinned: HashSet<String>,
+    /// Held while files are written, so that one change follows another.
+    state: Mutex<State>,
+    /// What others see; replaced after each change.
+    view: RwLock<Arc<View>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    images: HashMap<ImageId, Known>,
+    names: BTreeMap<String, ImageId>,
+}
+
+/// An image in memory, but for its names.
+#[derive(Debug)]
+struct Known {
+    file: ConfigFile,
+    size_bytes: u64,
+    /// All its layers are in the store.
+    whole: bool,
+}
+
+#[derive(Debug, Default)]
+struct View {
+    images: BTreeMap<ImageId, Arc<Image>>,
+    names: BTreeMap<String, ImageId>,
+}
+
+impl Catalog {
+    /// Opens the catalogue in `dir`, making it where it lacks. A file that can't be read is set aside, with a line in
+    /// the log.
+    ///
+    /// # Errors
+    /// [`Error::Store`] names the directory that can't be used.
+    pub(crate) fn open(dir: &Path, pinned: &[String], layers: &Layers) -> Result<Catalog, Error> {
+        make_private_dir(&dir.join("images"))?;
+        let mut state = State { images: read_images(dir, layers)?, names: BTreeMap::new() };
+        let references = record::references_file(dir);
+        let named = match read_record::<References>(&references, |record| record.version == VERSION) {
+            Some(record) => {
+                state.names = record.references;
+                true
+            }
+            // Without the names nobody knows which images have none.
+            None => !has_set_aside(&references),
+        };
+        let State { images, names } = &mut state;
+        names.retain(|_, id| images.contains_key(id));
+        if named {
+            let in_use: HashSet<&ImageId> = names.values().collect();
+            let nameless: Vec<ImageId> = images.keys().filter(|id| !in_use.contains(id)).cloned().collect();
+            for id in nameless {
+                forget(dir, &id)?;
+                images.remove(&id);
+            }
+        }
+        let full_name = |name: &String| name.parse::<Reference>().map(|reference| reference.to_string()).ok();
+        let pinned = pinned.iter().filter_map(full_name).collect();
+        let catalog =
+            Catalog { dir: dir.to_owned(), pinned, state: Mutex::default(), view: RwLock::default() };
+        catalog.publish(&state);
+        *catalog.state() = state;
+        Ok(catalog)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn view(&self) -> Arc<View> {
+        Arc::clone(&self.view.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The image with this id, if it is whole.
+    pub(crate) fn get(&self, id: &ImageId) -> Option<Arc<Image>> {
+        self.view().images.get(id).cloned()
+    }
+
+    /// All images, in the order of their ids.
+    pub(crate) fn all(&self) -> Vec<Arc<Image>> {
+        self.view().images.values().cloned().collect()
+    }
+
+    /// The image that a name, an id, or the beginning of an id means.
+    ///
+    /// # Errors
+    /// [`Error::AmbiguousId`]; [`Error::BadReference`] if it can't be any of these.
+    pub(crate) fn find(&self, text: &str) -> Result<Option<Arc<Image>>, Error> {
+        let view = self.view();
+        if let Ok(id) = text.parse::<Digest>() {
+            return Ok(view.images.get(&id).cloned());
+        }
+        let reference = text.parse::<Reference>();
+        let named = reference.as_ref().ok().and_then(|name| view.names.get(&name.to_string()));
+        if let Some(image) = named.and_then(|id| view.images.get(id)) {
+            return Ok(Some(Arc::clone(image)));
+        }
+        let Some(beginning) = id_beginning(text) else { return reference.map(|_| None) };
+        let mut fitting = view.images.values().filter(|image| image.id.hex().starts_with(beginning));
+        match (fitting.next(), fitting.next()) {
+            (Some(_), Some(_)) => Err(Error::AmbiguousId { id: text.to_owned() }),
+            (found, _) => Ok(found.cloned()),
+        }
+    }
+
+    /// The configuration of an image, word for word. Reads its file.
+    ///
+    /// # Errors
+    /// [`Error::ImageMissing`], [`Error::Store`].
+    pub(crate) fn config_text(&self, id: &ImageId) -> Result<String, Error> {
+        let path = record::image_file(&self.dir, id);
+        match record::read::<ImageRecord>(&path) {
+            Ok(record) => Ok(record.config),
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
+                Err(Error::ImageMissing { image: id.to_string() })
+            }
+            Err(cause) => Err(store("read", &path, cause)),
+        }
+    }
+
+    /// Adds an image whose layers are all in the store, and held until this returns; or gives a known one more names.
+    /// Durable when this returns.
+    ///
+    /// # Errors
+    /// [`Error::Store`], [`Error::NoSpace`], [`Error::Document`].
+    pub(crate) fn add(&self, new: NewImage) -> Result<Arc<Image>, Error> {
+        let NewImage { id, config, size_bytes, names } = new;
+        let file = ConfigFile::parse(&id, config.as_bytes())?;
+        let mut state = self.state();
+        if !state.images.contains_key(&id) {
+            let path = record::image_file(&self.dir, &id);
+            let image = ImageRecord { version: VERSION, id: id.clone(), size_bytes, config };
+            record::write(&path, &image).map_err(|cause| store("write", &path, cause))?;
+            state.images.insert(id.clone(), Known { file, size_bytes, whole: true });
+        } else if let Some(known) = state.images.get_mut(&id) {
+            known.whole = true;
+        }
+        let mut all = state.names.clone();
+        all.extend(names.iter().map(|name| (name.to_string(), id.clone())));
+        self.rename(&mut state, all)?;
+        self.publish(&state);
+        drop(state);
+        self.get(&id).ok_or(Error::ImageMissing { image: id.to_string() })
+    }
+
+    /// Removes an image with all its names, durably. An unknown one is fine.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub(crate) fn remove(&self, id: &ImageId) -> Result<(), Error> {
+        let mut state = self.state();
+        let mut left = state.names.clone();
+        left.retain(|_, other| other != id);
+        self.rename(&mut state, left)?;
+        forget(&self.dir, id)?;
+        state.images.remove(id);
+        self.publish(&state);
+        Ok(())
+    }
+
+    /// Removes the layers that neither an image nor anything else needs.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub(crate) fn collect(&self, layers: &Layers) -> Result<usize, Error> {
+        // The lock keeps a pull from ending in between: its layers would be neither held nor in the set.
+        let state = self.state();
+        let needed = state.images.values().flat_map(|known| known.file.diff_ids.iter().cloned()).collect();
+        layers.collect(&needed)
+    }
+
+    fn rename(&self, state: &mut State, names: BTreeMap<String, ImageId>) -> Result<(), Error> {
+        if names == state.names {
+            return Ok(());
+        }
+        let path = record::references_file(&self.dir);
+        let references = References { version: VERSION, references: names };
+        record::write(&path, &references).map_err(|cause| store("write", &path, cause))?;
+        state.names = references.references;
+        Ok(())
+    }
+
+    fn publish(&self, state: &State) {
+        let mut view = View { images: BTreeMap::new(), names: state.names.clone() };
+        for (id, known) in state.images.iter().filter(|(_, known)| known.whole) {
+            view.images.insert(id.clone(), Arc::new(self.image(id, known, &state.names)));
+        }
+        *self.view.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(view);
+    }
+
+    fn image(&self, id: &ImageId, known: &Known, names: &BTreeMap<String, ImageId>) -> Image {
+        let names = names.iter().filter(|(_, other)| *other == id).map(|(name, _)| name);
+        let is_digest = |name: &&String| matches!(name.parse::<Reference>(), Ok(reference) if matches!(reference.pointer(), Pointer::Digest(_)));
+        let (repo_digests, repo_tags): (Vec<&String>, Vec<&String>) = names.partition(is_digest);
+        let pinned = repo_digests.iter().chain(&repo_tags).any(|name| self.pinned.contains(*name));
+        let file = &known.file;
+        Image {
+            id: id.clone(),
+            repo_tags: repo_tags.into_iter().cloned().collect(),
+            repo_digests: repo_digests.into_iter().cloned().collect(),
+            size_bytes: known.size_bytes,
+            user: ImageUser::parse(&file.config.user),
+            config: file.config.clone(),
+            pinned,
+            created: file.created.clone(),
+            architecture: file.architecture.clone(),
+            layers: file.diff_ids.clone(),
+        }
+    }
+}
+
+/// The digits of a text that may be the beginning of an id.
+fn id_beginning(text: &str) -> Option<&str> {
+    let digits = text.strip_prefix("sha256:").unwrap_or(text);
+    let is_hex = digits.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'a'..=b'f'));
+    (is_hex && (SHORTEST_ID..=64).contains(&digits.len())).then_some(digits)
+}
+
+fn forget(dir: &Path, id: &ImageId) -> Result<(), Error> {
+    let path = record::image_file(dir, id);
+    record::remove(&path).map_err(|cause| store("remove", &path, cause))
+}
+
+fn read_images(dir: &Path, layers: &Layers) -> Result<HashMap<ImageId, Known>, Error> {
+    let images_dir = dir.join("images");
+    let mut images = HashMap::new();
+    for entry in fs::read_dir(&images_dir).map_err(|cause| store("read", &images_dir, cause))? {
+        let path = entry.map_err(|cause| store("read", &images_dir, cause))?.path();
+        if record::is_set_aside(&path) {
+            continue;
+        }
+        if record::is_unfinished(&path) {
+            record::remove(&path).map_err(|cause| store("remove", &path, cause))?;
+            continue;
+        }
+        let right = |record: &ImageRecord| {
+            record.version == VERSION
+                && record::image_file(dir, &record.id) == path
+                && record.id == digest_like(&record.id, record.config.as_bytes())
+        };
+        let Some(record) = read_record::<ImageRecord>(&path, right) else { continue };
+        let Ok(file) = ConfigFile::parse(&record.id, record.config.as_bytes()) else { continue };
+        let whole = file.diff_ids.iter().all(|diff_id| layers.contains(diff_id));
+        if !whole {
+            tracing::warn!(image = %record.id, "an image has lost layers; it is back once it has been pulled again");
+        }
+        images.insert(record.id, Known { file, size_bytes: record.size_bytes, whole });
+    }
+    Ok(images)
+}
+
+/// The digest of `bytes` by the algorithm of `model`.
+fn digest_like(model: &Digest, bytes: &[u8]) -> Digest {
+    let mut digester = crate::digest::Digester::new(model.algorithm());
+    digester.update(bytes);
+    digester.finish()
+}
+
+/// Reads a record; one that isn't right is set aside. Nothing there is nothing.
+fn read_record<T: serde::de::DeserializeOwned>(path: &Path, right: impl Fn(&T) -> bool) -> Option<T> {
+    let cause = match record::read::<T>(path) {
+        Ok(record) if right(&record) => return Some(record),
+        Ok(_) => io::Error::other("it is of another version or of something else"),
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return None,
+        Err(cause) => cause,
+    };
+    tracing::warn!(file = %path.display(), %cause, "setting aside a record that can't be used");
+    if let Err(cause) = record::set_aside(path) {
+        tracing::warn!(file = %path.display(), %cause, "cannot set the record aside");
+    }
+    None
+}
+
+/// Whether `path` has ever been set aside.
+fn has_set_aside(path: &Path) -> bool {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".broken");
+    Path::new(&name).exists()
+}
+
+#[cfg(test)]
+mod tests;

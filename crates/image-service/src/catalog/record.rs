@@ -1,0 +1,108 @@
+//! The catalogue on disk.
+//!
+//! ```text
+//! <dir>/images/<algorithm>-<hex>.json   one image: its configuration word for word, its layers
+//! <dir>/references.json                 what every name means
+//! ```
+//!
+//! A file is written beside its place, synced, renamed into it, and the directory synced: it is always whole, and a tag
+//! moves from one image to another in one step.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Digest;
+
+/// Version of both forms.
+pub(crate) const VERSION: u32 = 1;
+/// Ending of a file in the making.
+const UNFINISHED: &str = ".tmp";
+/// Ending of a file that could not be read.
+const BROKEN: &str = ".broken";
+
+/// An image, but for its names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ImageRecord {
+    pub(crate) version: u32,
+    pub(crate) id: Digest,
+    /// Bytes of the compressed layers and the configuration.
+    pub(crate) size_bytes: u64,
+    /// The configuration as the registry had it: its digest is the id.
+    pub(crate) config: String,
+}
+
+/// All names.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct References {
+    pub(crate) version: u32,
+    pub(crate) references: BTreeMap<String, Digest>,
+}
+
+/// The file of an image below the catalogue's directory.
+pub(crate) fn image_file(dir: &Path, id: &Digest) -> PathBuf {
+    dir.join("images").join(format!("{}-{}.json", id.algorithm().name(), id.hex()))
+}
+
+/// The file of all names.
+pub(crate) fn references_file(dir: &Path) -> PathBuf {
+    dir.join("references.json")
+}
+
+/// Reads a record.
+pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
+    Ok(serde_json::from_slice(&fs::read(path)?)?)
+}
+
+/// Writes a record durably.
+pub(crate) fn write<T: Serialize>(path: &Path, record: &T) -> io::Result<()> {
+    let beside = with_ending(path, UNFINISHED);
+    let mut file = File::create(&beside)?;
+    file.write_all(&serde_json::to_vec(record)?)?;
+    file.sync_all()?;
+    fs::rename(&beside, path)?;
+    sync_parent(path)
+}
+
+/// Removes a record durably. One that isn't there is fine.
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Ok(()) => sync_parent(path),
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(cause) => Err(cause),
+    }
+}
+
+/// Keeps a file that can't be read for whoever wants to know why, out of the way.
+pub(crate) fn set_aside(path: &Path) -> io::Result<()> {
+    fs::rename(path, with_ending(path, BROKEN))
+}
+
+/// Whether a file was still being written.
+pub(crate) fn is_unfinished(path: &Path) -> bool {
+    path.to_string_lossy().ends_with(UNFINISHED)
+}
+
+/// Whether a file has been set aside.
+pub(crate) fn is_set_aside(path: &Path) -> bool {
+    path.to_string_lossy().ends_with(BROKEN)
+}
+
+fn with_ending(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(ending);
+    path.with_file_name(name)
+}
+
+fn sync_parent(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(parent) => File::open(parent)?.sync_all(),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,150 @@
+//! The catalogue over restarts and damage, with images that have no layers.
+
+use super::*;
+
+const CONFIG: &str = r#"{"os":"linux","architecture":"amd64","config":{"User":"7"}}"#;
+
+struct Fixture {
+    dir: tempfile::TempDir,
+    layers: Layers,
+}
+
+impl Fixture {
+    fn new() -> Fixture {
+        let dir = tempfile::tempdir().unwrap();
+        let layers = Layers::open(&dir.path().join("store")).unwrap();
+        Fixture { dir, layers }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.path().join("catalog")
+    }
+
+    fn open(&self) -> Catalog {
+        Catalog::open(&self.path(), &["pinned.example/x".to_owned()], &self.layers).unwrap()
+    }
+}
+
+fn image(config: &str, names: &[&str]) -> NewImage {
+    NewImage {
+        id: Digest::of(config.as_bytes()),
+        config: config.to_owned(),
+        size_bytes: 5,
+        names: names.iter().map(|name| name.parse().unwrap()).collect(),
+    }
+}
+
+fn digest_name(repository: &str) -> String {
+    format!("{repository}@{}", Digest::of(repository.as_bytes()))
+}
+
+#[test]
+fn an_image_is_found_by_each_of_its_names_also_after_a_restart() {
+    let fixture = Fixture::new();
+    let by_digest = digest_name("r.example/a");
+    let added = fixture.open().add(image(CONFIG, &["r.example/a:1", &by_digest, "busybox"])).unwrap();
+    let catalog = fixture.open();
+    for text in
+        ["r.example/a:1", &by_digest, "busybox", "docker.io/library/busybox:latest", &added.id.to_string()]
+    {
+        assert_eq!(catalog.find(text).unwrap().as_ref(), Some(&added), "{text}");
+    }
+    for text in [added.id.hex(), &added.id.hex()[..13], &added.id.to_string()[..20]] {
+        assert_eq!(catalog.find(text).unwrap().as_ref(), Some(&added), "{text}");
+    }
+    assert!(catalog.find(&added.id.hex()[..7]).unwrap().is_none());
+    assert!(catalog.find("r.example/a:2").unwrap().is_none());
+    assert!(matches!(catalog.find("UPPER"), Err(Error::BadReference { .. })));
+    assert_eq!(added.repo_tags, ["docker.io/library/busybox:latest", "r.example/a:1"]);
+    assert_eq!(added.repo_digests, [by_digest.clone()]);
+    assert_eq!(added.reference(), by_digest);
+    assert_eq!((&added.user, added.size_bytes, added.pinned), (&ImageUser::Uid(7), 5, false));
+    assert_eq!(catalog.config_text(&added.id).unwrap(), CONFIG);
+}
+
+#[test]
+fn a_moved_tag_leaves_the_old_image_its_other_names() {
+    let fixture = Fixture::new();
+    let catalog = fixture.open();
+    let (one, two) = (digest_name("r.example/one"), digest_name("r.example/two"));
+    let old = catalog.add(image("{}", &["r.example/a:1", &one])).unwrap().id.clone();
+    let new = catalog.add(image(CONFIG, &["r.example/a:1", &two])).unwrap().id.clone();
+    for catalog in [catalog, fixture.open()] {
+        assert_eq!(catalog.find("r.example/a:1").unwrap().unwrap().id, new);
+        let old = catalog.get(&old).unwrap();
+        assert!(old.repo_tags.is_empty());
+        assert_eq!(old.repo_digests, [one.clone()]);
+        assert_eq!(catalog.all().len(), 2);
+    }
+}
+
+#[test]
+fn removing_an_image_takes_all_its_names() {
+    let fixture = Fixture::new();
+    let catalog = fixture.open();
+    let id = catalog.add(image(CONFIG, &["r.example/a:1", "r.example/b:1"])).unwrap().id.clone();
+    catalog.add(image("{}", &["pinned.example/x"])).unwrap();
+    catalog.remove(&id).unwrap();
+    catalog.remove(&id).unwrap();
+    for catalog in [catalog, fixture.open()] {
+        assert!(catalog.find("r.example/b:1").unwrap().is_none());
+        let left = catalog.all();
+        assert_eq!(left.len(), 1);
+        assert!(left[0].pinned);
+    }
+    assert_eq!(fs::read_dir(fixture.path().join("images")).unwrap().count(), 1);
+}
+
+#[test]
+fn a_broken_record_is_set_aside() {
+    let fixture = Fixture::new();
+    let catalog = fixture.open();
+    let broken = catalog.add(image("{}", &["r.example/broken"])).unwrap().id.clone();
+    let changed = catalog.add(image("{\"os\":\"linux\"}", &["r.example/changed"])).unwrap().id.clone();
+    let good = catalog.add(image(CONFIG, &["r.example/good"])).unwrap().id.clone();
+    let file = |id: &Digest| record::image_file(&fixture.path(), id);
+    fs::write(file(&broken), "{").unwrap();
+    let text = fs::read_to_string(file(&changed)).unwrap();
+    fs::write(file(&changed), text.replace("linux", "Linux")).unwrap();
+    fs::write(fixture.path().join("images/sha256-1.json.tmp"), "half").unwrap();
+    let catalog = fixture.open();
+    assert_eq!(catalog.all().iter().map(|image| image.id.clone()).collect::<Vec<_>>(), [good]);
+    assert!(catalog.find("r.example/broken").unwrap().is_none());
+    assert_eq!(fs::read_dir(fixture.path().join("images")).unwrap().count(), 3);
+    assert!(catalog.add(image("{}", &["r.example/broken"])).is_ok());
+    assert!(fixture.open().find("r.example/broken").unwrap().is_some());
+}
+
+#[test]
+fn without_the_names_images_are_still_there() {
+    let fixture = Fixture::new();
+    let id = fixture.open().add(image(CONFIG, &["r.example/a"])).unwrap().id.clone();
+    fs::write(record::references_file(&fixture.path()), "not json").unwrap();
+    for _ in 0..2 {
+        let image = fixture.open().get(&id).unwrap();
+        assert!(image.repo_tags.is_empty() && image.repo_digests.is_empty());
+        assert_eq!(image.reference(), id.to_string());
+    }
+}
+
+#[test]
+fn an_image_that_no_name_means_is_what_a_crash_left() {
+    let fixture = Fixture::new();
+    let id = fixture.open().add(image(CONFIG, &["r.example/a"])).unwrap().id.clone();
+    record::remove(&record::references_file(&fixture.path())).unwrap();
+    assert!(fixture.open().get(&id).is_none());
+    assert_eq!(fs::read_dir(fixture.path().join("images")).unwrap().count(), 0);
+}
+
+#[test]
+fn an_image_without_all_its_layers_is_not_listed() {
+    let fixture = Fixture::new();
+    let catalog = fixture.open();
+    let config = format!(r#"{{"rootfs":{{"diff_ids":["{}"]}}}}"#, Digest::of(b"nowhere"));
+    let id = catalog.add(image(&config, &["r.example/a"])).unwrap().id.clone();
+    assert!(catalog.get(&id).is_some());
+    let catalog = fixture.open();
+    assert!(catalog.get(&id).is_none() && catalog.find("r.example/a").unwrap().is_none());
+    catalog.add(image(&config, &["r.example/a"])).unwrap();
+    assert!(catalog.find("r.example/a").unwrap().is_some());
+}

@@ -1,0 +1,153 @@
+//! One address of a registry, and the connections to it.
+//!
+//! Connections live as long as one pull: an idle daemon holds none, nor the memory of TLS, and changed certificates count
+//! from the next pull on. They speak HTTP/1.1, so that layers fetched at once come over connections of their own and
+//! are decrypted on several cores.
+//! Not here: what is asked (`client`), who asks (`token`).
+
+use std::fs;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use reqwest::redirect::Policy;
+use reqwest::{Certificate, Client, Identity, Url};
+
+use super::hosts::{Role, Settings, is_loopback};
+use crate::auth::Seen;
+use crate::error::Error;
+
+/// An endpoint of a registry, during one pull.
+#[derive(Debug)]
+pub(crate) struct Endpoint {
+    pub(crate) settings: Settings,
+    /// Host and port, as errors name it.
+    pub(crate) host: String,
+    /// Name of the registry that it is asked for.
+    registry: String,
+    connect: Duration,
+    /// Connections to the endpoint itself.
+    own: OnceLock<Client>,
+    /// Connections to where it sends us: our certificate isn't shown there.
+    elsewhere: OnceLock<Client>,
+    /// It could not be reached lately: others are asked first.
+    unreachable: AtomicBool,
+}
+
+impl Endpoint {
+    pub(crate) fn new(settings: Settings, registry: &str, connect: Duration) -> Endpoint {
+        Endpoint {
+            host: host(&settings.base),
+            settings,
+            registry: registry.to_owned(),
+            connect,
+            own: OnceLock::new(),
+            elsewhere: OnceLock::new(),
+            unreachable: AtomicBool::new(false),
+        }
+    }
+
+    /// The address of `path` in the API. A mirror is told which registry is meant, as containerd tells it.
+    pub(crate) fn url(&self, path: &str) -> Url {
+        let mut url = self.settings.base.clone();
+        url.set_path(&format!("{}/{path}", self.settings.base.path().trim_end_matches('/')));
+        let hub = self.registry == crate::reference::DOCKER_HUB && self.host == "registry-1.docker.io";
+        if self.host != self.registry && !hub {
+            url.query_pairs_mut().append_pair("ns", &self.registry);
+        }
+        url
+    }
+
+    /// Whether `url` is on this very host, port and scheme.
+    pub(crate) fn is_origin_of(&self, url: &Url) -> bool {
+        url.origin() == self.settings.base.origin()
+    }
+
+    /// Who would see credentials that are sent here.
+    pub(crate) fn seen(&self) -> Seen<'_> {
+        match self.settings.role {
+            Role::Registry => Seen::Registry { name: &self.registry, host: &self.host },
+            Role::Mirror => Seen::Mirror { host: &self.host },
+        }
+    }
+
+    pub(crate) fn is_unreachable(&self) -> bool {
+        self.unreachable.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_unreachable(&self, unreachable: bool) {
+        self.unreachable.store(unreachable, Ordering::Relaxed);
+    }
+
+    /// The client for a request to `url`.
+    ///
+    /// # Errors
+    /// [`Error::RegistryConfig`] or [`Error::Client`] when its certificates can't be used.
+    pub(crate) fn client_for(&self, url: &Url) -> Result<&Client, Error> {
+        let own = self.is_origin_of(url);
+        let cell = if own { &self.own } else { &self.elsewhere };
+        if let Some(client) = cell.get() {
+            return Ok(client);
+        }
+        let client = self.build(url, own)?;
+        Ok(cell.get_or_init(|| client))
+    }
+
+    fn build(&self, url: &Url, own: bool) -> Result<Client, Error> {
+        let mut builder = Client::builder()
+            .user_agent(concat!("knarr/", env!("CARGO_PKG_VERSION")))
+            .redirect(Policy::none())
+            .referer(false)
+            .http1_only()
+            .connect_timeout(self.connect);
+        if url.host_str().is_some_and(is_loopback) {
+            // As Go's clients do: a proxy can't reach what is only on this machine.
+            builder = builder.no_proxy();
+        }
+        if own && url.scheme() == "http" {
+            // Without it the system's authorities would be read, for nothing.
+            builder = builder.tls_certs_only([]);
+        } else {
+            builder = builder.tls_certs_merge(self.authorities()?);
+            builder = builder.tls_danger_accept_invalid_certs(self.settings.tls.skip_verify);
+            if let Some(identity) = self.identity()?.filter(|_| own) {
+                builder = builder.identity(identity);
+            }
+        }
+        builder.build().map_err(|cause| Error::Client { host: self.host.clone(), cause })
+    }
+
+    fn authorities(&self) -> Result<Vec<Certificate>, Error> {
+        let mut all = Vec::new();
+        for path in &self.settings.tls.authorities {
+            let pem = fs::read(path).map_err(|cause| Error::RegistryConfig { path: path.clone(), cause })?;
+            let certificates = Certificate::from_pem_bundle(&pem)
+                .map_err(|cause| Error::Client { host: self.host.clone(), cause })?;
+            all.extend(certificates);
+        }
+        Ok(all)
+    }
+
+    fn identity(&self) -> Result<Option<Identity>, Error> {
+        let Some((certificate, key)) = &self.settings.tls.client else { return Ok(None) };
+        let mut pem = Vec::new();
+        for path in [Some(certificate), key.as_ref()].into_iter().flatten() {
+            let bytes =
+                fs::read(path).map_err(|cause| Error::RegistryConfig { path: path.clone(), cause })?;
+            pem.extend(bytes);
+            pem.push(b'\n');
+        }
+        let identity =
+            Identity::from_pem(&pem).map_err(|cause| Error::Client { host: self.host.clone(), cause })?;
+        Ok(Some(identity))
+    }
+}
+
+/// Host and port of an address; the port only where it isn't the scheme's own.
+fn host(url: &Url) -> String {
+    match (url.host_str(), url.port()) {
+        (Some(host), Some(port)) => format!("{host}:{port}"),
+        (Some(host), None) => host.to_owned(),
+        (None, _) => String::new(),
+    }
+}
