@@ -107,6 +107,8 @@ fn host_ports_lead_to_the_pod_from_everywhere() {
         let ports = vec![port(8080, Protocol::Tcp), port(8080, Protocol::Udp), port(8081, Protocol::Sctp)];
         let (server, other) =
             (pod(&networks, "server", ports).await, pod(&networks, "other", Vec::new()).await);
+        // Nor may it depend on answers within the bridge being seen.
+        sh("sysctl -qw net.bridge.bridge-nf-call-iptables=0 net.bridge.bridge-nf-call-ip6tables=0 || true");
         for (of_host, world) in [("192.0.2.1", "192.0.2.2"), ("2001:db8::1", "2001:db8::2")] {
             let target = at(of_host.parse().unwrap(), 8080);
             assert_eq!(plain(outside.ask_tcp(target)), Ok(world.into()), "source address kept");
@@ -123,6 +125,51 @@ fn host_ports_lead_to_the_pod_from_everywhere() {
         assert!(outside.ask_tcp("192.0.2.1:8080".parse().unwrap()).is_err());
         let ruleset = sh("nft list ruleset");
         assert!(!ruleset.contains("8080") && !ruleset.contains("8081"), "{ruleset}");
+    });
+}
+
+#[test]
+fn datagrams_from_one_port_find_the_pod_that_is_there() {
+    on_own_host(|| async {
+        let (node, outside) = (Node::new(), outside());
+        let networks = node.open_builtin(network());
+        let client = outside.run(|| std::net::UdpSocket::bind("192.0.2.2:4000").unwrap());
+        client.set_read_timeout(Some(std::time::Duration::from_secs(2))).unwrap();
+        let ask = || {
+            let mut buffer = [0; 100];
+            // Twice, as an earlier refusal is reported by the next call.
+            let _ = client.send_to(b"?", "192.0.2.1:8080");
+            client
+                .recv(&mut buffer)
+                .or_else(|_| client.send_to(b"?", "192.0.2.1:8080").and_then(|_| client.recv(&mut buffer)))
+        };
+        client.set_read_timeout(Some(std::time::Duration::from_millis(50))).unwrap();
+        ask().unwrap_err();
+        client.set_read_timeout(Some(std::time::Duration::from_secs(2))).unwrap();
+        for name in ["first", "second"] {
+            let pod = pod(&networks, name, vec![port(8080, Protocol::Udp)]).await;
+            ask().unwrap_or_else(|error| panic!("{name}: {error}"));
+            networks.del(&pod.attachment).await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn what_comes_by_anothers_rule_keeps_its_source() {
+    on_own_host(|| async {
+        let node = Node::new();
+        let networks = node.open_builtin(network());
+        let server = pod(&networks, "server", vec![port(8080, Protocol::Tcp)]).await;
+        let client = pod(&networks, "client", Vec::new()).await;
+        server.netns.tcp_server("[::]:81");
+        // As a service's rule does; answers on a bridge come back through it only with br_netfilter.
+        sh("sysctl -qw net.bridge.bridge-nf-call-iptables=1");
+        sh(
+            "nft 'table ip services { chain c { type nat hook prerouting priority dstnat; ip daddr 10.96.0.1 tcp dport 81 dnat to 10.231.0.2:81; }; }'",
+        );
+        let seen = client.netns.ask_tcp("10.96.0.1:81".parse().unwrap());
+        assert_eq!(plain(seen), Ok(client.ips[0].to_string()));
+        drop(server);
     });
 }
 

@@ -7,8 +7,9 @@
 //! | `host-ports` | | looks up `ports-of-address`, then `ports`, and sends the connection to the pod |
 //! | `postrouting` | srcnat | masquerades what leaves the subnet, and what came by a host port from the host's own loopback or from the subnet itself (its answer would else bypass us) |
 //!
-//! The rules stand for the whole network; a pod's host ports are entries of the two maps, so that a pod costs no rule and
-//! an entry says whose it is by its value. Rules of others (a forward policy of drop, for one) are the others' affair.
+//! The rules stand for the whole network; a pod's host ports are entries of two maps and a set, so that a pod costs no rule
+//! and an entry says whose it is. What comes to a pod by others' rules (a service's) keeps its source: only what is in the
+//! set `published` is taken for ours. Rules of others (a forward policy of drop, for one) are the others' affair.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -23,6 +24,7 @@ use crate::result::Cidr;
 
 const PORTS: &str = "ports";
 const PORTS_OF_ADDRESS: &str = "ports-of-address";
+const PUBLISHED: &str = "published";
 const HOST_PORTS: &str = "host-ports";
 
 /// Hooks and priorities (linux/netfilter_ipv4.h).
@@ -65,6 +67,8 @@ impl Firewall {
         batch.table(table);
         batch.map(table, PORTS, map_type(family, &[]));
         batch.map(table, PORTS_OF_ADDRESS, map_type(family, &[address_part(family)]));
+        let published = [address_part(family), Part::Protocol, Part::Port];
+        batch.map(table, PUBLISHED, MapType { key: Datatype::of(&published), value: None });
         batch.chain(table, HOST_PORTS, None);
         for (map, of_address) in [(PORTS_OF_ADDRESS, true), (PORTS, false)] {
             batch.rule(table, HOST_PORTS, &host_ports_rule(family, map, of_address));
@@ -90,7 +94,12 @@ impl Firewall {
     fn postrouting(&self, subnet: Cidr) -> Vec<Rule> {
         let family = family_of(subnet.address);
         let network = octets(subnet.address);
-        let back = || Rule::default().leaves_by(&self.bridge).destination_changed();
+        let width = address_registers(family);
+        let back = || {
+            let changed = Rule::default().leaves_by(&self.bridge).destination_changed();
+            let loaded = changed.load_destination(family, REGISTER).load_service(REGISTER + width);
+            loaded.contained(PUBLISHED, REGISTER)
+        };
         let from_subnet = |rule: Rule| rule.within(family, Side::Source, &network, subnet.prefix);
         let leaving =
             from_subnet(Rule::default()).outside(family, Side::Destination, &network, subnet.prefix);
@@ -132,8 +141,10 @@ impl Firewall {
         for mapping in mappings {
             for address in pod {
                 let Some((map, element)) = entry(mapping, *address) else { continue };
-                batch.add_element(&self.table(family_of(*address)), map, &element);
-                published.push(mapping);
+                let table = self.table(family_of(*address));
+                batch.add_element(&table, map, &element);
+                batch.add_element(&table, PUBLISHED, &target(mapping, *address));
+                published.extend([mapping, mapping]);
             }
         }
         if batch.is_empty() {
@@ -160,9 +171,11 @@ impl Firewall {
         let mut batch = Batch::default();
         for address in pod {
             let table = self.table(family_of(*address));
-            for map in [PORTS, PORTS_OF_ADDRESS] {
+            let address = octets(*address);
+            for map in [PORTS, PORTS_OF_ADDRESS, PUBLISHED] {
                 for element in nft::list(&mut socket, &table, map).map_err(failed)? {
-                    if element.value.starts_with(&octets(*address)) {
+                    let owner = if map == PUBLISHED { &element.key } else { &element.value };
+                    if owner.starts_with(&address) {
                         batch.delete_element(&table, map, &element);
                     }
                 }
@@ -203,7 +216,7 @@ fn address_part(family: Family) -> Part {
 
 fn map_type(family: Family, before: &[Part]) -> MapType {
     let key: Vec<Part> = before.iter().copied().chain([Part::Protocol, Part::Port]).collect();
-    MapType { key: Datatype::of(&key), value: Datatype::of(&[address_part(family), Part::Port]) }
+    MapType { key: Datatype::of(&key), value: Some(Datatype::of(&[address_part(family), Part::Port])) }
 }
 
 fn family_of(address: IpAddr) -> Family {
@@ -227,6 +240,14 @@ fn entry(mapping: &PortMapping, pod: IpAddr) -> Option<(&'static str, Element)> 
     key.extend(protocol_bytes(mapping.protocol));
     key.extend(port_bytes(mapping.host_port));
     Some((map, Element { key, value }))
+}
+
+/// Where a host port leads, as it stands in the set of all such places.
+fn target(mapping: &PortMapping, pod: IpAddr) -> Element {
+    let mut key = octets(pod);
+    key.extend(protocol_bytes(mapping.protocol));
+    key.extend(port_bytes(mapping.container_port));
+    Element { key, value: Vec::new() }
 }
 
 fn port_bytes(port: u16) -> [u8; 4] {

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `host_local` | addresses | `host-local` |
 //! | `bridge`, `link` | links, addresses and routes on them | `bridge` |
-//! | `firewall`, `nft` | masquerade, host ports | `portmap` |
+//! | `firewall`, `nft`, `conntrack` | masquerade, host ports | `portmap` |
 //! | `netlink`, `netns`, `sysctl` | what they stand on | |
 //!
 //! The bridge and the tables come with the first attachment, and go a while after the last: pods that follow one another
@@ -17,6 +17,7 @@
 //! Everything here blocks for as long as the kernel needs, and acts on the network namespace of the calling thread.
 
 mod bridge;
+mod conntrack;
 mod firewall;
 mod host_local;
 mod link;
@@ -163,6 +164,7 @@ impl Builtin {
         let mac = joining.join(&mut socket)?;
         let pod: Vec<IpAddr> = addresses.iter().map(|(cidr, _)| cidr.address).collect();
         self.firewall.publish(&attachment.port_mappings, &pod)?;
+        conntrack::forget_ports(&attachment.port_mappings, &pod)?;
         Ok(self.result(attachment, mac, bridge.mtu, &addresses))
     }
 
@@ -199,6 +201,7 @@ impl Builtin {
         match self.addresses_of(attachment, result) {
             Ok(addresses) if !attachment.port_mappings.is_empty() && !addresses.is_empty() => {
                 failures.extend(self.firewall.withdraw(&addresses).err());
+                failures.extend(conntrack::forget_pod(&attachment.port_mappings, &addresses).err());
             }
             outcome => failures.extend(outcome.err()),
         }

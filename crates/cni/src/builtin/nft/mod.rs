@@ -79,11 +79,11 @@ pub(super) struct Hook {
     pub(super) priority: i32,
 }
 
-/// The type of a map: that of its keys and of its values.
+/// The type of a map: that of its keys and of its values. Without values it is a set.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct MapType {
     pub(super) key: Datatype,
-    pub(super) value: Datatype,
+    pub(super) value: Option<Datatype>,
 }
 
 /// A concatenation of types. The kernel knows lengths only; the rest is for those who list the table.
@@ -126,7 +126,7 @@ pub(super) struct Table {
     pub(super) name: String,
 }
 
-/// A map's entry, as encoded for the kernel.
+/// A map's entry, as encoded for the kernel; a set's has an empty value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Element {
     pub(super) key: Vec<u8>,
@@ -174,12 +174,13 @@ impl Batch {
             message
                 .put_str(NFTA_SET_TABLE, &table.name)
                 .put_str(NFTA_SET_NAME, name)
-                .put_be32(NFTA_SET_FLAGS, NFT_SET_MAP)
+                .put_be32(NFTA_SET_FLAGS, if kind.value.is_some() { NFT_SET_MAP } else { 0 })
                 .put_be32(NFTA_SET_KEY_TYPE, kind.key.number)
-                .put_be32(NFTA_SET_KEY_LEN, kind.key.length)
-                .put_be32(NFTA_SET_DATA_TYPE, kind.value.number)
-                .put_be32(NFTA_SET_DATA_LEN, kind.value.length)
-                .put_be32(NFTA_SET_ID, id);
+                .put_be32(NFTA_SET_KEY_LEN, kind.key.length);
+            if let Some(value) = kind.value {
+                message.put_be32(NFTA_SET_DATA_TYPE, value.number).put_be32(NFTA_SET_DATA_LEN, value.length);
+            }
+            message.put_be32(NFTA_SET_ID, id);
         });
     }
 
@@ -212,12 +213,16 @@ impl Batch {
         });
     }
 
-    /// Adds an entry to a map; fails if its key is there.
+    /// Adds an entry to a map; fails if its key is there. A set may have it already.
     pub(super) fn add_element(&mut self, table: &Table, map: &str, element: &Element) {
-        self.push(NFT_MSG_NEWSETELEM, CREATE | EXCL, table, |message| {
+        let in_set = element.value.is_empty();
+        let flags = if in_set { CREATE } else { CREATE | EXCL };
+        self.push(NFT_MSG_NEWSETELEM, flags, table, |message| {
             elements(message, table, map, |entry| {
                 entry.nest(NFTA_SET_ELEM_KEY, |data| value(data, &element.key));
-                entry.nest(NFTA_SET_ELEM_DATA, |data| value(data, &element.value));
+                if !in_set {
+                    entry.nest(NFTA_SET_ELEM_DATA, |data| value(data, &element.value));
+                }
             });
         });
     }
@@ -276,8 +281,9 @@ pub(super) fn list(socket: &mut Socket, table: &Table, map: &str) -> io::Result<
         let Some(list) = attribute(answer, NFGENMSG, NFTA_SET_ELEM_LIST_ELEMENTS) else { continue };
         for (_, entry) in attributes(list, 0) {
             let part = |kind| attribute(entry, 0, kind).and_then(|data| attribute(data, 0, NFTA_DATA_VALUE));
-            if let (Some(key), Some(value)) = (part(NFTA_SET_ELEM_KEY), part(NFTA_SET_ELEM_DATA)) {
-                found.push(Element { key: key.to_vec(), value: value.to_vec() });
+            if let Some(key) = part(NFTA_SET_ELEM_KEY) {
+                let value = part(NFTA_SET_ELEM_DATA).unwrap_or_default().to_vec();
+                found.push(Element { key: key.to_vec(), value });
             }
         }
     }

@@ -176,6 +176,13 @@ impl Rule {
         })
     }
 
+    /// The registers are in a set.
+    pub(in crate::builtin) fn contained(self, set: &str, key: u32) -> Rule {
+        self.push("lookup", |data| {
+            data.put_str(1, set).put_be32(2, key);
+        })
+    }
+
     /// Sends the connection to the address and port in these registers.
     pub(in crate::builtin) fn redirect(self, family: Family, address: u32, port: u32) -> Rule {
         self.push("nat", |data| {
