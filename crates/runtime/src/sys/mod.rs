@@ -5,13 +5,16 @@
 
 #![allow(unsafe_code, reason = "the one home of unsafe code in this project")]
 
+mod alloc;
 mod clone;
 mod mount;
 mod network;
 mod process;
+mod signal;
 
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
+pub(crate) use alloc::give_back_memory;
 pub(crate) use clone::{Child, CloneFlags, Cloned, clone_process};
 pub(crate) use mount::{Reach, attribute_bits, mount_id, set_attributes, set_propagation};
 pub(crate) use network::bring_loopback_up;
@@ -19,6 +22,8 @@ pub(crate) use process::{
     Awaited, close_all, close_on_exec_above_stdio, exit_now, install_seccomp, reset_signal_dispositions,
     set_resource_limit, wait_for_signal,
 };
+
+pub(crate) use signal::signal;
 
 /// Takes ownership of a descriptor that the kernel has just put into this process with a message.
 pub(crate) fn own(raw: RawFd) -> OwnedFd {

@@ -109,7 +109,8 @@ impl Header {
     /// [`FrameError`] for bytes that are no header of ours.
     pub fn decode(bytes: &[u8]) -> Result<Self, FrameError> {
         let header = bytes.first_chunk::<HEADER>().ok_or(FrameError::Short(bytes.len()))?;
-        let [m0, m1, m2, m3, v0, v1, kind, place, s0, s1, s2, s3, s4, s5, s6, s7, l0, l1, l2, l3, ..] = *header;
+        let [m0, m1, m2, m3, v0, v1, kind, place, s0, s1, s2, s3, s4, s5, s6, s7, l0, l1, l2, l3, ..] =
+            *header;
         if [m0, m1, m2, m3] != MAGIC {
             return Err(FrameError::Magic);
         }
@@ -181,8 +182,13 @@ mod tests {
 
     #[test]
     fn a_header_is_read_back() {
-        let header =
-            Header { version: 7, kind: Kind::Event, place: Place::Memfd, sequence: u64::MAX - 1, length: LONGEST };
+        let header = Header {
+            version: 7,
+            kind: Kind::Event,
+            place: Place::Memfd,
+            sequence: u64::MAX - 1,
+            length: LONGEST,
+        };
         assert_eq!(Header::decode(&header.encode()), Ok(header));
     }
 
@@ -196,7 +202,9 @@ mod tests {
 
     #[test]
     fn an_unknown_request_and_an_unknown_field_are_refused() {
-        for body in [&b"{\"dance\":{}}"[..], b"{\"forget\":{\"container\":\"c\",\"softly\":true}}", b"", b"[]"] {
+        for body in
+            [&b"{\"dance\":{}}"[..], b"{\"forget\":{\"container\":\"c\",\"softly\":true}}", b"", b"[]"]
+        {
             assert!(matches!(Message::decode(Kind::Request, body), Err(FrameError::Body(_))));
         }
     }

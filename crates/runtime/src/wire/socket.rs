@@ -187,7 +187,12 @@ impl Socket {
     /// # Errors
     /// [`WireError::Full`] to try again, [`WireError::Closed`], [`WireError::TooManyDescriptors`], [`WireError::Frame`] for a
     /// message that can't be written or is too long.
-    pub fn send(&self, sequence: u64, message: &Message, descriptors: &[BorrowedFd<'_>]) -> Result<(), WireError> {
+    pub fn send(
+        &self,
+        sequence: u64,
+        message: &Message,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(), WireError> {
         if descriptors.len() > MAX_DESCRIPTORS {
             return Err(WireError::TooManyDescriptors(descriptors.len()));
         }
@@ -196,7 +201,8 @@ impl Socket {
             return Err(FrameError::Field("length", body.len() as u64).into());
         }
         let place = if body.len() > INLINE { Place::Memfd } else { Place::Inline };
-        let header = Header { version: VERSION, kind: message.kind(), place, sequence, length: body.len() }.encode();
+        let header =
+            Header { version: VERSION, kind: message.kind(), place, sequence, length: body.len() }.encode();
         match place {
             Place::Inline => self.send_packet(&[IoSlice::new(&header), IoSlice::new(&body)], descriptors),
             Place::Memfd => {
@@ -215,7 +221,12 @@ impl Socket {
         if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
             return Err(WireError::TooManyDescriptors(descriptors.len()));
         }
-        match rustix::net::sendmsg(&self.socket, slices, &mut control, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
+        match rustix::net::sendmsg(
+            &self.socket,
+            slices,
+            &mut control,
+            SendFlags::NOSIGNAL | SendFlags::DONTWAIT,
+        ) {
             Ok(_) => Ok(()),
             // Descriptors in flight are counted (ETOOMANYREFS): they are taken when the other side reads.
             Err(Errno::AGAIN | Errno::NOBUFS | Errno::TOOMANYREFS) => Err(WireError::Full),
@@ -267,11 +278,12 @@ impl Socket {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS + 1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-        let received = match rustix::net::recvmsg(&self.socket, &mut [IoSliceMut::new(bytes)], &mut control, flags) {
-            Ok(received) => received,
-            Err(Errno::AGAIN | Errno::INTR) => return Ok(None),
-            Err(errno) => return Err(WireError::System("read from", errno.into())),
-        };
+        let received =
+            match rustix::net::recvmsg(&self.socket, &mut [IoSliceMut::new(bytes)], &mut control, flags) {
+                Ok(received) => received,
+                Err(Errno::AGAIN | Errno::INTR) => return Ok(None),
+                Err(errno) => return Err(WireError::System("read from", errno.into())),
+            };
         let mut descriptors = Vec::new();
         for message in control.drain() {
             if let RecvAncillaryMessage::ScmRights(rights) = message {
@@ -294,13 +306,18 @@ fn seqpacket() -> Result<OwnedFd, Errno> {
 /// longer. The descriptor has to live until the address has been used.
 fn address(directory: &Path, name: &str) -> Result<(OwnedFd, SocketAddrUnix), Errno> {
     use std::os::fd::AsRawFd;
-    let open =
-        rustix::fs::openat(CWD, directory, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let open = rustix::fs::openat(
+        CWD,
+        directory,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
     let address = SocketAddrUnix::new(format!("/proc/self/fd/{}/{name}", open.as_raw_fd()))?;
     Ok((open, address))
 }
 
-const SEALS: SealFlags = SealFlags::SEAL.union(SealFlags::SHRINK).union(SealFlags::GROW).union(SealFlags::WRITE);
+const SEALS: SealFlags =
+    SealFlags::SEAL.union(SealFlags::SHRINK).union(SealFlags::GROW).union(SealFlags::WRITE);
 
 fn seal(body: &[u8]) -> Result<OwnedFd, Errno> {
     let memfd = rustix::fs::memfd_create("knarr-message", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
@@ -376,11 +393,18 @@ mod tests {
     fn an_unknown_request_keeps_its_number() {
         let (one, two) = Socket::pair().unwrap();
         let body = b"{\"dance\":{}}";
-        let header =
-            Header { version: 9, kind: Kind::Request, place: Place::Inline, sequence: 77, length: body.len() };
+        let header = Header {
+            version: 9,
+            kind: Kind::Request,
+            place: Place::Inline,
+            sequence: 77,
+            length: body.len(),
+        };
         one.send_packet(&[IoSlice::new(&header.encode()), IoSlice::new(body)], &[]).unwrap();
         match two.receive().unwrap() {
-            Received::Unreadable { sequence: 77, kind: Kind::Request, why } => assert!(why.contains("dance"), "{why}"),
+            Received::Unreadable { sequence: 77, kind: Kind::Request, why } => {
+                assert!(why.contains("dance"), "{why}")
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -398,7 +422,8 @@ mod tests {
     #[test]
     fn a_full_socket_says_so() {
         let (one, _two) = Socket::pair().unwrap();
-        let event = Message::Event(Event::LogWriteFailed { container: "c".into(), path: "/l".into(), errno: 28 });
+        let event =
+            Message::Event(Event::LogWriteFailed { container: "c".into(), path: "/l".into(), errno: 28 });
         let full = (0..100_000).map(|_| one.send(0, &event, &[])).find(Result::is_err);
         assert!(matches!(full, Some(Err(WireError::Full))));
     }

@@ -2,8 +2,11 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
 
 use runtime::plan::{PlanInput, plan};
+use runtime::thread::SingleThread;
 use runtime::{FailedStep, FailureKind};
 
 use crate::Test;
@@ -18,6 +21,9 @@ pub const TESTS: &[Test] = &[
     ("a_working_directory_is_no_descriptor", descriptor_cwd),
     ("the_runtimes_own_executable_is_not_run", own_executable),
     ("descriptors_of_the_supervisor_do_not_leak", descriptors),
+    ("a_target_that_is_swapped_meanwhile_stays_inside", swapped_target),
+    ("the_supervisors_executable_can_be_write_protected", protected_executable),
+    ("a_process_with_threads_does_not_clone", threads),
     ("a_plan_with_odd_fields_is_refused", odd_plans),
 ];
 
@@ -131,6 +137,83 @@ fn descriptors() {
     let seen: Vec<&str> = outcome.lines();
     assert!(seen.iter().all(|fd| ["0", "1", "2"].contains(fd)) && seen.len() == 3, "{seen:?}");
     drop(held);
+}
+
+/// The directory in which a copy of this program swaps `a` and `b`.
+pub const SWAP: &str = "KNARR_TEST_SWAP";
+
+pub fn swap_until_end_of_input(directory: &Path) {
+    let directory = fs::File::open(directory).unwrap();
+    rustix::io::ioctl_fionbio(std::io::stdin(), true).unwrap();
+    loop {
+        rustix::fs::renameat_with(&directory, "a", &directory, "b", rustix::fs::RenameFlags::EXCHANGE)
+            .unwrap();
+        if matches!(rustix::io::read(std::io::stdin(), &mut [0; 1]), Ok(0)) {
+            return;
+        }
+    }
+}
+
+/// CVE-2021-30465: a volume that two containers share changes under the feet of the mount.
+fn swapped_target() {
+    let rig = Rig::new();
+    let (volume, target) = (rig.outside("volume"), rig.outside("host"));
+    fs::create_dir(volume.join("a")).unwrap();
+    symlink(&target, volume.join("b")).unwrap();
+    let mut swapper = std::process::Command::new(std::env::current_exe().unwrap())
+        .env(SWAP, &volume)
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut spec = spec(&["/bin/busybox", "true"]);
+    add_mount(&mut spec, &volume, "/volume", &["rbind"]);
+    add_mount(&mut spec, &rig.image(), "/volume/a/x/y", &["rbind"]);
+    let mut ran = 0;
+    for _ in 0..200 {
+        let outcome = rig.run(&spec);
+        match &outcome.failure {
+            None => ran += 1,
+            Some(failure) => assert_eq!(failure.step, FailedStep::BindMount, "{failure:?}"),
+        }
+    }
+    drop(swapper.stdin.take());
+    swapper.wait().unwrap();
+    assert!(ran > 0, "the race was never won by the good side");
+    assert_eq!(fs::read_dir(&target).unwrap().count(), 0, "nothing was made outside");
+}
+
+/// CVE-2019-5736: what runs from such a mount cannot be written through /proc.
+fn protected_executable() {
+    let rig = Rig::new();
+    let program = rig.image().join("bin/busybox");
+    let mount = runtime::mount::open_executable(&program).unwrap();
+    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&mount));
+    let mut child = std::process::Command::new(path).arg0("sleep").arg("1000").spawn().unwrap();
+    drop(mount);
+    let exe = format!("/proc/{}/exe", child.id());
+    let held = fs::File::open(&exe).unwrap();
+    let denied = fs::OpenOptions::new().write(true).open(&exe).unwrap_err();
+    assert_eq!(denied.raw_os_error(), Some(libc::EROFS), "{denied}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // Now that nothing executes it, only the mount protects it.
+    let again = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&held));
+    let denied = fs::OpenOptions::new().write(true).open(&again).unwrap_err();
+    assert_eq!(denied.raw_os_error(), Some(libc::EROFS), "{denied}");
+}
+
+fn threads() {
+    let (sender, receiver) = std::sync::mpsc::channel::<()>();
+    let other = std::thread::spawn(move || receiver.recv());
+    assert!(matches!(SingleThread::prove(), Err(runtime::Error::Threads { threads: 2 })));
+    drop(sender);
+    let _ = other.join();
+    // A thread that was joined may still be on its way out.
+    let begun = std::time::Instant::now();
+    while SingleThread::prove().is_err() {
+        assert!(begun.elapsed().as_secs() < 10);
+        std::thread::yield_now();
+    }
 }
 
 fn odd_plans() {

@@ -18,6 +18,7 @@ mod hostile;
 mod joining;
 mod pods;
 mod rig;
+mod volumes;
 
 use std::panic::catch_unwind;
 
@@ -32,10 +33,20 @@ fn main() {
         println!("skipped: /bin/busybox is missing (install busybox-static)");
         return;
     }
+    if let Some(directory) = std::env::var_os(hostile::SWAP) {
+        return hostile::swap_until_end_of_input(directory.as_ref());
+    }
+    // What is mounted here reaches nobody.
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+    let private = rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC;
+    rustix::mount::mount_change("/", private).unwrap();
     let wanted: Vec<String> =
         std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let tests: Vec<Test> =
-        [basics::TESTS, hostile::TESTS, joining::TESTS, pods::TESTS].into_iter().flatten().copied().collect();
+    let tests: Vec<Test> = [basics::TESTS, hostile::TESTS, joining::TESTS, pods::TESTS, volumes::TESTS]
+        .into_iter()
+        .flatten()
+        .copied()
+        .collect();
     let selected =
         tests.iter().filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|part| name.contains(part)));
     let mut failed = Vec::new();

@@ -1,0 +1,99 @@
+//! The supervisor's command line.
+
+use std::path::PathBuf;
+
+use crate::cgroup::Cgroup;
+
+/// What a supervisor is told when it is started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Arguments {
+    /// `--pod`: the pod's id, shown in lists of processes.
+    pub pod: String,
+    /// `--dir`: the pod's directory, absolute; containers' records are written below it.
+    pub directory: PathBuf,
+    /// `--cgroup`: the leaf that it moves itself into, as JSON; it stays where it is without one.
+    pub cgroup: Option<Cgroup>,
+}
+
+/// Why the command line is of no use.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UsageError {
+    /// A flag that doesn't exist, or one without its value.
+    #[error("unexpected argument \"{0}\"")]
+    Unexpected(String),
+    /// A flag that must be there.
+    #[error("{0} is missing")]
+    Missing(&'static str),
+    /// A value that can't be one.
+    #[error("{0} has the value \"{1}\"")]
+    Value(&'static str, String),
+}
+
+impl Arguments {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// [`UsageError`] naming the argument.
+    pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Self, UsageError> {
+        let (mut pod, mut directory, mut cgroup) = (None, None, None);
+        let mut arguments = arguments.into_iter();
+        while let Some(flag) = arguments.next() {
+            let value = arguments.next().ok_or_else(|| UsageError::Unexpected(flag.clone()))?;
+            match flag.as_str() {
+                "--pod" => pod = Some(value),
+                "--dir" => directory = Some(absolute(value)?),
+                "--cgroup" => cgroup = Some(read_cgroup(value)?),
+                _ => return Err(UsageError::Unexpected(flag)),
+            }
+        }
+        Ok(Self {
+            pod: pod.ok_or(UsageError::Missing("--pod"))?,
+            directory: directory.ok_or(UsageError::Missing("--dir"))?,
+            cgroup,
+        })
+    }
+
+    /// The same as a command line.
+    pub fn to_vec(&self) -> Vec<String> {
+        let mut line = vec!["--pod".to_owned(), self.pod.clone()];
+        line.extend(["--dir".to_owned(), self.directory.display().to_string()]);
+        if let Some(cgroup) = self.cgroup.as_ref().and_then(|cgroup| serde_json::to_string(cgroup).ok()) {
+            line.extend(["--cgroup".to_owned(), cgroup]);
+        }
+        line
+    }
+}
+
+fn absolute(value: String) -> Result<PathBuf, UsageError> {
+    let path = PathBuf::from(&value);
+    if path.is_absolute() { Ok(path) } else { Err(UsageError::Value("--dir", value)) }
+}
+
+fn read_cgroup(value: String) -> Result<Cgroup, UsageError> {
+    serde_json::from_str(&value).map_err(|_| UsageError::Value("--cgroup", value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &[&str]) -> Result<Arguments, UsageError> {
+        Arguments::parse(line.iter().map(ToString::to_string))
+    }
+
+    #[test]
+    fn a_command_line_is_read_back() {
+        let arguments = parse(&["--dir", "/run/p", "--pod", "p"]).unwrap();
+        assert_eq!(arguments, Arguments { pod: "p".into(), directory: "/run/p".into(), cgroup: None });
+        assert_eq!(Arguments::parse(arguments.to_vec()), Ok(arguments));
+    }
+
+    #[test]
+    fn misuse_is_named() {
+        assert_eq!(parse(&["--pod", "p"]), Err(UsageError::Missing("--dir")));
+        assert_eq!(parse(&["--pod"]), Err(UsageError::Unexpected("--pod".into())));
+        assert_eq!(parse(&["--pot", "p"]), Err(UsageError::Unexpected("--pot".into())));
+        assert_eq!(parse(&["--dir", "run"]), Err(UsageError::Value("--dir", "run".into())));
+        assert_eq!(parse(&["--cgroup", "{}"]), Err(UsageError::Value("--cgroup", "{}".into())));
+    }
+}

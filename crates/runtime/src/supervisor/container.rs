@@ -1,0 +1,202 @@
+//! One container and how far it is. What exists in a state is in its variant and nowhere else.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use super::clock;
+use super::process::{Ended, Process};
+use super::streams::{self, Buffer, LogFailure, Output};
+use crate::cgroup::Cgroup;
+use crate::container::{LaunchRequest, launch};
+use crate::handshake::Handshake;
+use crate::namespaces::PodNamespaces;
+use crate::thread::SingleThread;
+use crate::wire::{ContainerState, Exit, StartContainer};
+use crate::{FailedStep, Failure, FailureKind};
+
+/// How long output may still flow when a container has ended. Everything in its cgroup is dead by then; only a process elsewhere that was
+/// handed the pipe can hold it open, and nobody waits for that one.
+const DRAIN: Duration = Duration::from_secs(1);
+
+/// A container.
+#[derive(Debug)]
+pub(super) struct Container {
+    pub(super) id: String,
+    pub(super) cgroup: Cgroup,
+    pub(super) state: State,
+}
+
+/// How far it is.
+#[derive(Debug)]
+pub(super) enum State {
+    /// Cloned, and on its way to execve(2).
+    Starting {
+        process: Process,
+        handshake: Handshake,
+        output: Output,
+        /// Kept open for a container that wants input; nobody writes yet.
+        input: Option<OwnedFd>,
+        /// Requests that wait for the outcome.
+        waiting: Vec<u64>,
+        deadline: Instant,
+    },
+    /// Its command runs.
+    Running {
+        process: Process,
+        output: Output,
+        #[expect(dead_code, reason = "held open: a container that wants input must not find its end")]
+        input: Option<OwnedFd>,
+        started_at: i64,
+    },
+    /// Its first process has ended, and its output is still coming.
+    Draining { exit: Exit, output: Output, until: Instant },
+    /// It is over.
+    Exited(Exit),
+}
+
+/// What a start needs besides the request.
+pub(super) struct Surroundings<'a> {
+    pub(super) proof: &'a SingleThread,
+    pub(super) pod: &'a PodNamespaces,
+    /// The first process of the container whose pid namespace is shared.
+    pub(super) pid_target: Option<BorrowedFd<'a>>,
+}
+
+impl Container {
+    /// Clones the container's first process. `descriptors`: its root, then its volumes.
+    pub(super) fn start(
+        around: &Surroundings<'_>,
+        start: StartContainer,
+        mut descriptors: Vec<OwnedFd>,
+        sequence: u64,
+    ) -> Result<Self, Failure> {
+        if descriptors.is_empty() {
+            return Err(no_root());
+        }
+        let root = descriptors.remove(0);
+        let (output, child, input) = streams::make(&start.plan.process, start.log, start.stdin)?;
+        let launched = launch(
+            around.proof,
+            &LaunchRequest {
+                plan: &start.plan,
+                root: root.as_fd(),
+                sources: &descriptors,
+                pod: around.pod,
+                pid_target: around.pid_target,
+                cgroup: &start.cgroup,
+                streams: child.streams(),
+            },
+        )?;
+        let process = Process { pid: launched.pid, pidfd: launched.pidfd, start_time: launched.start_time };
+        let deadline = Instant::now() + Duration::from_millis(start.deadline_ms);
+        let handshake = launched.handshake;
+        let state = State::Starting { process, handshake, output, input, waiting: vec![sequence], deadline };
+        Ok(Self { id: start.container, cgroup: start.cgroup, state })
+    }
+
+    /// Its command has been executed. Any other state stays.
+    pub(super) fn executed(self) -> Self {
+        let state = match self.state {
+            State::Starting { process, output, input, .. } => {
+                State::Running { process, output, input, started_at: clock::now() }
+            }
+            other @ (State::Running { .. } | State::Draining { .. } | State::Exited(_)) => other,
+        };
+        Self { state, ..self }
+    }
+
+    /// Its first process has ended: what is left in its cgroup is killed. Any state but running stays.
+    pub(super) fn ended(self, ended: Ended) -> Self {
+        let state = match self.state {
+            State::Running { process, output, started_at, .. } => {
+                // The processes die whatever the answer: the kernel's refusal is for a cgroup that is gone.
+                let _ = self.cgroup.kill();
+                let exit = Exit {
+                    container: self.id.clone(),
+                    pid: process.pid,
+                    start_time: process.start_time,
+                    exit_code: ended.code,
+                    signal: ended.signal,
+                    oom_killed: self.cgroup.oom_kills().unwrap_or(0) > 0,
+                    started_at,
+                    finished_at: clock::now(),
+                };
+                State::Draining { exit, output, until: Instant::now() + DRAIN }
+            }
+            other @ (State::Starting { .. } | State::Draining { .. } | State::Exited(_)) => other,
+        };
+        Self { state, ..self }
+    }
+
+    /// Its output has ended, or has been waited for long enough.
+    pub(super) fn drained(self, buffer: &mut Buffer) -> (Self, Option<LogFailure>) {
+        match self.state {
+            State::Draining { exit, mut output, .. } => {
+                let failure = output.close(buffer);
+                (Self { state: State::Exited(exit), ..self }, failure)
+            }
+            state @ (State::Starting { .. } | State::Running { .. } | State::Exited(_)) => {
+                (Self { state, ..self }, None)
+            }
+        }
+    }
+
+    /// Its first process, as long as there is one.
+    pub(super) fn process(&self) -> Option<&Process> {
+        match &self.state {
+            State::Starting { process, .. } | State::Running { process, .. } => Some(process),
+            State::Draining { .. } | State::Exited(_) => None,
+        }
+    }
+
+    /// Its output, as long as some can come.
+    pub(super) fn output(&mut self) -> Option<&mut Output> {
+        match &mut self.state {
+            State::Starting { output, .. }
+            | State::Running { output, .. }
+            | State::Draining { output, .. } => Some(output),
+            State::Exited(_) => None,
+        }
+    }
+
+    /// When something is to be done about it though nothing has happened.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match &self.state {
+            State::Starting { deadline, .. } => Some(*deadline),
+            State::Draining { until, .. } => Some(*until),
+            State::Running { .. } | State::Exited(_) => None,
+        }
+    }
+
+    /// Its state for a daemon that asks. One whose output is still coming runs: its exit is told when its log is complete.
+    pub(super) fn snapshot(&self) -> ContainerState {
+        match &self.state {
+            State::Starting { .. } => ContainerState::Starting,
+            State::Running { process, started_at, .. } => ContainerState::Running {
+                pid: process.pid,
+                start_time: process.start_time,
+                started_at: *started_at,
+            },
+            State::Draining { exit, .. } => ContainerState::Running {
+                pid: exit.pid,
+                start_time: exit.start_time,
+                started_at: exit.started_at,
+            },
+            State::Exited(exit) => ContainerState::Exited(exit.clone()),
+        }
+    }
+}
+
+/// What is told about a start that took too long.
+pub(super) fn too_late(subject: &str) -> Failure {
+    Failure::system(FailedStep::Handshake, rustix::io::Errno::TIMEDOUT, subject)
+}
+
+fn no_root() -> Failure {
+    Failure {
+        kind: FailureKind::System,
+        step: FailedStep::AttachRoot,
+        errno: None,
+        subject: "no descriptor came with the request".to_owned(),
+    }
+}

@@ -1,0 +1,88 @@
+//! A process that was run in a container: from its clone to its end.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use super::process::Process;
+use crate::cgroup::Cgroup;
+use crate::container::{ExecRequest, Streams, exec};
+use crate::handshake::Handshake;
+use crate::thread::SingleThread;
+use crate::wire::{StartExec, Stream};
+use crate::{FailedStep, Failure, FailureKind};
+
+/// An exec.
+#[derive(Debug)]
+pub(super) struct Exec {
+    /// The daemon's name for it.
+    pub(super) name: String,
+    pub(super) process: Process,
+    pub(super) state: State,
+}
+
+/// How far it is.
+#[derive(Debug)]
+pub(super) enum State {
+    /// Cloned, and on its way to execve(2).
+    Starting { handshake: Handshake, sequence: u64, deadline: Instant },
+    /// Its command runs.
+    Running,
+}
+
+impl Exec {
+    /// Clones the process into a container. `descriptors`: the streams that the request names, in their order.
+    pub(super) fn start(
+        proof: &SingleThread,
+        start: StartExec,
+        container: (BorrowedFd<'_>, &Cgroup),
+        descriptors: &[OwnedFd],
+        sequence: u64,
+    ) -> Result<Self, Failure> {
+        let streams = streams(&start.streams, descriptors)?;
+        let (first, cgroup) = container;
+        let launched =
+            exec(proof, &ExecRequest { process: &start.process, container: first, cgroup, streams })?;
+        let process = Process { pid: launched.pid, pidfd: launched.pidfd, start_time: launched.start_time };
+        let deadline = Instant::now() + Duration::from_millis(start.deadline_ms);
+        let state = State::Starting { handshake: launched.handshake, sequence, deadline };
+        Ok(Self { name: start.exec, process, state })
+    }
+
+    /// Kills it with its process group.
+    pub(super) fn kill(&self) {
+        let _ = self.process.signal_group(KILL);
+        self.process.kill();
+    }
+
+    /// When a start counts as failed.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match &self.state {
+            State::Starting { deadline, .. } => Some(*deadline),
+            State::Running => None,
+        }
+    }
+}
+
+/// SIGKILL.
+const KILL: i32 = 9;
+
+fn streams<'a>(names: &[Stream], descriptors: &'a [OwnedFd]) -> Result<Streams<'a>, Failure> {
+    if names.len() != descriptors.len() {
+        return Err(Failure {
+            kind: FailureKind::System,
+            step: FailedStep::Stdio,
+            errno: None,
+            subject: format!("{} descriptors for {} streams", descriptors.len(), names.len()),
+        });
+    }
+    let mut streams = Streams::default();
+    for (name, descriptor) in names.iter().zip(descriptors) {
+        let slot = match name {
+            Stream::Stdin => &mut streams.stdin,
+            Stream::Stdout => &mut streams.stdout,
+            Stream::Stderr => &mut streams.stderr,
+        };
+        *slot = Some(descriptor.as_fd());
+    }
+    Ok(streams)
+}

@@ -1,0 +1,127 @@
+//! The supervisor: one small process per pod, parent of all its containers, which outlives the daemon.
+//!
+//! One thread and one loop over poll(2). Everything that it waits for is a descriptor: the socket on which the daemon calls, pidfds,
+//! the handshakes of starts, the pipes that containers write to. It never waits for the daemon, and nothing that a container does makes
+//! it grow.
+//!
+//! ```text
+//!                 Start                 execve               exit              output drained
+//!   (unknown) ─────────────► Starting ─────────► Running ─────────► Draining ─────────────────► Exited ──Forget──► (unknown)
+//!                               │ failed, or too late                           exit.json, then the event
+//!                               └────────► (unknown), told to whoever asked for the start
+//! ```
+//!
+//! It ends by [`Request::Shutdown`](crate::wire::Request::Shutdown) alone. SIGTERM is blocked: a service manager that stops the daemon's
+//! unit would otherwise end the pods, which must survive that.
+//!
+//! Not here: what a container is made of (`container`), and what is asked and answered (`wire`).
+
+mod arguments;
+mod clock;
+mod container;
+mod event_loop;
+mod exec;
+mod lines;
+mod log;
+mod process;
+mod requests;
+mod session;
+mod streams;
+
+use std::io;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+
+use nix::sys::signal::{SigSet, Signal};
+
+use crate::thread::SingleThread;
+use crate::wire::Listener;
+
+pub use arguments::{Arguments, UsageError};
+
+/// Why a supervisor could not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum SupervisorError {
+    /// A step of becoming a supervisor.
+    #[error("cannot {step}")]
+    Begin {
+        /// The step.
+        step: &'static str,
+        /// The system's answer.
+        #[source]
+        cause: io::Error,
+    },
+    /// Its cgroup can't be joined, or its threads not be counted.
+    #[error(transparent)]
+    Runtime(#[from] crate::Error),
+    /// The loop itself failed: without it nothing can be minded.
+    #[error("cannot wait for events")]
+    Wait(#[source] io::Error),
+}
+
+/// What every part of the loop needs to know.
+#[derive(Debug)]
+pub(crate) struct Place {
+    /// The pod's id.
+    pub(crate) pod: String,
+    /// The pod's directory.
+    pub(crate) directory: PathBuf,
+}
+
+impl Place {
+    /// Where a container's records lie.
+    pub(crate) fn container(&self, id: &str) -> PathBuf {
+        self.directory.join("containers").join(id)
+    }
+}
+
+/// Minds a pod until it is shut down.
+///
+/// # Errors
+/// [`SupervisorError`]; nothing has been started then.
+pub fn run(arguments: Arguments) -> Result<(), SupervisorError> {
+    let begin = |step: &'static str| {
+        move |errno: rustix::io::Errno| SupervisorError::Begin { step, cause: errno.into() }
+    };
+    if let Some(cgroup) = &arguments.cgroup {
+        cgroup.join(rustix::process::getpid().as_raw_nonzero().get())?;
+    }
+    // A session of its own: what is typed at the daemon's terminal is not for the pods.
+    rustix::process::setsid().map_err(begin("begin a session"))?;
+    block_signals()
+        .map_err(|errno| begin("block signals")(rustix::io::Errno::from_raw_os_error(errno as i32)))?;
+    rustix::process::chdir("/").map_err(begin("change to the root directory"))?;
+    spare_from_memory_shortage();
+    let listener = take_listener()
+        .map_err(|cause| SupervisorError::Begin { step: "take the listening socket", cause })?;
+    let proof = SingleThread::prove()?;
+    let place = Place { pod: arguments.pod, directory: arguments.directory };
+    event_loop::Supervisor::new(place, listener, proof).run().map_err(SupervisorError::Wait)
+}
+
+/// Everything that would end or stop the process by default. The mask is reset in each child.
+fn block_signals() -> Result<(), nix::errno::Errno> {
+    let mut blocked = SigSet::empty();
+    let ending =
+        [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2];
+    let stopping = [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU, Signal::SIGPIPE, Signal::SIGALRM];
+    for signal in ending.into_iter().chain(stopping) {
+        blocked.add(signal);
+    }
+    blocked.thread_block()
+}
+
+/// The kernel is to look for memory elsewhere first: without its supervisor a pod is lost. Best effort, for lowering the value takes
+/// CAP_SYS_RESOURCE; containers set their own.
+fn spare_from_memory_shortage() {
+    const SCORE: &[u8] = b"-998";
+    let _ = std::fs::write("/proc/self/oom_score_adj", SCORE);
+}
+
+/// The listening socket is standard input; afterwards that is /dev/null, so that no child finds the socket there.
+fn take_listener() -> io::Result<Listener> {
+    let socket = io::stdin().as_fd().try_clone_to_owned()?;
+    let null = std::fs::File::open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&null)?;
+    Ok(Listener::from_descriptor(socket))
+}

@@ -1,0 +1,194 @@
+//! What each request does. An answer that has to wait for something is given by the event loop when that has happened.
+
+use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use super::container::{Container, State, Surroundings};
+use super::event_loop::Supervisor;
+use super::exec::Exec;
+use crate::namespaces::{PodNamespaces, create_pod};
+use crate::plan::{NamespaceSource, PodPlan};
+use crate::wire::{
+    ContainerSnapshot, PodCreated, Reply, Request, Scope, Snapshot, StartContainer, StartExec, Target,
+    VERSION,
+};
+use crate::{FailedStep, Failure, FailureKind};
+
+impl Supervisor {
+    /// Does what is asked; none when the answer comes later.
+    pub(super) fn answer(
+        &mut self,
+        sequence: u64,
+        request: Request,
+        descriptors: Vec<OwnedFd>,
+    ) -> Option<Reply> {
+        match request {
+            Request::Hello { version: _ } => Some(Reply::Welcome {
+                version: VERSION,
+                pod: self.place.pod.clone(),
+                pid: std::process::id().cast_signed(),
+            }),
+            Request::CreatePod(plan) => Some(self.create_pod(&plan)),
+            Request::Snapshot => Some(Reply::Snapshot(self.snapshot())),
+            Request::Start(start) => self.start(sequence, *start, descriptors),
+            Request::Exec(start) => self.exec(sequence, *start, &descriptors),
+            Request::Signal { target, signal, scope } => Some(self.signal(&target, signal, scope)),
+            Request::ReopenLog { container } => Some(self.reopen_log(&container)),
+            Request::Forget { container } => Some(self.forget(&container)),
+            Request::Shutdown => {
+                self.shut_down(sequence);
+                None
+            }
+        }
+    }
+
+    fn create_pod(&mut self, plan: &PodPlan) -> Reply {
+        if self.pod.is_none() {
+            match create_pod(&self.proof, plan) {
+                Ok(namespaces) => self.pod = Some(namespaces),
+                Err(failure) => return Reply::Failed(failure),
+            }
+        }
+        self.pod.as_ref().map_or(Reply::Gone, |pod| Reply::PodCreated(created(pod)))
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let containers = self.containers.iter().map(|(_, container)| ContainerSnapshot {
+            container: container.id.clone(),
+            state: container.snapshot(),
+        });
+        Snapshot { pod: self.pod.as_ref().map(created), containers: containers.collect() }
+    }
+
+    fn start(&mut self, sequence: u64, start: StartContainer, descriptors: Vec<OwnedFd>) -> Option<Reply> {
+        if let Some(at) = self.find(&start.container) {
+            return again(&mut self.containers[at].1, sequence);
+        }
+        let started = {
+            let Some(pod) = &self.pod else { return Some(Reply::Failed(no_pod())) };
+            let pid_target = self.pid_target(&start.plan.namespaces.pid);
+            let around = Surroundings { proof: &self.proof, pod, pid_target };
+            Container::start(&around, start, descriptors, sequence)
+        };
+        match started {
+            Ok(container) => self.add(container),
+            Err(failure) => return Some(Reply::Failed(failure)),
+        }
+        None
+    }
+
+    fn pid_target(&self, source: &NamespaceSource) -> Option<BorrowedFd<'_>> {
+        match source {
+            NamespaceSource::Container(id) => {
+                let (_, container) = self.containers.get(self.find(id)?)?;
+                Some(container.process()?.as_fd())
+            }
+            NamespaceSource::Host | NamespaceSource::Pod | NamespaceSource::Own => None,
+        }
+    }
+
+    fn exec(&mut self, sequence: u64, start: StartExec, descriptors: &[OwnedFd]) -> Option<Reply> {
+        let started = {
+            let found = self.find(&start.container).map(|at| &self.containers[at].1);
+            let Some((process, cgroup)) = found.and_then(running) else { return Some(Reply::Gone) };
+            Exec::start(&self.proof, start, (process, cgroup), descriptors, sequence)
+        };
+        match started {
+            Ok(exec) => self.add_exec(exec),
+            Err(failure) => return Some(Reply::Failed(failure)),
+        }
+        None
+    }
+
+    fn signal(&self, target: &Target, signal: i32, scope: Scope) -> Reply {
+        let sent = match target {
+            Target::Container(id) => {
+                let Some((_, container)) = self.find(id).and_then(|at| self.containers.get(at)) else {
+                    return Reply::Gone;
+                };
+                match (scope, container.process()) {
+                    (_, None) => return Reply::Gone,
+                    (Scope::Init, Some(process)) => process.signal(signal),
+                    (Scope::All, Some(process)) => {
+                        // What the cgroup can't reach is the first process of a start that has not joined it yet.
+                        let _ = container.cgroup.kill();
+                        process.kill();
+                        Ok(())
+                    }
+                }
+            }
+            Target::Exec(name) => {
+                let Some((_, exec)) = self.execs.iter().find(|(_, exec)| exec.name == *name) else {
+                    return Reply::Gone;
+                };
+                match scope {
+                    Scope::Init => exec.process.signal(signal),
+                    Scope::All => exec.process.signal_group(signal),
+                }
+            }
+        };
+        match sent {
+            Ok(()) => Reply::Done,
+            Err(rustix::io::Errno::SRCH) => Reply::Gone,
+            Err(errno) => {
+                Reply::Failed(Failure::system(FailedStep::Handshake, errno, format!("signal {signal}")))
+            }
+        }
+    }
+
+    fn reopen_log(&mut self, id: &str) -> Reply {
+        let Some(at) = self.find(id) else { return Reply::Gone };
+        match self.containers[at].1.output().map(super::streams::Output::reopen) {
+            None => Reply::Gone,
+            Some(Ok(())) => Reply::Done,
+            Some(Err(failure)) => Reply::Failed(failure),
+        }
+    }
+
+    fn forget(&mut self, id: &str) -> Reply {
+        let exited = |container: &Container| matches!(container.state, State::Exited(_));
+        if let Some(at) = self.find(id).filter(|at| exited(&self.containers[*at].1)) {
+            self.containers.swap_remove(at);
+        }
+        Reply::Done
+    }
+}
+
+/// A start of a container that is there already.
+fn again(container: &mut Container, sequence: u64) -> Option<Reply> {
+    match &mut container.state {
+        State::Starting { waiting, .. } => {
+            waiting.push(sequence);
+            None
+        }
+        State::Running { process, started_at, .. } => {
+            Some(Reply::Started { pid: process.pid, start_time: process.start_time, started_at: *started_at })
+        }
+        State::Draining { exit, .. } | State::Exited(exit) => Some(Reply::Exited(exit.clone())),
+    }
+}
+
+fn running(container: &Container) -> Option<(BorrowedFd<'_>, &crate::cgroup::Cgroup)> {
+    match &container.state {
+        State::Running { process, .. } => Some((process.as_fd(), &container.cgroup)),
+        State::Starting { .. } | State::Draining { .. } | State::Exited(_) => None,
+    }
+}
+
+/// A path that means the namespace for as long as this process lives and keeps the descriptor.
+fn created(pod: &PodNamespaces) -> PodCreated {
+    let path = |descriptor: &OwnedFd| {
+        PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), descriptor.as_raw_fd()))
+    };
+    PodCreated { network: pod.network.as_ref().map(path), init: pod.pid.as_ref().map(|pid| pid.init) }
+}
+
+fn no_pod() -> Failure {
+    Failure {
+        kind: FailureKind::Gone,
+        step: FailedStep::JoinNamespace,
+        errno: None,
+        subject: "the pod's namespaces have not been made".to_owned(),
+    }
+}

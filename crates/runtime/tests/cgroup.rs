@@ -1,0 +1,205 @@
+//! Cgroups on the host that the tests run on, whatever its layout. Needs root.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use runtime::Error;
+use runtime::cgroup::{Cgroup, Host, Layout};
+use runtime::spec::oci;
+
+/// A cgroup that is emptied and removed at the end, with the one above it.
+struct Own {
+    host: Host,
+    cgroup: Cgroup,
+    parent: String,
+}
+
+impl Own {
+    fn new(name: &str) -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: cgroups need root");
+            return None;
+        }
+        let host = Host::detect().unwrap();
+        let parent = format!("/knarr-cgroup-test-{}-{name}", std::process::id());
+        let cgroup = Cgroup::create(&host, &format!("{parent}/c")).unwrap();
+        Some(Self { host, cgroup, parent })
+    }
+
+    /// Where the kernel shows a setting, by controller.
+    fn file(&self, controller: &str, legacy: &str, unified: &str) -> PathBuf {
+        let (base, file) = match self.host.layout() {
+            Layout::Unified => (PathBuf::from("/sys/fs/cgroup"), unified),
+            Layout::Hybrid | Layout::Legacy => (Path::new("/sys/fs/cgroup").join(controller), legacy),
+        };
+        base.join(self.cgroup.path().trim_start_matches('/')).join(file)
+    }
+
+    fn read(&self, controller: &str, legacy: &str, unified: &str) -> String {
+        fs::read_to_string(self.file(controller, legacy, unified)).unwrap().trim().to_owned()
+    }
+
+    /// A shell in the cgroup that runs `script` once it is in it.
+    fn run(&self, script: &str) -> Child {
+        let mut child = Command::new("/bin/sh")
+            .args(["-c", &format!("read go; {script}")])
+            .stdin(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        self.cgroup.join(i32::try_from(child.id()).unwrap()).unwrap();
+        child.stdin.take().unwrap().write_all(b"go\n").unwrap();
+        child
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        self.cgroup.kill().unwrap();
+        self.cgroup.remove().unwrap();
+        Cgroup::at(&self.host, &self.parent).unwrap().remove().unwrap();
+    }
+}
+
+fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !condition() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{what}");
+        std::thread::yield_now();
+    }
+}
+
+fn limits(memory: i64, swap: i64) -> oci::LinuxResources {
+    let memory = oci::LinuxMemoryBuilder::default().limit(memory).swap(swap).build().unwrap();
+    oci::LinuxResourcesBuilder::default().memory(memory).devices(Vec::new()).build().unwrap()
+}
+
+#[test]
+fn limits_are_set_and_changed() {
+    let Some(own) = Own::new("limits") else { return };
+    let cpu =
+        oci::LinuxCpuBuilder::default().shares(512u64).quota(50_000).period(100_000u64).cpus("0").build();
+    let resources = oci::LinuxResourcesBuilder::default()
+        .cpu(cpu.unwrap())
+        .pids(oci::LinuxPidsBuilder::default().limit(77).build().unwrap())
+        .devices(Vec::new())
+        .build()
+        .unwrap();
+    own.cgroup.apply(&resources).unwrap();
+    assert_eq!(own.read("pids", "pids.max", "pids.max"), "77");
+    assert_eq!(own.read("cpuset", "cpuset.cpus", "cpuset.cpus"), "0");
+    match own.host.layout() {
+        Layout::Unified => {
+            assert_eq!(own.read("cpu", "", "cpu.max"), "50000 100000");
+            assert_eq!(own.read("cpu", "", "cpu.weight"), "59");
+        }
+        Layout::Hybrid | Layout::Legacy => {
+            assert_eq!(own.read("cpu", "cpu.cfs_quota_us", ""), "50000");
+            assert_eq!(own.read("cpu", "cpu.shares", ""), "512");
+            assert!(!own.read("cpuset", "cpuset.mems", "").is_empty(), "inherited");
+        }
+    }
+    // Up, down and up again: the limit with swap is in the way in one direction or the other.
+    for bytes in [64 << 20, 16 << 20, 128 << 20] {
+        own.cgroup.apply(&limits(bytes, bytes)).unwrap();
+        assert_eq!(own.read("memory", "memory.limit_in_bytes", "memory.max"), bytes.to_string());
+    }
+    own.cgroup.apply(&limits(-1, -1)).unwrap();
+    assert_eq!(own.cgroup.stats().unwrap().memory.unwrap().limit, None);
+    let unlimited = oci::LinuxPidsBuilder::default().limit(-1).build().unwrap();
+    let resources =
+        oci::LinuxResourcesBuilder::default().pids(unlimited).devices(Vec::new()).build().unwrap();
+    own.cgroup.apply(&resources).unwrap();
+    assert_eq!(own.read("pids", "pids.max", "pids.max"), "max");
+}
+
+#[test]
+fn devices_are_an_allow_list() {
+    let Some(own) = Own::new("devices") else { return };
+    if own.host.layout() == Layout::Unified {
+        return;
+    }
+    let rule = |allow| oci::LinuxDeviceCgroupBuilder::default().allow(allow).access("rwm");
+    let null = rule(true).typ(oci::LinuxDeviceType::C).major(1).minor(3).build().unwrap();
+    let rules = vec![rule(false).build().unwrap(), null];
+    let resources = oci::LinuxResourcesBuilder::default().devices(rules).build().unwrap();
+    own.cgroup.apply(&resources).unwrap();
+    let status = own.run("true > /dev/null && ! true < /dev/zero").wait().unwrap();
+    assert!(status.success(), "{status:?}");
+}
+
+#[test]
+fn everything_in_it_is_killed() {
+    let Some(own) = Own::new("kill") else { return };
+    let nested = Cgroup::create(&own.host, &format!("{}/nested", own.cgroup.path())).unwrap();
+    let mut child = own.run("for i in 1 2 3 4 5; do sleep 1000 & done; wait");
+    let mut below = Command::new("sleep").arg("1000").spawn().unwrap();
+    nested.join(i32::try_from(below.id()).unwrap()).unwrap();
+    until("the shell has its children", || own.cgroup.procs().unwrap().len() == 7);
+    assert_eq!(own.cgroup.stats().unwrap().pids, Some(7));
+    own.cgroup.kill().unwrap();
+    assert_eq!(child.wait().unwrap().signal(), Some(9));
+    assert_eq!(below.wait().unwrap().signal(), Some(9));
+    own.cgroup.remove().unwrap();
+    assert!(!own.cgroup.exists() && !nested.exists());
+    own.cgroup.kill().unwrap();
+    own.cgroup.remove().unwrap();
+    assert_eq!(own.cgroup.procs().unwrap(), Vec::<i32>::new(), "what is gone has no processes");
+    assert_eq!(own.cgroup.oom_kills().unwrap(), 0);
+}
+
+#[test]
+fn a_fork_bomb_is_killed() {
+    let Some(own) = Own::new("bomb") else { return };
+    let bound = oci::LinuxPidsBuilder::default().limit(60).build().unwrap();
+    let resources = oci::LinuxResourcesBuilder::default().pids(bound).devices(Vec::new()).build().unwrap();
+    own.cgroup.apply(&resources).unwrap();
+    let mut child = own.run("bomb() { bomb & bomb; }; bomb");
+    until("it has spread", || own.cgroup.procs().unwrap().len() > 30);
+    own.cgroup.kill().unwrap();
+    child.wait().unwrap();
+    own.cgroup.remove().unwrap();
+}
+
+#[test]
+fn want_of_memory_is_counted() {
+    let Some(own) = Own::new("oom") else { return };
+    own.cgroup.apply(&limits(16 << 20, 16 << 20)).unwrap();
+    assert_eq!(own.cgroup.oom_kills().unwrap(), 0);
+    let status = own.run("exec tail /dev/zero").wait().unwrap();
+    assert_eq!(status.signal(), Some(9), "{status:?}");
+    assert_eq!(own.cgroup.oom_kills().unwrap(), 1);
+}
+
+#[test]
+fn usage_is_read() {
+    let Some(own) = Own::new("stats") else { return };
+    let mut child = own.run("i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; kill -STOP $$");
+    until("it has worked", || own.cgroup.stats().unwrap().cpu.is_some_and(|cpu| cpu.usage_ns > 1_000_000));
+    // The kernel sums its counters up every two seconds (mm/memcontrol.c, FLUSH_TIME).
+    until("its memory is counted", || {
+        let memory = own.cgroup.stats().unwrap().memory.unwrap();
+        memory.usage > 0 && memory.working_set <= memory.usage && memory.page_faults > 0 && memory.rss > 0
+    });
+    own.cgroup.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn what_cannot_be_set_is_refused() {
+    let Some(own) = Own::new("refused") else { return };
+    let network = oci::LinuxNetworkBuilder::default().class_id(1u32).build().unwrap();
+    let resources =
+        oci::LinuxResourcesBuilder::default().network(network).devices(Vec::new()).build().unwrap();
+    assert!(matches!(own.cgroup.apply(&resources), Err(Error::NoController { .. })));
+    let cpu = oci::LinuxCpuBuilder::default().cpus("4000").build().unwrap();
+    let resources = oci::LinuxResourcesBuilder::default().cpu(cpu).devices(Vec::new()).build().unwrap();
+    match own.cgroup.apply(&resources) {
+        Err(Error::Cgroup { path, .. }) => assert!(path.ends_with("cpuset.cpus"), "{path:?}"),
+        other => panic!("{other:?}"),
+    }
+}

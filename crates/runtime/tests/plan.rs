@@ -1,0 +1,300 @@
+//! Plans against a golden file and against properties that every plan has.
+
+use std::path::{Component, Path, PathBuf};
+
+use proptest::prelude::*;
+use runtime::plan::{NamespacePlan, NamespaceSource, Plan, PlanInput, Refusal, Step, plan, seccomp};
+use runtime::spec::{self, oci};
+
+fn namespaces() -> NamespacePlan {
+    NamespacePlan {
+        network: NamespaceSource::Pod,
+        ipc: NamespaceSource::Pod,
+        uts: NamespaceSource::Own,
+        pid: NamespaceSource::Container("c0ffee".to_owned()),
+        cgroup: NamespaceSource::Own,
+    }
+}
+
+fn process() -> oci::Process {
+    let some: oci::Capabilities =
+        [oci::Capability::Chown, oci::Capability::NetBindService].into_iter().collect();
+    let sets = oci::LinuxCapabilitiesBuilder::default()
+        .bounding(some.clone())
+        .effective(some.clone())
+        .permitted(some)
+        .inheritable(oci::Capabilities::new())
+        .ambient(oci::Capabilities::new())
+        .build()
+        .unwrap();
+    oci::ProcessBuilder::default()
+        .terminal(true)
+        .console_size(oci::BoxBuilder::default().height(24u64).width(80u64).build().unwrap())
+        .args(["/bin/serve".to_owned(), "--all".to_owned()])
+        .env(["PATH=/bin".to_owned()])
+        .cwd("/srv//data/../www/.")
+        .user(oci::UserBuilder::default().uid(33u32).gid(34u32).additional_gids([34, 50]).build().unwrap())
+        .capabilities(sets)
+        .no_new_privileges(true)
+        .oom_score_adj(-10)
+        .rlimits(Vec::new())
+        .build()
+        .unwrap()
+}
+
+fn bind(source: &str, destination: &str, options: &[&str]) -> oci::Mount {
+    oci::MountBuilder::default()
+        .typ("bind")
+        .source(source)
+        .destination(destination)
+        .options(options.iter().map(|option| (*option).to_owned()).collect::<Vec<_>>())
+        .build()
+        .unwrap()
+}
+
+fn full_spec() -> oci::Spec {
+    let device = oci::LinuxDeviceBuilder::default()
+        .path("/dev/fuse")
+        .typ(oci::LinuxDeviceType::C)
+        .major(10)
+        .minor(229)
+        .file_mode(0o660u32)
+        .uid(0u32)
+        .gid(5u32)
+        .build()
+        .unwrap();
+    let linux = oci::LinuxBuilder::default()
+        .devices([device])
+        .sysctl([("net.core.somaxconn".to_owned(), "512".to_owned())])
+        .masked_paths(["/proc/kcore".to_owned()])
+        .readonly_paths(["/proc/sys".to_owned()])
+        .build()
+        .unwrap();
+    let mut mounts = spec::default_mounts();
+    mounts.push(bind("/var/lib/volume", "/data", &["rbind", "rslave", "rro", "nosuid"]));
+    mounts.push(bind("/var/lib/hosts", "/etc/hosts", &["bind", "rw", "noatime"]));
+    let mut spec = oci::Spec::default();
+    spec.set_hostname(Some("boat".to_owned()))
+        .set_mounts(Some(mounts))
+        .set_linux(Some(linux))
+        .set_process(Some(process()));
+    spec
+}
+
+fn make(spec: &oci::Spec) -> Result<Plan, Refusal> {
+    plan(&PlanInput { spec, namespaces: namespaces(), seccomp: None })
+}
+
+#[test]
+fn the_order_of_a_plan_is_the_golden_one() {
+    let made = plan(&PlanInput {
+        spec: &full_spec(),
+        namespaces: namespaces(),
+        seccomp: Some(seccomp::SeccompFilter { flags: 2, program: seccomp::deny(&[]).program[..1].to_vec() }),
+    })
+    .unwrap();
+    let text = serde_json::to_string_pretty(&made).unwrap();
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/plan.json");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&golden, text.clone() + "\n").unwrap();
+    }
+    assert_eq!(text, std::fs::read_to_string(golden).unwrap().trim_end());
+    assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), made);
+}
+
+#[test]
+fn an_unknown_field_is_refused_by_name() {
+    let made = make(&full_spec()).unwrap();
+    let mut value = serde_json::to_value(&made).unwrap();
+    value["process"]["landlock"] = serde_json::json!(true);
+    let error = serde_json::from_value::<Plan>(value).unwrap_err().to_string();
+    assert!(error.contains("landlock"), "{error}");
+}
+
+#[test]
+fn what_is_not_done_is_refused_with_its_field() {
+    type Edit = fn(&mut oci::Spec);
+    fn linux(spec: &mut oci::Spec, edit: impl FnOnce(&mut oci::Linux)) {
+        let mut linux = spec.linux().clone().unwrap();
+        edit(&mut linux);
+        spec.set_linux(Some(linux));
+    }
+    fn process(spec: &mut oci::Spec, edit: impl FnOnce(&mut oci::Process)) {
+        let mut process = spec.process().clone().unwrap();
+        edit(&mut process);
+        spec.set_process(Some(process));
+    }
+    fn mount(spec: &mut oci::Spec, mount: oci::Mount) {
+        let mut mounts = spec.mounts().clone().unwrap();
+        mounts.push(mount);
+        spec.set_mounts(Some(mounts));
+    }
+    let cases: &[(&str, Edit)] = &[
+        ("process", |spec| {
+            spec.set_process(None);
+        }),
+        ("process.args", |spec| {
+            process(spec, |p| {
+                p.set_args(Some(Vec::new()));
+            });
+        }),
+        ("process.args[1]", |spec| {
+            process(spec, |p| {
+                p.set_args(Some(vec!["sh".to_owned(), "a\0b".to_owned()]));
+            });
+        }),
+        ("process.cwd", |spec| {
+            process(spec, |p| {
+                p.set_cwd("relative".into());
+            });
+        }),
+        ("process.oomScoreAdj", |spec| {
+            process(spec, |p| {
+                p.set_oom_score_adj(Some(1001));
+            });
+        }),
+        ("process.rlimits[0]", |spec| {
+            process(spec, |p| {
+                let limit = oci::PosixRlimitBuilder::default().typ(oci::PosixRlimitType::RlimitCore);
+                p.set_rlimits(Some(vec![limit.soft(2u64).hard(1u64).build().unwrap()]));
+            });
+        }),
+        ("process.capabilities.inheritable", |spec| {
+            process(spec, |p| {
+                let mut sets = p.capabilities().clone().unwrap();
+                sets.set_inheritable(Some([oci::Capability::Chown].into_iter().collect()));
+                p.set_capabilities(Some(sets));
+            });
+        }),
+        ("process.capabilities.permitted", |spec| {
+            process(spec, |p| {
+                let mut sets = p.capabilities().clone().unwrap();
+                sets.set_bounding(Some(oci::Capabilities::new()));
+                p.set_capabilities(Some(sets));
+            });
+        }),
+        ("process.terminal", |spec| {
+            spec.set_mounts(Some(Vec::new()));
+        }),
+        ("linux.uidMappings", |spec| {
+            linux(spec, |l| {
+                let map = oci::LinuxIdMappingBuilder::default().host_id(1u32).container_id(0u32).size(1u32);
+                l.set_uid_mappings(Some(vec![map.build().unwrap()]));
+            });
+        }),
+        ("linux.sysctl[\"kernel.core_pattern\"]", |spec| {
+            linux(spec, |l| {
+                l.set_sysctl(Some([("kernel.core_pattern".to_owned(), "|/x".to_owned())].into()));
+            });
+        }),
+        ("linux.maskedPaths[0]", |spec| {
+            linux(spec, |l| {
+                l.set_masked_paths(Some(vec!["proc".to_owned()]));
+            });
+        }),
+        ("mounts[9].destination", |spec| mount(spec, bind("/x", "/", &[]))),
+        ("mounts[9].destination", |spec| mount(spec, bind("/x", "/data/../proc/1", &[]))),
+        ("mounts[9].source", |spec| mount(spec, bind("x", "/y", &[]))),
+        ("mounts[9].options", |spec| mount(spec, bind("/x", "/y", &["rbind", "nonsense"]))),
+        ("mounts[9].type", |spec| {
+            let ext4 = oci::MountBuilder::default().typ("ext4").source("/dev/sda").destination("/y");
+            mount(spec, ext4.options(Vec::new()).build().unwrap());
+        }),
+        ("mounts[9].type", |spec| {
+            let cover = oci::MountBuilder::default().typ("tmpfs").source("tmpfs").destination("/proc");
+            mount(spec, cover.options(Vec::new()).build().unwrap());
+        }),
+    ];
+    for (field, edit) in cases {
+        let mut spec = full_spec();
+        edit(&mut spec);
+        let refusal = make(&spec).unwrap_err();
+        assert_eq!(refusal.field, *field, "{refusal}");
+    }
+}
+
+#[test]
+fn the_hosts_names_and_settings_are_left_alone() {
+    let on_host = |network, uts| NamespacePlan { network, uts, ..namespaces() };
+    let spec = full_spec();
+    let named = plan(&PlanInput {
+        spec: &spec,
+        namespaces: on_host(NamespaceSource::Pod, NamespaceSource::Host),
+        seccomp: None,
+    });
+    assert_eq!(named.unwrap_err().field, "hostname");
+    let set = plan(&PlanInput {
+        spec: &spec,
+        namespaces: on_host(NamespaceSource::Host, NamespaceSource::Own),
+        seccomp: None,
+    });
+    assert_eq!(set.unwrap_err().field, "linux.sysctl[\"net.core.somaxconn\"]");
+}
+
+/// Paths as somebody writes them who means no good.
+fn path() -> impl Strategy<Value = String> {
+    let part = prop_oneof![
+        "[a-c]{1,3}",
+        Just("..".to_owned()),
+        Just(".".to_owned()),
+        Just("proc".to_owned()),
+        Just(String::new())
+    ];
+    (any::<bool>(), prop::collection::vec(part, 0..6))
+        .prop_map(|(absolute, parts)| format!("{}{}", if absolute { "/" } else { "" }, parts.join("/")))
+}
+
+fn is_clean(path: &Path) -> bool {
+    path.is_absolute()
+        && path != Path::new("/")
+        && path.components().skip(1).all(|component| matches!(component, Component::Normal(_)))
+}
+
+fn target(step: &Step) -> Option<PathBuf> {
+    match step {
+        Step::AttachSource { target, .. }
+        | Step::AttachSharedMemory { target, .. }
+        | Step::Cgroups { target, .. } => Some(target.clone()),
+        Step::Mount(mount) => Some(mount.target.clone()),
+        Step::Device(node) => Some(node.path.clone()),
+        Step::Symlink { path, .. } => Some(path.clone()),
+        _ => None,
+    }
+}
+
+proptest! {
+    #[test]
+    fn every_target_is_clean_and_every_volume_has_its_slot(paths in prop::collection::vec(path(), 0..6)) {
+        let mut spec = full_spec();
+        let mut mounts = spec.mounts().clone().unwrap();
+        mounts.extend(paths.iter().map(|path| bind("/source", path, &["rbind"])));
+        spec.set_mounts(Some(mounts));
+        let Ok(made) = make(&spec) else { return Ok(()) };
+        let targets: Vec<PathBuf> = made.steps.iter().filter_map(target).collect();
+        prop_assert!(targets.iter().all(|target| is_clean(target)), "{targets:?}");
+        prop_assert!(targets.iter().all(|target| target == Path::new("/proc") || !target.starts_with("/proc")), "{targets:?}");
+        let slots: Vec<usize> = made
+            .steps
+            .iter()
+            .filter_map(|step| match step {
+                Step::AttachSource { slot, .. } => Some(*slot),
+                _ => None,
+            })
+            .collect();
+        prop_assert_eq!(slots, (0..made.sources.len()).collect::<Vec<_>>());
+        let text = serde_json::to_string(&made).unwrap();
+        prop_assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), made);
+    }
+
+    #[test]
+    fn restrictions_come_after_everything_they_restrict(paths in prop::collection::vec(path(), 0..6)) {
+        let mut spec = full_spec();
+        let mut mounts = spec.mounts().clone().unwrap();
+        mounts.extend(paths.iter().map(|path| bind("/source", path, &["rbind"])));
+        spec.set_mounts(Some(mounts));
+        let Ok(made) = make(&spec) else { return Ok(()) };
+        let first = made.steps.iter().position(|step| matches!(step, Step::MaskPath(_) | Step::ReadonlyPath(_)));
+        let last = made.steps.iter().rposition(|step| target(step).is_some());
+        prop_assert!(first > last);
+    }
+}
