@@ -15,7 +15,7 @@
 //! Everything here blocks: call it from a blocking thread.
 
 mod record;
-mod sync;
+mod writeback;
 mod writer;
 
 use std::collections::{HashMap, HashSet};
@@ -35,7 +35,7 @@ use crate::usage::Usage;
 pub(crate) use record::{Record, Unpacked};
 pub use writer::LayerWriter;
 
-use sync::GroupSync;
+use writeback::Writeback;
 
 /// What a layer in the making is.
 #[derive(Debug, Clone)]
@@ -74,7 +74,7 @@ struct Inner {
     root: PathBuf,
     index: Mutex<Index>,
     trash: Trash,
-    sync: GroupSync,
+    writeback: Writeback,
 }
 
 #[derive(Debug, Default)]
@@ -130,8 +130,8 @@ impl Layers {
         }
         spread_over_disk(&root.join("ingest"));
         let trash = Trash::open(&root.join("trash"))?;
-        let inner =
-            Inner { root: root.to_owned(), index: Mutex::default(), trash, sync: GroupSync::default() };
+        let writeback = Writeback::start(root)?;
+        let inner = Inner { root: root.to_owned(), index: Mutex::default(), trash, writeback };
         inner.discard_broken_ingests()?;
         let layers = inner.read_layers()?;
         inner.index().layers = layers;
@@ -251,14 +251,19 @@ pub(crate) fn make_private_dir(path: &Path) -> Result<(), Error> {
     made.map_err(|cause| store("create", path, cause))
 }
 
+/// Opens a directory for reading it, or syncing what is behind it.
+fn open_dir(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?)
+}
+
 /// Asks ext4 to place each directory made in `path` anywhere on the disk instead of near the last one (`chattr +T`).
 ///
 /// ext4 doesn't use an inode again for minutes after it was freed and looks at every such inode each time it makes one
 /// nearby: a layer unpacked soon after others were removed took seven times as long. Other filesystems don't know the
 /// flag, and none needs it to work.
-fn spread_over_disk(path: &Path) {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let Ok(dir) = rustix::fs::open(path, flags, Mode::empty()) else { return };
+pub(crate) fn spread_over_disk(path: &Path) {
+    let Ok(dir) = open_dir(path) else { return };
     if let Ok(current) = rustix::fs::ioctl_getflags(&dir) {
         let _ = rustix::fs::ioctl_setflags(&dir, current | IFlags::TOPDIR);
     }

@@ -7,16 +7,17 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::Mode;
 
 use super::record::{Format, Record, Unpacked};
-use super::{Hold, Inner, Layer, NewLayer, layer, store};
+use super::{Hold, Inner, Layer, NewLayer, layer, open_dir, store};
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::names;
@@ -33,6 +34,8 @@ pub struct LayerWriter {
     store: Arc<Inner>,
     diff_id: Digest,
     dir: PathBuf,
+    /// Of the layer's directory, from before anything was written: syncing it reports every failure since.
+    opened: OwnedFd,
     chunks: Option<SyncSender<Chunk>>,
     thread: Option<JoinHandle<Outcome>>,
     hold: Option<Arc<Hold>>,
@@ -46,20 +49,24 @@ impl LayerWriter {
         let dir = store.root.join("ingest").join(names::unique());
         let tree = dir.join(TREE);
         super::make_private_dir(&dir)?;
+        let opened = open_dir(&dir).map_err(|cause| super::store("open", &dir, cause))?;
         let mut writer = LayerWriter {
             store: Arc::clone(store),
             diff_id: diff_id.clone(),
             dir,
+            opened,
             chunks: None,
             thread: None,
             hold: Some(store.hold(&mut store.index(), &diff_id)),
         };
         let root = make_root(&tree).map_err(|cause| super::store("create", &tree, cause))?;
         let (chunks, received) = unpack::channel();
+        let pace = store.writeback.pace();
         let run = move || {
             // Set first: modes of what is created below come out as the archive has them.
             unpack::own_umask().map_err(Fault::Stream)?;
-            let stream = Stream::open(received, diff_id.algorithm())?;
+            let progress = move |bytes| pace.iter().for_each(|pace| pace.advance(bytes));
+            let stream = Stream::open(received, diff_id.algorithm(), Box::new(progress))?;
             unpack::unpack(stream, &mut DirectoryTarget::new(root))
         };
         let thread = std::thread::Builder::new().name("unpack".to_owned()).spawn(run);
@@ -92,8 +99,7 @@ impl LayerWriter {
         }
         let record = Record::new(actual, Format::Directory, unpacked);
         record.write(&self.dir).map_err(|cause| store("write the record of", &self.dir, cause))?;
-        let synced = open_dir(&self.dir).and_then(|dir| self.store.sync.sync(&dir));
-        synced.map_err(|cause| store("sync", &self.dir, cause))?;
+        rustix::fs::syncfs(&self.opened).map_err(|errno| store("sync", &self.dir, errno.into()))?;
         self.publish(record)
     }
 
@@ -158,14 +164,9 @@ fn stopped(diff_id: &Digest) -> Error {
 }
 
 /// Makes the root directory of a layer, as it is where the archive doesn't describe it.
-fn make_root(path: &Path) -> io::Result<rustix::fd::OwnedFd> {
+fn make_root(path: &Path) -> io::Result<OwnedFd> {
     fs::create_dir(path)?;
     let dir = open_dir(path)?;
     rustix::fs::fchmod(&dir, Mode::from_raw_mode(0o755))?;
     Ok(dir)
-}
-
-fn open_dir(path: &Path) -> io::Result<rustix::fd::OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    Ok(rustix::fs::open(path, flags, Mode::empty())?)
 }

@@ -57,6 +57,8 @@ pub(super) struct LayerFetch {
     pub(super) fetches: Arc<Fetches>,
     /// Connections that this pull may have.
     pub(super) slots: Arc<Semaphore>,
+    /// Kept by every thread that works for this pull: closed, when all have ended.
+    pub(super) working: mpsc::Sender<()>,
     pub(super) diff_id: Digest,
     pub(super) blob: Descriptor,
 }
@@ -99,6 +101,7 @@ impl LayerFetch {
             layers: self.layers.clone(),
             diff_id: self.diff_id.clone(),
             expected: self.blob.digest.clone(),
+            _working: self.working.clone(),
         })
     }
 
@@ -200,6 +203,8 @@ struct PumpPlan {
     diff_id: Digest,
     /// Digest of the compressed bytes.
     expected: Digest,
+    /// Dropped last, when a layer that was given up has gone.
+    _working: mpsc::Sender<()>,
 }
 
 impl PumpPlan {

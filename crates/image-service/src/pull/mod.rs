@@ -15,7 +15,7 @@ mod resolve;
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use crate::auth::{Credentials, Login};
@@ -105,6 +105,7 @@ impl Puller {
         resolved: &Resolved,
     ) -> Result<(Vec<Layer>, usize), Error> {
         let slots = Arc::new(Semaphore::new(self.config.limits.connections.max(1)));
+        let (working, mut ended) = mpsc::channel(1);
         let mut layers = Vec::new();
         let mut fetches = JoinSet::new();
         for (diff_id, blob) in &resolved.layers {
@@ -117,20 +118,19 @@ impl Puller {
                 layers: self.layers.clone(),
                 fetches: Arc::clone(&self.fetches),
                 slots: Arc::clone(&slots),
+                working: working.clone(),
                 diff_id: diff_id.clone(),
                 blob: blob.clone(),
             };
             fetches.spawn(fetch.run());
         }
+        drop(working);
         let new = fetches.len();
-        // Dropped at the first failure, the set aborts the other tasks.
-        while let Some(fetched) = fetches.join_next().await {
-            match fetched {
-                Ok(layer) => layers.push(layer?),
-                Err(_) => return Err(Error::ShuttingDown),
-            }
-        }
-        Ok((layers, new))
+        let outcome = collect(&mut fetches, layers).await;
+        // The first failure ends the others. Told only when their threads have ended, it leaves nothing half-made.
+        fetches.shutdown().await;
+        let _ = ended.recv().await;
+        outcome.map(|layers| (layers, new))
     }
 
     async fn clean_up(&self) {
@@ -139,6 +139,17 @@ impl Puller {
             tracing::warn!(%error, "cannot remove the layers of a pull that failed");
         }
     }
+}
+
+/// Adds what the tasks fetch to `layers`, up to the first failure.
+async fn collect(
+    fetches: &mut JoinSet<Result<Layer, Error>>,
+    mut layers: Vec<Layer>,
+) -> Result<Vec<Layer>, Error> {
+    while let Some(fetched) = fetches.join_next().await {
+        layers.push(fetched.unwrap_or(Err(Error::ShuttingDown))?);
+    }
+    Ok(layers)
 }
 
 /// What a pull found or fetched.

@@ -28,7 +28,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::gc::Trash;
-use crate::layers::{Layer, Layers, make_private_dir, store};
+use crate::layers::{Layer, Layers, make_private_dir, spread_over_disk, store};
 use crate::names;
 use crate::usage::{self, Usage};
 
@@ -76,6 +76,7 @@ impl RootFilesystems {
     /// [`Error::Store`] names what couldn't be made or read.
     pub fn open(dir: &Path, layers: Layers, durability: Durability) -> Result<RootFilesystems, Error> {
         make_private_dir(dir)?;
+        spread_over_disk(dir);
         let empty = dir.join(EMPTY);
         make_private_dir(&empty)?;
         let trash = Trash::open(&dir.join(".trash"))?;

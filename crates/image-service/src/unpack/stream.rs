@@ -78,6 +78,7 @@ pub(crate) struct Stream {
     buffer: Box<[u8]>,
     start: usize,
     end: usize,
+    progress: Box<dyn FnMut(u64)>,
 }
 
 enum Decoder {
@@ -87,8 +88,12 @@ enum Decoder {
 }
 
 impl Stream {
-    /// Looks at the first bytes and chooses the decompressor.
-    pub(crate) fn open(chunks: impl BufRead + 'static, algorithm: Algorithm) -> Result<Stream, Fault> {
+    /// Looks at the first bytes and chooses the decompressor. `progress` is told of every further uncompressed byte.
+    pub(crate) fn open(
+        chunks: impl BufRead + 'static,
+        algorithm: Algorithm,
+        progress: Box<dyn FnMut(u64)>,
+    ) -> Result<Stream, Fault> {
         let source = Prefixed::new(Box::new(chunks)).map_err(Fault::Stream)?;
         let decoder = match source.first() {
             [0x1f, 0x8b, ..] => Decoder::Gzip(Box::new(MultiGzDecoder::new(source))),
@@ -100,7 +105,7 @@ impl Stream {
             _ => Decoder::Plain(source),
         };
         let buffer = vec![0; BUFFER].into_boxed_slice();
-        Ok(Stream { decoder, digester: Digester::new(algorithm), buffer, start: 0, end: 0 })
+        Ok(Stream { decoder, digester: Digester::new(algorithm), buffer, start: 0, end: 0, progress })
     }
 
     /// The next bytes, at most `limit`, used at once; none if the stream has ended.
@@ -163,6 +168,7 @@ impl Stream {
             self.end += count;
         }
         self.digester.update(&self.buffer[..self.end]);
+        (self.progress)(self.end as u64);
         Ok(())
     }
 }

@@ -1,0 +1,123 @@
+//! Manifests, indexes and configurations that are refused.
+
+use image_service::{Digest, ErrorKind};
+
+use crate::Service;
+use crate::image::{Content, ImageBytes, LayerBytes, OCI_INDEX, OCI_MANIFEST, architecture};
+use crate::registry::{Registry, Reply};
+
+fn image() -> (ImageBytes, Content) {
+    let image = ImageBytes::new(vec![LayerBytes::new("a", 10)]);
+    let mut content = Content::default();
+    image.publish(&mut content, "a", "x");
+    (image, content)
+}
+
+async fn refusal_of(content: Content, reference: &str) -> (ErrorKind, String) {
+    let registry = Registry::start(move |request| content.reply(request)).await;
+    let service = Service::new();
+    let refusal = service.refusal(&format!("{}/{reference}", registry.host())).await;
+    assert!(service.layers().is_empty() && service.images.list(None).is_empty());
+    refusal
+}
+
+#[tokio::test]
+async fn a_manifest_is_what_its_digest_says() {
+    let (image, mut content) = image();
+    let digest = Digest::of(b"something else");
+    content.put(&format!("/v2/a/manifests/{digest}"), OCI_MANIFEST, image.manifest.clone());
+    let (kind, text) = refusal_of(content, &format!("a@{digest}")).await;
+    assert_eq!(kind, ErrorKind::Corrupt);
+    assert!(text.contains(&digest.to_string()) && text.contains(&image.digest().to_string()), "{text}");
+}
+
+#[tokio::test]
+async fn a_manifest_by_tag_is_what_its_header_says() {
+    let (image, _) = image();
+    let manifest = image.manifest.clone();
+    let registry = Registry::start(move |_| {
+        Reply::ok(manifest.clone())
+            .header("content-type", OCI_MANIFEST)
+            .header("docker-content-digest", Digest::of(b"something else").to_string())
+    })
+    .await;
+    let (kind, _) = Service::new().refusal(&format!("{}/a:x", registry.host())).await;
+    assert_eq!(kind, ErrorKind::Corrupt);
+}
+
+#[tokio::test]
+async fn documents_that_could_be_read_in_two_ways_are_refused() {
+    let (image, mut content) = image();
+    let both = image.manifest.replacen('{', "{\"manifests\":[],", 1);
+    content.put("/v2/a/manifests/both", OCI_MANIFEST, both);
+    content.put("/v2/a/manifests/other", OCI_INDEX, image.manifest);
+    for tag in ["both", "other"] {
+        let (kind, text) = refusal_of(content.clone(), &format!("a:{tag}")).await;
+        assert_eq!(kind, ErrorKind::Corrupt);
+        assert!(text.contains("is refused"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn schema_1_is_refused_by_name() {
+    let mut content = Content::default();
+    let media_type = "application/vnd.docker.distribution.manifest.v1+prettyjws";
+    content.put("/v2/a/manifests/x", media_type, r#"{"schemaVersion":1,"fsLayers":[]}"#);
+    let (kind, text) = refusal_of(content, "a:x").await;
+    assert_eq!(kind, ErrorKind::Corrupt);
+    assert!(text.contains("schema 1"), "{text}");
+}
+
+#[tokio::test]
+async fn documents_have_a_largest_size() {
+    let (_, mut content) = image();
+    content.put("/v2/a/manifests/x", OCI_MANIFEST, vec![b' '; (8 << 20) + 1]);
+    let (kind, text) = refusal_of(content, "a:x").await;
+    assert_eq!(kind, ErrorKind::Corrupt);
+    assert!(text.ends_with("is larger than 8388608 bytes"), "{text}");
+}
+
+#[tokio::test]
+async fn a_configuration_has_its_stated_size_and_digest() {
+    let (image, content) = image();
+    let path = format!("/v2/a/blobs/{}", image.id);
+    let mut longer = content.clone();
+    longer.put(&path, "", format!("{} ", image.config));
+    assert!(refusal_of(longer, "a:x").await.1.contains("is larger than"));
+    let mut other = content;
+    other.put(&path, "", image.config.replace("nobody", "daemon"));
+    assert!(refusal_of(other, "a:x").await.1.contains("should have the digest"));
+}
+
+#[tokio::test]
+async fn an_image_for_others_is_not_found() {
+    let theirs = ImageBytes::of_platform("s390x", vec![LayerBytes::new("a", 10)]);
+    let index = format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, theirs.entry("s390x"));
+    let mut content = Content::default();
+    content.put("/v2/a/manifests/index", OCI_INDEX, index);
+    theirs.publish(&mut content, "a", "direct");
+    for tag in ["index", "direct"] {
+        let (kind, text) = refusal_of(content.clone(), &format!("a:{tag}")).await;
+        assert_eq!(kind, ErrorKind::NotFound);
+        let end = format!("has no image for linux/{}, only for linux/s390x", architecture());
+        assert!(text.ends_with(&end), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn indexes_do_not_nest_for_ever() {
+    let (_, mut content) = image();
+    let mut inner = format!(r#"{{"schemaVersion":2,"manifests":[],"mediaType":"{OCI_INDEX}"}}"#);
+    for _ in 0..10 {
+        let digest = Digest::of(inner.as_bytes());
+        content.put(&format!("/v2/a/manifests/{digest}"), OCI_INDEX, inner.clone());
+        let size = inner.len();
+        inner = format!(
+            r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"{OCI_INDEX}","digest":"{digest}","size":{size}}}]}}"#
+        );
+    }
+    content.put("/v2/a/manifests/deep", OCI_INDEX, inner);
+    let (kind, text) = refusal_of(content, "a:deep").await;
+    assert_eq!(kind, ErrorKind::Corrupt);
+    assert!(text.ends_with("it leads through more than 3 indexes"), "{text}");
+}

@@ -1,0 +1,86 @@
+//! Pulls from registries in this process that do what a script says. Needs root, as unpacking does.
+
+mod auth;
+mod documents;
+mod failures;
+mod image;
+mod mirrors;
+mod ordinary;
+mod registry;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use image_service::{Config, Credentials, Error, ErrorKind, ImageId, Images, Limits, PullRequest};
+
+/// An image service on a directory of its own.
+struct Service {
+    dir: tempfile::TempDir,
+    images: Images,
+}
+
+impl Service {
+    fn new() -> Service {
+        let dir = tempfile::tempdir().unwrap();
+        let images = open(&dir);
+        Service { dir, images }
+    }
+
+    /// The service after a restart.
+    fn reopened(self) -> Service {
+        let Service { dir, images } = self;
+        drop(images);
+        let images = open(&dir);
+        Service { dir, images }
+    }
+
+    fn hosts(&self, registry: &str, text: &str) {
+        let dir = self.dir.path().join("certs.d").join(registry);
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join("hosts.toml"), text).unwrap();
+    }
+
+    async fn pull(&self, reference: &str) -> Result<ImageId, Error> {
+        self.images.pull(PullRequest { reference: reference.to_owned(), credentials: None }).await
+    }
+
+    async fn pull_as(&self, reference: &str, credentials: Credentials) -> Result<ImageId, Error> {
+        let credentials = Some(credentials);
+        self.images.pull(PullRequest { reference: reference.to_owned(), credentials }).await
+    }
+
+    /// The error of a pull that must fail, as a user sees it, with its kind.
+    async fn refusal(&self, reference: &str) -> (ErrorKind, String) {
+        refusal(self.pull(reference).await)
+    }
+
+    /// Layers in the store, whole or in the making.
+    fn layers(&self) -> Vec<PathBuf> {
+        let store = self.dir.path().join("root/images");
+        let entries =
+            |dir: &str| std::fs::read_dir(store.join(dir)).unwrap().map(|entry| entry.unwrap().path());
+        entries("layers/sha256").chain(entries("ingest")).collect()
+    }
+}
+
+fn open(dir: &tempfile::TempDir) -> Images {
+    let mut config = Config::new(dir.path().join("root"), dir.path().join("certs.d"));
+    config.limits = Limits {
+        backoff: Duration::from_millis(1),
+        stall: Duration::from_millis(300),
+        attempts: 3,
+        ..Limits::default()
+    };
+    Images::open(config).unwrap()
+}
+
+fn refusal<T: std::fmt::Debug>(outcome: Result<T, Error>) -> (ErrorKind, String) {
+    let error = outcome.unwrap_err();
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(&error);
+    while let Some(cause) = source {
+        text.push_str(&format!(": {cause}"));
+        source = cause.source();
+    }
+    (error.kind(), text)
+}
