@@ -1,5 +1,7 @@
 //! Cgroups on the host that the tests run on, whatever its layout. Needs root.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "helpers of tests")]
+
 use std::fs;
 use std::io::Write;
 use std::os::unix::process::ExitStatusExt;

@@ -1,5 +1,7 @@
 //! Plans against a golden file and against properties that every plan has.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::path::{Component, Path, PathBuf};
 
 use proptest::prelude::*;
