@@ -5,19 +5,29 @@
 //! (two small traits, [`Network`] and [`RootFilesystems`], say what is needed of the others), and system calls beyond files,
 //! processes and sockets.
 
+mod adopt;
+mod clock;
 pub mod config;
 pub mod container;
 pub mod error;
 pub mod events;
 pub mod exec;
 pub mod id;
+mod name;
 pub mod network;
 pub mod pod;
 mod pods;
+mod record;
+mod recover;
+mod registry;
 pub mod resources;
 pub mod rootfs;
+mod shared;
 pub mod signal;
+mod spec;
 pub mod stats;
+mod supervisor;
+mod undo;
 
 pub use config::{CgroupDriver, Config, Deadlines, Handler};
 pub use container::config::{

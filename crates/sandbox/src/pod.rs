@@ -1,4 +1,12 @@
-//! Pods.
+//! Pods: what was asked for, their states, the work of making and taking them down, and the actor that owns a pod.
 
+pub(crate) mod actor;
+pub(crate) mod check;
 pub mod config;
+pub(crate) mod dismantle;
+pub(crate) mod make;
+pub(crate) mod members;
+pub(crate) mod state;
 pub mod status;
+pub(crate) mod wish;
+pub(crate) mod work;

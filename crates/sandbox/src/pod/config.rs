@@ -57,6 +57,11 @@ pub struct PodMetadata {
     pub attempt: u32,
 }
 
+/// A pod's name with all its parts, for messages.
+pub(crate) fn full_name(metadata: &PodMetadata) -> String {
+    format!("{}_{}_{}_{}", metadata.name, metadata.namespace, metadata.uid, metadata.attempt)
+}
+
 /// DNS settings, as resolv.conf has them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DnsConfig {

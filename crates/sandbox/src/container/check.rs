@@ -1,0 +1,126 @@
+//! What this runtime refuses about a container, before anything is done for it.
+//!
+//! What the specification can't express is found by `spec`, what the plan can't do by the runtime; here is the rest.
+
+use std::path::Path;
+
+use crate::container::config::{ContainerConfig, MountSource, Profile, SelinuxOptions};
+use crate::error::Error;
+use crate::pod::config::{NamespaceMode, PodConfig};
+
+/// Checks all that can be checked from the request alone.
+///
+/// # Errors
+/// [`Error::Refused`] with the first field that is wrong or not supported.
+pub(crate) fn check(pod: &PodConfig, container: &ContainerConfig) -> Result<(), Error> {
+    if container.metadata.name.is_empty() {
+        return Err(Error::refused("metadata.name", "is empty"));
+    }
+    if container.image.reference.is_empty() {
+        return Err(Error::refused("image.image", "is empty"));
+    }
+    if !container.cdi_devices.is_empty() {
+        return Err(Error::refused("CDI_devices", "CDI devices are not supported yet"));
+    }
+    if container.security.privileged && !pod.security.privileged {
+        let why = "a privileged container needs a sandbox that allows it";
+        return Err(Error::refused("linux.security_context.privileged", why));
+    }
+    namespaces(pod, container)?;
+    profiles(container)?;
+    mounts(container)
+}
+
+fn namespaces(pod: &PodConfig, container: &ContainerConfig) -> Result<(), Error> {
+    let refuse = |field: &str, why: &str| {
+        Err(Error::refused(format!("linux.security_context.namespace_options.{field}"), why))
+    };
+    let wanted = &container.security.namespaces;
+    if wanted.user.is_some() {
+        return refuse("userns_options", "user namespaces are not supported yet");
+    }
+    // Network and IPC follow the sandbox, as CRI has it; what would lead further onto the host is said to be refused.
+    let modes = [
+        ("network", &wanted.network, &pod.namespaces.network),
+        ("ipc", &wanted.ipc, &pod.namespaces.ipc),
+        ("pid", &wanted.pid, &pod.namespaces.pid),
+    ];
+    for (field, wanted, given) in modes {
+        if *wanted == NamespaceMode::Node && *given != NamespaceMode::Node {
+            return refuse(field, "is NODE, and that of the sandbox is not");
+        }
+    }
+    match &wanted.pid {
+        NamespaceMode::Target(target) if target.is_empty() => refuse("target_id", "is empty"),
+        NamespaceMode::Pod | NamespaceMode::Container | NamespaceMode::Node | NamespaceMode::Target(_) => {
+            Ok(())
+        }
+    }
+}
+
+fn profiles(container: &ContainerConfig) -> Result<(), Error> {
+    let refuse =
+        |field: &str, why: String| Err(Error::refused(format!("linux.security_context.{field}"), why));
+    let security = &container.security;
+    if let Some(Profile::Localhost(path)) = &security.seccomp {
+        return refuse(
+            "seccomp",
+            format!("the profile \"{path}\": profiles of the node are not supported yet"),
+        );
+    }
+    let has_apparmor = Path::new("/sys/kernel/security/apparmor").is_dir();
+    match &security.apparmor {
+        None | Some(Profile::Unconfined) => {}
+        // Where there is no AppArmor, its default confines nothing, and kubelet asks for it all the same.
+        Some(Profile::RuntimeDefault) if !has_apparmor => {}
+        Some(Profile::RuntimeDefault) => {
+            return refuse("apparmor", "AppArmor profiles are not supported yet".to_owned());
+        }
+        Some(Profile::Localhost(name)) => {
+            return refuse(
+                "apparmor",
+                format!("the profile \"{name}\": AppArmor profiles are not supported yet"),
+            );
+        }
+    }
+    match &security.selinux {
+        Some(options) if *options != SelinuxOptions::default() => {
+            refuse("selinux_options", "SELinux is not supported yet".to_owned())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn mounts(container: &ContainerConfig) -> Result<(), Error> {
+    for (at, mount) in container.mounts.iter().enumerate() {
+        let refuse = |field: &str, why: &str| Err(Error::refused(format!("mounts[{at}].{field}"), why));
+        match &mount.source {
+            MountSource::Image { .. } => return refuse("image", "image volumes are not supported yet"),
+            MountSource::Host(_) if mount.id_mapping.is_some() => {
+                return refuse("uidMappings", "id-mapped mounts are not supported yet");
+            }
+            MountSource::Host(_) if !mount.options.is_empty() => {
+                return refuse("mount_options", "mount options are not supported yet");
+            }
+            MountSource::Host(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Checks that the sources of all mounts are there. Touches the host's filesystems, some of which may hang: for a blocking thread.
+///
+/// # Errors
+/// [`Error::Refused`] naming the source.
+pub(crate) fn sources_exist(container: &ContainerConfig) -> Result<(), Error> {
+    for (at, mount) in container.mounts.iter().enumerate() {
+        let MountSource::Host(path) = &mount.source else { continue };
+        if let Err(error) = std::fs::metadata(path) {
+            return Err(Error::refused(
+                format!("mounts[{at}].host_path"),
+                format!("\"{}\": {error}", path.display()),
+            ));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,168 @@
+//! Ending containers: signals, kills that always end, what became of a process, and what is removed afterwards.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use runtime::cgroup::Cgroup;
+
+use crate::clock;
+use crate::container::make;
+use crate::container::state::{ContainerEvent, Process};
+use crate::container::status::{Exited, Reason};
+use crate::error::Error;
+use crate::record::{self, ContainerFacts};
+use crate::shared::{Shared, blocking};
+use crate::supervisor::client::{Client, ExitReport};
+
+/// How long a supervisor may take to pass a signal on before it is passed over.
+const SIGNAL_DEADLINE: Duration = Duration::from_secs(2);
+
+/// 128 and SIGKILL.
+pub(crate) const KILLED: i32 = 137;
+
+/// A container whose process is to end.
+#[derive(Debug, Clone)]
+pub(crate) struct Ending {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) client: Option<Client>,
+    pub(crate) facts: Arc<ContainerFacts>,
+    pub(crate) process: Process,
+}
+
+impl Ending {
+    /// Sends the stop signal. A supervisor that doesn't answer is dealt with when the grace period is over.
+    pub(crate) async fn ask(self) {
+        if let Some(client) = &self.client
+            && let Err(error) = client.signal(&self.facts, self.facts.stop_signal, SIGNAL_DEADLINE).await
+        {
+            tracing::warn!(container = %self.facts.id, error = crate::error::chain(&error), "stop signal not delivered");
+        }
+    }
+
+    /// Kills every process of the container and says when that took too long, or what is known of the end when its
+    /// supervisor doesn't tell.
+    pub(crate) async fn kill(self) -> ContainerEvent {
+        let told = match &self.client {
+            Some(client) => client.kill(&self.facts, SIGNAL_DEADLINE).await.is_ok(),
+            None => false,
+        };
+        if !told {
+            self.kill_cgroup().await;
+        }
+        let after = self.shared.config.deadlines.kill;
+        tokio::time::sleep(after).await;
+        // Still here: had the end been reported, the news would be of a life that is over and count for nothing.
+        self.kill_cgroup().await;
+        let subject = self.facts.id.to_string();
+        match self.is_empty().await {
+            true => ContainerEvent::Ended(self.unreported()),
+            false => {
+                ContainerEvent::KillOverdue(Error::Deadline { step: "the end after SIGKILL", subject, after })
+            }
+        }
+    }
+
+    async fn kill_cgroup(&self) {
+        let (shared, facts) = (self.shared.clone(), self.facts.clone());
+        let after = self.shared.config.deadlines.cgroup;
+        let killed = blocking(("killing the cgroup", self.facts.id.as_str(), after), move || {
+            let failed = |cause| Error::step("killing the cgroup", facts.cgroup.clone(), cause);
+            Cgroup::at(&shared.host, &facts.cgroup).and_then(|cgroup| cgroup.kill()).map_err(failed)
+        });
+        if let Err(error) = killed.await {
+            tracing::warn!(container = %self.facts.id, error = crate::error::chain(&error), "not killed by its cgroup");
+        }
+    }
+
+    async fn is_empty(&self) -> bool {
+        let (shared, facts) = (self.shared.clone(), self.facts.clone());
+        let after = self.shared.config.deadlines.cgroup;
+        let count = blocking(("reading the cgroup", self.facts.id.as_str(), after), move || {
+            let failed = |cause| Error::step("reading the cgroup", facts.cgroup.clone(), cause);
+            Cgroup::at(&shared.host, &facts.cgroup).and_then(|cgroup| cgroup.procs()).map_err(failed)
+        });
+        count.await.is_ok_and(|procs| procs.is_empty())
+    }
+
+    fn unreported(&self) -> Exited {
+        let directory = self.shared.store.container_dir(&self.facts.pod, &self.facts.id);
+        known_exit(&directory).unwrap_or_else(|| Exited {
+            exit_code: KILLED,
+            reason: Reason::Error,
+            message: "killed; its supervisor did not report the end".to_owned(),
+            started_at: self.process.started_at,
+            finished_at: clock::now(),
+        })
+    }
+}
+
+/// What the supervisor's report says of a container's end.
+pub(crate) fn exited(report: &ExitReport) -> Exited {
+    let reason = match (report.oom_killed, report.exit_code) {
+        (true, _) => Reason::OOMKilled,
+        (false, 0) => Reason::Completed,
+        (false, _) => Reason::Error,
+    };
+    Exited {
+        exit_code: report.exit_code,
+        reason,
+        message: String::new(),
+        started_at: report.started_at,
+        finished_at: report.finished_at,
+    }
+}
+
+/// What the supervisor wrote down about a container's end, if it did.
+pub(crate) fn known_exit(directory: &Path) -> Option<Exited> {
+    ExitReport::read(directory).as_ref().map(exited)
+}
+
+/// The end of a container whose supervisor was lost before it could tell.
+pub(crate) fn lost(started_at: i64) -> Exited {
+    Exited {
+        exit_code: KILLED,
+        reason: Reason::SupervisorLost,
+        message: "its supervisor was killed, and it was ended with it".to_owned(),
+        started_at,
+        finished_at: clock::now(),
+    }
+}
+
+/// Removes the cgroup of a container that has ended.
+///
+/// # Errors
+/// [`Error::Step`] when processes stay in it.
+pub(crate) async fn remove_cgroup(shared: &Arc<Shared>, facts: &Arc<ContainerFacts>) -> Result<(), Error> {
+    let after = shared.config.deadlines.cgroup;
+    let (host, path) = (shared.host.clone(), facts.cgroup.clone());
+    blocking(("removing the cgroup", facts.id.as_str(), after), move || {
+        let cgroup = Cgroup::at(&host, &path)
+            .map_err(|cause| Error::step("removing the cgroup", path.clone(), cause))?;
+        // Children that outlived the first process, of a container that shares its process namespace.
+        let killed = cgroup.kill();
+        cgroup.remove().and(killed).map_err(|cause| Error::step("removing the cgroup", path, cause))
+    })
+    .await
+}
+
+/// Removes what is left of a container that doesn't run: cgroup, root filesystem, records. The log stays, it is kubelet's.
+///
+/// Safe to repeat; goes on to the end.
+///
+/// # Errors
+/// The first failure.
+pub(crate) async fn erase(
+    shared: &Arc<Shared>,
+    facts: &Arc<ContainerFacts>,
+    client: Option<&Client>,
+) -> Result<(), Error> {
+    if let Some(client) = client {
+        // The supervisor forgets it when it ends, too.
+        let _unreachable = client.forget(facts, SIGNAL_DEADLINE).await;
+    }
+    let cgroup = remove_cgroup(shared, facts).await;
+    let rootfs = make::release(shared, &facts.id).await;
+    cgroup.and(rootfs)?;
+    record::remove_dir(&shared.store.container_dir(&facts.pod, &facts.id))
+}

@@ -1,0 +1,258 @@
+//! Making a container: everything that can be refused is refused here, and nothing runs yet.
+//!
+//! | step | undone by |
+//! |---|---|
+//! | directory | removing it |
+//! | root filesystem prepared and mounted (detached) | releasing it |
+//! | sources, user and devices looked at | – |
+//! | specification and plan | – |
+//! | records | removing the directory |
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use runtime::identity::{self, Identity};
+use runtime::plan::{Plan, PlanInput, ProcessPlan};
+use runtime::spec::oci;
+
+use crate::clock;
+use crate::container::check;
+use crate::container::config::ContainerConfig;
+use crate::container::state::ContainerState;
+use crate::container::status::ProcessUser;
+use crate::error::Error;
+use crate::id::ContainerId;
+use crate::record::{self, ContainerFacts, ContainerRecord, PodFacts};
+use crate::rootfs::{Prepared, RootfsError};
+use crate::shared::{Shared, blocking, within};
+use crate::signal::Signal;
+use crate::spec::{self, SpecInput, devices, files};
+use crate::undo::Stack;
+
+/// A container that was made.
+#[derive(Debug)]
+pub(crate) struct Made {
+    pub(crate) facts: Arc<ContainerFacts>,
+    /// What a further process in it is like.
+    pub(crate) process: Arc<ProcessPlan>,
+    /// What its start needs; gone once it was started, and read again from the records by a daemon that was not there.
+    pub(crate) ready: Option<Ready>,
+}
+
+/// What the start of a container needs.
+#[derive(Debug)]
+pub(crate) struct Ready {
+    pub(crate) plan: Plan,
+    pub(crate) devices: Vec<oci::LinuxDeviceCgroup>,
+    pub(crate) root: OwnedFd,
+}
+
+/// What a container consists of, for undoing.
+#[derive(Debug, Clone, Copy)]
+enum Part {
+    Files,
+    Rootfs,
+}
+
+/// What is asked.
+#[derive(Debug)]
+pub(crate) struct Making {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) pod: Arc<PodFacts>,
+    pub(crate) id: ContainerId,
+    pub(crate) config: Arc<ContainerConfig>,
+}
+
+/// Makes a container.
+///
+/// Not safe to cancel: what was begun would stay until the daemon is started again.
+///
+/// # Errors
+/// Those of the steps. What was done is undone; [`Error::Undone`] lists what could not be.
+pub(crate) async fn make(making: &Making) -> Result<Made, Error> {
+    let mut undo = Stack::new();
+    let error = match steps(making, &mut undo).await {
+        Ok(made) => return Ok(made),
+        Err(error) => error,
+    };
+    let left = undo.run(|part| take_down(making, part)).await;
+    if left.is_empty() {
+        return Err(error);
+    }
+    let left = left.iter().map(|(_, failure)| crate::error::chain(failure)).collect();
+    Err(Error::Undone { left, cause: Arc::new(error) })
+}
+
+async fn take_down(making: &Making, part: Part) -> Result<(), Error> {
+    match part {
+        Part::Files => record::remove_dir(&making.shared.store.container_dir(&making.pod.id, &making.id)),
+        Part::Rootfs => release(&making.shared, &making.id).await,
+    }
+}
+
+async fn steps(making: &Making, undo: &mut Stack<Part>) -> Result<Made, Error> {
+    let config = &making.config;
+    check::check(&making.pod.config, config)?;
+    let log_path = files::log_path(&making.pod.config.log_directory, &config.log_path)?;
+    let directory = making.shared.store.container_dir(&making.pod.id, &making.id);
+    undo.push(Part::Files);
+    record::make_dirs(&directory)
+        .map_err(|cause| Error::step("creating the directory", directory.display().to_string(), cause))?;
+    undo.push(Part::Rootfs);
+    let (prepared, root) = root(making).await?;
+    let found = look(making, &prepared, root).await?;
+    let cgroup = format!("{}/{}", making.pod.cgroup, making.id);
+    let spec = spec::build(&SpecInput {
+        pod: &making.pod.config,
+        pod_dir: &making.shared.store.pod_dir(&making.pod.id),
+        container: config,
+        image: &prepared.config,
+        identity: &found.identity,
+        devices: &found.devices,
+        cgroup: &cgroup,
+        hostname: &hostname(&making.pod),
+    })?;
+    let plan = plan(making, &spec)?;
+    let facts = Arc::new(ContainerFacts {
+        id: making.id.clone(),
+        pod: making.pod.id.clone(),
+        created_at: clock::now(),
+        config: config.clone(),
+        image_id: prepared.image_id,
+        image_ref: prepared.image_ref,
+        user: user(found.identity),
+        stop_signal: stop_signal(config, prepared.config.stop_signal.as_deref()),
+        log_path,
+        cgroup,
+    });
+    save(making, &facts, (&spec, &plan))?;
+    let process = Arc::new(ProcessPlan { seccomp: None, ..plan.process.clone() });
+    let devices = device_rules(&spec);
+    Ok(Made { facts, process, ready: Some(Ready { plan, devices, root: found.root }) })
+}
+
+async fn root(making: &Making) -> Result<(Prepared, OwnedFd), Error> {
+    let (id, rootfs) = (&making.id, &making.shared.rootfs);
+    let after = making.shared.config.deadlines.rootfs;
+    let work = async {
+        let image = &making.config.image.reference;
+        let prepared =
+            rootfs.prepare(id, image).await.map_err(|error| rootfs_error("preparation", id, error))?;
+        let mount = rootfs.mount(id).await.map_err(|error| rootfs_error("mounting", id, error))?;
+        Ok((prepared, mount))
+    };
+    within(("preparing the root filesystem", id.as_str(), after), work).await
+}
+
+/// Mounts a prepared root once more.
+pub(crate) async fn mount_again(shared: &Shared, id: &ContainerId) -> Result<OwnedFd, Error> {
+    let work = async { shared.rootfs.mount(id).await.map_err(|error| rootfs_error("mounting", id, error)) };
+    within(("mounting the root filesystem", id.as_str(), shared.config.deadlines.rootfs), work).await
+}
+
+/// Throws a root away.
+pub(crate) async fn release(shared: &Shared, id: &ContainerId) -> Result<(), Error> {
+    let work = async { shared.rootfs.release(id).await.map_err(|error| rootfs_error("release", id, error)) };
+    within(("releasing the root filesystem", id.as_str(), shared.config.deadlines.rootfs), work).await
+}
+
+fn rootfs_error(what: &'static str, id: &ContainerId, error: RootfsError) -> Error {
+    match error {
+        RootfsError::NoImage { image } => Error::NoImage { image },
+        RootfsError::Full => Error::Exhausted { what: "disk space", subject: id.to_string() },
+        RootfsError::Failed(cause) => {
+            let step = match what {
+                "preparation" => "preparing the root filesystem",
+                "mounting" => "mounting the root filesystem",
+                _ => "releasing the root filesystem",
+            };
+            Error::Step { step, subject: id.to_string(), cause }
+        }
+    }
+}
+
+/// What was found on the host and in the image.
+struct Found {
+    identity: Identity,
+    devices: Vec<devices::HostDevice>,
+    root: OwnedFd,
+}
+
+async fn look(making: &Making, prepared: &Prepared, root: OwnedFd) -> Result<Found, Error> {
+    let config = making.config.clone();
+    let request = spec::process::user_request(&config, &prepared.config);
+    let after = making.shared.config.deadlines.sources;
+    blocking(("looking at mount sources, user and devices", making.id.as_str(), after), move || {
+        check::sources_exist(&config)?;
+        let identity =
+            identity::resolve(root.as_fd(), &request).map_err(|error| identity_error(&config, &error))?;
+        let mut found = if config.security.privileged { devices::all() } else { Vec::new() };
+        let asked = devices::gather(&config.devices)?;
+        found.retain(|host| !asked.iter().any(|own| own.node().path() == host.node().path()));
+        found.extend(asked);
+        Ok(Found { identity, devices: found, root })
+    })
+    .await
+}
+
+fn identity_error(config: &ContainerConfig, error: &runtime::Error) -> Error {
+    use crate::container::config::RunAs;
+    let field = match config.security.run_as {
+        RunAs::Image => "image.user",
+        RunAs::Uid { .. } => "linux.security_context.run_as_user",
+        RunAs::Username { .. } => "linux.security_context.run_as_username",
+    };
+    Error::refused(field, crate::error::chain(error))
+}
+
+fn user(identity: Identity) -> ProcessUser {
+    ProcessUser { uid: identity.uid, gid: identity.gid, supplemental_groups: identity.additional_gids }
+}
+
+/// What processes of a pod see as their host's name.
+fn hostname(pod: &PodFacts) -> String {
+    if !pod.config.hostname.is_empty() {
+        return pod.config.hostname.clone();
+    }
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+fn stop_signal(config: &ContainerConfig, of_image: Option<&str>) -> Signal {
+    // An image with nonsense in it still runs, as it does with other runtimes.
+    let of_image = || of_image.and_then(|text| Signal::parse(text).ok());
+    config.stop_signal.or_else(of_image).unwrap_or(Signal::TERM)
+}
+
+fn plan(making: &Making, spec: &oci::Spec) -> Result<Plan, Error> {
+    let security = &making.config.security;
+    let available = spec::capabilities::available();
+    let capabilities = spec::capabilities::effective(security, &available)?;
+    let input = PlanInput {
+        spec,
+        namespaces: spec::namespaces::plan(&making.pod.config, &making.config),
+        seccomp: spec::seccomp::filter(security, &capabilities),
+    };
+    runtime::plan::plan(&input).map_err(|refusal| Error::refused(refusal.field, refusal.why))
+}
+
+/// The device rules of a specification.
+pub(crate) fn device_rules(spec: &oci::Spec) -> Vec<oci::LinuxDeviceCgroup> {
+    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    resources.and_then(|resources| resources.devices().clone()).unwrap_or_default()
+}
+
+fn save(
+    making: &Making,
+    facts: &Arc<ContainerFacts>,
+    (spec, plan): (&oci::Spec, &Plan),
+) -> Result<(), Error> {
+    let store = &making.shared.store;
+    let directory = store.container_dir(&making.pod.id, &making.id);
+    record::write_json(&directory.join("spec.json"), spec)?;
+    record::write_json(&directory.join("plan.json"), plan)?;
+    // Last: a directory without this record is one that was never finished.
+    match ContainerRecord::of(facts, &making.config.resources, &ContainerState::Created) {
+        Some(record) => store.save_container(&record),
+        None => Ok(()),
+    }
+}

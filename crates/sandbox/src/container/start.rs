@@ -1,0 +1,121 @@
+//! Starting a container: cgroup with its limits, descriptors of root and volumes, and the word to the supervisor.
+//!
+//! A start that fails leaves an exited container that says why; its cgroup is removed as after every end.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use runtime::cgroup::Cgroup;
+use runtime::mount;
+use runtime::plan::{Plan, Source};
+use runtime::spec::oci;
+
+use crate::clock;
+use crate::container::end;
+use crate::container::make::{self, Ready};
+use crate::container::state::ContainerEvent;
+use crate::container::status::{Exited, Reason};
+use crate::error::{Error, chain};
+use crate::record::{self, ContainerFacts};
+use crate::resources::Resources;
+use crate::shared::{Shared, blocking};
+use crate::spec;
+use crate::supervisor::client::{Begun, Client, Start};
+
+/// The exit code of what never ran, as kubelet knows it from other runtimes.
+const START_ERROR: i32 = 128;
+
+/// What a start needs.
+#[derive(Debug)]
+pub(crate) struct Starting {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) client: Client,
+    pub(crate) facts: Arc<ContainerFacts>,
+    pub(crate) resources: Resources,
+    /// `None` when an earlier daemon made the container.
+    pub(crate) ready: Option<Ready>,
+}
+
+/// Starts a container.
+///
+/// Not safe to cancel: a process could be running that nobody knows of.
+pub(crate) async fn start(starting: Starting) -> Vec<ContainerEvent> {
+    let id = starting.facts.id.to_string();
+    match steps(starting).await {
+        Ok(Begun::Runs(process)) => vec![ContainerEvent::Started(process)],
+        Ok(Begun::Ended(process, report)) => {
+            vec![ContainerEvent::Started(process), ContainerEvent::Ended(end::exited(&report))]
+        }
+        Err(error) => {
+            // The failed step alone: the rest of the chain says that it was a start.
+            let message = match &error {
+                Error::Start { cause, .. } => chain(cause),
+                other => chain(other),
+            };
+            let exited = Exited {
+                exit_code: START_ERROR,
+                reason: Reason::StartError,
+                message,
+                started_at: 0,
+                finished_at: clock::now(),
+            };
+            let error = match error {
+                Error::Step { .. } => Error::Start { container: id, cause: Arc::new(error) },
+                other => other,
+            };
+            vec![ContainerEvent::StartFailed { exited, error }]
+        }
+    }
+}
+
+async fn steps(starting: Starting) -> Result<Begun, Error> {
+    let Starting { shared, client, facts, resources, ready } = starting;
+    let ready = match ready {
+        Some(ready) => ready,
+        None => read_again(&shared, &facts).await?,
+    };
+    let mut limits = spec::resources::without_devices(&resources)?;
+    limits.set_devices(Some(ready.devices));
+    let (cgroup, sources) = prepare(&shared, &facts, (limits, ready.plan.sources.clone())).await?;
+    let mut descriptors = vec![ready.root];
+    descriptors.extend(sources);
+    let request = Start { facts: &facts, plan: ready.plan, cgroup, descriptors };
+    client.start(request, shared.config.deadlines.start).await
+}
+
+async fn read_again(shared: &Shared, facts: &ContainerFacts) -> Result<Ready, Error> {
+    let directory = shared.store.container_dir(&facts.pod, &facts.id);
+    let plan: Plan = record::read_json(&directory.join("plan.json"))?;
+    let spec: oci::Spec = record::read_json(&directory.join("spec.json"))?;
+    let root = make::mount_again(shared, &facts.id).await?;
+    Ok(Ready { plan, devices: make::device_rules(&spec), root })
+}
+
+/// One trip to a blocking thread: making a cgroup waits for the kernel, opening a source for whatever is mounted there.
+async fn prepare(
+    shared: &Arc<Shared>,
+    facts: &Arc<ContainerFacts>,
+    (limits, sources): (oci::LinuxResources, Vec<Source>),
+) -> Result<(Cgroup, Vec<OwnedFd>), Error> {
+    let after = shared.config.deadlines.sources;
+    let subject = facts.id.to_string();
+    let (shared, facts) = (shared.clone(), facts.clone());
+    blocking(("preparing cgroup and mount sources", &subject, after), move || {
+        let failed = |step| {
+            let subject = facts.id.to_string();
+            move |cause: runtime::Error| Error::step(step, subject, cause)
+        };
+        if let Some(log) = &facts.log_path
+            && let Some(directory) = log.parent()
+        {
+            std::fs::create_dir_all(directory).map_err(|cause| {
+                Error::step("creating the log directory", directory.display().to_string(), cause)
+            })?;
+        }
+        let cgroup = Cgroup::create(&shared.host, &facts.cgroup).map_err(failed("creating the cgroup"))?;
+        cgroup.apply(&limits).map_err(failed("limiting the resources"))?;
+        let opened: Result<Vec<OwnedFd>, _> = sources.iter().map(mount::open_source).collect();
+        Ok((cgroup, opened.map_err(failed("opening the mount sources"))?))
+    })
+    .await
+}

@@ -1,0 +1,103 @@
+//! What this runtime refuses about a pod, before anything is done for it.
+
+use crate::config::Config;
+use crate::container::config::Profile;
+use crate::error::Error;
+use crate::pod::config::{NamespaceMode, PodConfig};
+use crate::spec::{files, namespaces};
+
+/// The longest name that the kernel takes for a host (HOST_NAME_MAX).
+const LONGEST_HOSTNAME: usize = 64;
+
+/// Checks all that can be checked without doing anything.
+///
+/// # Errors
+/// [`Error::Refused`] with the first field that is wrong or not supported.
+pub(crate) fn check(config: &Config, pod: &PodConfig) -> Result<(), Error> {
+    let metadata = &pod.metadata;
+    for (field, value) in
+        [("name", &metadata.name), ("namespace", &metadata.namespace), ("uid", &metadata.uid)]
+    {
+        if value.is_empty() && field != "uid" {
+            return Err(Error::refused(format!("metadata.{field}"), "is empty"));
+        }
+    }
+    if !pod.runtime_handler.is_empty() && !config.handlers.contains_key(&pod.runtime_handler) {
+        return Err(Error::refused(
+            "runtime_handler",
+            format!("\"{}\" is not configured", pod.runtime_handler),
+        ));
+    }
+    if pod.hostname.len() > LONGEST_HOSTNAME || pod.hostname.contains(['\0', '\n', '/']) {
+        return Err(Error::refused(
+            "hostname",
+            format!("\"{}\" is not a host name of at most {LONGEST_HOSTNAME} bytes", pod.hostname),
+        ));
+    }
+    if !pod.log_directory.as_os_str().is_empty() && !pod.log_directory.is_absolute() {
+        return Err(Error::refused(
+            "log_directory",
+            format!("\"{}\" is not an absolute path", pod.log_directory.display()),
+        ));
+    }
+    cgroup_parent(pod)?;
+    modes(pod)?;
+    security(pod)?;
+    files::resolv_conf(pod.dns.as_ref())?;
+    runtime::plan::check_pod(&namespaces::pod_plan(pod)).map_err(|refusal| {
+        Error::refused(refusal.field.replace("linux.sysctl", "linux.sysctls"), refusal.why)
+    })
+}
+
+fn cgroup_parent(pod: &PodConfig) -> Result<(), Error> {
+    let parent = pod.cgroup_parent.trim_end_matches('/');
+    let refuse = |why: String| Err(Error::refused("linux.cgroup_parent", why));
+    if parent.ends_with(".slice") {
+        return refuse(format!("\"{parent}\" is a systemd slice, and the cgroup driver is cgroupfs"));
+    }
+    let relative = parent.strip_prefix('/').unwrap_or(parent);
+    let is_clean = relative.is_empty() || relative.split('/').all(|part| !matches!(part, "" | "." | ".."));
+    if is_clean { Ok(()) } else { refuse(format!("\"{parent}\" is not a clean path")) }
+}
+
+fn modes(pod: &PodConfig) -> Result<(), Error> {
+    let refuse = |field: &str, why: &str| {
+        Err(Error::refused(format!("linux.security_context.namespace_options.{field}"), why))
+    };
+    let namespaces = &pod.namespaces;
+    for (field, mode) in [("network", &namespaces.network), ("ipc", &namespaces.ipc)] {
+        match mode {
+            NamespaceMode::Pod | NamespaceMode::Node => {}
+            NamespaceMode::Container | NamespaceMode::Target(_) => {
+                return refuse(field, "can only be POD or NODE");
+            }
+        }
+    }
+    if let NamespaceMode::Target(_) = namespaces.pid {
+        return refuse("pid", "TARGET is for containers");
+    }
+    if namespaces.user.is_some() {
+        return refuse("userns_options", "user namespaces are not supported yet");
+    }
+    Ok(())
+}
+
+fn security(pod: &PodConfig) -> Result<(), Error> {
+    let refuse =
+        |field: &str, why: String| Err(Error::refused(format!("linux.security_context.{field}"), why));
+    match &pod.security.seccomp {
+        None | Some(Profile::Unconfined | Profile::RuntimeDefault) => {}
+        Some(Profile::Localhost(path)) => {
+            return refuse(
+                "seccomp",
+                format!("the profile \"{path}\": profiles of the node are not supported yet"),
+            );
+        }
+    }
+    match &pod.security.selinux {
+        Some(options) if *options != Default::default() => {
+            refuse("selinux_options", "SELinux is not supported yet".to_owned())
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,96 @@
+//! Taking a pod's parts down. The same code undoes a pod that could not be made, stops one, removes one, and clears away what an
+//! earlier daemon left half made: every part can be taken down whether it is whole, half there or gone.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use runtime::cgroup::Cgroup;
+
+use crate::error::Error;
+use crate::pod::make::{attachment, network_error};
+use crate::pod::state::{Part, Parts};
+use crate::record::PodFacts;
+use crate::shared::{Shared, blocking, within};
+use crate::supervisor::Minder;
+
+/// A pod that is taken down.
+pub(crate) struct Dismantling<'a> {
+    pub(crate) shared: &'a Arc<Shared>,
+    pub(crate) facts: &'a Arc<PodFacts>,
+    /// Its supervisor, if there is one that answers.
+    pub(crate) minder: Option<&'a Minder>,
+    /// Its network namespace, while it can be opened.
+    pub(crate) netns: Option<PathBuf>,
+}
+
+/// Takes parts down, all of them, in their order.
+///
+/// Not safe to cancel, but safe to repeat.
+pub(crate) async fn dismantle(down: &Dismantling<'_>, parts: &Parts) -> Vec<(Part, Error)> {
+    let mut left = Vec::new();
+    for part in parts {
+        if let Err(error) = dismantle_part(down, *part).await {
+            left.push((*part, error));
+        }
+    }
+    left
+}
+
+/// One error for all that is left; `None` when nothing is.
+pub(crate) fn summary(left: &[(Part, Error)]) -> Option<Error> {
+    match left {
+        [] => None,
+        [(_, only)] => Some(only.clone()),
+        [(_, first), others @ ..] => {
+            let left = others.iter().map(|(_, error)| crate::error::chain(error)).collect();
+            Some(Error::Undone { left, cause: Arc::new(first.clone()) })
+        }
+    }
+}
+
+/// Takes one part down.
+///
+/// # Errors
+/// Those of the part, and its deadline.
+pub(crate) async fn dismantle_part(down: &Dismantling<'_>, part: Part) -> Result<(), Error> {
+    match part {
+        Part::Network => detach(down).await,
+        Part::Supervisor => end_supervisor(down).await,
+        Part::Cgroup => remove_cgroup(down).await,
+    }
+}
+
+async fn detach(down: &Dismantling<'_>) -> Result<(), Error> {
+    let netns = down.netns.clone().filter(|path| path.exists());
+    let attachment = attachment(down.facts, netns);
+    let subject = down.facts.id.as_str();
+    let network = &down.shared.network;
+    let work = async {
+        network
+            .detach(&attachment)
+            .await
+            .map_err(|error| network_error("detaching the network", subject, error))
+    };
+    within(("detaching the network", subject, down.shared.config.deadlines.detach), work).await
+}
+
+/// Asks the supervisor to end; one that doesn't is killed. One that an earlier daemon started without writing down which it
+/// is sits in the pod's cgroup and ends with that.
+async fn end_supervisor(down: &Dismantling<'_>) -> Result<(), Error> {
+    match down.minder {
+        None => Ok(()),
+        Some(minder) => minder.end(down.shared.config.deadlines.supervisor).await,
+    }
+}
+
+async fn remove_cgroup(down: &Dismantling<'_>) -> Result<(), Error> {
+    let (host, path) = (down.shared.host.clone(), down.facts.cgroup.clone());
+    let after = down.shared.config.deadlines.cgroup;
+    blocking(("removing the cgroup", down.facts.id.as_str(), after), move || {
+        let failed = |cause| Error::step("removing the cgroup", path.clone(), cause);
+        let cgroup = Cgroup::at(&host, &path).map_err(failed)?;
+        let killed = cgroup.kill();
+        cgroup.remove().and(killed).map_err(failed)
+    })
+    .await
+}

@@ -1,0 +1,208 @@
+//! Making a pod, step by step in one order.
+//!
+//! | step | pushed to the undo stack before it |
+//! |---|---|
+//! | intent: the record and the /etc files | (the directory goes when nothing else is left) |
+//! | cgroup | [`Part::Cgroup`] |
+//! | supervisor started and connected | [`Part::Supervisor`] |
+//! | namespaces | – (they are the supervisor's) |
+//! | network attached | [`Part::Network`] |
+//!
+//! A failure runs the stack to its end. What could not be undone is told, so that the pod stays visible and can be removed.
+
+use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use runtime::cgroup::Cgroup;
+
+use crate::error::Error;
+use crate::network::{Attachment, NetworkError};
+use crate::pod::config::NamespaceMode;
+use crate::pod::dismantle::{Dismantling, dismantle_part};
+use crate::pod::state::{Live, Part, Parts, PodState};
+use crate::record::{self, PodFacts, PodRecord};
+use crate::shared::{Shared, blocking, within};
+use crate::spec::{files, namespaces};
+use crate::supervisor::Minder;
+use crate::undo::Stack;
+
+/// A pod that was made.
+#[derive(Debug)]
+pub(crate) struct Made {
+    pub(crate) live: Live,
+    pub(crate) minder: Minder,
+}
+
+/// A pod that could not be made.
+#[derive(Debug)]
+pub(crate) struct Failed {
+    /// What could not be undone.
+    pub(crate) left: Parts,
+    pub(crate) error: Error,
+    /// The supervisor, when it is among that.
+    pub(crate) minder: Option<Minder>,
+}
+
+/// Makes a pod.
+///
+/// Not safe to cancel: what was begun would stay until the daemon is started again.
+pub(crate) async fn make(shared: &Arc<Shared>, facts: &Arc<PodFacts>) -> Result<Made, Failed> {
+    let mut making = Making { shared, facts, minder: None, netns: None };
+    let mut undo = Stack::new();
+    let error = match making.steps(&mut undo).await {
+        Ok(live) => match making.minder {
+            Some(minder) => return Ok(Made { live, minder }),
+            None => Error::ShuttingDown,
+        },
+        Err(error) => error,
+    };
+    let down = Dismantling { shared, facts, minder: making.minder.as_ref(), netns: making.netns.clone() };
+    let left = undo.run(|part| dismantle_part(&down, part)).await;
+    if left.is_empty() {
+        let error = match record::remove_dir(&shared.store.pod_dir(&facts.id)) {
+            Ok(()) => error,
+            Err(failure) => {
+                Error::Undone { left: vec![crate::error::chain(&failure)], cause: Arc::new(error) }
+            }
+        };
+        return Err(Failed { left: Parts::new(), error, minder: None });
+    }
+    let told = left.iter().map(|(_, failure)| crate::error::chain(failure)).collect();
+    let left = left.into_iter().map(|(part, _)| part).collect();
+    Err(Failed { left, error: Error::Undone { left: told, cause: Arc::new(error) }, minder: making.minder })
+}
+
+struct Making<'a> {
+    shared: &'a Arc<Shared>,
+    facts: &'a Arc<PodFacts>,
+    minder: Option<Minder>,
+    netns: Option<PathBuf>,
+}
+
+impl Making<'_> {
+    async fn steps(&mut self, undo: &mut Stack<Part>) -> Result<Live, Error> {
+        self.intent()?;
+        undo.push(Part::Cgroup);
+        self.cgroup().await?;
+        undo.push(Part::Supervisor);
+        let supervisor = self.supervisor().await?;
+        let ips = match &self.netns {
+            None => Vec::new(),
+            Some(netns) => {
+                undo.push(Part::Network);
+                attach(self.shared, &attachment(self.facts, Some(netns.clone()))).await?
+            }
+        };
+        Ok(Live { supervisor, netns: self.netns.clone(), ips })
+    }
+
+    /// What a daemon that comes after this one needs to undo whatever follows.
+    fn intent(&self) -> Result<(), Error> {
+        let directory = self.shared.store.pod_dir(&self.facts.id);
+        record::make_dirs(&directory)
+            .map_err(|cause| Error::step("creating the directory", directory.display().to_string(), cause))?;
+        if let Some(record) = PodRecord::of(self.facts, &PodState::Making) {
+            self.shared.store.save_pod(&record)?;
+        }
+        write_files(&directory, self.facts)
+    }
+
+    async fn cgroup(&self) -> Result<(), Error> {
+        // The supervisor's leaf, and with it the pod's own above it.
+        let (host, path) = (self.shared.host.clone(), supervisor_cgroup(self.facts));
+        let after = self.shared.config.deadlines.cgroup;
+        blocking(("creating the cgroup", self.facts.id.as_str(), after), move || {
+            let created = Cgroup::create(&host, &path);
+            created.map(drop).map_err(|cause| Error::step("creating the cgroup", path, cause))
+        })
+        .await
+    }
+
+    async fn supervisor(&mut self) -> Result<crate::pod::state::ProcessId, Error> {
+        let deadlines = &self.shared.config.deadlines;
+        let directory = self.shared.store.pod_dir(&self.facts.id);
+        let cgroup = Cgroup::at(&self.shared.host, &supervisor_cgroup(self.facts))
+            .map_err(|cause| Error::step("naming the cgroup", self.facts.cgroup.clone(), cause))?;
+        let subject = self.facts.id.as_str();
+        let spawned = self.shared.supervisor.spawn(&self.facts.id, &directory, &cgroup);
+        let minder = within(("starting the supervisor", subject, deadlines.supervisor), spawned).await?;
+        let minder = self.minder.insert(minder);
+        let plan = namespaces::pod_plan(&self.facts.config);
+        self.netns = minder.client.create_pod(plan, deadlines.namespaces).await?;
+        if self.facts.config.namespaces.network == NamespaceMode::Node {
+            self.netns = None;
+        }
+        Ok(minder.process)
+    }
+}
+
+/// Where a pod's supervisor sits, beside the containers.
+pub(crate) fn supervisor_cgroup(facts: &PodFacts) -> String {
+    format!("{}/supervisor", facts.cgroup)
+}
+
+async fn attach(shared: &Shared, attachment: &Attachment) -> Result<Vec<IpAddr>, Error> {
+    let subject = attachment.pod_id.to_string();
+    let work = async {
+        shared
+            .network
+            .attach(attachment)
+            .await
+            .map_err(|error| network_error("attaching the network", &subject, error))
+    };
+    let attached = within(("attaching the network", &subject, shared.config.deadlines.attach), work).await?;
+    Ok(attached.ips)
+}
+
+/// A network's failure in this crate's terms.
+pub(crate) fn network_error(step: &'static str, subject: &str, error: NetworkError) -> Error {
+    match error {
+        NetworkError::NotReady { reason } => Error::NetworkNotReady { reason },
+        NetworkError::Failed(cause) => Error::Step { step, subject: subject.to_owned(), cause },
+    }
+}
+
+/// A pod as its network sees it.
+pub(crate) fn attachment(facts: &PodFacts, netns: Option<PathBuf>) -> Attachment {
+    let config = &facts.config;
+    Attachment {
+        pod_id: facts.id.clone(),
+        name: config.metadata.name.clone(),
+        namespace: config.metadata.namespace.clone(),
+        uid: config.metadata.uid.clone(),
+        netns,
+        port_mappings: config.port_mappings.clone(),
+        annotations: config.annotations.clone(),
+        cgroup_parent: facts.cgroup.clone(),
+        dns: config.dns.clone(),
+        runtime_handler: config.runtime_handler.clone(),
+    }
+}
+
+/// The files that containers find in /etc unless they bring their own.
+fn write_files(directory: &Path, facts: &PodFacts) -> Result<(), Error> {
+    let host = |path: &str| std::fs::read(path).unwrap_or_default();
+    let hostname = match facts.config.hostname.as_str() {
+        "" => rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        given => given.to_owned(),
+    };
+    let resolv_conf = match files::resolv_conf(facts.config.dns.as_ref())? {
+        Some(text) => text.into_bytes(),
+        None => host("/etc/resolv.conf"),
+    };
+    let contents = [
+        ("hosts", host("/etc/hosts")),
+        ("hostname", format!("{hostname}\n").into_bytes()),
+        ("resolv.conf", resolv_conf),
+    ];
+    for (name, bytes) in contents {
+        let path = directory.join(name);
+        let failed = |cause| Error::step("writing the file", path.display().to_string(), cause);
+        std::fs::write(&path, bytes).map_err(failed)?;
+        // Read by whoever the containers run as, whatever this process's umask is.
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).map_err(failed)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,70 @@
+//! The containers of a pod, as its actor holds them.
+
+use std::sync::Arc;
+
+use crate::container::config::{ContainerConfig, ContainerMetadata};
+use crate::container::make::Made;
+use crate::container::state::ContainerState;
+use crate::container::status::{ContainerPhase, ContainerStatus};
+use crate::resources::Resources;
+
+/// A container of a pod.
+#[derive(Debug)]
+pub(crate) struct Member {
+    /// What was asked for.
+    pub(crate) config: Arc<ContainerConfig>,
+    pub(crate) state: ContainerState,
+    /// What there is of it, once it was made.
+    pub(crate) made: Option<Made>,
+    /// Its limits now.
+    pub(crate) resources: Resources,
+}
+
+impl Member {
+    /// A container that is about to be made.
+    pub(crate) fn new(config: Arc<ContainerConfig>) -> Self {
+        let resources = config.resources.clone();
+        Self { config, state: ContainerState::Making, made: None, resources }
+    }
+
+    pub(crate) fn name(&self) -> &ContainerMetadata {
+        &self.config.metadata
+    }
+
+    /// What lists and statuses show; `None` while there is nothing to show.
+    pub(crate) fn status(&self) -> Option<ContainerStatus> {
+        let facts = &self.made.as_ref()?.facts;
+        Some(ContainerStatus {
+            id: facts.id.clone(),
+            pod: facts.pod.clone(),
+            config: facts.config.clone(),
+            image_id: facts.image_id.clone(),
+            image_ref: facts.image_ref.clone(),
+            created_at: facts.created_at,
+            phase: phase(&self.state)?,
+            resources: self.resources.clone(),
+            user: facts.user.clone(),
+            stop_signal: facts.stop_signal,
+            log_path: facts.log_path.clone(),
+        })
+    }
+}
+
+/// What CRI tells of a state.
+fn phase(state: &ContainerState) -> Option<ContainerPhase> {
+    match state {
+        ContainerState::Making => None,
+        ContainerState::Created
+        | ContainerState::Starting { .. }
+        | ContainerState::Removing { before: None } => Some(ContainerPhase::Created),
+        ContainerState::Running(process) | ContainerState::Stopping { process, .. } => {
+            let pid = u32::try_from(process.id.pid).unwrap_or(0);
+            Some(ContainerPhase::Running { pid, started_at: process.started_at })
+        }
+        ContainerState::Exited(exited) | ContainerState::Removing { before: Some(exited) } => {
+            Some(ContainerPhase::Exited(exited.clone()))
+        }
+        // The last that is told of it.
+        ContainerState::Gone => Some(ContainerPhase::Unknown),
+    }
+}

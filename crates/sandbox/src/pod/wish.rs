@@ -1,0 +1,69 @@
+//! What is asked of a pod's actor.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use crate::container::config::ContainerConfig;
+use crate::error::Error;
+use crate::id::ContainerId;
+use crate::pod::config::PodConfig;
+use crate::resources::Resources;
+
+/// Wishes that may wait in a pod's mailbox; who comes then is told so.
+pub(crate) const MAILBOX: usize = 256;
+
+/// Where an answer goes. Nobody waiting for it any more is no failure: the work is done all the same.
+pub(crate) struct Reply(Box<dyn FnOnce(Result<(), Error>) + Send>);
+
+impl Reply {
+    /// A reply and its receiving end, which turns success into this value.
+    pub(crate) fn channel<T: Send + 'static>(value: T) -> (Self, oneshot::Receiver<Result<T, Error>>) {
+        let (sender, receiver) = oneshot::channel();
+        let send = move |outcome: Result<(), Error>| {
+            let _nobody_waits = sender.send(outcome.map(|()| value));
+        };
+        (Self(Box::new(send)), receiver)
+    }
+
+    /// Turns success into an id before it is sent on.
+    pub(crate) fn with_id(sender: oneshot::Sender<Result<ContainerId, Error>>, id: ContainerId) -> Self {
+        Self(Box::new(move |outcome| {
+            let _nobody_waits = sender.send(outcome.map(|()| id));
+        }))
+    }
+
+    pub(crate) fn send(self, outcome: Result<(), Error>) {
+        (self.0)(outcome);
+    }
+}
+
+/// A wish.
+pub(crate) enum Wish {
+    /// To be told when the pod is ready, if it is made from the same request.
+    Join { config: Arc<PodConfig>, reply: Reply },
+    /// To be stopped.
+    Stop(Reply),
+    /// To be removed.
+    Remove(Reply),
+    /// To have a container made.
+    Create { config: Box<ContainerConfig>, reply: oneshot::Sender<Result<ContainerId, Error>> },
+    /// Something of a container.
+    Container { id: ContainerId, wish: ContainerWish, reply: Reply },
+    /// To change a container's limits.
+    Update { id: ContainerId, resources: Box<Resources>, reply: Reply },
+    /// To end the actor, not the pod.
+    Quit,
+}
+
+/// What is asked of a container.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum ContainerWish {
+    /// To be started.
+    Start,
+    /// To be stopped.
+    Stop { grace: Duration },
+    /// To be removed.
+    Remove,
+}

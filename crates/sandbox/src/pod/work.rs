@@ -1,0 +1,311 @@
+//! The work of a pod's actor: each kind becomes a task that owns what it needs and comes back with news.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use runtime::cgroup::Cgroup;
+
+use crate::container::config::ContainerConfig;
+use crate::container::end::{self, Ending};
+use crate::container::make::{self as make_container, Making};
+use crate::container::start::{self, Starting};
+use crate::container::state::{ContainerEvent, ContainerState};
+use crate::container::status::{Exited, Reason};
+use crate::error::{Error, chain};
+use crate::id::ContainerId;
+use crate::pod::dismantle::{Dismantling, dismantle, summary};
+use crate::pod::make;
+use crate::pod::members::Member;
+use crate::pod::state::{Part, Parts, PodEvent};
+use crate::pod::wish::Reply;
+use crate::record::{self, ContainerFacts, PodFacts};
+use crate::resources::Resources;
+use crate::shared::{Shared, blocking};
+use crate::spec;
+use crate::supervisor::Minder;
+use crate::supervisor::client::Client;
+
+/// Work to be done.
+pub(crate) enum Work {
+    MakePod,
+    /// The supervisor is gone: kill what it left and find out how it ended.
+    Bury,
+    Dismantle(Parts),
+    Erase(Parts),
+    MakeContainer(ContainerId, Arc<ContainerConfig>),
+    Launch(ContainerId),
+    Ask(ContainerId),
+    Wait(ContainerId, Duration),
+    Kill(ContainerId),
+    Tidy(ContainerId),
+    EraseContainer(ContainerId),
+    Update {
+        id: ContainerId,
+        change: Resources,
+        updated: Resources,
+        reply: Reply,
+    },
+}
+
+/// What came of it.
+pub(crate) enum Done {
+    PodMade(Box<make::Made>),
+    PodFailed(Box<make::Failed>),
+    Pod(PodEvent),
+    ContainerMade(ContainerId, Box<make_container::Made>),
+    Container(ContainerId, ContainerEvent),
+    Launched(ContainerId, Vec<ContainerEvent>),
+    Buried(Vec<(ContainerId, Exited)>),
+    Updated { id: ContainerId, updated: Resources, outcome: Result<(), Error>, reply: Reply },
+    Nothing,
+}
+
+/// A task.
+pub(crate) type Task = Pin<Box<dyn Future<Output = Done> + Send>>;
+
+/// What work is made of: the actor's own, lent for making a task.
+pub(crate) struct World<'a> {
+    pub(crate) shared: &'a Arc<Shared>,
+    pub(crate) facts: &'a Arc<PodFacts>,
+    pub(crate) netns: Option<PathBuf>,
+    pub(crate) minder: &'a mut Option<Minder>,
+    pub(crate) members: &'a mut BTreeMap<ContainerId, Member>,
+}
+
+impl Work {
+    /// The task that does it; `None` when there is nothing to do it to.
+    pub(crate) fn task(self, world: World<'_>) -> Option<Task> {
+        match self {
+            Self::MakePod => Some(make_pod(world)),
+            Self::Bury => Some(bury(world)),
+            Self::Dismantle(parts) => Some(take_down(world, parts)),
+            Self::Erase(parts) => Some(erase(world, parts)),
+            Self::MakeContainer(id, config) => Some(make_one(world, id, config)),
+            Self::Launch(id) => launch(world, id),
+            Self::Ask(id) => ending(&world, &id).map(|ending| {
+                Box::pin(async move {
+                    ending.ask().await;
+                    Done::Nothing
+                }) as Task
+            }),
+            Self::Wait(id, grace) => Some(Box::pin(async move {
+                tokio::time::sleep(grace).await;
+                Done::Container(id, ContainerEvent::GraceOver)
+            })),
+            Self::Kill(id) => ending(&world, &id)
+                .map(|ending| Box::pin(async move { Done::Container(id, ending.kill().await) }) as Task),
+            Self::Tidy(id) => tidy(&world, &id),
+            Self::EraseContainer(id) => erase_one(&world, id),
+            Self::Update { id, change, updated, reply } => Some(update(&world, (id, change, updated), reply)),
+        }
+    }
+}
+
+fn client(world: &World<'_>) -> Option<Client> {
+    world.minder.as_ref().map(|minder| minder.client.clone())
+}
+
+fn facts_of(world: &World<'_>, id: &ContainerId) -> Option<Arc<ContainerFacts>> {
+    world.members.get(id)?.made.as_ref().map(|made| made.facts.clone())
+}
+
+fn make_pod(world: World<'_>) -> Task {
+    let (shared, facts) = (world.shared.clone(), world.facts.clone());
+    Box::pin(async move {
+        match make::make(&shared, &facts).await {
+            Ok(made) => Done::PodMade(Box::new(made)),
+            Err(failed) => Done::PodFailed(Box::new(failed)),
+        }
+    })
+}
+
+fn bury(world: World<'_>) -> Task {
+    let (shared, facts) = (world.shared.clone(), world.facts.clone());
+    let ran: Vec<_> = world
+        .members
+        .iter()
+        .filter_map(|(id, member)| member.state.process().map(|process| (id.clone(), process.started_at)))
+        .collect();
+    Box::pin(async move {
+        let after = shared.config.deadlines.cgroup;
+        let (host, path) = (shared.host.clone(), facts.cgroup.clone());
+        let killed = blocking(("killing the cgroup", facts.id.as_str(), after), move || {
+            let failed = |cause| Error::step("killing the cgroup", path.clone(), cause);
+            Cgroup::at(&host, &path).and_then(|cgroup| cgroup.kill()).map_err(failed)
+        });
+        if let Err(error) = killed.await {
+            tracing::error!(pod = %facts.id, error = chain(&error), "processes of a lost supervisor may still run");
+        }
+        let end = |(id, started_at): (ContainerId, i64)| {
+            let known = end::known_exit(&shared.store.container_dir(&facts.id, &id));
+            (id, known.unwrap_or_else(|| end::lost(started_at)))
+        };
+        Done::Buried(ran.into_iter().map(end).collect())
+    })
+}
+
+fn take_down(world: World<'_>, parts: Parts) -> Task {
+    let (shared, facts, netns) = (world.shared.clone(), world.facts.clone(), world.netns);
+    let minder = world.minder.take();
+    Box::pin(async move {
+        let down = Dismantling { shared: &shared, facts: &facts, minder: minder.as_ref(), netns };
+        let left = dismantle(&down, &parts).await;
+        let error = summary(&left);
+        Done::Pod(PodEvent::Dismantled { left: left.into_iter().map(|(part, _)| part).collect(), error })
+    })
+}
+
+/// Containers, then parts, then files. Addresses that a network will not give back do not keep a pod: the network frees them when it
+/// collects what belongs to nobody.
+fn erase(world: World<'_>, parts: Parts) -> Task {
+    let (shared, facts, netns) = (world.shared.clone(), world.facts.clone(), world.netns);
+    let minder = world.minder.take();
+    let containers: Vec<_> =
+        world.members.values().filter_map(|m| m.made.as_ref().map(|m| m.facts.clone())).collect();
+    Box::pin(async move {
+        let mut failures = Vec::new();
+        for container in &containers {
+            failures.extend(end::erase(&shared, container, None).await.err());
+        }
+        let down = Dismantling { shared: &shared, facts: &facts, minder: minder.as_ref(), netns };
+        let mut left = dismantle(&down, &parts).await;
+        left.retain(|(part, error)| {
+            if *part == Part::Network {
+                tracing::warn!(pod = %facts.id, error = chain(error), "removed without its network's consent");
+            }
+            *part != Part::Network
+        });
+        failures.extend(summary(&left));
+        let left: Parts = left.into_iter().map(|(part, _)| part).collect();
+        let result = match failures.into_iter().next() {
+            None => record::remove_dir(&shared.store.pod_dir(&facts.id)),
+            Some(error) => Err(error),
+        };
+        Done::Pod(PodEvent::Erased { left, result })
+    })
+}
+
+fn make_one(world: World<'_>, id: ContainerId, config: Arc<ContainerConfig>) -> Task {
+    let target = target_is_running(&world, &config);
+    let making = Making { shared: world.shared.clone(), pod: world.facts.clone(), id: id.clone(), config };
+    Box::pin(async move {
+        let made = match target {
+            Ok(()) => make_container::make(&making).await,
+            Err(error) => Err(error),
+        };
+        match made {
+            Ok(made) => Done::ContainerMade(id, Box::new(made)),
+            Err(error) => Done::Container(id, ContainerEvent::Failed(error)),
+        }
+    })
+}
+
+/// A container whose process namespace is to be joined has to run.
+fn target_is_running(world: &World<'_>, config: &ContainerConfig) -> Result<(), Error> {
+    let crate::pod::config::NamespaceMode::Target(target) = &config.security.namespaces.pid else {
+        return Ok(());
+    };
+    let member = world.members.iter().find(|(id, _)| id.as_str() == target);
+    match member.map(|(_, member)| &member.state) {
+        Some(ContainerState::Running(_)) => Ok(()),
+        Some(other) => Err(Error::refused(
+            "linux.security_context.namespace_options.target_id",
+            format!("container \"{target}\" is {}", other.name()),
+        )),
+        None => Err(Error::refused(
+            "linux.security_context.namespace_options.target_id",
+            format!("container \"{target}\" is not in this pod"),
+        )),
+    }
+}
+
+fn launch(world: World<'_>, id: ContainerId) -> Option<Task> {
+    let connected = client(&world);
+    let member = world.members.get_mut(&id)?;
+    let made = member.made.as_mut()?;
+    let (facts, resources, ready) = (made.facts.clone(), member.resources.clone(), made.ready.take());
+    let shared = world.shared.clone();
+    Some(Box::pin(async move {
+        let events = match connected {
+            Some(client) => start::start(Starting { shared, client, facts, resources, ready }).await,
+            None => vec![never_started(&id)],
+        };
+        Done::Launched(id, events)
+    }))
+}
+
+fn never_started(id: &ContainerId) -> ContainerEvent {
+    let error = Error::WrongState {
+        kind: crate::error::Kind::Container,
+        id: id.to_string(),
+        state: "without a supervisor",
+        wish: "be started",
+    };
+    let exited = Exited {
+        exit_code: 128,
+        reason: Reason::StartError,
+        message: error.to_string(),
+        started_at: 0,
+        finished_at: crate::clock::now(),
+    };
+    ContainerEvent::StartFailed { exited, error }
+}
+
+fn ending(world: &World<'_>, id: &ContainerId) -> Option<Ending> {
+    let member = world.members.get(id)?;
+    let facts = member.made.as_ref()?.facts.clone();
+    let process = *member.state.process()?;
+    Some(Ending { shared: world.shared.clone(), client: client(world), facts, process })
+}
+
+/// Not awaited by anybody: what fails here is done again when the container is removed.
+fn tidy(world: &World<'_>, id: &ContainerId) -> Option<Task> {
+    let (shared, facts) = (world.shared.clone(), facts_of(world, id)?);
+    Some(Box::pin(async move {
+        if let Err(error) = end::remove_cgroup(&shared, &facts).await {
+            tracing::warn!(container = %facts.id, error = chain(&error), "an ended container's cgroup stays for now");
+        }
+        Done::Nothing
+    }))
+}
+
+fn erase_one(world: &World<'_>, id: ContainerId) -> Option<Task> {
+    let (shared, client) = (world.shared.clone(), client(world));
+    let facts = facts_of(world, &id)?;
+    Some(Box::pin(async move {
+        let removed = end::erase(&shared, &facts, client.as_ref()).await;
+        Done::Container(id, ContainerEvent::Removed(removed))
+    }))
+}
+
+fn update(
+    world: &World<'_>,
+    (id, change, updated): (ContainerId, Resources, Resources),
+    reply: Reply,
+) -> Task {
+    let shared = world.shared.clone();
+    let facts = facts_of(world, &id);
+    Box::pin(async move {
+        let outcome = match facts {
+            Some(facts) => apply(&shared, facts, change).await,
+            None => Ok(()),
+        };
+        Done::Updated { id, updated, outcome, reply }
+    })
+}
+
+async fn apply(shared: &Arc<Shared>, facts: Arc<ContainerFacts>, change: Resources) -> Result<(), Error> {
+    let after = shared.config.deadlines.cgroup;
+    let host = shared.host.clone();
+    let subject = facts.id.to_string();
+    blocking(("changing the resources", &subject, after), move || {
+        let limits = spec::resources::without_devices(&change)?;
+        let failed = |cause| Error::step("changing the resources", facts.id.to_string(), cause);
+        Cgroup::at(&host, &facts.cgroup).and_then(|cgroup| cgroup.apply(&limits)).map_err(failed)
+    })
+    .await
+}

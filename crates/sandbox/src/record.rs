@@ -1,0 +1,305 @@
+//! Records: what the daemon must find again when it is started anew.
+//!
+//! ```text
+//! <state>/pods/<pod>/record.json                       what was asked for, and how far it got
+//!                    hosts, hostname, resolv.conf      mounted into its containers
+//!                    supervisor.sock, supervisor.log   the supervisor's
+//!                    containers/<id>/record.json       likewise
+//!                                    spec.json         its OCI specification
+//!                                    plan.json         what the supervisor will be told
+//!                                    exit.json         written by the supervisor
+//! ```
+//! Every record is written beside its place and renamed, so a reader sees the old one or the new one. Nothing is synced to a disk: the
+//! state directory is on a tmpfs, and what it describes, processes, dies with the boot as it does.
+//!
+//! Not here: what follows from records (see `recover`).
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::container::config::ContainerConfig;
+use crate::container::state::{ContainerState, Process};
+use crate::container::status::{Exited, ProcessUser};
+use crate::error::Error;
+use crate::id::{ContainerId, PodId};
+use crate::pod::config::PodConfig;
+use crate::pod::state::{Live, Parts, PodState};
+use crate::resources::Resources;
+use crate::signal::Signal;
+
+/// The version of all records.
+const VERSION: u32 = 1;
+
+/// A pod's record.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct PodRecord {
+    pub(crate) version: u32,
+    pub(crate) facts: Arc<PodFacts>,
+    pub(crate) stage: PodStage,
+}
+
+/// What never changes about a pod.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct PodFacts {
+    pub(crate) id: PodId,
+    pub(crate) created_at: i64,
+    pub(crate) config: Arc<PodConfig>,
+    /// Its cgroup, from the root of the hierarchies.
+    pub(crate) cgroup: String,
+}
+
+/// How far a pod has got.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum PodStage {
+    /// It is being made: any part may be there.
+    Making,
+    /// It is ready.
+    Ready(Live),
+    /// It is not, and has these parts left.
+    NotReady(Parts),
+}
+
+/// A container's record.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ContainerRecord {
+    pub(crate) version: u32,
+    pub(crate) facts: Arc<ContainerFacts>,
+    pub(crate) resources: Resources,
+    pub(crate) stage: ContainerStage,
+}
+
+/// What never changes about a container.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ContainerFacts {
+    pub(crate) id: ContainerId,
+    pub(crate) pod: PodId,
+    pub(crate) created_at: i64,
+    pub(crate) config: Arc<ContainerConfig>,
+    pub(crate) image_id: String,
+    pub(crate) image_ref: String,
+    pub(crate) user: ProcessUser,
+    pub(crate) stop_signal: Signal,
+    pub(crate) log_path: Option<PathBuf>,
+    /// Its cgroup, from the root of the hierarchies.
+    pub(crate) cgroup: String,
+}
+
+/// How far a container has got.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum ContainerStage {
+    /// Data at rest.
+    Created,
+    /// About to be started: there may be a process.
+    Starting,
+    /// Started.
+    Started(Process),
+    /// Over.
+    Exited(Exited),
+}
+
+impl PodRecord {
+    /// The record of a pod in a state; `None` when there is nothing to be found again.
+    pub(crate) fn of(facts: &Arc<PodFacts>, state: &PodState) -> Option<Self> {
+        let stage = match state {
+            PodState::Making => PodStage::Making,
+            PodState::Ready(live) => PodStage::Ready(live.clone()),
+            PodState::Draining { parts, .. }
+            | PodState::Stopping { parts, .. }
+            | PodState::NotReady { parts }
+            | PodState::Removing { parts } => PodStage::NotReady(parts.clone()),
+            PodState::Gone => return None,
+        };
+        Some(Self { version: VERSION, facts: facts.clone(), stage })
+    }
+}
+
+impl ContainerRecord {
+    /// The record of a container in a state; `None` when there is nothing to be found again.
+    pub(crate) fn of(
+        facts: &Arc<ContainerFacts>,
+        resources: &Resources,
+        state: &ContainerState,
+    ) -> Option<Self> {
+        let stage = match state {
+            ContainerState::Created | ContainerState::Removing { before: None } => ContainerStage::Created,
+            ContainerState::Starting { .. } => ContainerStage::Starting,
+            ContainerState::Running(process) | ContainerState::Stopping { process, .. } => {
+                ContainerStage::Started(*process)
+            }
+            ContainerState::Exited(exited) | ContainerState::Removing { before: Some(exited) } => {
+                ContainerStage::Exited(exited.clone())
+            }
+            ContainerState::Making | ContainerState::Gone => return None,
+        };
+        Some(Self { version: VERSION, facts: facts.clone(), resources: resources.clone(), stage })
+    }
+}
+
+/// Where records are.
+#[derive(Debug, Clone)]
+pub(crate) struct Store {
+    pods: PathBuf,
+}
+
+impl Store {
+    /// Makes the directories that are missing.
+    ///
+    /// # Errors
+    /// [`Error::Step`] when that fails.
+    pub(crate) fn open(state_dir: &Path) -> Result<Self, Error> {
+        let pods = state_dir.join("pods");
+        make_dirs(&pods)
+            .map_err(|cause| Error::step("creating the directory", pods.display().to_string(), cause))?;
+        Ok(Self { pods })
+    }
+
+    pub(crate) fn pod_dir(&self, pod: &PodId) -> PathBuf {
+        self.pods.join(pod.as_str())
+    }
+
+    pub(crate) fn container_dir(&self, pod: &PodId, container: &ContainerId) -> PathBuf {
+        self.pod_dir(pod).join("containers").join(container.as_str())
+    }
+
+    pub(crate) fn save_pod(&self, record: &PodRecord) -> Result<(), Error> {
+        write_json(&self.pod_dir(&record.facts.id).join("record.json"), record)
+    }
+
+    pub(crate) fn save_container(&self, record: &ContainerRecord) -> Result<(), Error> {
+        let directory = self.container_dir(&record.facts.pod, &record.facts.id);
+        write_json(&directory.join("record.json"), record)
+    }
+
+    /// The pods that have a directory, each with its record or what is wrong with it.
+    pub(crate) fn pods(&self) -> Vec<(PodId, Result<PodRecord, Error>)> {
+        let ids = names(&self.pods).into_iter().filter_map(|name| PodId::try_from(name).ok());
+        ids.map(|id| {
+            (id.clone(), read_versioned(&self.pod_dir(&id).join("record.json"), |r: &PodRecord| r.version))
+        })
+        .collect()
+    }
+
+    /// The containers of a pod that have a directory, each with its record or what is wrong with it.
+    pub(crate) fn containers(&self, pod: &PodId) -> Vec<(ContainerId, Result<ContainerRecord, Error>)> {
+        let directory = self.pod_dir(pod).join("containers");
+        let ids = names(&directory).into_iter().filter_map(|name| ContainerId::try_from(name).ok());
+        ids.map(|id| {
+            let path = directory.join(id.as_str()).join("record.json");
+            (id, read_versioned(&path, |r: &ContainerRecord| r.version))
+        })
+        .collect()
+    }
+}
+
+fn names(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+}
+
+/// Makes a directory and those above it, for root alone.
+pub(crate) fn make_dirs(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Removes a directory with all in it; one that is gone is fine.
+pub(crate) fn remove_dir(path: &Path) -> Result<(), Error> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::step("removal of the directory", path.display().to_string(), error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes a text beside its place and renames it.
+pub(crate) fn write_beside(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let beside = path.with_extension("tmp");
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(mode);
+    options.open(&beside)?.write_all(bytes)?;
+    fs::rename(&beside, path)
+}
+
+/// Writes a record.
+///
+/// # Errors
+/// [`Error::Exhausted`] on a full disk, [`Error::Step`] otherwise.
+pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), Error> {
+    let subject = || path.display().to_string();
+    let bytes =
+        serde_json::to_vec(value).map_err(|cause| Error::step("writing the record", subject(), cause))?;
+    write_beside(path, &bytes, 0o600).map_err(|cause| match cause.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            Error::Exhausted { what: "disk space", subject: subject() }
+        }
+        _ => Error::step("writing the record", subject(), cause),
+    })
+}
+
+/// Reads a record.
+///
+/// # Errors
+/// [`Error::Step`] when it is missing or broken.
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
+    let subject = || path.display().to_string();
+    let bytes = fs::read(path).map_err(|cause| Error::step("reading the record", subject(), cause))?;
+    serde_json::from_slice(&bytes).map_err(|cause| Error::step("reading the record", subject(), cause))
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("version {0} is not known here, only version {VERSION}")]
+struct UnknownVersion(u32);
+
+fn read_versioned<T: DeserializeOwned>(path: &Path, version: impl Fn(&T) -> u32) -> Result<T, Error> {
+    let record: T = read_json(path)?;
+    match version(&record) {
+        VERSION => Ok(record),
+        other => Err(Error::step("reading the record", path.display().to_string(), UnknownVersion(other))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_read_back_as_it_was() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = Store::open(directory.path()).expect("a store");
+        let facts = Arc::new(PodFacts {
+            id: PodId::random(),
+            created_at: 5,
+            config: Arc::new(PodConfig { hostname: "h".to_owned(), ..PodConfig::default() }),
+            cgroup: "/k/p".to_owned(),
+        });
+        make_dirs(&store.pod_dir(&facts.id)).expect("a directory");
+        let record = PodRecord::of(&facts, &PodState::Making).expect("a record");
+        store.save_pod(&record).expect("saved");
+        let found = store.pods();
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].1.as_ref().expect("readable"), &record);
+    }
+
+    #[test]
+    fn a_record_of_another_version_is_not_guessed_at() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = Store::open(directory.path()).expect("a store");
+        let facts = Arc::new(PodFacts {
+            id: PodId::random(),
+            created_at: 5,
+            config: Arc::default(),
+            cgroup: "/k/p".to_owned(),
+        });
+        make_dirs(&store.pod_dir(&facts.id)).expect("a directory");
+        let record = PodRecord { version: 2, facts: facts.clone(), stage: PodStage::Making };
+        store.save_pod(&record).expect("saved");
+        let (_, found) = store.pods().remove(0);
+        assert!(crate::error::chain(&found.expect_err("refused")).contains("version 2"));
+    }
+}

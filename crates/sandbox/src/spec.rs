@@ -1,0 +1,103 @@
+//! From what was asked for to an OCI specification: pure, but for `devices`, which looks at the host's device nodes.
+//!
+//! ```text
+//! PodConfig + ContainerConfig + ImageConfig + Identity + devices ──► oci::Spec ──► runtime::plan ──► Plan
+//! ```
+//! Not here: what this runtime refuses to do (see `pod::check`, `container::check`), carrying a specification out.
+
+pub(crate) mod capabilities;
+pub(crate) mod devices;
+pub(crate) mod files;
+pub(crate) mod mounts;
+pub(crate) mod namespaces;
+pub(crate) mod process;
+pub(crate) mod resources;
+pub(crate) mod seccomp;
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use runtime::identity::Identity;
+use runtime::spec::oci;
+
+use crate::container::config::ContainerConfig;
+use crate::error::Error;
+use crate::pod::config::PodConfig;
+use crate::rootfs::ImageConfig;
+use devices::HostDevice;
+
+/// The version of the runtime specification that specifications are written in.
+const OCI_VERSION: &str = "1.2.0";
+
+/// All that a container's specification is made from.
+pub(crate) struct SpecInput<'a> {
+    pub(crate) pod: &'a PodConfig,
+    /// The pod's directory, where its /etc files are.
+    pub(crate) pod_dir: &'a Path,
+    pub(crate) container: &'a ContainerConfig,
+    pub(crate) image: &'a ImageConfig,
+    pub(crate) identity: &'a Identity,
+    /// Devices of the host that the container gets.
+    pub(crate) devices: &'a [HostDevice],
+    /// The container's cgroup.
+    pub(crate) cgroup: &'a str,
+    /// The hostname that the process sees.
+    pub(crate) hostname: &'a str,
+}
+
+/// The specification of a container.
+///
+/// # Errors
+/// [`Error::Refused`] with the field that is wrong.
+pub(crate) fn build(input: &SpecInput<'_>) -> Result<oci::Spec, Error> {
+    let own_hostname = input.pod.namespaces.network != crate::pod::config::NamespaceMode::Node;
+    let mut root = oci::Root::default();
+    // A root without a path: the runtime gets a detached mount. The name is for those who read the specification.
+    root.set_path("rootfs".into()).set_readonly(Some(input.container.security.readonly_rootfs));
+    let mut spec = oci::Spec::default();
+    spec.set_version(OCI_VERSION.to_owned())
+        .set_process(Some(process::process(input)?))
+        .set_root(Some(root))
+        .set_hostname(own_hostname.then(|| input.hostname.to_owned()))
+        .set_mounts(Some(mounts::mounts(input)?))
+        .set_linux(Some(linux(input)?))
+        .set_annotations(Some(annotations(input)));
+    Ok(spec)
+}
+
+fn linux(input: &SpecInput<'_>) -> Result<oci::Linux, Error> {
+    let security = &input.container.security;
+    let paths = |given: &Option<Vec<String>>, default: &[&str]| {
+        let default = || default.iter().map(|path| (*path).to_owned()).collect::<Vec<_>>();
+        (!security.privileged).then(|| given.clone().unwrap_or_else(default))
+    };
+    let mut linux = oci::Linux::default();
+    linux
+        .set_namespaces(Some(namespaces::described(&namespaces::plan(input.pod, input.container))))
+        .set_cgroups_path(Some(input.cgroup.into()))
+        .set_resources(Some(resources::limits(
+            &input.container.resources,
+            input.devices,
+            security.privileged,
+        )?))
+        .set_devices(Some(input.devices.iter().map(HostDevice::node).collect()))
+        .set_seccomp(seccomp::described(security))
+        .set_masked_paths(paths(&security.masked_paths, runtime::spec::MASKED_PATHS))
+        .set_readonly_paths(paths(&security.readonly_paths, runtime::spec::READONLY_PATHS));
+    Ok(linux)
+}
+
+/// Annotations that tools which read specifications of Kubernetes' containers look for, and the container's own.
+fn annotations(input: &SpecInput<'_>) -> HashMap<String, String> {
+    let metadata = &input.pod.metadata;
+    let known = [
+        ("io.kubernetes.cri.container-type", "container"),
+        ("io.kubernetes.cri.container-name", &input.container.metadata.name),
+        ("io.kubernetes.cri.image-name", &input.container.image.user_specified),
+        ("io.kubernetes.cri.sandbox-name", &metadata.name),
+        ("io.kubernetes.cri.sandbox-namespace", &metadata.namespace),
+        ("io.kubernetes.cri.sandbox-uid", &metadata.uid),
+    ];
+    let own = input.container.annotations.iter().map(|(key, value)| (key.clone(), value.clone()));
+    own.chain(known.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned()))).collect()
+}

@@ -1,0 +1,201 @@
+//! Which capabilities a container's process has.
+
+use std::collections::HashSet;
+use std::sync::OnceLock;
+
+use runtime::spec::oci::{Capability, LinuxCapabilities};
+
+use crate::container::config::ContainerSecurity;
+use crate::error::Error;
+
+/// What an ordinary container has: the set that Kubernetes' runtimes and Docker agree on.
+const DEFAULT: [Capability; 14] = [
+    Capability::AuditWrite,
+    Capability::Chown,
+    Capability::DacOverride,
+    Capability::Fowner,
+    Capability::Fsetid,
+    Capability::Kill,
+    Capability::Mknod,
+    Capability::NetBindService,
+    Capability::NetRaw,
+    Capability::Setfcap,
+    Capability::Setgid,
+    Capability::Setpcap,
+    Capability::Setuid,
+    Capability::SysChroot,
+];
+
+/// All capabilities in the order of their numbers (linux/capability.h).
+const ALL: [Capability; 41] = [
+    Capability::Chown,
+    Capability::DacOverride,
+    Capability::DacReadSearch,
+    Capability::Fowner,
+    Capability::Fsetid,
+    Capability::Kill,
+    Capability::Setgid,
+    Capability::Setuid,
+    Capability::Setpcap,
+    Capability::LinuxImmutable,
+    Capability::NetBindService,
+    Capability::NetBroadcast,
+    Capability::NetAdmin,
+    Capability::NetRaw,
+    Capability::IpcLock,
+    Capability::IpcOwner,
+    Capability::SysModule,
+    Capability::SysRawio,
+    Capability::SysChroot,
+    Capability::SysPtrace,
+    Capability::SysPacct,
+    Capability::SysAdmin,
+    Capability::SysBoot,
+    Capability::SysNice,
+    Capability::SysResource,
+    Capability::SysTime,
+    Capability::SysTtyConfig,
+    Capability::Mknod,
+    Capability::Lease,
+    Capability::AuditWrite,
+    Capability::AuditControl,
+    Capability::Setfcap,
+    Capability::MacOverride,
+    Capability::MacAdmin,
+    Capability::Syslog,
+    Capability::WakeAlarm,
+    Capability::BlockSuspend,
+    Capability::AuditRead,
+    Capability::Perfmon,
+    Capability::Bpf,
+    Capability::CheckpointRestore,
+];
+
+type Set = HashSet<Capability>;
+
+/// What this process could give: its bounding set. All that it may hand on, on a host that took some away from it.
+pub(crate) fn available() -> Set {
+    static AVAILABLE: OnceLock<Set> = OnceLock::new();
+    AVAILABLE
+        .get_or_init(|| from_status(&std::fs::read_to_string("/proc/self/status").unwrap_or_default()))
+        .clone()
+}
+
+fn from_status(status: &str) -> Set {
+    let line = status.lines().find_map(|line| line.strip_prefix("CapBnd:"));
+    let mask = line.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    ALL.into_iter()
+        .enumerate()
+        .filter(|(number, _)| mask >> number & 1 == 1)
+        .map(|(_, capability)| capability)
+        .collect()
+}
+
+/// The effective set of a container.
+pub(crate) fn effective(security: &ContainerSecurity, available: &Set) -> Result<Set, Error> {
+    if security.privileged {
+        return Ok(available.clone());
+    }
+    let add = Wish::read(&security.capabilities_add, "add_capabilities")?;
+    let drop = Wish::read(&security.capabilities_drop, "drop_capabilities")?;
+    let mut set: Set = match (add.all, drop.all) {
+        // Adding all and dropping all leaves what is added by name, as other runtimes read it.
+        (_, true) => Set::new(),
+        (true, false) => available.clone(),
+        (false, false) => DEFAULT.into_iter().collect(),
+    };
+    set.extend(add.named);
+    Ok(set.difference(&drop.named).copied().filter(|capability| available.contains(capability)).collect())
+}
+
+/// The sets of a container's process. Nothing is inheritable but what is ambient (CVE-2022-24769).
+pub(crate) fn sets(security: &ContainerSecurity, available: &Set) -> Result<LinuxCapabilities, Error> {
+    let mut set = effective(security, available)?;
+    let ambient = Wish::read(&security.capabilities_ambient, "add_ambient_capabilities")?;
+    let ambient: Set = ambient.named.intersection(available).copied().collect();
+    set.extend(&ambient);
+    let mut sets = LinuxCapabilities::default();
+    sets.set_bounding(Some(set.clone()))
+        .set_effective(Some(set.clone()))
+        .set_permitted(Some(set))
+        .set_inheritable(Some(ambient.clone()))
+        .set_ambient(Some(ambient));
+    Ok(sets)
+}
+
+struct Wish {
+    all: bool,
+    named: Set,
+}
+
+impl Wish {
+    fn read(names: &[String], field: &str) -> Result<Self, Error> {
+        let mut wish = Self { all: false, named: Set::new() };
+        for (at, name) in names.iter().enumerate() {
+            let upper = name.to_ascii_uppercase();
+            let short = upper.strip_prefix("CAP_").unwrap_or(&upper);
+            if short == "ALL" {
+                wish.all = true;
+                continue;
+            }
+            let known = ALL.into_iter().find(|known| known.to_string().trim_start_matches("CAP_") == short);
+            let field = || format!("linux.security_context.capabilities.{field}[{at}]");
+            wish.named.insert(
+                known.ok_or_else(|| Error::refused(field(), format!("\"{name}\" is not a capability")))?,
+            );
+        }
+        Ok(wish)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn everything() -> Set {
+        ALL.into_iter().collect()
+    }
+
+    fn with(add: &[&str], drop: &[&str]) -> Set {
+        let own = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let security = ContainerSecurity {
+            capabilities_add: own(add),
+            capabilities_drop: own(drop),
+            ..ContainerSecurity::default()
+        };
+        effective(&security, &everything()).expect("capabilities")
+    }
+
+    #[test]
+    fn additions_and_drops_are_read_as_other_runtimes_read_them() {
+        assert_eq!(with(&[], &[]), DEFAULT.into_iter().collect());
+        assert_eq!(with(&["ALL"], &[]), everything());
+        assert_eq!(with(&[], &["all"]), Set::new());
+        assert_eq!(with(&["NET_ADMIN"], &["ALL"]), [Capability::NetAdmin].into());
+        assert!(!with(&["ALL"], &["CAP_SYS_ADMIN"]).contains(&Capability::SysAdmin));
+        assert!(!with(&["CHOWN"], &["CHOWN"]).contains(&Capability::Chown));
+    }
+
+    #[test]
+    fn every_name_is_known_and_no_other() {
+        for capability in ALL {
+            assert_eq!(
+                with(&[&format!("CAP_{}", capability.to_string().trim_start_matches("CAP_"))], &["ALL"]),
+                [capability].into()
+            );
+        }
+        let security = ContainerSecurity {
+            capabilities_add: vec!["CAP_FLY".to_owned()],
+            ..ContainerSecurity::default()
+        };
+        assert!(matches!(effective(&security, &everything()), Err(Error::Refused { .. })));
+    }
+
+    #[test]
+    fn nothing_is_given_that_this_process_lacks() {
+        let available = from_status("Name:\tx\nCapBnd:\t0000000000000001\n");
+        assert_eq!(available, [Capability::Chown].into());
+        let security = ContainerSecurity { privileged: true, ..ContainerSecurity::default() };
+        assert_eq!(effective(&security, &available).expect("capabilities"), available);
+    }
+}

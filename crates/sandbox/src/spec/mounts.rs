@@ -1,0 +1,115 @@
+//! What is mounted in a container, in the order in which it is mounted: outer paths before inner ones.
+
+use std::path::{Path, PathBuf};
+
+use runtime::spec::oci;
+
+use super::SpecInput;
+use crate::container::config::{Mount, MountAccess, MountSource, Propagation};
+use crate::error::Error;
+use crate::pod::config::NamespaceMode;
+
+/// Files of the pod's directory that every container sees, unless it brings its own.
+pub(crate) const POD_FILES: [&str; 3] = ["hosts", "hostname", "resolv.conf"];
+
+pub(crate) fn mounts(input: &SpecInput<'_>) -> Result<Vec<oci::Mount>, Error> {
+    let asked = &input.container.mounts;
+    let taken: Vec<PathBuf> = asked.iter().map(|mount| clean(&mount.container_path)).collect();
+    let is_free = |path: &Path| !taken.iter().any(|taken| taken == path);
+    let mut all: Vec<oci::Mount> =
+        defaults(input).into_iter().filter(|mount| is_free(mount.destination())).collect();
+    all.extend(pod_files(input).into_iter().filter(|mount| is_free(mount.destination())));
+    for (at, mount) in asked.iter().enumerate() {
+        all.push(volume(at, mount)?);
+    }
+    // Stable: of two mounts at one depth the one that was asked for first is made first.
+    all.sort_by_key(|mount| clean(mount.destination()).components().count());
+    Ok(all)
+}
+
+fn defaults(input: &SpecInput<'_>) -> Vec<oci::Mount> {
+    let privileged = input.container.security.privileged;
+    let host_ipc = input.pod.namespaces.ipc == NamespaceMode::Node;
+    let adjust = |mut mount: oci::Mount| {
+        let path = mount.destination().clone();
+        if privileged && path.starts_with("/sys") {
+            let writable =
+                mount.options().iter().flatten().filter(|option| *option != "ro").cloned().collect();
+            mount.set_options(Some(writable));
+        }
+        if host_ipc && (path == Path::new("/dev/shm") || path == Path::new("/dev/mqueue")) {
+            return bind(&path, &path, &["rw"]);
+        }
+        mount
+    };
+    runtime::spec::default_mounts().into_iter().map(adjust).collect()
+}
+
+/// Like a read-only root, files beside it are read-only then.
+fn pod_files(input: &SpecInput<'_>) -> Vec<oci::Mount> {
+    let access = if input.container.security.readonly_rootfs { "ro" } else { "rw" };
+    let mount = |name: &&str| bind(&input.pod_dir.join(name), &Path::new("/etc").join(name), &[access]);
+    POD_FILES.iter().map(mount).collect()
+}
+
+fn volume(at: usize, mount: &Mount) -> Result<oci::Mount, Error> {
+    let field = |name: &str| format!("mounts[{at}].{name}");
+    if !mount.container_path.is_absolute() {
+        let path = mount.container_path.display();
+        return Err(Error::refused(field("container_path"), format!("\"{path}\" is not an absolute path")));
+    }
+    let source = match &mount.source {
+        MountSource::Host(path) => path,
+        MountSource::Image { .. } => {
+            return Err(Error::refused(field("image"), "image volumes are not supported yet"));
+        }
+    };
+    if !source.is_absolute() {
+        return Err(Error::refused(
+            field("host_path"),
+            format!("\"{}\" is not an absolute path", source.display()),
+        ));
+    }
+    let access = match (mount.access, mount.propagation) {
+        (MountAccess::ReadWrite, _) => "rw",
+        (MountAccess::ReadOnly, _) => "ro",
+        (MountAccess::RecursiveReadOnly, Propagation::Private) => "rro",
+        (MountAccess::RecursiveReadOnly, Propagation::HostToContainer | Propagation::Bidirectional) => {
+            return Err(Error::refused(field("recursive_read_only"), "needs private propagation"));
+        }
+    };
+    let propagation = match mount.propagation {
+        Propagation::Private => "rprivate",
+        Propagation::HostToContainer => "rslave",
+        Propagation::Bidirectional => "rshared",
+    };
+    Ok(bind(source, &mount.container_path, &[access, propagation]))
+}
+
+fn bind(source: &Path, destination: &Path, options: &[&str]) -> oci::Mount {
+    let mut mount = oci::Mount::default();
+    let options = ["rbind"].iter().chain(options).map(|option| (*option).to_owned()).collect();
+    mount
+        .set_destination(destination.to_owned())
+        .set_typ(Some("bind".to_owned()))
+        .set_source(Some(source.to_owned()))
+        .set_options(Some(options));
+    mount
+}
+
+/// Without trailing slashes and dots, for comparing by name alone; the runtime resolves paths inside the root.
+fn clean(path: &Path) -> PathBuf {
+    let mut cleaned = PathBuf::from("/");
+    for component in path.components() {
+        match component {
+            std::path::Component::Normal(name) => cleaned.push(name),
+            std::path::Component::ParentDir => {
+                cleaned.pop();
+            }
+            std::path::Component::RootDir
+            | std::path::Component::CurDir
+            | std::path::Component::Prefix(_) => {}
+        }
+    }
+    cleaned
+}

@@ -1,0 +1,78 @@
+//! Limits in the terms of the runtime specification.
+
+use std::collections::HashMap;
+
+use runtime::spec::oci;
+
+use super::devices::HostDevice;
+use crate::error::Error;
+use crate::resources::Resources;
+
+/// The smallest memory limit that is taken: less can't hold the first page tables of a process (the runtime itself is not
+/// charged to the container).
+const LEAST_MEMORY: i64 = 64 << 10;
+
+/// The limits of a container with its device rules.
+pub(crate) fn limits(
+    resources: &Resources,
+    devices: &[HostDevice],
+    privileged: bool,
+) -> Result<oci::LinuxResources, Error> {
+    let mut limits = without_devices(resources)?;
+    limits.set_devices(Some(super::devices::rules(devices, privileged)));
+    Ok(limits)
+}
+
+/// The limits alone, as an update and a pod need them.
+///
+/// # Errors
+/// [`Error::Refused`] for values that no host can apply.
+pub(crate) fn without_devices(resources: &Resources) -> Result<oci::LinuxResources, Error> {
+    let memory = match resources.memory_limit {
+        Some(limit) if (1..LEAST_MEMORY).contains(&limit) => {
+            let why = format!("{limit} bytes are less than the {LEAST_MEMORY} that a process needs");
+            return Err(Error::refused("linux.resources.memory_limit_in_bytes", why));
+        }
+        limit => limit.filter(|limit| *limit != 0),
+    };
+    if resources.cpu_quota.is_some_and(|quota| quota > 0 && quota < 1000) {
+        return Err(Error::refused(
+            "linux.resources.cpu_quota",
+            "is less than the 1000 microseconds that the kernel takes",
+        ));
+    }
+    let mut limits = oci::LinuxResources::default();
+    limits.set_cpu(Some(cpu(resources))).set_devices(None);
+    if memory.is_some() || resources.memory_swap_limit.is_some() {
+        let mut part = oci::LinuxMemory::default();
+        part.set_limit(memory).set_swap(resources.memory_swap_limit);
+        limits.set_memory(Some(part));
+    }
+    if !resources.hugepage_limits.is_empty() {
+        limits.set_hugepage_limits(Some(hugepages(resources)));
+    }
+    if !resources.unified.is_empty() {
+        limits.set_unified(Some(resources.unified.clone().into_iter().collect::<HashMap<_, _>>()));
+    }
+    Ok(limits)
+}
+
+fn cpu(resources: &Resources) -> oci::LinuxCpu {
+    let text = |text: &String| (!text.is_empty()).then(|| text.clone());
+    let mut cpu = oci::LinuxCpu::default();
+    cpu.set_shares(resources.cpu_shares)
+        .set_quota(resources.cpu_quota)
+        .set_period(resources.cpu_period)
+        .set_cpus(text(&resources.cpuset_cpus))
+        .set_mems(text(&resources.cpuset_mems));
+    cpu
+}
+
+fn hugepages(resources: &Resources) -> Vec<oci::LinuxHugepageLimit> {
+    let one = |(size, limit): (&String, &u64)| {
+        let mut entry = oci::LinuxHugepageLimit::default();
+        entry.set_page_size(size.clone()).set_limit(i64::try_from(*limit).unwrap_or(i64::MAX));
+        entry
+    };
+    resources.hugepage_limits.iter().map(one).collect()
+}

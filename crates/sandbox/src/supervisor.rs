@@ -1,0 +1,137 @@
+//! The daemon's end of a pod's supervisor.
+//!
+//! Not here: the supervisor itself, and the frames that go to and fro (the runtime crate's `supervisor` and `wire`).
+
+pub(crate) mod client;
+mod connection;
+pub(crate) mod spawn;
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc;
+
+use crate::error::Error;
+use crate::id::ContainerId;
+use crate::pod::state::ProcessId;
+use client::{Client, ExitReport};
+
+/// What a supervisor tells unasked.
+#[derive(Debug)]
+pub(crate) enum News {
+    /// A container has ended.
+    Exited(ContainerId, ExitReport),
+    /// A container's log could not be written.
+    LogFailed(ContainerId, String),
+    /// The connection is gone, and with it the supervisor.
+    Lost,
+}
+
+/// A supervisor that answers.
+#[derive(Debug)]
+pub(crate) struct Minder {
+    /// Its connection.
+    pub(crate) client: Client,
+    /// Which process it is.
+    pub(crate) process: ProcessId,
+    /// Where it holds the pod's network namespace, once there is one.
+    pub(crate) netns: Option<PathBuf>,
+    /// A descriptor that cannot come to mean another process.
+    pidfd: OwnedFd,
+    news: mpsc::UnboundedReceiver<News>,
+}
+
+impl Minder {
+    /// Takes charge of a connected supervisor, after checking that the process is the one it says it is.
+    ///
+    /// # Errors
+    /// [`Error::Step`] when there is no such process.
+    pub(crate) fn new(
+        client: Client,
+        news: mpsc::UnboundedReceiver<News>,
+        process: ProcessId,
+    ) -> Result<Self, Error> {
+        let failed = |cause: rustix::io::Errno| {
+            Error::step("finding the supervisor", process.pid.to_string(), std::io::Error::from(cause))
+        };
+        let pid =
+            rustix::process::Pid::from_raw(process.pid).ok_or_else(|| failed(rustix::io::Errno::SRCH))?;
+        let pidfd = pidfd_open(pid, PidfdFlags::NONBLOCK).map_err(failed)?;
+        // The descriptor first, the check after it: now it cannot become another process.
+        if start_time(process.pid) != Some(process.start_time) {
+            return Err(failed(rustix::io::Errno::SRCH));
+        }
+        Ok(Self { client, process, netns: None, pidfd, news })
+    }
+
+    /// What it tells next. Safe to cancel.
+    pub(crate) async fn news(&mut self) -> News {
+        self.news.recv().await.unwrap_or(News::Lost)
+    }
+
+    /// Ends it: by asking, and when that takes too long by SIGKILL.
+    ///
+    /// # Errors
+    /// [`Error::Deadline`] when it does not even end then.
+    pub(crate) async fn end(&self, after: Duration) -> Result<(), Error> {
+        let asked = self.client.shutdown(after).await;
+        if asked.is_ok() && self.ended(after).await {
+            return Ok(());
+        }
+        // ESRCH: it has ended in the meantime.
+        let _gone = pidfd_send_signal(&self.pidfd, Signal::KILL);
+        match self.ended(after).await {
+            true => Ok(()),
+            false => Err(Error::Deadline {
+                step: "the end of the supervisor",
+                subject: self.process.pid.to_string(),
+                after,
+            }),
+        }
+    }
+
+    /// Whether it ends in time.
+    async fn ended(&self, after: Duration) -> bool {
+        let Ok(pidfd) = self.pidfd.try_clone().and_then(polled) else { return false };
+        // Waiting for readability is cancel-safe, and a pidfd stays readable once its process has ended.
+        tokio::time::timeout(after, pidfd.readable()).await.is_ok_and(|ready| ready.is_ok())
+    }
+}
+
+/// Has the executor poll a descriptor that its owner keeps open and the same until it is dropped.
+///
+/// # Errors
+/// What epoll refuses.
+#[expect(
+    deprecated,
+    reason = "what replaces it can't be called without `unsafe`, which this crate has none of; owned descriptors meet its terms"
+)]
+fn polled<T: AsRawFd>(descriptor: T) -> std::io::Result<AsyncFd<T>> {
+    AsyncFd::new(descriptor)
+}
+
+/// When a process started, in clock ticks since boot (proc(5), field 22 of `stat`).
+pub(crate) fn start_time(pid: i32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the name in parentheses, which may have blanks and parentheses in it.
+    let (_, rest) = stat.rsplit_once(')')?;
+    // Fields from the third on: the 22nd is the 20th of them.
+    rest.split_whitespace().nth(19)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_has_a_start_time_that_stays() {
+        let own = i32::try_from(std::process::id()).expect("a pid");
+        let time = start_time(own);
+        assert!(time.is_some_and(|ticks| ticks > 0));
+        assert_eq!(start_time(own), time);
+        assert_eq!(start_time(-1), None);
+    }
+}

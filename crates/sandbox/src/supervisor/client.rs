@@ -1,0 +1,343 @@
+//! What the daemon asks of a supervisor, as functions.
+//!
+//! Not here: how requests and replies find each other (see `connection`), who the supervisor is (see `spawn`).
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use runtime::cgroup::Cgroup;
+use runtime::plan::{Plan, PodPlan, ProcessPlan};
+use runtime::wire::{
+    self, ContainerState, ExecExit, Exit, Reply, Request, Scope, StartContainer, StartExec, Stream, Target,
+};
+use tokio::sync::oneshot;
+
+use crate::container::config::Stdin;
+use crate::container::state::Process;
+use crate::error::{Error, Kind};
+use crate::id::ContainerId;
+use crate::pod::state::ProcessId;
+use crate::record::ContainerFacts;
+use crate::recover::Seen;
+use crate::signal::Signal;
+use crate::supervisor::connection::Connection;
+
+/// How much longer than the supervisor the daemon waits for the outcome of a start, which has a deadline over there.
+const MARGIN: Duration = Duration::from_secs(5);
+
+/// How long an answer may take that needs no work.
+const PROMPT: Duration = Duration::from_secs(5);
+
+/// The end of a container, as its supervisor reports it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ExitReport {
+    /// Exit status, or 128 and the number of the signal.
+    pub(crate) exit_code: i32,
+    pub(crate) oom_killed: bool,
+    /// Nanoseconds since the epoch.
+    pub(crate) started_at: i64,
+    /// Nanoseconds since the epoch.
+    pub(crate) finished_at: i64,
+}
+
+impl From<&Exit> for ExitReport {
+    fn from(exit: &Exit) -> Self {
+        let Exit { exit_code, oom_killed, started_at, finished_at, .. } = *exit;
+        Self { exit_code, oom_killed, started_at, finished_at }
+    }
+}
+
+impl ExitReport {
+    /// What the supervisor wrote into a container's directory; `None` when it wrote nothing that can be read.
+    pub(crate) fn read(directory: &Path) -> Option<Self> {
+        match read_exit(directory) {
+            Ok(exit) => exit.as_ref().map(Self::from),
+            Err(error) => {
+                tracing::warn!(directory = %directory.display(), %error, "an exit record cannot be read");
+                None
+            }
+        }
+    }
+}
+
+/// A container to start.
+#[derive(Debug)]
+pub(crate) struct Start<'a> {
+    pub(crate) facts: &'a ContainerFacts,
+    pub(crate) plan: Plan,
+    pub(crate) cgroup: Cgroup,
+    /// The root, then the plan's sources.
+    pub(crate) descriptors: Vec<OwnedFd>,
+}
+
+/// What came of a start.
+#[derive(Debug)]
+pub(crate) enum Begun {
+    /// It runs.
+    Runs(Process),
+    /// It ran before, and has ended.
+    Ended(Process, ExitReport),
+}
+
+/// The daemon's end of a connection. Cloning gives another handle.
+#[derive(Debug, Clone)]
+pub(crate) struct Client {
+    connection: Connection,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("it does not understand the request: {0}")]
+struct NotUnderstood(String);
+
+#[derive(Debug, thiserror::Error)]
+#[error("it answered something else: {0}")]
+struct Unexpected(String);
+
+impl Client {
+    pub(crate) fn new(connection: Connection) -> Self {
+        Self { connection }
+    }
+
+    /// Introduces the daemon. The supervisor says which pod it minds, and which process it is.
+    pub(crate) async fn hello(&self, after: Duration) -> Result<(String, i32), Error> {
+        let step = "greeting the supervisor";
+        match self.ask(Request::Hello { version: wire::VERSION }, (step, after)).await? {
+            Reply::Welcome { pod, pid, .. } => Ok((pod, pid)),
+            other => Err(self.failed(step, other)),
+        }
+    }
+
+    /// Has the pod's namespaces made. The network namespace can be opened at the path that it answers.
+    pub(crate) async fn create_pod(&self, plan: PodPlan, after: Duration) -> Result<Option<PathBuf>, Error> {
+        let step = "creating the namespaces";
+        match self.ask(Request::CreatePod(plan), (step, after)).await? {
+            Reply::PodCreated(created) => Ok(created.network),
+            other => Err(self.failed(step, other)),
+        }
+    }
+
+    /// Asks what runs.
+    pub(crate) async fn snapshot(&self, after: Duration) -> Result<BTreeMap<ContainerId, Seen>, Error> {
+        let step = "asking the supervisor what runs";
+        let snapshot = match self.ask(Request::Snapshot, (step, after)).await? {
+            Reply::Snapshot(snapshot) => snapshot,
+            other => return Err(self.failed(step, other)),
+        };
+        let seen = |container: wire::ContainerSnapshot| {
+            let id = ContainerId::try_from(container.container).ok()?;
+            let seen = match container.state {
+                ContainerState::Starting => Seen::Begins,
+                ContainerState::Running { pid, start_time, started_at } => {
+                    Seen::Runs(Process { id: ProcessId { pid, start_time }, started_at })
+                }
+                ContainerState::Exited(exit) => Seen::Ended(ExitReport::from(&exit)),
+            };
+            Some((id, seen))
+        };
+        Ok(snapshot.containers.into_iter().filter_map(seen).collect())
+    }
+
+    /// Has a container started. One that was started before is found as it is.
+    ///
+    /// # Errors
+    /// [`Error::Start`] with the step that failed.
+    pub(crate) async fn start(&self, start: Start<'_>, after: Duration) -> Result<Begun, Error> {
+        let step = "starting the container";
+        let container = start.facts.id.to_string();
+        let request = Request::Start(Box::new(StartContainer {
+            container: container.clone(),
+            plan: start.plan,
+            cgroup: start.cgroup,
+            log: start.facts.log_path.clone(),
+            stdin: match start.facts.config.stdin {
+                Stdin::Null => wire::Stdin::Null,
+                Stdin::Open => wire::Stdin::Open,
+                Stdin::Once => wire::Stdin::Once,
+            },
+            deadline_ms: milliseconds(after),
+        }));
+        match self.connection.ask(request, start.descriptors, (step, after + MARGIN)).await? {
+            Reply::Started { pid, start_time, started_at } => {
+                Ok(Begun::Runs(Process { id: ProcessId { pid, start_time }, started_at }))
+            }
+            Reply::Exited(exit) => {
+                let id = ProcessId { pid: exit.pid, start_time: exit.start_time };
+                Ok(Begun::Ended(Process { id, started_at: exit.started_at }, ExitReport::from(&exit)))
+            }
+            Reply::Failed(failure) => Err(Error::Start { container, cause: Arc::new(failure) }),
+            other => Err(self.failed(step, other)),
+        }
+    }
+
+    /// Sends a signal to a container's first process.
+    pub(crate) async fn signal(
+        &self,
+        facts: &ContainerFacts,
+        signal: Signal,
+        after: Duration,
+    ) -> Result<(), Error> {
+        self.send_signal(&facts.id, (signal, Scope::Init), after).await
+    }
+
+    /// Kills every process of a container.
+    pub(crate) async fn kill(&self, facts: &ContainerFacts, after: Duration) -> Result<(), Error> {
+        self.send_signal(&facts.id, (Signal::KILL, Scope::All), after).await
+    }
+
+    /// Kills every process of a container that nobody knows, and has it forgotten.
+    pub(crate) async fn kill_stray(&self, id: &ContainerId, after: Duration) -> Result<(), Error> {
+        self.send_signal(id, (Signal::KILL, Scope::All), after).await
+    }
+
+    async fn send_signal(
+        &self,
+        id: &ContainerId,
+        (signal, scope): (Signal, Scope),
+        after: Duration,
+    ) -> Result<(), Error> {
+        let target = Target::Container(id.to_string());
+        let request = Request::Signal { target, signal: signal.number(), scope };
+        self.done(request, ("sending the signal", after)).await
+    }
+
+    /// Has a container that has ended forgotten.
+    pub(crate) async fn forget(&self, facts: &ContainerFacts, after: Duration) -> Result<(), Error> {
+        self.done(Request::Forget { container: facts.id.to_string() }, ("forgetting the container", after))
+            .await
+    }
+
+    /// Has a container's log opened anew.
+    pub(crate) async fn reopen_log(&self, id: &ContainerId, after: Duration) -> Result<(), Error> {
+        self.done(Request::ReopenLog { container: id.to_string() }, ("reopening the log", after)).await
+    }
+
+    /// Has a process join a running container; what it prints goes to the streams.
+    ///
+    /// # Errors
+    /// [`Error::Start`] with the step that failed, [`Error::WrongState`] when the container has ended.
+    pub(crate) async fn exec(
+        &self,
+        id: &ContainerId,
+        process: ProcessPlan,
+        (stdout, stderr): (OwnedFd, OwnedFd),
+        after: Duration,
+    ) -> Result<Exec, Error> {
+        let step = "starting the command";
+        let exec = ContainerId::random().to_string();
+        let ended = self.connection.expect_exec(&exec);
+        let started = Exec { name: exec.clone(), client: self.clone(), ended: Some(ended) };
+        let request = Request::Exec(Box::new(StartExec {
+            exec,
+            container: id.to_string(),
+            process,
+            streams: vec![Stream::Stdout, Stream::Stderr],
+            deadline_ms: milliseconds(after),
+        }));
+        match self.connection.ask(request, vec![stdout, stderr], (step, after + MARGIN)).await? {
+            Reply::ExecStarted { .. } => Ok(started),
+            Reply::Failed(failure) => {
+                Err(Error::Start { container: id.to_string(), cause: Arc::new(failure) })
+            }
+            Reply::Gone => Err(Error::WrongState {
+                kind: Kind::Container,
+                id: id.to_string(),
+                state: "exited",
+                wish: "have a command run in it",
+            }),
+            other => Err(self.failed(step, other)),
+        }
+    }
+
+    /// Asks the supervisor to end everything and itself.
+    pub(crate) async fn shutdown(&self, after: Duration) -> Result<(), Error> {
+        self.done(Request::Shutdown, ("ending the supervisor", after)).await
+    }
+
+    async fn done(&self, request: Request, (step, after): (&'static str, Duration)) -> Result<(), Error> {
+        match self.ask(request, (step, after)).await? {
+            // What is gone needs no signal and no forgetting.
+            Reply::Done | Reply::Gone => Ok(()),
+            other => Err(self.failed(step, other)),
+        }
+    }
+
+    async fn ask(&self, request: Request, attempt: (&'static str, Duration)) -> Result<Reply, Error> {
+        self.connection.ask(request, Vec::new(), attempt).await
+    }
+
+    fn failed(&self, step: &'static str, reply: Reply) -> Error {
+        let pod = self.connection.pod();
+        match reply {
+            Reply::Failed(failure) => Error::step(step, pod, failure),
+            Reply::Unknown { why } => Error::step(step, pod, NotUnderstood(why)),
+            other @ (Reply::Welcome { .. }
+            | Reply::PodCreated(_)
+            | Reply::Snapshot(_)
+            | Reply::Started { .. }
+            | Reply::Exited(_)
+            | Reply::ExecStarted { .. }
+            | Reply::Gone
+            | Reply::Done) => Error::step(step, pod, Unexpected(format!("{other:?}"))),
+        }
+    }
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A process that joined a container. Dropping it before its end kills it.
+#[derive(Debug)]
+pub(crate) struct Exec {
+    name: String,
+    client: Client,
+    ended: Option<oneshot::Receiver<ExecExit>>,
+}
+
+impl Exec {
+    /// Its exit code, once it has ended. Safe to cancel.
+    ///
+    /// # Errors
+    /// [`Error::Step`] when the supervisor is gone.
+    pub(crate) async fn exited(&mut self) -> Result<i32, Error> {
+        let Some(ended) = &mut self.ended else { return Ok(0) };
+        let exit = ended.await;
+        self.ended = None;
+        match exit {
+            Ok(exit) => Ok(exit.exit_code),
+            Err(_) => {
+                let gone = Unexpected("the connection was closed".to_owned());
+                Err(Error::step("waiting for the command", self.client.connection.pod(), gone))
+            }
+        }
+    }
+
+    /// Kills it with its children, and waits for a moment until it has ended.
+    pub(crate) async fn kill(&mut self) {
+        self.say_kill();
+        // A process that doesn't even end now is left to the supervisor, which keeps watching it.
+        let _overdue = tokio::time::timeout(PROMPT, self.exited()).await;
+    }
+
+    fn say_kill(&self) {
+        let target = Target::Exec(self.name.clone());
+        let signal = Signal::KILL.number();
+        self.client.connection.say(Request::Signal { target, signal, scope: Scope::All });
+    }
+}
+
+impl Drop for Exec {
+    fn drop(&mut self) {
+        if self.ended.take().is_some() {
+            self.say_kill();
+            self.client.connection.forget_exec(&self.name);
+        }
+    }
+}
+
+fn read_exit(_d: &Path) -> std::io::Result<Option<Exit>> {
+    Ok(None)
+}

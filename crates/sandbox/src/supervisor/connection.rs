@@ -1,0 +1,263 @@
+//! Requests and replies over one socket: any number at once, told apart by their sequence numbers.
+//!
+//! A task of its own reads the socket; it ends with the last handle. When the supervisor goes, everybody who waits is told.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use runtime::wire::{Event, ExecExit, Message, Received, Reply, Request, Socket, WireError};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::AbortHandle;
+
+use crate::error::Error;
+use crate::id::ContainerId;
+use crate::supervisor::client::ExitReport;
+use crate::supervisor::{News, polled};
+
+/// A handle of a connection. Cloning gives another to the same one.
+#[derive(Debug, Clone)]
+pub(crate) struct Connection(Arc<Handle>);
+
+#[derive(Debug)]
+struct Handle {
+    inner: Arc<Inner>,
+    reader: AbortHandle,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.reader.abort();
+    }
+}
+
+/// A socket in the form that the executor polls.
+#[derive(Debug)]
+struct Polled(Socket);
+
+impl AsRawFd for Polled {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_fd().as_raw_fd()
+    }
+}
+
+#[derive(Debug)]
+struct Inner {
+    socket: AsyncFd<Polled>,
+    /// Whose supervisor it is, for messages.
+    pod: String,
+    sequence: AtomicU64,
+    waiting: Mutex<Waiting>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    is_closed: bool,
+    replies: HashMap<u64, oneshot::Sender<Reply>>,
+    execs: HashMap<String, oneshot::Sender<ExecExit>>,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("it has closed the connection")]
+struct Closed;
+
+impl Connection {
+    /// Begins to read a connected socket.
+    ///
+    /// # Errors
+    /// [`Error::Step`] when the socket can't be polled.
+    pub(crate) fn new(socket: Socket, pod: &str) -> Result<(Self, mpsc::UnboundedReceiver<News>), Error> {
+        let socket = polled(Polled(socket))
+            .map_err(|cause| Error::step("polling the supervisor's socket", pod, cause))?;
+        let inner = Arc::new(Inner {
+            socket,
+            pod: pod.to_owned(),
+            sequence: AtomicU64::new(1),
+            waiting: Mutex::default(),
+        });
+        let (news, receiver) = mpsc::unbounded_channel();
+        let reader = tokio::spawn(read(inner.clone(), news)).abort_handle();
+        Ok((Self(Arc::new(Handle { inner, reader })), receiver))
+    }
+
+    /// Whose supervisor it is.
+    pub(crate) fn pod(&self) -> &str {
+        &self.0.inner.pod
+    }
+
+    /// Asks, and waits for the reply. Safe to cancel: the reply is dropped then.
+    ///
+    /// # Errors
+    /// [`Error::Step`] when the connection is gone, [`Error::Deadline`].
+    pub(crate) async fn ask(
+        &self,
+        request: Request,
+        descriptors: Vec<OwnedFd>,
+        (step, after): (&'static str, Duration),
+    ) -> Result<Reply, Error> {
+        let inner = &self.0.inner;
+        let work = async {
+            let (awaited, reply) = inner.expect_reply()?;
+            let sent = inner.send(awaited.sequence, &Message::Request(request), &descriptors).await;
+            sent.map_err(|cause| Error::step(step, inner.pod.clone(), cause))?;
+            // The supervisor has its own now.
+            drop(descriptors);
+            reply.await.map_err(|_| Error::step(step, inner.pod.clone(), Closed))
+        };
+        crate::shared::within((step, &inner.pod, after), work).await
+    }
+
+    /// Says something whose reply nobody needs, without waiting: a full or closed socket swallows it.
+    pub(crate) fn say(&self, request: Request) {
+        let inner = &self.0.inner;
+        let sequence = inner.sequence.fetch_add(1, Ordering::Relaxed);
+        let _swallowed = inner.socket.get_ref().0.send(sequence, &Message::Request(request), &[]);
+    }
+
+    /// Where the end of a process that joins a container will be told. To be asked for before the process is.
+    pub(crate) fn expect_exec(&self, exec: &str) -> oneshot::Receiver<ExecExit> {
+        let (sender, receiver) = oneshot::channel();
+        let mut waiting = self.0.inner.waiting();
+        if !waiting.is_closed {
+            waiting.execs.insert(exec.to_owned(), sender);
+        }
+        receiver
+    }
+
+    /// Its end is of no interest any more.
+    pub(crate) fn forget_exec(&self, exec: &str) {
+        self.0.inner.waiting().execs.remove(exec);
+    }
+}
+
+/// A request that a reply is expected to; dropping it gives the expectation up.
+struct Awaited<'a> {
+    inner: &'a Inner,
+    sequence: u64,
+}
+
+impl Drop for Awaited<'_> {
+    fn drop(&mut self) {
+        self.inner.waiting().replies.remove(&self.sequence);
+    }
+}
+
+impl Inner {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn expect_reply(&self) -> Result<(Awaited<'_>, oneshot::Receiver<Reply>), Error> {
+        let sequence = self.sequence.fetch_add(1, Ordering::Relaxed);
+        let (sender, receiver) = oneshot::channel();
+        let mut waiting = self.waiting();
+        if waiting.is_closed {
+            return Err(Error::step("asking the supervisor", self.pod.clone(), Closed));
+        }
+        waiting.replies.insert(sequence, sender);
+        drop(waiting);
+        Ok((Awaited { inner: self, sequence }, receiver))
+    }
+
+    async fn send(&self, sequence: u64, message: &Message, descriptors: &[OwnedFd]) -> io::Result<()> {
+        let attempt = |socket: &Polled| {
+            let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+            socket.0.send(sequence, message, &borrowed).map_err(|error| match error {
+                WireError::Full => io::ErrorKind::WouldBlock.into(),
+                other => io::Error::other(other),
+            })
+        };
+        // There is nearly always room, and trying is cheaper than asking.
+        match attempt(self.socket.get_ref()) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.socket.async_io(Interest::WRITABLE, attempt).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn receive(&self) -> io::Result<Received> {
+        let attempt = |socket: &Polled| match socket.0.receive() {
+            Ok(Received::Pending) => Err(io::ErrorKind::WouldBlock.into()),
+            Ok(received) => Ok(received),
+            Err(error) => Err(io::Error::other(error)),
+        };
+        self.socket.async_io(Interest::READABLE, attempt).await
+    }
+
+    fn close(&self) {
+        let mut waiting = self.waiting();
+        waiting.is_closed = true;
+        // Dropping the senders tells everybody who waits.
+        waiting.replies.clear();
+        waiting.execs.clear();
+    }
+
+    fn take(&self, sequence: u64, message: Message) -> Option<News> {
+        match message {
+            Message::Reply(reply) => {
+                if let Some(sender) = self.waiting().replies.remove(&sequence) {
+                    let _nobody_waits = sender.send(reply);
+                }
+                None
+            }
+            Message::Event(Event::ExecExited(exit)) => {
+                if let Some(sender) = self.waiting().execs.remove(&exit.exec) {
+                    let _nobody_waits = sender.send(exit);
+                }
+                None
+            }
+            Message::Event(Event::ContainerExited(exit)) => {
+                let id = ContainerId::try_from(exit.container.clone()).ok()?;
+                Some(News::Exited(id, ExitReport::from(&exit)))
+            }
+            Message::Event(Event::LogWriteFailed { container, path, errno }) => {
+                let id = ContainerId::try_from(container).ok()?;
+                Some(News::LogFailed(
+                    id,
+                    format!("{}: {}", path.display(), io::Error::from_raw_os_error(errno)),
+                ))
+            }
+            Message::Request(_) => {
+                tracing::warn!(pod = self.pod, "a supervisor asked its daemon something");
+                None
+            }
+        }
+    }
+}
+
+async fn read(inner: Arc<Inner>, news: mpsc::UnboundedSender<News>) {
+    loop {
+        let told = match inner.receive().await {
+            Ok(Received::Message { sequence, message, .. }) => inner.take(sequence, *message),
+            Ok(Received::Unreadable { sequence, why, .. }) => {
+                tracing::warn!(
+                    pod = inner.pod,
+                    why,
+                    "a newer supervisor tells what this daemon does not know"
+                );
+                // Whoever waits for it must not wait in vain.
+                inner.waiting().replies.remove(&sequence);
+                None
+            }
+            Ok(Received::Pending) => None,
+            Ok(Received::Closed) => break,
+            Err(error) => {
+                tracing::warn!(pod = inner.pod, %error, "the connection to a supervisor broke");
+                break;
+            }
+        };
+        if let Some(told) = told
+            && news.send(told).is_err()
+        {
+            break;
+        }
+    }
+    inner.close();
+    let _nobody_listens = news.send(News::Lost);
+}

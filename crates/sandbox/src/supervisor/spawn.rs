@@ -1,0 +1,112 @@
+//! Starting a supervisor, and finding one that an earlier daemon started.
+//!
+//! The daemon binds the socket and the supervisor gets it as its standard input, so a connection can be made before the supervisor's first
+//! instruction: nothing is waited for, nothing polled.
+
+use std::fs::OpenOptions;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use runtime::cgroup::Cgroup;
+use runtime::wire::{Listener, Socket};
+use tokio::process::Command;
+
+use crate::error::Error;
+use crate::id::PodId;
+use crate::pod::state::ProcessId;
+use crate::supervisor::client::Client;
+use crate::supervisor::connection::Connection;
+use crate::supervisor::{Minder, start_time};
+
+/// The supervisor's socket in its pod's directory.
+const SOCKET: &str = "supervisor.sock";
+
+/// The supervisor binary, opened once through a read-only mount of its own: no container process can reach a writable file by way
+/// of it (CVE-2019-5736), and all supervisors of this daemon are of one version, whatever is installed meanwhile.
+#[derive(Debug)]
+pub(crate) struct Binary {
+    executable: OwnedFd,
+    path: PathBuf,
+}
+
+impl Binary {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// [`Error::Step`] when it is not there.
+    pub(crate) fn open(path: &Path) -> Result<Self, Error> {
+        let executable = runtime::mount::open_executable(path).map_err(|cause| {
+            Error::step("opening the supervisor binary", path.display().to_string(), cause)
+        })?;
+        Ok(Self { executable, path: path.to_owned() })
+    }
+
+    /// Starts a supervisor for a pod and connects to it. Not safe to cancel without taking the pod's cgroup down.
+    ///
+    /// # Errors
+    /// [`Error::Step`].
+    pub(crate) async fn spawn(
+        &self,
+        pod: &PodId,
+        directory: &Path,
+        cgroup: &Cgroup,
+    ) -> Result<Minder, Error> {
+        let subject = pod.to_string();
+        let failed = |cause| Error::step("starting the supervisor", subject.clone(), cause);
+        let socket = listen(directory).map_err(failed)?;
+        let cgroup = serde_json::to_string(cgroup).map_err(|cause| failed(cause.into()))?;
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(directory.join("supervisor.log"))
+            .map_err(failed)?;
+        let child = Command::new(format!("/proc/self/fd/{}", self.executable.as_raw_fd()))
+            .arg0(&self.path)
+            .args(["--pod", pod.as_str(), "--cgroup", &cgroup, "--dir"])
+            .arg(directory)
+            .env_clear()
+            .stdin(Stdio::from(socket))
+            .stdout(Stdio::null())
+            .stderr(Stdio::from(log))
+            .spawn()
+            .map_err(failed)?;
+        let gone = || failed(std::io::Error::other("it ended at once"));
+        let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).ok_or_else(gone)?;
+        let process = ProcessId { pid, start_time: start_time(pid).ok_or_else(gone)? };
+        // Reaped by the async runtime when it ends; it is meant to outlive this handle and this daemon.
+        drop(child);
+        let minder = connect(pod, directory, Duration::MAX).await?;
+        if minder.process == process { Ok(minder) } else { Err(gone()) }
+    }
+}
+
+fn listen(directory: &Path) -> std::io::Result<OwnedFd> {
+    match std::fs::remove_file(directory.join(SOCKET)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    Ok(Listener::bind(directory, SOCKET).map_err(std::io::Error::other)?.into_descriptor())
+}
+
+/// Connects to the supervisor of a pod.
+///
+/// # Errors
+/// [`Error::Step`] when there is none, or it is not the pod's; [`Error::Deadline`].
+pub(crate) async fn connect(pod: &PodId, directory: &Path, after: Duration) -> Result<Minder, Error> {
+    let step = "connecting to the supervisor";
+    let socket =
+        Socket::connect(directory, SOCKET).map_err(|cause| Error::step(step, pod.as_str(), cause))?;
+    let (connection, news) = Connection::new(socket, pod.as_str())?;
+    let client = Client::new(connection);
+    let (minds, pid) = client.hello(after).await?;
+    let other = |what: String| Error::step(step, pod.as_str(), std::io::Error::other(what));
+    if minds != pod.as_str() {
+        return Err(other(format!("it minds pod {minds}")));
+    }
+    let start_time = start_time(pid).ok_or_else(|| other(format!("its process {pid} is gone")))?;
+    Minder::new(client, news, ProcessId { pid, start_time })
+}
