@@ -32,7 +32,12 @@ const IFLA_INFO_SLAVE_DATA: u16 = 5;
 const VETH_INFO_PEER: u16 = 1;
 const IFLA_BRPORT_STATE: u16 = 1;
 const IFLA_BRPORT_MODE: u16 = 4;
+const IFLA_BRPORT_LEARNING: u16 = 8;
+const IFLA_BRPORT_UNICAST_FLOOD: u16 = 9;
 const IFLA_BRPORT_FLUSH: u16 = 24;
+const IFLA_BRPORT_MCAST_FLOOD: u16 = 27;
+const IFLA_BRPORT_BCAST_FLOOD: u16 = 30;
+const IFLA_BRPORT_LOCKED: u16 = 39;
 const BR_STATE_DISABLED: u8 = 0;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
@@ -175,17 +180,29 @@ fn without_link_local(families: &mut Attributes) {
 
 /// Has a bridge take no more packets from a port, nor send any there; a port that is gone is fine.
 ///
-/// Unlike deleting the link this is done at once: nothing in the kernel has to wait for its readers.
-pub(super) fn disable_port(socket: &mut Socket, name: &str) -> Result<(), Error> {
+/// Unlike deleting the link, setting it down or taking it out of the bridge this makes the kernel wait for no reader of the
+/// device. The state alone wouldn't do: the bridge enables a port again when it hears late of its carrier.
+pub(super) fn block_port(socket: &mut Socket, name: &str) -> Result<(), Error> {
     let mut message = Message::new(RTM_NEWLINK, 0, &ifinfomsg(0, 0, 0));
     message.attributes.put_str(IFLA_IFNAME, name).nest(IFLA_LINKINFO, |info| {
         info.put_str(IFLA_INFO_SLAVE_KIND, "bridge").nest(IFLA_INFO_SLAVE_DATA, |data| {
-            data.put(IFLA_BRPORT_STATE, &[BR_STATE_DISABLED]).put(IFLA_BRPORT_FLUSH, &[]);
+            data.put(IFLA_BRPORT_STATE, &[BR_STATE_DISABLED]);
+            // Learns nobody, takes packets of nobody it hasn't learnt, and gets none that are meant for everybody.
+            for (flag, value) in [
+                (IFLA_BRPORT_LEARNING, 0),
+                (IFLA_BRPORT_UNICAST_FLOOD, 0),
+                (IFLA_BRPORT_MCAST_FLOOD, 0),
+                (IFLA_BRPORT_BCAST_FLOOD, 0),
+                (IFLA_BRPORT_LOCKED, 1),
+            ] {
+                data.put(flag, &[value]);
+            }
+            data.put(IFLA_BRPORT_FLUSH, &[]);
         });
     });
     match socket.request(message) {
         Err(error) if is_absent(&error) => Ok(()),
-        outcome => outcome.map(drop).map_err(|source| failed("disable bridge port", name, source)),
+        outcome => outcome.map(drop).map_err(|source| failed("block bridge port", name, source)),
     }
 }
 

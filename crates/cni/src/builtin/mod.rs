@@ -10,8 +10,8 @@
 //! The bridge and the tables come with the first attachment, and go a while after the last: pods that follow one another
 //! find them there.
 //!
-//! Detaching is two things. [`Builtin::isolate`] cuts the pod off, which takes no time: its port is disabled, its host
-//! ports lead nowhere. [`Builtin::remove`] deletes the link, which takes the kernel tens of milliseconds (it waits for
+//! Detaching is two things. [`Builtin::isolate`] cuts the pod off, which takes no time: its port is blocked, its
+//! host ports lead nowhere. [`Builtin::remove`] deletes the link, which takes the kernel tens of milliseconds (it waits for
 //! every reader of the device), and frees the addresses after that.
 //!
 //! Everything here blocks for as long as the kernel needs, and acts on the network namespace of the calling thread.
@@ -206,8 +206,8 @@ impl Builtin {
             outcome => failures.extend(outcome.err()),
         }
         let host_name = bridge::host_interface(&self.network.bridge, &attachment.id());
-        let disabled = bridge::socket().and_then(|mut socket| link::disable_port(&mut socket, &host_name));
-        failures.extend(disabled.err());
+        let blocked = bridge::socket().and_then(|mut socket| link::block_port(&mut socket, &host_name));
+        failures.extend(blocked.err());
         failures
     }
 
