@@ -53,7 +53,7 @@ impl From<&Exit> for ExitReport {
 impl ExitReport {
     /// What the supervisor wrote into a container's directory; `None` when it wrote nothing that can be read.
     pub(crate) fn read(directory: &Path) -> Option<Self> {
-        match read_exit(directory) {
+        match runtime::record::read_exit(directory) {
             Ok(exit) => exit.as_ref().map(Self::from),
             Err(error) => {
                 tracing::warn!(directory = %directory.display(), %error, "an exit record cannot be read");
@@ -336,8 +336,4 @@ impl Drop for Exec {
             self.client.connection.forget_exec(&self.name);
         }
     }
-}
-
-fn read_exit(_d: &Path) -> std::io::Result<Option<Exit>> {
-    Ok(None)
 }

@@ -11,6 +11,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use runtime::cgroup::Cgroup;
+use runtime::supervisor::Arguments;
 use runtime::wire::{Listener, Socket};
 use tokio::process::Command;
 
@@ -57,7 +58,8 @@ impl Binary {
         let subject = pod.to_string();
         let failed = |cause| Error::step("starting the supervisor", subject.clone(), cause);
         let socket = listen(directory).map_err(failed)?;
-        let cgroup = serde_json::to_string(cgroup).map_err(|cause| failed(cause.into()))?;
+        let arguments =
+            Arguments { pod: subject.clone(), directory: directory.to_owned(), cgroup: Some(cgroup.clone()) };
         let log = OpenOptions::new()
             .create(true)
             .append(true)
@@ -66,8 +68,7 @@ impl Binary {
             .map_err(failed)?;
         let child = Command::new(format!("/proc/self/fd/{}", self.executable.as_raw_fd()))
             .arg0(&self.path)
-            .args(["--pod", pod.as_str(), "--cgroup", &cgroup, "--dir"])
-            .arg(directory)
+            .args(arguments.to_vec())
             .env_clear()
             .stdin(Stdio::from(socket))
             .stdout(Stdio::null())

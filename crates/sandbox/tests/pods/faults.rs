@@ -1,0 +1,213 @@
+//! Bad input and steps that fail: an error that names the thing, nothing left, and the retry works.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use sandbox::{
+    ContainerConfig, ContainerPhase, Error, Mount, MountAccess, MountSource, NamespaceMode, PodConfig, Profile,
+    Propagation, Reason, RunAs,
+};
+
+use crate::world::{World, shell, until};
+
+fn text(error: &Error) -> String {
+    sandbox::error::chain(error)
+}
+
+fn mount(host: &str, container: &str) -> Mount {
+    Mount {
+        container_path: container.into(),
+        source: MountSource::Host(host.into()),
+        access: MountAccess::ReadWrite,
+        propagation: Propagation::Private,
+        selinux_relabel: false,
+        id_mapping: None,
+        options: vec![],
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_network_that_fails_leaves_nothing() {
+    let world = World::new().await;
+    world.net.fail_attach.store(true, Ordering::SeqCst);
+    let failed = world.pods().run(world.pod_config("p")).await.unwrap_err();
+    assert!(matches!(failed, Error::Step { .. }) && text(&failed).contains("ordered by the test"), "{failed:?}");
+    world.assert_clean().await;
+    world.net.fail_attach.store(false, Ordering::SeqCst);
+    world.pod("p").await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_undone_stays_visible_and_can_be_removed() {
+    let world = World::new().await;
+    let pods = world.pods();
+    world.net.fail_attach.store(true, Ordering::SeqCst);
+    world.net.fail_detach.store(true, Ordering::SeqCst);
+    let failed = pods.run(world.pod_config("p")).await.unwrap_err();
+    assert!(matches!(failed, Error::Undone { .. }), "{failed:?}");
+    let left = pods.pods(&Default::default());
+    assert_eq!(left.len(), 1);
+    assert!(left[0].message.contains("ordered by the test"), "{}", left[0].message);
+    assert!(world.processes().is_empty(), "the rest was undone");
+    let id = left[0].id.clone();
+    pods.stop(id.as_str()).await.expect_err("the network still does not give the address back");
+    world.net.fail_detach.store(false, Ordering::SeqCst);
+    pods.stop(id.as_str()).await.expect("the retry works");
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_network_that_is_broken_does_not_keep_a_pod() {
+    let world = World::new().await;
+    let pods = world.pods();
+    let pod = world.pod("p").await;
+    world.started(&pod, "exec sleep 1000").await;
+    world.net.fail_detach.store(true, Ordering::SeqCst);
+    pods.stop(pod.as_str()).await.expect_err("the failure is told");
+    assert!(world.processes().is_empty(), "everything else is stopped");
+    pods.remove(pod.as_str()).await.expect("removal is never blocked by it");
+    world.net.attached.lock().unwrap().clear();
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_pod_is_refused_by_field() {
+    let world = World::new().await;
+    let cases: [(&str, fn(&mut PodConfig)); 7] = [
+        ("runtime_handler", |c| c.runtime_handler = "kata".to_owned()),
+        ("hostname", |c| c.hostname = "h".repeat(65)),
+        ("linux.security_context.namespace_options.userns_options", |c| c.namespaces.user = Some(Default::default())),
+        ("linux.cgroup_parent", |c| c.cgroup_parent = "/a/../b".to_owned()),
+        ("dns_config.searches[0]", |c| {
+            c.dns = Some(sandbox::DnsConfig { searches: vec!["a b".to_owned()], ..Default::default() });
+        }),
+        ("linux.sysctls", |c| {
+            c.sysctls.insert("kernel.core_pattern".to_owned(), "|/x".to_owned());
+        }),
+        ("linux.sysctls", |c| {
+            c.namespaces.network = NamespaceMode::Node;
+            c.sysctls.insert("net.core.somaxconn".to_owned(), "1024".to_owned());
+        }),
+    ];
+    for (field, change) in cases {
+        let mut config = world.pod_config("bad");
+        change(&mut config);
+        let refused = world.pods().run(config).await.unwrap_err();
+        assert!(matches!(&refused, Error::Refused { field: f, .. } if f.starts_with(field)), "{field}: {refused:?}");
+    }
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_container_is_refused_and_leaves_nothing() {
+    let world = World::new().await;
+    let pods = world.pods();
+    let pod = world.pod("p").await;
+    let cases: [(&str, fn(&mut ContainerConfig)); 10] = [
+        ("log_path", |c| c.log_path = "../../etc/cron.d/x".to_owned()),
+        ("mounts[0].host_path", |c| c.mounts = vec![mount("/no/such/source", "/data")]),
+        ("mounts[0].container_path", |c| c.mounts = vec![mount("/tmp", "data")]),
+        ("image.user", |c| c.security.run_as = RunAs::Image),
+        ("linux.security_context.run_as_username", |c| {
+            c.security.run_as = RunAs::Username { name: "nobody-here".to_owned(), gid: None };
+        }),
+        ("linux.security_context.capabilities", |c| c.security.capabilities_add = vec!["FLY".to_owned()]),
+        ("linux.security_context.seccomp", |c| c.security.seccomp = Some(Profile::Localhost("x".to_owned()))),
+        ("CDI_devices", |c| c.cdi_devices = vec!["vendor.com/gpu=0".to_owned()]),
+        ("linux.security_context.privileged", |c| c.security.privileged = true),
+        ("command", |c| c.command.clear()),
+    ];
+    world.images.config.lock().unwrap().user = "nobody-here".to_owned();
+    for (field, change) in cases {
+        let mut config = shell("main", "true");
+        if field != "image.user" {
+            config.security.run_as = RunAs::Uid { uid: 0, gid: None };
+        }
+        change(&mut config);
+        let refused = pods.create_container(pod.as_str(), config).await.unwrap_err();
+        assert!(matches!(&refused, Error::Refused { field: f, .. } if f.starts_with(field)), "{field}: {refused:?}");
+        assert_eq!(world.images.layers(), 0, "{field}");
+    }
+    world.images.config.lock().unwrap().user.clear();
+    let mut missing = shell("main", "true");
+    missing.image.reference = "no-such-image".to_owned();
+    let refused = pods.create_container(pod.as_str(), missing).await.unwrap_err();
+    assert!(matches!(&refused, Error::NoImage { image } if image == "no-such-image"), "{refused:?}");
+    world.images.fail_mount.store(true, Ordering::SeqCst);
+    pods.create_container(pod.as_str(), shell("main", "true")).await.expect_err("no mount");
+    assert_eq!(world.images.layers(), 0);
+    world.images.fail_mount.store(false, Ordering::SeqCst);
+    pods.create_container(pod.as_str(), shell("main", "true")).await.expect("the retry works");
+    let group = RunAs::new(None, "", Some(5)).unwrap_err();
+    assert!(matches!(&group, Error::Refused { field, .. } if field == "linux.security_context.run_as_group"));
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_cannot_run_says_why() {
+    let world = World::new().await;
+    let pods = world.pods();
+    let pod = world.pod("p").await;
+    for (name, command) in [("missing", "/no/such/command"), ("plain", "/bin/not-executable"), ("directory", "/tmp")] {
+        let mut config = shell(name, "");
+        config.command = vec![command.to_owned()];
+        let id = pods.create_container(pod.as_str(), config).await.unwrap();
+        let failed = pods.start_container(id.as_str()).await.unwrap_err();
+        assert!(matches!(failed, Error::Start { .. }) && text(&failed).contains(command), "{}", text(&failed));
+        let ContainerPhase::Exited(exited) = world.phase(&id) else { panic!("{:?}", world.phase(&id)) };
+        assert_eq!((exited.exit_code, exited.reason), (128, Reason::StartError));
+        assert!(exited.message.contains("execute") && exited.message.contains(command), "{}", exited.message);
+        pods.remove_container(id.as_str()).await.unwrap();
+    }
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wishes_that_do_not_fit_the_state_are_refused() {
+    let world = World::new().await;
+    let pods = world.pods();
+    let pod = world.pod("p").await;
+    let id = world.started(&pod, "exec sleep 1000").await;
+    let twice = pods.start_container(id.as_str()).await.unwrap_err();
+    assert!(matches!(twice, Error::WrongState { .. }), "{twice:?}");
+    let created = pods.create_container(pod.as_str(), shell("two", "true")).await.unwrap();
+    let early = pods.exec_sync(created.as_str(), Default::default()).await.unwrap_err();
+    assert!(matches!(early, Error::WrongState { .. }), "{early:?}");
+    pods.stop(pod.as_str()).await.unwrap();
+    let late = pods.create_container(pod.as_str(), shell("three", "true")).await.unwrap_err();
+    assert!(matches!(late, Error::WrongState { .. }), "{late:?}");
+    let late = pods.start_container(created.as_str()).await.unwrap_err();
+    assert!(matches!(late, Error::WrongState { .. }), "{late:?}");
+    assert_eq!(world.exit(&id).await.exit_code, 137);
+    for unknown in ["0123", &"0".repeat(64)] {
+        assert!(matches!(pods.start_container(unknown).await, Err(Error::NotFound { .. })));
+        assert!(matches!(pods.create_container(unknown, shell("x", "")).await, Err(Error::NotFound { .. })));
+        assert!(matches!(pods.pod(unknown), Err(Error::NotFound { .. })));
+        pods.stop_container(unknown, Duration::ZERO).await.expect("what is unknown is stopped");
+        pods.remove_container(unknown).await.expect("what is unknown is removed");
+        pods.stop(unknown).await.expect("what is unknown is stopped");
+        pods.remove(unknown).await.expect("what is unknown is removed");
+    }
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_supervisor_that_hangs_is_passed_over() {
+    let world = World::new().await;
+    let pods = world.pods();
+    let pod = world.pod("p").await;
+    let id = world.started(&pod, "exec sleep 1000").await;
+    let pid = pods.pod(pod.as_str()).unwrap().supervisor.unwrap();
+    let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    pods.stop_container(id.as_str(), Duration::ZERO).await.expect("killed by its cgroup");
+    assert_eq!(world.exit(&id).await.exit_code, 137);
+    pods.stop(pod.as_str()).await.expect("the supervisor is killed");
+    until("the supervisor's end", || {
+        let left = world.processes();
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+    })
+    .await;
+    world.end().await;
+}

@@ -1,0 +1,9 @@
+//! Pods with the real supervisor, real namespaces and cgroups; network and images are stand-ins.
+//!
+//! Needs root, Debian's busybox-static, and the supervisor that `make build` leaves in `target/release` (or `KNARR_BIN_DIR`).
+
+mod faults;
+mod lifecycle;
+mod recovery;
+mod stand_ins;
+mod world;
