@@ -191,23 +191,3 @@ fn names_in(dir: BorrowedFd<'_>) -> Result<Vec<CString>, Outcome> {
     }
     Ok(names)
 }
-
-/// Deletes the directory `name` of `parent` with everything below it, at once. For the few entries that a later one of
-/// the same layer replaces; deeper trees than any sane archive has are refused by the descriptor limit.
-pub(crate) fn delete_now(parent: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
-    let dir = rustix::fs::openat(parent, name, DIRECTORY, Mode::empty())?;
-    let mut entries = Dir::read_from(&dir)?;
-    while let Some(entry) = entries.read() {
-        let entry = entry?;
-        let child = entry.file_name();
-        if matches!(child.to_bytes(), b"." | b"..") {
-            continue;
-        }
-        match rustix::fs::unlinkat(&dir, child, AtFlags::empty()) {
-            Ok(()) => {}
-            Err(Errno::ISDIR | Errno::PERM) => delete_now(dir.as_fd(), child)?,
-            Err(errno) => return Err(errno.into()),
-        }
-    }
-    Ok(rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)?)
-}

@@ -26,6 +26,9 @@ use crate::unpack::{self, Chunk, DirectoryTarget, Fault, Stream};
 /// Name of a layer's root directory beside its record.
 pub(super) const TREE: &str = "fs";
 
+/// Name of the directory that replaced directories go to, while the layer is in the making.
+const ASIDE: &str = "replaced";
+
 /// Takes the compressed bytes of a layer and unpacks them on a thread of its own, while more are on their way.
 ///
 /// Dropped without [`LayerWriter::commit`], it leaves nothing.
@@ -60,6 +63,7 @@ impl LayerWriter {
             hold: Some(store.hold(&mut store.index(), &diff_id)),
         };
         let root = make_root(&tree).map_err(|cause| super::store("create", &tree, cause))?;
+        let aside = dir_aside(&writer.dir)?;
         let (chunks, received) = unpack::channel();
         let pace = store.writeback.pace();
         let run = move || {
@@ -67,7 +71,7 @@ impl LayerWriter {
             unpack::own_umask().map_err(Fault::Stream)?;
             let progress = move |bytes| pace.iter().for_each(|pace| pace.advance(bytes));
             let stream = Stream::open(received, diff_id.algorithm(), Box::new(progress))?;
-            unpack::unpack(stream, &mut DirectoryTarget::new(root))
+            unpack::unpack(stream, &mut DirectoryTarget::new(root, aside))
         };
         let thread = std::thread::Builder::new().name("unpack".to_owned()).spawn(run);
         writer.thread =
@@ -97,6 +101,8 @@ impl LayerWriter {
         if actual != self.diff_id {
             return Err(Error::LayerDigest { expected: self.diff_id.clone(), actual });
         }
+        // Directories that later entries replaced.
+        self.store.trash.discard(&self.dir.join(ASIDE))?;
         let record = Record::new(actual, Format::Directory, unpacked);
         record.write(&self.dir).map_err(|cause| store("write the record of", &self.dir, cause))?;
         rustix::fs::syncfs(&self.opened).map_err(|errno| store("sync", &self.dir, errno.into()))?;
@@ -161,6 +167,12 @@ impl Drop for LayerWriter {
 fn stopped(diff_id: &Digest) -> Error {
     let cause = io::Error::other("unpacking it has failed before");
     Error::LayerStream { diff_id: diff_id.clone(), cause }
+}
+
+fn dir_aside(layer_dir: &Path) -> Result<OwnedFd, Error> {
+    let path = layer_dir.join(ASIDE);
+    super::make_private_dir(&path)?;
+    open_dir(&path).map_err(|cause| store("open", &path, cause))
 }
 
 /// Makes the root directory of a layer, as it is where the archive doesn't describe it.

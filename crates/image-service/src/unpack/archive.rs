@@ -295,3 +295,103 @@ fn until_null(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes.truncate(end);
     bytes
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::BufReader;
+
+    use super::*;
+    use crate::digest::Algorithm;
+
+    /// Headers of all kinds, one after the other.
+    fn archive() -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut add = |name: &str, flag: u8, magic: &[u8], content: &[u8]| {
+            let mut header = [0u8; BLOCK];
+            header[..name.len()].copy_from_slice(name.as_bytes());
+            header[100..107].copy_from_slice(b"0000644");
+            header[124..135].copy_from_slice(format!("{:011o}", content.len()).as_bytes());
+            header[136..147].copy_from_slice(b"14000000000");
+            header[156] = flag;
+            header[157..163].copy_from_slice(b"target");
+            header[257..257 + magic.len()].copy_from_slice(magic);
+            if flag == b'S' {
+                header[386..410].copy_from_slice(b"00000000000\x0000000000005\0");
+                header[483..494].copy_from_slice(b"00000000100");
+            }
+            fix_checksum(&mut header);
+            bytes.extend_from_slice(&header);
+            bytes.extend_from_slice(content);
+            bytes.resize(bytes.len().next_multiple_of(BLOCK), 0);
+        };
+        for (magic, flags) in [(&b"ustar\x0000"[..], &b"0123456"[..]), (b"ustar  \0", b"07S")] {
+            for flag in flags {
+                add("x", b'x', magic, b"12 path=a/b\n19 mtime=1.5000001\n29 SCHILY.xattr.user.a=abcde\n");
+                // Only files have content.
+                let content = if b"07S".contains(flag) { &b"hello"[..] } else { b"" };
+                add("entry", *flag, magic, content);
+            }
+        }
+        add("x", b'L', b"ustar  \0", b"a/long/name\0");
+        add("x", b'K', b"ustar  \0", b"a/long/target\0");
+        add("entry", b'2', b"ustar  \0", b"");
+        add(
+            "x",
+            b'x',
+            b"ustar\x0000",
+            b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n26 GNU.sparse.realsize=99\n",
+        );
+        add("sparse", b'0', b"ustar\x0000", &[&b"1\n5\n5\n"[..], &[0; 506], b"hello"].concat());
+        bytes
+    }
+
+    fn fix_checksum(header: &mut [u8]) {
+        header[148..156].copy_from_slice(b"        ");
+        let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+        header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    }
+
+    /// Reads everything; the number of entries.
+    fn read(bytes: Vec<u8>) -> Result<usize, Fault> {
+        let source = BufReader::new(std::io::Cursor::new(bytes));
+        let mut stream = Stream::open(source, Algorithm::Sha256, Box::new(|_| {}))?;
+        let mut archive = Archive::new(&mut stream);
+        let mut entries = 0;
+        while let Some(entry) = archive.next_entry()? {
+            let mut content = archive.content(&entry);
+            while content.next_part()?.is_some() {}
+            entries += 1;
+        }
+        Ok(entries)
+    }
+
+    #[test]
+    fn headers_of_all_kinds_are_read() {
+        assert_eq!(read(archive()).unwrap(), 12);
+    }
+
+    /// Whatever bytes come, the reader ends with entries or an error: it doesn't panic, hang or grow without bound.
+    #[test]
+    fn damaged_archives_end_in_an_error_or_in_entries() {
+        let whole = archive();
+        let mut state = 0x9e37_79b9_7f4a_7c15u64;
+        let mut random = move |bound: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            usize::try_from(state >> 33).unwrap() % bound
+        };
+        let mut outcomes = [0; 2];
+        for _ in 0..5_000 {
+            let mut bytes = whole.clone();
+            for _ in 0..=random(4) {
+                let at = random(bytes.len());
+                bytes[at] = [0, 0xff, b'0', b'7', b' ', b'\n', b'=', b'x', b'L', b'S'][random(10)];
+                // Behind a right checksum, so that what it protects is reached.
+                let block = at / BLOCK * BLOCK;
+                fix_checksum(&mut bytes[block..block + BLOCK]);
+            }
+            bytes.truncate(bytes.len() - random(2) * random(600));
+            outcomes[usize::from(read(bytes).is_ok())] += 1;
+        }
+        assert!(outcomes.iter().all(|count| *count > 100), "{outcomes:?}");
+    }
+}

@@ -14,8 +14,8 @@ use rustix::io::Errno;
 use super::entry::{Entry, Kind, Time};
 use super::tree::{self, Missing, Place, Tree};
 use super::{Content, Fault, Target, TreePath};
-use crate::gc;
 use crate::layers::Unpacked;
+use crate::names;
 use crate::usage::{self, Usage};
 
 /// Blocks that sizes are rounded up to in the usage of a layer, in bytes: what ext4, xfs and btrfs use by default.
@@ -28,6 +28,8 @@ const MAX_DIRECTORY_PATHS: usize = 256 * 1024 * 1024;
 /// A layer's directory being filled.
 pub(crate) struct DirectoryTarget {
     tree: Tree,
+    /// Where directories go that a later entry replaces; whoever made it empties it.
+    aside: OwnedFd,
     /// What directories get at the end: times, which each new entry in them changes; modes and attributes, which new
     /// entries would inherit.
     directories: BTreeMap<TreePath, Attributes>,
@@ -46,11 +48,13 @@ struct Attributes {
 }
 
 impl DirectoryTarget {
-    /// A target that fills the empty directory `root`. The calling thread must have an umask of its own that is 0
+    /// A target that fills the empty directory `root`; `aside` is a directory of the same filesystem that gets what was
+    /// replaced. The calling thread must have an umask of its own that is 0
     /// ([`own_umask`]), so that modes come out as they are written.
-    pub(crate) fn new(root: OwnedFd) -> DirectoryTarget {
+    pub(crate) fn new(root: OwnedFd, aside: OwnedFd) -> DirectoryTarget {
         DirectoryTarget {
             tree: Tree::new(root),
+            aside,
             directories: BTreeMap::new(),
             directory_paths: 0,
             usage: Usage { bytes: DISK_BLOCK, inodes: 1 },
@@ -76,7 +80,7 @@ impl DirectoryTarget {
         }
         let (place, name) = self.place(path, Missing::Create).map_err(failed)?;
         match &entry.kind {
-            Kind::Regular { size, .. } => return self.file(&place, &name, entry, *size, content),
+            Kind::Regular { .. } => return self.file(&place, &name, entry, content),
             Kind::HardLink(source) => return self.hard_link(&place, &name, entry, source),
             Kind::Directory => return self.directory(&place, &name, entry).map_err(failed),
             Kind::Symlink(target) => {
@@ -134,8 +138,8 @@ impl DirectoryTarget {
         self.directories.retain(|other, _| !below(other));
         self.tree.implied.retain(|other| !below(other));
         self.tree.forget();
-        let name = std::ffi::CString::new(name)?;
-        gc::delete_now(place.as_fd(), &name)
+        // Aside, whole: deleting it could take as many descriptors as it has levels.
+        Ok(rustix::fs::renameat(place, name, &self.aside, names::unique())?)
     }
 
     fn node(
@@ -154,14 +158,13 @@ impl DirectoryTarget {
         place: &Place,
         name: &[u8],
         entry: &Entry,
-        size: u64,
         content: &mut Content<'_>,
     ) -> Result<(), Fault> {
         let failed = |cause: io::Error| Fault::create(&entry.name, cause);
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(entry.mode & 0o777);
         let file = self.make(place, name, || rustix::fs::openat(place, name, flags, mode)).map_err(failed)?;
-        let stored = copy(&file, entry, size, content)?;
+        let stored = copy(&file, entry, content)?;
         self.count(stored);
         set_attributes(file.as_fd(), entry).map_err(failed)
     }
@@ -306,7 +309,7 @@ pub(crate) fn own_umask() -> io::Result<()> {
 }
 
 /// Writes the content; returns how many bytes of it the archive had.
-fn copy(file: &OwnedFd, entry: &Entry, size: u64, content: &mut Content<'_>) -> Result<u64, Fault> {
+fn copy(file: &OwnedFd, entry: &Entry, content: &mut Content<'_>) -> Result<u64, Fault> {
     let failed = |cause: io::Error| Fault::create(&entry.name, cause);
     let (mut stored, mut end) = (0, 0);
     while let Some(part) = content.next_part()? {
@@ -322,7 +325,9 @@ fn copy(file: &OwnedFd, entry: &Entry, size: u64, content: &mut Content<'_>) -> 
         stored += part.bytes.len() as u64;
         end = offset;
     }
-    if end < size {
+    if let Kind::Regular { size, .. } = entry.kind
+        && end < size
+    {
         rustix::fs::ftruncate(file, size).map_err(|errno| failed(errno.into()))?;
     }
     Ok(stored)

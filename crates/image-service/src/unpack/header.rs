@@ -128,7 +128,7 @@ pub(crate) fn number(field: &[u8]) -> Option<i64> {
     let blank = |byte: &u8| matches!(byte, b' ' | 0);
     let start = field.iter().position(|byte| !blank(byte)).unwrap_or(field.len());
     let end = field.iter().skip(start).position(blank).map_or(field.len(), |length| start + length);
-    if !field[end..].iter().all(|byte| blank(byte)) {
+    if !field[end..].iter().all(blank) {
         return None;
     }
     field[start..end].iter().try_fold(0i64, |value, byte| match byte {

@@ -164,7 +164,7 @@ mod tests {
 
     #[test]
     fn values_may_hold_any_byte() {
-        let bytes = b"30 SCHILY.xattr.user.k=a\nb=\0\xffc\n12 path=a/b\n";
+        let bytes = b"31 SCHILY.xattr.user.k=a\nb=\0\xffc\n12 path=a/b\n";
         let extended = Extended::parse(bytes);
         let extended = extended.unwrap();
         assert_eq!(extended.xattrs, [(b"user.k".to_vec(), b"a\nb=\0\xffc".to_vec())]);

@@ -21,6 +21,9 @@ pub(crate) const OPAQUE: &str = "trusted.overlay.opaque";
 /// Links on one path before it is taken for a loop; the kernel's own bound (path_resolution(7)).
 const MAX_LINKS: usize = 40;
 
+/// Directories on one path of those that are walked step by step, each of which holds a descriptor meanwhile.
+const MAX_DEPTH: usize = 256;
+
 /// Flags of a descriptor that is only a place to start from.
 const PLACE: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
@@ -124,6 +127,9 @@ impl Tree {
                     trail.pop();
                 }
                 continue;
+            }
+            if trail.len() > MAX_DEPTH {
+                return Err(Errno::NAMETOOLONG.into());
             }
             let here = trail.last().cloned().unwrap_or_else(|| self.root.clone());
             match self.step(&here, &part, missing)? {

@@ -2,11 +2,11 @@
 
 /// An archive being written.
 #[derive(Default, Clone)]
-pub struct Tar(Vec<u8>);
+pub(crate) struct Tar(Vec<u8>);
 
 /// One entry with its headers.
 #[derive(Clone)]
-pub struct Item {
+pub(crate) struct Item {
     name: Vec<u8>,
     flag: u8,
     link: Vec<u8>,
@@ -24,7 +24,7 @@ pub struct Item {
     patches: Vec<(usize, Vec<u8>)>,
 }
 
-pub fn item(name: &str, flag: u8) -> Item {
+pub(crate) fn item(name: &str, flag: u8) -> Item {
     Item {
         name: name.into(),
         flag,
@@ -43,74 +43,74 @@ pub fn item(name: &str, flag: u8) -> Item {
     }
 }
 
-pub fn file(name: &str, content: impl AsRef<[u8]>) -> Item {
+pub(crate) fn file(name: &str, content: impl AsRef<[u8]>) -> Item {
     Item { content: content.as_ref().to_vec(), ..item(name, b'0') }
 }
 
-pub fn dir(name: &str) -> Item {
+pub(crate) fn dir(name: &str) -> Item {
     Item { mode: 0o755, ..item(name, b'5') }
 }
 
-pub fn symlink(name: &str, target: &str) -> Item {
+pub(crate) fn symlink(name: &str, target: &str) -> Item {
     Item { link: target.into(), mode: 0o777, ..item(name, b'2') }
 }
 
-pub fn hard_link(name: &str, source: &str) -> Item {
+pub(crate) fn hard_link(name: &str, source: &str) -> Item {
     Item { link: source.into(), ..item(name, b'1') }
 }
 
-pub fn fifo(name: &str) -> Item {
+pub(crate) fn fifo(name: &str) -> Item {
     item(name, b'6')
 }
 
-pub fn char_device(name: &str, major: u64, minor: u64) -> Item {
+pub(crate) fn char_device(name: &str, major: u64, minor: u64) -> Item {
     Item { device: (major, minor), ..item(name, b'3') }
 }
 
-pub fn block_device(name: &str, major: u64, minor: u64) -> Item {
+pub(crate) fn block_device(name: &str, major: u64, minor: u64) -> Item {
     Item { device: (major, minor), ..item(name, b'4') }
 }
 
 impl Item {
-    pub fn mode(self, mode: u64) -> Item {
+    pub(crate) fn mode(self, mode: u64) -> Item {
         Item { mode, ..self }
     }
 
-    pub fn owner(self, uid: u64, gid: u64) -> Item {
+    pub(crate) fn owner(self, uid: u64, gid: u64) -> Item {
         Item { owner: (uid, gid), ..self }
     }
 
-    pub fn mtime(self, mtime: u64) -> Item {
+    pub(crate) fn mtime(self, mtime: u64) -> Item {
         Item { mtime, ..self }
     }
 
-    pub fn claims_size(self, size: u64) -> Item {
+    pub(crate) fn claims_size(self, size: u64) -> Item {
         Item { size: Some(size), ..self }
     }
 
-    pub fn pax(mut self, key: &str, value: impl AsRef<[u8]>) -> Item {
+    pub(crate) fn pax(mut self, key: &str, value: impl AsRef<[u8]>) -> Item {
         self.pax.push((key.into(), value.as_ref().to_vec()));
         self
     }
 
-    pub fn gnu_name(self, name: &str) -> Item {
+    pub(crate) fn gnu_name(self, name: &str) -> Item {
         Item { gnu_name: Some(name.into()), magic: *b"ustar  \0", ..self }
     }
 
-    pub fn gnu_link(self, link: &str) -> Item {
+    pub(crate) fn gnu_link(self, link: &str) -> Item {
         Item { gnu_link: Some(link.into()), magic: *b"ustar  \0", ..self }
     }
 
-    pub fn gnu(self) -> Item {
+    pub(crate) fn gnu(self) -> Item {
         Item { magic: *b"ustar  \0", ..self }
     }
 
-    pub fn old(self) -> Item {
+    pub(crate) fn old(self) -> Item {
         Item { magic: [0; 8], ..self }
     }
 
     /// Overwrites bytes of the header; the checksum is computed over the result.
-    pub fn patch(mut self, at: usize, bytes: impl AsRef<[u8]>) -> Item {
+    pub(crate) fn patch(mut self, at: usize, bytes: impl AsRef<[u8]>) -> Item {
         self.patches.push((at, bytes.as_ref().to_vec()));
         self
     }
@@ -144,17 +144,17 @@ fn put(header: &mut [u8; 512], at: usize, bytes: &[u8]) {
 }
 
 impl Tar {
-    pub fn new() -> Tar {
+    pub(crate) fn new() -> Tar {
         Tar::default()
     }
 
     /// The archive with another entry.
-    pub fn with(mut self, item: Item) -> Tar {
+    pub(crate) fn with(mut self, item: Item) -> Tar {
         self.add(item);
         self
     }
 
-    pub fn add(&mut self, entry: Item) {
+    pub(crate) fn add(&mut self, entry: Item) {
         if !entry.pax.is_empty() {
             let records: Vec<u8> = entry.pax.iter().flat_map(|(key, value)| record(key, value)).collect();
             self.add(Item { content: records, ..item("PaxHeaders/x", b'x') });
@@ -170,18 +170,18 @@ impl Tar {
     }
 
     /// Bytes as they are, padded to whole blocks.
-    pub fn padded(&mut self, bytes: &[u8]) {
+    pub(crate) fn padded(&mut self, bytes: &[u8]) {
         self.0.extend_from_slice(bytes);
         self.0.resize(self.0.len().next_multiple_of(512), 0);
     }
 
     /// The whole archive, with its end.
-    pub fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         [&self.0[..], &[0; 1024]].concat()
     }
 
     /// Without the blocks that mark the end.
-    pub fn unended(&self) -> Vec<u8> {
+    pub(crate) fn unended(&self) -> Vec<u8> {
         self.0.clone()
     }
 }
@@ -196,13 +196,13 @@ fn record(key: &str, value: &[u8]) -> Vec<u8> {
     [format!("{length} {key}=").as_bytes(), value, b"\n"].concat()
 }
 
-pub fn gzip(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
     use std::io::Write as _;
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
 }
 
-pub fn zstd(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn zstd(bytes: &[u8]) -> Vec<u8> {
     zstd::encode_all(bytes, 1).unwrap()
 }

@@ -7,7 +7,7 @@ use image_service::{Digest, Error};
 use crate::archive::{Tar, block_device, char_device, dir, fifo, file, gzip, hard_link, item, symlink, zstd};
 use crate::store::{Form, Store, xattrs};
 
-pub fn files_and_their_attributes(form: Form) {
+pub(crate) fn files_and_their_attributes(form: Form) {
     let store = Store::new(form);
     let root = store.image(&[Tar::new()
         .with(dir("./").mode(0o751).owner(5, 6).mtime(1_000_000_001))
@@ -37,7 +37,7 @@ pub fn files_and_their_attributes(form: Form) {
     assert_eq!(owner("later"), (4_000_000_000, 3_000_000_000));
 }
 
-pub fn every_compression(form: Form) {
+pub(crate) fn every_compression(form: Form) {
     let store = Store::new(form);
     let big: Vec<u8> =
         (0..1_500_000u32).flat_map(|n| (n.wrapping_mul(2_654_435_761)).to_le_bytes()).collect();
@@ -59,7 +59,7 @@ pub fn every_compression(form: Form) {
     }
 }
 
-pub fn archives_that_hold_nothing(form: Form) {
+pub(crate) fn archives_that_hold_nothing(form: Form) {
     let store = Store::new(form);
     let empty = store.unpack(&Tar::new()).unwrap();
     let zero = store.unpack_bytes(&[], &[]).unwrap();
@@ -72,7 +72,7 @@ pub fn archives_that_hold_nothing(form: Form) {
     }
 }
 
-pub fn whiteouts(form: Form) {
+pub(crate) fn whiteouts(form: Form) {
     let store = Store::new(form);
     let lower = Tar::new()
         .with(dir("d/"))
@@ -112,7 +112,7 @@ pub fn whiteouts(form: Form) {
     assert!(!root.has("whole") && !root.has("d/gone"));
 }
 
-pub fn opaque_directories(form: Form) {
+pub(crate) fn opaque_directories(form: Form) {
     let store = Store::new(form);
     let lower =
         Tar::new().with(dir("a/")).with(file("a/old", "1")).with(dir("a/sub/")).with(file("a/sub/old", "1"));
@@ -129,7 +129,7 @@ pub fn opaque_directories(form: Form) {
     assert_eq!(store.mount("root", &layers).names("."), ["alone"]);
 }
 
-pub fn hard_links(form: Form) {
+pub(crate) fn hard_links(form: Form) {
     let store = Store::new(form);
     let root = store.image(&[Tar::new()
         .with(file("a", "shared").mode(0o600))
@@ -144,7 +144,7 @@ pub fn hard_links(form: Form) {
     assert_eq!(std::fs::read_link(root.at("same-link")).unwrap().to_str(), Some("nowhere"));
 }
 
-pub fn extended_attributes(form: Form) {
+pub(crate) fn extended_attributes(form: Form) {
     let store = Store::new(form);
     // VFS_CAP_REVISION_2, effective, CAP_NET_BIND_SERVICE: with a new line among its bytes, which naive readers end at.
     let capability = [1, 0, 0, 2, 0, 0x0a, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -165,7 +165,7 @@ pub fn extended_attributes(form: Form) {
 }
 
 /// Attributes by which overlay itself would be steered are not the image's to set.
-pub fn attributes_of_overlay_itself(form: Form) {
+pub(crate) fn attributes_of_overlay_itself(form: Form) {
     let store = Store::new(form);
     let lower = Tar::new().with(dir("secret/")).with(file("secret/x", "hidden")).with(dir("open/"));
     let upper = Tar::new()
@@ -177,7 +177,7 @@ pub fn attributes_of_overlay_itself(form: Form) {
     assert_eq!(root.names("secret"), [""; 0]);
 }
 
-pub fn entries_of_one_name(form: Form) {
+pub(crate) fn entries_of_one_name(form: Form) {
     let store = Store::new(form);
     let root = store.image(&[Tar::new()
         .with(file("twice", "first and longer"))
@@ -207,7 +207,7 @@ pub fn entries_of_one_name(form: Form) {
     assert_eq!(root.metadata("dev").rdev(), rustix::fs::makedev(1, 5));
 }
 
-pub fn long_names(form: Form) {
+pub(crate) fn long_names(form: Form) {
     let store = Store::new(form);
     let long = |letter: &str| vec![letter.repeat(200); 5].join("/");
     let prefixed = file("name", "p").patch(345, "pre/fix");
@@ -230,7 +230,7 @@ pub fn long_names(form: Form) {
     assert!(root.metadata("old-dir").is_dir() && root.metadata("old-file").is_file());
 }
 
-pub fn sparse_files(form: Form) {
+pub(crate) fn sparse_files(form: Form) {
     let store = Store::new(form);
     let pair = |offset: u64, length: u64| format!("{offset:011o}\0{length:011o}\0");
     let old = item("old", b'S').gnu().claims_size(1000).patch(386, pair(512, 500) + &pair(1_048_576, 500));
@@ -279,7 +279,7 @@ pub fn sparse_files(form: Form) {
 }
 
 /// Images put together from packages do this; the other runtimes follow such a link within the layer too.
-pub fn files_behind_a_link_of_the_same_layer(form: Form) {
+pub(crate) fn files_behind_a_link_of_the_same_layer(form: Form) {
     let store = Store::new(form);
     let lower = Tar::new().with(file("usr/lib/hidden", ""));
     let upper = Tar::new()
@@ -299,7 +299,7 @@ pub fn files_behind_a_link_of_the_same_layer(form: Form) {
 }
 
 /// `tmp/x` without `tmp/` must not take the mode of the `tmp` below away.
-pub fn directories_that_no_entry_describes(form: Form) {
+pub(crate) fn directories_that_no_entry_describes(form: Form) {
     let store = Store::new(form);
     let lower = Tar::new()
         .with(dir("./").mode(0o711).owner(1, 1))
@@ -319,7 +319,7 @@ pub fn directories_that_no_entry_describes(form: Form) {
     assert!(root.has("tmp/x") && root.has("a/b/y") && root.has("hidden/z"));
 }
 
-pub fn layers_stack_and_are_shared(form: Form) {
+pub(crate) fn layers_stack_and_are_shared(form: Form) {
     let store = Store::new(form);
     let base = store.unpack(&Tar::new().with(file("base", "b")).with(file("both", "lower"))).unwrap();
     let top = store.unpack(&Tar::new().with(file("top", "t")).with(file("both", "upper"))).unwrap();
@@ -337,7 +337,7 @@ pub fn layers_stack_and_are_shared(form: Form) {
     assert_eq!((turned.read("both"), turned.read("base")), ("lower".into(), "b".into()));
 }
 
-pub fn many_layers(form: Form) {
+pub(crate) fn many_layers(form: Form) {
     let store = Store::new(form);
     let tar =
         |n: usize| Tar::new().with(file(&format!("f{n}"), n.to_string())).with(file("last", n.to_string()));
@@ -346,7 +346,7 @@ pub fn many_layers(form: Form) {
     assert_eq!((root.names(".").len(), root.read("last")), (121, "119".into()));
 }
 
-pub fn usage_is_about_right(form: Form) {
+pub(crate) fn usage_is_about_right(form: Form) {
     let store = Store::new(form);
     let tar = Tar::new().with(dir("d/")).with(file("d/f", vec![1; 100_000])).with(hard_link("d/g", "d/f"));
     let diff_id = store.unpack(&tar.with(symlink("l", "d"))).unwrap();
@@ -356,7 +356,7 @@ pub fn usage_is_about_right(form: Form) {
     assert_eq!(store.layers.usage().bytes, layer.size_bytes);
 }
 
-pub fn wrong_bytes_are_noticed(form: Form) {
+pub(crate) fn wrong_bytes_are_noticed(form: Form) {
     let store = Store::new(form);
     let tar = Tar::new().with(file("f", "content"));
     let other = Tar::new().with(file("f", "Content"));

@@ -18,7 +18,7 @@ use Fate::{Harmless, Refused};
 
 /// A directory that stands for the host, beside the store, and archives that aim at it by its real path and by many
 /// steps upwards. (CVE-2021-32760, CVE-2025-47290, CVE-2022-23648, CVE-2024-3727 are of this kind.)
-pub fn nothing_outside_the_layer_changes(form: Form) {
+pub(crate) fn nothing_outside_the_layer_changes(form: Form) {
     let store = Store::new(form);
     let host = store.dir.path().join("host");
     std::fs::create_dir(&host).unwrap();
@@ -130,7 +130,7 @@ fn sparse_name(name: &str) -> Tar {
 }
 
 /// Entries hidden in what another reader takes for content, or the other way round (CVE-2025-62518).
-pub fn contradicting_sizes_are_refused(form: Form) {
+pub(crate) fn contradicting_sizes_are_refused(form: Form) {
     let store = Store::new(form);
     let inner = Tar::new().with(file("smuggled", "x")).unended();
     let size = inner.len();
@@ -152,7 +152,7 @@ pub fn contradicting_sizes_are_refused(form: Form) {
 }
 
 /// Small archives that would be large in memory (CVE-2025-58183), and numbers that overflow.
-pub fn bombs_are_refused(form: Form) {
+pub(crate) fn bombs_are_refused(form: Form) {
     let store = Store::new(form);
     let refused = |name: &str, tar: &Tar| {
         let outcome = store.unpack(tar);
@@ -198,7 +198,7 @@ pub fn bombs_are_refused(form: Form) {
 }
 
 /// Broken in all the other ways.
-pub fn malformed_archives_are_refused(form: Form) {
+pub(crate) fn malformed_archives_are_refused(form: Form) {
     let store = Store::new(form);
     let good = Tar::new().with(file("f", vec![b'x'; 2000])).unended();
     let mut checksum = good.clone();
@@ -227,7 +227,7 @@ pub fn malformed_archives_are_refused(form: Form) {
 }
 
 /// An error names layer and entry.
-pub fn errors_say_what_and_why(form: Form) {
+pub(crate) fn errors_say_what_and_why(form: Form) {
     let store = Store::new(form);
     let tar = Tar::new().with(file("fine", "")).with(file("../evil", ""));
     let error = store.unpack(&tar).unwrap_err();
@@ -238,7 +238,7 @@ pub fn errors_say_what_and_why(form: Form) {
 }
 
 /// Leaves of the store's own directories are reached by none of it.
-pub fn the_store_itself_is_private(form: Form) {
+pub(crate) fn the_store_itself_is_private(form: Form) {
     use std::os::unix::fs::PermissionsExt as _;
     let store = Store::new(form);
     store.unpack(&Tar::new().with(file("setuid", "").mode(0o4755))).unwrap();

@@ -3,13 +3,13 @@
 use std::collections::HashSet;
 use std::time::Instant;
 
-use image_service::layers::NewLayer;
+use image_service::layers::{Layers, NewLayer};
 use image_service::{Digest, Error};
 
 use crate::archive::{Tar, dir, file};
 use crate::store::{Form, Store};
 
-pub fn layers_survive_a_restart(form: Form) {
+pub(crate) fn layers_survive_a_restart(form: Form) {
     let store = Store::new(form);
     let layer = store.unpack(&Tar::new().with(file("f", "x"))).unwrap();
     let before = store.layers.get(&layer).unwrap();
@@ -21,7 +21,7 @@ pub fn layers_survive_a_restart(form: Form) {
     assert_eq!(store.mount("c", &[layer]).read("f"), "x");
 }
 
-pub fn a_dropped_writer_leaves_nothing(form: Form) {
+pub(crate) fn a_dropped_writer_leaves_nothing(form: Form) {
     let store = Store::new(form);
     let tar = Tar::new().with(file("f", vec![7; 3_000_000])).bytes();
     let diff_id = Digest::of(&tar);
@@ -32,7 +32,7 @@ pub fn a_dropped_writer_leaves_nothing(form: Form) {
     store.wait_until_tidy();
 }
 
-pub fn what_a_crash_leaves_is_removed(form: Form) {
+pub(crate) fn what_a_crash_leaves_is_removed(form: Form) {
     let store = Store::new(form);
     let whole = store.unpack(&Tar::new().with(file("f", "x"))).unwrap();
     let images = store.dir.path().join("images");
@@ -53,7 +53,7 @@ pub fn what_a_crash_leaves_is_removed(form: Form) {
     assert!(!containers.join(".new-half").exists());
 }
 
-pub fn two_writers_of_one_layer(form: Form) {
+pub(crate) fn two_writers_of_one_layer(form: Form) {
     let store = Store::new(form);
     let tar = Tar::new().with(file("f", "x")).bytes();
     let diff_id = Digest::of(&tar);
@@ -70,7 +70,7 @@ pub fn two_writers_of_one_layer(form: Form) {
     store.wait_until_tidy();
 }
 
-pub fn unused_layers_are_collected(form: Form) {
+pub(crate) fn unused_layers_are_collected(form: Form) {
     let store = Store::new(form);
     let unpack = |name: &str| store.unpack(&Tar::new().with(file(name, ""))).unwrap();
     let [referenced, held, mounted, unused] = ["referenced", "held", "mounted", "unused"].map(unpack);
@@ -94,7 +94,7 @@ pub fn unused_layers_are_collected(form: Form) {
 }
 
 /// Removing answers after a rename, however much there is to remove.
-pub fn removal_does_not_wait_for_the_disk(form: Form) {
+pub(crate) fn removal_does_not_wait_for_the_disk(form: Form) {
     let store = Store::new(form);
     let mut tar = Tar::new();
     for n in 0..5_000 {
@@ -108,7 +108,7 @@ pub fn removal_does_not_wait_for_the_disk(form: Form) {
     store.wait_until_tidy();
 }
 
-pub fn a_deep_tree_is_removed_too(form: Form) {
+pub(crate) fn a_deep_tree_is_removed_too(form: Form) {
     let store = Store::new(form);
     let root = store.mount("c", &[]);
     let mut here =
@@ -124,7 +124,7 @@ pub fn a_deep_tree_is_removed_too(form: Form) {
     store.wait_until_tidy();
 }
 
-pub fn root_filesystems_come_and_go(form: Form) {
+pub(crate) fn root_filesystems_come_and_go(form: Form) {
     let store = Store::new(form);
     let layer = store.unpack(&Tar::new().with(dir("d/")).with(file("d/f", "x"))).unwrap();
     let other = store.unpack(&Tar::new()).unwrap();
@@ -160,7 +160,7 @@ pub fn root_filesystems_come_and_go(form: Form) {
     store.wait_until_tidy();
 }
 
-pub fn unknown_root_filesystems_are_removed(form: Form) {
+pub(crate) fn unknown_root_filesystems_are_removed(form: Form) {
     let store = Store::new(form);
     for container in ["a", "b", "c"] {
         store.roots.prepare(container, &[]).unwrap();
@@ -174,7 +174,7 @@ pub fn unknown_root_filesystems_are_removed(form: Form) {
 }
 
 /// The host's mount table never knows of any of it.
-pub fn the_mount_table_does_not_grow(form: Form) {
+pub(crate) fn the_mount_table_does_not_grow(form: Form) {
     let table = || std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     let store = Store::new(form);
     let layer = store.unpack(&Tar::new().with(file("f", "x"))).unwrap();
@@ -184,4 +184,33 @@ pub fn the_mount_table_does_not_grow(form: Form) {
     assert!(roots.iter().all(|root| root.read("f") == "x"));
     // Other tests of this machine mount things too; ours would show the store's directory.
     assert!(!table().contains(&directory));
+}
+
+/// A full disk is an error that says so, takes nothing with it and is over once there is space.
+pub(crate) fn a_full_disk_is_told(form: Form) {
+    let Form::Directories = form;
+    // A small filesystem in a mount namespace of this thread and those that it starts.
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+    let private = rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC;
+    rustix::mount::mount_change("/", private).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let flags = rustix::mount::MountFlags::empty();
+    rustix::mount::mount("tmpfs", dir.path(), "tmpfs", flags, c"size=4m").unwrap();
+    let layers = Layers::open(dir.path()).unwrap();
+    let unpack = |size: usize| {
+        let tar = Tar::new().with(file("f", vec![1; size])).bytes();
+        let mut writer = layers.begin(NewLayer { diff_id: Digest::of(&tar) })?;
+        writer.write(tar.into())?;
+        writer.commit()
+    };
+    let outcome = unpack(6_000_000);
+    assert!(matches!(outcome, Err(Error::NoSpace { .. })), "{outcome:?}");
+    let started = Instant::now();
+    while std::fs::read_dir(dir.path().join("trash")).unwrap().count() > 0 {
+        assert!(started.elapsed().as_secs() < 20, "the half-made layer is still in the trash");
+        std::thread::yield_now();
+    }
+    unpack(2_000_000).unwrap();
+    drop(layers);
+    rustix::mount::unmount(dir.path(), rustix::mount::UnmountFlags::DETACH).unwrap();
 }

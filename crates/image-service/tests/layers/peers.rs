@@ -45,7 +45,7 @@ fn generate(root: &Path) {
     }
 }
 
-pub fn gnu_tar_unpacks_the_same(form: Form) {
+pub(crate) fn gnu_tar_unpacks_the_same(form: Form) {
     let store = Store::new(form);
     let source = store.dir.path().join("source");
     std::fs::create_dir(&source).unwrap();

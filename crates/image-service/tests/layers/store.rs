@@ -16,42 +16,42 @@ use crate::archive::Tar;
 
 /// The forms in which layers are kept: all of them pass the same tests.
 #[derive(Debug, Clone, Copy)]
-pub enum Form {
+pub(crate) enum Form {
     Directories,
 }
 
 /// A store.
-pub struct Store {
-    pub dir: TempDir,
-    pub layers: Layers,
-    pub roots: RootFilesystems,
+pub(crate) struct Store {
+    pub(crate) dir: TempDir,
+    pub(crate) layers: Layers,
+    pub(crate) roots: RootFilesystems,
 }
 
 /// A mounted root filesystem.
-pub struct Mounted(OwnedFd);
+pub(crate) struct Mounted(OwnedFd);
 
 impl Mounted {
-    pub fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         format!("/proc/self/fd/{}", self.0.as_raw_fd()).into()
     }
 
-    pub fn at(&self, path: &str) -> PathBuf {
+    pub(crate) fn at(&self, path: &str) -> PathBuf {
         self.path().join(path)
     }
 
-    pub fn read(&self, path: &str) -> String {
+    pub(crate) fn read(&self, path: &str) -> String {
         std::fs::read_to_string(self.at(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
     }
 
-    pub fn has(&self, path: &str) -> bool {
+    pub(crate) fn has(&self, path: &str) -> bool {
         std::fs::symlink_metadata(self.at(path)).is_ok()
     }
 
-    pub fn metadata(&self, path: &str) -> std::fs::Metadata {
+    pub(crate) fn metadata(&self, path: &str) -> std::fs::Metadata {
         std::fs::symlink_metadata(self.at(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
     }
 
-    pub fn names(&self, path: &str) -> Vec<String> {
+    pub(crate) fn names(&self, path: &str) -> Vec<String> {
         let name =
             |entry: std::io::Result<std::fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
         let mut names: Vec<_> = std::fs::read_dir(self.at(path)).unwrap().map(name).collect();
@@ -61,7 +61,7 @@ impl Mounted {
 }
 
 impl Store {
-    pub fn new(form: Form) -> Store {
+    pub(crate) fn new(form: Form) -> Store {
         let Form::Directories = form;
         let dir = tempfile::Builder::new().prefix("knarr-layers-").tempdir().unwrap();
         let layers = Layers::open(&dir.path().join("images")).unwrap();
@@ -70,7 +70,7 @@ impl Store {
     }
 
     /// The same directories opened again, as a started daemon does.
-    pub fn reopen(self) -> Store {
+    pub(crate) fn reopen(self) -> Store {
         let Store { dir, layers, roots } = self;
         drop((layers, roots));
         let layers = Layers::open(&dir.path().join("images")).unwrap();
@@ -78,12 +78,12 @@ impl Store {
         Store { layers, roots: roots.unwrap(), dir }
     }
 
-    pub fn unpack(&self, tar: &Tar) -> Result<Digest, Error> {
+    pub(crate) fn unpack(&self, tar: &Tar) -> Result<Digest, Error> {
         self.unpack_bytes(&tar.bytes(), &tar.bytes())
     }
 
     /// Unpacks `compressed`, which must become `plain`, in pieces of odd sizes.
-    pub fn unpack_bytes(&self, compressed: &[u8], plain: &[u8]) -> Result<Digest, Error> {
+    pub(crate) fn unpack_bytes(&self, compressed: &[u8], plain: &[u8]) -> Result<Digest, Error> {
         let diff_id = Digest::of(plain);
         let mut writer = self.layers.begin(NewLayer { diff_id: diff_id.clone() })?;
         let (first, rest) = compressed.split_at(compressed.len().min(3));
@@ -95,19 +95,19 @@ impl Store {
     }
 
     /// Mounts layers, from the lowest upwards, as the root of a container of that name.
-    pub fn mount(&self, container: &str, layers: &[Digest]) -> Mounted {
+    pub(crate) fn mount(&self, container: &str, layers: &[Digest]) -> Mounted {
         self.roots.prepare(container, layers).unwrap();
         Mounted(self.roots.mount(container).unwrap())
     }
 
     /// Unpacks archives as layers, from the lowest upwards, and mounts them.
-    pub fn image(&self, tars: &[Tar]) -> Mounted {
+    pub(crate) fn image(&self, tars: &[Tar]) -> Mounted {
         let layers: Vec<Digest> = tars.iter().map(|tar| self.unpack(tar).unwrap()).collect();
         self.mount("container", &layers)
     }
 
     /// Whether anything of a layer in the making or being removed is left on disk; waits for the background.
-    pub fn wait_until_tidy(&self) {
+    pub(crate) fn wait_until_tidy(&self) {
         let started = Instant::now();
         loop {
             let count = |dir: &str| std::fs::read_dir(self.dir.path().join(dir)).unwrap().count();
@@ -120,7 +120,7 @@ impl Store {
         }
     }
 
-    pub fn collect(&self, referenced: &[&Digest]) -> usize {
+    pub(crate) fn collect(&self, referenced: &[&Digest]) -> usize {
         let referenced: HashSet<Digest> = referenced.iter().copied().cloned().collect();
         self.layers.collect(&referenced).unwrap()
     }
@@ -128,7 +128,7 @@ impl Store {
 
 /// Everything about a node that unpacking has to get right.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Node {
+pub(crate) struct Node {
     kind: &'static str,
     mode: u32,
     owner: (u32, u32),
@@ -142,7 +142,7 @@ pub struct Node {
 }
 
 /// The whole tree below `root`, without the root itself.
-pub fn snapshot(root: &Path) -> BTreeMap<Vec<u8>, Node> {
+pub(crate) fn snapshot(root: &Path) -> BTreeMap<Vec<u8>, Node> {
     let mut nodes = BTreeMap::new();
     let mut pending = vec![root.to_owned()];
     while let Some(dir) = pending.pop() {
@@ -186,7 +186,7 @@ fn node(path: &Path) -> Node {
 }
 
 /// Extended attributes of a node, overlay's own apart.
-pub fn xattrs(path: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
+pub(crate) fn xattrs(path: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
     let mut list = vec![0u8; 65_536];
     let length = rustix::fs::llistxattr(path, &mut list[..]).unwrap();
     let names = list[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty());
