@@ -116,6 +116,7 @@ impl Pods {
         let facts = &beginning.facts;
         self.shared.registry.enter_pod(&facts.id, facts.config.metadata.clone(), mailbox.clone())?;
         let actor = Actor::new(beginning, wishes);
+        actor.show();
         let mut actors = self.actors.lock().unwrap_or_else(PoisonError::into_inner);
         // Those that have ended are let go of here, so that the set doesn't grow with every pod there ever was.
         while actors.try_join_next().is_some() {}

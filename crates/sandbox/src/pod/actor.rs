@@ -128,22 +128,26 @@ impl Actor {
         }
     }
 
-    /// Goes on with a pod that was found: shows it, writes down what was found out, and ends what nobody minds any more.
+    /// Shows a pod that was found, before anybody can ask for it.
+    pub(crate) fn show(&self) {
+        if self.state != PodState::Making {
+            self.publish();
+            self.members.values().for_each(|member| publish_member(&self.shared, member));
+        }
+    }
+
+    /// Goes on with a pod that was found: writes down what was found out, and ends what nobody minds any more.
     fn take_up(&mut self) {
-        self.publish();
         self.save();
-        self.members.values().for_each(|member| {
-            save_member(&self.shared, member);
-            publish_member(&self.shared, member);
-        });
+        self.members.values().for_each(|member| save_member(&self.shared, member));
         if self.minder.is_none()
             && matches!(&self.state, PodState::NotReady { parts } if parts.contains(&Part::Cgroup))
         {
             self.begin(Work::Bury);
         }
-        let ids: Vec<_> =
+        let states: Vec<_> =
             self.members.iter().map(|(id, member)| (id.clone(), member.state.clone())).collect();
-        for (id, state) in ids {
+        for (id, state) in states {
             match state {
                 ContainerState::Starting { .. } => self.begin(Work::Launch(id)),
                 ContainerState::Exited(_) => self.begin(Work::Tidy(id)),
@@ -297,7 +301,12 @@ impl Actor {
                 reply.send(outcome);
             }
             ContainerState::Running(_) | ContainerState::Stopping { .. } => {
-                self.begin(Work::Update { id: id.clone(), change: resources.clone(), updated, reply });
+                self.begin(Work::Update {
+                    id: id.clone(),
+                    change: Box::new(resources.clone()),
+                    updated: Box::new(updated),
+                    reply,
+                });
             }
             other => reply.send(Err(Error::WrongState {
                 kind: Kind::Container,
@@ -353,7 +362,7 @@ impl Actor {
             }
             Ok(Done::Updated { id, updated, outcome, reply }) => {
                 if outcome.is_ok() {
-                    self.set_resources(&id, updated);
+                    self.set_resources(&id, *updated);
                 }
                 reply.send(outcome);
             }

@@ -45,8 +45,8 @@ pub(crate) enum Work {
     EraseContainer(ContainerId),
     Update {
         id: ContainerId,
-        change: Resources,
-        updated: Resources,
+        change: Box<Resources>,
+        updated: Box<Resources>,
         reply: Reply,
     },
 }
@@ -60,7 +60,7 @@ pub(crate) enum Done {
     Container(ContainerId, ContainerEvent),
     Launched(ContainerId, Vec<ContainerEvent>),
     Buried(Vec<(ContainerId, Exited)>),
-    Updated { id: ContainerId, updated: Resources, outcome: Result<(), Error>, reply: Reply },
+    Updated { id: ContainerId, updated: Box<Resources>, outcome: Result<(), Error>, reply: Reply },
     Nothing,
 }
 
@@ -284,14 +284,14 @@ fn erase_one(world: &World<'_>, id: ContainerId) -> Option<Task> {
 
 fn update(
     world: &World<'_>,
-    (id, change, updated): (ContainerId, Resources, Resources),
+    (id, change, updated): (ContainerId, Box<Resources>, Box<Resources>),
     reply: Reply,
 ) -> Task {
     let shared = world.shared.clone();
     let facts = facts_of(world, &id);
     Box::pin(async move {
         let outcome = match facts {
-            Some(facts) => apply(&shared, facts, change).await,
+            Some(facts) => apply(&shared, facts, *change).await,
             None => Ok(()),
         };
         Done::Updated { id, updated, outcome, reply }

@@ -4,11 +4,14 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sandbox::{
-    ContainerConfig, ContainerPhase, Error, Mount, MountAccess, MountSource, NamespaceMode, PodConfig, Profile,
-    Propagation, Reason, RunAs,
+    ContainerConfig, ContainerPhase, Error, Mount, MountAccess, MountSource, NamespaceMode, PodConfig,
+    Profile, Propagation, Reason, RunAs,
 };
 
 use crate::world::{World, shell, until};
+
+/// Makes a good request bad.
+type Change<T> = fn(&mut T);
 
 fn text(error: &Error) -> String {
     sandbox::error::chain(error)
@@ -31,7 +34,10 @@ async fn a_network_that_fails_leaves_nothing() {
     let world = World::new().await;
     world.net.fail_attach.store(true, Ordering::SeqCst);
     let failed = world.pods().run(world.pod_config("p")).await.unwrap_err();
-    assert!(matches!(failed, Error::Step { .. }) && text(&failed).contains("ordered by the test"), "{failed:?}");
+    assert!(
+        matches!(failed, Error::Step { .. }) && text(&failed).contains("ordered by the test"),
+        "{failed:?}"
+    );
     world.assert_clean().await;
     world.net.fail_attach.store(false, Ordering::SeqCst);
     world.pod("p").await;
@@ -74,10 +80,12 @@ async fn a_network_that_is_broken_does_not_keep_a_pod() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bad_pod_is_refused_by_field() {
     let world = World::new().await;
-    let cases: [(&str, fn(&mut PodConfig)); 7] = [
+    let cases: [(&str, Change<PodConfig>); 7] = [
         ("runtime_handler", |c| c.runtime_handler = "kata".to_owned()),
         ("hostname", |c| c.hostname = "h".repeat(65)),
-        ("linux.security_context.namespace_options.userns_options", |c| c.namespaces.user = Some(Default::default())),
+        ("linux.security_context.namespace_options.userns_options", |c| {
+            c.namespaces.user = Some(Default::default())
+        }),
         ("linux.cgroup_parent", |c| c.cgroup_parent = "/a/../b".to_owned()),
         ("dns_config.searches[0]", |c| {
             c.dns = Some(sandbox::DnsConfig { searches: vec!["a b".to_owned()], ..Default::default() });
@@ -94,7 +102,10 @@ async fn a_bad_pod_is_refused_by_field() {
         let mut config = world.pod_config("bad");
         change(&mut config);
         let refused = world.pods().run(config).await.unwrap_err();
-        assert!(matches!(&refused, Error::Refused { field: f, .. } if f.starts_with(field)), "{field}: {refused:?}");
+        assert!(
+            matches!(&refused, Error::Refused { field: f, .. } if f.starts_with(field)),
+            "{field}: {refused:?}"
+        );
     }
     world.end().await;
 }
@@ -104,7 +115,7 @@ async fn a_bad_container_is_refused_and_leaves_nothing() {
     let world = World::new().await;
     let pods = world.pods();
     let pod = world.pod("p").await;
-    let cases: [(&str, fn(&mut ContainerConfig)); 10] = [
+    let cases: [(&str, Change<ContainerConfig>); 10] = [
         ("log_path", |c| c.log_path = "../../etc/cron.d/x".to_owned()),
         ("mounts[0].host_path", |c| c.mounts = vec![mount("/no/such/source", "/data")]),
         ("mounts[0].container_path", |c| c.mounts = vec![mount("/tmp", "data")]),
@@ -126,7 +137,10 @@ async fn a_bad_container_is_refused_and_leaves_nothing() {
         }
         change(&mut config);
         let refused = pods.create_container(pod.as_str(), config).await.unwrap_err();
-        assert!(matches!(&refused, Error::Refused { field: f, .. } if f.starts_with(field)), "{field}: {refused:?}");
+        assert!(
+            matches!(&refused, Error::Refused { field: f, .. } if f.starts_with(field)),
+            "{field}: {refused:?}"
+        );
         assert_eq!(world.images.layers(), 0, "{field}");
     }
     world.images.config.lock().unwrap().user.clear();
@@ -149,12 +163,18 @@ async fn a_command_that_cannot_run_says_why() {
     let world = World::new().await;
     let pods = world.pods();
     let pod = world.pod("p").await;
-    for (name, command) in [("missing", "/no/such/command"), ("plain", "/bin/not-executable"), ("directory", "/tmp")] {
+    for (name, command) in
+        [("missing", "/no/such/command"), ("plain", "/bin/not-executable"), ("directory", "/tmp")]
+    {
         let mut config = shell(name, "");
         config.command = vec![command.to_owned()];
         let id = pods.create_container(pod.as_str(), config).await.unwrap();
         let failed = pods.start_container(id.as_str()).await.unwrap_err();
-        assert!(matches!(failed, Error::Start { .. }) && text(&failed).contains(command), "{}", text(&failed));
+        assert!(
+            matches!(failed, Error::Start { .. }) && text(&failed).contains(command),
+            "{}",
+            text(&failed)
+        );
         let ContainerPhase::Exited(exited) = world.phase(&id) else { panic!("{:?}", world.phase(&id)) };
         assert_eq!((exited.exit_code, exited.reason), (128, Reason::StartError));
         assert!(exited.message.contains("execute") && exited.message.contains(command), "{}", exited.message);

@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use sandbox::{
-    ContainerFilter, ContainerPhase, EventKind, ExecRequest, NamespaceMode, PodFilter, PodPhase, Reason, Resources, RunAs,
+    ContainerFilter, ContainerPhase, EventKind, ExecRequest, NamespaceMode, PodFilter, PodPhase, Reason,
+    Resources, RunAs,
 };
 
 use crate::world::{World, shell, until};
@@ -31,7 +32,9 @@ async fn a_pod_lives_and_leaves_nothing() {
     assert!(status.supervisor.is_some_and(|pid| pid > 0));
 
     let id = world.started(&pod, "echo out; echo err >&2; hostname; exec sleep 1000").await;
-    assert!(matches!(world.phase(&id), ContainerPhase::Running { pid, started_at } if pid > 0 && started_at > 0));
+    assert!(
+        matches!(world.phase(&id), ContainerPhase::Running { pid, started_at } if pid > 0 && started_at > 0)
+    );
     until("the log", || {
         let log = world.log("web", "main");
         if log.contains("host-web") { Ok(()) } else { Err(log) }
@@ -43,7 +46,10 @@ async fn a_pod_lives_and_leaves_nothing() {
     let output = pods.exec_sync(id.as_str(), script("echo hello; echo oops >&2; exit 3")).await.unwrap();
     assert_eq!((output.exit_code, &*output.stdout, &*output.stderr), (3, &b"hello\n"[..], &b"oops\n"[..]));
     let stats = pods.container_stats(id.as_str()).await.unwrap();
-    assert!(stats.usage.cpu_ns.is_some_and(|ns| ns > 0) && stats.usage.memory_usage.is_some_and(|bytes| bytes > 0));
+    assert!(
+        stats.usage.cpu_ns.is_some_and(|ns| ns > 0)
+            && stats.usage.memory_usage.is_some_and(|bytes| bytes > 0)
+    );
     assert!(pods.pod_stats(pod.as_str()).await.unwrap().pids.is_some_and(|pids| pids >= 2));
     let spec = pods.container_spec(id.as_str()).await.unwrap();
     assert_eq!(spec["process"]["args"][0], "/bin/sh");
@@ -67,7 +73,9 @@ async fn a_pod_lives_and_leaves_nothing() {
         told.push((event.id == pod.as_str(), event.kind));
     }
     use EventKind::{Created, Deleted, Started, Stopped};
-    let of = |is_pod: bool| told.iter().filter(|(of_pod, _)| *of_pod == is_pod).map(|(_, kind)| *kind).collect::<Vec<_>>();
+    let of = |is_pod: bool| {
+        told.iter().filter(|(of_pod, _)| *of_pod == is_pod).map(|(_, kind)| *kind).collect::<Vec<_>>()
+    };
     assert_eq!(of(false), [Created, Started, Stopped, Deleted]);
     assert_eq!(of(true), [Created, Started, Stopped, Stopped, Deleted]);
     world.end().await;
@@ -108,7 +116,11 @@ async fn a_process_is_what_was_asked_for() {
     assert_eq!(run("echo x > /data/given 2>/dev/null || echo refused").await.1, "refused");
     assert_eq!(run("echo x > /file 2>/dev/null || echo refused").await.1, "refused");
     assert_eq!(run("head -c1 /proc/1/stat; cat /proc/self/status | grep Seccomp: ; true").await.0, 0);
-    let status = run("while read line; do case $line in Seccomp:*|CapInh:*) echo $line;; esac; done < /proc/self/status").await.1;
+    let status = run(
+        "while read line; do case $line in Seccomp:*|CapInh:*) echo $line;; esac; done < /proc/self/status",
+    )
+    .await
+    .1;
     assert!(status.contains("Seccomp: 2"), "{status}");
     assert!(status.contains("CapInh: 0000000000000000"), "{status}");
     let user = &pods.container(id.as_str()).unwrap().user;
@@ -147,7 +159,10 @@ async fn a_stop_escalates_and_holds_nobody_up() {
     let pods = world.pods();
     let pod = world.pod("stubborn").await;
     let id = world.started(&pod, "trap '' TERM; echo ready; while true; do sleep 1; done").await;
-    until("the trap", || if world.log("stubborn", "main").contains("ready") { Ok(()) } else { Err(String::new()) }).await;
+    until("the trap", || {
+        if world.log("stubborn", "main").contains("ready") { Ok(()) } else { Err(String::new()) }
+    })
+    .await;
     let begun = Instant::now();
     let stopping = {
         let (pods, id) = (pods.clone(), id.clone());
@@ -183,7 +198,11 @@ async fn execs_are_bounded() {
     let output = pods.exec_sync(id.as_str(), script("head -c 20000000 /dev/zero")).await.unwrap();
     assert_eq!((output.stdout.len(), output.exit_code), (16 << 20, 0));
     let missing = pods.exec_sync(id.as_str(), command(&["/no/such/command"])).await.unwrap_err();
-    assert!(sandbox::error::chain(&missing).contains("/no/such/command"), "{}", sandbox::error::chain(&missing));
+    assert!(
+        sandbox::error::chain(&missing).contains("/no/such/command"),
+        "{}",
+        sandbox::error::chain(&missing)
+    );
     world.end().await;
 }
 
@@ -207,7 +226,10 @@ async fn containers_share_what_their_pod_shares() {
     assert!(seen.contains(host.to_str().unwrap()), "{seen}");
     // Processes that outlive the first one of a container that shares its namespace go with it.
     pods.stop_container(two.as_str(), Duration::from_secs(5)).await.unwrap();
-    assert_eq!(pods.containers(&ContainerFilter { pod: pod.to_string(), ..ContainerFilter::default() }).len(), 2);
+    assert_eq!(
+        pods.containers(&ContainerFilter { pod: pod.to_string(), ..ContainerFilter::default() }).len(),
+        2
+    );
     world.end().await;
 }
 
@@ -232,7 +254,10 @@ async fn a_log_is_opened_anew() {
     let pods = world.pods();
     let pod = world.pod("logs").await;
     let id = world.started(&pod, "echo before; read line < /tmp/go 2>/dev/null; while ! ls /tmp/go >/dev/null 2>&1; do sleep 0.05; done; echo after; exec sleep 1000").await;
-    until("the first line", || if world.log("logs", "main").contains("before") { Ok(()) } else { Err(String::new()) }).await;
+    until("the first line", || {
+        if world.log("logs", "main").contains("before") { Ok(()) } else { Err(String::new()) }
+    })
+    .await;
     let directory = world.directory.path().join("logs/logs");
     std::fs::rename(directory.join("main.log"), directory.join("main.log.old")).unwrap();
     pods.reopen_log(id.as_str()).await.unwrap();
@@ -251,7 +276,10 @@ async fn a_pod_is_removed_with_all_that_runs_in_it() {
     let pods = world.pods();
     let pod = world.pod("busy").await;
     for name in ["one", "two", "three"] {
-        let id = pods.create_container(pod.as_str(), shell(name, "trap '' TERM; while true; do sleep 1; done")).await.unwrap();
+        let id = pods
+            .create_container(pod.as_str(), shell(name, "trap '' TERM; while true; do sleep 1; done"))
+            .await
+            .unwrap();
         pods.start_container(id.as_str()).await.unwrap();
     }
     pods.create_container(pod.as_str(), shell("created", "true")).await.unwrap();

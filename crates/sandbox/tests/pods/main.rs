@@ -2,6 +2,13 @@
 //!
 //! Needs root, Debian's busybox-static, and the supervisor that `make build` leaves in `target/release` (or `KNARR_BIN_DIR`).
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests are no test functions to clippy"
+)]
+
 mod faults;
 mod lifecycle;
 mod recovery;

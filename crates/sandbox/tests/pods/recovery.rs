@@ -14,17 +14,31 @@ async fn a_daemon_that_was_killed_finds_everything_again() {
     let runs = world.started(&pod, "exec sleep 1000").await;
     let pods = world.pods();
     let ends = pods
-        .create_container(pod.as_str(), shell("ends", "while ! ls /data/go >/dev/null 2>&1; do sleep 0.05; done; echo last; exit 7"))
+        .create_container(
+            pod.as_str(),
+            shell("ends", "while ! ls /data/go >/dev/null 2>&1; do sleep 0.05; done; echo last; exit 7"),
+        )
         .await
         .unwrap();
     pods.start_container(ends.as_str()).await.unwrap();
     let waits = pods.create_container(pod.as_str(), shell("waits", "exit 5")).await.unwrap();
-    let go = ExecRequest { command: ["/bin/sh", "-c", "sleep 0.2; touch /data/go"].map(str::to_owned).to_vec(), timeout: None };
+    let go = ExecRequest {
+        command: ["/bin/sh", "-c", "sleep 0.2; touch /data/go"].map(str::to_owned).to_vec(),
+        timeout: None,
+    };
     let before = (*pods.pod(pod.as_str()).unwrap()).clone();
     // The exec outlives the daemon's interest in it only if it is detached from it: done by the container itself.
-    pods.exec_sync(ends.as_str(), ExecRequest { command: ["/bin/sh", "-c", "(sleep 0.3; touch /data/go) >/dev/null 2>&1 &"].map(str::to_owned).to_vec(), ..go })
-        .await
-        .unwrap();
+    pods.exec_sync(
+        ends.as_str(),
+        ExecRequest {
+            command: ["/bin/sh", "-c", "(sleep 0.3; touch /data/go) >/dev/null 2>&1 &"]
+                .map(str::to_owned)
+                .to_vec(),
+            ..go
+        },
+    )
+    .await
+    .unwrap();
     drop(pods);
     world.kill_daemon();
     until("the end while nobody looks", || {
@@ -45,7 +59,8 @@ async fn a_daemon_that_was_killed_finds_everything_again() {
 
     pods.start_container(waits.as_str()).await.expect("what was created before can be started");
     assert_eq!(world.exit(&waits).await.exit_code, 5);
-    let echo = ExecRequest { command: ["/bin/echo", "still here"].map(str::to_owned).to_vec(), timeout: None };
+    let echo =
+        ExecRequest { command: ["/bin/echo", "still here"].map(str::to_owned).to_vec(), timeout: None };
     assert_eq!(pods.exec_sync(runs.as_str(), echo).await.unwrap().stdout, b"still here\n");
     assert_eq!(pods.run(world.pod_config("stays")).await.expect("the retry finds it"), pod);
     pods.stop_container(runs.as_str(), Duration::from_secs(5)).await.unwrap();
@@ -102,11 +117,17 @@ async fn a_retry_joins() {
     let pod = second.await.unwrap().unwrap();
     assert_eq!(third.await.unwrap().unwrap(), pod);
     assert_eq!(world.net.attach_calls.lock().unwrap().len(), 1, "the work was done once");
-    assert_eq!(pods.run(world.pod_config("joined")).await.unwrap(), pod, "a late retry gets the finished pod");
+    assert_eq!(
+        pods.run(world.pod_config("joined")).await.unwrap(),
+        pod,
+        "a late retry gets the finished pod"
+    );
 
     let create = || {
         let (pods, pod) = (pods.clone(), pod.clone());
-        tokio::spawn(async move { pods.create_container(pod.as_str(), shell("main", "exec sleep 1000")).await })
+        tokio::spawn(
+            async move { pods.create_container(pod.as_str(), shell("main", "exec sleep 1000")).await },
+        )
     };
     let (first, second) = (create(), create());
     let id = first.await.unwrap().unwrap();

@@ -75,8 +75,8 @@ pub(crate) struct Images {
 }
 
 const APPLETS: [&str; 18] = [
-    "cat", "dd", "echo", "env", "false", "head", "hostname", "id", "ls", "mkdir", "ps", "readlink", "sh", "sleep",
-    "tail", "touch", "true", "yes",
+    "cat", "dd", "echo", "env", "false", "head", "hostname", "id", "ls", "mkdir", "ps", "readlink", "sh",
+    "sleep", "tail", "touch", "true", "yes",
 ];
 
 impl Images {
@@ -85,15 +85,22 @@ impl Images {
         for sub in ["bin", "etc", "proc", "sys", "dev", "tmp", "data"] {
             std::fs::create_dir_all(lower.join(sub)).unwrap();
         }
-        let busybox = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|path| std::fs::metadata(path).is_ok());
+        let busybox =
+            ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|path| std::fs::metadata(path).is_ok());
         std::fs::copy(busybox.expect("busybox-static is installed"), lower.join("bin/busybox")).unwrap();
         for applet in APPLETS {
             std::os::unix::fs::symlink("busybox", lower.join("bin").join(applet)).unwrap();
         }
-        std::fs::write(lower.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\nweb:x:33:34::/srv:/bin/sh\n").unwrap();
+        std::fs::write(lower.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\nweb:x:33:34::/srv:/bin/sh\n")
+            .unwrap();
         std::fs::write(lower.join("etc/group"), "root:x:0:\nwww:x:34:\nlogs:x:50:web\n").unwrap();
         std::fs::write(lower.join("bin/not-executable"), "#!/bin/sh\n").unwrap();
-        Self { directory, config: Mutex::default(), fail_mount: AtomicBool::new(false), retained: Mutex::default() }
+        Self {
+            directory,
+            config: Mutex::default(),
+            fail_mount: AtomicBool::new(false),
+            retained: Mutex::default(),
+        }
     }
 
     fn layer(&self, container: &ContainerId) -> PathBuf {
@@ -116,7 +123,11 @@ impl RootFilesystems for Images {
             std::fs::create_dir_all(self.layer(container).join(sub)).unwrap();
         }
         let config = self.config.lock().unwrap().clone();
-        Ok(Prepared { image_id: "sha256:1".to_owned(), image_ref: "test/busybox@sha256:1".to_owned(), config })
+        Ok(Prepared {
+            image_id: "sha256:1".to_owned(),
+            image_ref: "test/busybox@sha256:1".to_owned(),
+            config,
+        })
     }
 
     async fn mount(&self, container: &ContainerId) -> Result<OwnedFd, RootfsError> {
@@ -125,9 +136,11 @@ impl RootFilesystems for Images {
         }
         let layer = self.layer(container);
         let filesystem = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).unwrap();
-        for (key, value) in
-            [("lowerdir", self.directory.join("lower")), ("upperdir", layer.join("upper")), ("workdir", layer.join("work"))]
-        {
+        for (key, value) in [
+            ("lowerdir", self.directory.join("lower")),
+            ("upperdir", layer.join("upper")),
+            ("workdir", layer.join("work")),
+        ] {
             fsconfig_set_string(&filesystem, key, &value).unwrap();
         }
         fsconfig_create(&filesystem).unwrap();
@@ -136,7 +149,9 @@ impl RootFilesystems for Images {
 
     async fn release(&self, container: &ContainerId) -> Result<(), RootfsError> {
         match std::fs::remove_dir_all(self.layer(container)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(RootfsError::Failed(Arc::new(error))),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(RootfsError::Failed(Arc::new(error)))
+            }
             _ => Ok(()),
         }
     }

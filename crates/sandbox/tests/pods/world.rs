@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use sandbox::{
-    Config, ContainerConfig, ContainerId, ContainerMetadata, ContainerPhase, Deadlines, ImageReference, PodConfig,
-    PodFilter, PodId, PodMetadata, Pods,
+    Config, ContainerConfig, ContainerId, ContainerMetadata, ContainerPhase, Deadlines, ImageReference,
+    PodConfig, PodFilter, PodId, PodMetadata, Pods,
 };
 
 use crate::stand_ins::{Images, Net};
@@ -113,10 +113,14 @@ impl World {
         let parent = format!("{}/", self.parent);
         let mut found = Vec::new();
         for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
-            let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+                continue;
+            };
+            let read =
+                |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
             let command = read("cmdline").replace('\0', " ");
-            if pid != std::process::id() && (command.contains(&directory) || read("cgroup").contains(&parent)) {
+            if pid != std::process::id() && (command.contains(&directory) || read("cgroup").contains(&parent))
+            {
                 found.push(format!("{pid}: {command}"));
             }
         }
@@ -133,7 +137,9 @@ impl World {
             found.extend(below.filter(|e| e.path().is_dir()).map(|entry| entry.path().display().to_string()));
         }
         let state = self.directory.path().join("state/pods");
-        found.extend(std::fs::read_dir(state).into_iter().flatten().flatten().map(|e| e.path().display().to_string()));
+        found.extend(
+            std::fs::read_dir(state).into_iter().flatten().flatten().map(|e| e.path().display().to_string()),
+        );
         found.extend((self.images.layers() > 0).then(|| "writable layers".to_owned()));
         found.extend(self.net.attached.lock().unwrap().keys().map(|pod| format!("address of {pod}")));
         found
@@ -225,7 +231,9 @@ pub(crate) async fn until<T>(what: &str, mut look: impl FnMut() -> Result<T, Str
     loop {
         match look() {
             Ok(found) => return found,
-            Err(seen) => assert!(begun.elapsed() < Duration::from_secs(20), "waited for {what}; last: {seen}"),
+            Err(seen) => {
+                assert!(begun.elapsed() < Duration::from_secs(20), "waited for {what}; last: {seen}")
+            }
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
