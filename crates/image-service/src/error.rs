@@ -93,9 +93,9 @@ pub enum Error {
     Request {
         /// What was asked for, without its query.
         url: String,
-        /// The library's reason.
+        /// The reason.
         #[source]
-        cause: reqwest::Error,
+        cause: Broken,
     },
     /// An endpoint sent nothing for too long.
     #[error("no byte of \"{url}\" came for {} s", waited.as_secs_f32())]
@@ -310,6 +310,29 @@ pub enum Error {
         #[source]
         cause: io::Error,
     },
+}
+
+/// Why a request got no whole answer: the innermost of the library's causes, which is the one that says something.
+#[derive(Debug)]
+pub struct Broken(reqwest::Error);
+
+impl std::fmt::Display for Broken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut innermost: &dyn std::error::Error = &self.0;
+        while let Some(cause) = innermost.source() {
+            innermost = cause;
+        }
+        std::fmt::Display::fmt(innermost, f)
+    }
+}
+
+impl std::error::Error for Broken {}
+
+impl From<reqwest::Error> for Broken {
+    fn from(cause: reqwest::Error) -> Broken {
+        // The address is in the error that this is the cause of, without its query.
+        Broken(cause.without_url())
+    }
 }
 
 /// What a caller can do about an error. The daemon's table turns it into a gRPC code.

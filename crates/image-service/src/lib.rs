@@ -39,7 +39,7 @@ use blocking::blocking;
 pub use auth::Credentials;
 pub use config::{Config, Limits};
 pub use digest::{Algorithm, Digest, Digester};
-pub use error::{Error, ErrorKind};
+pub use error::{Broken, Error, ErrorKind};
 pub use image::{FilesystemUsage, Image, ImageConfig, ImageId, ImageUser, RootfsInfo};
 pub use images::Images;
 pub use pull::PullRequest;

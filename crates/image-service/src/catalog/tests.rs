@@ -56,7 +56,7 @@ fn an_image_is_found_by_each_of_its_names_also_after_a_restart() {
     assert!(catalog.find("r.example/a:2").unwrap().is_none());
     assert!(matches!(catalog.find("UPPER"), Err(Error::BadReference { .. })));
     assert_eq!(added.repo_tags, ["docker.io/library/busybox:latest", "r.example/a:1"]);
-    assert_eq!(added.repo_digests, [by_digest.clone()]);
+    assert_eq!(added.repo_digests, std::slice::from_ref(&by_digest));
     assert_eq!(added.reference(), by_digest);
     assert_eq!((&added.user, added.size_bytes, added.pinned), (&ImageUser::Uid(7), 5, false));
     assert_eq!(catalog.config_text(&added.id).unwrap(), CONFIG);
@@ -73,7 +73,7 @@ fn a_moved_tag_leaves_the_old_image_its_other_names() {
         assert_eq!(catalog.find("r.example/a:1").unwrap().unwrap().id, new);
         let old = catalog.get(&old).unwrap();
         assert!(old.repo_tags.is_empty());
-        assert_eq!(old.repo_digests, [one.clone()]);
+        assert_eq!(old.repo_digests, std::slice::from_ref(&one));
         assert_eq!(catalog.all().len(), 2);
     }
 }

@@ -22,8 +22,8 @@ use crate::layers::{Layer, LayerWriter, Layers, NewLayer};
 use crate::manifest::Descriptor;
 use crate::registry::{Body, Endpoint, Repository};
 
-/// Chunks on their way to the pump; each has up to some hundred KiB.
-const CHUNKS: usize = 8;
+/// Chunks on their way to the pump: enough to bridge a hiccup. Each holds a read buffer of up to 400 KiB.
+const CHUNKS: usize = 4;
 
 /// The layers being fetched by whatever pull, so that each is fetched once.
 #[derive(Debug, Default)]

@@ -129,7 +129,7 @@ impl Asker<'_> {
     async fn send(&self, request: RequestBuilder, url: &Url) -> Result<Response, Error> {
         match tokio::time::timeout(self.stall, request.send()).await {
             Ok(Ok(response)) => Ok(response),
-            Ok(Err(cause)) => Err(Error::Request { url: shown(url), cause: cause.without_url() }),
+            Ok(Err(cause)) => Err(Error::Request { url: shown(url), cause: cause.into() }),
             Err(_) => Err(Error::Stalled { url: shown(url), waited: self.stall }),
         }
     }
@@ -234,7 +234,7 @@ impl Body {
                 self.received += chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
                 Ok(chunk)
             }
-            Ok(Err(cause)) => Err(Error::Request { url: self.url.clone(), cause: cause.without_url() }),
+            Ok(Err(cause)) => Err(Error::Request { url: self.url.clone(), cause: cause.into() }),
             Err(_) => Err(Error::Stalled { url: self.url.clone(), waited: self.stall }),
         }
     }

@@ -148,9 +148,13 @@ impl RootFilesystems {
     /// [`Error::Store`] if it can't be renamed away; [`Error::BadContainerId`].
     pub fn release(&self, container: &str) -> Result<(), Error> {
         check_id(container)?;
-        let mut containers = self.inner.containers();
-        self.inner.trash.discard(&self.inner.dir.join(container))?;
-        containers.remove(container);
+        let released = {
+            let mut containers = self.inner.containers();
+            self.inner.trash.discard(&self.inner.dir.join(container))?;
+            containers.remove(container)
+        };
+        // Lets go of the layers, which takes the lock of another map.
+        drop(released);
         Ok(())
     }
 

@@ -38,6 +38,8 @@ pub(crate) struct DirectoryTarget {
     /// Something was taken away again, so that `usage` has to be read from the disk.
     recount: bool,
     opaque_root: bool,
+    /// User and group that new files belong to.
+    creator: (u32, u32),
 }
 
 #[derive(Debug)]
@@ -60,6 +62,7 @@ impl DirectoryTarget {
             usage: Usage { bytes: DISK_BLOCK, inodes: 1 },
             recount: false,
             opaque_root: false,
+            creator: (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
         }
     }
 
@@ -166,7 +169,7 @@ impl DirectoryTarget {
         let file = self.make(place, name, || rustix::fs::openat(place, name, flags, mode)).map_err(failed)?;
         let stored = copy(&file, entry, content)?;
         self.count(stored);
-        set_attributes(file.as_fd(), entry).map_err(failed)
+        set_attributes(file.as_fd(), entry, self.creator).map_err(failed)
     }
 
     fn hard_link(&mut self, place: &Place, name: &[u8], entry: &Entry, source: &[u8]) -> Result<(), Fault> {
@@ -334,8 +337,8 @@ fn copy(file: &OwnedFd, entry: &Entry, content: &mut Content<'_>) -> Result<u64,
 }
 
 /// Owner, mode, extended attributes, times: in this order, since changing the owner takes setuid and capabilities away.
-fn set_attributes(file: BorrowedFd<'_>, entry: &Entry) -> io::Result<()> {
-    if (entry.uid, entry.gid) != (0, 0) || !is_root() {
+fn set_attributes(file: BorrowedFd<'_>, entry: &Entry, creator: (u32, u32)) -> io::Result<()> {
+    if (entry.uid, entry.gid) != creator {
         rustix::fs::fchown(file, Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)))?;
     }
     if entry.mode & 0o7000 != 0 {
@@ -387,11 +390,6 @@ fn set_xattrs(
         }
     }
     Ok(())
-}
-
-/// Whether new files belong to 0:0 without being given away.
-fn is_root() -> bool {
-    rustix::process::geteuid().is_root() && rustix::process::getegid().is_root()
 }
 
 /// Modification time; the access time is set to the same, so that a layer doesn't depend on when it was unpacked.

@@ -17,8 +17,8 @@ use crate::digest::{Algorithm, Digest, Digester};
 /// the second-level cache that digesting and writing share.
 const BUFFER: usize = 256 * 1024;
 
-/// Chunks that may wait for the unpacking thread.
-const CHUNKS: usize = 32;
+/// Chunks that may wait for the unpacking thread. A chunk from the network holds a read buffer of up to 400 KiB.
+const CHUNKS: usize = 4;
 
 /// What goes over the channel: the end is said, so that a caller who gave up isn't taken for one who is done.
 pub(crate) enum Chunk {

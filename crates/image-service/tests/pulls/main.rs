@@ -7,6 +7,7 @@ mod image;
 mod mirrors;
 mod ordinary;
 mod registry;
+mod tls;
 
 use std::path::PathBuf;
 use std::time::Duration;

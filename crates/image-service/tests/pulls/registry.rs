@@ -5,9 +5,10 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
 
 /// A request as it came.
 #[derive(Debug, Clone)]
@@ -98,16 +99,36 @@ pub(crate) struct Registry {
 
 impl Registry {
     pub(crate) async fn start(script: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Registry {
+        Registry::listen(script, None).await
+    }
+
+    pub(crate) async fn start_tls(
+        script: impl Fn(&Request) -> Reply + Send + Sync + 'static,
+        tls: TlsAcceptor,
+    ) -> Registry {
+        Registry::listen(script, Some(tls)).await
+    }
+
+    async fn listen(
+        script: impl Fn(&Request) -> Reply + Send + Sync + 'static,
+        tls: Option<TlsAcceptor>,
+    ) -> Registry {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let requests = Arc::new(Mutex::new(Vec::new()));
         let (log, script): (_, Arc<Script>) = (Arc::clone(&requests), Arc::new(script));
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (log, script) = (Arc::clone(&log), Arc::clone(&script));
+                let (log, script, tls) = (Arc::clone(&log), Arc::clone(&script), tls.clone());
                 tokio::spawn(async move {
                     // A client that goes away in the middle is none of the test's business.
-                    let _ = serve(stream, &log, &*script).await;
+                    let _ = match tls {
+                        Some(tls) => match tls.accept(stream).await {
+                            Ok(stream) => serve(stream, &log, &*script).await,
+                            Err(refused) => Err(refused),
+                        },
+                        None => serve(stream, &log, &*script).await,
+                    };
                 });
             }
         });
@@ -135,7 +156,10 @@ impl Drop for Registry {
     }
 }
 
-async fn serve(stream: TcpStream, log: &Mutex<Vec<Request>>, script: &Script) -> std::io::Result<()> {
+async fn serve<S>(stream: S, log: &Mutex<Vec<Request>>, script: &Script) -> std::io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let mut stream = BufReader::new(stream);
     let mut request = read(&mut stream).await?;
     {
@@ -159,7 +183,7 @@ async fn serve(stream: TcpStream, log: &Mutex<Vec<Request>>, script: &Script) ->
     stream.shutdown().await
 }
 
-async fn read(stream: &mut BufReader<TcpStream>) -> std::io::Result<Request> {
+async fn read(stream: &mut BufReader<impl AsyncRead + Unpin>) -> std::io::Result<Request> {
     let mut line = String::new();
     stream.read_line(&mut line).await?;
     let mut words = line.split_whitespace().map(str::to_owned);
