@@ -121,11 +121,11 @@ impl Attachments {
             return Err(Error::InvalidAttachment { field: "network namespace", value: String::new() });
         }
         if let Some(mut record) = self.journal.load(&id)? {
-            if record.result.is_some() {
+            if record.is_attached() {
                 let AttachmentId { container_id, ifname } = id;
                 return Err(Error::AlreadyAttached { container_id, ifname });
             }
-            // An ADD that was cut short before anybody learnt of it.
+            // An ADD that was cut short before anybody learnt of it, or a DEL that wasn't finished.
             record.attachment.netns = namespace(attachment.netns.as_deref());
             self.detach(&record).await?;
         }
@@ -161,11 +161,14 @@ impl Attachments {
         let Some(mut record) = self.journal.load(&id)? else { return Ok(()) };
         record.attachment.netns = namespace(attachment.netns.as_deref());
         let engine = self.engine_of(&record).map_err(|error| detach_failed(&id, vec![error]))?;
-        if !self.cut(&engine, &record).await? {
-            return Ok(());
-        }
-        if !engine.has_remainder() {
+        let complete = self.cut(&engine, &record).await?;
+        if complete && !engine.has_remainder() {
             return self.journal.remove(&id);
+        }
+        record.detached = true;
+        self.journal.store(&record)?;
+        if !complete {
+            return Ok(());
         }
         locked(&self.leaving).insert(id);
         self.behind.send_modify(|count| *count += 1);
@@ -255,7 +258,7 @@ impl Attachments {
         let id = attachment.id();
         let _lock = self.locks.lock(id.clone()).await;
         let _busy = self.quiet.read().await;
-        let record = self.journal.load(&id)?.filter(|record| record.result.is_some());
+        let record = self.journal.load(&id)?.filter(Record::is_attached);
         let Some(mut record) = record else {
             let AttachmentId { container_id, ifname } = id;
             return Err(Error::NotAttached { container_id, ifname });
@@ -269,7 +272,7 @@ impl Attachments {
         let mut failures = Vec::new();
         let mut kept = Vec::new();
         for id in self.journal.ids()? {
-            if valid.contains(&id) {
+            if valid.contains(&id) && !self.journal.load(&id)?.is_some_and(|record| record.detached) {
                 kept.push(id);
             } else if let Err(error) = self.collect(id).await {
                 failures.push(error);

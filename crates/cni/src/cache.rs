@@ -5,6 +5,7 @@
 //! | none | nothing is attached, nothing to undo |
 //! | without a result | an ADD is under way, or was cut short: to be deleted |
 //! | with a result | attached |
+//! | detached | a DEL has been answered; what it left behind is still to be removed |
 //!
 //! A record holds the configuration that ADD saw, so that DEL can be run from it whatever the directory says by then.
 
@@ -33,6 +34,9 @@ pub(crate) struct Record {
     pub(crate) via: Via,
     /// What came of it, as the last plugin printed it.
     pub(crate) result: Option<Value>,
+    /// Whether its DEL has been answered: nobody owns it any more, whoever is said to be valid.
+    #[serde(default)]
+    pub(crate) detached: bool,
 }
 
 /// Who attaches and detaches.
@@ -46,10 +50,15 @@ pub(crate) enum Via {
 }
 
 impl Record {
+    /// Whether somebody relies on it.
+    pub(crate) fn is_attached(&self) -> bool {
+        self.result.is_some() && !self.detached
+    }
+
     /// An intent: no result yet.
     pub(crate) fn intent(network: &str, attachment: &Attachment, via: Via) -> Record {
         let (network, attachment) = (network.to_owned(), attachment.clone());
-        Record { version: VERSION, network, attachment, via, result: None }
+        Record { version: VERSION, network, attachment, via, result: None, detached: false }
     }
 }
 

@@ -30,8 +30,8 @@ pub struct Config {
 }
 
 impl Config {
-    /// The default of [`Config::plugin_deadline`]: a chain of two still fits into the two minutes after which kubelet
-    /// gives up (`--runtime-request-timeout`).
+    /// The default of [`Config::plugin_deadline`]: a plugin that hangs in ADD, and hangs again in the DEL that undoes it,
+    /// is reported before kubelet gives up after two minutes (`--runtime-request-timeout`).
     pub const PLUGIN_DEADLINE: Duration = Duration::from_secs(50);
 }
 
@@ -108,7 +108,7 @@ impl Networks {
 
     /// Detaches everything that isn't in `valid`, and has the plugins do the same with what they keep (GC).
     ///
-    /// `valid` has to name every attachment whose `add` has begun. What another call is at work on is left to it. Cancel
+    /// `valid` has to name every attachment whose `add` has begun; one that has been detached since is no hindrance. What another call is at work on is left to it. Cancel
     /// safe, as `add` is.
     ///
     /// # Errors

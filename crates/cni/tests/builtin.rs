@@ -282,6 +282,27 @@ fn another_daemon_finds_what_one_left_and_keeps_it() {
 }
 
 #[test]
+fn a_detach_that_was_not_finished_is_collected() {
+    on_own_host(|| async {
+        let node = Node::new();
+        let before = state();
+        let networks = node.open_builtin(network());
+        let first = pod(&networks, "first", Vec::new()).await;
+        let record = &node.records()[0];
+        // As after a crash behind the answer to DEL.
+        let mut text: serde_json::Value = serde_json::from_slice(&fs::read(record).unwrap()).unwrap();
+        text["detached"] = true.into();
+        fs::write(record, text.to_string()).unwrap();
+        drop(networks);
+        let networks = node.open_builtin(network());
+        assert!(matches!(networks.check(&first.attachment).await, Err(Error::NotAttached { .. })));
+        networks.gc(&[first.attachment.id()]).await.unwrap();
+        assert_eq!(state(), before);
+        assert!(node.records().is_empty());
+    });
+}
+
+#[test]
 fn an_attachment_cut_short_is_cleaned_up_by_its_owner_alone() {
     on_own_host(|| async {
         let node = Node::new();
@@ -366,6 +387,19 @@ fn the_mtu_is_that_of_the_way_out() {
         let pod = pod(&networks, "first", Vec::new()).await;
         let link = pod.netns.run(|| sh("ip link show eth0"));
         assert!(link.contains("mtu 1400"), "{link}");
+        // Below what IPv6 needs, where the kernel has none of its settings.
+        let narrow = BuiltinNetwork {
+            name: "narrow".into(),
+            bridge: "knarrtest1".into(),
+            subnets: vec![subnet("10.232.0.0", 24)],
+            mtu: Some(1000),
+        };
+        let node = Node::new();
+        let networks = node.open_builtin(narrow);
+        let pod = self::pod(&networks, "second", Vec::new()).await;
+        let link = pod.netns.run(|| sh("ip link show eth0"));
+        assert!(link.contains("mtu 1000"), "{link}");
+        Netns::current().ask_tcp(at(pod.ips[0], 80)).unwrap();
     });
 }
 

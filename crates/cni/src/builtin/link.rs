@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use super::netlink::{APPEND, Attributes, CREATE, DUMP, EXCL, Message, REPLACE, Socket, attribute, u32_at};
+use super::sysctl;
 use crate::error::Error;
 use crate::result::Cidr;
 
@@ -150,14 +151,14 @@ pub(super) fn create_veth(socket: &mut Socket, pair: &VethPair<'_>) -> Result<()
     socket.request(create).map_err(|source| failed("create veth pair", pair.host_name, source))?;
     // A pod that reaches itself by its host port or service comes back by the port that it left by.
     let mut hairpin = Message::new(RTM_NEWLINK, 0, &ifinfomsg(0, 0, 0));
-    hairpin.attributes.put_str(IFLA_IFNAME, pair.host_name).nest(IFLA_AF_SPEC, without_link_local).nest(
-        IFLA_LINKINFO,
-        |info| {
-            info.put_str(IFLA_INFO_SLAVE_KIND, "bridge").nest(IFLA_INFO_SLAVE_DATA, |data| {
-                data.put(IFLA_BRPORT_MODE, &[1]);
-            });
-        },
-    );
+    hairpin.attributes.put_str(IFLA_IFNAME, pair.host_name).nest(IFLA_LINKINFO, |info| {
+        info.put_str(IFLA_INFO_SLAVE_KIND, "bridge").nest(IFLA_INFO_SLAVE_DATA, |data| {
+            data.put(IFLA_BRPORT_MODE, &[1]);
+        });
+    });
+    if sysctl::has_ipv6(pair.mtu) {
+        hairpin.attributes.nest(IFLA_AF_SPEC, without_link_local);
+    }
     let up = up_message(pair.host_name);
     let outcome = socket.request_all(vec![hairpin, up]);
     outcome.map_err(|refused| failed("set up bridge port", pair.host_name, refused.source))

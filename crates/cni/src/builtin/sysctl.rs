@@ -9,6 +9,14 @@ use crate::error::Error;
 /// Below here; what a thread finds is its own namespace's.
 const ROOT: &str = "/proc/sys/net";
 
+/// The least MTU that IPv6 works with (RFC 8200), below which an interface has none of it.
+pub(super) const IPV6_MTU: u32 = 1280;
+
+/// Whether an interface with that MTU speaks IPv6: the kernel may have been started without it.
+pub(super) fn has_ipv6(mtu: u32) -> bool {
+    mtu >= IPV6_MTU && Path::new(ROOT).join("ipv6").exists()
+}
+
 /// Sets a value. A setting that the kernel doesn't have (IPv6 switched off) needs none.
 pub(super) fn set(name: &str, value: &str) -> Result<(), Error> {
     match fs::write(Path::new(ROOT).join(name), value) {
