@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use runtime::supervisor::{Arguments, run};
+use runtime::supervisor::{Arguments, SupervisorError, run};
 
 /// What a shell user gets for misuse, as from other programs.
 const USAGE: u8 = 2;
@@ -13,11 +13,12 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => {
             let usage = "usage: knarr-supervisor --pod ID --dir DIRECTORY [--cgroup JSON] <LISTENING_SOCKET";
-            return fail(USAGE, &format!("{error}\n{usage}"));
+            return fail(USAGE, &format!("{error}; {usage}"));
         }
     };
     match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error @ SupervisorError::Misused(_)) => fail(USAGE, &error.to_string()),
         Err(error) => {
             let cause =
                 std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();

@@ -40,7 +40,7 @@ impl Arguments {
         while let Some(flag) = arguments.next() {
             let value = arguments.next().ok_or_else(|| UsageError::Unexpected(flag.clone()))?;
             match flag.as_str() {
-                "--pod" => pod = Some(value),
+                "--pod" => pod = Some(id(value)?),
                 "--dir" => directory = Some(absolute(value)?),
                 "--cgroup" => cgroup = Some(read_cgroup(value)?),
                 _ => return Err(UsageError::Unexpected(flag)),
@@ -62,6 +62,16 @@ impl Arguments {
         }
         line
     }
+}
+
+/// Whether a text can be an id. It becomes the name of a directory.
+pub(super) fn is_id(text: &str) -> bool {
+    let known = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    !text.starts_with('.') && (1..=128).contains(&text.len()) && text.bytes().all(known)
+}
+
+fn id(value: String) -> Result<String, UsageError> {
+    if is_id(&value) { Ok(value) } else { Err(UsageError::Value("--pod", value)) }
 }
 
 fn absolute(value: String) -> Result<PathBuf, UsageError> {
@@ -93,6 +103,7 @@ mod tests {
         assert_eq!(parse(&["--pod", "p"]), Err(UsageError::Missing("--dir")));
         assert_eq!(parse(&["--pod"]), Err(UsageError::Unexpected("--pod".into())));
         assert_eq!(parse(&["--pot", "p"]), Err(UsageError::Unexpected("--pot".into())));
+        assert_eq!(parse(&["--pod", "../p"]), Err(UsageError::Value("--pod", "../p".into())));
         assert_eq!(parse(&["--dir", "run"]), Err(UsageError::Value("--dir", "run".into())));
         assert_eq!(parse(&["--cgroup", "{}"]), Err(UsageError::Value("--cgroup", "{}".into())));
     }

@@ -94,6 +94,14 @@ impl Container {
         Ok(Self { id: start.container, cgroup: start.cgroup, state })
     }
 
+    /// Nobody waits for its start any more.
+    pub(super) fn forget_waiting(&mut self) {
+        match &mut self.state {
+            State::Starting { waiting, .. } => waiting.clear(),
+            State::Running { .. } | State::Draining { .. } | State::Exited(_) => {}
+        }
+    }
+
     /// Its command has been executed. Any other state stays.
     pub(super) fn executed(self) -> Self {
         let state = match self.state {

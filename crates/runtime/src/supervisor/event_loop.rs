@@ -1,7 +1,7 @@
 //! The loop: what is waited for, and what happens when it comes.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -37,13 +37,25 @@ pub(super) struct Supervisor {
     listener: Listener,
     session: Option<Session>,
     /// Killed, and to be waited for.
-    leaving: Vec<(Key, Process)>,
-    /// The number of the request to end.
-    ending: Option<u64>,
+    leaving: Vec<(Key, Leaving)>,
+    /// Once it was asked to end: the requests that wait for that.
+    ending: Option<Vec<u64>>,
     next_key: Key,
     buffer: Buffer,
     /// Something large was handled, whose memory can go back when there is time.
     spare_memory: bool,
+}
+
+/// How long the answer to a start that failed may wait for the end of its process, so that its cgroup is empty when the daemon hears of
+/// it. A process that hangs in the kernel doesn't end even when it is killed.
+const LEAVE: Duration = Duration::from_secs(1);
+
+/// A process that was killed on its way, and who is told when it has ended.
+struct Leaving {
+    process: Process,
+    waiting: Vec<u64>,
+    failure: Option<Failure>,
+    until: Instant,
 }
 
 /// What a descriptor belongs to.
@@ -85,8 +97,10 @@ impl Supervisor {
                 self.handle(token);
             }
             self.expire(Instant::now());
-            if let Some(sequence) = self.ending.filter(|_| self.is_empty()) {
-                self.reply(sequence, Reply::Done);
+            if self.is_empty()
+                && let Some(waiting) = self.ending.take()
+            {
+                waiting.into_iter().for_each(|sequence| self.reply(sequence, Reply::Done));
                 return Ok(());
             }
         }
@@ -104,7 +118,9 @@ impl Supervisor {
             sys::give_back_memory();
         }
         let deadlines = self.containers.iter().filter_map(|(_, container)| container.deadline());
-        let next = deadlines.chain(self.execs.iter().filter_map(|(_, exec)| exec.deadline())).min();
+        let execs = self.execs.iter().filter_map(|(_, exec)| exec.deadline());
+        let leaving = self.leaving.iter().filter_map(|(_, left)| left.deadline());
+        let next = deadlines.chain(execs).chain(leaving).min();
         self.poll(next.map(|deadline| deadline.saturating_duration_since(Instant::now())))
     }
 
@@ -161,7 +177,9 @@ impl Supervisor {
             });
         }
         waited.extend(
-            self.leaving.iter().map(|(key, left)| (Token::Leaving(*key), left.as_fd(), PollFlags::IN)),
+            self.leaving
+                .iter()
+                .map(|(key, left)| (Token::Leaving(*key), left.process.as_fd(), PollFlags::IN)),
         );
         waited
     }
@@ -176,9 +194,7 @@ impl Supervisor {
             Token::Output(key, source) => self.output(key, source),
             Token::ExecHandshake(key) => self.exec_progress(key),
             Token::ExecExit(key) => self.exec_exited(key),
-            Token::Leaving(key) => {
-                self.leaving.retain(|(other, left)| *other != key || left.reap().is_none())
-            }
+            Token::Leaving(key) => self.left(key),
         }
     }
 
@@ -208,15 +224,28 @@ impl Supervisor {
         }
     }
 
-    /// Execs are the daemon's: nobody else could read what they print.
+    /// Execs are the daemon's: nobody else could read what they print. What waits for an answer is forgotten, since another daemon
+    /// counts its requests from the beginning.
     fn lose_session(&mut self) {
-        if self.session.take().is_some() {
-            self.execs.iter().for_each(|(_, exec)| exec.kill());
+        if self.session.take().is_none() {
+            return;
         }
+        for (key, exec) in std::mem::take(&mut self.execs) {
+            exec.kill();
+            self.leaving.push((key, Leaving::unasked(exec.process)));
+        }
+        self.containers.iter_mut().for_each(|(_, container)| container.forget_waiting());
+        self.leaving.iter_mut().for_each(|(_, left)| left.waiting.clear());
+        self.ending.iter_mut().for_each(Vec::clear);
     }
 
     pub(super) fn reply(&mut self, sequence: u64, reply: Reply) {
-        if self.session.as_mut().is_some_and(|session| session.reply(sequence, reply) == Err(Lost)) {
+        self.reply_with(sequence, reply, Vec::new());
+    }
+
+    fn reply_with(&mut self, sequence: u64, reply: Reply, descriptors: Vec<OwnedFd>) {
+        let Some(session) = &mut self.session else { return };
+        if session.reply(sequence, reply, descriptors) == Err(Lost) {
             self.lose_session();
         }
     }
@@ -262,7 +291,7 @@ impl Supervisor {
         match receive(handshake, |master| output.add(Source::Stdout, master)) {
             Progress::Pending | Progress::Terminal(_) => {}
             Progress::Ready => self.started(key),
-            Progress::Failed(failure) => self.start_failed(key, &failure),
+            Progress::Failed(failure) => self.start_failed(key, failure),
         }
     }
 
@@ -283,15 +312,32 @@ impl Supervisor {
     }
 
     /// A container that never ran is not kept: the daemon knows why.
-    fn start_failed(&mut self, key: Key, failure: &Failure) {
+    ///
+    /// Its one process is killed by its descriptor, not by the cgroup: the kernel (6.14 and later) kills whatever is cloned into a cgroup
+    /// that cgroup.kill was written to more often than to the cloner's, so the retry would die.
+    fn start_failed(&mut self, key: Key, failure: Failure) {
         let Some(container) = self.take(key) else { return };
-        let _ = container.cgroup.kill();
         if let State::Starting { process, waiting, .. } = container.state {
             process.kill();
-            self.leaving.push((key, process));
-            for sequence in waiting {
-                self.reply(sequence, Reply::Failed(failure.clone()));
-            }
+            let until = Instant::now() + LEAVE;
+            self.leaving.push((key, Leaving { process, waiting, failure: Some(failure), until }));
+            self.left(key);
+        }
+    }
+
+    /// A process that was killed may have ended.
+    fn left(&mut self, key: Key) {
+        let Some(at) = self.leaving.iter().position(|(other, _)| *other == key) else { return };
+        if self.leaving[at].1.process.reap().is_some() {
+            let (_, left) = self.leaving.swap_remove(at);
+            self.tell_failure(left.waiting, left.failure);
+        }
+    }
+
+    fn tell_failure(&mut self, waiting: Vec<u64>, failure: Option<Failure>) {
+        let Some(failure) = failure else { return };
+        for sequence in waiting {
+            self.reply(sequence, Reply::Failed(failure.clone()));
         }
     }
 
@@ -346,15 +392,19 @@ impl Supervisor {
 
     fn exec_progress(&mut self, key: Key) {
         let Some((_, exec)) = self.execs.iter_mut().find(|(other, _)| *other == key) else { return };
-        let exec::State::Starting { handshake, sequence, .. } = &mut exec.state else { return };
+        let exec::State::Starting { handshake, sequence, terminal, .. } = &mut exec.state else { return };
         let sequence = *sequence;
-        // A terminal is for attached clients, which there are none of yet: it ends with its descriptor.
-        match receive(handshake, |_| Ok(())) {
+        let received = receive(handshake, |master| {
+            *terminal = Some(master);
+            Ok(())
+        });
+        match received {
             Progress::Pending | Progress::Terminal(_) => {}
             Progress::Ready => {
                 let pid = exec.process.pid;
+                let terminal = terminal.take();
                 exec.state = exec::State::Running;
-                self.reply(sequence, Reply::ExecStarted { pid });
+                self.reply_with(sequence, Reply::ExecStarted { pid }, terminal.into_iter().collect());
             }
             Progress::Failed(failure) => self.exec_failed(key, sequence, failure),
         }
@@ -364,7 +414,7 @@ impl Supervisor {
         let Some(at) = self.execs.iter().position(|(other, _)| *other == key) else { return };
         let (_, exec) = self.execs.swap_remove(at);
         exec.kill();
-        self.leaving.push((key, exec.process));
+        self.leaving.push((key, Leaving::unasked(exec.process)));
         self.reply(sequence, Reply::Failed(failure));
     }
 
@@ -399,7 +449,7 @@ impl Supervisor {
             match self.containers.iter().find(|entry| starting(entry)) {
                 Some((_, container)) => {
                     let failure = container::too_late(&container.id);
-                    self.start_failed(key, &failure);
+                    self.start_failed(key, failure);
                 }
                 None => self.finish(key),
             }
@@ -413,11 +463,18 @@ impl Supervisor {
                 self.exec_failed(key, sequence, failure);
             }
         }
+        for at in 0..self.leaving.len() {
+            let left = &mut self.leaving[at].1;
+            if left.deadline().is_some_and(|deadline| deadline <= now) {
+                let (waiting, failure) = (std::mem::take(&mut left.waiting), left.failure.take());
+                self.tell_failure(waiting, failure);
+            }
+        }
     }
 
     /// Kills everything; the loop ends when all of it has been waited for.
     pub(super) fn shut_down(&mut self, sequence: u64) {
-        self.ending = Some(sequence);
+        self.ending.get_or_insert_default().push(sequence);
         for (_, container) in &self.containers {
             if let Some(process) = container.process() {
                 let _ = container.cgroup.kill();
@@ -430,6 +487,11 @@ impl Supervisor {
         }
     }
 
+    /// Whether it was asked to end.
+    pub(super) fn is_ending(&self) -> bool {
+        self.ending.is_some()
+    }
+
     /// Whether no process of the pod's is left to wait for.
     fn is_empty(&self) -> bool {
         let over = |container: &Container| matches!(container.state, State::Exited(_));
@@ -440,11 +502,20 @@ impl Supervisor {
     }
 }
 
+impl Leaving {
+    /// One that nobody asks about.
+    fn unasked(process: Process) -> Self {
+        Self { process, waiting: Vec::new(), failure: None, until: Instant::now() }
+    }
+
+    /// When those who wait are told though it has not ended.
+    fn deadline(&self) -> Option<Instant> {
+        self.failure.as_ref().map(|_| self.until)
+    }
+}
+
 /// Reads a handshake until it has nothing more to say now; terminals go to `terminal`.
-fn receive(
-    handshake: &mut Handshake,
-    mut terminal: impl FnMut(std::os::fd::OwnedFd) -> Result<(), Errno>,
-) -> Progress {
+fn receive(handshake: &mut Handshake, mut terminal: impl FnMut(OwnedFd) -> Result<(), Errno>) -> Progress {
     loop {
         match handshake.receive() {
             Progress::Terminal(master) => {

@@ -24,7 +24,13 @@ pub(super) struct Exec {
 #[derive(Debug)]
 pub(super) enum State {
     /// Cloned, and on its way to execve(2).
-    Starting { handshake: Handshake, sequence: u64, deadline: Instant },
+    Starting {
+        handshake: Handshake,
+        sequence: u64,
+        /// The master side of its terminal, which goes to the daemon with the answer.
+        terminal: Option<OwnedFd>,
+        deadline: Instant,
+    },
     /// Its command runs.
     Running,
 }
@@ -44,7 +50,7 @@ impl Exec {
             exec(proof, &ExecRequest { process: &start.process, container: first, cgroup, streams })?;
         let process = Process { pid: launched.pid, pidfd: launched.pidfd, start_time: launched.start_time };
         let deadline = Instant::now() + Duration::from_millis(start.deadline_ms);
-        let state = State::Starting { handshake: launched.handshake, sequence, deadline };
+        let state = State::Starting { handshake: launched.handshake, sequence, terminal: None, deadline };
         Ok(Self { name: start.exec, process, state })
     }
 

@@ -33,7 +33,11 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use nix::sys::signal::{SigSet, Signal};
+use rustix::fs::Mode;
+use rustix::io::Errno;
+use rustix::net::SocketType;
 
+use crate::sys;
 use crate::thread::SingleThread;
 use crate::wire::Listener;
 
@@ -42,6 +46,9 @@ pub use arguments::{Arguments, UsageError};
 /// Why a supervisor could not begin.
 #[derive(Debug, thiserror::Error)]
 pub enum SupervisorError {
+    /// Its standard input, or its directory, is not what a daemon gives it.
+    #[error("{0}")]
+    Misused(&'static str),
     /// A step of becoming a supervisor.
     #[error("cannot {step}")]
     Begin {
@@ -66,6 +73,8 @@ pub(crate) struct Place {
     pub(crate) pod: String,
     /// The pod's directory.
     pub(crate) directory: PathBuf,
+    /// The OOM score adjustment that it was started with: what a process without one of its own gets.
+    pub(crate) oom_score_adj: Option<i32>,
 }
 
 impl Place {
@@ -80,6 +89,9 @@ impl Place {
 /// # Errors
 /// [`SupervisorError`]; nothing has been started then.
 pub fn run(arguments: Arguments) -> Result<(), SupervisorError> {
+    // Before anything is opened: a daemon that leaks a descriptor must not have it kept open by every pod.
+    sys::close_inherited();
+    check_surroundings(&arguments)?;
     let begin = |step: &'static str| {
         move |errno: rustix::io::Errno| SupervisorError::Begin { step, cause: errno.into() }
     };
@@ -87,15 +99,21 @@ pub fn run(arguments: Arguments) -> Result<(), SupervisorError> {
         cgroup.join(rustix::process::getpid().as_raw_nonzero().get())?;
     }
     // A session of its own: what is typed at the daemon's terminal is not for the pods.
-    rustix::process::setsid().map_err(begin("begin a session"))?;
+    match rustix::process::setsid() {
+        // EPERM: it leads a process group already, which is as good.
+        Ok(_) | Err(Errno::PERM) => {}
+        Err(errno) => return Err(begin("begin a session")(errno)),
+    }
+    // Modes are given explicitly wherever a file is made.
+    rustix::process::umask(Mode::RWXO.union(Mode::WGRP));
     block_signals()
         .map_err(|errno| begin("block signals")(rustix::io::Errno::from_raw_os_error(errno as i32)))?;
     rustix::process::chdir("/").map_err(begin("change to the root directory"))?;
-    spare_from_memory_shortage();
+    let oom_score_adj = spare_from_memory_shortage();
     let listener = take_listener()
         .map_err(|cause| SupervisorError::Begin { step: "take the listening socket", cause })?;
     let proof = SingleThread::prove()?;
-    let place = Place { pod: arguments.pod, directory: arguments.directory };
+    let place = Place { pod: arguments.pod, directory: arguments.directory, oom_score_adj };
     event_loop::Supervisor::new(place, listener, proof).run().map_err(SupervisorError::Wait)
 }
 
@@ -111,11 +129,26 @@ fn block_signals() -> Result<(), nix::errno::Errno> {
     blocked.thread_block()
 }
 
+/// What a daemon has to have prepared.
+fn check_surroundings(arguments: &Arguments) -> Result<(), SupervisorError> {
+    use rustix::net::sockopt::{socket_acceptconn, socket_type};
+    let stdin = io::stdin();
+    if socket_type(&stdin) != Ok(SocketType::SEQPACKET) || socket_acceptconn(&stdin) != Ok(true) {
+        return Err(SupervisorError::Misused("standard input is not a listening SOCK_SEQPACKET socket"));
+    }
+    if !arguments.directory.is_dir() {
+        return Err(SupervisorError::Misused("--dir is not a directory"));
+    }
+    Ok(())
+}
+
 /// The kernel is to look for memory elsewhere first: without its supervisor a pod is lost. Best effort, for lowering the value takes
-/// CAP_SYS_RESOURCE; containers set their own.
-fn spare_from_memory_shortage() {
+/// CAP_SYS_RESOURCE. Returns the value before, which is what containers get that have none of their own.
+fn spare_from_memory_shortage() -> Option<i32> {
+    const FILE: &str = "/proc/self/oom_score_adj";
     const SCORE: &[u8] = b"-998";
-    let _ = std::fs::write("/proc/self/oom_score_adj", SCORE);
+    let before = std::fs::read_to_string(FILE).ok()?.trim().parse().ok()?;
+    std::fs::write(FILE, SCORE).ok().map(|()| before)
 }
 
 /// The listening socket is standard input; afterwards that is /dev/null, so that no child finds the socket there.

@@ -23,6 +23,10 @@ impl Supervisor {
         request: Request,
         descriptors: Vec<OwnedFd>,
     ) -> Option<Reply> {
+        if self.is_ending() && matches!(request, Request::CreatePod(_) | Request::Start(_) | Request::Exec(_))
+        {
+            return Some(Reply::Failed(refused(FailureKind::Gone, "the supervisor is about to end")));
+        }
         match request {
             Request::Hello { version: _ } => Some(Reply::Welcome {
                 version: VERSION,
@@ -61,12 +65,26 @@ impl Supervisor {
         Snapshot { pod: self.pod.as_ref().map(created), containers: containers.collect() }
     }
 
-    fn start(&mut self, sequence: u64, start: StartContainer, descriptors: Vec<OwnedFd>) -> Option<Reply> {
+    fn start(
+        &mut self,
+        sequence: u64,
+        mut start: StartContainer,
+        descriptors: Vec<OwnedFd>,
+    ) -> Option<Reply> {
+        if !super::arguments::is_id(&start.container) {
+            let why = format!("{:?} is not an id", start.container);
+            return Some(Reply::Failed(refused(FailureKind::Unsafe, &why)));
+        }
         if let Some(at) = self.find(&start.container) {
             return again(&mut self.containers[at].1, sequence);
         }
+        let process = &mut start.plan.process;
+        process.oom_score_adj = process.oom_score_adj.or(self.place.oom_score_adj);
         let started = {
-            let Some(pod) = &self.pod else { return Some(Reply::Failed(no_pod())) };
+            let Some(pod) = &self.pod else {
+                let why = "the pod's namespaces have not been made";
+                return Some(Reply::Failed(refused(FailureKind::Gone, why)));
+            };
             let pid_target = self.pid_target(&start.plan.namespaces.pid);
             let around = Surroundings { proof: &self.proof, pod, pid_target };
             Container::start(&around, start, descriptors, sequence)
@@ -88,7 +106,8 @@ impl Supervisor {
         }
     }
 
-    fn exec(&mut self, sequence: u64, start: StartExec, descriptors: &[OwnedFd]) -> Option<Reply> {
+    fn exec(&mut self, sequence: u64, mut start: StartExec, descriptors: &[OwnedFd]) -> Option<Reply> {
+        start.process.oom_score_adj = start.process.oom_score_adj.or(self.place.oom_score_adj);
         let started = {
             let found = self.find(&start.container).map(|at| &self.containers[at].1);
             let Some((process, cgroup)) = found.and_then(running) else { return Some(Reply::Gone) };
@@ -184,11 +203,7 @@ fn created(pod: &PodNamespaces) -> PodCreated {
     PodCreated { network: pod.network.as_ref().map(path), init: pod.pid.as_ref().map(|pid| pid.init) }
 }
 
-fn no_pod() -> Failure {
-    Failure {
-        kind: FailureKind::Gone,
-        step: FailedStep::JoinNamespace,
-        errno: None,
-        subject: "the pod's namespaces have not been made".to_owned(),
-    }
+/// A request that is not even tried.
+fn refused(kind: FailureKind, why: &str) -> Failure {
+    Failure { kind, step: FailedStep::Prepare, errno: None, subject: why.to_owned() }
 }

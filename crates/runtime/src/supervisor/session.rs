@@ -15,7 +15,7 @@ const BACKLOG: usize = 256;
 #[derive(Debug)]
 pub(super) struct Session {
     socket: Socket,
-    unsent: VecDeque<(u64, Message)>,
+    unsent: VecDeque<(u64, Message, Vec<OwnedFd>)>,
 }
 
 /// The connection is of no use any more.
@@ -46,27 +46,33 @@ impl Session {
     }
 
     /// Answers a request.
-    pub(super) fn reply(&mut self, sequence: u64, reply: Reply) -> Result<(), Lost> {
-        self.send(sequence, Message::Reply(reply))
+    pub(super) fn reply(
+        &mut self,
+        sequence: u64,
+        reply: Reply,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(), Lost> {
+        self.send(sequence, Message::Reply(reply), descriptors)
     }
 
     /// Tells something unasked.
     pub(super) fn tell(&mut self, event: Event) -> Result<(), Lost> {
-        self.send(0, Message::Event(event))
+        self.send(0, Message::Event(event), Vec::new())
     }
 
-    fn send(&mut self, sequence: u64, message: Message) -> Result<(), Lost> {
+    fn send(&mut self, sequence: u64, message: Message, descriptors: Vec<OwnedFd>) -> Result<(), Lost> {
         if self.unsent.len() >= BACKLOG {
             return Err(Lost);
         }
-        self.unsent.push_back((sequence, message));
+        self.unsent.push_back((sequence, message, descriptors));
         self.flush()
     }
 
     /// Sends what waits, as far as the daemon takes it.
     pub(super) fn flush(&mut self) -> Result<(), Lost> {
-        while let Some((sequence, message)) = self.unsent.front() {
-            match self.socket.send(*sequence, message, &[]) {
+        while let Some((sequence, message, descriptors)) = self.unsent.front() {
+            let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
+            match self.socket.send(*sequence, message, &borrowed) {
                 Ok(()) => drop(self.unsent.pop_front()),
                 Err(WireError::Full) => return Ok(()),
                 Err(_) => return Err(Lost),
@@ -111,7 +117,7 @@ mod tests {
         let mut told = 0;
         while !session.is_behind() {
             told += 1;
-            session.reply(told, Reply::Unknown { why: "x".repeat(10_000) }).unwrap();
+            session.reply(told, Reply::Unknown { why: "x".repeat(10_000) }, Vec::new()).unwrap();
         }
         let mut seen = 0;
         while seen < told {

@@ -147,6 +147,8 @@ impl Output {
         let time = clock::stamp();
         buffer.lines.clear();
         for mut stream in self.streams.drain(..) {
+            // What is there already belongs to the container.
+            let _ = (0..TURN).find_map(|_| read(&mut stream, buffer, &time));
             stream.lines.finish(&time, &mut buffer.lines);
         }
         self.append(&buffer.lines)

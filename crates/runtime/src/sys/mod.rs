@@ -1,5 +1,5 @@
-//! The crate's only `unsafe`: system calls that neither rustix nor nix offers safely, each behind a safe function and each
-//! block with its proof.
+//! The crate's only `unsafe`: system calls that neither rustix nor nix offers safely, each behind a safe
+//! function and each block with its proof.
 //!
 //! What lives here is one call deep. Decisions belong to the callers.
 
@@ -19,15 +19,15 @@ pub(crate) use clone::{Child, CloneFlags, Cloned, clone_process};
 pub(crate) use mount::{Reach, attribute_bits, mount_id, set_attributes, set_propagation};
 pub(crate) use network::bring_loopback_up;
 pub(crate) use process::{
-    Awaited, close_all, close_on_exec_above_stdio, exit_now, install_seccomp, reset_signal_dispositions,
-    set_resource_limit, wait_for_signal,
+    Awaited, close_all, close_inherited, close_on_exec_above_stdio, exit_now, install_seccomp,
+    reset_signal_dispositions, set_resource_limit, wait_for_signal,
 };
 
 pub(crate) use signal::signal;
 
 /// Takes ownership of a descriptor that the kernel has just put into this process with a message.
 pub(crate) fn own(raw: RawFd) -> OwnedFd {
-    // SAFETY: recvmsg(2) has installed this descriptor for the message that the caller holds, and nothing else in the process
-    // knows its number. The callers take each number out of one message once.
+    // SAFETY: recvmsg(2) has installed this descriptor for the message that the caller holds, and nothing
+    // else in the process knows its number. The callers take each number out of one message once.
     unsafe { OwnedFd::from_raw_fd(raw) }
 }

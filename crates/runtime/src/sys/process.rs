@@ -18,8 +18,9 @@ pub(crate) fn reset_signal_dispositions() {
     /// The kernel's struct sigaction, all zeroes: SIG_DFL, no flags, no restorer, no mask.
     const DEFAULT: [u64; 4] = [0; 4];
     for signal in 1..=64 {
-        // SAFETY: the action is no function that could run, and is as large as the kernel's structure on x86-64 (larger than on
-        // arm64, which has no restorer). SIGKILL and SIGSTOP are refused, which changes nothing.
+        // SAFETY: the action is no function that could run, and is as large as the kernel's structure on
+        // x86-64 (larger than on arm64, which has no restorer). SIGKILL and SIGSTOP are refused, which
+        // changes nothing.
         unsafe {
             libc::syscall(libc::SYS_rt_sigaction, signal, DEFAULT.as_ptr(), std::ptr::null_mut::<u64>(), SET);
         }
@@ -50,10 +51,17 @@ pub(crate) fn close_on_exec_above_stdio() -> Result<(), Errno> {
     check(unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, CLOEXEC) })
 }
 
+/// Closes every descriptor above 2, in a process that has opened none itself.
+pub(crate) fn close_inherited() {
+    // SAFETY: the caller is the supervisor at its very beginning: nothing in it owns a descriptor but the three standard ones. The call
+    // can only fail on kernels that don't have it, where what was inherited stays open.
+    unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
+}
+
 /// Closes every descriptor of a process that uses none any more and never returns to code that owns one.
 pub(crate) fn close_all() -> Result<(), Errno> {
-    // SAFETY: the caller is the pod's first process, which has finished with all its descriptors, forgets their owners without
-    // dropping them, and ends by _exit.
+    // SAFETY: the caller is the pod's first process, which has finished with all its descriptors, forgets
+    // their owners without dropping them, and ends by _exit.
     check(unsafe { libc::syscall(libc::SYS_close_range, 0, libc::c_uint::MAX, 0) })
 }
 
@@ -68,8 +76,8 @@ pub(crate) fn install_seccomp(filter: &SeccompFilter) -> Result<(), Errno> {
         len: u16::try_from(instructions.len()).map_err(|_| Errno::TOOBIG)?,
         filter: instructions.as_ptr().cast_mut(),
     };
-    // SAFETY: `program` points to as many instructions as it says, both live through the call, and the kernel only reads them
-    // (and refuses a program that is not valid).
+    // SAFETY: `program` points to as many instructions as it says, both live through the call, and the kernel
+    // only reads them (and refuses a program that is not valid).
     check(unsafe {
         libc::syscall(
             libc::SYS_seccomp,
@@ -93,8 +101,8 @@ pub(crate) enum Awaited {
 
 /// Waits for SIGCHLD or SIGTERM, which the caller has blocked.
 pub(crate) fn wait_for_signal() -> Awaited {
-    // SAFETY: sigset_t and siginfo_t are plain data for which all zeroes is a value; sigemptyset and sigaddset then make a proper
-    // set, and sigwaitinfo fills the information that it is given a place for.
+    // SAFETY: sigset_t and siginfo_t are plain data for which all zeroes is a value; sigemptyset and
+    // sigaddset then make a proper set, and sigwaitinfo fills the information that it is given a place for.
     let (signal, sender) = unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut set);

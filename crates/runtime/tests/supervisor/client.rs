@@ -94,6 +94,11 @@ impl Client {
         }
     }
 
+    /// Whether such an event has come and not been asked for.
+    pub fn has_event(&self, wanted: impl Fn(&Event) -> bool) -> bool {
+        self.events.iter().any(wanted)
+    }
+
     pub fn exit(&mut self, container: &str) -> Exit {
         self.event("exit", |event| match event {
             Event::ContainerExited(exit) if exit.container == container => Some(exit.clone()),

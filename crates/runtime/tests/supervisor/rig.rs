@@ -14,9 +14,7 @@ use runtime::plan::{
 };
 use runtime::spec::{self, oci};
 use runtime::supervisor::Arguments;
-use runtime::wire::{
-    Listener, Reply, Request, Scope, StartContainer, StartExec, Stdin, Stream, Target,
-};
+use runtime::wire::{Listener, Reply, Request, Scope, StartContainer, StartExec, Stdin, Stream, Target};
 use runtime::{mount, plan};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
@@ -204,7 +202,11 @@ pub fn lines(path: &Path) -> Vec<String> {
         .map(|line| {
             let (time, rest) = line.split_once(' ').unwrap();
             // 2016-10-06T00:17:09.669794202Z
-            assert_eq!((time.len(), &time[10..11], &time[19..20], &time[29..]), (30, "T", ".", "Z"), "{line}");
+            assert_eq!(
+                (time.len(), &time[10..11], &time[19..20], &time[29..]),
+                (30, "T", ".", "Z"),
+                "{line}"
+            );
             rest.to_owned()
         })
         .collect()

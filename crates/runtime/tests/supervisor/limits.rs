@@ -1,0 +1,79 @@
+//! What a container may not do to its supervisor, and what happens when it has had too much.
+
+use std::fs;
+use std::path::PathBuf;
+
+use runtime::spec::oci;
+use runtime::wire::{Reply, Request};
+
+use crate::rig::{Rig, container, until};
+
+#[test]
+fn a_container_that_runs_out_of_memory_says_so() {
+    let (rig, mut client) = Rig::new();
+    let limits = oci::LinuxResourcesBuilder::default()
+        .memory(oci::LinuxMemoryBuilder::default().limit(16_i64 << 20).build().unwrap())
+        .build()
+        .unwrap();
+    rig.cgroup("c1").apply(&limits).unwrap();
+    rig.start(&mut client, &container("c1", "exec dd if=/dev/zero of=/dev/null bs=100M count=1"));
+    let exit = client.exit("c1");
+    assert_eq!((exit.exit_code, exit.signal, exit.oom_killed), (137, Some(9), true));
+}
+
+/// A cgroup of the freezer, where what joins stops at once, and cannot even be killed: like a mount on a server that is gone.
+struct Frozen(PathBuf);
+
+impl Frozen {
+    fn freeze(rig: &Rig, id: &str) -> Option<Self> {
+        let file = PathBuf::from(format!("/sys/fs/cgroup/freezer{}/freezer.state", rig.cgroup(id).path()));
+        fs::write(&file, "FROZEN").ok().map(|()| Self(file))
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        let _ = fs::write(&self.0, "THAWED");
+    }
+}
+
+#[test]
+fn a_start_that_hangs_is_given_up_and_nothing_waits_for_it() {
+    let (rig, mut client) = Rig::new();
+    let Some(frozen) = Frozen::freeze(&rig, "c1") else {
+        eprintln!("skipped: no freezer of cgroup version 1");
+        return;
+    };
+    let mut hanging = container("c1", "true");
+    hanging.deadline_ms = 100;
+    let (start, descriptors) = rig.request(&hanging);
+    let borrowed: Vec<_> = descriptors.iter().map(std::os::fd::AsFd::as_fd).collect();
+    let sequence = client.send(Request::Start(Box::new(start)), &borrowed);
+    match client.reply(sequence).0 {
+        Reply::Failed(failure) => {
+            assert_eq!(failure.errno, Some(rustix::io::Errno::TIMEDOUT.raw_os_error()), "{failure}");
+        }
+        other => panic!("{other:?}"),
+    }
+    // Its process is still there, and others are served.
+    assert!(!rig.cgroup("c1").procs().unwrap().is_empty());
+    rig.start(&mut client, &container("c2", "exit 3"));
+    assert_eq!(client.exit("c2").exit_code, 3);
+    drop(frozen);
+    until("it has ended", || rig.cgroup("c1").procs().unwrap().is_empty().then_some(()));
+    rig.start(&mut client, &container("c1", "exit 4"));
+    assert_eq!(client.exit("c1").exit_code, 4);
+}
+
+#[test]
+fn a_flood_of_output_makes_nothing_grow() {
+    let (rig, mut client) = Rig::new();
+    rig.start(&mut client, &container("c1", "head -c 100000000 /dev/zero | tr '\\0' 'x'; echo"));
+    assert_eq!(client.exit("c1").exit_code, 0);
+    let log: usize = rig.log("c1").iter().map(|line| line.len() - "stdout P ".len()).sum();
+    assert_eq!(log, 100_000_000);
+    let status = fs::read_to_string(format!("/proc/{}/status", rig.pid())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let kilobytes: u64 = peak.trim().trim_end_matches(" kB").trim().parse().unwrap();
+    assert!(kilobytes < 12 << 10, "{kilobytes} KiB");
+}

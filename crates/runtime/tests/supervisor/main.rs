@@ -1,0 +1,21 @@
+//! The built supervisor with real containers, driven over its socket as a daemon does. Needs root and /bin/busybox (Debian's
+//! busybox-static).
+//!
+//! Each test has its own supervisor, cgroups and directories, and they run in parallel.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    unreachable_pub,
+    reason = "a test program"
+)]
+
+mod client;
+mod exec;
+mod life;
+mod limits;
+mod logs;
+mod rig;
+mod session;
