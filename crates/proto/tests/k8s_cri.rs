@@ -2,6 +2,8 @@
 //!
 //! Every message that both have is filled in every field that both have, sent there and back, and must be the same.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
+
 use std::path::PathBuf;
 use std::process::Command;
 

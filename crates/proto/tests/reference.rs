@@ -1,5 +1,7 @@
 //! Our transcription against the published module k8s.io/cri-api, where Go is at hand to fetch it.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
