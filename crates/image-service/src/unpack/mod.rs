@@ -11,6 +11,7 @@
 //! Not here: where layers live and when they become visible (`layers`).
 
 mod archive;
+mod digesting;
 mod directory;
 mod entry;
 mod header;

@@ -4,18 +4,21 @@
 //! and plain archives are told apart by their first bytes, as the other runtimes do: media types in the wild are
 //! wrong often enough, and the digest of the uncompressed bytes decides in the end anyway.
 
+use std::collections::VecDeque;
 use std::io::{self, BufRead, Read};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use bytes::{Buf as _, Bytes};
 use flate2::bufread::MultiGzDecoder;
 
 use super::Fault;
-use crate::digest::{Algorithm, Digest, Digester};
+use super::digesting::DigestThread;
+use crate::digest::{Algorithm, Digest};
 
-/// Uncompressed bytes held at once. Large enough that a file's content reaches the disk in few writes, small enough for
-/// the second-level cache that digesting and writing share.
-const BUFFER: usize = 256 * 1024;
+/// Uncompressed bytes of one buffer, of which a layer has up to five. Large enough that a file's content reaches the
+/// disk in few writes, small enough for a second-level cache.
+const BUFFER: usize = 128 * 1024;
 
 /// Chunks that may wait for the unpacking thread. A chunk from the network holds a read buffer of up to 400 KiB.
 const CHUNKS: usize = 4;
@@ -74,8 +77,10 @@ impl Read for Chunks {
 /// The uncompressed bytes, digested.
 pub(crate) struct Stream {
     decoder: Decoder,
-    digester: Digester,
-    buffer: Box<[u8]>,
+    digest: DigestThread,
+    buffer: Arc<Vec<u8>>,
+    /// Earlier buffers, which the digesting thread may still be reading.
+    used: VecDeque<Arc<Vec<u8>>>,
     start: usize,
     end: usize,
     progress: Box<dyn FnMut(u64)>,
@@ -104,8 +109,16 @@ impl Stream {
             }
             _ => Decoder::Plain(source),
         };
-        let buffer = vec![0; BUFFER].into_boxed_slice();
-        Ok(Stream { decoder, digester: Digester::new(algorithm), buffer, start: 0, end: 0, progress })
+        let digest = DigestThread::start(algorithm).map_err(Fault::Stream)?;
+        Ok(Stream {
+            decoder,
+            digest,
+            buffer: Arc::default(),
+            used: VecDeque::new(),
+            start: 0,
+            end: 0,
+            progress,
+        })
     }
 
     /// The next bytes, at most `limit`, used at once; none if the stream has ended.
@@ -149,15 +162,41 @@ impl Stream {
     /// Reads what follows the archive's end (the digest covers it) and returns the digest of all bytes.
     pub(crate) fn finish(mut self) -> Result<Digest, Fault> {
         while !self.take(u64::MAX)?.is_empty() {}
-        Ok(self.digester.finish())
+        self.digest.finish().map_err(Fault::Stream)
     }
 
     fn refill(&mut self) -> io::Result<()> {
         (self.start, self.end) = (0, 0);
-        // Decompressors return little at a time; digesting and writing want much.
-        while self.end < self.buffer.len() {
-            let free = &mut self.buffer[self.end..];
-            let count = match &mut self.decoder {
+        let mut next = self.free_buffer();
+        if let Some(buffer) = Arc::get_mut(&mut next) {
+            self.end = self.decoder.fill(buffer)?;
+        }
+        let used = std::mem::replace(&mut self.buffer, next);
+        // The first one, from before anything was read, has no room.
+        if !used.is_empty() {
+            self.used.push_back(used);
+        }
+        self.digest.update((Arc::clone(&self.buffer), self.end));
+        (self.progress)(self.end as u64);
+        Ok(())
+    }
+
+    /// A buffer that nobody reads: the oldest, if it is done with, or another.
+    fn free_buffer(&mut self) -> Arc<Vec<u8>> {
+        let free = self.used.front_mut().is_some_and(|oldest| Arc::get_mut(oldest).is_some());
+        let oldest = if free { self.used.pop_front() } else { None };
+        oldest.unwrap_or_else(|| Arc::new(vec![0; BUFFER]))
+    }
+}
+
+impl Decoder {
+    /// Reads until `into` is full or the stream has ended. Decompressors return little at a time; digesting and
+    /// writing want much.
+    fn fill(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let mut filled = 0;
+        while filled < into.len() {
+            let free = &mut into[filled..];
+            let count = match self {
                 Decoder::Plain(source) => source.read(free),
                 Decoder::Gzip(decoder) => decoder.read(free),
                 Decoder::Zstd(decoder) => decoder.read(free),
@@ -165,11 +204,9 @@ impl Stream {
             if count == 0 {
                 break;
             }
-            self.end += count;
+            filled += count;
         }
-        self.digester.update(&self.buffer[..self.end]);
-        (self.progress)(self.end as u64);
-        Ok(())
+        Ok(filled)
     }
 }
 
