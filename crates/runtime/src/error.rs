@@ -1,7 +1,7 @@
 //! The crate's error: an operation on a thing, with its cause.
 //!
-//! Failures inside a child process are [`Failure`]s, data that can cross a socket; a refused specification is a
-//! [`Refusal`]. Both are wrapped here for callers that want one type.
+//! Failures inside a child process are [`Failure`]s, data that can cross a socket; a refused specification is
+//! a [`Refusal`]. Both are wrapped here for callers that want one type.
 
 use std::path::PathBuf;
 

@@ -1,5 +1,5 @@
-//! A failure on the way to a running process, as data: it crosses from the child to the supervisor and from there to
-//! the daemon.
+//! A failure on the way to a running process, as data: it crosses from the child to the supervisor and from
+//! there to the daemon.
 //!
 //! The text that an operator reads is made from it by whoever shows it; `Display` is the default wording.
 

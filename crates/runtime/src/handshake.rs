@@ -1,4 +1,5 @@
-//! How a child tells its parent how far it got, over a SOCK_SEQPACKET pair that closes when the child executes.
+//! How a child tells its parent how far it got, over a SOCK_SEQPACKET pair that closes when the child
+//! executes.
 //!
 //! | from the child | means |
 //! |---|---|

@@ -1,7 +1,7 @@
 //! Who a process runs as: numbers from the request and from the image's own user and group databases.
 //!
-//! The databases are a stranger's files: opened inside the root without following it out, read only when regular and of
-//! bearable size (CVE-2026-47262), and parsed without trust (CVE-2024-40635).
+//! The databases are a stranger's files: opened inside the root without following it out, read only when
+//! regular and of bearable size (CVE-2026-47262), and parsed without trust (CVE-2024-40635).
 
 use std::os::fd::BorrowedFd;
 
@@ -84,8 +84,9 @@ impl UserRequest {
 /// Finds the numbers for `user` in the databases below `root`, a directory or a detached mount.
 ///
 /// # Errors
-/// [`Error::NoSuchIdentity`] for a name that the image lacks, [`Error::IdentityRange`] for a number outside of 0 to 2147483647,
-/// [`Error::IdentityFile`] and [`Error::IdentityRead`] for a database that cannot be used.
+/// [`Error::NoSuchIdentity`] for a name that the image lacks, [`Error::IdentityRange`] for a number outside
+/// of 0 to 2147483647, [`Error::IdentityFile`] and [`Error::IdentityRead`] for a database that cannot be
+/// used.
 pub fn resolve(root: BorrowedFd<'_>, user: &UserRequest) -> Result<Identity, Error> {
     let needs = Needs::of(user);
     let passwd = if needs.passwd { database(root, "etc/passwd")? } else { String::new() };
@@ -197,7 +198,8 @@ fn memberships(groups: &str, user: &str) -> Result<Vec<u32>, Error> {
     Ok(found)
 }
 
-/// A name made of digits alone, perhaps with a sign in front, is meant as a number: it is never looked up as a name.
+/// A name made of digits alone, perhaps with a sign in front, is meant as a number: it is never looked up as
+/// a name.
 fn is_number(text: &str) -> bool {
     let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
     !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())

@@ -2,8 +2,8 @@
 //!
 //! What lives here: the way from an OCI specification to a running process (`plan`, `container`, `init`,
 //! `handshake`), what a process needs around it (`namespaces`, `cgroup`, `mount`, `identity`), and the one
-//! process per pod that owns all of it (`supervisor`, spoken to over `wire`). The only crate with `unsafe`, and
-//! that only in `sys`.
+//! process per pod that owns all of it (`supervisor`, spoken to over `wire`). The only crate with `unsafe`,
+//! and that only in `sys`.
 //!
 //! What does not: CRI, images, networks, async. A caller hands in descriptors of detached mounts and an OCI
 //! specification; nothing here looks for a path on the host that it was not given.

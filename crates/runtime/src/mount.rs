@@ -1,7 +1,7 @@
 //! Volumes: a host path as a detached mount that can be handed over by descriptor.
 //!
-//! Opening can hang on a dead network filesystem, so the daemon calls this on a blocking thread. Attaching is `init`'s
-//! work.
+//! Opening can hang on a dead network filesystem, so the daemon calls this on a blocking thread. Attaching is
+//! `init`'s work.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -17,8 +17,8 @@ use crate::sys;
 /// Clones the mount at a source's path, with its flags and propagation set.
 ///
 /// # Errors
-/// [`Error::MountSource`] when the path does not exist or cannot be cloned, [`Error::NotShared`] when the host's mount does not
-/// propagate as asked.
+/// [`Error::MountSource`] when the path does not exist or cannot be cloned, [`Error::NotShared`] when the
+/// host's mount does not propagate as asked.
 pub fn open_source(source: &Source) -> Result<OwnedFd, Error> {
     let failed = |operation, errno: Errno| Error::MountSource {
         operation,
@@ -39,8 +39,9 @@ pub fn open_source(source: &Source) -> Result<OwnedFd, Error> {
     Ok(mount)
 }
 
-/// Opens the executable at `path` through a read-only mount of its own that is attached nowhere: `/proc/self/fd/N` of it can be
-/// executed, and no process can reach a writable file from the `/proc/PID/exe` of what runs (CVE-2019-5736).
+/// Opens the executable at `path` through a read-only mount of its own that is attached nowhere:
+/// `/proc/self/fd/N` of it can be executed, and no process can reach a writable file from the `/proc/PID/exe`
+/// of what runs (CVE-2019-5736).
 ///
 /// # Errors
 /// [`Error::MountSource`] when the path cannot be opened so.
@@ -69,8 +70,8 @@ pub(crate) fn apply_attributes(
     Ok(())
 }
 
-/// A mount receives or shares what is mounted below it only if the host's mount does: asking for it in vain would hide
-/// volumes mounted later, so it is refused as Kubernetes' runtimes do.
+/// A mount receives or shares what is mounted below it only if the host's mount does: asking for it in vain
+/// would hide volumes mounted later, so it is refused as Kubernetes' runtimes do.
 fn check_propagation(source: &Source) -> Result<(), Error> {
     let failed = |errno: Errno| Error::MountSource {
         operation: "open",

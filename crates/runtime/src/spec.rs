@@ -1,5 +1,5 @@
-//! The OCI runtime specification as this crate reads it: the types of the `oci-spec` crate under one name, and the
-//! parts of a specification that are the same for every Linux container.
+//! The OCI runtime specification as this crate reads it: the types of the `oci-spec` crate under one name,
+//! and the parts of a specification that are the same for every Linux container.
 //!
 //! What a particular container gets is decided by the caller, who builds the specification.
 
@@ -7,12 +7,13 @@ pub use oci_spec::runtime as oci;
 
 use oci::{Mount, MountBuilder};
 
-/// The mounts that every Linux container has, in mounting order: /proc, /dev, /dev/pts, /dev/mqueue, /dev/shm, /sys,
-/// /sys/fs/cgroup. Those the runtime specification asks for (config-linux.md, "Default Filesystems"), with the options that
-/// Kubernetes' runtimes agree on.
+/// The mounts that every Linux container has, in mounting order: /proc, /dev, /dev/pts, /dev/mqueue,
+/// /dev/shm, /sys, /sys/fs/cgroup. Those the runtime specification asks for (config-linux.md, "Default
+/// Filesystems"), with the options that Kubernetes' runtimes agree on.
 ///
-/// /dev/shm is written as a tmpfs named `shm`: in a pod that has an IPC namespace of its own the runtime attaches the
-/// pod's one there. A pod on the host's IPC namespace replaces the entry by a bind mount of the host's.
+/// /dev/shm is written as a tmpfs named `shm`: in a pod that has an IPC namespace of its own the runtime
+/// attaches the pod's one there. A pod on the host's IPC namespace replaces the entry by a bind mount of the
+/// host's.
 pub fn default_mounts() -> Vec<Mount> {
     let entries: [(&str, &str, &str, &[&str]); 7] = [
         ("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
@@ -42,8 +43,8 @@ pub fn default_mounts() -> Vec<Mount> {
         .collect()
 }
 
-/// What an unprivileged container must not read, as containerd, CRI-O and Kubernetes' own defaults list it, and the
-/// power meter of Intel's RAPL (GHSA-7ww5-4wqc-m92c).
+/// What an unprivileged container must not read, as containerd, CRI-O and Kubernetes' own defaults list it,
+/// and the power meter of Intel's RAPL (GHSA-7ww5-4wqc-m92c).
 pub const MASKED_PATHS: &[&str] = &[
     "/proc/asound",
     "/proc/acpi",

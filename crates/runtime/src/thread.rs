@@ -1,7 +1,8 @@
 //! The proof that this process has one thread.
 //!
-//! A clone without exec copies one thread and the locks of all. Whoever wants to run code of ours in a clone must show
-//! this token first; then the child may allocate, since no lock can be held by a thread that does not exist there.
+//! A clone without exec copies one thread and the locks of all. Whoever wants to run code of ours in a clone
+//! must show this token first; then the child may allocate, since no lock can be held by a thread that does
+//! not exist there.
 
 use std::marker::PhantomData;
 

@@ -47,13 +47,17 @@ impl Own {
 
     /// A shell in the cgroup that runs `script` once it is in it.
     fn run(&self, script: &str) -> Child {
+        Self::run_in(&self.cgroup, script)
+    }
+
+    fn run_in(cgroup: &Cgroup, script: &str) -> Child {
         let mut child = Command::new("/bin/sh")
             .args(["-c", &format!("read go; {script}")])
             .stdin(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        self.cgroup.join(i32::try_from(child.id()).unwrap()).unwrap();
+        cgroup.join(i32::try_from(child.id()).unwrap()).unwrap();
         child.stdin.take().unwrap().write_all(b"go\n").unwrap();
         child
     }
@@ -110,6 +114,8 @@ fn limits_are_set_and_changed() {
         own.cgroup.apply(&limits(bytes, bytes)).unwrap();
         assert_eq!(own.read("memory", "memory.limit_in_bytes", "memory.max"), bytes.to_string());
     }
+    own.cgroup.apply(&limits(0, 0)).unwrap();
+    assert_eq!(own.cgroup.stats().unwrap().memory.unwrap().limit, Some(128 << 20), "0 says nothing");
     own.cgroup.apply(&limits(-1, -1)).unwrap();
     assert_eq!(own.cgroup.stats().unwrap().memory.unwrap().limit, None);
     let unlimited = oci::LinuxPidsBuilder::default().limit(-1).build().unwrap();
@@ -117,6 +123,28 @@ fn limits_are_set_and_changed() {
         oci::LinuxResourcesBuilder::default().pids(unlimited).devices(Vec::new()).build().unwrap();
     own.cgroup.apply(&resources).unwrap();
     assert_eq!(own.read("pids", "pids.max", "pids.max"), "max");
+}
+
+/// kubelet removes a pod's cgroup, but only where it made it.
+#[test]
+fn nothing_is_left_beside_what_others_removed() {
+    let Some(own) = Own::new("beside") else { return };
+    if own.host.layout() != Layout::Hybrid {
+        return;
+    }
+    let pod = format!("{}/pods/pod1", own.cgroup.path());
+    let container = Cgroup::create(&own.host, &format!("{pod}/c1")).unwrap();
+    let beside = Path::new("/sys/fs/cgroup/unified").join(pod.trim_start_matches('/'));
+    container.remove().unwrap();
+    assert!(beside.exists(), "the pod's cgroup is still there");
+    for entry in fs::read_dir("/sys/fs/cgroup").unwrap().map(Result::unwrap) {
+        let counterpart = entry.path().join(pod.trim_start_matches('/'));
+        if counterpart != beside && counterpart.exists() {
+            fs::remove_dir(counterpart).unwrap();
+        }
+    }
+    container.remove().unwrap();
+    assert!(!beside.exists() && beside.parent().unwrap().exists());
 }
 
 #[test]
@@ -137,10 +165,11 @@ fn devices_are_an_allow_list() {
 #[test]
 fn everything_in_it_is_killed() {
     let Some(own) = Own::new("kill") else { return };
-    let nested = Cgroup::create(&own.host, &format!("{}/nested", own.cgroup.path())).unwrap();
-    let mut child = own.run("for i in 1 2 3 4 5; do sleep 1000 & done; wait");
-    let mut below = Command::new("sleep").arg("1000").spawn().unwrap();
-    nested.join(i32::try_from(below.id()).unwrap()).unwrap();
+    // Version 2 has processes in leaves only.
+    let nested = Cgroup::create(&own.host, &format!("{}/nested/deep", own.cgroup.path())).unwrap();
+    let beside = Cgroup::create(&own.host, &format!("{}/beside", own.cgroup.path())).unwrap();
+    let mut child = Own::run_in(&beside, "for i in 1 2 3 4 5; do sleep 1000 & done; wait");
+    let mut below = Own::run_in(&nested, "exec sleep 1000");
     until("the shell has its children", || own.cgroup.procs().unwrap().len() == 7);
     assert_eq!(own.cgroup.stats().unwrap().pids, Some(7));
     own.cgroup.kill().unwrap();
@@ -155,13 +184,13 @@ fn everything_in_it_is_killed() {
 }
 
 #[test]
-fn a_fork_bomb_is_killed() {
+fn what_forks_all_the_time_is_killed() {
     let Some(own) = Own::new("bomb") else { return };
     let bound = oci::LinuxPidsBuilder::default().limit(60).build().unwrap();
     let resources = oci::LinuxResourcesBuilder::default().pids(bound).devices(Vec::new()).build().unwrap();
     own.cgroup.apply(&resources).unwrap();
-    let mut child = own.run("bomb() { bomb & bomb; }; bomb");
-    until("it has spread", || own.cgroup.procs().unwrap().len() > 30);
+    let mut child = own.run("for i in 1 2 3 4 5 6 7 8; do (while :; do /bin/true; done) & done; wait");
+    until("they run", || own.cgroup.procs().unwrap().len() > 8);
     own.cgroup.kill().unwrap();
     child.wait().unwrap();
     own.cgroup.remove().unwrap();

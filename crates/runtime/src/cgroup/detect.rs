@@ -27,7 +27,8 @@ pub(super) fn detect() -> Result<Host, Error> {
     if host.unified.is_none() && host.legacy.is_empty() { Err(Error::NoCgroups) } else { Ok(host) }
 }
 
-/// Reads mountinfo as proc_pid_mountinfo(5) describes it. Of two mounts of the same hierarchy the first counts.
+/// Reads mountinfo as proc_pid_mountinfo(5) describes it. Of two mounts of the same hierarchy the first
+/// counts.
 fn parse(mountinfo: &str) -> Host {
     let mut host = Host { unified: None, legacy: Vec::new() };
     for line in mountinfo.lines() {

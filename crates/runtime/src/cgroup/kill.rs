@@ -128,8 +128,8 @@ pub(super) fn remove(directory: &Path) -> Result<(), Error> {
     Err(Error::CgroupBusy { path: directory.to_owned() })
 }
 
-/// Waits until a cgroup has no processes, at most so long. Version 2 says so by an event; version 1 has nothing to wait
-/// for, so its bound is the time.
+/// Waits until a cgroup has no processes, at most so long. Version 2 says so by an event; version 1 has
+/// nothing to wait for, so its bound is the time.
 fn wait_until_empty(directory: &Path, nanoseconds: i64) {
     let bound = Timespec { tv_sec: 0, tv_nsec: nanoseconds };
     let events =

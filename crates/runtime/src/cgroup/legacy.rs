@@ -1,4 +1,5 @@
-//! Version 1: one directory for each hierarchy, limits in the controllers' own files (Documentation/admin-guide/cgroup-v1).
+//! Version 1: one directory for each hierarchy, limits in the controllers' own files
+//! (Documentation/admin-guide/cgroup-v1).
 
 use std::path::Path;
 
@@ -97,25 +98,29 @@ fn if_there(file: &Path, value: &str) -> Result<(), Error> {
 
 fn memory(directory: &Path, limits: &LinuxMemory) -> Result<(), Error> {
     let hard = directory.join("memory.limit_in_bytes");
+    // 0 means that nobody said (CRI's zero value).
+    let said = |value: Option<i64>| value.filter(|value| *value != 0);
+    let (limit, swap, soft) = (said(limits.limit()), said(limits.swap()), said(limits.reservation()));
     let with_swap = directory.join("memory.memsw.limit_in_bytes");
-    // The limit with swap may never be below the one without: which is written first depends on the direction.
-    let swap_first = match (limits.limit(), limits.swap()) {
+    // The limit with swap may never be below the one without: which is written first depends on the
+    // direction.
+    let swap_first = match (limit, swap) {
         (Some(limit), Some(swap)) if with_swap.exists() => {
             let current = number_if_there(&with_swap)?.unwrap_or(u64::MAX);
             swap < 0 || limit < 0 || u64::try_from(limit).is_ok_and(|limit| limit > current)
         }
         _ => false,
     };
-    if let (true, Some(swap)) = (swap_first, limits.swap()) {
+    if let (true, Some(swap)) = (swap_first, swap) {
         if_there(&with_swap, &swap.to_string())?;
     }
-    if let Some(limit) = limits.limit() {
+    if let Some(limit) = limit {
         write(&hard, &limit.to_string())?;
     }
-    if let (false, Some(swap)) = (swap_first, limits.swap()) {
+    if let (false, Some(swap)) = (swap_first, swap) {
         if_there(&with_swap, &swap.to_string())?;
     }
-    if let Some(soft) = limits.reservation() {
+    if let Some(soft) = soft {
         write(&directory.join("memory.soft_limit_in_bytes"), &soft.to_string())?;
     }
     if let Some(swappiness) = limits.swappiness() {
@@ -143,7 +148,8 @@ fn cpu(directory: &Path, limits: &LinuxCpu) -> Result<(), Error> {
     set("cpu.shares", limits.shares().filter(|shares| *shares != 0).map(|shares| shares.to_string()))?;
     let period = limits.period().filter(|period| *period != 0).map(|period| period.to_string());
     let quota = limits.quota().filter(|quota| *quota != 0).map(|quota| quota.to_string());
-    // Against a parent's limit the kernel checks the ratio after each of the two writes: one order always passes.
+    // Against a parent's limit the kernel checks the ratio after each of the two writes: one order always
+    // passes.
     if set("cpu.cfs_period_us", period.clone()).is_err() {
         set("cpu.cfs_quota_us", quota)?;
         set("cpu.cfs_period_us", period)?;

@@ -6,8 +6,8 @@
 //! | hybrid | version 1 hierarchies | the version 2 tree beside them |
 //! | legacy | version 1 hierarchies | freezer and signals; the child joins by itself |
 //!
-//! The daemon creates, limits and removes cgroups; the supervisor and the child join them, kill what is in them and read
-//! their OOM counter. Which cgroup a pod gets, and what limits, is the caller's business.
+//! The daemon creates, limits and removes cgroups; the supervisor and the child join them, kill what is in
+//! them and read their OOM counter. Which cgroup a pod gets, and what limits, is the caller's business.
 
 mod detect;
 mod files;
@@ -75,8 +75,8 @@ impl Host {
     }
 }
 
-/// One cgroup in every hierarchy of the host. Plain data: it can be sent to another process, and dropping it does
-/// nothing.
+/// One cgroup in every hierarchy of the host. Plain data: it can be sent to another process, and dropping it
+/// does nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cgroup {
@@ -99,7 +99,8 @@ impl Cgroup {
     /// Names a cgroup without touching it. `path` is absolute, from the root of the hierarchies.
     ///
     /// # Errors
-    /// [`Error::CgroupPath`] when `path` is not absolute, is the root, or has an empty part, `.` or `..` in it.
+    /// [`Error::CgroupPath`] when `path` is not absolute, is the root, or has an empty part, `.` or `..` in
+    /// it.
     pub fn at(host: &Host, path: &str) -> Result<Self, Error> {
         let bad = || Error::CgroupPath { path: path.to_owned() };
         let relative = path.strip_prefix('/').ok_or_else(bad)?;
@@ -115,7 +116,8 @@ impl Cgroup {
         })
     }
 
-    /// Makes a cgroup, and those above it that are missing, in every hierarchy. One that exists is used as it is.
+    /// Makes a cgroup, and those above it that are missing, in every hierarchy. One that exists is used as it
+    /// is.
     ///
     /// # Errors
     /// [`Error::CgroupPath`] as for [`at`](Self::at), [`Error::Cgroup`] for what the kernel refuses.
@@ -145,11 +147,12 @@ impl Cgroup {
 
     /// Sets limits; those that are not given stay as they are.
     ///
-    /// Limits of huge pages are passed over where the host has no hugetlb controller, since kubelet sends them always; swap
-    /// limits where swap is not accounted. Device rules do nothing on a unified host.
+    /// Limits of huge pages are passed over where the host has no hugetlb controller, since kubelet sends
+    /// them always; swap limits where swap is not accounted. Device rules do nothing on a unified host.
     ///
     /// # Errors
-    /// [`Error::NoController`] for a limit that the host cannot set, [`Error::Cgroup`] for what the kernel refuses.
+    /// [`Error::NoController`] for a limit that the host cannot set, [`Error::Cgroup`] for what the kernel
+    /// refuses.
     pub fn apply(&self, resources: &LinuxResources) -> Result<(), Error> {
         refuse_what_is_not_done(resources)?;
         match (&self.unified, self.legacy.is_empty()) {
@@ -178,10 +181,12 @@ impl Cgroup {
         }
     }
 
-    /// Kills every process in it and below it. They end soon after this returns; [`remove`](Self::remove) waits.
+    /// Kills every process in it and below it. They end soon after this returns; [`remove`](Self::remove)
+    /// waits.
     ///
     /// # Errors
-    /// [`Error::Cgroup`] for what the kernel refuses, [`Error::CgroupBusy`] when it forks faster than it can be killed.
+    /// [`Error::Cgroup`] for what the kernel refuses, [`Error::CgroupBusy`] when it forks faster than it can
+    /// be killed.
     pub fn kill(&self) -> Result<(), Error> {
         kill::kill(self)
     }
@@ -202,20 +207,35 @@ impl Cgroup {
         stats::read(self)
     }
 
-    /// Removes it and what was made below it, waiting up to a second for processes that are ending. One that is gone
-    /// already is no error; every hierarchy is tried.
+    /// Removes it and what was made below it, waiting up to a second for processes that are ending. One that
+    /// is gone already is no error; every hierarchy is tried.
     ///
     /// # Errors
     /// [`Error::CgroupBusy`] when processes stay, [`Error::Cgroup`] otherwise; the first of them.
     pub fn remove(&self) -> Result<(), Error> {
         let removed: Vec<_> = self.directories().map(kill::remove).collect();
+        self.prune_beside();
         removed.into_iter().collect()
+    }
+
+    /// Removes, on a hybrid host, those above it in the version 2 tree whose counterparts in version 1 are
+    /// gone: kubelet made and removed only the latter.
+    fn prune_beside(&self) {
+        let (Some(unified), Some(first)) = (&self.unified, self.legacy.first()) else { return };
+        let depth = self.path.matches('/').count();
+        let above = unified.ancestors().zip(first.directory.ancestors()).take(depth).skip(1);
+        for (beside, legacy) in above {
+            if legacy.exists() || rustix::fs::rmdir(beside).is_err() {
+                return;
+            }
+        }
     }
 
     /// Moves the calling process, which has one thread, into every version 1 hierarchy of this cgroup.
     ///
-    /// A thread that moves itself by `tasks` doesn't take the lock against all forks and exits of the machine that
-    /// `cgroup.procs` takes (kernel/cgroup/cgroup.c, cgroup_procs_write_start): that lock waits for an RCU period.
+    /// A thread that moves itself by `tasks` doesn't take the lock against all forks and exits of the machine
+    /// that `cgroup.procs` takes (kernel/cgroup/cgroup.c, cgroup_procs_write_start): that lock waits for an
+    /// RCU period.
     pub(crate) fn join_legacy_as_single_thread(&self) -> Result<(), (Errno, PathBuf)> {
         for directory in &self.legacy {
             let path = directory.directory.join("tasks");

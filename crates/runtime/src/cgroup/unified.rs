@@ -129,9 +129,9 @@ fn cpu(directory: &Path, limits: &LinuxCpu) -> Result<(), Error> {
     Ok(())
 }
 
-/// Shares (2 to 262144, 1024 as the middle) as a weight (1 to 10000, 100 as the middle): the curve through these three
-/// points that Kubernetes, runc and crun agreed on in 2025 (kubernetes/kubernetes issue 131216). The straight line used before gave a
-/// container of 1024 shares a weight of 39.
+/// Shares (2 to 262144, 1024 as the middle) as a weight (1 to 10000, 100 as the middle): the curve through
+/// these three points that Kubernetes, runc and crun agreed on in 2025 (kubernetes/kubernetes issue 131216).
+/// The straight line used before gave a container of 1024 shares a weight of 39.
 fn weight(shares: u64) -> u64 {
     match shares {
         0..=2 => 1,

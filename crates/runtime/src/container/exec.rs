@@ -16,8 +16,8 @@ use crate::{FailedStep, Failure};
 /// Starts a process in a running container: a child of the caller, in the container's namespaces and cgroup.
 ///
 /// # Errors
-/// What failed before the child ran, [`Gone`](crate::FailureKind::Gone) when the container has ended; later failures come through
-/// the handshake.
+/// What failed before the child ran, [`Gone`](crate::FailureKind::Gone) when the container has ended; later
+/// failures come through the handshake.
 pub fn exec(proof: &SingleThread, request: &ExecRequest<'_>) -> Result<Launched, Failure> {
     let (parent_end, reporter) = handshake::pair()?;
     let cgroup = open_cgroup(request.cgroup)?;

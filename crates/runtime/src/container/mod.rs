@@ -1,7 +1,7 @@
 //! Making a container's processes: its first one ([`launch`]), and those that join it later ([`exec`]).
 //!
-//! Called by the supervisor, in a process with one thread. Both return as soon as the child runs; how far it got is
-//! read from the [`Handshake`]. What the child does is in `init`.
+//! Called by the supervisor, in a process with one thread. Both return as soon as the child runs; how far it
+//! got is read from the [`Handshake`]. What the child does is in `init`.
 
 mod exec;
 mod launch;
@@ -60,15 +60,16 @@ pub struct Streams<'a> {
     pub stderr: Option<BorrowedFd<'a>>,
 }
 
-/// A process that runs, and has not necessarily executed its command yet. Its parent is the caller, who waits for it by `pidfd`.
+/// A process that runs, and has not necessarily executed its command yet. Its parent is the caller, who waits
+/// for it by `pidfd`.
 #[derive(Debug)]
 pub struct Launched {
     /// Its number in the supervisor's pid namespace.
     pub pid: i32,
     /// A descriptor that cannot come to mean another process.
     pub pidfd: OwnedFd,
-    /// When it started, in clock ticks since boot (field 22 of proc_pid_stat(5)): with `pid` an identity that is not
-    /// reused.
+    /// When it started, in clock ticks since boot (field 22 of proc_pid_stat(5)): with `pid` an identity that
+    /// is not reused.
     pub start_time: u64,
     /// Where its progress is read.
     pub handshake: Handshake,
@@ -82,8 +83,8 @@ fn finish(child: Child, handshake: Handshake) -> Result<Launched, Failure> {
     Ok(Launched { pid, pidfd, start_time, handshake })
 }
 
-/// Field 22 of /proc/PID/stat. The second field is a name in parentheses that may hold anything, so counting starts after
-/// the last of them.
+/// Field 22 of /proc/PID/stat. The second field is a name in parentheses that may hold anything, so counting
+/// starts after the last of them.
 fn start_time(pid: i32) -> Result<u64, Failure> {
     let failed = |errno| Failure::system(FailedStep::Clone, errno, "start time");
     let text = std::fs::read(format!("/proc/{pid}/stat"))

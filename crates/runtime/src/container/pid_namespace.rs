@@ -1,4 +1,5 @@
-//! Choosing the pid namespace of the next child. A process never changes its own; setns(2) says where its children are born.
+//! Choosing the pid namespace of the next child. A process never changes its own; setns(2) says where its
+//! children are born.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 

@@ -1,8 +1,8 @@
-//! A container's view of its own cgroups, laid out as on the host: the one tree of version 2, or a directory for each hierarchy of
-//! version 1.
+//! A container's view of its own cgroups, laid out as on the host: the one tree of version 2, or a directory
+//! for each hierarchy of version 1.
 //!
-//! Each view is a clone of the mount of the container's own directory, taken while the host's tree is in sight. A new mount of
-//! cgroup2 would change the host's mount options when made in its cgroup namespace.
+//! Each view is a clone of the mount of the container's own directory, taken while the host's tree is in
+//! sight. A new mount of cgroup2 would change the host's mount options when made in its cgroup namespace.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};

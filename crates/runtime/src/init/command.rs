@@ -81,8 +81,8 @@ fn exists(path: &CStr) -> bool {
     statat(CWD, path, AtFlags::empty()).is_ok()
 }
 
-/// Whether a path leads to this very program, as /proc/self/exe does until something else is executed: a container that ran it
-/// would hold the host's file (CVE-2019-5736).
+/// Whether a path leads to this very program, as /proc/self/exe does until something else is executed: a
+/// container that ran it would hold the host's file (CVE-2019-5736).
 fn is_own_executable(path: &CStr, own: Option<(u64, u64)>) -> bool {
     match (statat(CWD, path, AtFlags::empty()), own) {
         (Ok(stat), Some(own)) => (stat.st_dev, stat.st_ino) == own,

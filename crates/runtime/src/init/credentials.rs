@@ -1,7 +1,8 @@
 //! Who the process is and what it may do: user, capabilities, filter, labels.
 //!
-//! The order matters. The bounding set shrinks while CAP_SETPCAP is there; the user changes while capabilities are kept; a filter
-//! that needs CAP_SYS_ADMIN to be installed comes before that is gone, one that needs no_new_privs comes last of all.
+//! The order matters. The bounding set shrinks while CAP_SETPCAP is there; the user changes while
+//! capabilities are kept; a filter that needs CAP_SYS_ADMIN to be installed comes before that is gone, one
+//! that needs no_new_privs comes last of all.
 
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
@@ -61,8 +62,8 @@ pub(super) fn filter_with_privilege(plan: &ProcessPlan) -> Result<(), Failure> {
     if plan.no_new_privileges { Ok(()) } else { install_filter(plan) }
 }
 
-/// Sets the process's own sets. What the runtime itself lacks, it cannot give: a privileged container has what the host's
-/// administrator has.
+/// Sets the process's own sets. What the runtime itself lacks, it cannot give: a privileged container has
+/// what the host's administrator has.
 pub(super) fn set_capabilities(plan: &ProcessPlan) -> Result<(), Failure> {
     let held = capabilities(None).map_err(failed)?.permitted.bits();
     let wanted = plan.capabilities;

@@ -25,7 +25,8 @@ pub(super) struct TerminalPair {
     pub(super) slave: OwnedFd,
 }
 
-/// Whether a descriptor is of the null device (1:3 in admin-guide/devices.txt), whatever it is called (CVE-2025-31133).
+/// Whether a descriptor is of the null device (1:3 in admin-guide/devices.txt), whatever it is called
+/// (CVE-2025-31133).
 pub(super) fn is_null(place: &OwnedFd) -> Result<bool, Errno> {
     is_character_device(place, makedev(1, 3))
 }
@@ -62,8 +63,8 @@ pub(super) fn link(root: &Root, path: &Path, target: &Path) -> Result<(), Failur
     }
 }
 
-/// Opens a terminal in the container's own devpts. The other side comes from the kernel by descriptor: the name in /dev/pts could be
-/// a link by then (CVE-2025-52565).
+/// Opens a terminal in the container's own devpts. The other side comes from the kernel by descriptor: the
+/// name in /dev/pts could be a link by then (CVE-2025-52565).
 pub(super) fn open_terminal(root: &Root, size: TerminalSize) -> Result<TerminalPair, Failure> {
     const PTMX: &str = "/dev/pts/ptmx";
     let failed = |errno| Failure::system(FailedStep::Terminal, errno, PTMX);

@@ -52,8 +52,8 @@ pub(super) fn mount(root: &Root, mount: &FilesystemMount) -> Result<(), Failure>
     place(&made, &target).map_err(failed)
 }
 
-/// The target of a filesystem. In an image /proc, /sys and /dev are directories or missing: a link there is an attempt to have the
-/// runtime write somewhere else (CVE-2019-19921, CVE-2023-28642, CVE-2026-41579).
+/// The target of a filesystem. In an image /proc, /sys and /dev are directories or missing: a link there is
+/// an attempt to have the runtime write somewhere else (CVE-2019-19921, CVE-2023-28642, CVE-2026-41579).
 pub(super) fn directory(root: &Root, target: &Path) -> Result<OwnedFd, Errno> {
     if ["/proc", "/sys", "/dev"].iter().any(|own| target.starts_with(own)) {
         root.plain_directory(target)

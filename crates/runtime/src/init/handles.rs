@@ -7,8 +7,8 @@ use rustix::io::Errno;
 
 use crate::{FailedStep, Failure, FailureKind};
 
-/// The host's procfs. Kernel parameters and security labels are written through it and never through the /proc of a container,
-/// where a volume may lie in the way (CVE-2025-52881).
+/// The host's procfs. Kernel parameters and security labels are written through it and never through the
+/// /proc of a container, where a volume may lie in the way (CVE-2025-52881).
 #[derive(Debug)]
 pub(crate) struct Procfs {
     root: OwnedFd,

@@ -147,7 +147,8 @@ impl<'a> Launch<'a> {
 
 fn create_working_directory(root: &Root, path: &Path) -> Result<(), Failure> {
     match root.directory(path) {
-        // What is there and cannot be used, and what lies on a volume that cannot be written, is found out by entering it.
+        // What is there and cannot be used, and what lies on a volume that cannot be written, is found out by
+        // entering it.
         Ok(_) | Err(Errno::ROFS | Errno::ACCESS | Errno::PERM) => Ok(()),
         Err(errno) => Err(Failure::system(FailedStep::WorkingDirectory, errno, path.to_string_lossy())),
     }

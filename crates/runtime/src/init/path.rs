@@ -1,6 +1,6 @@
-//! Paths inside a container's root. Each is resolved by the kernel with the root as its end (openat2(2), RESOLVE_IN_ROOT) and used
-//! by descriptor from then on, so that no link in an image and no rename in a shared volume leads out (CVE-2021-30465,
-//! CVE-2024-45310).
+//! Paths inside a container's root. Each is resolved by the kernel with the root as its end (openat2(2),
+//! RESOLVE_IN_ROOT) and used by descriptor from then on, so that no link in an image and no rename in a
+//! shared volume leads out (CVE-2021-30465, CVE-2024-45310).
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -54,7 +54,8 @@ impl Root {
         let resolve = resolve | ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         for _ in 0..128 {
             match openat2(&self.directory, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
-                // Something was renamed meanwhile, and the kernel cannot tell whether `..` still leads inside.
+                // Something was renamed meanwhile, and the kernel cannot tell whether `..` still leads
+                // inside.
                 Err(Errno::AGAIN) => {}
                 other => return other,
             }
@@ -145,8 +146,8 @@ impl Root {
     }
 }
 
-/// Where a link leads that leads nowhere yet, such as /var/run in an image without /run. The answer is a path again, to be
-/// resolved inside the root like any other.
+/// Where a link leads that leads nowhere yet, such as /var/run in an image without /run. The answer is a path
+/// again, to be resolved inside the root like any other.
 fn follow(directory: &OwnedFd, path: &Path, name: &OsStr, links: u32) -> Result<PathBuf, Errno> {
     if links >= MOST_LINKS {
         return Err(Errno::LOOP);

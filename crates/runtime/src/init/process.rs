@@ -89,8 +89,8 @@ impl<'a> Process<'a> {
     /// Sheds what was the supervisor's, and takes along what is needed of the host.
     pub(super) fn prepare(&mut self) -> Result<(), Failure> {
         let failed = |errno| Failure::system(FailedStep::Prepare, errno, "");
-        // Until it executes something of the container's, nobody in there may look into this process or open its executable through
-        // /proc (CVE-2016-9962, CVE-2019-5736).
+        // Until it executes something of the container's, nobody in there may look into this process or open
+        // its executable through /proc (CVE-2016-9962, CVE-2019-5736).
         set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(failed)?;
         sys::reset_signal_dispositions();
         umask(Mode::empty());
@@ -105,7 +105,8 @@ impl<'a> Process<'a> {
             .map_err(|(errno, path)| Failure::system(FailedStep::JoinCgroup, errno, path.to_string_lossy()))
     }
 
-    /// Best effort: going below what the supervisor has takes CAP_SYS_RESOURCE, and the container starts without.
+    /// Best effort: going below what the supervisor has takes CAP_SYS_RESOURCE, and the container starts
+    /// without.
     pub(super) fn adjust_oom_score(&mut self) -> Result<(), Failure> {
         let Some(wanted) = self.plan.oom_score_adj else { return Ok(()) };
         match self.procfs()?.write("self/oom_score_adj", wanted.to_string().as_bytes()) {

@@ -52,8 +52,8 @@ fn install(streams: [&OwnedFd; 3], uid: u32) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A program that opens /dev/stdout anew must be allowed to, whoever it runs as. Only what is ours to give: pipes and
-/// terminals.
+/// A program that opens /dev/stdout anew must be allowed to, whoever it runs as. Only what is ours to give:
+/// pipes and terminals.
 fn give_to(stream: &OwnedFd, uid: u32) -> Result<(), Errno> {
     let stat = fstat(stream)?;
     let is_pipe = FileType::from_raw_mode(stat.st_mode) == FileType::Fifo;

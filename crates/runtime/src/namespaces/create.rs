@@ -1,5 +1,5 @@
-//! Making a pod's namespaces: one clone whose child makes them, sets them up, and then ends or stays as their first
-//! process.
+//! Making a pod's namespaces: one clone whose child makes them, sets them up, and then ends or stays as their
+//! first process.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -15,10 +15,12 @@ use crate::sys::{self, Child, CloneFlags, Cloned, clone_process};
 use crate::thread::SingleThread;
 use crate::{FailedStep, Failure};
 
-/// How long the child may take. It does some twenty system calls; a machine on which they take longer is broken.
+/// How long the child may take. It does some twenty system calls; a machine on which they take longer is
+/// broken.
 const BOUND: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 
-/// Makes a pod's namespaces. The caller has to wait for the first process of a shared pid namespace when it ends.
+/// Makes a pod's namespaces. The caller has to wait for the first process of a shared pid namespace when it
+/// ends.
 ///
 /// # Errors
 /// What failed, in the caller or in the child that made them. Nothing is left behind then.
@@ -47,11 +49,13 @@ pub fn create_pod(proof: &SingleThread, plan: &PodPlan) -> Result<PodNamespaces,
             drop(parent_end);
             init::run_child(&reporter, || {
                 carry_out(&steps(), &mut Maker { plan, procfs: Procfs::open()?, root: empty_root })?;
-                report(&reporter)?;
-                match plan.pid {
-                    PodNamespace::Own => reaper::stay(),
-                    PodNamespace::Host => wait_for_parent(&reporter),
+                if plan.pid == PodNamespace::Own {
+                    reaper::shed()?;
+                    report(&reporter)?;
+                    return reaper::stay();
                 }
+                report(&reporter)?;
+                wait_for_parent(&reporter)
             })
         }
         Cloned::Parent(child) => {
@@ -192,13 +196,14 @@ fn make_shared_memory(bytes: u64) -> Result<OwnedFd, Failure> {
         .map_err(|errno| Failure::system(FailedStep::Mount, errno, "/dev/shm"))
 }
 
-/// Whether this kernel cannot clone a detached mount: the shared memory is then the root of a mount namespace, from within which
-/// it can be cloned.
+/// Whether this kernel cannot clone a detached mount: the shared memory is then the root of a mount
+/// namespace, from within which it can be cloned.
 fn needs_holder(memory: &Option<OwnedFd>) -> bool {
     memory.as_ref().is_some_and(|memory| init::clone_mount(memory).is_err())
 }
 
-/// What the child has for a root when it has a mount namespace of its own: nothing, or the shared memory to hold.
+/// What the child has for a root when it has a mount namespace of its own: nothing, or the shared memory to
+/// hold.
 fn empty_root(memory: &Option<OwnedFd>) -> Result<OwnedFd, Failure> {
     let failed = |errno| Failure::system(FailedStep::AttachRoot, errno, "pod");
     if let Some(memory) = memory

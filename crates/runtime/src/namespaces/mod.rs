@@ -31,8 +31,8 @@ pub struct PodPid {
     pub namespace: OwnedFd,
     /// The number of its first process in the supervisor's namespace.
     pub init: i32,
-    /// Its first process: a child of the caller, who waits for it. SIGTERM ends it, and the kernel then everything in
-    /// the namespace.
+    /// Its first process: a child of the caller, who waits for it. SIGTERM ends it, and the kernel then
+    /// everything in the namespace.
     pub init_pidfd: OwnedFd,
 }
 

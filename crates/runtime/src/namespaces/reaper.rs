@@ -1,7 +1,8 @@
-//! The first process of a pid namespace that containers share: it reaps what they orphan, and is the namespace's life.
+//! The first process of a pid namespace that containers share: it reaps what they orphan, and is the
+//! namespace's life.
 //!
-//! It has no capability, no descriptor, no files (its root is empty), and nobody may trace it. It ends on SIGTERM from outside of
-//! the namespace; one from a container does not end the pod.
+//! It has no capability, no descriptor, no files (its root is empty), and nobody may trace it. It ends on
+//! SIGTERM from outside of the namespace; one from a container does not end the pod.
 
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use rustix::io::Errno;
@@ -14,9 +15,9 @@ use rustix::thread::{
 use crate::sys::{self, Awaited};
 use crate::{FailedStep, Failure};
 
-/// Becomes that process. Returns only when something is refused.
+/// Is that process. Returns only when something is refused.
 pub(super) fn stay() -> Result<(), Failure> {
-    shed()?;
+    sys::close_all().map_err(|errno| Failure::system(FailedStep::Descriptors, errno, "pod init"))?;
     loop {
         match sys::wait_for_signal() {
             Awaited::Child => reap(),
@@ -26,7 +27,8 @@ pub(super) fn stay() -> Result<(), Failure> {
     }
 }
 
-fn shed() -> Result<(), Failure> {
+/// Gives up everything but its descriptors.
+pub(super) fn shed() -> Result<(), Failure> {
     let failed = |errno| Failure::system(FailedStep::Prepare, errno, "pod init");
     rustix::process::setsid().map_err(failed)?;
     set_name(c"knarr-pod").map_err(failed)?;
@@ -46,8 +48,7 @@ fn shed() -> Result<(), Failure> {
         .map_err(failed)?;
     set_no_new_privs(true).map_err(failed)?;
     // Last: changing capabilities may set it anew.
-    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(failed)?;
-    sys::close_all().map_err(failed)
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(failed)
 }
 
 fn reap() {

@@ -163,8 +163,8 @@ fn is_below_dev(step: &Step) -> bool {
     }
 }
 
-/// The devices every container has (config-linux.md, "Default Devices"), those that the specification adds, and the
-/// links that programs expect ("Dev symbolic links").
+/// The devices every container has (config-linux.md, "Default Devices"), those that the specification adds,
+/// and the links that programs expect ("Dev symbolic links").
 fn device_steps(spec: &oci::Spec) -> Result<Vec<Step>, Refusal> {
     const DEFAULTS: [(&str, u32, u32); 6] = [
         ("/dev/null", 1, 3),
@@ -232,7 +232,8 @@ fn device_node(at: usize, device: &oci::LinuxDevice) -> Result<Option<DeviceNode
     }))
 }
 
-/// Fields that change what a container is and that nothing here carries out: refused by name, never passed over.
+/// Fields that change what a container is and that nothing here carries out: refused by name, never passed
+/// over.
 fn refuse_what_is_not_done(input: &PlanInput<'_>) -> Result<(), Refusal> {
     let spec = input.spec;
     let hooks = spec.hooks().as_ref().is_some_and(|hooks| *hooks != oci::Hooks::default());

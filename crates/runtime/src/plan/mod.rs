@@ -1,8 +1,8 @@
-//! From an OCI specification to an ordered plan: pure data, made in the daemon when a container is created, sent to
-//! the supervisor when it is started.
+//! From an OCI specification to an ordered plan: pure data, made in the daemon when a container is created,
+//! sent to the supervisor when it is started.
 //!
-//! Everything that can be refused is refused by [`plan`], with the path of the field; what is left in a [`Plan`] is
-//! carried out in order by `init`. No system call happens here.
+//! Everything that can be refused is refused by [`plan`], with the path of the field; what is left in a
+//! [`Plan`] is carried out in order by `init`. No system call happens here.
 
 mod build;
 pub(crate) mod mounts;
@@ -37,7 +37,8 @@ pub struct Plan {
     pub namespaces: NamespacePlan,
     /// What becomes of the root filesystem once all is in place.
     pub root: RootPlan,
-    /// The volumes. Descriptor n + 1 of the start message belongs to entry n; descriptor 0 is the root filesystem.
+    /// The volumes. Descriptor n + 1 of the start message belongs to entry n; descriptor 0 is the root
+    /// filesystem.
     pub sources: Vec<Source>,
     /// What is done inside the new root, in order.
     pub steps: Vec<Step>,
@@ -305,8 +306,8 @@ pub struct ProcessPlan {
     pub selinux: Option<String>,
 }
 
-/// Capability sets as bit masks: bit n is capability n of capabilities(7). The inheritable set is always empty
-/// (CVE-2022-24769).
+/// Capability sets as bit masks: bit n is capability n of capabilities(7). The inheritable set is always
+/// empty (CVE-2022-24769).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "the sets of capabilities(7)")]

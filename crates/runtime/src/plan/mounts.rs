@@ -63,7 +63,8 @@ pub(super) fn target(at: usize, mount: &oci::Mount) -> Result<PathBuf, Refusal> 
     Ok(target)
 }
 
-/// `path` without `.`, `..` and doubled slashes, as cleaned by name alone: it is resolved inside the root later.
+/// `path` without `.`, `..` and doubled slashes, as cleaned by name alone: it is resolved inside the root
+/// later.
 pub(super) fn clean(path: &Path, field: impl Fn() -> String) -> Result<PathBuf, Refusal> {
     if !path.is_absolute() {
         return Err(refuse(field(), format!("{path:?} is not an absolute path")));

@@ -11,7 +11,8 @@ pub struct SeccompFilter {
     /// `SECCOMP_FILTER_FLAG_*` of seccomp(2).
     #[serde(default)]
     pub flags: u32,
-    /// The program, as one hexadecimal text of eight bytes an instruction in memory order of a little-endian machine.
+    /// The program, as one hexadecimal text of eight bytes an instruction in memory order of a little-endian
+    /// machine.
     #[serde(serialize_with = "to_hex", deserialize_with = "from_hex")]
     pub program: Vec<Instruction>,
 }
@@ -40,9 +41,9 @@ const NATIVE: u32 = 0xc000_003e;
 #[cfg(target_arch = "aarch64")]
 const NATIVE: u32 = 0xc000_00b7;
 
-/// System calls that no container needs and that have opened hosts before: keys that are not namespaced, another
-/// kernel, kernel modules, the clock, swap, accounting, and whole-machine switches. What capabilities already bar is
-/// barred once more, since an unprivileged user namespace hands capabilities out.
+/// System calls that no container needs and that have opened hosts before: keys that are not namespaced,
+/// another kernel, kernel modules, the clock, swap, accounting, and whole-machine switches. What capabilities
+/// already bar is barred once more, since an unprivileged user namespace hands capabilities out.
 const DENIED: &[libc::c_long] = &[
     libc::SYS_acct,
     libc::SYS_add_key,
@@ -74,8 +75,8 @@ const DENIED: &[libc::c_long] = &[
     libc::SYS_vhangup,
 ];
 
-/// The filter for `RuntimeDefault`: the machine's own system calls except [`DENIED`], which answer EPERM; those of another
-/// instruction set end the process.
+/// The filter for `RuntimeDefault`: the machine's own system calls except [`DENIED`], which answer EPERM;
+/// those of another instruction set end the process.
 pub fn runtime_default() -> SeccompFilter {
     deny(DENIED)
 }

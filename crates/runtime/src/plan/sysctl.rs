@@ -1,7 +1,7 @@
 //! Kernel parameters that a pod may set: those that belong to one of its own namespaces, one file each.
 //!
-//! CVE-2022-0811 and CVE-2022-0532: a name is a path below /proc/sys and nothing else, a value is written verbatim to
-//! that one file, and a parameter of a namespace that is the host's is refused.
+//! CVE-2022-0811 and CVE-2022-0532: a name is a path below /proc/sys and nothing else, a value is written
+//! verbatim to that one file, and a parameter of a namespace that is the host's is refused.
 
 use super::build::refuse;
 use super::{NamespacePlan, NamespaceSource, PodNamespace, PodPlan, Refusal};
@@ -62,8 +62,8 @@ fn check_owned(name: &str, value: &str, owned: &Owned) -> Result<(), Refusal> {
     }
 }
 
-/// The path below /proc/sys of a parameter written with dots or, as sysctl(8) allows, with slashes (then a dot is
-/// part of a name, as in the name of a VLAN interface).
+/// The path below /proc/sys of a parameter written with dots or, as sysctl(8) allows, with slashes (then a
+/// dot is part of a name, as in the name of a VLAN interface).
 pub(crate) fn path(name: &str) -> Option<String> {
     let first = name.find(['.', '/'])?;
     let path = match name.as_bytes().get(first) {

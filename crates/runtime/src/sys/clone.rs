@@ -83,7 +83,8 @@ impl Drop for Child {
     }
 }
 
-/// Clones this process, which has one thread. Both sides return; the child has a copy of all memory and descriptors.
+/// Clones this process, which has one thread. Both sides return; the child has a copy of all memory and
+/// descriptors.
 pub(crate) fn clone_process(
     _proof: &SingleThread,
     namespaces: CloneFlags,
@@ -100,16 +101,18 @@ pub(crate) fn clone_process(
         arguments.flags |= INTO_CGROUP;
         arguments.cgroup = u64::try_from(cgroup.as_raw_fd()).unwrap_or(u64::MAX);
     }
-    // SAFETY: without CLONE_VM and with no stack given this is fork(2): the child goes on here with a copy of the memory. The
-    // token shows that no other thread exists, so no lock of the allocator or of the standard library is held by a thread that
-    // the copy lacks. `arguments` has the size passed, and `pidfd` outlives the call that writes it.
+    // SAFETY: without CLONE_VM and with no stack given this is fork(2): the child goes on here with a copy of
+    // the memory. The token shows that no other thread exists, so no lock of the allocator or of the standard
+    // library is held by a thread that the copy lacks. `arguments` has the size passed, and `pidfd` outlives
+    // the call that writes it.
     let returned = unsafe {
         libc::syscall(libc::SYS_clone3, std::ptr::from_mut(&mut arguments), size_of::<CloneArguments>())
     };
     match returned {
         0 => Ok(Cloned::Child),
         pid if pid > 0 => {
-            // SAFETY: a successful clone3 with CLONE_PIDFD has stored a new descriptor that nothing else knows.
+            // SAFETY: a successful clone3 with CLONE_PIDFD has stored a new descriptor that nothing else
+            // knows.
             let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
             let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).map_or(0, Pid::as_raw_pid);
             Ok(Cloned::Parent(Child { pid, pidfd: Some(pidfd) }))

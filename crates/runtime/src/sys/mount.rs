@@ -77,7 +77,8 @@ pub(crate) fn set_attributes(mount: BorrowedFd<'_>, bits: AttributeBits, reach: 
     )
 }
 
-/// Sets the propagation of a mount and of all below it. `Shared` leaves a clone in the peer group of its source.
+/// Sets the propagation of a mount and of all below it. `Shared` leaves a clone in the peer group of its
+/// source.
 pub(crate) fn set_propagation(mount: BorrowedFd<'_>, propagation: Propagation) -> Result<(), Errno> {
     let flag = match propagation {
         Propagation::Private => libc::MS_PRIVATE,
@@ -90,8 +91,8 @@ pub(crate) fn set_propagation(mount: BorrowedFd<'_>, propagation: Propagation) -
 
 fn set(mount: BorrowedFd<'_>, attributes: libc::mount_attr, reach: Reach) -> Result<(), Errno> {
     let recursive = if reach == Reach::All { libc::AT_RECURSIVE } else { 0 };
-    // SAFETY: the path is an empty C string, so that the call is about the descriptor; `attributes` lives through the call, which
-    // reads as many bytes of it as are passed as its size.
+    // SAFETY: the path is an empty C string, so that the call is about the descriptor; `attributes` lives
+    // through the call, which reads as many bytes of it as are passed as its size.
     let returned = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,

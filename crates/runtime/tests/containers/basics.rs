@@ -99,7 +99,8 @@ fn rights() {
     let rig = Rig::new();
     let outcome = rig.run(&spec(&["cat", "/proc/self/status"]));
     let text = outcome.lines().join("\n");
-    // Chown, DAC override, fowner, fsetid, kill, setgid, setuid, setpcap, bind service, raw, chroot, mknod, audit write, setfcap.
+    // Chown, DAC override, fowner, fsetid, kill, setgid, setuid, setpcap, bind service, raw, chroot, mknod,
+    // audit write, setfcap.
     let default = "00000000a80425fb";
     for wanted in [
         format!("CapPrm:\t{default}"),

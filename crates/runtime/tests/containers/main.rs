@@ -1,7 +1,9 @@
-//! Real containers: clones, mounts, cgroups and a busybox. Needs root and /bin/busybox (Debian's busybox-static).
+//! Real containers: clones, mounts, cgroups and a busybox. Needs root and /bin/busybox (Debian's
+//! busybox-static).
 //!
-//! A program without the standard harness, since launching takes a process with one thread: the tests run one after the other in
-//! it, each with its own rig. An argument that is no option selects the tests with it in their names.
+//! A program without the standard harness, since launching takes a process with one thread: the tests run one
+//! after the other in it, each with its own rig. An argument that is no option selects the tests with it in
+//! their names.
 
 #![allow(
     clippy::unwrap_used,

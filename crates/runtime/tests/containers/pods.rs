@@ -20,6 +20,14 @@ pub const TESTS: &[Test] = &[
     ("a_pod_cannot_change_the_hosts_settings", refused_sysctl),
 ];
 
+fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let begun = std::time::Instant::now();
+    while !condition() {
+        assert!(begun.elapsed().as_secs() < 10, "{what}");
+        std::thread::yield_now();
+    }
+}
+
 fn sharing() {
     let rig = Rig::new();
     assert_eq!(rig.run(&shell("echo note > /dev/shm/x; ls /dev/shm")).lines(), ["x"]);
@@ -59,7 +67,9 @@ fn shared_pid() {
     {
         assert!(status.contains(wanted), "{wanted} is missing in:\n{status}");
     }
-    assert_eq!(fs::read_dir(format!("/proc/{}/fd", init.init)).unwrap().count(), 0);
+    until("its descriptors are closed", || {
+        fs::read_dir(format!("/proc/{}/fd", init.init)).unwrap().count() == 0
+    });
     assert_eq!(fs::read_dir(format!("/proc/{}/root", init.init)).unwrap().count(), 0, "its root is empty");
 
     let shared = NamespacePlan { pid: NamespaceSource::Pod, ..namespaces() };
@@ -71,11 +81,7 @@ fn shared_pid() {
     }
     // What containers orphan is reaped: nothing but the first process stays.
     let children = format!("/proc/{0}/task/{0}/children", init.init);
-    let begun = std::time::Instant::now();
-    while !fs::read_to_string(&children).unwrap().trim().is_empty() {
-        assert!(begun.elapsed().as_secs() < 10, "orphans are left: {:?}", fs::read_to_string(&children));
-        std::thread::yield_now();
-    }
+    until("no orphan is left", || fs::read_to_string(&children).unwrap().trim().is_empty());
     pidfd_send_signal(&init.init_pidfd, Signal::TERM).unwrap();
     assert_eq!(wait(&init.init_pidfd), (0, 0));
     let mut rig = rig;
