@@ -81,10 +81,7 @@ impl Mounter {
         let mut outcome = parts.mount(Way::Descriptors).map(|fd| (Way::Descriptors, fd));
         for way in [Way::Paths, Way::PrivateNamespace] {
             outcome = match outcome {
-                // The kernel's answer to a parameter that it doesn't know in this form.
-                Err((_, cause)) if cause.kind() == io::ErrorKind::InvalidInput => {
-                    parts.mount(way).map(|fd| (way, fd))
-                }
+                Err((_, cause)) if is_unknown(&cause) => parts.mount(way).map(|fd| (way, fd)),
                 other => other,
             };
         }
@@ -191,6 +188,12 @@ fn open_place(path: &Path) -> io::Result<OwnedFd> {
     Ok(rustix::fs::open(path, flags, Mode::empty())?)
 }
 
+/// Whether this is a kernel's answer to a parameter that it doesn't know in this form. Before overlay took descriptors,
+/// one opened only as a place was no descriptor to `fsconfig` (6.12: EBADF).
+fn is_unknown(cause: &io::Error) -> bool {
+    cause.kind() == io::ErrorKind::InvalidInput || cause.raw_os_error() == Some(Errno::BADF.raw_os_error())
+}
+
 /// The errno with what the kernel wrote about it into the context (fsopen(2): one message a read).
 fn explained(context: impl AsFd, errno: Errno) -> io::Error {
     let mut messages = Vec::new();
@@ -242,7 +245,7 @@ mod tests {
             };
             let mount = match parts.mount(way) {
                 Ok(mount) => mount,
-                Err((_, cause)) if way == Way::Descriptors && cause.kind() == io::ErrorKind::InvalidInput => {
+                Err((_, cause)) if way == Way::Descriptors && is_unknown(&cause) => {
                     println!("skipped: this kernel has no lowerdir+ by descriptor");
                     continue;
                 }
