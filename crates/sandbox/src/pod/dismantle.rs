@@ -7,7 +7,7 @@ use std::sync::Arc;
 use runtime::cgroup::Cgroup;
 
 use crate::error::Error;
-use crate::pod::make::{attachment, network_error};
+use crate::pod::make::{attachment, network_error, supervisor_cgroup};
 use crate::pod::state::{Part, Parts};
 use crate::record::PodFacts;
 use crate::shared::{Shared, blocking, within};
@@ -85,11 +85,14 @@ async fn end_supervisor(down: &Dismantling<'_>) -> Result<(), Error> {
 
 async fn remove_cgroup(down: &Dismantling<'_>) -> Result<(), Error> {
     let (host, path) = (down.shared.host.clone(), down.facts.cgroup.clone());
+    let leaf = supervisor_cgroup(down.facts);
     let after = down.shared.config.deadlines.cgroup;
     blocking(("removing the cgroup", down.facts.id.as_str(), after), move || {
         let failed = |cause| Error::step("removing the cgroup", path.clone(), cause);
         let cgroup = Cgroup::at(&host, &path).map_err(failed)?;
         let killed = cgroup.kill();
+        // The leaf first: finding a cgroup below costs a wait in every hierarchy.
+        let _removed_below = Cgroup::at(&host, &leaf).and_then(|leaf| leaf.remove());
         cgroup.remove().and(killed).map_err(failed)
     })
     .await

@@ -75,13 +75,10 @@ impl Binary {
             .stderr(Stdio::from(log))
             .spawn()
             .map_err(failed)?;
-        let gone = || failed(std::io::Error::other("it ended at once"));
-        let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).ok_or_else(gone)?;
-        let process = ProcessId { pid, start_time: start_time(pid).ok_or_else(gone)? };
-        // Reaped by the async runtime when it ends; it is meant to outlive this handle and this daemon.
+        // Reaped by the async runtime when it ends; it is meant to outlive this handle and this daemon. Which process minds the pod
+        // is what the supervisor says: it may have put itself into its cgroup by a clone of itself.
         drop(child);
-        let minder = connect(pod, directory, Duration::MAX).await?;
-        if minder.process == process { Ok(minder) } else { Err(gone()) }
+        connect(pod, directory, Duration::MAX).await
     }
 }
 

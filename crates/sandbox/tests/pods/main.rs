@@ -12,5 +12,6 @@
 mod faults;
 mod lifecycle;
 mod recovery;
+mod speed;
 mod stand_ins;
 mod world;

@@ -1,0 +1,210 @@
+//! What is done about what happened: records, statuses, events, answers, and work that is begun.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Actor, Goal};
+use crate::clock;
+use crate::container::state::{ContainerEffect, ContainerEvent, ContainerState, Stage};
+use crate::error::{Error, chain};
+use crate::events::{Event, EventKind};
+use crate::id::ContainerId;
+use crate::pod::members::Member;
+use crate::pod::state::{Live, PodEffect, PodState, ProcessId};
+use crate::pod::status::{PodPhase, PodStatus};
+use crate::pod::work::{Task, Work, World};
+use crate::record::{ContainerRecord, PodRecord};
+use crate::shared::Shared;
+
+/// How far a drain goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Drain {
+    /// Also those that were killed and did not end: the retry of a stop.
+    Everything,
+    /// Those that have not been killed yet.
+    WhatStillRuns,
+}
+
+impl Actor {
+    pub(super) fn enter(&mut self, (state, effects): (PodState, Vec<PodEffect>)) {
+        self.state = state;
+        effects.into_iter().for_each(|effect| self.perform(effect));
+    }
+
+    pub(super) fn perform(&mut self, effect: PodEffect) {
+        match effect {
+            PodEffect::Drain => self.drain(Drain::Everything),
+            PodEffect::Bury => self.begin(Work::Bury),
+            PodEffect::Dismantle(parts) => self.begin(Work::Dismantle(parts)),
+            PodEffect::Erase(parts) => self.erasing = Some(parts),
+            PodEffect::Save => self.save(),
+            PodEffect::Announce(kind) => self.announce(kind),
+            PodEffect::Forget => self.forget(),
+            PodEffect::Answer(goal, outcome) => self.answer(&Goal::Pod(goal), &outcome),
+        }
+    }
+
+    pub(super) fn forget(&mut self) {
+        for id in self.members.keys() {
+            self.shared.registry.forget_container(id);
+        }
+        self.members.clear();
+        self.shared.registry.forget_pod(&self.facts.id, &self.facts.config.metadata);
+    }
+
+    pub(super) fn drain(&mut self, what: Drain) {
+        let is_due = |state: &ContainerState| match (state, what) {
+            (ContainerState::Running(_), _) => true,
+            (ContainerState::Stopping { stage, .. }, Drain::WhatStillRuns) => *stage == Stage::Asked,
+            (ContainerState::Stopping { .. }, Drain::Everything) => true,
+            _ => false,
+        };
+        let due: Vec<_> =
+            self.members.iter().filter(|(_, m)| is_due(&m.state)).map(|(id, _)| id.clone()).collect();
+        for id in due {
+            self.container_event(&id, ContainerEvent::Stop { grace: Duration::ZERO });
+        }
+    }
+
+    pub(super) fn enter_container(
+        &mut self,
+        id: &ContainerId,
+        (state, effects): (ContainerState, Vec<ContainerEffect>),
+    ) {
+        if let Some(member) = self.members.get_mut(id) {
+            member.state = state;
+        }
+        effects.into_iter().for_each(|effect| self.perform_container(id, effect));
+    }
+
+    pub(super) fn perform_container(&mut self, id: &ContainerId, effect: ContainerEffect) {
+        match effect {
+            ContainerEffect::Launch => {
+                self.save_container(id);
+                self.begin(Work::Launch(id.clone()));
+            }
+            ContainerEffect::Ask => self.begin(Work::Ask(id.clone())),
+            ContainerEffect::Wait(grace) => self.begin(Work::Wait(id.clone(), grace)),
+            ContainerEffect::Kill => self.begin(Work::Kill(id.clone())),
+            ContainerEffect::Tidy => self.begin(Work::Tidy(id.clone())),
+            ContainerEffect::Erase => self.begin(Work::EraseContainer(id.clone())),
+            ContainerEffect::Save => self.save_container(id),
+            ContainerEffect::Announce(kind) => self.announce_container(id, kind),
+            ContainerEffect::Forget => {
+                self.shared.registry.forget_container(id);
+                self.members.remove(id);
+            }
+            ContainerEffect::Answer(goal, outcome) => {
+                self.answer(&Goal::Container(id.clone(), goal), &outcome)
+            }
+        }
+    }
+
+    pub(super) fn begin(&mut self, work: Work) {
+        let is_timer = matches!(work, Work::Wait(..) | Work::Kill(_));
+        let Some(task) = self.task(work) else { return };
+        if is_timer {
+            self.timers.spawn(task);
+        } else {
+            self.work.spawn(task);
+        }
+    }
+
+    pub(super) fn task(&mut self, work: Work) -> Option<Task> {
+        let world = World {
+            shared: &self.shared,
+            facts: &self.facts,
+            netns: self.netns(),
+            minder: &mut self.minder,
+            members: &mut self.members,
+        };
+        work.task(world)
+    }
+
+    pub(super) fn netns(&self) -> Option<PathBuf> {
+        // Held by the supervisor: its path opens as long as that lives.
+        self.minder.as_ref().and_then(|minder| minder.netns.clone())
+    }
+
+    pub(super) fn answer(&mut self, goal: &Goal, outcome: &Result<(), Error>) {
+        for (_, reply) in self.waiting.extract_if(.., |(waits_for, _)| waits_for == goal) {
+            reply.send(outcome.clone());
+        }
+    }
+
+    pub(super) fn save(&self) {
+        let Some(record) = PodRecord::of(&self.facts, &self.state) else { return };
+        if let Err(error) = self.shared.store.save_pod(&record) {
+            tracing::error!(pod = %self.facts.id, error = chain(&error), "the pod's record is out of date");
+        }
+    }
+
+    pub(super) fn save_container(&self, id: &ContainerId) {
+        if let Some(member) = self.members.get(id) {
+            save_member(&self.shared, member);
+        }
+    }
+
+    pub(super) fn status(&self) -> Arc<PodStatus> {
+        let live = match &self.state {
+            PodState::Ready(live) => Some(live),
+            PodState::Making
+            | PodState::Draining { .. }
+            | PodState::Stopping { .. }
+            | PodState::NotReady { .. }
+            | PodState::Removing { .. }
+            | PodState::Gone => None,
+        };
+        let pid = |process: &ProcessId| u32::try_from(process.pid).ok();
+        Arc::new(PodStatus {
+            id: self.facts.id.clone(),
+            config: self.facts.config.clone(),
+            phase: if live.is_some() { PodPhase::Ready } else { PodPhase::NotReady },
+            created_at: self.facts.created_at,
+            ips: live.map(|live: &Live| live.ips.clone()).unwrap_or_default(),
+            supervisor: live.and_then(|live| pid(&live.supervisor)),
+            netns: live.and_then(|live| live.netns.clone()),
+            cgroup: self.facts.cgroup.clone(),
+            message: self.message.clone(),
+        })
+    }
+
+    pub(super) fn publish(&self) -> Arc<PodStatus> {
+        let status = self.status();
+        let client = self.minder.as_ref().map(|minder| minder.client.clone());
+        self.shared.registry.publish_pod(status.clone(), client);
+        status
+    }
+
+    pub(super) fn announce(&self, kind: EventKind) {
+        let pod = self.publish();
+        self.tell(self.facts.id.to_string(), kind, pod);
+    }
+
+    pub(super) fn announce_container(&self, id: &ContainerId, kind: EventKind) {
+        if let Some(member) = self.members.get(id).filter(|member| member.state != ContainerState::Gone) {
+            publish_member(&self.shared, member);
+        }
+        self.tell(id.to_string(), kind, self.status());
+    }
+
+    pub(super) fn tell(&self, id: String, kind: EventKind, pod: Arc<PodStatus>) {
+        let containers = self.members.values().filter_map(|member| member.status().map(Arc::new)).collect();
+        self.shared.events.publish(Event { id, kind, at: clock::now(), pod, containers });
+    }
+}
+
+pub(super) fn save_member(shared: &Shared, member: &Member) {
+    let Some(made) = &member.made else { return };
+    let Some(record) = ContainerRecord::of(&made.facts, &member.resources, &member.state) else { return };
+    if let Err(error) = shared.store.save_container(&record) {
+        tracing::error!(container = %made.facts.id, error = chain(&error), "the container's record is out of date");
+    }
+}
+
+pub(super) fn publish_member(shared: &Shared, member: &Member) {
+    if let (Some(made), Some(status)) = (&member.made, member.status()) {
+        shared.registry.publish_container(Arc::new(status), &made.process);
+    }
+}
