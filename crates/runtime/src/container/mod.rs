@@ -1,4 +1,4 @@
-//! Making a container's processes: its first one ([`launch`]), and those that join it later ([`exec`]).
+//! Making a container's processes: its first one ([`launch()`]), and those that join it later ([`exec()`]).
 //!
 //! Called by the supervisor, in a process with one thread. Both return as soon as the child runs; how far it
 //! got is read from the [`Handshake`]. What the child does is in `init`.
