@@ -1,5 +1,6 @@
 //! The handle through which everything is asked for.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -19,7 +20,7 @@ use crate::id::{ContainerId, PodId};
 use crate::network::Network;
 use crate::pod::actor::{Actor, Beginning};
 use crate::pod::check;
-use crate::pod::config::PodConfig;
+use crate::pod::config::{PodConfig, full_name};
 use crate::pod::state::PodState;
 use crate::pod::status::{PodFilter, PodStatus};
 use crate::pod::wish::{ContainerWish, MAILBOX, Reply, Wish};
@@ -30,6 +31,9 @@ use crate::rootfs::RootFilesystems;
 use crate::shared::Shared;
 use crate::stats::{self, ContainerUsage, Usage};
 use crate::supervisor::spawn::Binary;
+
+/// How often a name is asked for whose holder is going.
+const RUN_ROUNDS: usize = 8;
 
 /// All pods of this daemon. Cloning gives another handle to the same pods.
 ///
@@ -137,13 +141,23 @@ impl Pods {
         self.open_for_business()?;
         check::check(&self.shared.config, &config)?;
         let config = Arc::new(config);
-        let facts = Arc::new(self.facts(&config));
-        let state = PodState::Making;
+        for _ in 0..RUN_ROUNDS {
+            match self.run_or_join(&config).await {
+                // Whoever had the name was just going.
+                Err(Error::NotFound { .. }) => {}
+                outcome => return outcome,
+            }
+        }
+        Err(Error::Exhausted { what: "the patience for the name", subject: full_name(&config.metadata) })
+    }
+
+    async fn run_or_join(&self, config: &Arc<PodConfig>) -> Result<PodId, Error> {
+        let facts = Arc::new(self.facts(config));
         let beginning = Beginning {
             shared: self.shared.clone(),
             facts: facts.clone(),
-            state,
-            members: Default::default(),
+            state: PodState::Making,
+            members: BTreeMap::new(),
             minder: None,
         };
         let (id, mailbox) = match self.begin(beginning) {
@@ -154,7 +168,7 @@ impl Pods {
             }
         };
         let (reply, answer) = Reply::channel(id.clone());
-        post(&mailbox, id.as_str(), Wish::Join { config, reply })?;
+        post(&mailbox, id.as_str(), Wish::Join { config: config.clone(), reply })?;
         outcome(answer).await
     }
 
@@ -195,11 +209,12 @@ impl Pods {
         };
         self.open_for_business()?;
         let (reply, answer) = Reply::channel(());
-        if entry.mailbox.is_closed() {
-            return Ok(());
+        match post(&entry.mailbox, id, wish(reply)) {
+            // It went in this moment.
+            Err(Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error),
+            Ok(()) => outcome(answer).await,
         }
-        post(&entry.mailbox, id, wish(reply))?;
-        outcome(answer).await
     }
 
     /// What was published of a pod.
@@ -266,8 +281,11 @@ impl Pods {
         match self.shared.registry.container_and_pod(id) {
             Err(Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(error),
-            Ok((_, pod)) if pod.mailbox.is_closed() => Ok(()),
-            Ok((container, pod)) => self.of_container((&container.status.id, &pod), wish).await,
+            Ok((container, pod)) => match self.of_container((&container.status.id, &pod), wish).await {
+                // It went in this moment.
+                Err(Error::NotFound { .. }) => Ok(()),
+                outcome => outcome,
+            },
         }
     }
 

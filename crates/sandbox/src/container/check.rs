@@ -2,7 +2,8 @@
 //!
 //! What the specification can't express is found by `spec`, what the plan can't do by the runtime; here is the rest.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::container::config::{ContainerConfig, MountSource, Profile, SelinuxOptions};
 use crate::error::Error;
@@ -108,18 +109,32 @@ fn mounts(container: &ContainerConfig) -> Result<(), Error> {
     Ok(())
 }
 
+/// What is being looked at, for whoever gives up waiting.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Progress(Arc<Mutex<PathBuf>>);
+
+impl Progress {
+    pub(crate) fn at(&self, path: &Path) {
+        path.clone_into(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// The path that was looked at last.
+    pub(crate) fn last(&self) -> PathBuf {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 /// Checks that the sources of all mounts are there. Touches the host's filesystems, some of which may hang: for a blocking thread.
 ///
 /// # Errors
 /// [`Error::Refused`] naming the source.
-pub(crate) fn sources_exist(container: &ContainerConfig) -> Result<(), Error> {
+pub(crate) fn sources_exist(container: &ContainerConfig, progress: &Progress) -> Result<(), Error> {
     for (at, mount) in container.mounts.iter().enumerate() {
         let MountSource::Host(path) = &mount.source else { continue };
+        progress.at(path);
         if let Err(error) = std::fs::metadata(path) {
-            return Err(Error::refused(
-                format!("mounts[{at}].host_path"),
-                format!("\"{}\": {error}", path.display()),
-            ));
+            let why = format!("\"{}\": {error}", path.display());
+            return Err(Error::refused(format!("mounts[{at}].host_path"), why));
         }
     }
     Ok(())

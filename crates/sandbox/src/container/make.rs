@@ -9,6 +9,7 @@
 //! | records | removing the directory |
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 
 use runtime::identity::{self, Identity};
@@ -182,17 +183,32 @@ async fn look(making: &Making, prepared: &Prepared, root: OwnedFd) -> Result<Fou
     let config = making.config.clone();
     let request = spec::process::user_request(&config, &prepared.config);
     let after = making.shared.config.deadlines.sources;
-    blocking(("looking at mount sources, user and devices", making.id.as_str(), after), move || {
-        check::sources_exist(&config)?;
-        let identity =
-            identity::resolve(root.as_fd(), &request).map_err(|error| identity_error(&config, &error))?;
-        let mut found = if config.security.privileged { devices::all() } else { Vec::new() };
-        let asked = devices::gather(&config.devices)?;
-        found.retain(|host| !asked.iter().any(|own| own.node().path() == host.node().path()));
-        found.extend(asked);
-        Ok(Found { identity, devices: found, root })
-    })
-    .await
+    let progress = check::Progress::default();
+    let watched = progress.clone();
+    let found =
+        blocking(("looking at mount sources, user and devices", making.id.as_str(), after), move || {
+            check::sources_exist(&config, &progress)?;
+            let identity =
+                identity::resolve(root.as_fd(), &request).map_err(|error| identity_error(&config, &error))?;
+            let mut found = if config.security.privileged { devices::all() } else { Vec::new() };
+            let asked = devices::gather(&config.devices)?;
+            found.retain(|host| !asked.iter().any(|own| own.node().path() == host.node().path()));
+            found.extend(asked);
+            Ok(Found { identity, devices: found, root })
+        });
+    found.await.map_err(|error| hanging(error, &watched.last()))
+}
+
+/// A deadline names the path that did not answer.
+pub(crate) fn hanging(error: Error, path: &Path) -> Error {
+    match error {
+        Error::Deadline { after, .. } if !path.as_os_str().is_empty() => Error::Deadline {
+            step: "looking at the mount source",
+            subject: path.display().to_string(),
+            after,
+        },
+        other => other,
+    }
 }
 
 fn identity_error(config: &ContainerConfig, error: &runtime::Error) -> Error {

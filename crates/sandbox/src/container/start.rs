@@ -11,6 +11,7 @@ use runtime::plan::{Plan, Source};
 use runtime::spec::oci;
 
 use crate::clock;
+use crate::container::check::Progress;
 use crate::container::end;
 use crate::container::make::{self, Ready};
 use crate::container::state::ContainerEvent;
@@ -100,7 +101,9 @@ async fn prepare(
     let after = shared.config.deadlines.sources;
     let subject = facts.id.to_string();
     let (shared, facts) = (shared.clone(), facts.clone());
-    blocking(("preparing cgroup and mount sources", &subject, after), move || {
+    let progress = Progress::default();
+    let watched = progress.clone();
+    let prepared = blocking(("preparing cgroup and mount sources", &subject, after), move || {
         let failed = |step| {
             let subject = facts.id.to_string();
             move |cause: runtime::Error| Error::step(step, subject, cause)
@@ -114,8 +117,12 @@ async fn prepare(
         }
         let cgroup = Cgroup::create(&shared.host, &facts.cgroup).map_err(failed("creating the cgroup"))?;
         cgroup.apply(&limits).map_err(failed("limiting the resources"))?;
-        let opened: Result<Vec<OwnedFd>, _> = sources.iter().map(mount::open_source).collect();
+        let open = |source: &Source| {
+            progress.at(&source.path);
+            mount::open_source(source)
+        };
+        let opened: Result<Vec<OwnedFd>, _> = sources.iter().map(open).collect();
         Ok((cgroup, opened.map_err(failed("opening the mount sources"))?))
-    })
-    .await
+    });
+    prepared.await.map_err(|error| make::hanging(error, &watched.last()))
 }

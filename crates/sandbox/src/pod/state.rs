@@ -130,6 +130,8 @@ pub(crate) enum PodEffect {
     Erase(Parts),
     /// Write the record.
     Save,
+    /// Publish the status.
+    Publish,
     /// Publish the status, and tell of it.
     Announce(EventKind),
     /// Forget the id and the name.
@@ -212,17 +214,13 @@ fn making(event: PodEvent) -> Next {
 }
 
 fn ready(live: Live, event: PodEvent) -> Next {
-    use PodEffect::{Announce, Bury, Drain, Save};
+    use PodEffect::{Announce, Bury, Drain, Publish, Save};
     let mut parts = parts_of(live.netns.as_ref());
     match event {
-        PodEvent::Stop => Ok((
-            PodState::Draining { parts, then: Then::Rest },
-            vec![Save, Announce(EventKind::Stopped), Drain],
-        )),
-        PodEvent::Remove => Ok((
-            PodState::Draining { parts, then: Then::Remove },
-            vec![Save, Announce(EventKind::Stopped), Drain],
-        )),
+        PodEvent::Stop => Ok((PodState::Draining { parts, then: Then::Rest }, vec![Save, Publish, Drain])),
+        PodEvent::Remove => {
+            Ok((PodState::Draining { parts, then: Then::Remove }, vec![Save, Publish, Drain]))
+        }
         PodEvent::SupervisorLost => {
             parts.remove(&Part::Supervisor);
             Ok((PodState::NotReady { parts }, vec![Bury, Save, Announce(EventKind::Stopped)]))

@@ -49,7 +49,8 @@ pub(crate) fn process(input: &SpecInput<'_>) -> Result<oci::Process, Error> {
         .set_capabilities(Some(capabilities::sets(security, &capabilities::available())?))
         .set_rlimits(None)
         .set_no_new_privileges(Some(security.no_new_privileges))
-        .set_oom_score_adj(input.container.resources.oom_score_adj);
+        // Said even when it is 0: the supervisor's own would be inherited, and that spares it.
+        .set_oom_score_adj(Some(input.container.resources.oom_score_adj.unwrap_or(0)));
     Ok(process)
 }
 

@@ -13,6 +13,7 @@ use std::time::Duration;
 use runtime::cgroup::Cgroup;
 use runtime::supervisor::Arguments;
 use runtime::wire::{Listener, Socket};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::process::Command;
 
 use crate::error::Error;
@@ -75,10 +76,34 @@ impl Binary {
             .stderr(Stdio::from(log))
             .spawn()
             .map_err(failed)?;
+        // Whatever fails from here on, also by a deadline: a supervisor that nobody is connected to has to go.
+        let mut orphan = Orphan::of(&child).map_err(failed)?;
         // Reaped by the async runtime when it ends; it is meant to outlive this handle and this daemon. Which process minds the pod
         // is what the supervisor says: it may have put itself into its cgroup by a clone of itself.
         drop(child);
-        connect(pod, directory, Duration::MAX).await
+        let minder = connect(pod, directory, Duration::MAX).await?;
+        orphan.0 = None;
+        Ok(minder)
+    }
+}
+
+/// A supervisor that is not connected yet; dropping this kills it.
+struct Orphan(Option<OwnedFd>);
+
+impl Orphan {
+    fn of(child: &tokio::process::Child) -> std::io::Result<Self> {
+        let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
+        let pid = pid.ok_or_else(|| std::io::Error::other("it ended at once"))?;
+        Ok(Self(Some(pidfd_open(pid, PidfdFlags::empty())?)))
+    }
+}
+
+impl Drop for Orphan {
+    fn drop(&mut self) {
+        if let Some(pidfd) = &self.0 {
+            // ESRCH: it has ended by itself.
+            let _gone = pidfd_send_signal(pidfd, Signal::KILL);
+        }
     }
 }
 

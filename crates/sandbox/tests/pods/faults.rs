@@ -231,3 +231,25 @@ async fn a_supervisor_that_hangs_is_passed_over() {
     .await;
     world.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_supervisor_that_is_none_leaves_nothing() {
+    // One that ends at once, and one that never answers and never joins its cgroup.
+    for impostor in ["false", "yes"] {
+        let mut world = World::new().await;
+        let good = world.supervisor.clone();
+        world.kill_daemon();
+        let path = world.directory.path().join(impostor);
+        std::fs::copy("/bin/busybox", &path).unwrap();
+        world.supervisor = path;
+        world.open().await;
+        let failed = world.pods().run(world.pod_config("p")).await.unwrap_err();
+        assert!(text(&failed).contains("supervisor"), "{impostor}: {}", text(&failed));
+        world.assert_clean().await;
+        world.kill_daemon();
+        world.supervisor = good;
+        world.open().await;
+        world.pod("p").await;
+        world.end().await;
+    }
+}

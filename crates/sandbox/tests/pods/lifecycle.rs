@@ -77,7 +77,7 @@ async fn a_pod_lives_and_leaves_nothing() {
         told.iter().filter(|(of_pod, _)| *of_pod == is_pod).map(|(_, kind)| *kind).collect::<Vec<_>>()
     };
     assert_eq!(of(false), [Created, Started, Stopped, Deleted]);
-    assert_eq!(of(true), [Created, Started, Stopped, Stopped, Deleted]);
+    assert_eq!(of(true), [Created, Started, Stopped, Deleted]);
     world.end().await;
 }
 

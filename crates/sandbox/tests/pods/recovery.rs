@@ -181,3 +181,35 @@ async fn a_daemon_that_goes_down_leaves_its_pods() {
     assert!(matches!(world.phase(&id), ContainerPhase::Running { .. }));
     world.end().await;
 }
+
+/// Lives of a pod, as far as they come.
+async fn churn(pods: sandbox::Pods, config: sandbox::PodConfig) -> Result<(), Error> {
+    let pod = pods.run(config).await?;
+    let id = pods.create_container(pod.as_str(), shell("main", "exec sleep 1000")).await?;
+    pods.start_container(id.as_str()).await?;
+    pods.stop_container(id.as_str(), Duration::ZERO).await?;
+    pods.remove_container(id.as_str()).await?;
+    pods.stop(pod.as_str()).await?;
+    pods.remove(pod.as_str()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_may_be_killed_anywhere() {
+    for milliseconds in [1, 2, 4, 6, 8, 11, 14, 18, 23, 30, 45] {
+        let mut world = World::new().await;
+        let pods = world.pods();
+        let lives: Vec<_> = (0..6)
+            .map(|number| tokio::spawn(churn(pods.clone(), world.pod_config(&format!("p{number}")))))
+            .collect();
+        drop(pods);
+        tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+        lives.iter().for_each(tokio::task::JoinHandle::abort);
+        for life in lives {
+            let _aborted = life.await;
+        }
+        world.kill_daemon();
+        world.open().await;
+        // What was half made goes by itself; the rest is known, and can be removed.
+        world.end().await;
+    }
+}

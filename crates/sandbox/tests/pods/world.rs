@@ -21,6 +21,9 @@ pub(crate) struct World {
     pub(crate) images: Arc<Images>,
     pub(crate) parent: String,
     pods: Option<Pods>,
+    /// The daemon's own threads, so that it can be ended as a whole.
+    daemon: Option<tokio::runtime::Runtime>,
+    pub(crate) supervisor: PathBuf,
 }
 
 impl World {
@@ -29,7 +32,9 @@ impl World {
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let parent = format!("/knarr-sandbox-test-{}-{number}", std::process::id());
         let images = Arc::new(Images::new(directory.path().join("images")));
-        let mut world = Self { directory, net: Arc::default(), images, parent, pods: None };
+        let net = Arc::default();
+        let mut world =
+            Self { directory, net, images, parent, pods: None, daemon: None, supervisor: supervisor() };
         world.open().await;
         world
     }
@@ -49,18 +54,29 @@ impl World {
         let config = Config {
             state_dir: self.directory.path().join("state"),
             root_dir: self.directory.path().join("root"),
-            supervisor: supervisor(),
+            supervisor: self.supervisor.clone(),
             cgroup_driver: Default::default(),
             default_cgroup_parent: self.parent.clone(),
             handlers: Default::default(),
             deadlines,
         };
-        self.pods = Some(Pods::open(config, self.net.clone(), self.images.clone()).await.expect("opened"));
+        let daemon = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .expect("threads");
+        let opening = daemon.spawn(Pods::open(config, self.net.clone(), self.images.clone()));
+        self.pods = Some(opening.await.expect("no panic").expect("opened"));
+        self.daemon = Some(daemon);
     }
 
     /// Ends the daemon as SIGKILL would: all its tasks stop where they are.
     pub(crate) fn kill_daemon(&mut self) {
         self.pods = None;
+        if let Some(daemon) = self.daemon.take() {
+            let end = move || daemon.shutdown_timeout(Duration::from_secs(5));
+            std::thread::spawn(end).join().expect("ended");
+        }
     }
 
     pub(crate) fn pod_config(&self, name: &str) -> PodConfig {
@@ -178,7 +194,7 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        self.pods = None;
+        self.kill_daemon();
         // After a failed test: the processes of this world alone, by its cgroups, and then those.
         for line in self.processes() {
             let pid = line.split(':').next().and_then(|pid| pid.parse().ok());

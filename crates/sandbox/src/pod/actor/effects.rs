@@ -39,6 +39,7 @@ impl Actor {
             PodEffect::Dismantle(parts) => self.begin(Work::Dismantle(parts)),
             PodEffect::Erase(parts) => self.erasing = Some(parts),
             PodEffect::Save => self.save(),
+            PodEffect::Publish => drop(self.publish()),
             PodEffect::Announce(kind) => self.announce(kind),
             PodEffect::Forget => self.forget(),
             PodEffect::Answer(goal, outcome) => self.answer(&Goal::Pod(goal), &outcome),

@@ -48,6 +48,10 @@ impl Actor {
         match &self.state {
             PodState::Making if is_same => self.waiting.push((Goal::Pod(PodGoal::Made), reply)),
             PodState::Ready(_) if is_same => reply.send(Ok(())),
+            // The name is free again: to be asked for anew.
+            PodState::Gone => {
+                reply.send(Err(Error::NotFound { kind: Kind::Pod, id: self.facts.id.to_string() }))
+            }
             _ => reply.send(Err(Error::NameTaken {
                 kind: Kind::Pod,
                 name: full_name(&config.metadata),
