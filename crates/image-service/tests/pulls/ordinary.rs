@@ -18,7 +18,7 @@ async fn an_image_is_pulled_and_stays() {
     for _ in 0..2 {
         let found = service.images.status(&name).unwrap().unwrap();
         assert_eq!(found.id, image.id);
-        assert_eq!(found.repo_tags, [name.clone()]);
+        assert_eq!(found.repo_tags, std::slice::from_ref(&name));
         assert_eq!(found.repo_digests, [format!("{}/team/app@{}", registry.host(), image.digest())]);
         let blobs: usize = image.layers.iter().map(|layer| layer.blob.len()).sum();
         assert_eq!(found.size_bytes, (blobs + image.config.len()) as u64);
