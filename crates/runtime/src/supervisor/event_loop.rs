@@ -24,6 +24,12 @@ use crate::{record, sys};
 /// Requests that are taken in one turn, so that a busy daemon doesn't keep a container's output waiting.
 const TURN: usize = 16;
 
+/// How long nothing has to happen before memory is given back: the steps of a pod's start follow each other more closely, and
+/// would only fetch it again.
+const QUIET: Duration = Duration::from_millis(50);
+/// How long memory may stay with a supervisor that is never quiet.
+const UNREST: Duration = Duration::from_secs(1);
+
 /// Names a container or exec while descriptors are polled; never used twice.
 pub(super) type Key = u32;
 
@@ -42,8 +48,8 @@ pub(super) struct Supervisor {
     ending: Option<Vec<u64>>,
     next_key: Key,
     buffer: Buffer,
-    /// Something large was handled, whose memory can go back when there is time.
-    spare_memory: bool,
+    /// Since when there is memory that can go back when there is time: something large was handled.
+    spare_since: Option<Instant>,
 }
 
 /// How long the answer to a start that failed may wait for the end of its process, so that its cgroup is empty when the daemon hears of
@@ -86,7 +92,7 @@ impl Supervisor {
             ending: None,
             next_key: 0,
             buffer: Buffer::default(),
-            spare_memory: false,
+            spare_since: None,
         }
     }
 
@@ -108,20 +114,31 @@ impl Supervisor {
 
     /// Waits until something is there or a deadline has passed.
     fn wait(&mut self) -> io::Result<Vec<Token>> {
-        if self.buffer.release() || self.spare_memory {
-            // Busy now: the memory is needed again at once.
-            let ready = self.poll(Some(Duration::ZERO))?;
-            if !ready.is_empty() {
-                return Ok(ready);
-            }
-            self.spare_memory = false;
-            sys::give_back_memory();
-        }
         let deadlines = self.containers.iter().filter_map(|(_, container)| container.deadline());
         let execs = self.execs.iter().filter_map(|(_, exec)| exec.deadline());
         let leaving = self.leaving.iter().filter_map(|(_, left)| left.deadline());
         let next = deadlines.chain(execs).chain(leaving).min();
-        self.poll(next.map(|deadline| deadline.saturating_duration_since(Instant::now())))
+        let next = next.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        if self.buffer.is_large() {
+            self.has_spare_memory();
+        }
+        let Some(since) = self.spare_since else { return self.poll(next) };
+        let ready = self.poll(Some(next.map_or(QUIET, |next| next.min(QUIET))))?;
+        if ready.is_empty() || since.elapsed() > UNREST {
+            self.give_back_memory();
+        }
+        Ok(ready)
+    }
+
+    fn has_spare_memory(&mut self) {
+        self.spare_since.get_or_insert_with(Instant::now);
+    }
+
+    fn give_back_memory(&mut self) {
+        self.spare_since = None;
+        self.buffer.release();
+        sys::give_back_memory();
+        sys::give_back_stack();
     }
 
     fn poll(&self, timeout: Option<Duration>) -> io::Result<Vec<Token>> {
@@ -212,7 +229,7 @@ impl Supervisor {
             let incoming = session.flush().and_then(|()| session.receive());
             match incoming {
                 Ok(Some(Incoming::Request(sequence, request, descriptors))) => {
-                    self.spare_memory = true;
+                    self.has_spare_memory();
                     if let Some(reply) = self.answer(sequence, request, descriptors) {
                         self.reply(sequence, reply);
                     }
@@ -387,7 +404,7 @@ impl Supervisor {
             self.tell(Event::ContainerExited(exit.clone()));
         }
         self.containers.push((key, container));
-        self.spare_memory = true;
+        self.has_spare_memory();
     }
 
     fn exec_progress(&mut self, key: Key) {

@@ -29,7 +29,6 @@ mod session;
 mod streams;
 
 use std::io;
-use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use nix::sys::signal::{SigSet, Signal};
@@ -88,14 +87,15 @@ impl Place {
 ///
 /// # Errors
 /// [`SupervisorError`]; nothing has been started then.
-pub fn run(arguments: Arguments) -> Result<(), SupervisorError> {
+pub fn run(mut arguments: Arguments) -> Result<(), SupervisorError> {
     // Before anything is opened: a daemon that leaks a descriptor must not have it kept open by every pod.
     sys::close_inherited();
     check_surroundings(&arguments)?;
     let begin = |step: &'static str| {
         move |errno: rustix::io::Errno| SupervisorError::Begin { step, cause: errno.into() }
     };
-    if let Some(cgroup) = &arguments.cgroup {
+    // Taken: with a dozen hierarchies it is a page of memory that nobody needs later.
+    if let Some(cgroup) = arguments.cgroup.take() {
         cgroup.join(rustix::process::getpid().as_raw_nonzero().get())?;
     }
     // A session of its own: what is typed at the daemon's terminal is not for the pods.
@@ -132,8 +132,9 @@ fn block_signals() -> Result<(), nix::errno::Errno> {
 /// What a daemon has to have prepared.
 fn check_surroundings(arguments: &Arguments) -> Result<(), SupervisorError> {
     use rustix::net::sockopt::{socket_acceptconn, socket_type};
-    let stdin = io::stdin();
-    if socket_type(&stdin) != Ok(SocketType::SEQPACKET) || socket_acceptconn(&stdin) != Ok(true) {
+    // Not the standard library's, which makes a buffer for it.
+    let stdin = rustix::stdio::stdin();
+    if socket_type(stdin) != Ok(SocketType::SEQPACKET) || socket_acceptconn(stdin) != Ok(true) {
         return Err(SupervisorError::Misused("standard input is not a listening SOCK_SEQPACKET socket"));
     }
     if !arguments.directory.is_dir() {
@@ -153,7 +154,7 @@ fn spare_from_memory_shortage() -> Option<i32> {
 
 /// The listening socket is standard input; afterwards that is /dev/null, so that no child finds the socket there.
 fn take_listener() -> io::Result<Listener> {
-    let socket = io::stdin().as_fd().try_clone_to_owned()?;
+    let socket = rustix::stdio::stdin().try_clone_to_owned()?;
     let null = std::fs::File::open("/dev/null")?;
     rustix::stdio::dup2_stdin(&null)?;
     Ok(Listener::from_descriptor(socket))

@@ -198,12 +198,13 @@ fn read(stream: &mut OutputStream, buffer: &mut Buffer, time: &str) -> Option<Fl
 }
 
 impl Buffer {
-    /// Lets go of the memory; says whether it was worth giving back to the kernel.
-    pub(super) fn release(&mut self) -> bool {
-        let large = self.read.len() > SMALL || self.lines.capacity() > LARGE;
-        if large {
-            *self = Self::default();
-        }
-        large
+    /// Whether it has grown for a busy stream.
+    pub(super) fn is_large(&self) -> bool {
+        self.read.capacity() > SMALL || self.lines.capacity() > LARGE
+    }
+
+    /// Lets go of the memory.
+    pub(super) fn release(&mut self) {
+        *self = Self::default();
     }
 }

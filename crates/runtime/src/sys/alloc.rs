@@ -1,4 +1,4 @@
-//! The allocator's spare pages.
+//! Pages that were used for a moment: the allocator's and the stack's.
 
 /// Gives memory that was used for a moment back to the kernel: an idle pod pays for every page that stays.
 pub(crate) fn give_back_memory() {
@@ -6,5 +6,26 @@ pub(crate) fn give_back_memory() {
     // SAFETY: malloc_trim takes the allocator's locks itself and moves no live allocation.
     unsafe {
         libc::malloc_trim(0);
+    }
+}
+
+/// How far below the current end of the stack pages may have been touched by what was called before, in bytes:
+/// reading a plan, a copy of the environment.
+const STACK_REACH: usize = 256 << 10;
+
+/// Gives stack that was used for a moment back to the kernel.
+#[inline(never)]
+pub(crate) fn give_back_stack() {
+    let marker = 0_u8;
+    let page = rustix::param::page_size();
+    // A page stays below: this function's own frame, those of the call to come, and the red zone.
+    let end = (std::ptr::from_ref(&marker).addr() & !(page - 1)).saturating_sub(page);
+    let begin = end.saturating_sub(STACK_REACH);
+    // SAFETY: the range is below every frame of this process's only thread, where nothing is kept: what is there
+    // now reads as zeroes later, and every function writes its frame before it reads it. The kernel keeps at
+    // least 128 MiB below a stack free of other mappings (mmap_base of mm/util.c), and passes over what is not
+    // mapped.
+    unsafe {
+        libc::madvise(std::ptr::without_provenance_mut(begin), end - begin, libc::MADV_DONTNEED);
     }
 }

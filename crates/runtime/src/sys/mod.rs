@@ -14,7 +14,7 @@ mod signal;
 
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
-pub(crate) use alloc::give_back_memory;
+pub(crate) use alloc::{give_back_memory, give_back_stack};
 pub(crate) use clone::{Child, CloneFlags, Cloned, clone_process};
 pub(crate) use mount::{Reach, attribute_bits, mount_id, set_attributes, set_propagation};
 pub(crate) use network::bring_loopback_up;

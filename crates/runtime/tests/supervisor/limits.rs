@@ -21,6 +21,35 @@ fn a_container_that_runs_out_of_memory_says_so() {
     assert_eq!((exit.exit_code, exit.signal, exit.oom_killed), (137, Some(9), true));
 }
 
+/// The proportional set size of a process, in KiB.
+fn memory(pid: i32) -> u64 {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[test]
+fn an_idle_pod_costs_next_to_nothing() {
+    /// The promise for a pod with one container, in KiB: 0.15 MiB, shared pages counted proportionally.
+    const PROMISE: u64 = 153;
+    const PODS: u64 = 50;
+    if std::env::var_os("KNARR_BIN_DIR").is_none() {
+        eprintln!("skipped: KNARR_BIN_DIR names no installed binary");
+        return;
+    }
+    let mut pods: Vec<_> = (0..PODS).map(|_| Rig::new()).collect();
+    for (rig, client) in &mut pods {
+        rig.start(client, &container("c1", "echo hello; exec sleep 1000"));
+        until("it has written", || (rig.log("c1").len() == 1).then_some(()));
+    }
+    let mut sum = 0;
+    until("the memory has been given back", || {
+        sum = pods.iter().map(|(rig, _)| memory(rig.pid())).sum();
+        (sum <= PODS * PROMISE).then_some(())
+    });
+    eprintln!("PSS of {PODS} supervisors with a container: {} KiB each", sum / PODS);
+}
+
 /// A cgroup of the freezer, where what joins stops at once, and cannot even be killed: like a mount on a server that is gone.
 struct Frozen(PathBuf);
 

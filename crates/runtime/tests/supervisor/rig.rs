@@ -23,7 +23,12 @@ use rustix::process::Signal;
 
 use crate::client::{Client, PATIENCE};
 
-const BINARY: &str = env!("CARGO_BIN_EXE_knarr-supervisor");
+/// The binary that is installed, where the Makefile names one; the one that cargo has just built otherwise.
+pub fn binary() -> PathBuf {
+    let installed =
+        std::env::var_os("KNARR_BIN_DIR").map(|directory| Path::new(&directory).join("knarr-supervisor"));
+    installed.unwrap_or_else(|| env!("CARGO_BIN_EXE_knarr-supervisor").into())
+}
 
 pub struct Rig {
     pub directory: tempfile::TempDir,
@@ -77,7 +82,7 @@ impl Rig {
         let pod = directory.path().join("pod");
         let listener = Listener::bind(&pod, "supervisor.sock").unwrap();
         let arguments = Arguments { pod: "p1".to_owned(), directory: pod.clone(), cgroup: Some(own) };
-        let child = Command::new(BINARY)
+        let child = Command::new(binary())
             .args(arguments.to_vec())
             .stdin(listener.into_descriptor())
             .stdout(Stdio::null())

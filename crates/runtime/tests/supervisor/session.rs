@@ -9,7 +9,7 @@ use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::client::Client;
-use crate::rig::{Rig, container, until};
+use crate::rig::{self, Rig, container, until};
 
 /// Sends a request of a version to come.
 fn send_raw(client: &Client, sequence: u64, body: &str) {
@@ -125,7 +125,6 @@ fn containers_come_and_go_and_nothing_stays() {
 
 #[test]
 fn misuse_is_said_in_a_line() {
-    let binary = env!("CARGO_BIN_EXE_knarr-supervisor");
     let directory = tempfile::tempdir().unwrap();
     let good = directory.path().to_str().unwrap();
     let cases: [&[&str]; 5] = [
@@ -137,7 +136,7 @@ fn misuse_is_said_in_a_line() {
         &["--pod", "p1", "--dir", good],
     ];
     for arguments in cases {
-        let output = Command::new(binary).args(arguments).stdin(Stdio::null()).output().unwrap();
+        let output = Command::new(rig::binary()).args(arguments).stdin(Stdio::null()).output().unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
         assert_eq!(said.lines().count(), 1, "{arguments:?}: {said}");
