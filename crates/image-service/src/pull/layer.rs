@@ -13,8 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
 use reqwest::StatusCode;
-use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, Semaphore, mpsc};
-use tokio::task::JoinHandle;
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, Semaphore, mpsc, oneshot};
 
 use crate::digest::{Digest, Digester};
 use crate::error::Error;
@@ -101,7 +100,7 @@ impl LayerFetch {
             layers: self.layers.clone(),
             diff_id: self.diff_id.clone(),
             expected: self.blob.digest.clone(),
-            _working: self.working.clone(),
+            working: self.working.clone(),
         })
     }
 
@@ -159,7 +158,7 @@ impl From<Error> for Interrupted {
 /// thread give the layer up.
 struct Pump {
     pieces: mpsc::Sender<Piece>,
-    thread: JoinHandle<Result<Layer, Error>>,
+    outcome: oneshot::Receiver<Result<Layer, Error>>,
     /// Bytes sent.
     received: u64,
     /// Where they came from last.
@@ -177,8 +176,14 @@ enum Piece {
 impl Pump {
     fn start(plan: PumpPlan) -> Pump {
         let (pieces, received) = mpsc::channel(CHUNKS);
-        let thread = tokio::task::spawn_blocking(move || plan.run(received));
-        Pump { pieces, thread, received: 0, url: String::new() }
+        let (tell, outcome) = oneshot::channel();
+        let working = plan.working.clone();
+        tokio::task::spawn_blocking(move || {
+            // Nobody wants it any more: then it is dropped here, and with it what keeps the layer from being collected.
+            drop(tell.send(plan.run(received)));
+            drop(working);
+        });
+        Pump { pieces, outcome, received: 0, url: String::new() }
     }
 
     async fn send(&mut self, bytes: Bytes) -> Result<(), Interrupted> {
@@ -190,11 +195,11 @@ impl Pump {
 
     /// Ends the layer, which is in the store when this returns.
     async fn finish(self) -> Result<Layer, Error> {
-        let Pump { pieces, thread, url, .. } = self;
+        let Pump { pieces, outcome, url, .. } = self;
         // Nobody there any more: then the outcome is an error already.
         let _ = pieces.send(Piece::End { url }).await;
         drop(pieces);
-        thread.await.unwrap_or(Err(Error::ShuttingDown))
+        outcome.await.unwrap_or(Err(Error::ShuttingDown))
     }
 }
 
@@ -204,7 +209,7 @@ struct PumpPlan {
     /// Digest of the compressed bytes.
     expected: Digest,
     /// Dropped last, when a layer that was given up has gone.
-    _working: mpsc::Sender<()>,
+    working: mpsc::Sender<()>,
 }
 
 impl PumpPlan {
