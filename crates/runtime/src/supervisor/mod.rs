@@ -23,6 +23,7 @@ mod event_loop;
 mod exec;
 mod lines;
 mod log;
+mod placement;
 mod process;
 mod requests;
 mod session;
@@ -39,6 +40,8 @@ use rustix::net::SocketType;
 use crate::sys;
 use crate::thread::SingleThread;
 use crate::wire::Listener;
+
+use placement::Side;
 
 pub use arguments::{Arguments, UsageError};
 
@@ -83,7 +86,8 @@ impl Place {
     }
 }
 
-/// Minds a pod until it is shut down.
+/// Minds a pod until it is shut down. With a version 2 cgroup to enter it does so in a copy of this process, and returns at once
+/// in this one: who minds the pod is what [`Reply::Welcome`](crate::wire::Reply::Welcome) says.
 ///
 /// # Errors
 /// [`SupervisorError`]; nothing has been started then.
@@ -91,12 +95,15 @@ pub fn run(mut arguments: Arguments) -> Result<(), SupervisorError> {
     // Before anything is opened: a daemon that leaks a descriptor must not have it kept open by every pod.
     sys::close_inherited();
     check_surroundings(&arguments)?;
+    let proof = SingleThread::prove()?;
     let begin = |step: &'static str| {
         move |errno: rustix::io::Errno| SupervisorError::Begin { step, cause: errno.into() }
     };
     // Taken: with a dozen hierarchies it is a page of memory that nobody needs later.
-    if let Some(cgroup) = arguments.cgroup.take() {
-        cgroup.join(rustix::process::getpid().as_raw_nonzero().get())?;
+    if let Some(cgroup) = arguments.cgroup.take()
+        && placement::enter(&proof, &cgroup)? == Side::Starter
+    {
+        return Ok(());
     }
     // A session of its own: what is typed at the daemon's terminal is not for the pods.
     match rustix::process::setsid() {
@@ -112,7 +119,6 @@ pub fn run(mut arguments: Arguments) -> Result<(), SupervisorError> {
     let oom_score_adj = spare_from_memory_shortage();
     let listener = take_listener()
         .map_err(|cause| SupervisorError::Begin { step: "take the listening socket", cause })?;
-    let proof = SingleThread::prove()?;
     let place = Place { pod: arguments.pod, directory: arguments.directory, oom_score_adj };
     event_loop::Supervisor::new(place, listener, proof).run().map_err(SupervisorError::Wait)
 }

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
@@ -14,12 +14,17 @@ use runtime::plan::{
 };
 use runtime::spec::{self, oci};
 use runtime::supervisor::Arguments;
-use runtime::wire::{Listener, Reply, Request, Scope, StartContainer, StartExec, Stdin, Stream, Target};
+use runtime::wire::{
+    Listener, Reply, Request, Scope, StartContainer, StartExec, Stdin, Stream, Target, VERSION,
+};
 use runtime::{mount, plan};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
 };
-use rustix::process::Signal;
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, getpid, pidfd_open, pidfd_send_signal,
+    set_child_subreaper, waitid,
+};
 
 use crate::client::{Client, PATIENCE};
 
@@ -32,7 +37,8 @@ pub fn binary() -> PathBuf {
 
 pub struct Rig {
     pub directory: tempfile::TempDir,
-    pub child: Child,
+    pid: i32,
+    pidfd: OwnedFd,
     host: Host,
     cgroups: String,
 }
@@ -82,14 +88,22 @@ impl Rig {
         let pod = directory.path().join("pod");
         let listener = Listener::bind(&pod, "supervisor.sock").unwrap();
         let arguments = Arguments { pod: "p1".to_owned(), directory: pod.clone(), cgroup: Some(own) };
-        let child = Command::new(binary())
+        // The supervisor is a copy of what is started here: its orphan, and ours to wait for.
+        set_child_subreaper(Some(getpid())).unwrap();
+        let mut starter = Command::new(binary())
             .args(arguments.to_vec())
             .stdin(listener.into_descriptor())
             .stdout(Stdio::null())
             .stderr(File::create(pod.join("supervisor.log")).unwrap())
             .spawn()
             .unwrap();
-        Self { directory, child, host, cgroups }
+        let mut client = Client::silent(&pod);
+        let Reply::Welcome { pid, .. } = client.call(Request::Hello { version: VERSION }) else {
+            panic!("no welcome");
+        };
+        assert!(starter.wait().unwrap().success());
+        let pidfd = pidfd_open(Pid::from_raw(pid).unwrap(), PidfdFlags::empty()).unwrap();
+        Self { directory, pid, pidfd, host, cgroups }
     }
 
     pub fn pod(&self) -> PathBuf {
@@ -166,24 +180,26 @@ impl Rig {
     }
 
     /// Has the supervisor end.
-    pub fn shut_down(&mut self, client: &mut Client) -> ExitStatus {
+    pub fn shut_down(&mut self, client: &mut Client) {
         assert_eq!(client.call(Request::Shutdown), Reply::Done);
-        self.ended()
+        let status = waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED).unwrap().unwrap();
+        assert_eq!(status.exit_status(), Some(0), "{}", self.complaints());
     }
 
-    pub fn ended(&mut self) -> ExitStatus {
-        until("the supervisor has ended", || self.child.try_wait().unwrap())
+    pub fn is_alive(&self) -> bool {
+        is_alive(self.pid)
     }
 
     pub fn pid(&self) -> i32 {
-        self.child.id().cast_signed()
+        self.pid
     }
 }
 
 impl Drop for Rig {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        // ESRCH and ECHILD: it was shut down.
+        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+        let _ = waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED);
         let all = Cgroup::at(&self.host, &self.cgroups).unwrap();
         let _ = all.kill();
         let removed = all.remove();
