@@ -209,6 +209,12 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_newer_event_is_read_without_what_is_new() {
+        let body = b"{\"exec_exited\":{\"exec\":\"e\",\"exit_code\":1,\"signal\":null,\"core_dumped\":true}}";
+        assert!(matches!(Message::decode(Kind::Event, body), Ok(Message::Event(Event::ExecExited(_)))));
+    }
+
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {

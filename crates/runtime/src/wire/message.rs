@@ -1,4 +1,5 @@
-//! The messages. Plain data; unknown fields are refused everywhere.
+//! The messages. Plain data. An unknown field of a request is refused: it could be a limit. One of a reply or an
+//! event is passed over: an older daemon that came back must still hear how a container ended.
 
 use std::path::PathBuf;
 
@@ -63,7 +64,7 @@ pub enum Request {
 
 /// What is answered.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[serde(rename_all = "snake_case")]
 pub enum Reply {
     /// To [`Request::Hello`].
     Welcome {
@@ -89,7 +90,7 @@ pub enum Reply {
     },
     /// To [`Request::Start`] of a container that has run.
     Exited(Exit),
-    /// To [`Request::Exec`]: the command has been executed.
+    /// To [`Request::Exec`]: the command has been executed. Descriptor: the master side of its terminal, if it has one.
     ExecStarted {
         /// The process, as the supervisor sees it.
         pid: i32,
@@ -109,7 +110,7 @@ pub enum Reply {
 
 /// What a supervisor tells unasked.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[serde(rename_all = "snake_case")]
 pub enum Event {
     /// A container's first process has ended, its output is in the log, its exit record is written.
     ContainerExited(Exit),
@@ -206,7 +207,6 @@ pub enum Scope {
 
 /// A pod's namespaces, made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct PodCreated {
     /// Where its network namespace can be opened while the supervisor lives; none on the host network.
     pub network: Option<PathBuf>,
@@ -216,7 +216,6 @@ pub struct PodCreated {
 
 /// What a supervisor minds.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Snapshot {
     /// The pod's namespaces, when they are made.
     pub pod: Option<PodCreated>,
@@ -226,7 +225,6 @@ pub struct Snapshot {
 
 /// One container of a [`Snapshot`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct ContainerSnapshot {
     /// Its id.
     pub container: String,
@@ -236,7 +234,7 @@ pub struct ContainerSnapshot {
 
 /// How far a container is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[serde(rename_all = "snake_case")]
 pub enum ContainerState {
     /// Its command has not been executed yet.
     Starting,
@@ -255,7 +253,6 @@ pub enum ContainerState {
 
 /// The end of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Exit {
     /// The container.
     pub container: String,
@@ -277,7 +274,6 @@ pub struct Exit {
 
 /// The end of an exec.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct ExecExit {
     /// The exec.
     pub exec: String,

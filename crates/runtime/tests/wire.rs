@@ -1,0 +1,254 @@
+//! The bytes of every message, as each released version sends them: `golden/wire-<version>.txt`.
+//!
+//! A line is the name of a case, its header in hexadecimal, and its body. A file of a released version is never edited: what
+//! it holds has to be read the same for ever, since a supervisor outlives the daemon that started it.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+
+use std::path::{Path, PathBuf};
+
+use runtime::cgroup::Cgroup;
+use runtime::plan::{Plan, PodPlan, ProcessPlan};
+use runtime::wire::frame::{Header, Place};
+use runtime::wire::{
+    ContainerSnapshot, ContainerState, Event, ExecExit, Exit, Message, PodCreated, Reply, Request, Scope,
+    Snapshot, StartContainer, StartExec, Stdin, Stream, Target, VERSION,
+};
+use runtime::{FailedStep, Failure, FailureKind};
+
+fn plan() -> Plan {
+    serde_json::from_str(include_str!("golden/plan.json")).unwrap()
+}
+
+fn process() -> ProcessPlan {
+    plan().process
+}
+
+fn cgroup() -> Cgroup {
+    serde_json::from_value(serde_json::json!({
+        "path": "/kubepods/pod1/c1",
+        "unified": "/sys/fs/cgroup/unified/kubepods/pod1/c1",
+        "legacy": [{
+            "controllers": ["cpu", "cpuacct"],
+            "name": "cpu,cpuacct",
+            "directory": "/sys/fs/cgroup/cpu,cpuacct/kubepods/pod1/c1",
+        }],
+    }))
+    .unwrap()
+}
+
+fn pod() -> PodPlan {
+    serde_json::from_value(serde_json::json!({
+        "network": "own",
+        "ipc": "own",
+        "uts": "own",
+        "pid": "host",
+        "hostname": "boat",
+        "sysctls": { "net.ipv4.ip_unprivileged_port_start": "0" },
+        "shared_memory": 67_108_864,
+    }))
+    .unwrap()
+}
+
+fn exit() -> Exit {
+    Exit {
+        container: "c1".to_owned(),
+        pid: 4711,
+        start_time: 123_456,
+        exit_code: 137,
+        signal: Some(9),
+        oom_killed: true,
+        started_at: 1_795_236_436_633_746_534,
+        finished_at: 1_795_236_437_000_000_001,
+    }
+}
+
+fn failure() -> Failure {
+    Failure {
+        kind: FailureKind::NotFound,
+        step: FailedStep::Exec,
+        errno: Some(2),
+        subject: "/bin/nothing".to_owned(),
+    }
+}
+
+fn created() -> PodCreated {
+    PodCreated { network: Some("/proc/42/fd/7".into()), init: Some(43) }
+}
+
+fn requests() -> Vec<(&'static str, Request)> {
+    let start = |log: Option<PathBuf>, stdin| {
+        Request::Start(Box::new(StartContainer {
+            container: "c1".to_owned(),
+            plan: plan(),
+            cgroup: cgroup(),
+            log,
+            stdin,
+            deadline_ms: 30_000,
+        }))
+    };
+    let signal = |target, scope| Request::Signal { target, signal: 15, scope };
+    let exec = StartExec {
+        exec: "e1".to_owned(),
+        container: "c1".to_owned(),
+        process: process(),
+        streams: vec![Stream::Stdin, Stream::Stdout, Stream::Stderr],
+        deadline_ms: 10_000,
+    };
+    vec![
+        ("hello", Request::Hello { version: VERSION }),
+        ("create_pod", Request::CreatePod(pod())),
+        ("snapshot", Request::Snapshot),
+        ("start", start(Some("/var/log/pods/p1/c1/0.log".into()), Stdin::Null)),
+        ("start_interactive", start(None, Stdin::Open)),
+        ("start_interactive_once", start(None, Stdin::Once)),
+        ("signal_container", signal(Target::Container("c1".to_owned()), Scope::Init)),
+        ("signal_exec", signal(Target::Exec("e1".to_owned()), Scope::All)),
+        ("exec", Request::Exec(Box::new(exec))),
+        ("reopen_log", Request::ReopenLog { container: "c1".to_owned() }),
+        ("forget", Request::Forget { container: "c1".to_owned() }),
+        ("shutdown", Request::Shutdown),
+    ]
+}
+
+fn replies() -> Vec<(&'static str, Reply)> {
+    let snapshot = |state| ContainerSnapshot { container: "c1".to_owned(), state };
+    let running = ContainerState::Running { pid: 4711, start_time: 123_456, started_at: 1 };
+    let containers =
+        [ContainerState::Starting, running, ContainerState::Exited(exit())].map(snapshot).to_vec();
+    vec![
+        ("welcome", Reply::Welcome { version: VERSION, pod: "p1".to_owned(), pid: 42 }),
+        ("pod_created", Reply::PodCreated(created())),
+        ("host_pod_created", Reply::PodCreated(PodCreated { network: None, init: None })),
+        ("empty_snapshot", Reply::Snapshot(Snapshot { pod: None, containers: Vec::new() })),
+        ("full_snapshot", Reply::Snapshot(Snapshot { pod: Some(created()), containers })),
+        ("started", Reply::Started { pid: 4711, start_time: 123_456, started_at: 1 }),
+        ("exited", Reply::Exited(exit())),
+        ("exec_started", Reply::ExecStarted { pid: 4712 }),
+        ("done", Reply::Done),
+        ("gone", Reply::Gone),
+        ("failed", Reply::Failed(failure())),
+        ("unknown", Reply::Unknown { why: "unknown variant `dance`".to_owned() }),
+    ]
+}
+
+fn events() -> Vec<(&'static str, Event)> {
+    let exec = ExecExit { exec: "e1".to_owned(), exit_code: 3, signal: None };
+    let log = Event::LogWriteFailed {
+        container: "c1".to_owned(),
+        path: "/var/log/pods/p1/c1/0.log".into(),
+        errno: 28,
+    };
+    vec![
+        ("container_exited", Event::ContainerExited(exit())),
+        ("exec_exited", Event::ExecExited(exec)),
+        ("log_write_failed", log),
+    ]
+}
+
+/// Every message with its number: requests and replies count, events don't.
+fn messages() -> Vec<(&'static str, u64, Message)> {
+    let requests = requests().into_iter().map(|(name, request)| (name, Message::Request(request)));
+    let replies = replies().into_iter().map(|(name, reply)| (name, Message::Reply(reply)));
+    let counted = (1..).zip(requests.chain(replies)).map(|(number, (name, message))| (name, number, message));
+    let events = events().into_iter().map(|(name, event)| (name, 0, Message::Event(event)));
+    counted.chain(events).collect()
+}
+
+fn line((name, sequence, message): &(&str, u64, Message)) -> String {
+    let body = String::from_utf8(message.encode().unwrap()).unwrap();
+    let header = Header {
+        version: VERSION,
+        kind: message.kind(),
+        place: Place::Inline,
+        sequence: *sequence,
+        length: body.len(),
+    };
+    let header: String = header.encode().iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{name} {header} {body}\n")
+}
+
+fn golden(version: u16) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/wire-{version}.txt"))
+}
+
+#[test]
+fn messages_have_the_golden_bytes() {
+    let text: String = messages().iter().map(line).collect();
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(golden(VERSION), &text).unwrap();
+    }
+    let golden = std::fs::read_to_string(golden(VERSION)).unwrap();
+    for (made, golden) in text.lines().zip(golden.lines()) {
+        assert_eq!(made, golden);
+    }
+    assert_eq!(text.lines().count(), golden.lines().count());
+}
+
+/// Bytes of all versions are read; those of the current one give back what was written.
+#[test]
+fn golden_bytes_are_read() {
+    let known = messages();
+    for version in 1..=VERSION {
+        for line in std::fs::read_to_string(golden(version)).unwrap().lines() {
+            let mut fields = line.splitn(3, ' ');
+            let (name, header, body) =
+                (fields.next().unwrap(), fields.next().unwrap(), fields.next().unwrap());
+            let bytes: Vec<u8> = (0..header.len())
+                .step_by(2)
+                .map(|at| u8::from_str_radix(&header[at..at + 2], 16).unwrap())
+                .collect();
+            let header = Header::decode(&bytes).unwrap();
+            assert_eq!((header.version, header.length), (version, body.len()), "{name}");
+            let message = Message::decode(header.kind, body.as_bytes())
+                .unwrap_or_else(|error| panic!("{name} of version {version}: {error}"));
+            if version == VERSION {
+                let (_, sequence, wanted) = known.iter().find(|(known, ..)| *known == name).unwrap();
+                assert_eq!((header.sequence, &message), (*sequence, wanted), "{name}");
+            }
+        }
+    }
+}
+
+/// A new variant has to get its bytes here: this does not compile until it has.
+#[test]
+fn every_message_is_there() {
+    let kinds = |messages: &[(&'static str, u64, Message)]| {
+        messages.iter().map(|(.., message)| number(message)).collect::<std::collections::BTreeSet<u8>>()
+    };
+    let all: std::collections::BTreeSet<u8> = (0..22).collect();
+    assert_eq!(kinds(&messages()), all);
+}
+
+fn number(message: &Message) -> u8 {
+    match message {
+        Message::Request(request) => match request {
+            Request::Hello { .. } => 0,
+            Request::CreatePod(_) => 1,
+            Request::Snapshot => 2,
+            Request::Start(_) => 3,
+            Request::Signal { .. } => 4,
+            Request::Exec(_) => 5,
+            Request::ReopenLog { .. } => 6,
+            Request::Forget { .. } => 7,
+            Request::Shutdown => 8,
+        },
+        Message::Reply(reply) => match reply {
+            Reply::Welcome { .. } => 9,
+            Reply::PodCreated(_) => 10,
+            Reply::Snapshot(_) => 11,
+            Reply::Started { .. } => 12,
+            Reply::Exited(_) => 13,
+            Reply::ExecStarted { .. } => 14,
+            Reply::Done => 15,
+            Reply::Gone => 16,
+            Reply::Failed(_) => 17,
+            Reply::Unknown { .. } => 18,
+        },
+        Message::Event(event) => match event {
+            Event::ContainerExited(_) => 19,
+            Event::ExecExited(_) => 20,
+            Event::LogWriteFailed { .. } => 21,
+        },
+    }
+}
