@@ -213,7 +213,11 @@ impl Pods {
             // It went in this moment.
             Err(Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(error),
-            Ok(()) => outcome(answer).await,
+            Ok(()) => match outcome(answer).await {
+                // It went while the wish was in its mailbox.
+                Err(Error::NotFound { kind: Kind::Pod, .. }) => Ok(()),
+                done => done,
+            },
         }
     }
 

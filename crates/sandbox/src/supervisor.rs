@@ -6,11 +6,11 @@ pub(crate) mod client;
 mod connection;
 pub(crate) mod spawn;
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
@@ -18,6 +18,9 @@ use crate::error::Error;
 use crate::id::ContainerId;
 use crate::pod::state::ProcessId;
 use client::{Client, ExitReport};
+
+/// How long a supervisor whose connection is lost may take to end before it counts as lost anyway.
+const END_OF_LOST: Duration = Duration::from_secs(1);
 
 /// What a supervisor tells unasked.
 #[derive(Debug)]
@@ -67,9 +70,16 @@ impl Minder {
         Ok(Self { client, process, netns: None, pidfd, news })
     }
 
-    /// What it tells next. Safe to cancel.
+    /// What it tells next. Safe to cancel: a loss is told again.
     pub(crate) async fn news(&mut self) -> News {
-        self.news.recv().await.unwrap_or(News::Lost)
+        match self.news.recv().await {
+            Some(news @ (News::Exited(..) | News::LogFailed(..))) => news,
+            Some(News::Lost) | None => {
+                // Its end follows that of the connection at once, and has to be waited for as every child's.
+                self.ended(END_OF_LOST).await;
+                News::Lost
+            }
+        }
     }
 
     /// Ends it: by asking, and when that takes too long by SIGKILL.
@@ -97,7 +107,10 @@ impl Minder {
     async fn ended(&self, after: Duration) -> bool {
         let Ok(pidfd) = self.pidfd.try_clone().and_then(polled) else { return false };
         // Waiting for readability is cancel-safe, and a pidfd stays readable once its process has ended.
-        tokio::time::timeout(after, pidfd.readable()).await.is_ok_and(|ready| ready.is_ok())
+        let ended = tokio::time::timeout(after, pidfd.readable()).await.is_ok_and(|ready| ready.is_ok());
+        // ECHILD: it was a child of an earlier daemon's.
+        let _other = waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+        ended
     }
 }
 

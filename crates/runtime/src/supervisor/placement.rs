@@ -5,6 +5,8 @@
 //! of that. So the process that the daemon started makes a copy of itself there, and ends; in version 1, where a
 //! single thread may move itself cheaply, the copy joins by itself.
 
+use std::os::fd::AsFd;
+
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use super::SupervisorError;
@@ -33,11 +35,11 @@ pub(super) fn enter(proof: &SingleThread, cgroup: &Cgroup) -> Result<Side, Super
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let opened =
             openat(CWD, directory, flags, Mode::empty()).map_err(|errno| failed("open cgroup", errno))?;
-        let cloned = clone_process(proof, CloneFlags::default(), Some(std::os::fd::AsFd::as_fd(&opened)));
+        let cloned = clone_process(proof, CloneFlags::SIBLING, Some(opened.as_fd()));
         match cloned.map_err(|errno| failed("clone a process into cgroup", errno))? {
             Cloned::Child => {}
             Cloned::Parent(child) => {
-                // Whoever adopts orphans waits for it: it is to outlive the daemon anyway.
+                // It is a child of the daemon's, which waits for it; of whoever adopts orphans once that is gone.
                 child.hand_over();
                 return Ok(Side::Starter);
             }

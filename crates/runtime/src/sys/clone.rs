@@ -18,6 +18,9 @@ impl CloneFlags {
     pub(crate) const IPC: Self = Self(libc::CLONE_NEWIPC as u64);
     pub(crate) const UTS: Self = Self(libc::CLONE_NEWUTS as u64);
 
+    /// No namespace: the parent of the caller is to be that of the child, too.
+    pub(crate) const SIBLING: Self = Self(libc::CLONE_PARENT as u64);
+
     pub(crate) fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
@@ -94,7 +97,8 @@ pub(crate) fn clone_process(
     let mut arguments = CloneArguments {
         flags: namespaces.0 | libc::CLONE_PIDFD as u64,
         pidfd: std::ptr::from_mut(&mut pidfd) as u64,
-        exit_signal: libc::SIGCHLD as u64,
+        // The kernel takes that of the caller for a sibling, and nothing else.
+        exit_signal: if namespaces.0 & CloneFlags::SIBLING.0 != 0 { 0 } else { libc::SIGCHLD as u64 },
         ..CloneArguments::default()
     };
     if let Some(cgroup) = cgroup {

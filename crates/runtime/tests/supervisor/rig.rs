@@ -22,8 +22,7 @@ use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
 };
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, getpid, pidfd_open, pidfd_send_signal,
-    set_child_subreaper, waitid,
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
 };
 
 use crate::client::{Client, PATIENCE};
@@ -88,8 +87,7 @@ impl Rig {
         let pod = directory.path().join("pod");
         let listener = Listener::bind(&pod, "supervisor.sock").unwrap();
         let arguments = Arguments { pod: "p1".to_owned(), directory: pod.clone(), cgroup: Some(own) };
-        // The supervisor is a copy of what is started here: its orphan, and ours to wait for.
-        set_child_subreaper(Some(getpid())).unwrap();
+        // The supervisor is a copy of what is started here, and our child as well.
         let mut starter = Command::new(binary())
             .args(arguments.to_vec())
             .stdin(listener.into_descriptor())

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 use crate::container::end;
 use crate::container::state::{ContainerEvent, ContainerGoal, ContainerState};
-use crate::error::{Error, chain};
+use crate::error::{Error, Kind, chain};
 use crate::id::ContainerId;
 use crate::pod::members::Member;
 use crate::pod::state::{Part, Parts, PodEvent, PodGoal, PodState};
@@ -120,10 +120,22 @@ impl Actor {
             }
             self.settle();
         }
-        for (_, reply) in
-            self.waiting.drain(..).chain(self.later.drain(..).map(|(_, goal, reply)| (goal, reply)))
-        {
-            reply.send(Err(Error::ShuttingDown));
+        let later = std::mem::take(&mut self.later).into_iter().map(|(_, goal, reply)| (goal, reply));
+        for (_, reply) in std::mem::take(&mut self.waiting).into_iter().chain(later) {
+            reply.send(Err(self.last_word()));
+        }
+        // What came while the last step was taken.
+        self.mailbox.close();
+        while let Ok(wish) = self.mailbox.try_recv() {
+            wish.refuse(self.last_word());
+        }
+    }
+
+    /// What those are told who still wanted something.
+    fn last_word(&self) -> Error {
+        match self.state {
+            PodState::Gone => Error::NotFound { kind: Kind::Pod, id: self.facts.id.to_string() },
+            _ => Error::ShuttingDown,
         }
     }
 

@@ -57,6 +57,23 @@ pub(crate) enum Wish {
     Quit,
 }
 
+impl Wish {
+    /// Answers that it will not be done.
+    pub(crate) fn refuse(self, why: Error) {
+        match self {
+            Self::Join { reply, .. }
+            | Self::Stop(reply)
+            | Self::Remove(reply)
+            | Self::Container { reply, .. }
+            | Self::Update { reply, .. } => reply.send(Err(why)),
+            Self::Create { reply, .. } => {
+                let _nobody_waits = reply.send(Err(why));
+            }
+            Self::Quit => {}
+        }
+    }
+}
+
 /// What is asked of a container.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum ContainerWish {

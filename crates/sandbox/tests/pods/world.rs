@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::process::{WaitId, WaitIdOptions, waitid};
 use sandbox::{
     Config, ContainerConfig, ContainerId, ContainerMetadata, ContainerPhase, Deadlines, ImageReference,
     PodConfig, PodFilter, PodId, PodMetadata, Pods,
@@ -23,6 +24,8 @@ pub(crate) struct World {
     pods: Option<Pods>,
     /// The daemon's own threads, so that it can be ended as a whole.
     daemon: Option<tokio::runtime::Runtime>,
+    /// Whether a daemon was killed: its children are init's then, whose part is played here.
+    was_killed: bool,
     pub(crate) supervisor: PathBuf,
 }
 
@@ -33,8 +36,16 @@ impl World {
         let parent = format!("/knarr-sandbox-test-{}-{number}", std::process::id());
         let images = Arc::new(Images::new(directory.path().join("images")));
         let net = Arc::default();
-        let mut world =
-            Self { directory, net, images, parent, pods: None, daemon: None, supervisor: supervisor() };
+        let mut world = Self {
+            directory,
+            net,
+            images,
+            parent,
+            pods: None,
+            daemon: None,
+            was_killed: false,
+            supervisor: supervisor(),
+        };
         world.open().await;
         world
     }
@@ -73,6 +84,7 @@ impl World {
     /// Ends the daemon as SIGKILL would: all its tasks stop where they are.
     pub(crate) fn kill_daemon(&mut self) {
         self.pods = None;
+        self.was_killed = true;
         if let Some(daemon) = self.daemon.take() {
             let end = move || daemon.shutdown_timeout(Duration::from_secs(5));
             std::thread::spawn(end).join().expect("ended");
@@ -135,6 +147,12 @@ impl World {
             let read =
                 |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
             let command = read("cmdline").replace('\0', " ");
+            if self.was_killed && command.is_empty() {
+                let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
+                let now = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+                // ECHILD: not one of this process's.
+                let _ = waitid(WaitId::Pid(pid), now);
+            }
             if pid != std::process::id() && (command.contains(&directory) || read("cgroup").contains(&parent))
             {
                 found.push(format!("{pid}: {command}"));
