@@ -41,7 +41,7 @@ impl Traces {
         };
         let me = std::process::id().cast_signed();
         let pids = names("/proc").into_iter().filter_map(|name| name.parse::<i32>().ok());
-        pids.filter(|pid| *pid != me).filter_map(ours).collect()
+        pids.filter(|pid| *pid != me && !is_left_to_init(*pid)).filter_map(ours).collect()
     }
 
     fn mounts(&self) -> Vec<String> {
@@ -95,6 +95,13 @@ pub fn network_namespaces() -> std::collections::BTreeSet<String> {
 /// How many descriptors a process has open.
 pub fn descriptors(pid: u32) -> usize {
     names(&format!("/proc/{pid}/fd")).len()
+}
+
+/// Whether a process has ended and waits for init, who takes its time on some machines: what a daemon that was killed
+/// left running ends as an orphan.
+fn is_left_to_init(pid: i32) -> bool {
+    let stat = read(&format!("/proc/{pid}/stat"));
+    stat.rsplit_once(") ").is_some_and(|(_, fields)| fields.starts_with("Z 1 "))
 }
 
 fn read(path: &str) -> String {
