@@ -1,7 +1,7 @@
 //! The exit record: how a container ended, for a daemon that wasn't there.
 //!
-//! Written beside and renamed by the supervisor before it tells anyone; read by the daemon when it takes pods up. Not synced: it lies
-//! in the state directory, which dies with the boot as the processes do.
+//! Written beside and renamed by the supervisor before it tells anyone; read by the daemon when it takes pods
+//! up. Not synced: it lies in the state directory, which dies with the boot as the processes do.
 
 use std::fs;
 use std::io;
@@ -38,7 +38,8 @@ pub fn write_exit(directory: &Path, exit: &Exit) -> io::Result<()> {
 /// Reads how a container ended; none when it has not, as far as its directory knows.
 ///
 /// # Errors
-/// [`io::ErrorKind::InvalidData`] for a record that can't be understood, otherwise what the filesystem answers.
+/// [`io::ErrorKind::InvalidData`] for a record that can't be understood, otherwise what the filesystem
+/// answers.
 pub fn read_exit(directory: &Path) -> io::Result<Option<Exit>> {
     let bytes = match fs::read(directory.join(EXIT_FILE)) {
         Ok(bytes) => bytes,

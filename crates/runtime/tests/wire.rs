@@ -1,7 +1,8 @@
 //! The bytes of every message, as each released version sends them: `golden/wire-<version>.txt`.
 //!
-//! A line is the name of a case, its header in hexadecimal, and its body. A file of a released version is never edited: what
-//! it holds has to be read the same for ever, since a supervisor outlives the daemon that started it.
+//! A line is the name of a case, its header in hexadecimal, and its body. A file of a released version is
+//! never edited: what it holds has to be read the same for ever, since a supervisor outlives the daemon that
+//! started it.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 

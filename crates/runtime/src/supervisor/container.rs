@@ -14,8 +14,8 @@ use crate::thread::SingleThread;
 use crate::wire::{ContainerState, Exit, StartContainer};
 use crate::{FailedStep, Failure, FailureKind};
 
-/// How long output may still flow when a container has ended. Everything in its cgroup is dead by then; only a process elsewhere that was
-/// handed the pipe can hold it open, and nobody waits for that one.
+/// How long output may still flow when a container has ended. Everything in its cgroup is dead by then; only
+/// a process elsewhere that was handed the pipe can hold it open, and nobody waits for that one.
 const DRAIN: Duration = Duration::from_secs(1);
 
 /// A container.
@@ -176,7 +176,8 @@ impl Container {
         }
     }
 
-    /// Its state for a daemon that asks. One whose output is still coming runs: its exit is told when its log is complete.
+    /// Its state for a daemon that asks. One whose output is still coming runs: its exit is told when its log
+    /// is complete.
     pub(super) fn snapshot(&self) -> ContainerState {
         match &self.state {
             State::Starting { .. } => ContainerState::Starting,

@@ -36,7 +36,8 @@ pub(super) enum State {
 }
 
 impl Exec {
-    /// Clones the process into a container. `descriptors`: the streams that the request names, in their order.
+    /// Clones the process into a container. `descriptors`: the streams that the request names, in their
+    /// order.
     pub(super) fn start(
         proof: &SingleThread,
         start: StartExec,

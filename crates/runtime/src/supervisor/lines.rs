@@ -1,12 +1,13 @@
 //! The CRI log format: from what a container writes to lines of its log. Pure.
 //!
-//! A line is `<time> <stream> <tag> <content>`. The tag is `F` when the content ends a line of the container's, `P` when the line
-//! goes on in the next log line of the same stream. A reader joins content from `P` to `F`, so a line that a container left without an end
-//! gets an `F` when the container has ended.
+//! A line is `<time> <stream> <tag> <content>`. The tag is `F` when the content ends a line of the
+//! container's, `P` when the line goes on in the next log line of the same stream. A reader joins content
+//! from `P` to `F`, so a line that a container left without an end gets an `F` when the container has ended.
 
 use memchr::memchr;
 
-/// The most content of one log line in bytes: what other runtimes have, and readers expect (containerd's max_container_log_line_size).
+/// The most content of one log line in bytes: what other runtimes have, and readers expect (containerd's
+/// max_container_log_line_size).
 pub(super) const LONGEST: usize = 16 << 10;
 
 /// Which stream a line came by. A terminal has one stream alone, called stdout.

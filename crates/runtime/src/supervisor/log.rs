@@ -1,7 +1,7 @@
 //! A container's log file.
 //!
-//! Lines are appended whole. A disk that is full, or a directory that was removed, never stops the container: what can't be written is
-//! dropped, once reported, and writing goes on when it works again.
+//! Lines are appended whole. A disk that is full, or a directory that was removed, never stops the container:
+//! what can't be written is dropped, once reported, and writing goes on when it works again.
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -34,8 +34,8 @@ impl Log {
         Ok(Self { path, file, health: Health::Good })
     }
 
-    /// Opens the log anew by its path. Only whole lines are ever written, so the change is between two of them. The old file is kept when
-    /// the new one can't be opened.
+    /// Opens the log anew by its path. Only whole lines are ever written, so the change is between two of
+    /// them. The old file is kept when the new one can't be opened.
     pub(super) fn reopen(&mut self) -> Result<(), Errno> {
         self.file = open(&self.path)?;
         self.health = Health::Good;

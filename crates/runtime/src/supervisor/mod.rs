@@ -1,8 +1,8 @@
 //! The supervisor: one small process per pod, parent of all its containers, which outlives the daemon.
 //!
-//! One thread and one loop over poll(2). Everything that it waits for is a descriptor: the socket on which the daemon calls, pidfds,
-//! the handshakes of starts, the pipes that containers write to. It never waits for the daemon, and nothing that a container does makes
-//! it grow.
+//! One thread and one loop over poll(2). Everything that it waits for is a descriptor: the socket on which
+//! the daemon calls, pidfds, the handshakes of starts, the pipes that containers write to. It never waits for
+//! the daemon, and nothing that a container does makes it grow.
 //!
 //! ```text
 //!                 Start                 execve               exit              output drained
@@ -11,14 +11,15 @@
 //!                               └────────► (unknown), told to whoever asked for the start
 //! ```
 //!
-//! It ends by [`Request::Shutdown`](crate::wire::Request::Shutdown) alone. SIGTERM is blocked: a service manager that stops the daemon's
-//! unit would otherwise end the pods, which must survive that.
+//! It ends by [`Request::Shutdown`](crate::wire::Request::Shutdown) alone. SIGTERM is blocked: a service
+//! manager that stops the daemon's unit would otherwise end the pods, which must survive that.
 //!
 //! Not here: what a container is made of (`container`), and what is asked and answered (`wire`).
 
 mod arguments;
 mod clock;
 mod container;
+mod ends;
 mod event_loop;
 mod exec;
 mod lines;
@@ -27,6 +28,7 @@ mod placement;
 mod process;
 mod requests;
 mod session;
+mod starts;
 mod streams;
 
 use std::io;
@@ -86,8 +88,9 @@ impl Place {
     }
 }
 
-/// Minds a pod until it is shut down. With a version 2 cgroup to enter it does so in a copy of this process, and returns at once
-/// in this one: who minds the pod is what [`Reply::Welcome`](crate::wire::Reply::Welcome) says.
+/// Minds a pod until it is shut down. With a version 2 cgroup to enter it does so in a copy of this process,
+/// and returns at once in this one: who minds the pod is what [`Reply::Welcome`](crate::wire::Reply::Welcome)
+/// says.
 ///
 /// # Errors
 /// [`SupervisorError`]; nothing has been started then.
@@ -149,8 +152,9 @@ fn check_surroundings(arguments: &Arguments) -> Result<(), SupervisorError> {
     Ok(())
 }
 
-/// The kernel is to look for memory elsewhere first: without its supervisor a pod is lost. Best effort, for lowering the value takes
-/// CAP_SYS_RESOURCE. Returns the value before, which is what containers get that have none of their own.
+/// The kernel is to look for memory elsewhere first: without its supervisor a pod is lost. Best effort, for
+/// lowering the value takes CAP_SYS_RESOURCE. Returns the value before, which is what containers get that
+/// have none of their own.
 fn spare_from_memory_shortage() -> Option<i32> {
     const FILE: &str = "/proc/self/oom_score_adj";
     const SCORE: &[u8] = b"-998";
@@ -158,7 +162,8 @@ fn spare_from_memory_shortage() -> Option<i32> {
     std::fs::write(FILE, SCORE).ok().map(|()| before)
 }
 
-/// The listening socket is standard input; afterwards that is /dev/null, so that no child finds the socket there.
+/// The listening socket is standard input; afterwards that is /dev/null, so that no child finds the socket
+/// there.
 fn take_listener() -> io::Result<Listener> {
     let socket = rustix::stdio::stdin().try_clone_to_owned()?;
     let null = std::fs::File::open("/dev/null")?;

@@ -1,9 +1,9 @@
 //! Getting into the supervisor's own cgroup, without the wait that writing to `cgroup.procs` costs.
 //!
-//! Moving a process in version 2 takes a lock against all forks and exits of the machine, and an RCU period with
-//! it: 5 to 20 ms, more than the whole start of a pod takes. A child that is cloned into its cgroup pays nothing
-//! of that. So the process that the daemon started makes a copy of itself there, and ends; in version 1, where a
-//! single thread may move itself cheaply, the copy joins by itself.
+//! Moving a process in version 2 takes a lock against all forks and exits of the machine, and an RCU period
+//! with it: 5 to 20 ms, more than the whole start of a pod takes. A child that is cloned into its cgroup pays
+//! nothing of that. So the process that the daemon started makes a copy of itself there, and ends; in version
+//! 1, where a single thread may move itself cheaply, the copy joins by itself.
 
 use std::os::fd::AsFd;
 
@@ -39,7 +39,8 @@ pub(super) fn enter(proof: &SingleThread, cgroup: &Cgroup) -> Result<Side, Super
         match cloned.map_err(|errno| failed("clone a process into cgroup", errno))? {
             Cloned::Child => {}
             Cloned::Parent(child) => {
-                // It is a child of the daemon's, which waits for it; of whoever adopts orphans once that is gone.
+                // It is a child of the daemon's, which waits for it; of whoever adopts orphans once that is
+                // gone.
                 child.hand_over();
                 return Ok(Side::Starter);
             }

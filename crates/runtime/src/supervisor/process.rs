@@ -46,7 +46,8 @@ impl Process {
         pidfd_send_signal(&self.pidfd, signal(number)?)
     }
 
-    /// Sends a signal to its process group. It leads one, and has not been waited for, so the number means no other.
+    /// Sends a signal to its process group. It leads one, and has not been waited for, so the number means no
+    /// other.
     pub(super) fn signal_group(&self, number: i32) -> Result<(), Errno> {
         let pid = Pid::from_raw(self.pid).ok_or(Errno::SRCH)?;
         kill_process_group(pid, signal(number)?)

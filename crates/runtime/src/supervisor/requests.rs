@@ -1,4 +1,5 @@
-//! What each request does. An answer that has to wait for something is given by the event loop when that has happened.
+//! What each request does. An answer that has to wait for something is given by the event loop when that has
+//! happened.
 
 use std::os::fd::AsRawFd;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -130,7 +131,8 @@ impl Supervisor {
                     (_, None) => return Reply::Gone,
                     (Scope::Init, Some(process)) => process.signal(signal),
                     (Scope::All, Some(process)) => {
-                        // What the cgroup can't reach is the first process of a start that has not joined it yet.
+                        // What the cgroup can't reach is the first process of a start that has not joined it
+                        // yet.
                         let _ = container.cgroup.kill();
                         process.kill();
                         Ok(())

@@ -1,7 +1,8 @@
 //! The connection of the daemon that is there at the moment.
 //!
-//! A daemon that doesn't read never makes the loop wait: what can't be sent is kept, up to a bound, and beyond it the connection is
-//! given up. Nothing is lost by that: a daemon that comes back asks for a snapshot.
+//! A daemon that doesn't read never makes the loop wait: what can't be sent is kept, up to a bound, and
+//! beyond it the connection is given up. Nothing is lost by that: a daemon that comes back asks for a
+//! snapshot.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -69,8 +69,8 @@ impl ChildEnds {
     }
 }
 
-/// Makes what a process with this plan needs: pipes for its output where there is a log and no terminal, and a pipe for its input
-/// where it is to stay open, whose writing end is returned.
+/// Makes what a process with this plan needs: pipes for its output where there is a log and no terminal, and
+/// a pipe for its input where it is to stay open, whose writing end is returned.
 pub(super) fn make(
     process: &ProcessPlan,
     log: Option<PathBuf>,

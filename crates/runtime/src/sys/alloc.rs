@@ -9,8 +9,8 @@ pub(crate) fn give_back_memory() {
     }
 }
 
-/// How far below the current end of the stack pages may have been touched by what was called before, in bytes:
-/// reading a plan, a copy of the environment.
+/// How far below the current end of the stack pages may have been touched by what was called before, in
+/// bytes: reading a plan, a copy of the environment.
 const STACK_REACH: usize = 256 << 10;
 
 /// Gives stack that was used for a moment back to the kernel.
@@ -21,10 +21,10 @@ pub(crate) fn give_back_stack() {
     // A page stays below: this function's own frame, those of the call to come, and the red zone.
     let end = (std::ptr::from_ref(&marker).addr() & !(page - 1)).saturating_sub(page);
     let begin = end.saturating_sub(STACK_REACH);
-    // SAFETY: the range is below every frame of this process's only thread, where nothing is kept: what is there
-    // now reads as zeroes later, and every function writes its frame before it reads it. The kernel keeps at
-    // least 128 MiB below a stack free of other mappings (mmap_base of mm/util.c), and passes over what is not
-    // mapped.
+    // SAFETY: the range is below every frame of this process's only thread, where nothing is kept: what is
+    // there now reads as zeroes later, and every function writes its frame before it reads it. The kernel
+    // keeps at least 128 MiB below a stack free of other mappings (mmap_base of mm/util.c), and passes over
+    // what is not mapped.
     unsafe {
         libc::madvise(std::ptr::without_provenance_mut(begin), end - begin, libc::MADV_DONTNEED);
     }

@@ -53,8 +53,9 @@ pub(crate) fn close_on_exec_above_stdio() -> Result<(), Errno> {
 
 /// Closes every descriptor above 2, in a process that has opened none itself.
 pub(crate) fn close_inherited() {
-    // SAFETY: the caller is the supervisor at its very beginning: nothing in it owns a descriptor but the three standard ones. The call
-    // can only fail on kernels that don't have it, where what was inherited stays open.
+    // SAFETY: the caller is the supervisor at its very beginning: nothing in it owns a descriptor but the
+    // three standard ones. The call can only fail on kernels that don't have it, where what was inherited
+    // stays open.
     unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
 }
 

@@ -10,7 +10,7 @@ pub(crate) fn signal(number: i32) -> Option<Signal> {
     if !(1..=HIGHEST).contains(&number) {
         return None;
     }
-    // SAFETY: the number is one of a signal that the kernel has; it is only handed to the kernel, never to the C library, which keeps
-    // 32 and 33 for itself.
+    // SAFETY: the number is one of a signal that the kernel has; it is only handed to the kernel, never to
+    // the C library, which keeps 32 and 33 for itself.
     Some(unsafe { Signal::from_raw_unchecked(number) })
 }

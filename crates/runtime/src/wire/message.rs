@@ -1,5 +1,5 @@
-//! The messages. Plain data. An unknown field of a request is refused: it could be a limit. One of a reply or an
-//! event is passed over: an older daemon that came back must still hear how a container ended.
+//! The messages. Plain data. An unknown field of a request is refused: it could be a limit. One of a reply or
+//! an event is passed over: an older daemon that came back must still hear how a container ended.
 
 use std::path::PathBuf;
 
@@ -33,8 +33,9 @@ pub enum Request {
     CreatePod(PodPlan),
     /// What is there? Answered by [`Reply::Snapshot`].
     Snapshot,
-    /// Start a container. Descriptors: its root filesystem, then its volumes in the order of the plan's sources. Answered by
-    /// [`Reply::Started`], [`Reply::Exited`] when it has run already, or [`Reply::Failed`].
+    /// Start a container. Descriptors: its root filesystem, then its volumes in the order of the plan's
+    /// sources. Answered by [`Reply::Started`], [`Reply::Exited`] when it has run already, or
+    /// [`Reply::Failed`].
     Start(Box<StartContainer>),
     /// Send a signal. Answered by [`Reply::Done`]; [`Reply::Gone`] when it has ended.
     Signal {
@@ -45,8 +46,9 @@ pub enum Request {
         /// How far it reaches.
         scope: Scope,
     },
-    /// Run a process in a container. Descriptors: its streams in the order of [`StartExec::streams`]. Answered by
-    /// [`Reply::ExecStarted`] or [`Reply::Failed`]; its end is an [`Event::ExecExited`]. It is killed when the connection ends.
+    /// Run a process in a container. Descriptors: its streams in the order of [`StartExec::streams`].
+    /// Answered by [`Reply::ExecStarted`] or [`Reply::Failed`]; its end is an [`Event::ExecExited`]. It is
+    /// killed when the connection ends.
     Exec(Box<StartExec>),
     /// Open a container's log anew by its path. Answered by [`Reply::Done`].
     ReopenLog {
@@ -90,7 +92,8 @@ pub enum Reply {
     },
     /// To [`Request::Start`] of a container that has run.
     Exited(Exit),
-    /// To [`Request::Exec`]: the command has been executed. Descriptor: the master side of its terminal, if it has one.
+    /// To [`Request::Exec`]: the command has been executed. Descriptor: the master side of its terminal, if
+    /// it has one.
     ExecStarted {
         /// The process, as the supervisor sees it.
         pid: i32,

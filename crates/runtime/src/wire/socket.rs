@@ -101,8 +101,8 @@ impl AsFd for Listener {
 }
 
 impl Listener {
-    /// Binds `directory/name` and listens. The descriptor is meant to become a supervisor's standard input. Only root of this
-    /// machine can connect: the mode is 0600 below a directory that nobody else can enter.
+    /// Binds `directory/name` and listens. The descriptor is meant to become a supervisor's standard input.
+    /// Only root of this machine can connect: the mode is 0600 below a directory that nobody else can enter.
     ///
     /// # Errors
     /// [`WireError::System`].
@@ -185,8 +185,8 @@ impl Socket {
     /// Sends a message. Nothing has been sent when this fails.
     ///
     /// # Errors
-    /// [`WireError::Full`] to try again, [`WireError::Closed`], [`WireError::TooManyDescriptors`], [`WireError::Frame`] for a
-    /// message that can't be written or is too long.
+    /// [`WireError::Full`] to try again, [`WireError::Closed`], [`WireError::TooManyDescriptors`],
+    /// [`WireError::Frame`] for a message that can't be written or is too long.
     pub fn send(
         &self,
         sequence: u64,
@@ -302,8 +302,8 @@ fn seqpacket() -> Result<OwnedFd, Errno> {
     rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
 }
 
-/// The address of `directory/name`, through a descriptor of the directory: a socket's path may be 107 bytes long, a state directory's
-/// longer. The descriptor has to live until the address has been used.
+/// The address of `directory/name`, through a descriptor of the directory: a socket's path may be 107 bytes
+/// long, a state directory's longer. The descriptor has to live until the address has been used.
 fn address(directory: &Path, name: &str) -> Result<(OwnedFd, SocketAddrUnix), Errno> {
     use std::os::fd::AsRawFd;
     let open = rustix::fs::openat(

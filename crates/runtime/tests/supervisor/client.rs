@@ -1,4 +1,5 @@
-//! A daemon's end of the connection, that waits: one request at a time, events kept until somebody asks for them.
+//! A daemon's end of the connection, that waits: one request at a time, events kept until somebody asks for
+//! them.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -50,7 +50,8 @@ fn an_idle_pod_costs_next_to_nothing() {
     eprintln!("PSS of {PODS} supervisors with a container: {} KiB each", sum / PODS);
 }
 
-/// A cgroup of the freezer, where what joins stops at once, and cannot even be killed: like a mount on a server that is gone.
+/// A cgroup of the freezer, where what joins stops at once, and cannot even be killed: like a mount on a
+/// server that is gone.
 struct Frozen(PathBuf);
 
 impl Frozen {
@@ -105,4 +106,26 @@ fn a_flood_of_output_makes_nothing_grow() {
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     let kilobytes: u64 = peak.trim().trim_end_matches(" kB").trim().parse().unwrap();
     assert!(kilobytes < 12 << 10, "{kilobytes} KiB");
+}
+
+#[test]
+fn an_answer_is_never_given_to_another_daemon() {
+    let (rig, mut first) = Rig::new();
+    let Some(frozen) = Frozen::freeze(&rig, "c1") else {
+        eprintln!("skipped: no freezer of cgroup version 1");
+        return;
+    };
+    let mut hanging = container("c1", "true");
+    hanging.deadline_ms = 200;
+    let (start, descriptors) = rig.request(&hanging);
+    let borrowed: Vec<_> = descriptors.iter().map(std::os::fd::AsFd::as_fd).collect();
+    first.send(Request::Start(Box::new(start)), &borrowed);
+    until("it is starting", || (!rig.cgroup("c1").procs().unwrap().is_empty()).then_some(()));
+    let mut second = rig.connect();
+    assert_eq!(second.snapshot().containers.len(), 1);
+    // Each call insists on its own number in the answer, while the start of the first daemon fails.
+    until("the start has been given up", || second.snapshot().containers.is_empty().then_some(()));
+    drop(frozen);
+    until("it has ended", || rig.cgroup("c1").procs().unwrap().is_empty().then_some(()));
+    second.snapshot();
 }

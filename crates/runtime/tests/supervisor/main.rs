@@ -1,5 +1,5 @@
-//! The built supervisor with real containers, driven over its socket as a daemon does. Needs root and /bin/busybox (Debian's
-//! busybox-static).
+//! The built supervisor with real containers, driven over its socket as a daemon does. Needs root and
+//! /bin/busybox (Debian's busybox-static).
 //!
 //! Each test has its own supervisor, cgroups and directories, and they run in parallel.
 

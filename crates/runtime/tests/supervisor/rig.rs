@@ -1,4 +1,5 @@
-//! A supervisor of the built binary, with what a daemon would put around it: directory, cgroups, images, log directory.
+//! A supervisor of the built binary, with what a daemon would put around it: directory, cgroups, images, log
+//! directory.
 
 use std::fs::{self, File};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -1,0 +1,120 @@
+//! Output and ends: of containers, of execs, and of the supervisor itself.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use super::container::{Container, State};
+use super::event_loop::{Key, Supervisor};
+use super::lines::Source;
+use super::process::{self, Process};
+use super::streams::LogFailure;
+use crate::record;
+use crate::wire::{Event, ExecExit};
+
+impl Supervisor {
+    pub(super) fn exited(&mut self, key: Key) {
+        let Some((_, container)) = self.containers.iter().find(|(other, _)| *other == key) else { return };
+        let Some(ended) = container.process().and_then(Process::reap) else { return };
+        if let Some(container) = self.take(key) {
+            self.containers.push((key, container.ended(ended)));
+            self.finish_if_drained(key);
+        }
+    }
+
+    pub(super) fn output(&mut self, key: Key, source: Source) {
+        let Some((_, container)) = self.containers.iter_mut().find(|(other, _)| *other == key) else {
+            return;
+        };
+        let id = container.id.clone();
+        let failure = container.output().and_then(|output| output.collect(source, &mut self.buffer));
+        self.report(id, failure);
+        self.finish_if_drained(key);
+    }
+
+    pub(super) fn report(&mut self, container: String, failure: Option<LogFailure>) {
+        if let Some(LogFailure { path, errno }) = failure {
+            self.tell(Event::LogWriteFailed { container, path, errno: errno.raw_os_error() });
+        }
+    }
+
+    pub(super) fn finish_if_drained(&mut self, key: Key) {
+        let Some((_, container)) = self.containers.iter().find(|(other, _)| *other == key) else { return };
+        if matches!(&container.state, State::Draining { output, .. } if output.ended()) {
+            self.finish(key);
+        }
+    }
+
+    /// The log is complete: the exit is recorded, then told.
+    pub(super) fn finish(&mut self, key: Key) {
+        let Some(container) = self.take(key) else { return };
+        let id = container.id.clone();
+        let (container, failure) = container.drained(&mut self.buffer);
+        self.report(id, failure);
+        if let State::Exited(exit) = &container.state {
+            let directory = self.place.container(&exit.container);
+            if let Err(error) = record::write_exit(&directory, exit) {
+                complain(&format!("writing the exit record of container \"{}\": {error}", exit.container));
+            }
+            self.tell(Event::ContainerExited(exit.clone()));
+        }
+        self.containers.push((key, container));
+        self.has_spare_memory();
+    }
+
+    pub(super) fn exec_exited(&mut self, key: Key) {
+        let Some(at) = self.execs.iter().position(|(other, _)| *other == key) else { return };
+        if let Some(ended) = self.execs[at].1.process.reap() {
+            let (_, exec) = self.execs.swap_remove(at);
+            self.tell(Event::ExecExited(ExecExit {
+                exec: exec.name,
+                exit_code: ended.code,
+                signal: ended.signal,
+            }));
+        }
+    }
+
+    /// The pod's first process only ends when it is killed; the kernel has ended everything else in the
+    /// namespace then.
+    pub(super) fn reap_pod_init(&mut self) {
+        if let Some(pod) = &mut self.pod
+            && pod.pid.as_ref().is_some_and(|pid| process::reap(pid.init_pidfd.as_fd()).is_some())
+        {
+            pod.pid = None;
+        }
+    }
+
+    /// Kills everything; the loop ends when all of it has been waited for.
+    pub(super) fn shut_down(&mut self, sequence: u64) {
+        self.ending.get_or_insert_default().push(sequence);
+        for (_, container) in &self.containers {
+            if let Some(process) = container.process() {
+                let _ = container.cgroup.kill();
+                process.kill();
+            }
+        }
+        self.execs.iter().for_each(|(_, exec)| exec.kill());
+        if let Some(pid) = self.pod.as_ref().and_then(|pod| pod.pid.as_ref()) {
+            let _ = rustix::process::pidfd_send_signal(&pid.init_pidfd, rustix::process::Signal::KILL);
+        }
+    }
+
+    /// Whether it was asked to end.
+    pub(super) fn is_ending(&self) -> bool {
+        self.ending.is_some()
+    }
+
+    /// Whether no process of the pod's is left to wait for.
+    pub(super) fn is_empty(&self) -> bool {
+        let over = |container: &Container| matches!(container.state, State::Exited(_));
+        self.containers.iter().all(|(_, container)| over(container))
+            && self.execs.is_empty()
+            && self.leaving.is_empty()
+            && self.pod.as_ref().is_none_or(|pod| pod.pid.is_none())
+    }
+}
+
+/// Standard error is the pod's supervisor.log.
+fn complain(what: &str) {
+    use std::io::Write;
+    let _ = writeln!(io::stderr(), "{what}");
+}
