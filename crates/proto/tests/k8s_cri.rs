@@ -10,7 +10,7 @@ use std::process::Command;
 use k8s_cri::v1 as theirs;
 use prost::Message;
 use prost_reflect::{
-    DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, Value,
+    DescriptorPool, DynamicMessage, EnumDescriptor, FieldDescriptor, Kind, MapKey, MessageDescriptor, Value,
 };
 
 /// Reads and writes a message by their type.
@@ -95,7 +95,7 @@ fn single(ours: &FieldDescriptor, theirs: &FieldDescriptor, depth: u32) -> Optio
         } else {
             filled(&ours, &theirs, depth - 1)
         }),
-        (Kind::Enum(_), Kind::Enum(_)) => Value::EnumNumber(1),
+        (Kind::Enum(ours), Kind::Enum(theirs)) => enumerated(&ours, &theirs),
         (Kind::Bool, Kind::Bool) => Value::Bool(true),
         (Kind::Int32, Kind::Int32) => Value::I32(-i32::try_from(number).unwrap()),
         (Kind::Int64, Kind::Int64) => Value::I64(-i64::from(number) << 40),
@@ -109,6 +109,13 @@ fn single(ours: &FieldDescriptor, theirs: &FieldDescriptor, depth: u32) -> Optio
         }
         (ours, theirs) => panic!("a kind changed: {ours:?}, {theirs:?}"),
     })
+}
+
+/// The last value that both have. A number alone survives any client, so the names are compared here.
+fn enumerated(ours: &EnumDescriptor, theirs: &EnumDescriptor) -> Value {
+    let shared = ours.values().filter_map(|our| Some((our.number(), theirs.get_value_by_name(our.name())?)));
+    let last = shared.inspect(|(number, their)| assert_eq!(*number, their.number(), "{}", their.full_name()));
+    Value::EnumNumber(last.map(|(number, _)| number).max().expect("a value that both have"))
 }
 
 fn table() -> Vec<(&'static str, Echo)> {
