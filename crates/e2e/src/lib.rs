@@ -2,7 +2,7 @@
 //!
 //! Here live the parts that system tests are made of: [`Node`] (a daemon on directories of its own), [`registry`] (Debian's
 //! docker-registry with images packed here), [`Client`] (the k8s-cri crate's, so that not our own transcription of the
-//! contract answers for itself), [`until`] and the leak check that every node makes when it goes. Nothing here knows what
+//! contract answers for itself), [`until()`] and the leak check that every node makes when it goes. Nothing here knows what
 //! is inside of the daemon; `E2E_ENDPOINT` points the same tests at a peer.
 
 pub mod bench;
