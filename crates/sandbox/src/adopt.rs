@@ -75,7 +75,7 @@ async fn one(shared: Arc<Shared>, pod: PodRecord) -> Adopted {
     match recover(&found) {
         Action::Undo(parts) => {
             // Its containers, if it has any, are erased with it.
-            let state = PodState::NotReady { parts };
+            let state = PodState::Unmade { parts };
             let beginning = Beginning { shared, facts: pod.facts, state, members: BTreeMap::new(), minder };
             Adopted { beginning, is_half_made: true }
         }

@@ -58,7 +58,6 @@ pub(crate) fn running(
         ContainerPhase::Running { .. } => "without a supervisor",
         ContainerPhase::Created => "created",
         ContainerPhase::Exited(_) => "exited",
-        ContainerPhase::Unknown => "gone",
     };
     match (&container.status.phase, &pod.client) {
         (ContainerPhase::Running { .. }, Some(client)) => Ok(client.clone()),

@@ -107,7 +107,7 @@ impl PodRecord {
     /// The record of a pod in a state; `None` when there is nothing to be found again.
     pub(crate) fn of(facts: &Arc<PodFacts>, state: &PodState) -> Option<Self> {
         let stage = match state {
-            PodState::Making => PodStage::Making,
+            PodState::Making | PodState::Unmade { .. } => PodStage::Making,
             PodState::Ready(live) => PodStage::Ready(live.clone()),
             PodState::Draining { parts, .. }
             | PodState::Stopping { parts, .. }

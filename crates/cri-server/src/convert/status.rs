@@ -103,7 +103,6 @@ pub(crate) fn container(container: &ContainerStatus) -> cri::ContainerStatus {
             status.reason = exited.reason.as_str().to_owned();
             status.message.clone_from(&exited.message);
         }
-        ContainerPhase::Unknown => status.reason = "SupervisorUnreachable".to_owned(),
     }
     status
 }

@@ -72,7 +72,7 @@ async fn info(runtime: &Runtime, container: &ContainerStatus) -> Result<HashMap<
         runtime.pods.container_spec(container.id.as_str()).await.map_err(|error| of_sandbox(&error))?;
     let pid = match &container.phase {
         ContainerPhase::Running { pid, .. } => Some(*pid),
-        ContainerPhase::Created | ContainerPhase::Exited(_) | ContainerPhase::Unknown => None,
+        ContainerPhase::Created | ContainerPhase::Exited(_) => None,
     };
     let info = json!({
         "sandboxID": container.pod.as_str(),

@@ -53,8 +53,6 @@ pub enum ContainerPhase {
     },
     /// CONTAINER_EXITED.
     Exited(Exited),
-    /// CONTAINER_UNKNOWN: its supervisor doesn't answer.
-    Unknown,
 }
 
 /// The end of a container.
@@ -120,7 +118,7 @@ pub enum PhaseName {
     Running,
     /// CONTAINER_EXITED.
     Exited,
-    /// CONTAINER_UNKNOWN.
+    /// CONTAINER_UNKNOWN: can be asked for; no container ever is.
     Unknown,
 }
 
@@ -131,7 +129,6 @@ impl ContainerPhase {
             Self::Created => PhaseName::Created,
             Self::Running { .. } => PhaseName::Running,
             Self::Exited(_) => PhaseName::Exited,
-            Self::Unknown => PhaseName::Unknown,
         }
     }
 }

@@ -53,7 +53,7 @@ impl Member {
 /// What CRI tells of a state.
 fn phase(state: &ContainerState) -> Option<ContainerPhase> {
     match state {
-        ContainerState::Making => None,
+        ContainerState::Making | ContainerState::Gone => None,
         ContainerState::Created
         | ContainerState::Starting { .. }
         | ContainerState::Removing { before: None } => Some(ContainerPhase::Created),
@@ -64,7 +64,5 @@ fn phase(state: &ContainerState) -> Option<ContainerPhase> {
         ContainerState::Exited(exited) | ContainerState::Removing { before: Some(exited) } => {
             Some(ContainerPhase::Exited(exited.clone()))
         }
-        // The last that is told of it.
-        ContainerState::Gone => Some(ContainerPhase::Unknown),
     }
 }

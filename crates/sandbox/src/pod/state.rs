@@ -4,10 +4,10 @@
 //!            Made                Stop               Drained              Dismantled, nothing left or something
 //! Making ──────────► Ready ──────────────► Draining ────────► Stopping ────────────────────► NotReady
 //!   │ Failed, nothing left ► Gone            ▲   │ DrainFailed                                │  │ Remove
-//!   │ Failed, something left ► NotReady      │   └──────────────► NotReady ◄── SupervisorLost  │  ▼
+//!   │ Failed, something left ► Unmade        │   └──────────────► NotReady ◄── SupervisorLost  │  ▼
 //!                                            └───────── Stop, while something is left ─────────┘ Removing ─ Erased ► Gone
 //! ```
-//! A wish to remove a pod that is ready stops it first. What a pod consists of is data: its [`Part`]s, taken down in one
+//! An unmade pod goes like one that is not ready; besides, a new request for its name takes it away. A wish to remove a pod that is ready stops it first. What a pod consists of is data: its [`Part`]s, taken down in one
 //! order whoever asks for it (undo, stop, removal, recovery).
 //!
 //! Not here: performing the effects (see `pod::actor`), containers (see `container::state`).
@@ -75,7 +75,9 @@ pub(crate) enum PodState {
     Draining { parts: Parts, then: Then },
     /// Its parts are being taken down.
     Stopping { parts: Parts, then: Then },
-    /// Stopped, lost or failed; `parts` is what could not be taken down yet.
+    /// It could not be made, and these parts of it could not be undone. It holds its name only until that is asked for again.
+    Unmade { parts: Parts },
+    /// Stopped or lost; `parts` is what could not be taken down yet.
     NotReady { parts: Parts },
     /// Its containers, parts and files are being removed.
     Removing { parts: Parts },
@@ -164,7 +166,7 @@ impl PodState {
             Self::Making => "being made",
             Self::Ready(_) => "ready",
             Self::Draining { .. } | Self::Stopping { .. } => "being stopped",
-            Self::NotReady { .. } => "not ready",
+            Self::Unmade { .. } | Self::NotReady { .. } => "not ready",
             Self::Removing { .. } => "being removed",
             Self::Gone => "gone",
         }
@@ -177,6 +179,7 @@ impl PodState {
             Self::Ready(live) => ready(live, event),
             Self::Draining { parts, then } => draining(parts, then, event),
             Self::Stopping { parts, then } => stopping(parts, then, event),
+            Self::Unmade { parts } => unmade(parts, event),
             Self::NotReady { parts } => not_ready(parts, event),
             Self::Removing { parts } => removing(parts, event),
             Self::Gone => gone(event),
@@ -201,7 +204,7 @@ fn making(event: PodEvent) -> Next {
         }
         PodEvent::Failed { left, error } => {
             let effects = vec![Save, Announce(EventKind::Created), Answer(PodGoal::Made, Err(error))];
-            Ok((PodState::NotReady { parts: left }, effects))
+            Ok((PodState::Unmade { parts: left }, effects))
         }
         PodEvent::Stop | PodEvent::Remove => Err(PodDenied::Later),
         // The work that is under way finds out by itself, and undoes what it has done.
@@ -235,18 +238,13 @@ fn ready(live: Live, event: PodEvent) -> Next {
 }
 
 fn draining(mut parts: Parts, then: Then, event: PodEvent) -> Next {
-    use PodEffect::{Answer, Bury, Dismantle, Save};
+    use PodEffect::{Bury, Dismantle};
     match event {
         PodEvent::Stop => Ok((PodState::Draining { parts, then }, vec![])),
         PodEvent::Remove => Ok((PodState::Draining { parts, then: Then::Remove }, vec![])),
         PodEvent::Drained => Ok((PodState::Stopping { parts: parts.clone(), then }, vec![Dismantle(parts)])),
         PodEvent::DrainFailed(error) => {
-            let answers = vec![
-                Save,
-                Answer(PodGoal::Stopped, Err(error.clone())),
-                Answer(PodGoal::Removed, Err(error)),
-            ];
-            Ok((PodState::NotReady { parts }, answers))
+            Ok((PodState::NotReady { parts }, given_up(&error)))
         }
         PodEvent::SupervisorLost => {
             parts.remove(&Part::Supervisor);
@@ -285,6 +283,13 @@ fn stopping(parts: Parts, then: Then, event: PodEvent) -> Next {
     }
 }
 
+fn unmade(parts: Parts, event: PodEvent) -> Next {
+    match not_ready(parts, event)? {
+        (PodState::NotReady { parts }, effects) => Ok((PodState::Unmade { parts }, effects)),
+        gone_on => Ok(gone_on),
+    }
+}
+
 fn not_ready(mut parts: Parts, event: PodEvent) -> Next {
     use PodEffect::{Answer, Drain, Erase};
     match event {
@@ -309,8 +314,15 @@ fn not_ready(mut parts: Parts, event: PodEvent) -> Next {
     }
 }
 
+/// Whoever waits for an end is told, and so is who waits for the name.
+fn given_up(error: &Error) -> Vec<PodEffect> {
+    let goals = [PodGoal::Stopped, PodGoal::Removed, PodGoal::Made];
+    let answers = goals.map(|goal| PodEffect::Answer(goal, Err(error.clone())));
+    std::iter::once(PodEffect::Save).chain(answers).collect()
+}
+
 fn removing(parts: Parts, event: PodEvent) -> Next {
-    use PodEffect::{Announce, Answer, Forget, Save};
+    use PodEffect::{Announce, Answer, Forget};
     match event {
         PodEvent::Stop | PodEvent::Remove | PodEvent::SupervisorLost => {
             Ok((PodState::Removing { parts }, vec![]))
@@ -321,12 +333,7 @@ fn removing(parts: Parts, event: PodEvent) -> Next {
             Ok((PodState::Gone, effects))
         }
         PodEvent::Erased { left, result: Err(error) } => {
-            let answers = vec![
-                Save,
-                Answer(PodGoal::Stopped, Err(error.clone())),
-                Answer(PodGoal::Removed, Err(error)),
-            ];
-            Ok((PodState::NotReady { parts: left }, answers))
+            Ok((PodState::NotReady { parts: left }, given_up(&error)))
         }
         PodEvent::Made { .. }
         | PodEvent::Failed { .. }
@@ -394,7 +401,7 @@ mod tests {
             PodState::Draining { .. } => Some(PodEvent::Drained),
             PodState::Stopping { .. } => Some(PodEvent::Dismantled { left: Parts::new(), error: None }),
             PodState::Removing { .. } => Some(PodEvent::Erased { left: Parts::new(), result: Ok(()) }),
-            PodState::Ready(_) | PodState::NotReady { .. } | PodState::Gone => None,
+            PodState::Ready(_) | PodState::Unmade { .. } | PodState::NotReady { .. } | PodState::Gone => None,
         }
     }
 
@@ -454,7 +461,9 @@ mod tests {
                 let Ok((next, effects)) = state.clone().step(event) else { continue };
                 if effects.iter().any(|e| matches!(e, PodEffect::Answer(PodGoal::Stopped, Ok(())))) {
                     let left = match &next {
-                        PodState::NotReady { parts } | PodState::Removing { parts } => parts.len(),
+                        PodState::NotReady { parts } | PodState::Unmade { parts } | PodState::Removing { parts } => {
+                            parts.len()
+                        }
                         PodState::Gone => 0,
                         other => return Err(TestCaseError::fail(format!("{other:?}"))),
                     };

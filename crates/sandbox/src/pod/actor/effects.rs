@@ -153,6 +153,7 @@ impl Actor {
             PodState::Making
             | PodState::Draining { .. }
             | PodState::Stopping { .. }
+            | PodState::Unmade { .. }
             | PodState::NotReady { .. }
             | PodState::Removing { .. }
             | PodState::Gone => None,
@@ -184,7 +185,7 @@ impl Actor {
     }
 
     pub(super) fn announce_container(&self, id: &ContainerId, kind: EventKind) {
-        if let Some(member) = self.members.get(id).filter(|member| member.state != ContainerState::Gone) {
+        if let Some(member) = self.members.get(id) {
             publish_member(&self.shared, member);
         }
         self.tell(id.to_string(), kind, self.status());

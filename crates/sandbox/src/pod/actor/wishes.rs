@@ -15,7 +15,7 @@ use crate::error::{Error, Kind};
 use crate::id::ContainerId;
 use crate::pod::config::{PodConfig, full_name};
 use crate::pod::members::Member;
-use crate::pod::state::{PodDenied, PodEvent, PodGoal, PodState};
+use crate::pod::state::{PodDenied, PodEvent, PodGoal, PodState, Then};
 use crate::pod::wish::{ContainerWish, Reply, Wish};
 use crate::pod::work::Work;
 use crate::resources::Resources;
@@ -42,13 +42,19 @@ impl Actor {
         }
     }
 
-    /// A request for this pod's name: the first one, a retry, or somebody else's.
+    /// A request for this pod's name: the first one, a retry, or somebody else's. Who waits for the name of a pod that goes is told
+    /// that it is gone, and asks for it anew.
     pub(super) fn join(&mut self, config: &PodConfig, reply: Reply) {
         let is_same = *config == *self.facts.config;
         match &self.state {
+            PodState::Unmade { .. } => {
+                self.ask((Asked::Pod(PodEvent::Remove), Goal::Pod(PodGoal::Made), reply));
+            }
+            PodState::Draining { then: Then::Remove, .. }
+            | PodState::Stopping { then: Then::Remove, .. }
+            | PodState::Removing { .. } => self.waiting.push((Goal::Pod(PodGoal::Made), reply)),
             PodState::Making if is_same => self.waiting.push((Goal::Pod(PodGoal::Made), reply)),
             PodState::Ready(_) if is_same => reply.send(Ok(())),
-            // The name is free again: to be asked for anew.
             PodState::Gone => {
                 reply.send(Err(Error::NotFound { kind: Kind::Pod, id: self.facts.id.to_string() }))
             }
