@@ -268,21 +268,37 @@ impl Attachments {
     }
 
     /// See [`crate::Networks::gc`].
-    pub(crate) async fn gc(&self, valid: &HashSet<AttachmentId>) -> Result<(), Error> {
+    pub(crate) async fn gc(
+        &self,
+        valid: &(dyn Fn() -> HashSet<AttachmentId> + Send + Sync),
+    ) -> Result<(), Error> {
+        let recorded = self.journal.ids()?;
+        let kept = self.kept(recorded.clone(), &valid())?;
         let mut failures = Vec::new();
-        let mut kept = Vec::new();
-        for id in self.journal.ids()? {
-            if valid.contains(&id) && !self.journal.load(&id)?.is_some_and(|record| record.detached) {
-                kept.push(id);
-            } else if let Err(error) = self.collect(id).await {
-                failures.push(error);
-            }
+        for id in recorded.into_iter().filter(|id| !kept.contains(id)) {
+            failures.extend(self.collect(id).await.err());
         }
         // While anything is being attached or detached there is no telling what is valid: the next call asks again.
         if let Ok(_quiet) = self.quiet.try_write() {
+            let kept = self.kept(self.journal.ids()?, &valid())?;
             failures.extend(self.collect_unrecorded(&kept).await);
         }
         if failures.is_empty() { Ok(()) } else { Err(Error::Collect { failures }) }
+    }
+
+    /// Those of the recorded attachments that are valid and not half detached.
+    fn kept(
+        &self,
+        recorded: Vec<AttachmentId>,
+        valid: &HashSet<AttachmentId>,
+    ) -> Result<Vec<AttachmentId>, Error> {
+        let mut kept = Vec::new();
+        for id in recorded.into_iter().filter(|id| valid.contains(id)) {
+            if !self.journal.load(&id)?.is_some_and(|record| record.detached) {
+                kept.push(id);
+            }
+        }
+        Ok(kept)
     }
 
     async fn collect(&self, id: AttachmentId) -> Result<(), Error> {

@@ -2,6 +2,7 @@
 //!
 //! How an attachment goes from its intent to its end is `attachments`' affair.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -106,15 +107,19 @@ impl Networks {
         finish(async move { attachments.check(&attachment).await }).await
     }
 
-    /// Detaches everything that isn't in `valid`, and has the plugins do the same with what they keep (GC).
+    /// Detaches everything that isn't valid, and has the plugins do the same with what they keep (GC).
     ///
-    /// `valid` has to name every attachment whose `add` has begun; one that has been detached since is no hindrance. What another call is at work on is left to it. Cancel
-    /// safe, as `add` is.
+    /// `valid` is asked once the records are listed, and again before the plugins are, so that what is attached meanwhile is not
+    /// taken for a leftover. It has to name every attachment whose `add` has begun; one that has been detached since is no
+    /// hindrance. What another call is at work on is left to it. Cancel safe, as `add` is.
     ///
     /// # Errors
     /// [`Error::Collect`] with all that failed; the next call tries again.
-    pub async fn gc(&self, valid: &[AttachmentId]) -> Result<(), Error> {
-        let (attachments, valid) = (Arc::clone(&self.attachments), valid.iter().cloned().collect());
+    pub async fn gc<F>(&self, valid: F) -> Result<(), Error>
+    where
+        F: Fn() -> HashSet<AttachmentId> + Send + Sync + 'static,
+    {
+        let attachments = Arc::clone(&self.attachments);
         finish(async move { attachments.gc(&valid).await }).await
     }
 

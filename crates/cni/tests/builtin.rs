@@ -4,10 +4,11 @@
 
 mod support;
 
+use std::collections::HashSet;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 
-use cni::{Attachment, AttachmentId, BuiltinNetwork, Cidr, Error, Networks, PortMapping, Protocol, Subnet};
+use cni::{Attachment, BuiltinNetwork, Cidr, Error, Networks, PortMapping, Protocol, Subnet};
 use support::netns::{Netns, on_own_host, sh};
 use support::{Node, attachment, shown, until};
 
@@ -274,8 +275,7 @@ fn another_daemon_finds_what_one_left_and_keeps_it() {
         drop(networks);
         // Neither is valid any more: a collection leaves nothing of them.
         let networks = node.open_builtin(network());
-        let none: [AttachmentId; 0] = [];
-        networks.gc(&none).await.unwrap();
+        networks.gc(HashSet::new).await.unwrap();
         assert_eq!(state(), before);
         assert!(node.records().is_empty());
     });
@@ -296,7 +296,7 @@ fn a_detach_that_was_not_finished_is_collected() {
         drop(networks);
         let networks = node.open_builtin(network());
         assert!(matches!(networks.check(&first.attachment).await, Err(Error::NotAttached { .. })));
-        networks.gc(&[first.attachment.id()]).await.unwrap();
+        networks.gc(move || [first.attachment.id()].into()).await.unwrap();
         assert_eq!(state(), before);
         assert!(node.records().is_empty());
     });

@@ -235,7 +235,7 @@ async fn a_plugin_that_is_gone_blocks_no_detach_and_is_caught_up_with() {
     assert_eq!(node.records().len(), 1);
     node.plugin("second", PASS);
     // Its pod may still be listed.
-    networks.gc(&[attachment.id()]).await.unwrap();
+    networks.gc(move || [attachment.id()].into()).await.unwrap();
     assert_eq!(node.verbs()[3..], ["DEL second", "DEL first"]);
     assert!(node.records().is_empty());
 }
@@ -292,8 +292,8 @@ async fn collection_detaches_what_nobody_owns() {
     for name in ["pod1", "pod2"] {
         networks.add(&attachment(name, some_netns())).await.unwrap();
     }
-    let valid = [AttachmentId { container_id: "pod2".into(), ifname: "eth0".into() }];
-    networks.gc(&valid).await.unwrap();
+    let valid = || [AttachmentId { container_id: "pod2".into(), ifname: "eth0".into() }].into();
+    networks.gc(valid).await.unwrap();
     let calls: Vec<_> = node.calls().into_iter().filter(|call| call.0 != "STATUS").skip(2).collect();
     assert_eq!((calls[0].0.as_str(), calls[1].0.as_str()), ("DEL", "GC"));
     let expected = json!([{"containerID": "pod2", "ifname": "eth0"}]);

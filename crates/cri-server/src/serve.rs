@@ -3,6 +3,7 @@
 //! Order: directories and their lock → network → images → pods (recovery) → socket → the word that it serves. SIGTERM and SIGINT
 //! stop serving; pods go on without the daemon.
 
+use std::convert::Infallible;
 use std::fs::{DirBuilder, File, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -32,6 +33,12 @@ const MESSAGE_BYTES: usize = 16 << 20;
 
 /// How long calls under way may take when the daemon ends. What they work at goes on in the supervisors or is recovered.
 const LAST_CALLS: Duration = Duration::from_secs(5);
+
+/// How long the network may take to finish what it does behind answers when the daemon ends; the next one collects the rest.
+const LAST_DETACHES: Duration = Duration::from_secs(2);
+
+/// How often what belongs to no pod any more is looked for.
+const COLLECTION: Duration = Duration::from_secs(600);
 
 /// The cgroup below which pods go whose request names none.
 const CGROUP_PARENT: &str = "/knarr";
@@ -81,7 +88,7 @@ pub(crate) async fn serve(config: Config) -> Result<(), ServeError> {
     let _lock = lock(&config.state)?;
     let (end, ending) = watch::channel(false);
     let (runtime, images) = open(&config, ending.clone()).await?;
-    let pods = runtime.pods.clone();
+    let (pods, networks) = (runtime.pods.clone(), runtime.networks.clone());
     let socket = config.socket()?.to_owned();
     let listener = listen(&socket)?;
     let stop = stopped(end);
@@ -91,10 +98,24 @@ pub(crate) async fn serve(config: Config) -> Result<(), ServeError> {
         .add_service(RuntimeServiceServer::new(runtime).max_decoding_message_size(MESSAGE_BYTES))
         .add_service(ImageServiceServer::new(images).max_decoding_message_size(MESSAGE_BYTES))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop);
-    let ended = bounded(served, ending).await;
+    let ended = tokio::select! {
+        ended = bounded(served, ending) => ended,
+        never = upkeep(&pods) => match never {},
+    };
     let _ = std::fs::remove_file(&socket);
     pods.shutdown().await;
+    if let Ok(Err(error)) = tokio::time::timeout(LAST_DETACHES, networks.settle()).await {
+        tracing::warn!(error = crate::chain(&error), "a network without pods stays");
+    }
     ended
+}
+
+/// What is done from time to time.
+async fn upkeep(pods: &Pods) -> Infallible {
+    loop {
+        tokio::time::sleep(COLLECTION).await;
+        pods.collect().await;
+    }
 }
 
 async fn open(config: &Config, ending: watch::Receiver<bool>) -> Result<(Runtime, Images), ServeError> {

@@ -42,7 +42,7 @@ pub use error::{Error, Kind};
 pub use events::{Event, EventKind};
 pub use exec::{ExecOutput, ExecRequest};
 pub use id::{ContainerId, PodId};
-pub use network::{Attached, Attachment, Network, NetworkError};
+pub use network::{Attached, Attachment, Census, Network, NetworkError};
 pub use pod::config::{
     DnsConfig, NamespaceMode, PodConfig, PodMetadata, PodNamespaces, PodSecurity, PortMapping, Protocol,
     UserNamespace,

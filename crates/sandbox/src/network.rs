@@ -1,14 +1,18 @@
 //! What this crate needs of a pod network. The server plugs one in.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 
 use crate::error::Cause;
 use crate::id::PodId;
 use crate::pod::config::{DnsConfig, PortMapping};
+
+/// Tells which pods are there at the moment of asking.
+pub type Census = Arc<dyn Fn() -> BTreeSet<PodId> + Send + Sync>;
 
 /// Connects pods to a network.
 #[async_trait]
@@ -25,11 +29,12 @@ pub trait Network: Send + Sync + 'static {
     /// Those of the network; the pod stays, and detaching can be tried again.
     async fn detach(&self, attachment: &Attachment) -> Result<(), NetworkError>;
 
-    /// Frees what belongs to none of these pods. Called once, when the daemon has found out which pods there are.
+    /// Frees what belongs to none of the pods that are there. Called when the daemon has found out which those are, and from time to
+    /// time after that. `pods` is to be asked after it is known what could be freed, since pods are made meanwhile.
     ///
     /// # Errors
     /// Those of the network; logged and otherwise of no consequence.
-    async fn collect(&self, valid: &[PodId]) -> Result<(), NetworkError>;
+    async fn collect(&self, pods: Census) -> Result<(), NetworkError>;
 }
 
 /// A pod as the network sees it.

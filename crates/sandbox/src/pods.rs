@@ -88,9 +88,6 @@ impl Pods {
 
     async fn adopt_all(&self) {
         let adopted = adopt(&self.shared).await;
-        let valid: Vec<PodId> = adopted.iter().map(|pod| pod.beginning.facts.id.clone()).collect();
-        let known: Vec<ContainerId> =
-            adopted.iter().flat_map(|pod| pod.beginning.members.keys().cloned()).collect();
         for pod in adopted {
             let id = pod.beginning.facts.id.clone();
             if pod.is_half_made {
@@ -108,8 +105,23 @@ impl Pods {
                 Ok(_) => {}
             }
         }
+        // With those of pods whose records cannot be read.
+        let store = &self.shared.store;
+        let known: Vec<_> = store.pod_ids().iter().flat_map(|pod| store.container_ids(pod)).collect();
         self.shared.rootfs.retain(&known).await;
-        if let Err(error) = self.shared.network.collect(&valid).await {
+        self.collect().await;
+    }
+
+    /// Has the network free what belongs to no pod. To be called from time to time. Safe to cancel.
+    pub async fn collect(&self) {
+        let shared = self.shared.clone();
+        let census = move || {
+            let mut pods = shared.registry.pod_ids();
+            // A pod whose record cannot be read still has its network.
+            pods.extend(shared.store.pod_ids());
+            pods
+        };
+        if let Err(error) = self.shared.network.collect(Arc::new(census)).await {
             tracing::warn!(error = chain(&error), "the network did not free what belongs to no pod");
         }
     }

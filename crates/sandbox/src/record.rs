@@ -14,6 +14,7 @@
 //!
 //! Not here: what follows from records (see `recover`).
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -176,24 +177,31 @@ impl Store {
         write_json(&directory.join("record.json"), record)
     }
 
+    /// All pods that have a directory, readable or not.
+    pub(crate) fn pod_ids(&self) -> BTreeSet<PodId> {
+        names(&self.pods).into_iter().filter_map(|name| PodId::try_from(name).ok()).collect()
+    }
+
+    /// All containers of a pod that have a directory, readable or not.
+    pub(crate) fn container_ids(&self, pod: &PodId) -> BTreeSet<ContainerId> {
+        let directory = self.pod_dir(pod).join("containers");
+        names(&directory).into_iter().filter_map(|name| ContainerId::try_from(name).ok()).collect()
+    }
+
     /// The pods that have a directory, each with its record or what is wrong with it.
     pub(crate) fn pods(&self) -> Vec<(PodId, Result<PodRecord, Error>)> {
-        let ids = names(&self.pods).into_iter().filter_map(|name| PodId::try_from(name).ok());
-        ids.map(|id| {
-            (id.clone(), read_versioned(&self.pod_dir(&id).join("record.json"), |r: &PodRecord| r.version))
-        })
-        .collect()
+        let read =
+            |id: &PodId| read_versioned(&self.pod_dir(id).join("record.json"), |r: &PodRecord| r.version);
+        self.pod_ids().into_iter().map(|id| (id.clone(), read(&id))).collect()
     }
 
     /// The containers of a pod that have a directory, each with its record or what is wrong with it.
     pub(crate) fn containers(&self, pod: &PodId) -> Vec<(ContainerId, Result<ContainerRecord, Error>)> {
-        let directory = self.pod_dir(pod).join("containers");
-        let ids = names(&directory).into_iter().filter_map(|name| ContainerId::try_from(name).ok());
-        ids.map(|id| {
-            let path = directory.join(id.as_str()).join("record.json");
-            (id, read_versioned(&path, |r: &ContainerRecord| r.version))
-        })
-        .collect()
+        let read = |id: &ContainerId| {
+            let path = self.container_dir(pod, id).join("record.json");
+            read_versioned(&path, |r: &ContainerRecord| r.version)
+        };
+        self.container_ids(pod).into_iter().map(|id| (id.clone(), read(&id))).collect()
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Lists and statuses read here and never wait for an actor. One lock, held for a few lines, never across an await.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -21,6 +21,7 @@ use crate::supervisor::client::Client;
 /// A pod, as the rest of the daemon reaches it.
 #[derive(Debug, Clone)]
 pub(crate) struct PodEntry {
+    pub(crate) id: PodId,
     /// Its actor.
     pub(crate) mailbox: mpsc::Sender<Wish>,
     /// What it published; nothing while it is being made.
@@ -76,7 +77,7 @@ impl Registry {
     ) -> Result<(), PodId> {
         let mut index = self.lock();
         index.pod_names.reserve(name, id)?;
-        index.pods.insert(id.to_string(), PodEntry { mailbox, status: None, client: None });
+        index.pods.insert(id.to_string(), PodEntry { id: id.clone(), mailbox, status: None, client: None });
         Ok(())
     }
 
@@ -130,6 +131,11 @@ impl Registry {
         let index = self.lock();
         let published = index.containers.values().map(|entry| &entry.status);
         published.filter(|status| filter.matches(status)).cloned().collect()
+    }
+
+    /// All pods, those being made among them.
+    pub(crate) fn pod_ids(&self) -> BTreeSet<PodId> {
+        self.lock().pods.values().map(|entry| entry.id.clone()).collect()
     }
 
     /// The mailboxes of all actors.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use cni::{AttachmentId, Networks};
-use sandbox::{Attached, Attachment, DnsConfig, Network, NetworkError, PodId, PortMapping, Protocol};
+use sandbox::{Attached, Attachment, Census, DnsConfig, Network, NetworkError, PodId, PortMapping, Protocol};
 
 /// The interface that a pod knows its network by.
 const IFNAME: &str = "eth0";
@@ -28,9 +28,9 @@ impl Network for CniNetwork {
         self.0.del(&request(attachment)?).await.map_err(failure)
     }
 
-    async fn collect(&self, valid: &[PodId]) -> Result<(), NetworkError> {
+    async fn collect(&self, pods: Census) -> Result<(), NetworkError> {
         let id = |pod: &PodId| AttachmentId { container_id: pod.to_string(), ifname: IFNAME.to_owned() };
-        self.0.gc(&valid.iter().map(id).collect::<Vec<_>>()).await.map_err(failure)
+        self.0.gc(move || pods().iter().map(id).collect()).await.map_err(failure)
     }
 }
 

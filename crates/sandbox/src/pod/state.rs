@@ -243,9 +243,7 @@ fn draining(mut parts: Parts, then: Then, event: PodEvent) -> Next {
         PodEvent::Stop => Ok((PodState::Draining { parts, then }, vec![])),
         PodEvent::Remove => Ok((PodState::Draining { parts, then: Then::Remove }, vec![])),
         PodEvent::Drained => Ok((PodState::Stopping { parts: parts.clone(), then }, vec![Dismantle(parts)])),
-        PodEvent::DrainFailed(error) => {
-            Ok((PodState::NotReady { parts }, given_up(&error)))
-        }
+        PodEvent::DrainFailed(error) => Ok((PodState::NotReady { parts }, given_up(&error))),
         PodEvent::SupervisorLost => {
             parts.remove(&Part::Supervisor);
             Ok((PodState::Draining { parts, then }, vec![Bury]))

@@ -11,8 +11,8 @@ use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
 };
 use sandbox::{
-    Attached, Attachment, ContainerId, ImageConfig, LayerUsage, Network, NetworkError, PodId, Prepared,
-    RootFilesystems, RootfsError,
+    Attached, Attachment, Census, ContainerId, ImageConfig, LayerUsage, Network, NetworkError, PodId,
+    Prepared, RootFilesystems, RootfsError,
 };
 use tokio::sync::Notify;
 
@@ -59,8 +59,9 @@ impl Network for Net {
         Ok(())
     }
 
-    async fn collect(&self, valid: &[PodId]) -> Result<(), NetworkError> {
-        *self.collected.lock().unwrap() = Some(valid.to_vec());
+    async fn collect(&self, pods: Census) -> Result<(), NetworkError> {
+        let valid = pods();
+        *self.collected.lock().unwrap() = Some(valid.iter().cloned().collect());
         self.attached.lock().unwrap().retain(|pod, _| valid.contains(pod));
         Ok(())
     }
