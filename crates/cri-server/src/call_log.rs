@@ -1,27 +1,59 @@
 //! One structured log line a call: method, code, time. Calls that only look are logged at debug, for kubelet makes them all the
-//! time.
+//! time. Counts the calls under way, so that an ending daemon knows when the last one is answered.
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
 use hyper::http::{Request, Response};
+use tokio::sync::watch;
 use tower::{Layer, Service};
 
 /// Wraps every call of a server.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct CallLog;
+#[derive(Debug, Clone, Default)]
+pub(crate) struct CallLog {
+    under_way: Arc<watch::Sender<usize>>,
+}
+
+impl CallLog {
+    /// Waits until no call is under way. Safe to cancel.
+    pub(crate) async fn idle(&self) {
+        let mut calls = self.under_way.subscribe();
+        // Fails only without a sender, and there is one here.
+        let _zero = calls.wait_for(|calls| *calls == 0).await;
+    }
+}
+
+/// A call that counts as long as it lives, whether it is answered or dropped.
+struct UnderWay(Arc<watch::Sender<usize>>);
+
+impl UnderWay {
+    fn begin(calls: &Arc<watch::Sender<usize>>) -> Self {
+        calls.send_modify(|calls| *calls += 1);
+        Self(calls.clone())
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.send_modify(|calls| *calls -= 1);
+    }
+}
 
 /// The wrapped server.
 #[derive(Debug, Clone)]
-pub(crate) struct Logged<S>(S);
+pub(crate) struct Logged<S> {
+    inner: S,
+    log: CallLog,
+}
 
 impl<S> Layer<S> for CallLog {
     type Service = Logged<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Logged(inner)
+        Logged { inner, log: self.clone() }
     }
 }
 
@@ -35,14 +67,16 @@ where
     type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.0.poll_ready(context)
+        self.inner.poll_ready(context)
     }
 
     fn call(&mut self, request: Request<A>) -> Self::Future {
         let method = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
         let begun = Instant::now();
-        let answer = self.0.call(request);
+        let under_way = UnderWay::begin(&self.log.under_way);
+        let answer = self.inner.call(request);
         Box::pin(async move {
+            let _under_way = under_way;
             let response = answer.await?;
             log(&method, &response, begun);
             Ok(response)

@@ -34,6 +34,9 @@ const MESSAGE_BYTES: usize = 16 << 20;
 /// How long calls under way may take when the daemon ends. What they work at goes on in the supervisors or is recovered.
 const LAST_CALLS: Duration = Duration::from_secs(5);
 
+/// How long the last answer has to reach its client. One that keeps its connection open after that holds up nobody.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
 /// How long the network may take to finish what it does behind answers when the daemon ends; the next one collects the rest.
 const LAST_DETACHES: Duration = Duration::from_secs(2);
 
@@ -93,13 +96,14 @@ pub(crate) async fn serve(config: Config) -> Result<(), ServeError> {
     let listener = listen(&socket)?;
     let stop = stopped(end);
     tokio::spawn(announce(config.listen.clone()));
+    let calls = CallLog::default();
     let served = tonic::transport::Server::builder()
-        .layer(CallLog)
+        .layer(calls.clone())
         .add_service(RuntimeServiceServer::new(runtime).max_decoding_message_size(MESSAGE_BYTES))
         .add_service(ImageServiceServer::new(images).max_decoding_message_size(MESSAGE_BYTES))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop);
     let ended = tokio::select! {
-        ended = bounded(served, ending) => ended,
+        ended = bounded(served, ending, &calls) => ended,
         never = upkeep(&pods) => match never {},
     };
     let _ = std::fs::remove_file(&socket);
@@ -230,10 +234,12 @@ async fn stopped(end: watch::Sender<bool>) {
 async fn bounded(
     served: impl Future<Output = Result<(), tonic::transport::Error>>,
     mut ending: watch::Receiver<bool>,
+    calls: &CallLog,
 ) -> Result<(), ServeError> {
     let patience = async {
         if ending.wait_for(|ending| *ending).await.is_ok() {
-            tokio::time::sleep(LAST_CALLS).await;
+            let _calls_go_on = tokio::time::timeout(LAST_CALLS, calls.idle()).await;
+            tokio::time::sleep(LAST_WORDS).await;
         } else {
             std::future::pending::<()>().await;
         }
