@@ -126,6 +126,20 @@ async fn the_nodes_processes_and_another_containers_can_be_shared() {
 }
 
 #[tokio::test]
+async fn the_nodes_ipc_namespace_can_be_used() {
+    let pod = Pod::new(|sandbox| {
+        let context = sandbox.linux.as_mut().unwrap().security_context.as_mut().unwrap();
+        let options = context.namespace_options.get_or_insert_default();
+        options.ipc = NamespaceMode::Node as i32;
+    })
+    .await;
+    let one = pod.waiting("one", |_| {}).await;
+    let host = std::fs::read_link("/proc/self/ns/ipc").unwrap();
+    assert_eq!(pod.exec(&one, &["readlink", "/proc/self/ns/ipc"]).await, host.to_string_lossy());
+    pod.exec(&one, &["grep", "-q", " /dev/mqueue mqueue ", "/proc/mounts"]).await;
+}
+
+#[tokio::test]
 async fn users_are_found_by_number_name_and_group() {
     let pod = Pod::new(|_| {}).await;
     let identity = "id -u; id -g; id -G";

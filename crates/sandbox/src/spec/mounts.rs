@@ -37,7 +37,8 @@ fn defaults(input: &SpecInput<'_>) -> Vec<oci::Mount> {
                 mount.options().iter().flatten().filter(|option| *option != "ro").cloned().collect();
             mount.set_options(Some(writable));
         }
-        if host_ipc && (path == Path::new("/dev/shm") || path == Path::new("/dev/mqueue")) {
+        // A fresh mount of mqueue shows the queues of the IPC namespace, the host's too; shared memory is files in one mount.
+        if host_ipc && path == Path::new("/dev/shm") {
             return bind(&path, &path, &["rw"]);
         }
         mount
