@@ -27,7 +27,7 @@ pub(crate) fn of_sandbox(error: &Error) -> Status {
         Error::NameTaken { .. } => Code::AlreadyExists,
         Error::WrongState { .. } => Code::FailedPrecondition,
         Error::Refused { .. } | Error::Ambiguous { .. } => Code::InvalidArgument,
-        Error::NetworkNotReady { .. } | Error::ShuttingDown => Code::Unavailable,
+        Error::NetworkNotReady { .. } | Error::OutOfTouch { .. } | Error::ShuttingDown => Code::Unavailable,
         Error::Deadline { .. } => Code::DeadlineExceeded,
         Error::Exhausted { .. } => Code::ResourceExhausted,
         Error::Start { .. } | Error::Step { .. } | Error::Undone { .. } => Code::Internal,

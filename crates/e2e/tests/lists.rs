@@ -148,6 +148,30 @@ async fn events_tell_of_every_change_with_the_statuses_of_that_moment() {
 }
 
 #[tokio::test]
+async fn a_container_that_goes_with_its_pod_is_told_of_before_it() {
+    let node = Node::start(Network::None).await;
+    let client = node.client();
+    client.pull(&node.registry.image("busybox:latest")).await.unwrap();
+    let config = node.pod();
+    let pod = client.run_pod(config.clone()).await.unwrap();
+    let container = client.create(&pod, node.busybox("main", &["true"]), &config).await.unwrap();
+    let mut events =
+        client.runtime.clone().get_container_events(cri::GetEventsRequest {}).await.unwrap().into_inner();
+    client.stop_pod(&pod).await.unwrap();
+    client.remove_pod(&pod).await.unwrap();
+    let mut deleted = Vec::new();
+    while deleted.len() < 2 {
+        let event = tokio::time::timeout(e2e::node::PATIENCE, events.next()).await.expect("an event in time");
+        let event = event.expect("the stream goes on").unwrap();
+        if event.container_event_type() == ContainerEventType::ContainerDeletedEvent {
+            assert!(event.containers_statuses.is_empty(), "{event:?}");
+            deleted.push(event.container_id);
+        }
+    }
+    assert_eq!(deleted, [container, pod]);
+}
+
+#[tokio::test]
 async fn the_node_says_what_it_is() {
     let node = Node::start(Network::BuiltIn).await;
     let mut runtime = RuntimeServiceClient::new(node.client().channel());

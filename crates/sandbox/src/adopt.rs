@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::task::JoinSet;
 
@@ -14,13 +15,17 @@ use crate::container::state::ContainerState;
 use crate::error::{Error, chain};
 use crate::id::{ContainerId, PodId};
 use crate::pod::actor::Beginning;
+use crate::pod::contact::Seek;
 use crate::pod::members::Member;
-use crate::pod::state::{PodState, ProcessId};
+use crate::pod::state::PodState;
 use crate::record::{self, ContainerRecord, PodRecord, PodStage};
-use crate::recover::{Action, Fate, Found, Seen, recover};
+use crate::recover::{Action, Fate, Found, Says, Written, recover};
 use crate::shared::Shared;
-use crate::supervisor::client::ExitReport;
-use crate::supervisor::{Minder, spawn};
+use crate::supervisor::client::{Client, ExitReport};
+use crate::supervisor::spawn::{self, Contact};
+
+/// How long a supervisor may take for an answer before its pod is shown without: all pods wait for the slowest.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// A pod that was found.
 pub(crate) struct Adopted {
@@ -58,88 +63,73 @@ fn unreadable(shared: &Shared, id: &PodId, error: &Error) {
 
 async fn one(shared: Arc<Shared>, pod: PodRecord) -> Adopted {
     let id = pod.facts.id.clone();
-    let (mut minder, snapshot) = match connect(&shared, &pod).await {
-        Ok((minder, snapshot)) => (Some(minder), Some(snapshot)),
-        Err(error) => {
+    let expected = match &pod.stage {
+        PodStage::Ready(live) => Some(live.supervisor),
+        PodStage::Making | PodStage::NotReady(_) => None,
+    };
+    let directory = shared.store.pod_dir(&id);
+    let (mut minder, says) = match spawn::reach(&id, &directory, (expected, PATIENCE)).await {
+        Contact::Answers(minder, snapshot) => (Some(minder), Says::This(snapshot)),
+        Contact::Silent(error) => {
+            tracing::warn!(pod = %id, error = chain(&error), "the pod's supervisor does not answer");
+            (None, Says::Nothing)
+        }
+        Contact::Gone(error) => {
             if matches!(pod.stage, PodStage::Ready(_)) {
                 tracing::warn!(pod = %id, error = chain(&error), "the pod's supervisor is gone");
             }
-            (None, None)
+            (None, Says::Gone)
         }
     };
+    let seeks = matches!(says, Says::Nothing).then_some(Seek { expected });
     let containers = records(&shared, &id);
     let written = |container: &ContainerId| ExitReport::read(&shared.store.container_dir(&id, container));
     let exits =
         containers.keys().filter_map(|container| Some((container.clone(), written(container)?))).collect();
-    let found = Found { pod: pod.clone(), containers, snapshot, exits, now: clock::now() };
+    let found = Found { pod: pod.clone(), containers, supervisor: says, exits, now: clock::now() };
     match recover(&found) {
         Action::Undo(parts) => {
-            // Its containers, if it has any, are erased with it.
-            let state = PodState::Unmade { parts };
-            let beginning = Beginning { shared, facts: pod.facts, state, members: BTreeMap::new(), minder };
+            // Its containers, if it has any, are erased with it. A silent supervisor ends with its cgroup.
+            let (state, members) = (PodState::Unmade { parts }, BTreeMap::new());
+            let beginning = Beginning { shared, facts: pod.facts, state, members, minder, seeks: None };
             Adopted { beginning, is_half_made: true }
         }
         Action::Adopt { state, containers, strays } => {
             if let (Some(minder), PodState::Ready(live)) = (&mut minder, &state) {
                 minder.netns.clone_from(&live.netns);
             }
-            kill_strays(&shared, minder.as_ref(), strays).await;
-            let members = keep(&shared, &found, containers).await;
-            Adopted {
-                beginning: Beginning { shared, facts: pod.facts, state, members, minder },
-                is_half_made: false,
+            if let Some(minder) = &minder {
+                kill_strays(&shared, &minder.client, strays).await;
             }
+            let members = keep(&shared, &found, containers).await;
+            let beginning = Beginning { shared, facts: pod.facts, state, members, minder, seeks };
+            Adopted { beginning, is_half_made: false }
         }
     }
 }
 
-async fn connect(shared: &Shared, pod: &PodRecord) -> Result<(Minder, BTreeMap<ContainerId, Seen>), Error> {
-    let directory = shared.store.pod_dir(&pod.facts.id);
-    let minder = spawn::connect(&pod.facts.id, &directory, shared.config.deadlines.supervisor).await?;
-    if let PodStage::Ready(live) = &pod.stage
-        && live.supervisor != minder.process
-    {
-        return Err(not_the_same(live.supervisor, minder.process));
-    }
-    let snapshot = minder.client.snapshot(shared.config.deadlines.supervisor).await?;
-    Ok((minder, snapshot))
-}
-
-fn not_the_same(recorded: ProcessId, found: ProcessId) -> Error {
-    #[derive(Debug, thiserror::Error)]
-    #[error("process {found} answers where {recorded} should")]
-    struct NotTheSame {
-        recorded: i32,
-        found: i32,
-    }
-    let cause = NotTheSame { recorded: recorded.pid, found: found.pid };
-    Error::step("recognising the supervisor", found.pid.to_string(), cause)
-}
-
-fn records(shared: &Shared, pod: &PodId) -> BTreeMap<ContainerId, Option<ContainerRecord>> {
+fn records(shared: &Shared, pod: &PodId) -> BTreeMap<ContainerId, Written> {
     let mut found = BTreeMap::new();
     for (id, record) in shared.store.containers(pod) {
         let has_record = shared.store.container_dir(pod, &id).join("record.json").exists();
-        match record {
-            Ok(record) => {
-                found.insert(id, Some(record));
-            }
+        let written = match record {
+            Ok(record) => Written::Record(record),
             Err(error) if has_record => {
                 tracing::error!(container = %id, error = chain(&error), "a container is left alone, for its record cannot be read");
+                Written::Unreadable
             }
-            Err(_) => {
-                found.insert(id, None);
-            }
-        }
+            Err(_) => Written::Nothing,
+        };
+        found.insert(id, written);
     }
     found
 }
 
-async fn kill_strays(shared: &Shared, minder: Option<&Minder>, strays: Vec<ContainerId>) {
-    let Some(minder) = minder else { return };
+/// Kills what runs and nobody knows.
+pub(crate) async fn kill_strays(shared: &Shared, client: &Client, strays: Vec<ContainerId>) {
     for id in strays {
         tracing::warn!(container = %id, "a container without a record is killed");
-        if let Err(error) = minder.client.kill_stray(&id, shared.config.deadlines.kill).await {
+        if let Err(error) = client.kill_stray(&id, shared.config.deadlines.kill).await {
             tracing::error!(container = %id, error = chain(&error), "a container without a record still runs");
         }
     }
@@ -152,15 +142,12 @@ async fn keep(
 ) -> BTreeMap<ContainerId, Member> {
     let mut members = BTreeMap::new();
     for (id, fate) in fates {
-        let kept = match (fate, found.containers.get(&id)) {
-            (Fate::Keep(state), Some(Some(record))) => member(shared, record, state),
-            (Fate::Discard, _) | (Fate::Keep(_), _) => None,
-        };
-        match kept {
-            Some(member) => {
-                members.insert(id, member);
+        match (fate, found.containers.get(&id)) {
+            (Fate::Keep(state), Some(Written::Record(record))) => {
+                members.extend(member(shared, record, state).map(|member| (id, member)));
             }
-            None => discard(shared, &found.pod.facts.id, &id).await,
+            (Fate::Discard, _) => discard(shared, &found.pod.facts.id, &id).await,
+            (Fate::Leave | Fate::Keep(_), _) => {}
         }
     }
     members
@@ -171,7 +158,7 @@ fn member(shared: &Shared, record: &ContainerRecord, state: ContainerState) -> O
     let plan: runtime::plan::Plan = match record::read_json(&directory.join("plan.json")) {
         Ok(plan) => plan,
         Err(error) => {
-            tracing::error!(container = %record.facts.id, error = chain(&error), "a container without a plan is discarded");
+            tracing::error!(container = %record.facts.id, error = chain(&error), "a container is left alone, for its plan cannot be read");
             return None;
         }
     };
@@ -181,6 +168,7 @@ fn member(shared: &Shared, record: &ContainerRecord, state: ContainerState) -> O
         state,
         made: Some(Made { facts: record.facts.clone(), process, ready: None }),
         resources: record.resources.clone(),
+        is_launching: false,
     })
 }
 

@@ -108,6 +108,12 @@ pub enum Error {
         /// Whose it is.
         subject: String,
     },
+    /// The pod's supervisor lives but doesn't answer at the moment; it is being sought (Unavailable).
+    #[error("the supervisor of pod \"{pod}\" is out of touch")]
+    OutOfTouch {
+        /// The pod.
+        pod: String,
+    },
     /// The daemon is going down (Unavailable).
     #[error("the daemon is shutting down")]
     ShuttingDown,

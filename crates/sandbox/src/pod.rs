@@ -3,6 +3,7 @@
 pub(crate) mod actor;
 pub(crate) mod check;
 pub mod config;
+pub(crate) mod contact;
 pub(crate) mod dismantle;
 pub(crate) mod make;
 pub(crate) mod members;

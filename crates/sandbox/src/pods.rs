@@ -171,6 +171,7 @@ impl Pods {
             state: PodState::Making,
             members: BTreeMap::new(),
             minder: None,
+            seeks: None,
         };
         let (id, mailbox) = match self.begin(beginning) {
             Ok(mailbox) => (facts.id.clone(), mailbox),

@@ -2,16 +2,18 @@
 //!
 //! The supervisors are the truth about processes, the records about intentions.
 //!
-//! | record of the container | supervisor: runs | supervisor: ended | unknown to it | no supervisor |
+//! | record of the container | supervisor: runs | supervisor: ended | unknown to it, or no supervisor | supervisor is silent |
 //! |---|---|---|---|---|
 //! | none | killed as a stray | – | discarded | discarded |
+//! | unreadable | left alone | left alone | left alone | left alone |
 //! | created | running | exited | created | created |
-//! | starting | running | exited | exited: never started | what exit.json says, else never started |
-//! | started | running | exited | what exit.json says, else lost | what exit.json says, else lost |
+//! | starting | running | exited | what exit.json says, else never started | starting |
+//! | started | running | exited | what exit.json says, else lost | what exit.json says, else running |
 //! | exited | exited | exited | exited | exited |
 //!
-//! A start that is still under way over there is taken up again: the supervisor answers a second request for it as the first. A pod that was being made is taken down; one whose supervisor is gone is not ready. Not here: connecting, reading and acting (see
-//! `adopt`).
+//! A start that is still under way over there is taken up again: the supervisor answers a second request for it as the first. A pod
+//! that was being made is taken down; one whose supervisor is gone is not ready; one whose supervisor doesn't answer stays what it
+//! was and is compared once more when it does (see [`news_of`]). Not here: connecting, reading and acting (see `adopt`).
 
 use std::collections::BTreeMap;
 
@@ -27,14 +29,37 @@ use crate::supervisor::client::ExitReport;
 #[derive(Debug, Clone)]
 pub(crate) struct Found {
     pub(crate) pod: PodRecord,
-    /// Its containers' directories; `None` for one without a record.
-    pub(crate) containers: BTreeMap<ContainerId, Option<ContainerRecord>>,
-    /// What its supervisor says; `None` when there is none that answers.
-    pub(crate) snapshot: Option<BTreeMap<ContainerId, Seen>>,
+    /// Its containers' directories.
+    pub(crate) containers: BTreeMap<ContainerId, Written>,
+    /// What its supervisor says.
+    pub(crate) supervisor: Says,
     /// What supervisors have written down.
     pub(crate) exits: BTreeMap<ContainerId, ExitReport>,
     /// The time, for ends that nobody saw.
     pub(crate) now: i64,
+}
+
+/// What a container's directory has.
+#[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "a handful, for the moment of the start")]
+pub(crate) enum Written {
+    /// Its record.
+    Record(ContainerRecord),
+    /// Nothing yet.
+    Nothing,
+    /// A record that is damaged, or of another version.
+    Unreadable,
+}
+
+/// What a supervisor says.
+#[derive(Debug, Clone)]
+pub(crate) enum Says {
+    /// It answers.
+    This(BTreeMap<ContainerId, Seen>),
+    /// It lives and doesn't answer.
+    Nothing,
+    /// It is gone.
+    Gone,
 }
 
 /// A container as its supervisor sees it.
@@ -69,52 +94,87 @@ pub(crate) enum Fate {
     Keep(ContainerState),
     /// It was never finished, and nobody knows its id.
     Discard,
+    /// Nobody can tell: it is neither shown nor touched.
+    Leave,
 }
 
 /// Decides.
 pub(crate) fn recover(found: &Found) -> Action {
-    let state = match (&found.pod.stage, &found.snapshot) {
+    let state = match (&found.pod.stage, &found.supervisor) {
         (PodStage::Making, _) => return Action::Undo([Part::Network, Part::Supervisor, Part::Cgroup].into()),
-        (PodStage::Ready(live), Some(_)) => PodState::Ready(live.clone()),
-        (PodStage::Ready(live), None) => {
+        (PodStage::Ready(live), Says::This(_) | Says::Nothing) => PodState::Ready(live.clone()),
+        (PodStage::Ready(live), Says::Gone) => {
             let mut parts = crate::pod::state::parts_of(live.netns.as_ref());
             parts.remove(&Part::Supervisor);
             PodState::NotReady { parts }
         }
-        (PodStage::NotReady(parts), Some(_)) => PodState::NotReady { parts: parts.clone() },
-        (PodStage::NotReady(parts), None) => {
+        (PodStage::NotReady(parts), Says::This(_) | Says::Nothing) => {
+            PodState::NotReady { parts: parts.clone() }
+        }
+        (PodStage::NotReady(parts), Says::Gone) => {
             let parts = parts.iter().copied().filter(|part| *part != Part::Supervisor).collect();
             PodState::NotReady { parts }
         }
     };
     let containers =
-        found.containers.iter().map(|(id, record)| (id.clone(), fate(found, id, record.as_ref()))).collect();
-    let snapshot = found.snapshot.iter().flatten();
-    let is_known = |id: &ContainerId| found.containers.get(id).is_some_and(Option::is_some);
-    let strays = snapshot.filter(|(id, seen)| matches!(seen, Seen::Begins | Seen::Runs(_)) && !is_known(id));
-    Action::Adopt { state, containers, strays: strays.map(|(id, _)| id.clone()).collect() }
+        found.containers.iter().map(|(id, written)| (id.clone(), fate(found, id, written))).collect();
+    let strays = match &found.supervisor {
+        Says::This(snapshot) => strays(snapshot, |id| {
+            matches!(found.containers.get(id), Some(Written::Record(_) | Written::Unreadable))
+        }),
+        Says::Nothing | Says::Gone => Vec::new(),
+    };
+    Action::Adopt { state, containers, strays }
 }
 
-fn fate(found: &Found, id: &ContainerId, record: Option<&ContainerRecord>) -> Fate {
-    let Some(record) = record else { return Fate::Discard };
-    let seen = found.snapshot.as_ref().and_then(|snapshot| snapshot.get(id));
-    let written = found.exits.get(id);
-    let started_at = match &record.stage {
-        ContainerStage::Started(process) => process.started_at,
-        ContainerStage::Exited(exited) => exited.started_at,
-        ContainerStage::Created | ContainerStage::Starting => found.now,
+/// What runs, or is about to, and is not known.
+pub(crate) fn strays(
+    snapshot: &BTreeMap<ContainerId, Seen>,
+    is_known: impl Fn(&ContainerId) -> bool,
+) -> Vec<ContainerId> {
+    let lives = |seen: &Seen| matches!(seen, Seen::Begins | Seen::Runs(_));
+    snapshot.iter().filter(|(id, seen)| lives(seen) && !is_known(id)).map(|(id, _)| id.clone()).collect()
+}
+
+/// The end of a container that was missed while its supervisor was out of touch; `None` for what is as it was.
+///
+/// A start that was under way is not looked at: it is asked for once more.
+pub(crate) fn news_of(
+    state: &ContainerState,
+    (seen, written): (Option<&Seen>, Option<&ExitReport>),
+) -> Option<Exited> {
+    let process = state.process()?;
+    match (seen, written) {
+        (Some(Seen::Begins | Seen::Runs(_)), _) => None,
+        (Some(Seen::Ended(report)), _) | (None, Some(report)) => Some(end::exited(report)),
+        (None, None) => Some(end::lost(process.started_at)),
+    }
+}
+
+fn fate(found: &Found, id: &ContainerId, written: &Written) -> Fate {
+    let record = match written {
+        Written::Record(record) => record,
+        Written::Nothing => return Fate::Discard,
+        Written::Unreadable => return Fate::Leave,
+    };
+    let (seen, is_silent) = match &found.supervisor {
+        Says::This(snapshot) => (snapshot.get(id), false),
+        Says::Nothing => (None, true),
+        Says::Gone => (None, false),
     };
     let ended = |report: &ExitReport| ContainerState::Exited(end::exited(report));
-    Fate::Keep(match (&record.stage, seen, written) {
+    Fate::Keep(match (&record.stage, seen, found.exits.get(id)) {
         (ContainerStage::Exited(exited), _, _) => ContainerState::Exited(exited.clone()),
         (_, Some(Seen::Runs(process)), _) => ContainerState::Running(*process),
         (_, Some(Seen::Begins), _) => ContainerState::Starting { ended: None },
         (_, Some(Seen::Ended(report)), _) => ended(report),
         (ContainerStage::Created, None, _) => ContainerState::Created,
         (ContainerStage::Starting | ContainerStage::Started(_), None, Some(report)) => ended(report),
+        (ContainerStage::Starting, None, None) if is_silent => ContainerState::Starting { ended: None },
+        (ContainerStage::Started(process), None, None) if is_silent => ContainerState::Running(*process),
         (ContainerStage::Starting, None, None) => ContainerState::Exited(never_started(found.now)),
-        (ContainerStage::Started(_), None, None) => {
-            ContainerState::Exited(Exited { finished_at: found.now, ..end::lost(started_at) })
+        (ContainerStage::Started(process), None, None) => {
+            ContainerState::Exited(Exited { finished_at: found.now, ..end::lost(process.started_at) })
         }
     })
 }
@@ -193,6 +253,10 @@ mod tests {
         prop_oneof![Just(None), Just(Some(Seen::Runs(process()))), Just(Some(Seen::Ended(report(7))))]
     }
 
+    fn found_of(containers: BTreeMap<ContainerId, Written>, supervisor: Says) -> Found {
+        Found { pod: pod(ready()), containers, supervisor, exits: BTreeMap::new(), now: 100 }
+    }
+
     type Entry = (Option<ContainerStage>, Option<Seen>, bool);
 
     fn found(entries: &[Entry], pod_stage: PodStage, has_supervisor: bool) -> (Vec<ContainerId>, Found) {
@@ -201,10 +265,17 @@ mod tests {
         let found = Found {
             pod: pod(pod_stage),
             containers: each()
-                .map(|(id, (stage, ..))| (id.clone(), stage.clone().map(|s| container(id, s))))
+                .map(|(id, (stage, ..))| {
+                    let record = stage.clone().map(|stage| Written::Record(container(id, stage)));
+                    (id.clone(), record.unwrap_or(Written::Nothing))
+                })
                 .collect(),
-            snapshot: has_supervisor
-                .then(|| each().filter_map(|(id, (_, seen, _))| Some((id.clone(), seen.clone()?))).collect()),
+            supervisor: match has_supervisor {
+                true => Says::This(
+                    each().filter_map(|(id, (_, seen, _))| Some((id.clone(), seen.clone()?))).collect(),
+                ),
+                false => Says::Gone,
+            },
             exits: each().filter(|(_, (.., wrote))| *wrote).map(|(id, _)| (id.clone(), report(9))).collect(),
             now: 100,
         };
@@ -264,5 +335,44 @@ mod tests {
             panic!("exited")
         };
         assert_eq!((exited.exit_code, exited.reason, exited.finished_at), (137, Reason::SupervisorLost, 100));
+    }
+
+    #[test]
+    fn a_pod_whose_supervisor_is_silent_stays_what_it_was() {
+        let (started, starting) = (ContainerId::random(), ContainerId::random());
+        let written = |id: &ContainerId, stage| (id.clone(), Written::Record(container(id, stage)));
+        let containers = [
+            written(&started, ContainerStage::Started(process())),
+            written(&starting, ContainerStage::Starting),
+        ];
+        let action = recover(&found_of(containers.into(), Says::Nothing));
+        let Action::Adopt { state, containers, strays } = action else { panic!("adopted") };
+        assert!(matches!(state, PodState::Ready(_)) && strays.is_empty());
+        assert_eq!(containers[&started], Fate::Keep(ContainerState::Running(process())));
+        assert_eq!(containers[&starting], Fate::Keep(ContainerState::Starting { ended: None }));
+    }
+
+    #[test]
+    fn a_container_whose_record_cannot_be_read_is_no_stray() {
+        let (unreadable, unknown) = (ContainerId::random(), ContainerId::random());
+        let runs = |id: &ContainerId| (id.clone(), Seen::Runs(process()));
+        let says = Says::This([runs(&unreadable), runs(&unknown)].into());
+        let action = recover(&found_of([(unreadable.clone(), Written::Unreadable)].into(), says));
+        let Action::Adopt { containers, strays, .. } = action else { panic!("adopted") };
+        assert_eq!(containers[&unreadable], Fate::Leave);
+        assert_eq!(strays, [unknown]);
+    }
+
+    #[test]
+    fn an_end_that_was_missed_is_news_and_a_life_is_none() {
+        let running = ContainerState::Running(process());
+        assert_eq!(news_of(&running, (Some(&Seen::Runs(process())), None)), None);
+        let ended = news_of(&running, (Some(&Seen::Ended(report(7))), Some(&report(9))));
+        assert_eq!(ended, Some(exited(7)));
+        assert_eq!(news_of(&running, (None, Some(&report(9)))), Some(exited(9)));
+        assert!(
+            news_of(&running, (None, None)).is_some_and(|exited| exited.reason == Reason::SupervisorLost)
+        );
+        assert_eq!(news_of(&ContainerState::Created, (None, None)), None);
     }
 }

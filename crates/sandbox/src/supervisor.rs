@@ -19,7 +19,7 @@ use crate::id::ContainerId;
 use crate::pod::state::ProcessId;
 use client::{Client, ExitReport};
 
-/// How long a supervisor whose connection is lost may take to end before it counts as lost anyway.
+/// How long the end of a supervisor may take to follow that of its connection.
 const END_OF_LOST: Duration = Duration::from_secs(1);
 
 /// What a supervisor tells unasked.
@@ -29,7 +29,9 @@ pub(crate) enum News {
     Exited(ContainerId, ExitReport),
     /// A container's log could not be written.
     LogFailed(ContainerId, String),
-    /// The connection is gone, and with it the supervisor.
+    /// The connection is gone. The supervisor may live: it gives up a daemon that doesn't read.
+    OutOfTouch,
+    /// The supervisor is gone.
     Lost,
 }
 
@@ -74,11 +76,11 @@ impl Minder {
     pub(crate) async fn news(&mut self) -> News {
         match self.news.recv().await {
             Some(news @ (News::Exited(..) | News::LogFailed(..))) => news,
-            Some(News::Lost) | None => {
-                // Its end follows that of the connection at once, and has to be waited for as every child's.
-                self.ended(END_OF_LOST).await;
-                News::Lost
-            }
+            // Its end follows that of the connection at once, and has to be waited for as every child's.
+            Some(News::OutOfTouch | News::Lost) | None => match self.ended(END_OF_LOST).await {
+                true => News::Lost,
+                false => News::OutOfTouch,
+            },
         }
     }
 

@@ -37,7 +37,8 @@ pub(crate) struct Starting {
     pub(crate) ready: Option<Ready>,
 }
 
-/// Starts a container.
+/// Starts a container. No event at all means that nobody can tell, since the supervisor has got out of touch: to be started once more
+/// when it answers again.
 ///
 /// Not safe to cancel: a process could be running that nobody knows of.
 pub(crate) async fn start(starting: Starting) -> Vec<ContainerEvent> {
@@ -47,6 +48,7 @@ pub(crate) async fn start(starting: Starting) -> Vec<ContainerEvent> {
         Ok(Begun::Ended(process, report)) => {
             vec![ContainerEvent::Started(process), ContainerEvent::Ended(end::exited(&report))]
         }
+        Err(Error::OutOfTouch { .. }) => Vec::new(),
         Err(error) => {
             // The failed step alone: the rest of the chain says that it was a start.
             let message = match &error {

@@ -11,6 +11,7 @@
 //! Not here: what follows from what (`pod::state`, `container::state`), the work itself (`pod::work`).
 
 mod effects;
+mod supervision;
 mod wishes;
 
 use std::collections::BTreeMap;
@@ -21,10 +22,10 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::container::end;
 use crate::container::state::{ContainerEvent, ContainerGoal, ContainerState};
 use crate::error::{Error, Kind, chain};
 use crate::id::ContainerId;
+use crate::pod::contact::Seek;
 use crate::pod::members::Member;
 use crate::pod::state::{Part, Parts, PodEvent, PodGoal, PodState};
 use crate::pod::wish::{Reply, Wish};
@@ -59,6 +60,8 @@ pub(crate) struct Actor {
     message: String,
     members: BTreeMap<ContainerId, Member>,
     minder: Option<Minder>,
+    /// The supervisor that is out of touch and looked for.
+    seeks: Option<Seek>,
     mailbox: mpsc::Receiver<Wish>,
     work: JoinSet<Done>,
     timers: JoinSet<Done>,
@@ -76,12 +79,14 @@ pub(crate) struct Beginning {
     pub(crate) state: PodState,
     pub(crate) members: BTreeMap<ContainerId, Member>,
     pub(crate) minder: Option<Minder>,
+    /// The supervisor, when it is there but doesn't answer.
+    pub(crate) seeks: Option<Seek>,
 }
 
 impl Actor {
     /// An actor for a pod in any state: a new one, or one found in the records.
     pub(crate) fn new(beginning: Beginning, mailbox: mpsc::Receiver<Wish>) -> Self {
-        let Beginning { shared, facts, state, members, minder } = beginning;
+        let Beginning { shared, facts, state, members, minder, seeks } = beginning;
         Self {
             shared,
             facts,
@@ -89,6 +94,7 @@ impl Actor {
             message: String::new(),
             members,
             minder,
+            seeks,
             mailbox,
             work: JoinSet::new(),
             timers: JoinSet::new(),
@@ -133,9 +139,9 @@ impl Actor {
 
     /// What those are told who still wanted something.
     fn last_word(&self) -> Error {
-        match self.state {
-            PodState::Gone => Error::NotFound { kind: Kind::Pod, id: self.facts.id.to_string() },
-            _ => Error::ShuttingDown,
+        match self.state == PodState::Gone {
+            true => Error::NotFound { kind: Kind::Pod, id: self.facts.id.to_string() },
+            false => Error::ShuttingDown,
         }
     }
 
@@ -151,7 +157,9 @@ impl Actor {
     fn take_up(&mut self) {
         self.save();
         self.members.values().for_each(|member| save_member(&self.shared, member));
-        if self.minder.is_none()
+        if let Some(seek) = self.seeks {
+            self.begin(Work::Seek(seek));
+        } else if self.minder.is_none()
             && matches!(&self.state, PodState::NotReady { parts } if parts.contains(&Part::Cgroup))
         {
             self.begin(Work::Bury);
@@ -160,9 +168,14 @@ impl Actor {
             self.members.iter().map(|(id, member)| (id.clone(), member.state.clone())).collect();
         for (id, state) in states {
             match state {
-                ContainerState::Starting { .. } => self.begin(Work::Launch(id)),
+                ContainerState::Starting { .. } => self.launch(&id),
                 ContainerState::Exited(_) => self.begin(Work::Tidy(id)),
-                _ => {}
+                ContainerState::Making
+                | ContainerState::Created
+                | ContainerState::Running(_)
+                | ContainerState::Stopping { .. }
+                | ContainerState::Removing { .. }
+                | ContainerState::Gone => {}
             }
         }
     }
@@ -183,6 +196,7 @@ impl Actor {
                 self.message = chain(&failed.error);
                 self.pod_event(PodEvent::Failed { left: failed.left, error: failed.error });
             }
+            Ok(Done::Pod(PodEvent::SupervisorLost)) => self.lost(),
             Ok(Done::Pod(event)) => self.pod_event(event),
             Ok(Done::ContainerMade(id, made)) => {
                 if let Some(member) = self.members.get_mut(&id) {
@@ -198,13 +212,9 @@ impl Actor {
                 self.container_event(&id, event);
                 self.overdue(&id, overdue);
             }
-            Ok(Done::Launched(id, events)) => {
-                events.into_iter().for_each(|event| self.container_event(&id, event));
-            }
-            Ok(Done::Buried(ends)) => {
-                ends.into_iter()
-                    .for_each(|(id, exited)| self.container_event(&id, ContainerEvent::Ended(exited)));
-            }
+            Ok(Done::Launched(id, events)) => self.launched(&id, events),
+            Ok(Done::Reached(minder, snapshot)) => self.reached(*minder, &snapshot),
+            Ok(Done::Buried { ends, alive }) => self.buried(ends, alive),
             Ok(Done::Updated { id, updated, outcome, reply }) => {
                 if outcome.is_ok() {
                     self.set_resources(&id, *updated);
@@ -222,28 +232,6 @@ impl Actor {
         if let (Some(error), true, PodState::Draining { .. }) = (error, is_alive, &self.state) {
             self.message = chain(&error);
             self.pod_event(PodEvent::DrainFailed(error));
-        }
-    }
-
-    fn supervisor_said(&mut self, news: News) {
-        match news {
-            News::Exited(id, report) => {
-                self.container_event(&id, ContainerEvent::Ended(end::exited(&report)));
-            }
-            News::LogFailed(id, what) => {
-                tracing::warn!(pod = %self.facts.id, container = %id, "log lines were lost: {what}");
-            }
-            News::Lost => {
-                self.minder = None;
-                if !matches!(
-                    self.state,
-                    PodState::Stopping { .. } | PodState::Removing { .. } | PodState::Gone
-                ) {
-                    tracing::warn!(pod = %self.facts.id, "the pod's supervisor is gone");
-                    "the pod's supervisor is gone".clone_into(&mut self.message);
-                }
-                self.pod_event(PodEvent::SupervisorLost);
-            }
         }
     }
 

@@ -7,6 +7,7 @@
 //! | supervisor started and connected | [`Part::Supervisor`] |
 //! | namespaces | – (they are the supervisor's) |
 //! | network attached | [`Part::Network`] |
+//! | the record says that it is ready | – |
 //!
 //! A failure runs the stack to its end. What could not be undone is told, so that the pod stays visible and can be removed.
 
@@ -69,9 +70,11 @@ pub(crate) async fn make(shared: &Arc<Shared>, facts: &Arc<PodFacts>) -> Result<
         };
         return Err(Failed { left: Parts::new(), error, minder: None });
     }
+    // One that was ended has nothing more to tell.
+    let minder = making.minder.filter(|_| left.iter().any(|(part, _)| *part == Part::Supervisor));
     let told = left.iter().map(|(_, failure)| crate::error::chain(failure)).collect();
     let left = left.into_iter().map(|(part, _)| part).collect();
-    Err(Failed { left, error: Error::Undone { left: told, cause: Arc::new(error) }, minder: making.minder })
+    Err(Failed { left, error: Error::Undone { left: told, cause: Arc::new(error) }, minder })
 }
 
 struct Making<'a> {
@@ -95,7 +98,12 @@ impl Making<'_> {
                 attach(self.shared, &attachment(self.facts, Some(netns.clone()))).await?
             }
         };
-        Ok(Live { supervisor, netns: self.netns.clone(), ips })
+        let live = Live { supervisor, netns: self.netns.clone(), ips };
+        // Not after the answer: a daemon that finds the intent alone takes the pod down.
+        if let Some(record) = PodRecord::of(self.facts, &PodState::Ready(live.clone())) {
+            self.shared.store.save_pod(&record)?;
+        }
+        Ok(live)
     }
 
     /// What a daemon that comes after this one needs to undo whatever follows.

@@ -18,13 +18,15 @@ pub(crate) struct Member {
     pub(crate) made: Option<Made>,
     /// Its limits now.
     pub(crate) resources: Resources,
+    /// Whether a request to start it is under way.
+    pub(crate) is_launching: bool,
 }
 
 impl Member {
     /// A container that is about to be made.
     pub(crate) fn new(config: Arc<ContainerConfig>) -> Self {
         let resources = config.resources.clone();
-        Self { config, state: ContainerState::Making, made: None, resources }
+        Self { config, state: ContainerState::Making, made: None, resources, is_launching: false }
     }
 
     pub(crate) fn name(&self) -> &ContainerMetadata {

@@ -191,8 +191,8 @@ fn making(event: PodEvent) -> Next {
     use PodEffect::{Announce, Answer, Forget, Save};
     match event {
         PodEvent::Made { live } => {
+            // Its record was the last step of the work.
             let effects = vec![
-                Save,
                 Announce(EventKind::Created),
                 Announce(EventKind::Started),
                 Answer(PodGoal::Made, Ok(())),
@@ -327,7 +327,7 @@ fn removing(parts: Parts, event: PodEvent) -> Next {
         }
         PodEvent::Erased { result: Ok(()), .. } => {
             let answers = [Answer(PodGoal::Stopped, Ok(())), Answer(PodGoal::Removed, Ok(()))];
-            let effects = [Announce(EventKind::Deleted), Forget].into_iter().chain(answers).collect();
+            let effects = [Forget, Announce(EventKind::Deleted)].into_iter().chain(answers).collect();
             Ok((PodState::Gone, effects))
         }
         PodEvent::Erased { left, result: Err(error) } => {

@@ -17,12 +17,14 @@ use crate::container::state::{ContainerEvent, ContainerState};
 use crate::container::status::{Exited, Reason};
 use crate::error::{Error, chain};
 use crate::id::ContainerId;
+use crate::pod::contact::{self, Seek};
 use crate::pod::dismantle::{Dismantling, dismantle, summary};
 use crate::pod::make;
 use crate::pod::members::Member;
 use crate::pod::state::{Part, Parts, PodEvent};
 use crate::pod::wish::Reply;
 use crate::record::{self, ContainerFacts, PodFacts};
+use crate::recover::Seen;
 use crate::resources::Resources;
 use crate::shared::{Shared, blocking};
 use crate::spec;
@@ -34,6 +36,9 @@ pub(crate) enum Work {
     MakePod,
     /// The supervisor is gone: kill what it left and find out how it ended.
     Bury,
+    /// The supervisor is out of touch: look for it until it answers or is gone.
+    Seek(Seek),
+    KillStrays(Vec<ContainerId>),
     Dismantle(Parts),
     Erase(Parts),
     MakeContainer(ContainerId, Arc<ContainerConfig>),
@@ -59,8 +64,19 @@ pub(crate) enum Done {
     ContainerMade(ContainerId, Box<make_container::Made>),
     Container(ContainerId, ContainerEvent),
     Launched(ContainerId, Vec<ContainerEvent>),
-    Buried(Vec<(ContainerId, Exited)>),
-    Updated { id: ContainerId, updated: Box<Resources>, outcome: Result<(), Error>, reply: Reply },
+    /// The supervisor answers again, and says what runs.
+    Reached(Box<Minder>, BTreeMap<ContainerId, Seen>),
+    /// What ended with the supervisor, and what goes on without.
+    Buried {
+        ends: Vec<(ContainerId, Exited)>,
+        alive: Vec<ContainerId>,
+    },
+    Updated {
+        id: ContainerId,
+        updated: Box<Resources>,
+        outcome: Result<(), Error>,
+        reply: Reply,
+    },
     Nothing,
 }
 
@@ -81,7 +97,9 @@ impl Work {
     pub(crate) fn task(self, world: World<'_>) -> Option<Task> {
         match self {
             Self::MakePod => Some(make_pod(world)),
-            Self::Bury => Some(bury(world)),
+            Self::Bury => Some(contact::bury(&world)),
+            Self::Seek(seek) => Some(contact::look_for(&world, seek)),
+            Self::KillStrays(strays) => contact::kill(&world, strays),
             Self::Dismantle(parts) => Some(take_down(world, parts)),
             Self::Erase(parts) => Some(erase(world, parts)),
             Self::MakeContainer(id, config) => Some(make_one(world, id, config)),
@@ -105,7 +123,7 @@ impl Work {
     }
 }
 
-fn client(world: &World<'_>) -> Option<Client> {
+pub(super) fn client(world: &World<'_>) -> Option<Client> {
     world.minder.as_ref().map(|minder| minder.client.clone())
 }
 
@@ -120,31 +138,6 @@ fn make_pod(world: World<'_>) -> Task {
             Ok(made) => Done::PodMade(Box::new(made)),
             Err(failed) => Done::PodFailed(Box::new(failed)),
         }
-    })
-}
-
-fn bury(world: World<'_>) -> Task {
-    let (shared, facts) = (world.shared.clone(), world.facts.clone());
-    let ran: Vec<_> = world
-        .members
-        .iter()
-        .filter_map(|(id, member)| member.state.process().map(|process| (id.clone(), process.started_at)))
-        .collect();
-    Box::pin(async move {
-        let after = shared.config.deadlines.cgroup;
-        let (host, path) = (shared.host.clone(), facts.cgroup.clone());
-        let killed = blocking(("killing the cgroup", facts.id.as_str(), after), move || {
-            let failed = |cause| Error::step("killing the cgroup", path.clone(), cause);
-            Cgroup::at(&host, &path).and_then(|cgroup| cgroup.kill()).map_err(failed)
-        });
-        if let Err(error) = killed.await {
-            tracing::error!(pod = %facts.id, error = chain(&error), "processes of a lost supervisor may still run");
-        }
-        let end = |(id, started_at): (ContainerId, i64)| {
-            let known = end::known_exit(&shared.store.container_dir(&facts.id, &id));
-            (id, known.unwrap_or_else(|| end::lost(started_at)))
-        };
-        Done::Buried(ran.into_iter().map(end).collect())
     })
 }
 
@@ -170,6 +163,10 @@ fn erase(world: World<'_>, parts: Parts) -> Task {
         let mut failures = Vec::new();
         for container in &containers {
             failures.extend(end::erase(&shared, container, None).await.err());
+        }
+        // Those whose records could not be read.
+        for unknown in shared.store.container_ids(&facts.id) {
+            failures.extend(make_container::release(&shared, &unknown).await.err());
         }
         let down = Dismantling { shared: &shared, facts: &facts, minder: minder.as_ref(), netns };
         let mut left = dismantle(&down, &parts).await;
@@ -232,13 +229,13 @@ fn launch(world: World<'_>, id: ContainerId) -> Option<Task> {
     Some(Box::pin(async move {
         let events = match connected {
             Some(client) => start::start(Starting { shared, client, facts, resources, ready }).await,
-            None => vec![never_started(&id)],
+            None => Vec::new(),
         };
         Done::Launched(id, events)
     }))
 }
 
-fn never_started(id: &ContainerId) -> ContainerEvent {
+pub(super) fn never_started(id: &ContainerId) -> ContainerEvent {
     let error = Error::WrongState {
         kind: crate::error::Kind::Container,
         id: id.to_string(),

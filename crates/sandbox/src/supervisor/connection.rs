@@ -62,10 +62,6 @@ struct Waiting {
     execs: HashMap<String, oneshot::Sender<ExecExit>>,
 }
 
-#[derive(Debug, thiserror::Error)]
-#[error("it has closed the connection")]
-struct Closed;
-
 impl Connection {
     /// Begins to read a connected socket.
     ///
@@ -93,7 +89,7 @@ impl Connection {
     /// Asks, and waits for the reply. Safe to cancel: the reply is dropped then.
     ///
     /// # Errors
-    /// [`Error::Step`] when the connection is gone, [`Error::Deadline`].
+    /// [`Error::OutOfTouch`] when the connection is gone, [`Error::Step`] when the request can't be sent, [`Error::Deadline`].
     pub(crate) async fn ask(
         &self,
         request: Request,
@@ -107,16 +103,22 @@ impl Connection {
             sent.map_err(|cause| Error::step(step, inner.pod.clone(), cause))?;
             // The supervisor has its own now.
             drop(descriptors);
-            reply.await.map_err(|_| Error::step(step, inner.pod.clone(), Closed))
+            reply.await.map_err(|_| Error::OutOfTouch { pod: inner.pod.clone() })
         };
         crate::shared::within((step, &inner.pod, after), work).await
     }
 
-    /// Says something whose reply nobody needs, without waiting: a full or closed socket swallows it.
+    /// Says something whose reply nobody needs, without waiting: behind a full socket it waits on its own, a closed one swallows it.
     pub(crate) fn say(&self, request: Request) {
-        let inner = &self.0.inner;
+        let inner = self.0.inner.clone();
         let sequence = inner.sequence.fetch_add(1, Ordering::Relaxed);
-        let _swallowed = inner.socket.get_ref().0.send(sequence, &Message::Request(request), &[]);
+        let message = Message::Request(request);
+        if let Err(WireError::Full) = inner.socket.get_ref().0.send(sequence, &message, &[]) {
+            // Owned by nobody, but it ends: with room in the socket, or with the other end.
+            tokio::spawn(async move {
+                let _swallowed = inner.send(sequence, &message, &[]).await;
+            });
+        }
     }
 
     /// Where the end of a process that joins a container will be told. To be asked for before the process is.
@@ -157,7 +159,7 @@ impl Inner {
         let (sender, receiver) = oneshot::channel();
         let mut waiting = self.waiting();
         if waiting.is_closed {
-            return Err(Error::step("asking the supervisor", self.pod.clone(), Closed));
+            return Err(Error::OutOfTouch { pod: self.pod.clone() });
         }
         waiting.replies.insert(sequence, sender);
         drop(waiting);
@@ -259,5 +261,5 @@ async fn read(inner: Arc<Inner>, news: mpsc::UnboundedSender<News>) {
         }
     }
     inner.close();
-    let _nobody_listens = news.send(News::Lost);
+    let _nobody_listens = news.send(News::OutOfTouch);
 }

@@ -1,8 +1,10 @@
 //! Starting a supervisor, and finding one that an earlier daemon started.
 //!
 //! The daemon binds the socket and the supervisor gets it as its standard input, so a connection can be made before the supervisor's first
-//! instruction: nothing is waited for, nothing polled.
+//! instruction: nothing is waited for, nothing polled. A supervisor that doesn't answer is told from one that is gone: the first has a
+//! pod to be kept.
 
+use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
@@ -12,13 +14,14 @@ use std::time::Duration;
 
 use runtime::cgroup::Cgroup;
 use runtime::supervisor::Arguments;
-use runtime::wire::{Listener, Socket};
+use runtime::wire::{Listener, Socket, WireError};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::process::Command;
 
 use crate::error::Error;
-use crate::id::PodId;
+use crate::id::{ContainerId, PodId};
 use crate::pod::state::ProcessId;
+use crate::recover::Seen;
 use crate::supervisor::client::Client;
 use crate::supervisor::connection::Connection;
 use crate::supervisor::{Minder, start_time};
@@ -81,7 +84,7 @@ impl Binary {
         // Reaped by the async runtime when it ends; it is meant to outlive this handle and this daemon. Which process minds the pod
         // is what the supervisor says: it may have put itself into its cgroup by a clone of itself.
         drop(child);
-        let minder = connect(pod, directory, Duration::MAX).await?;
+        let minder = connect(pod, directory, Duration::MAX).await.map_err(NoMinder::error)?;
         orphan.0 = None;
         Ok(minder)
     }
@@ -115,21 +118,78 @@ fn listen(directory: &Path) -> std::io::Result<OwnedFd> {
     Ok(Listener::bind(directory, SOCKET).map_err(std::io::Error::other)?.into_descriptor())
 }
 
-/// Connects to the supervisor of a pod.
+/// What came of an attempt to reach a supervisor.
+#[derive(Debug)]
+pub(crate) enum Contact {
+    /// It answers, and says what runs.
+    Answers(Minder, BTreeMap<ContainerId, Seen>),
+    /// It lives, as far as can be told, but doesn't answer.
+    Silent(Error),
+    /// There is none.
+    Gone(Error),
+}
+
+/// Looks for the supervisor of a pod. `expected` is the process that it was, where that is known.
 ///
-/// # Errors
-/// [`Error::Step`] when there is none, or it is not the pod's; [`Error::Deadline`].
-pub(crate) async fn connect(pod: &PodId, directory: &Path, after: Duration) -> Result<Minder, Error> {
+/// Safe to cancel.
+pub(crate) async fn reach(
+    pod: &PodId,
+    directory: &Path,
+    (expected, after): (Option<ProcessId>, Duration),
+) -> Contact {
+    let minder = match connect(pod, directory, after).await {
+        Ok(minder) => minder,
+        Err(NoMinder::Silent(error)) => return Contact::Silent(error),
+        Err(NoMinder::Gone(error)) => return Contact::Gone(error),
+    };
+    if let Some(expected) = expected.filter(|expected| *expected != minder.process) {
+        return Contact::Gone(not_the_same(expected, minder.process));
+    }
+    match minder.client.snapshot(after).await {
+        Ok(snapshot) => Contact::Answers(minder, snapshot),
+        Err(error) => Contact::Silent(error),
+    }
+}
+
+fn not_the_same(recorded: ProcessId, found: ProcessId) -> Error {
+    #[derive(Debug, thiserror::Error)]
+    #[error("process {found} answers where {recorded} should")]
+    struct NotTheSame {
+        recorded: i32,
+        found: i32,
+    }
+    let cause = NotTheSame { recorded: recorded.pid, found: found.pid };
+    Error::step("recognising the supervisor", found.pid.to_string(), cause)
+}
+
+/// Why there is no connection.
+enum NoMinder {
+    Silent(Error),
+    Gone(Error),
+}
+
+impl NoMinder {
+    fn error(self) -> Error {
+        match self {
+            Self::Silent(error) | Self::Gone(error) => error,
+        }
+    }
+}
+
+/// Connects to the supervisor of a pod. Nobody listens on the socket of one that has ended, and only of one that has.
+async fn connect(pod: &PodId, directory: &Path, after: Duration) -> Result<Minder, NoMinder> {
     let step = "connecting to the supervisor";
-    let socket =
-        Socket::connect(directory, SOCKET).map_err(|cause| Error::step(step, pod.as_str(), cause))?;
-    let (connection, news) = Connection::new(socket, pod.as_str())?;
+    let socket = Socket::connect(directory, SOCKET).map_err(|cause| match cause {
+        WireError::Closed => NoMinder::Gone(Error::step(step, pod.as_str(), cause)),
+        cause => NoMinder::Silent(Error::step(step, pod.as_str(), cause)),
+    })?;
+    let (connection, news) = Connection::new(socket, pod.as_str()).map_err(NoMinder::Silent)?;
     let client = Client::new(connection);
-    let (minds, pid) = client.hello(after).await?;
-    let other = |what: String| Error::step(step, pod.as_str(), std::io::Error::other(what));
+    let (minds, pid) = client.hello(after).await.map_err(NoMinder::Silent)?;
+    let other = |what: String| NoMinder::Gone(Error::step(step, pod.as_str(), std::io::Error::other(what)));
     if minds != pod.as_str() {
         return Err(other(format!("it minds pod {minds}")));
     }
     let start_time = start_time(pid).ok_or_else(|| other(format!("its process {pid} is gone")))?;
-    Minder::new(client, news, ProcessId { pid, start_time })
+    Minder::new(client, news, ProcessId { pid, start_time }).map_err(NoMinder::Gone)
 }

@@ -253,3 +253,30 @@ async fn a_supervisor_that_is_none_leaves_nothing() {
         world.end().await;
     }
 }
+
+/// What isn't written down would be taken for half made by the next daemon.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_whose_record_cannot_be_written_is_not_made() {
+    let world = World::new().await;
+    world.net.hold.store(true, Ordering::SeqCst);
+    let making = {
+        let (pods, config) = (world.pods(), world.pod_config("p"));
+        tokio::spawn(async move { pods.run(config).await })
+    };
+    until("the network to be reached", || match world.net.attached.lock().unwrap().keys().next() {
+        Some(_) => Ok(()),
+        None => Err(String::new()),
+    })
+    .await;
+    let pods = std::fs::read_dir(world.directory.path().join("state/pods")).unwrap();
+    let record = pods.flatten().next().unwrap().path().join("record.json");
+    std::fs::remove_file(&record).unwrap();
+    std::fs::create_dir(&record).unwrap();
+    world.net.hold.store(false, Ordering::SeqCst);
+    world.net.go_on.notify_one();
+    let failed = making.await.unwrap().unwrap_err();
+    assert!(text(&failed).contains("record.json"), "{}", text(&failed));
+    world.assert_clean().await;
+    world.pod("p").await;
+    world.end().await;
+}

@@ -9,6 +9,7 @@
     reason = "helpers of tests are no test functions to clippy"
 )]
 
+mod contact;
 mod faults;
 mod lifecycle;
 mod recovery;

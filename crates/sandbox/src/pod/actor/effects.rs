@@ -47,10 +47,10 @@ impl Actor {
     }
 
     pub(super) fn forget(&mut self) {
-        for id in self.members.keys() {
-            self.shared.registry.forget_container(id);
+        while let Some((id, _)) = self.members.pop_first() {
+            self.shared.registry.forget_container(&id);
+            self.tell(id.to_string(), EventKind::Deleted, self.status());
         }
-        self.members.clear();
         self.shared.registry.forget_pod(&self.facts.id, &self.facts.config.metadata);
     }
 
@@ -59,7 +59,10 @@ impl Actor {
             (ContainerState::Running(_), _) => true,
             (ContainerState::Stopping { stage, .. }, Drain::WhatStillRuns) => *stage == Stage::Asked,
             (ContainerState::Stopping { .. }, Drain::Everything) => true,
-            _ => false,
+            (ContainerState::Making | ContainerState::Created | ContainerState::Starting { .. }, _)
+            | (ContainerState::Exited(_) | ContainerState::Removing { .. } | ContainerState::Gone, _) => {
+                false
+            }
         };
         let due: Vec<_> =
             self.members.iter().filter(|(_, m)| is_due(&m.state)).map(|(id, _)| id.clone()).collect();
@@ -83,7 +86,7 @@ impl Actor {
         match effect {
             ContainerEffect::Launch => {
                 self.save_container(id);
-                self.begin(Work::Launch(id.clone()));
+                self.launch(id);
             }
             ContainerEffect::Ask => self.begin(Work::Ask(id.clone())),
             ContainerEffect::Wait(grace) => self.begin(Work::Wait(id.clone(), grace)),
@@ -103,7 +106,8 @@ impl Actor {
     }
 
     pub(super) fn begin(&mut self, work: Work) {
-        let is_timer = matches!(work, Work::Wait(..) | Work::Kill(_));
+        // What ends by itself, or not at all, holds up no daemon that goes.
+        let is_timer = matches!(work, Work::Wait(..) | Work::Kill(_) | Work::Seek(_));
         let Some(task) = self.task(work) else { return };
         if is_timer {
             self.timers.spawn(task);

@@ -58,7 +58,11 @@ impl Actor {
             PodState::Gone => {
                 reply.send(Err(Error::NotFound { kind: Kind::Pod, id: self.facts.id.to_string() }))
             }
-            _ => reply.send(Err(Error::NameTaken {
+            PodState::Making
+            | PodState::Ready(_)
+            | PodState::Draining { then: Then::Rest, .. }
+            | PodState::Stopping { then: Then::Rest, .. }
+            | PodState::NotReady { .. } => reply.send(Err(Error::NameTaken {
                 kind: Kind::Pod,
                 name: full_name(&config.metadata),
                 holder: self.facts.id.to_string(),
@@ -146,6 +150,9 @@ impl Actor {
         };
         if is_start && !matches!(self.state, PodState::Ready(_)) {
             return Err(Refusal::Error(self.wrong_pod_state("have containers started in it")));
+        }
+        if is_start && self.seeks.is_some() {
+            return Err(Refusal::Error(Error::OutOfTouch { pod: self.facts.id.to_string() }));
         }
         member.state.clone().step(event).map_err(|denied| match denied {
             ContainerDenied::Later => Refusal::Later,

@@ -1,0 +1,126 @@
+//! The supervisor in the actor's life: what it tells, what is done while it is out of touch, and what is left when it is gone.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::Actor;
+use crate::container::end;
+use crate::container::state::{ContainerEvent, ContainerState};
+use crate::container::status::Exited;
+use crate::id::ContainerId;
+use crate::pod::contact::Seek;
+use crate::pod::state::{PodEvent, PodState};
+use crate::pod::work::{Work, never_started};
+use crate::recover::{Seen, news_of, strays};
+use crate::supervisor::client::ExitReport;
+use crate::supervisor::{Minder, News};
+
+impl Actor {
+    pub(super) fn supervisor_said(&mut self, news: News) {
+        match news {
+            News::Exited(id, report) => {
+                self.container_event(&id, ContainerEvent::Ended(end::exited(&report)));
+            }
+            News::LogFailed(id, what) => {
+                tracing::warn!(pod = %self.facts.id, container = %id, "log lines were lost: {what}");
+            }
+            News::OutOfTouch => {
+                tracing::warn!(pod = %self.facts.id, "the pod's supervisor is out of touch");
+                let seek = Seek { expected: self.minder.take().map(|minder| minder.process) };
+                self.seeks = Some(seek);
+                self.publish_if_shown();
+                self.begin(Work::Seek(seek));
+            }
+            News::Lost => self.lost(),
+        }
+    }
+
+    /// The supervisor is gone for good.
+    pub(super) fn lost(&mut self) {
+        (self.minder, self.seeks) = (None, None);
+        // Before it is ready its making tells, after that it was ended on purpose.
+        if matches!(self.state, PodState::Ready(_) | PodState::Draining { .. }) {
+            tracing::warn!(pod = %self.facts.id, "the pod's supervisor is gone");
+            "the pod's supervisor is gone".clone_into(&mut self.message);
+        }
+        self.pod_event(PodEvent::SupervisorLost);
+        for id in self.starting() {
+            self.launch(&id);
+        }
+    }
+
+    /// The supervisor answers again: what was missed is made up for.
+    pub(super) fn reached(&mut self, mut minder: Minder, snapshot: &BTreeMap<ContainerId, Seen>) {
+        // Whoever takes the pod down has not waited for this.
+        if self.seeks.take().is_none() || self.is_going() {
+            return;
+        }
+        tracing::info!(pod = %self.facts.id, "the pod's supervisor answers again");
+        if let PodState::Ready(live) = &self.state {
+            minder.netns.clone_from(&live.netns);
+        }
+        self.minder = Some(minder);
+        self.publish_if_shown();
+        let missed = self.members.iter().filter_map(|(id, member)| {
+            let written = ExitReport::read(&self.shared.store.container_dir(&self.facts.id, id));
+            Some((id.clone(), news_of(&member.state, (snapshot.get(id), written.as_ref()))?))
+        });
+        for (id, exited) in missed.collect::<Vec<_>>() {
+            self.container_event(&id, ContainerEvent::Ended(exited));
+        }
+        let known = self.shared.store.container_ids(&self.facts.id);
+        let strays = strays(snapshot, |id| known.contains(id));
+        if !strays.is_empty() {
+            self.begin(Work::KillStrays(strays));
+        }
+        for id in self.starting() {
+            self.launch(&id);
+        }
+    }
+
+    /// What ended with the supervisor. What lives on is ended by other means.
+    pub(super) fn buried(&mut self, ends: Vec<(ContainerId, Exited)>, alive: Vec<ContainerId>) {
+        for (id, exited) in ends {
+            self.container_event(&id, ContainerEvent::Ended(exited));
+        }
+        for id in alive {
+            self.container_event(&id, ContainerEvent::Stop { grace: Duration::ZERO });
+        }
+    }
+
+    /// Has a container started. While the supervisor is out of touch that waits; without one it never will be.
+    pub(super) fn launch(&mut self, id: &ContainerId) {
+        let Some(member) = self.members.get_mut(id).filter(|member| !member.is_launching) else { return };
+        if self.minder.is_some() {
+            member.is_launching = true;
+            self.begin(Work::Launch(id.clone()));
+        } else if self.seeks.is_none() {
+            self.container_event(id, never_started(id));
+        }
+    }
+
+    /// What came of a start; nothing when the supervisor got out of touch meanwhile.
+    pub(super) fn launched(&mut self, id: &ContainerId, events: Vec<ContainerEvent>) {
+        let Some(member) = self.members.get_mut(id) else { return };
+        member.is_launching = false;
+        if events.is_empty() {
+            return self.launch(id);
+        }
+        events.into_iter().for_each(|event| self.container_event(id, event));
+    }
+
+    fn starting(&self) -> Vec<ContainerId> {
+        let starting = |state: &ContainerState| matches!(state, ContainerState::Starting { .. });
+        self.members.iter().filter(|(_, member)| starting(&member.state)).map(|(id, _)| id.clone()).collect()
+    }
+
+    fn is_going(&self) -> bool {
+        matches!(self.state, PodState::Stopping { .. } | PodState::Removing { .. } | PodState::Gone)
+    }
+
+    fn publish_if_shown(&self) {
+        if self.state != PodState::Making && self.state != PodState::Gone {
+            self.publish();
+        }
+    }
+}
