@@ -9,4 +9,6 @@ if [ ! -x "$peers/containerd" ] && command -v go >/dev/null; then
   module=github.com/containerd/containerd/v2/cmd
   GOBIN=$peers CGO_ENABLED=0 go install "$module/containerd@$version" "$module/containerd-shim-runc-v2@$version"
 fi
-cargo run --release --locked -q -p e2e --bin bench -- "$peers" ${FLOOR:+"$FLOOR"}
+cargo build --release --locked -q -p runtime --example floor
+# A newer runc or crun laid beside containerd goes before the system's.
+PATH=$peers:$PATH cargo run --release --locked -q -p e2e --bin bench -- "$peers" target/release/examples/floor

@@ -34,7 +34,7 @@ mod clone;
 
 /// Where clone.rs looks for the token.
 mod thread {
-    pub(crate) use runtime::SingleThread;
+    pub(crate) use runtime::thread::SingleThread;
 }
 
 use clone::{Child, CloneFlags, Cloned, clone_process};
@@ -104,7 +104,7 @@ impl Place {
         let layers = ["upper", "work"].map(|name| self.directory.path().join(name));
         let options = CString::new("true")?;
         let begun = Instant::now();
-        self.hierarchies.each(|cgroup| create_dir(cgroup))?;
+        self.hierarchies.each(create_dir)?;
         layers.iter().try_for_each(create_dir)?;
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
         let cgroup = self.hierarchies.open_unified()?;
@@ -120,7 +120,7 @@ impl Place {
         wait(child)?;
         let exited = cloned.elapsed();
         layers.iter().try_for_each(remove_dir_all)?;
-        self.hierarchies.each(|cgroup| remove_dir(cgroup))?;
+        self.hierarchies.each(remove_dir)?;
         Ok(Times { executed, exited, whole: begun.elapsed() })
     }
 

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use k8s_cri::v1::{NamespaceMode, PodSandboxConfig, RemoveImageRequest, RunPodSandboxRequest};
+use k8s_cri::v1::{
+    ListContainerStatsRequest, NamespaceMode, PodSandboxConfig, RemoveImageRequest, RunPodSandboxRequest,
+};
 
 use super::peers::Peer;
 use crate::client::image_spec;
@@ -32,10 +34,32 @@ pub struct Images {
     pub busybox: String,
     /// Eight layers.
     pub layered: String,
+    /// One layer of files of a few bytes.
+    pub small_files: String,
 }
+
+/// How often each list is asked for.
+const LISTS: usize = 20;
 
 /// Pods under way at once in a burst.
 const IN_FLIGHT: usize = 10;
+
+/// Whether pods start at all: an old low-level runtime may refuse what a newer containerd asks for. What it left is removed.
+///
+/// # Errors
+/// The runtime's own words.
+pub async fn works(peer: &Peer, images: &Images) -> Result<(), String> {
+    let client = peer.client();
+    client.pull(&images.busybox).await.map_err(|status| status.to_string())?;
+    let config = pod(peer, Network::Host, 0);
+    let started = run(&client, peer, &config).await.map_err(|status| status.message().to_owned());
+    for pod in client.pods().await.map_err(|status| status.to_string())? {
+        // What didn't start may be half there.
+        let _ = client.stop_pod(&pod.id).await;
+        let _ = client.remove_pod(&pod.id).await;
+    }
+    started.map(drop)
+}
 
 /// Measures everything.
 ///
@@ -44,10 +68,14 @@ const IN_FLIGHT: usize = 10;
 pub async fn all(peer: &Peer, images: &Images, effort: Effort) -> Figures {
     let mut figures = Figures::new();
     let client = peer.client();
+    add(&mut figures, "daemon PSS, before the first pull, MiB", mib(peer.memory().0));
     for _ in 0..effort.pulls {
-        pull(&client, &images.layered, &mut figures).await;
+        pull(&client, "8 layers", &images.layered, &mut figures).await;
+        pull(&client, "many small files", &images.small_files, &mut figures).await;
     }
     client.pull(&images.busybox).await.expect("a pull");
+    // What pulls have freed is given back in the background.
+    settled(peer).await;
     let idle = peer.memory();
     add(&mut figures, "daemon PSS, idle, MiB", mib(idle.0));
     for network in [Network::Host, Network::Cni] {
@@ -100,11 +128,11 @@ async fn timed<T>(
     value
 }
 
-async fn pull(client: &Client, image: &str, figures: &mut Figures) {
-    timed(figures, "pull of 8 layers, ms", client.pull(image)).await;
+async fn pull(client: &Client, what: &str, image: &str, figures: &mut Figures) {
+    timed(figures, &format!("pull of {what}, ms"), client.pull(image)).await;
     let request = RemoveImageRequest { image: Some(image_spec(image)) };
     let mut images = client.images.clone();
-    timed(figures, "removal of that image, ms", images.remove_image(request)).await;
+    timed(figures, &format!("removal of {what}, ms"), images.remove_image(request)).await;
 }
 
 fn pod(peer: &Peer, network: Network, number: usize) -> PodSandboxConfig {
@@ -113,7 +141,11 @@ fn pod(peer: &Peer, network: Network, number: usize) -> PodSandboxConfig {
     let logs = peer.path("logs").join(serial.to_string());
     std::fs::create_dir_all(&logs).expect("a log directory");
     let config = config::pod(&format!("bench-{number}-{serial}"), &format!("{}/pods", peer.cgroup), &logs);
-    if network == Network::Host { config::on_host_network(config) } else { config }
+    if network == Network::Cni {
+        return config;
+    }
+    // As kubelet does: such a pod has the host's UTS namespace, in which runc sets no name.
+    PodSandboxConfig { hostname: String::new(), ..config::on_host_network(config) }
 }
 
 async fn run(client: &Client, peer: &Peer, config: &PodSandboxConfig) -> Result<String, tonic::Status> {
@@ -202,8 +234,28 @@ async fn standing(peer: &Peer, images: &Images, count: usize, figures: &mut Figu
     let (daemon, all) = peer.memory();
     add(figures, "daemon PSS, with standing pods, MiB", mib(daemon));
     let helpers = (all - daemon).saturating_sub(idle.1 - idle.0);
-    add(figures, "per pod, all processes of the runtime, PSS, MiB", mib(helpers) / count as f64);
+    add(figures, "per pod, its own processes of the runtime, PSS, MiB", mib(helpers) / count as f64);
+    // The daemon's growth is a cost of the pods, too.
+    add(
+        figures,
+        "per pod, all processes of the runtime, PSS, MiB",
+        mib(all.saturating_sub(idle.1)) / count as f64,
+    );
+    lists(&client, figures).await;
     remove(&client, pods).await;
+}
+
+/// The lists that kubelet asks for again and again, with the standing pods. A runtime without one has no figure.
+async fn lists(client: &Client, figures: &mut Figures) {
+    let mut runtime = client.runtime.clone();
+    let answers = runtime.list_container_stats(ListContainerStatsRequest::default()).await.is_ok();
+    for _ in 0..LISTS {
+        timed(figures, "ListContainers, ms", client.containers()).await;
+        if answers {
+            let stats = runtime.list_container_stats(ListContainerStatsRequest::default());
+            timed(figures, "ListContainerStats, ms", stats).await;
+        }
+    }
 }
 
 /// Waits until two readings of the memory agree within a part in a hundred.

@@ -93,8 +93,9 @@ impl Peer {
         let ours = |pid: &u32| {
             let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             let command = String::from_utf8_lossy(&command).into_owned();
-            // containerd's pause containers are its cost too, and carry no path.
-            command.contains(&directory) || command.starts_with("/pause")
+            // containerd's pause containers are its cost too, and carry no path; other daemons of the machine have some.
+            let here = || std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+            command.contains(&directory) || (command.starts_with("/pause") && here().contains(&self.cgroup))
         };
         (pss(self.daemon.id()), pids().iter().filter(|pid| ours(pid)).map(|pid| pss(*pid)).sum())
     }

@@ -2,41 +2,57 @@
 
 use std::fmt::Write;
 
+use super::budgets::{self, Measured};
+use super::floor::Floor;
 use super::measure::Figures;
 
 /// One runtime's figures under its name; the first is ours.
 pub type Column = (String, Figures);
 
-/// The rows, each with p50 and p95 of every runtime and the ratio of ours to the best peer's p50.
-pub fn render(columns: &[Column]) -> String {
+/// The rows, each with p50 and p95 of every runtime, the floor where it means something, the ratio of ours to the best
+/// peer's p50 and the budgets.
+pub fn render(columns: &[Column], floor: Option<&Floor>) -> String {
     let mut text = String::from("| figure (p50 / p95) |");
     for (name, _) in columns {
         let _ = write!(text, " {name} |");
     }
-    text.push_str(" ratio to the best peer |\n|---|");
-    text.push_str(&"---|".repeat(columns.len() + 1));
+    text.push_str(" floor | ratio to the best peer | budget |\n|---|");
+    text.push_str(&"---|".repeat(columns.len() + 3));
     text.push('\n');
     for figure in columns[0].1.keys() {
-        row(&mut text, figure, columns);
+        row(&mut text, figure, columns, floor.filter(|_| figure.ends_with("pod start, ms")));
     }
     text
 }
 
-fn row(text: &mut String, figure: &str, columns: &[Column]) {
+fn row(text: &mut String, figure: &str, columns: &[Column], floor: Option<&Floor>) {
     let _ = write!(text, "| {figure} |");
-    let halves: Vec<Option<f64>> =
-        columns.iter().map(|(_, figures)| figures.get(figure).map(|v| part(v, 50))).collect();
-    for ((_, figures), half) in columns.iter().zip(&halves) {
-        let shown =
-            half.zip(figures.get(figure)).map_or_else(|| "-".into(), |(half, all)| show(half, part(all, 95)));
+    for (_, figures) in columns {
+        let shown = figures.get(figure).map_or_else(|| "-".into(), |all| show(part(all, 50), part(all, 95)));
         let _ = write!(text, " {shown} |");
     }
+    let ours = columns[0].1.get(figure).map_or(f64::NAN, |all| part(all, 50));
+    let floors = floor.map(|floor| ours / floor.half);
+    match floor.zip(floors) {
+        Some((floor, floors)) => {
+            let _ = write!(text, " {} (ours {floors:.1}×) |", show(floor.half, floor.most));
+        }
+        None => text.push_str(" |"),
+    }
+    let better = better(figure, ours, &columns[1..]);
+    let best = better.iter().map(|(_, ratio)| *ratio).reduce(f64::min);
+    let _ = write!(text, " {} |", best.map_or_else(|| "-".into(), |ratio| format!("{ratio:.1}× better")));
+    let measured = Measured { better: &better, ours, floors };
+    let judged: Vec<String> = budgets::of(figure).iter().map(|budget| budget.judged(&measured)).collect();
+    let _ = writeln!(text, " {} |", judged.join("; "));
+}
+
+/// How many times better ours is than each peer's p50.
+fn better(figure: &str, ours: f64, peers: &[Column]) -> Vec<(String, f64)> {
     let more_is_better = figure.contains("a second");
-    let peers = halves[1..].iter().flatten().copied();
-    let best = if more_is_better { peers.reduce(f64::max) } else { peers.reduce(f64::min) };
-    let ratio =
-        halves[0].zip(best).map(|(ours, best)| if more_is_better { ours / best } else { best / ours });
-    let _ = writeln!(text, " {} |", ratio.map_or_else(|| "-".into(), |ratio| format!("{ratio:.1}× better")));
+    let ratio = |theirs: f64| if more_is_better { ours / theirs } else { theirs / ours };
+    let with_figure = peers.iter().filter_map(|(name, figures)| Some((name, figures.get(figure)?)));
+    with_figure.map(|(name, all)| (name.clone(), ratio(part(all, 50)))).collect()
 }
 
 fn show(half: f64, most: f64) -> String {
@@ -69,8 +85,11 @@ mod tests {
         };
         let columns = [("ours", 2.0, 60.0), ("a", 10.0, 20.0), ("b", 20.0, 30.0)]
             .map(|(name, time, rate)| (name.to_owned(), figures(time, rate)));
-        let text = render(&columns);
-        assert!(text.contains("| pod start, ms | 2.00 | 10.00 | 20.00 | 5.0× better |"), "{text}");
-        assert!(text.contains("| pods a second | 60.00 | 20.00 | 30.00 | 2.0× better |"), "{text}");
+        let text = render(&columns, Some(&Floor { half: 0.5, most: 0.7 }));
+        assert!(
+            text.contains("| pod start, ms | 2.00 | 10.00 | 20.00 | 0.50 / 0.70 (ours 4.0×) | 5.0× better |"),
+            "{text}"
+        );
+        assert!(text.contains("| pods a second | 60.00 | 20.00 | 30.00 | | 2.0× better |"), "{text}");
     }
 }

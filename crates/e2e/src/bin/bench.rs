@@ -3,8 +3,8 @@
 //! `bench CONTAINERD_DIR [FLOOR_PROGRAM]`: the directory of containerd's binaries; a peer that isn't there is left out and said so.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
+use e2e::bench::floor::{self, Floor};
 use e2e::bench::measure::{self, Effort, Images};
 use e2e::bench::peers::{Kind, Peer};
 use e2e::bench::table;
@@ -25,8 +25,13 @@ async fn main() {
         Effort { cycles: 40, burst: 100, standing: 50, pulls: 3 }
     };
     let registry = Registry::shared().await;
-    let images = Images { busybox: registry.image("busybox:latest"), layered: registry.image("layered:v1") };
+    let images = Images {
+        busybox: registry.image("busybox:latest"),
+        layered: registry.image("layered:v1"),
+        small_files: registry.image("small-files:v1"),
+    };
     layered(if quick { LAYER / 20 } else { LAYER }).push(registry.address(), "layered:v1").await;
+    small_files(if quick { FILES / 20 } else { FILES }).push(registry.address(), "small-files:v1").await;
     pause().push(registry.address(), "pause:v1").await;
     let mut columns = Vec::new();
     for kind in [Kind::Knarr, Kind::Containerd("runc"), Kind::Containerd("crun")] {
@@ -36,12 +41,15 @@ async fn main() {
         }
         eprintln!("measuring {}", kind.name());
         let peer = Peer::start(kind, &containerd, &registry.image("pause:v1")).await;
+        if let Err(reason) = measure::works(&peer, &images).await {
+            println!("{} is left out: {reason}", kind.name());
+            continue;
+        }
         columns.push((kind.name(), measure::all(&peer, &images, effort).await));
     }
-    println!("{}", table::render(&columns));
-    if let Some(floor) = arguments.next() {
-        floor_of(Path::new(&floor));
-    }
+    // Last, when no daemon is left that could disturb it.
+    let floor = arguments.next().and_then(|program| floor_of(Path::new(&program)));
+    println!("{}", table::render(&columns, floor.as_ref()));
 }
 
 fn missing(kind: Kind, containerd: &Path) -> Option<String> {
@@ -56,6 +64,9 @@ fn missing(kind: Kind, containerd: &Path) -> Option<String> {
         }
     }
 }
+
+/// Files of the image of small ones.
+const FILES: usize = 30_000;
 
 /// Eight layers of bytes that compress to about a half, as programs do.
 fn layered(size: usize) -> Image {
@@ -76,6 +87,19 @@ fn layered(size: usize) -> Image {
     image
 }
 
+/// Files of a few bytes, a hundred to a directory.
+fn small_files(count: usize) -> Image {
+    let mut layer = Layer::new();
+    for number in 0..count {
+        let directory = format!("d{}", number / 100);
+        if number % 100 == 0 {
+            layer = layer.directory(&directory, 0o755);
+        }
+        layer = layer.file(&format!("{directory}/f{number}"), 0o644, number.to_string().as_bytes());
+    }
+    Image::new(serde_json::json!({ "Cmd": ["/none"] })).layer(layer)
+}
+
 /// What a peer's sandboxes run: a small static program that waits for a signal.
 fn pause() -> Image {
     let program = std::fs::read(node::binary("knarr-demo-workload")).expect("the built demo workload");
@@ -83,9 +107,15 @@ fn pause() -> Image {
     Image::new(config).layer(Layer::new().file("pause", 0o755, &program))
 }
 
-fn floor_of(program: &Path) {
-    match Command::new(program).output() {
-        Ok(output) => println!("floor: {}", String::from_utf8_lossy(&output.stdout).trim()),
-        Err(error) => println!("floor: \"{}\" can't be run: {error}", program.display()),
+fn floor_of(program: &Path) -> Option<Floor> {
+    match floor::run(program) {
+        Ok((floor, text)) => {
+            println!("floor, p50 / p95 in µs:\n{text}\n");
+            Some(floor)
+        }
+        Err(reason) => {
+            println!("the floor is left out: {reason}");
+            None
+        }
     }
 }

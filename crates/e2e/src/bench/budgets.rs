@@ -1,0 +1,88 @@
+//! The budgets of ARCHITECTURE.md, by the rows that they are about, and whether a figure keeps them.
+//!
+//! How figures are gained and shown is not known here.
+
+/// What one row promises.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Budget {
+    /// So many times better than the best peer.
+    Better(f64),
+    /// So many times better than the named one.
+    BetterThan(&'static str, f64),
+    /// At most so many times the floor.
+    Floors(f64),
+    /// At most this, in the row's unit.
+    AtMost(f64),
+}
+
+/// The figures of one row that budgets are about.
+pub(super) struct Measured<'a> {
+    /// How many times better than each peer, by its name.
+    pub(super) better: &'a [(String, f64)],
+    /// In the row's unit.
+    pub(super) ours: f64,
+    /// How many times the floor.
+    pub(super) floors: Option<f64>,
+}
+
+/// The budgets of a row; most have none.
+pub(super) fn of(figure: &str) -> &'static [Budget] {
+    use Budget::{AtMost, Better, BetterThan, Floors};
+    let (network, step) = figure.split_once(": ").unwrap_or(("", figure));
+    match (network, step) {
+        ("host network", "pod start, ms") => &[Better(8.0), Floors(3.0)],
+        (_, "ExecSync, ms") => &[Better(4.0), BetterThan("containerd, runc", 15.0)],
+        (_, "StopContainer, ms" | "RemovePodSandbox, ms") => &[Better(8.0)],
+        ("host network", "StopPodSandbox, ms") => &[Better(8.0)],
+        ("host network", "pods started a second, 10 in flight" | "processor time per life cycle, ms") => {
+            &[Better(6.0)]
+        }
+        (_, "ListContainerStats, ms") => &[Better(8.0)],
+        (_, "daemon PSS, idle, MiB") => &[AtMost(8.0)],
+        (_, "daemon PSS, with standing pods, MiB") => &[AtMost(12.0)],
+        (_, "per pod, all processes of the runtime, PSS, MiB") => &[AtMost(0.15)],
+        (_, "pull of 8 layers, ms") => &[Better(2.0)],
+        (_, "pull of many small files, ms") => &[Better(4.0)],
+        (_, "removal of many small files, ms") => &[Better(50.0)],
+        _ => &[],
+    }
+}
+
+impl Budget {
+    /// The budget in words, and how it went.
+    pub(super) fn judged(self, measured: &Measured<'_>) -> String {
+        let best = measured.better.iter().map(|(_, ratio)| *ratio).reduce(f64::min);
+        let (words, kept) = match self {
+            Self::Better(ratio) => (format!("≥ {ratio}×"), best.map(|best| best >= ratio)),
+            Self::BetterThan(peer, ratio) => {
+                let found = measured.better.iter().find(|(name, _)| name == peer);
+                (format!("≥ {ratio}× {peer}"), found.map(|(_, better)| *better >= ratio))
+            }
+            Self::Floors(most) => (format!("≤ {most} floors"), measured.floors.map(|floors| floors <= most)),
+            Self::AtMost(most) => (format!("≤ {most}"), Some(measured.ours <= most)),
+        };
+        match kept {
+            Some(true) => format!("{words}: kept"),
+            Some(false) => format!("{words}: **missed**"),
+            None => format!("{words}: not measured"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_against_the_best_peer_is_missed_when_one_peer_is_close() {
+        let better = [("containerd, runc".to_owned(), 20.0), ("containerd, crun".to_owned(), 7.0)];
+        let measured = Measured { better: &better, ours: 1.0, floors: Some(3.5) };
+        assert_eq!(Budget::Better(8.0).judged(&measured), "≥ 8×: **missed**");
+        assert_eq!(
+            Budget::BetterThan("containerd, runc", 15.0).judged(&measured),
+            "≥ 15× containerd, runc: kept"
+        );
+        assert_eq!(Budget::Floors(3.0).judged(&measured), "≤ 3 floors: **missed**");
+        assert_eq!(Budget::Better(2.0).judged(&Measured { better: &[], ..measured }), "≥ 2×: not measured");
+    }
+}
