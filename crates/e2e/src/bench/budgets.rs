@@ -32,11 +32,8 @@ pub(super) fn of(figure: &str) -> &'static [Budget] {
     match (network, step) {
         ("host network", "pod start, ms") => &[Better(8.0), Floors(3.0)],
         (_, "ExecSync, ms") => &[Better(4.0), BetterThan("containerd, runc", 15.0)],
-        (_, "StopContainer, ms" | "RemovePodSandbox, ms") => &[Better(8.0)],
-        ("host network", "StopPodSandbox, ms") => &[Better(8.0)],
-        ("host network", "pods started a second, 10 in flight" | "processor time per life cycle, ms") => {
-            &[Better(6.0)]
-        }
+        (_, "StopContainer, ms" | "StopPodSandbox, ms" | "RemovePodSandbox, ms") => &[Better(8.0)],
+        (_, "pods started a second, 10 in flight" | "processor time per life cycle, ms") => &[Better(6.0)],
         (_, "ListContainerStats, ms") => &[Better(8.0)],
         (_, "daemon PSS, idle, MiB") => &[AtMost(8.0)],
         (_, "daemon PSS, with standing pods, MiB") => &[AtMost(12.0)],
