@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use proto::runtime::v1::image_service_server::ImageServiceServer;
 use proto::runtime::v1::runtime_service_server::RuntimeServiceServer;
 use sandbox::{CgroupDriver, Deadlines, Pods};
@@ -89,8 +90,9 @@ pub(crate) async fn serve(config: Config) -> Result<(), ServeError> {
         make_private(directory)?;
     }
     let _lock = lock(&config.state)?;
+    let open_files = raise_open_files();
     let (end, ending) = watch::channel(false);
-    let (runtime, images) = open(&config, ending.clone()).await?;
+    let (runtime, images) = open(&config, open_files, ending.clone()).await?;
     let (pods, networks) = (runtime.pods.clone(), runtime.networks.clone());
     let socket = config.socket()?.to_owned();
     let listener = listen(&socket)?;
@@ -122,15 +124,33 @@ async fn upkeep(pods: &Pods) -> Infallible {
     }
 }
 
-async fn open(config: &Config, ending: watch::Receiver<bool>) -> Result<(Runtime, Images), ServeError> {
+async fn open(
+    config: &Config,
+    open_files: u64,
+    ending: watch::Receiver<bool>,
+) -> Result<(Runtime, Images), ServeError> {
     let networks = cni::Networks::open(network_config(config)?)?;
     let images = image_service::Images::open(image_config(config))?;
     let network = Arc::new(CniNetwork(networks.clone()));
     let rootfs = Arc::new(ImageRootfs(images.clone()));
-    let pods = Pods::open(pod_config(config)?, network, rootfs).await?;
+    let pods = Pods::open(pod_config(config, open_files)?, network, rootfs).await?;
     let layers = config.root.join("containers");
     let runtime = Runtime { pods, networks, config: config.clone(), layers: layers.clone(), ending };
     Ok((runtime, Images { images }))
+}
+
+/// Raises the number of files that this process may have open as far as it may by itself, and gives the number from before, which
+/// is for its children. A pod needs two, a call one, an exec four: systemd's 1024 would be used up by 400 pods.
+fn raise_open_files() -> u64 {
+    let (soft, hard) = match getrlimit(Resource::RLIMIT_NOFILE) {
+        Ok(limits) => limits,
+        // Asking for one's own limit doesn't fail; with this nothing is raised and children get the usual one.
+        Err(_) => (1024, 1024),
+    };
+    if let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+        tracing::warn!(%error, soft, hard, "raising the number of open files");
+    }
+    soft
 }
 
 fn network_config(config: &Config) -> Result<cni::Config, ServeError> {
@@ -139,7 +159,7 @@ fn network_config(config: &Config) -> Result<cni::Config, ServeError> {
         bin_dirs: config.cni_bin_dir.clone(),
         state_dir: config.root.join("networks"),
         builtin: config.network.enabled()?,
-        plugin_deadline: cni::Config::PLUGIN_DEADLINE,
+        plugin_deadline: Duration::from_secs(config.network.plugin_deadline),
     })
 }
 
@@ -147,7 +167,7 @@ fn image_config(config: &Config) -> image_service::Config {
     image_service::Config::new(config.root.clone(), config.registry_config_dir.clone())
 }
 
-fn pod_config(config: &Config) -> Result<sandbox::Config, ServeError> {
+fn pod_config(config: &Config, open_files: u64) -> Result<sandbox::Config, ServeError> {
     let supervisor = crate::beside("knarr-supervisor").map_err(|cause| ServeError::File {
         action: "finding",
         path: "knarr-supervisor".into(),
@@ -155,8 +175,8 @@ fn pod_config(config: &Config) -> Result<sandbox::Config, ServeError> {
     })?;
     Ok(sandbox::Config {
         state_dir: config.state.clone(),
-        root_dir: config.root.clone(),
         supervisor,
+        open_files: Some(open_files),
         cgroup_driver: CgroupDriver::Cgroupfs,
         default_cgroup_parent: CGROUP_PARENT.to_owned(),
         handlers: std::collections::BTreeMap::new(),

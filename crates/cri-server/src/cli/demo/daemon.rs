@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::config::{BuiltinNetwork, Config, LogLevel};
+use crate::config::{Config, LogLevel, NetworkConfig};
 
 /// A running daemon. Dropped without [`Daemon::end`] it is killed, and its directory stays for a look.
 pub(super) struct Daemon {
@@ -86,10 +86,11 @@ fn configuration(directory: &Path) -> Config {
         cni_conf_dir: directory.join("cni"),
         registry_config_dir: directory.join("certs.d"),
         log_level: LogLevel::Debug,
-        network: BuiltinNetwork {
+        network: NetworkConfig {
             builtin: true,
             bridge: format!("knarrdemo{number}"),
             subnets: vec![format!("10.214.{number}.0/24")],
+            ..NetworkConfig::default()
         },
         ..Config::default()
     }
