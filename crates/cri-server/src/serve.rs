@@ -1,7 +1,7 @@
 //! `knarr serve`: from a configuration to a daemon that answers, and back.
 //!
-//! Order: directories and their lock → network → images → pods (recovery) → socket → the word that it serves. SIGTERM and SIGINT
-//! stop serving; pods go on without the daemon.
+//! Order: directories and their lock → network → images → pods (recovery) → socket and signals → the word that it serves.
+//! SIGTERM and SIGINT stop serving; pods go on without the daemon.
 
 use std::convert::Infallible;
 use std::fs::{DirBuilder, File, Permissions};
@@ -18,7 +18,7 @@ use proto::runtime::v1::runtime_service_server::RuntimeServiceServer;
 use sandbox::{CgroupDriver, Deadlines, Pods};
 use thiserror::Error;
 use tokio::net::UnixListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio_stream::wrappers::UnixListenerStream;
 
@@ -61,6 +61,13 @@ pub(crate) enum ServeError {
         #[source]
         cause: io::Error,
     },
+    /// The signals that end it can't be caught.
+    #[error("catching signals")]
+    Signals {
+        /// The system's answer.
+        #[source]
+        cause: io::Error,
+    },
     /// Another daemon has the state directory.
     #[error("another daemon runs on \"{}\"", path.display())]
     Taken {
@@ -96,7 +103,8 @@ pub(crate) async fn serve(config: Config) -> Result<(), ServeError> {
     let (pods, networks) = (runtime.pods.clone(), runtime.networks.clone());
     let socket = config.socket()?.to_owned();
     let listener = listen(&socket)?;
-    let stop = stopped(end);
+    // Before the word that it serves: whoever has read it may end the daemon at once.
+    let stop = stopped(signals()?, end);
     tokio::spawn(announce(config.listen.clone()));
     let calls = CallLog::default();
     let served = tonic::transport::Server::builder()
@@ -231,19 +239,17 @@ async fn announce(address: String) {
     tracing::info!(address, version = env!("CARGO_PKG_VERSION"), "serving");
 }
 
+/// SIGTERM and SIGINT, caught from now on.
+fn signals() -> Result<[Signal; 2], ServeError> {
+    let caught = |kind| signal(kind).map_err(|cause| ServeError::Signals { cause });
+    Ok([caught(SignalKind::terminate())?, caught(SignalKind::interrupt())?])
+}
+
 /// Waits for the signal to end, and lets endless streams know.
-async fn stopped(end: watch::Sender<bool>) {
-    let caught = async {
-        let (mut terminate, mut interrupt) =
-            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        Ok::<_, io::Error>(())
-    };
-    if let Err(error) = caught.await {
-        tracing::error!(%error, "waiting for signals");
+async fn stopped([mut terminate, mut interrupt]: [Signal; 2], end: watch::Sender<bool>) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
     }
     tracing::info!("ending; pods go on");
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
