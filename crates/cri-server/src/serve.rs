@@ -134,7 +134,7 @@ async fn upkeep(pods: &Pods) -> Infallible {
 
 async fn open(
     config: &Config,
-    open_files: u64,
+    open_files: Option<u64>,
     ending: watch::Receiver<bool>,
 ) -> Result<(Runtime, Images), ServeError> {
     let networks = cni::Networks::open(network_config(config)?)?;
@@ -149,16 +149,12 @@ async fn open(
 
 /// Raises the number of files that this process may have open as far as it may by itself, and gives the number from before, which
 /// is for its children. A pod needs two, a call one, an exec four: systemd's 1024 would be used up by 400 pods.
-fn raise_open_files() -> u64 {
-    let (soft, hard) = match getrlimit(Resource::RLIMIT_NOFILE) {
-        Ok(limits) => limits,
-        // Asking for one's own limit doesn't fail; with this nothing is raised and children get the usual one.
-        Err(_) => (1024, 1024),
-    };
+fn raise_open_files() -> Option<u64> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
     if let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
         tracing::warn!(%error, soft, hard, "raising the number of open files");
     }
-    soft
+    Some(soft)
 }
 
 fn network_config(config: &Config) -> Result<cni::Config, ServeError> {
@@ -175,7 +171,7 @@ fn image_config(config: &Config) -> image_service::Config {
     image_service::Config::new(config.root.clone(), config.registry_config_dir.clone())
 }
 
-fn pod_config(config: &Config, open_files: u64) -> Result<sandbox::Config, ServeError> {
+fn pod_config(config: &Config, open_files: Option<u64>) -> Result<sandbox::Config, ServeError> {
     let supervisor = crate::beside("knarr-supervisor").map_err(|cause| ServeError::File {
         action: "finding",
         path: "knarr-supervisor".into(),
@@ -184,7 +180,7 @@ fn pod_config(config: &Config, open_files: u64) -> Result<sandbox::Config, Serve
     Ok(sandbox::Config {
         state_dir: config.state.clone(),
         supervisor,
-        open_files: Some(open_files),
+        open_files,
         cgroup_driver: CgroupDriver::Cgroupfs,
         default_cgroup_parent: CGROUP_PARENT.to_owned(),
         handlers: std::collections::BTreeMap::new(),

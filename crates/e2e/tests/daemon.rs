@@ -36,10 +36,11 @@ impl Waiting {
             host_path: source.path().to_string_lossy().into_owned(),
             ..Default::default()
         });
+        let looks = format!("{} ", nix::libc::SYS_statx);
         let call = tokio::spawn(create(client, pod.clone(), wanted, config));
         until(node::PATIENCE, "a thread of the daemon that waits for the source", || async {
             let calls = system_calls(node.pid());
-            if calls.iter().any(|call| call.starts_with("332 ")) { Ok(()) } else { Err(calls) }
+            if calls.iter().any(|call| call.starts_with(&looks)) { Ok(()) } else { Err(calls) }
         })
         .await;
         Some(Self { pod, call, _source: source, node })
@@ -50,7 +51,7 @@ async fn create(client: Client, pod: String, wanted: e2e::cri::ContainerConfig, 
     let _answer = client.create(&pod, wanted, &sandbox).await;
 }
 
-/// What each thread of a process waits in: the number of the system call (332 is statx) and its arguments; `running` otherwise.
+/// What each thread of a process waits in: the number of the system call and its arguments; `running` otherwise.
 fn system_calls(pid: u32) -> Vec<String> {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("syscall")).ok()).collect()
