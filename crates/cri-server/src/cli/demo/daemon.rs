@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 
 use crate::config::{Config, LogLevel, NetworkConfig};
 
-/// A running daemon. Dropped without [`Daemon::end`] it is killed, and its directory stays for a look.
+/// A running daemon, which goes on until [`Daemon::end`]. One that doesn't come up or end well leaves its directory for a look.
 pub(super) struct Daemon {
     process: Child,
     directory: PathBuf,

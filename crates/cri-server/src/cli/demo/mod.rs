@@ -54,7 +54,6 @@ async fn demonstrate(arguments: &DemoArgs) -> Result<(), Box<dyn Error>> {
     let registry = registry::Registry::serve(packed).await?;
     screen.busy("starting a private daemon")?;
     let daemon = daemon::Daemon::start()?;
-    screen.show("daemon", &daemon.address())?;
     let (reference, own) = match &arguments.image {
         Some(image) => (image.clone(), tour::Workload::Foreign),
         None => (registry.reference(), tour::Workload::Packed),

@@ -35,6 +35,7 @@ pub(super) async fn tour(
     (image, workload): (&str, Workload),
     mut interrupt: Interrupt,
 ) -> Outcome<()> {
+    screen.show("daemon", &daemon.address())?;
     let mut node = Node::connect(daemon);
     screen.busy(&format!("pulling {image}"))?;
     let begun = Instant::now();
