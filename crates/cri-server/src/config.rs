@@ -29,14 +29,16 @@ pub(crate) struct Config {
     pub(crate) log_level: LogLevel,
     /// How log lines look on standard error.
     pub(crate) log_format: LogFormat,
-    /// The built-in pod network.
-    pub(crate) network: BuiltinNetwork,
+    /// How pods get their network.
+    pub(crate) network: NetworkConfig,
 }
 
-/// `[network]`: the built-in bridge, used instead of CNI configuration files when `builtin` is true.
+/// `[network]`: the time that plugins have, and the built-in bridge, used instead of CNI configuration files when `builtin` is true.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(crate) struct BuiltinNetwork {
+pub(crate) struct NetworkConfig {
+    /// How long a single CNI plugin may take, in seconds.
+    pub(crate) plugin_deadline: u64,
     /// Off unless asked for.
     pub(crate) builtin: bool,
     /// The bridge's name: at most 15 bytes (IFNAMSIZ less its end).
@@ -44,6 +46,9 @@ pub(crate) struct BuiltinNetwork {
     /// One subnet per address family, `address/prefix`; the first is the preferred family.
     pub(crate) subnets: Vec<String>,
 }
+
+/// Below the time that attaching a pod may take as a whole, so that the plugin that hangs can be named.
+const PLUGIN_DEADLINES: std::ops::RangeInclusive<u64> = 1..=100;
 
 /// Levels of `tracing`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -115,14 +120,19 @@ impl Default for Config {
             registry_config_dir: "/etc/knarr/certs.d".into(),
             log_level: LogLevel::Info,
             log_format: LogFormat::Text,
-            network: BuiltinNetwork::default(),
+            network: NetworkConfig::default(),
         }
     }
 }
 
-impl Default for BuiltinNetwork {
+impl Default for NetworkConfig {
     fn default() -> Self {
-        Self { builtin: false, bridge: "knarr0".into(), subnets: vec!["10.88.0.0/16".into()] }
+        Self {
+            plugin_deadline: cni::Config::PLUGIN_DEADLINE.as_secs(),
+            builtin: false,
+            bridge: "knarr0".into(),
+            subnets: vec!["10.88.0.0/16".into()],
+        }
     }
 }
 
@@ -171,7 +181,7 @@ impl Config {
     }
 }
 
-impl BuiltinNetwork {
+impl NetworkConfig {
     /// The network for `cni`, when it is on.
     pub(crate) fn enabled(&self) -> Result<Option<cni::BuiltinNetwork>, ConfigError> {
         if !self.builtin {
@@ -187,6 +197,11 @@ impl BuiltinNetwork {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
+        if !PLUGIN_DEADLINES.contains(&self.plugin_deadline) {
+            let value = self.plugin_deadline.to_string();
+            let why = "must be 1 to 100 seconds";
+            return Err(ConfigError::Value { key: "network.plugin_deadline", value, why });
+        }
         let name = self.bridge.as_str();
         let usable =
             !name.is_empty() && name.len() <= 15 && name.bytes().all(|b| b.is_ascii_graphic() && b != b'/');
@@ -241,10 +256,11 @@ mod tests {
     #[test]
     fn values_that_cannot_be_honoured_are_refused_with_their_key() {
         type Break = fn(&mut Config);
-        let broken: [(&str, Break); 5] = [
+        let broken: [(&str, Break); 6] = [
             ("listen", |c| c.listen = "tcp://127.0.0.1:1".into()),
             ("root", |c| c.root = "relative".into()),
             ("cni_bin_dir", |c| c.cni_bin_dir.push("bin".into())),
+            ("network.plugin_deadline", |c| c.network.plugin_deadline = 0),
             ("network.bridge", |c| c.network.bridge = "much-too-long-for-a-name".into()),
             ("network.subnets", |c| c.network.subnets = vec!["10.0.0.0/31".into()]),
         ];

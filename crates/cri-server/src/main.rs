@@ -7,8 +7,13 @@ use std::error::Error;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
+use tokio::runtime::Runtime;
+
+pub(crate) use sandbox::clock::now;
+pub(crate) use sandbox::error::chain;
 
 use crate::cli::{Cli, Command};
 
@@ -38,7 +43,7 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
         Command::Serve(arguments) => {
             let config = arguments.into_config()?;
             logging::init(&config);
-            executor()?.block_on(serve::serve(config))?;
+            finish(executor()?, serve::serve(config))?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Demo(arguments) => cli::demo::run(&arguments).map(|()| ExitCode::SUCCESS),
@@ -52,29 +57,44 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
 }
 
 /// Two workers: calls wait for kernels and registries far more than they compute, and each worker costs memory.
-fn executor() -> io::Result<tokio::runtime::Runtime> {
+pub(crate) fn executor() -> io::Result<Runtime> {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()
 }
 
-/// Nanoseconds since the epoch, as CRI counts time.
-pub(crate) fn now() -> i64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
-}
+/// How long blocking threads may go on when the work is done.
+const LAST_THREADS: Duration = Duration::from_secs(1);
 
-/// An error and its causes as one sentence, from the outside in.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        line = format!("{line}: {error}");
-        cause = error.source();
-    }
-    line
+/// Runs `work` to its end. Threads that hang in the kernel, at a dead network filesystem for example, are left to the end of the
+/// process: dropping the executor would wait for them, and a daemon that is to end would not.
+pub(crate) fn finish<T>(executor: Runtime, work: impl Future<Output = T>) -> T {
+    let done = executor.block_on(work);
+    executor.shutdown_timeout(LAST_THREADS);
+    done
 }
 
 /// The path of one of the programs that are installed beside this one.
 pub(crate) fn beside(name: &str) -> io::Result<PathBuf> {
     let executable = std::env::current_exe()?;
     Ok(executable.with_file_name(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn a_thread_that_hangs_does_not_hold_up_the_end() {
+        let (hold, held) = mpsc::channel::<()>();
+        let executor = executor().unwrap();
+        let begun = std::time::Instant::now();
+        let done = finish(executor, async move {
+            tokio::task::spawn_blocking(move || held.recv());
+            7
+        });
+        assert_eq!(done, 7);
+        assert!(begun.elapsed() < LAST_THREADS * 5, "{:?}", begun.elapsed());
+        drop(hold);
+    }
 }

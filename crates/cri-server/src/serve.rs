@@ -1,7 +1,7 @@
 //! `knarr serve`: from a configuration to a daemon that answers, and back.
 //!
-//! Order: directories and their lock → network → images → pods (recovery) → socket → the word that it serves. SIGTERM and SIGINT
-//! stop serving; pods go on without the daemon.
+//! Order: directories and their lock → network → images → pods (recovery) → socket and signals → the word that it serves.
+//! SIGTERM and SIGINT stop serving; pods go on without the daemon.
 
 use std::convert::Infallible;
 use std::fs::{DirBuilder, File, Permissions};
@@ -12,12 +12,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use proto::runtime::v1::image_service_server::ImageServiceServer;
 use proto::runtime::v1::runtime_service_server::RuntimeServiceServer;
 use sandbox::{CgroupDriver, Deadlines, Pods};
 use thiserror::Error;
 use tokio::net::UnixListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio_stream::wrappers::UnixListenerStream;
 
@@ -60,6 +61,13 @@ pub(crate) enum ServeError {
         #[source]
         cause: io::Error,
     },
+    /// The signals that end it can't be caught.
+    #[error("catching signals")]
+    Signals {
+        /// The system's answer.
+        #[source]
+        cause: io::Error,
+    },
     /// Another daemon has the state directory.
     #[error("another daemon runs on \"{}\"", path.display())]
     Taken {
@@ -89,12 +97,14 @@ pub(crate) async fn serve(config: Config) -> Result<(), ServeError> {
         make_private(directory)?;
     }
     let _lock = lock(&config.state)?;
+    let open_files = raise_open_files();
     let (end, ending) = watch::channel(false);
-    let (runtime, images) = open(&config, ending.clone()).await?;
+    let (runtime, images) = open(&config, open_files, ending.clone()).await?;
     let (pods, networks) = (runtime.pods.clone(), runtime.networks.clone());
     let socket = config.socket()?.to_owned();
     let listener = listen(&socket)?;
-    let stop = stopped(end);
+    // Before the word that it serves: whoever has read it may end the daemon at once.
+    let stop = stopped(signals()?, end);
     tokio::spawn(announce(config.listen.clone()));
     let calls = CallLog::default();
     let served = tonic::transport::Server::builder()
@@ -122,15 +132,29 @@ async fn upkeep(pods: &Pods) -> Infallible {
     }
 }
 
-async fn open(config: &Config, ending: watch::Receiver<bool>) -> Result<(Runtime, Images), ServeError> {
+async fn open(
+    config: &Config,
+    open_files: Option<u64>,
+    ending: watch::Receiver<bool>,
+) -> Result<(Runtime, Images), ServeError> {
     let networks = cni::Networks::open(network_config(config)?)?;
     let images = image_service::Images::open(image_config(config))?;
     let network = Arc::new(CniNetwork(networks.clone()));
     let rootfs = Arc::new(ImageRootfs(images.clone()));
-    let pods = Pods::open(pod_config(config)?, network, rootfs).await?;
+    let pods = Pods::open(pod_config(config, open_files)?, network, rootfs).await?;
     let layers = config.root.join("containers");
     let runtime = Runtime { pods, networks, config: config.clone(), layers: layers.clone(), ending };
     Ok((runtime, Images { images }))
+}
+
+/// Raises the number of files that this process may have open as far as it may by itself, and gives the number from before, which
+/// is for its children. A pod needs two, a call one, an exec four: systemd's 1024 would be used up by 400 pods.
+fn raise_open_files() -> Option<u64> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
+    if let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+        tracing::warn!(%error, soft, hard, "raising the number of open files");
+    }
+    Some(soft)
 }
 
 fn network_config(config: &Config) -> Result<cni::Config, ServeError> {
@@ -139,7 +163,7 @@ fn network_config(config: &Config) -> Result<cni::Config, ServeError> {
         bin_dirs: config.cni_bin_dir.clone(),
         state_dir: config.root.join("networks"),
         builtin: config.network.enabled()?,
-        plugin_deadline: cni::Config::PLUGIN_DEADLINE,
+        plugin_deadline: Duration::from_secs(config.network.plugin_deadline),
     })
 }
 
@@ -147,7 +171,7 @@ fn image_config(config: &Config) -> image_service::Config {
     image_service::Config::new(config.root.clone(), config.registry_config_dir.clone())
 }
 
-fn pod_config(config: &Config) -> Result<sandbox::Config, ServeError> {
+fn pod_config(config: &Config, open_files: Option<u64>) -> Result<sandbox::Config, ServeError> {
     let supervisor = crate::beside("knarr-supervisor").map_err(|cause| ServeError::File {
         action: "finding",
         path: "knarr-supervisor".into(),
@@ -155,8 +179,8 @@ fn pod_config(config: &Config) -> Result<sandbox::Config, ServeError> {
     })?;
     Ok(sandbox::Config {
         state_dir: config.state.clone(),
-        root_dir: config.root.clone(),
         supervisor,
+        open_files,
         cgroup_driver: CgroupDriver::Cgroupfs,
         default_cgroup_parent: CGROUP_PARENT.to_owned(),
         handlers: std::collections::BTreeMap::new(),
@@ -211,19 +235,17 @@ async fn announce(address: String) {
     tracing::info!(address, version = env!("CARGO_PKG_VERSION"), "serving");
 }
 
+/// SIGTERM and SIGINT, caught from now on.
+fn signals() -> Result<[Signal; 2], ServeError> {
+    let caught = |kind| signal(kind).map_err(|cause| ServeError::Signals { cause });
+    Ok([caught(SignalKind::terminate())?, caught(SignalKind::interrupt())?])
+}
+
 /// Waits for the signal to end, and lets endless streams know.
-async fn stopped(end: watch::Sender<bool>) {
-    let caught = async {
-        let (mut terminate, mut interrupt) =
-            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        Ok::<_, io::Error>(())
-    };
-    if let Err(error) = caught.await {
-        tracing::error!(%error, "waiting for signals");
+async fn stopped([mut terminate, mut interrupt]: [Signal; 2], end: watch::Sender<bool>) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
     }
     tracing::info!("ending; pods go on");
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);

@@ -6,13 +6,18 @@
 //! | a name held by another live pod or container | AlreadyExists |
 //! | wrong state | FailedPrecondition |
 //! | a field that is refused, an ambiguous id | InvalidArgument |
-//! | registry or network not ready, the daemon going down | Unavailable |
+//! | network not ready, the daemon going down | Unavailable |
+//! | an error that kubelet knows by a fixed word: `RegistryUnavailable` | Unknown |
 //! | credentials refused | Unauthenticated, PermissionDenied |
 //! | a deadline of ours | DeadlineExceeded |
 //! | mailbox, disk, processes exhausted | ResourceExhausted |
 //! | the rest | Internal |
 //!
-//! The message is the whole chain, from the outside in. There is no wildcard arm: a new error must choose.
+//! kubelet compares the beginning of a pull's message with its fixed words (`pkg/kubelet/images`), and its client takes the words
+//! "rpc error: code = …" off that beginning for Unknown alone (`cri-client`, `PullImage`). With any other code the word that says
+//! what happened would be without effect.
+//!
+//! An error with leftovers has the code of what failed first. The message is the whole chain, from the outside in. There is no wildcard arm: a new error must choose.
 
 use image_service::ErrorKind;
 use sandbox::Error;
@@ -20,19 +25,26 @@ use tonic::{Code, Status};
 
 use crate::chain;
 
+/// kubelet's word for a registry that can't be asked (`pkg/kubelet/images/types.go`, `ErrRegistryUnavailable`).
+const REGISTRY: &str = "RegistryUnavailable";
+
 /// The answer to a call that failed.
 pub(crate) fn of_sandbox(error: &Error) -> Status {
-    let code = match error {
+    Status::new(code(error), chain(error))
+}
+
+fn code(error: &Error) -> Code {
+    match error {
         Error::NotFound { .. } | Error::NoImage { .. } => Code::NotFound,
         Error::NameTaken { .. } => Code::AlreadyExists,
         Error::WrongState { .. } => Code::FailedPrecondition,
         Error::Refused { .. } | Error::Ambiguous { .. } => Code::InvalidArgument,
         Error::NetworkNotReady { .. } | Error::OutOfTouch { .. } | Error::ShuttingDown => Code::Unavailable,
-        Error::Deadline { .. } => Code::DeadlineExceeded,
+        Error::Deadline { .. } | Error::TimedOut { .. } => Code::DeadlineExceeded,
         Error::Exhausted { .. } => Code::ResourceExhausted,
-        Error::Start { .. } | Error::Step { .. } | Error::Undone { .. } => Code::Internal,
-    };
-    Status::new(code, chain(error))
+        Error::Undone { cause, .. } => code(cause),
+        Error::Start { .. } | Error::Step { .. } => Code::Internal,
+    }
 }
 
 /// The answer to a call about images that failed.
@@ -42,14 +54,31 @@ pub(crate) fn of_images(error: &image_service::Error) -> Status {
         ErrorKind::NotFound => Code::NotFound,
         ErrorKind::Unauthenticated => Code::Unauthenticated,
         ErrorKind::PermissionDenied => Code::PermissionDenied,
-        ErrorKind::Unavailable => Code::Unavailable,
+        ErrorKind::Unavailable => return Status::new(Code::Unknown, format!("{REGISTRY}: {}", chain(error))),
         ErrorKind::DeadlineExceeded => Code::DeadlineExceeded,
         ErrorKind::NoSpace => Code::ResourceExhausted,
         ErrorKind::Conflict => Code::FailedPrecondition,
         ErrorKind::Corrupt | ErrorKind::Internal => Code::Internal,
     };
-    let message = chain(error);
-    // kubelet tells its user about a registry that is down by this word.
-    let word = if code == Code::Unavailable { "RegistryUnavailable: " } else { "" };
-    Status::new(code, format!("{word}{message}"))
+    Status::new(code, chain(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn leftovers_do_not_hide_what_failed() {
+        let late = Error::TimedOut {
+            step: "attaching the network",
+            subject: "p".into(),
+            cause: Arc::new(std::io::Error::other("the plugin hangs")),
+        };
+        let undone = Error::Undone { left: vec!["the network".into()], cause: Arc::new(late) };
+        let status = of_sandbox(&undone);
+        assert_eq!(status.code(), Code::DeadlineExceeded);
+        assert!(status.message().ends_with("took too long: the plugin hangs"), "{status}");
+    }
 }

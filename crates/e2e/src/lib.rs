@@ -8,6 +8,7 @@
 pub mod bench;
 pub mod client;
 pub mod config;
+mod dead_mount;
 pub mod image;
 pub mod leaks;
 pub mod needs;
@@ -16,6 +17,7 @@ pub mod registry;
 mod until;
 
 pub use client::Client;
+pub use dead_mount::DeadMount;
 pub use node::{Network, Node};
 pub use registry::Registry;
 pub use until::until;

@@ -1,5 +1,6 @@
 //! Wrong requests, broken images, dying plugins: a clear error with the right code, nothing left behind, and the retry works.
 
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 
 use e2e::cri::{self, ContainerConfig, Int64Value, Mount};
@@ -65,8 +66,19 @@ async fn containers_that_cannot_be_made_are_refused_by_name() {
         };
         move |config: &mut ContainerConfig| config.mounts.push(mount)
     };
-    bench.refused(Code::InvalidArgument, &["container_path", "relative"], mount("relative", "/tmp")).await;
-    bench.refused(Code::InvalidArgument, &["/does/not/exist"], mount("/data", "/does/not/exist")).await;
+    bench
+        .refused(Code::InvalidArgument, &["mounts[0].container_path", "relative"], mount("relative", "/tmp"))
+        .await;
+    bench
+        .refused(Code::InvalidArgument, &["mounts[0].host_path", "relative"], mount("/data", "relative"))
+        .await;
+    bench
+        .refused(
+            Code::InvalidArgument,
+            &["mounts[0].host_path", "/does/not/exist"],
+            mount("/data", "/does/not/exist"),
+        )
+        .await;
     bench
         .refused(Code::InvalidArgument, &["nobody-here"], |c| {
             config::security(c).run_as_username = "nobody-here".into();
@@ -112,12 +124,69 @@ async fn a_stopped_pod_takes_no_container() {
 }
 
 #[tokio::test]
+async fn pods_that_cannot_be_made_as_asked_are_refused_by_path() {
+    let node = Node::start(Network::None).await;
+    let client = node.client();
+    type Change = fn(&mut cri::PodSandboxConfig);
+    let cases: [(&str, Change); 4] = [
+        ("annotations[\"kubernetes.io/egress-bandwidth\"]", |config| {
+            config.annotations = [("kubernetes.io/egress-bandwidth".into(), "fast".into())].into();
+        }),
+        ("port_mappings[0].host_port", |config| {
+            config.port_mappings = vec![cri::PortMapping { host_port: -1, ..Default::default() }];
+        }),
+        ("linux.security_context.apparmor", |config| {
+            let kind = cri::security_profile::ProfileType::Localhost as i32;
+            let profile = cri::SecurityProfile { profile_type: kind, localhost_ref: "mine".into() };
+            sandbox_security(config).apparmor = Some(profile);
+        }),
+        ("linux.security_context.supplemental_groups_policy", |config| {
+            sandbox_security(config).supplemental_groups_policy = 7;
+        }),
+    ];
+    for (field, change) in cases {
+        let mut config = node.pod();
+        change(&mut config);
+        let status = client.run_pod(config).await.expect_err(field);
+        assert_status(&status, Code::InvalidArgument, &[field]);
+        assert!(client.pods().await.unwrap().is_empty(), "nothing is kept after {status}");
+    }
+    // What kubelet sends for a Pod that says runAsGroup alone.
+    let mut config = node.pod();
+    sandbox_security(&mut config).run_as_group = Some(Int64Value { value: 3000 });
+    client.run_pod(config).await.expect("a pod");
+}
+
+fn sandbox_security(config: &mut cri::PodSandboxConfig) -> &mut cri::LinuxSandboxSecurityContext {
+    config.linux.as_mut().and_then(|linux| linux.security_context.as_mut()).expect("made by the node")
+}
+
+#[tokio::test]
+async fn a_pod_with_limits_of_its_traffic_comes_and_goes() {
+    let node = Node::start(Network::Plugins).await;
+    let client = node.client();
+    let mut config = node.pod();
+    config.annotations = [("kubernetes.io/ingress-bandwidth".into(), "1.5M".into())].into();
+    let pod = client.run_pod(config).await.unwrap();
+    client.stop_pod(&pod).await.unwrap();
+    client.remove_pod(&pod).await.unwrap();
+}
+
+#[tokio::test]
 async fn an_unknown_runtime_handler_is_refused() {
     let node = Node::start(Network::None).await;
     let request = cri::RunPodSandboxRequest { config: Some(node.pod()), runtime_handler: "gvisor".into() };
     let status = node.client().runtime.run_pod_sandbox(request).await.expect_err("a refusal");
     assert_status(&status, Code::InvalidArgument, &["runtime_handler", "gvisor"]);
     assert!(node.client().pods().await.unwrap().is_empty());
+}
+
+/// The text in which kubelet looks for its words, as its client makes it of an answer (cri-client, `PullImage`).
+fn as_kubelet_sees(status: &Status) -> String {
+    match status.code() {
+        Code::Unknown => status.message().to_owned(),
+        code => format!("rpc error: code = {code:?} desc = {}", status.message()),
+    }
 }
 
 #[tokio::test]
@@ -129,7 +198,13 @@ async fn images_that_cannot_be_pulled_say_why() {
         async move { client.pull(&reference).await.expect_err("no such image") }
     };
     assert_status(&pull("UPPER/case").await, Code::InvalidArgument, &["UPPER/case"]);
-    assert_status(&pull("127.0.0.1:1/nobody/listens:v1").await, Code::Unavailable, &["127.0.0.1:1"]);
+    let unavailable = pull("127.0.0.1:1/nobody/listens:v1").await;
+    assert_status(&unavailable, Code::Unknown, &["127.0.0.1:1"]);
+    assert!(as_kubelet_sees(&unavailable).starts_with("RegistryUnavailable"), "{unavailable}");
+    let handled = cri::ImageSpec { runtime_handler: "gvisor".into(), ..e2e::client::image_spec("busybox") };
+    let request = cri::PullImageRequest { image: Some(handled), ..Default::default() };
+    let refused = client.images.clone().pull_image(request).await.expect_err("a refusal");
+    assert_status(&refused, Code::InvalidArgument, &["image.runtime_handler", "gvisor"]);
     let missing = node.registry.image("missing:v1");
     assert_status(&pull(&missing).await, Code::NotFound, &["missing"]);
     let listed = client.images.clone().list_images(cri::ListImagesRequest { filter: None }).await.unwrap();
@@ -141,12 +216,6 @@ async fn broken_plugins_fail_the_pod_and_the_next_attempt_works() {
     let node = Node::start(Network::Plugins).await;
     let client = node.client();
     let good = std::fs::read_to_string(node.path("cni/10-e2e.conflist")).unwrap();
-    let script = |name: &str, text: &str| {
-        let path = node.path("plugins").join(name);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(&path, text).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-    };
     // The first plugin of the chain is replaced by one that is broken in its own way, by its type alone.
     for (name, text, words) in [
         ("e2e-crashes", "#!/bin/sh\nkill -9 $$\n", "e2e-crashes"),
@@ -157,17 +226,55 @@ async fn broken_plugins_fail_the_pod_and_the_next_attempt_works() {
             "no more addresses",
         ),
     ] {
-        script(name, text);
+        write_plugin(&node, name, text);
         use_conflist(&node, &client, &good.replace("\"type\":\"bridge\"", &format!("\"type\":\"{name}\"")))
             .await;
         let config = node.pod();
         let status = client.run_pod(config.clone()).await.expect_err("the network is broken");
-        assert!(status.message().contains(words), "{status}");
+        assert_status(&status, Code::Internal, &[words]);
         use_conflist(&node, &client, &good).await;
         let pod = client.run_pod(config).await.expect("the retry works");
         client.stop_pod(&pod).await.unwrap();
         client.remove_pod(&pod).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_plugin_that_is_missing_or_hangs_says_so_and_the_next_attempt_works() {
+    let mut node = Node::start(Network::Plugins).await;
+    node.stop_daemon();
+    // The last section of the file is the network's.
+    let mut file = std::fs::File::options().append(true).open(node.path("knarr.toml")).unwrap();
+    writeln!(file, "plugin_deadline = 5").unwrap();
+    node.start_daemon();
+    let client = node.client();
+    let good = std::fs::read_to_string(node.path("cni/10-e2e.conflist")).unwrap();
+    let with = |name: &str| good.replace("\"type\":\"bridge\"", &format!("\"type\":\"{name}\""));
+    write_plugin(&node, "e2e-hangs", "#!/bin/sh\n[ $CNI_COMMAND = DEL ] || sleep 1000\n");
+    write_plugin(&node, "e2e-hangs-always", "#!/bin/sh\nsleep 1000\n");
+    for (name, code) in [
+        ("e2e-missing", Code::Internal),
+        ("e2e-hangs", Code::DeadlineExceeded),
+        ("e2e-hangs-always", Code::DeadlineExceeded),
+    ] {
+        use_conflist(&node, &client, &with(name)).await;
+        let config = node.pod();
+        let status = client.run_pod(config.clone()).await.expect_err("the network is broken");
+        assert_status(&status, code, &[name]);
+        use_conflist(&node, &client, &good).await;
+        // What could not be undone is undone now, with a plugin that answers.
+        std::fs::remove_file(node.path("plugins").join(name)).ok();
+        write_plugin(&node, name, "#!/bin/sh\nexit 0\n");
+        let pod = client.run_pod(config).await.expect("the retry works");
+        client.stop_pod(&pod).await.unwrap();
+        client.remove_pod(&pod).await.unwrap();
+    }
+}
+
+fn write_plugin(node: &Node, name: &str, text: &str) {
+    let path = node.path("plugins").join(name);
+    std::fs::write(&path, text).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 /// Replaces the configuration and waits until the daemon has taken it up, which its status shows by the network's name.

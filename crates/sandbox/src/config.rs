@@ -11,10 +11,12 @@ use std::time::Duration;
 pub struct Config {
     /// Where sockets and records live; on a tmpfs, for they describe processes and die with the boot. Made 0700.
     pub state_dir: PathBuf,
-    /// Where what survives a boot lives. This crate keeps nothing there; verbose statuses name it.
-    pub root_dir: PathBuf,
     /// The supervisor binary.
     pub supervisor: PathBuf,
+    /// How many files supervisors, and with them containers, may have open before they ask for more (soft RLIMIT_NOFILE). `None`
+    /// for as many as this process may, which is wrong for one that has raised its own limit: programs that use select(2)
+    /// or close every descriptor that could be open rely on a small one.
+    pub open_files: Option<u64>,
     /// Who makes cgroups.
     pub cgroup_driver: CgroupDriver,
     /// The cgroup below which pods go whose request names none, in cgroupfs form.

@@ -100,6 +100,17 @@ pub enum Error {
         /// The deadline.
         after: Duration,
     },
+    /// A step was given up by whom it was left to, after a deadline of theirs (DeadlineExceeded).
+    #[error("{step} of \"{subject}\" took too long")]
+    TimedOut {
+        /// The step, as a noun phrase.
+        step: &'static str,
+        /// What it was done to.
+        subject: String,
+        /// Who gave up, and after what time.
+        #[source]
+        cause: Cause,
+    },
     /// Something finite is used up: requests waiting for a pod, disk, processes (ResourceExhausted).
     #[error("{what} of \"{subject}\" is exhausted")]
     Exhausted {
@@ -137,14 +148,14 @@ pub enum Error {
         #[source]
         cause: Cause,
     },
-    /// Work failed, and what it had done could not all be undone (Internal). What is left stays listed and can be removed.
+    /// Work failed, and what it had done could not all be undone (the code of what failed). What is left stays listed and can be removed.
     #[error("{} left behind after a failure", list(.left))]
     Undone {
         /// What could not be undone, each with its reason.
         left: Vec<String>,
         /// The failure itself.
         #[source]
-        cause: Cause,
+        cause: Arc<Error>,
     },
 }
 

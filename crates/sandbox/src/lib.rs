@@ -6,7 +6,7 @@
 //! processes and sockets.
 
 mod adopt;
-mod clock;
+pub mod clock;
 pub mod config;
 pub mod container;
 pub mod error;

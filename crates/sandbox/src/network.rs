@@ -78,6 +78,17 @@ pub enum NetworkError {
         /// Why.
         reason: String,
     },
+    /// The network did not do it in time.
+    #[error("the network is late")]
+    Deadline(#[source] Cause),
+    /// Something that the request says about the pod is wrong or not supported.
+    #[error("{field}: {why}")]
+    Refused {
+        /// Path of the field in CRI's terms.
+        field: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The network failed at the pod.
     #[error("the network failed")]
     Failed(#[source] Cause),

@@ -1,4 +1,6 @@
-//! `cni` as the network that `sandbox` asks for.
+//! `cni` as the network that `sandbox` asks for: attachments and errors in each other's terms.
+//!
+//! Not here: what a network does, which is `cni`'s.
 
 use std::sync::Arc;
 
@@ -6,12 +8,10 @@ use async_trait::async_trait;
 use cni::{AttachmentId, Networks};
 use sandbox::{Attached, Attachment, Census, DnsConfig, Network, NetworkError, PodId, PortMapping, Protocol};
 
+use crate::convert::bandwidth;
+
 /// The interface that a pod knows its network by.
 const IFNAME: &str = "eth0";
-
-/// Annotations that limit a pod's traffic, in bits a second, as kubelet's users know them.
-const INGRESS: &str = "kubernetes.io/ingress-bandwidth";
-const EGRESS: &str = "kubernetes.io/egress-bandwidth";
 
 /// Attaches pods through the node's network configuration.
 pub(crate) struct CniNetwork(pub(crate) Networks);
@@ -19,13 +19,19 @@ pub(crate) struct CniNetwork(pub(crate) Networks);
 #[async_trait]
 impl Network for CniNetwork {
     async fn attach(&self, attachment: &Attachment) -> Result<Attached, NetworkError> {
-        let wanted = request(attachment)?;
+        let refused = |error: sandbox::Error| NetworkError::Refused {
+            field: "annotations".to_owned(),
+            why: error.to_string(),
+        };
+        let bandwidth = bandwidth::read(&attachment.annotations).map_err(refused)?;
+        let wanted = cni::Attachment { bandwidth, ..request(attachment) };
         let added = self.0.add(&wanted).await.map_err(failure)?;
         Ok(Attached { ips: added.ips })
     }
 
     async fn detach(&self, attachment: &Attachment) -> Result<(), NetworkError> {
-        self.0.del(&request(attachment)?).await.map_err(failure)
+        // Without the limits: what was attached is detached by its record, and no annotation can stand in the way of that.
+        self.0.del(&request(attachment)).await.map_err(failure)
     }
 
     async fn collect(&self, pods: Census) -> Result<(), NetworkError> {
@@ -37,11 +43,39 @@ impl Network for CniNetwork {
 fn failure(error: cni::Error) -> NetworkError {
     match error {
         cni::Error::NotReady { reason } => NetworkError::NotReady { reason },
-        other => NetworkError::Failed(Arc::new(other)),
+        error if is_late(&error) => NetworkError::Deadline(Arc::new(error)),
+        error => match refusal(&error) {
+            Some((field, why)) => NetworkError::Refused { field: field.to_owned(), why },
+            None => NetworkError::Failed(Arc::new(error)),
+        },
     }
 }
 
-fn request(pod: &Attachment) -> Result<cni::Attachment, NetworkError> {
+/// Whether a plugin that did not end in time is what made it fail.
+fn is_late(error: &cni::Error) -> bool {
+    match error {
+        cni::Error::PluginTimedOut { .. } => true,
+        cni::Error::Undo { failure, .. } => is_late(failure),
+        cni::Error::Detach { failures, .. } => failures.iter().any(is_late),
+        _ => false,
+    }
+}
+
+/// The field of the request, in CRI's terms, that an attachment can't be made with. The other parts of an attachment are made
+/// by this daemon.
+fn refusal(error: &cni::Error) -> Option<(&'static str, String)> {
+    match error {
+        cni::Error::InvalidAttachment { field: "args", value } => {
+            Some(("metadata", format!("\"{value}\" can't be told to CNI plugins")))
+        }
+        cni::Error::InvalidAttachment { field: "port mapping", value } => {
+            Some(("port_mappings", format!("\"{value}\" maps no port")))
+        }
+        _ => None,
+    }
+}
+
+fn request(pod: &Attachment) -> cni::Attachment {
     let args = [
         // Plugins fail on pairs they don't know unless told not to.
         ("IgnoreUnknown", "1"),
@@ -50,18 +84,17 @@ fn request(pod: &Attachment) -> Result<cni::Attachment, NetworkError> {
         ("K8S_POD_INFRA_CONTAINER_ID", pod.pod_id.as_str()),
         ("K8S_POD_UID", pod.uid.as_str()),
     ];
-    Ok(cni::Attachment {
+    cni::Attachment {
         container_id: pod.pod_id.to_string(),
         netns: pod.netns.clone(),
         ifname: IFNAME.to_owned(),
         args: args.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
         port_mappings: pod.port_mappings.iter().filter_map(port).collect(),
-        bandwidth: bandwidth(pod)?,
         dns: pod.dns.as_ref().map(dns),
         cgroup_path: Some(pod.cgroup_parent.clone()).filter(|path| !path.is_empty()),
         pod_annotations: pod.annotations.clone(),
         ..cni::Attachment::default()
-    })
+    }
 }
 
 /// A mapping without a host port maps nothing.
@@ -87,62 +120,38 @@ fn dns(config: &DnsConfig) -> cni::Dns {
     }
 }
 
-fn bandwidth(pod: &Attachment) -> Result<Option<cni::Bandwidth>, NetworkError> {
-    let rate = |key: &'static str| match pod.annotations.get(key) {
-        None => Ok(0),
-        Some(text) => quantity(text).ok_or_else(|| {
-            let value = text.clone();
-            NetworkError::Failed(Arc::new(BadBandwidth { key, value }))
-        }),
-    };
-    let (ingress_rate, egress_rate) = (rate(INGRESS)?, rate(EGRESS)?);
-    // The plugin wants a burst with each rate; this is the largest that it takes, as with other runtimes.
-    let burst = |rate: u64| if rate == 0 { 0 } else { u64::from(u32::MAX) };
-    Ok((ingress_rate > 0 || egress_rate > 0).then(|| cni::Bandwidth {
-        ingress_rate,
-        ingress_burst: burst(ingress_rate),
-        egress_rate,
-        egress_burst: burst(egress_rate),
-    }))
-}
-
-/// An annotation that is no amount of bits a second.
-#[derive(Debug, thiserror::Error)]
-#[error("annotation \"{key}\": \"{value}\" is not a quantity such as 10M")]
-struct BadBandwidth {
-    key: &'static str,
-    value: String,
-}
-
-/// A whole Kubernetes quantity: digits and a decimal or binary suffix.
-fn quantity(text: &str) -> Option<u64> {
-    const SUFFIXES: [(&str, u64); 9] = [
-        ("Ki", 1 << 10),
-        ("Mi", 1 << 20),
-        ("Gi", 1 << 30),
-        ("Ti", 1 << 40),
-        ("k", 1_000),
-        ("M", 1_000_000),
-        ("G", 1_000_000_000),
-        ("T", 1_000_000_000_000),
-        ("", 1),
-    ];
-    let (digits, factor) =
-        SUFFIXES.iter().find_map(|(suffix, factor)| Some((text.strip_suffix(suffix)?, *factor)))?;
-    digits.parse::<u64>().ok()?.checked_mul(factor)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
+    fn late() -> cni::Error {
+        let plugin = "bridge".to_owned();
+        cni::Error::PluginTimedOut { plugin, command: cni::Command::Add, deadline: Duration::from_secs(50) }
+    }
+
     #[test]
-    fn quantities_are_read_as_kubernetes_writes_them() {
-        let cases =
-            [("10M", Some(10_000_000)), ("1Ki", Some(1024)), ("512", Some(512)), ("M", None), ("-1", None)];
-        for (text, expected) in cases {
-            assert_eq!(quantity(text), expected, "{text}");
+    fn a_plugin_that_hangs_is_late_however_deep_it_lies() {
+        let id = || ("c".to_owned(), "eth0".to_owned());
+        let ((container_id, ifname), undo) = (id(), vec![late()]);
+        let undone = cni::Error::Undo { failure: Box::new(late()), undo };
+        let detached = cni::Error::Detach { container_id, ifname, failures: vec![late()] };
+        for error in [late(), undone, detached] {
+            assert!(matches!(failure(error), NetworkError::Deadline(_)));
         }
-        assert_eq!(quantity("99999999999T"), None, "an overflow is no quantity");
+        let (container_id, ifname) = id();
+        let failed = cni::Error::AlreadyAttached { container_id, ifname };
+        let undone = cni::Error::Undo { failure: Box::new(failed), undo: vec![late()] };
+        assert!(matches!(failure(undone), NetworkError::Failed(_)), "what failed first decides");
+    }
+
+    #[test]
+    fn what_the_request_said_is_refused_and_what_we_said_is_not() {
+        let invalid = |field| cni::Error::InvalidAttachment { field, value: "x;y".to_owned() };
+        assert!(
+            matches!(failure(invalid("args")), NetworkError::Refused { field, .. } if field == "metadata")
+        );
+        assert!(matches!(failure(invalid("container id")), NetworkError::Failed(_)));
     }
 }

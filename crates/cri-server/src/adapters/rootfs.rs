@@ -14,7 +14,10 @@ pub(crate) struct ImageRootfs(pub(crate) Images);
 impl RootFilesystems for ImageRootfs {
     async fn prepare(&self, container: &ContainerId, image: &str) -> Result<Prepared, RootfsError> {
         let info = self.0.prepare_rootfs(container.as_str(), image).await;
-        let info = info.map_err(|error| failure(error, image))?;
+        let info = info.map_err(|error| match error {
+            image_service::Error::ImageMissing { .. } => RootfsError::NoImage { image: image.to_owned() },
+            error => failure(error),
+        })?;
         Ok(Prepared {
             image_id: info.image_id.to_string(),
             image_ref: info.image_ref,
@@ -23,11 +26,11 @@ impl RootFilesystems for ImageRootfs {
     }
 
     async fn mount(&self, container: &ContainerId) -> Result<OwnedFd, RootfsError> {
-        self.0.mount_rootfs(container.as_str()).await.map_err(|error| failure(error, ""))
+        self.0.mount_rootfs(container.as_str()).await.map_err(failure)
     }
 
     async fn release(&self, container: &ContainerId) -> Result<(), RootfsError> {
-        self.0.release_rootfs(container.as_str()).await.map_err(|error| failure(error, ""))
+        self.0.release_rootfs(container.as_str()).await.map_err(failure)
     }
 
     async fn retain(&self, known: &[ContainerId]) {
@@ -38,16 +41,16 @@ impl RootFilesystems for ImageRootfs {
     }
 
     async fn usage(&self, container: &ContainerId) -> Result<LayerUsage, RootfsError> {
-        let usage = self.0.rootfs_usage(container.as_str()).await.map_err(|error| failure(error, ""))?;
+        let usage = self.0.rootfs_usage(container.as_str()).await.map_err(failure)?;
         Ok(LayerUsage { bytes: usage.used_bytes, inodes: usage.inodes_used })
     }
 }
 
-fn failure(error: image_service::Error, image: &str) -> RootfsError {
-    match error {
-        image_service::Error::ImageMissing { .. } => RootfsError::NoImage { image: image.to_owned() },
-        error if error.kind() == ErrorKind::NoSpace => RootfsError::Full,
-        error => RootfsError::Failed(Arc::new(error)),
+/// Of a root that was prepared. That its image has vanished since then is not the request's doing.
+fn failure(error: image_service::Error) -> RootfsError {
+    match error.kind() {
+        ErrorKind::NoSpace => RootfsError::Full,
+        _ => RootfsError::Failed(Arc::new(error)),
     }
 }
 

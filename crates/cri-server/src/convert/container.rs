@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use proto::runtime::v1 as cri;
 use sandbox::{
     ContainerConfig, ContainerMetadata, ContainerNamespaces, ContainerSecurity, Device, Error,
-    ImageReference, Mount, MountAccess, MountSource, PodNamespaces, Propagation, RunAs, Stdin,
-    SupplementalGroupsPolicy, UserNamespace,
+    ImageReference, Mount, MountAccess, MountSource, PodNamespaces, Propagation, RunAs, Stdin, UserNamespace,
 };
 
-use super::security::{group_ids, mappings, namespaces, profile, selinux};
+use super::image::handler;
+use super::security::{group_ids, groups_policy, mappings, namespaces, profile, selinux};
 use super::{known, required, resources, signal, sorted};
 
 /// A container as it was asked for.
@@ -22,13 +22,13 @@ pub(crate) fn config(config: cri::ContainerConfig) -> Result<ContainerConfig, Er
     }
     let linux = config.linux.unwrap_or_default();
     Ok(ContainerConfig {
-        metadata: metadata(required(config.metadata, "metadata")?)?,
-        image: image(required(config.image, "image")?)?,
+        metadata: metadata(required(config.metadata, "metadata")?),
+        image: image(required(config.image, "image")?, "image")?,
         command: config.command,
         args: config.args,
         working_dir: config.working_dir,
-        envs: config.envs.into_iter().map(variable).collect::<Result<_, _>>()?,
-        mounts: config.mounts.into_iter().map(mount).collect::<Result<_, _>>()?,
+        envs: config.envs.into_iter().enumerate().map(variable).collect::<Result<_, _>>()?,
+        mounts: config.mounts.into_iter().enumerate().map(mount).collect::<Result<_, _>>()?,
         devices: config.devices.into_iter().map(device).collect(),
         cdi_devices: config.cdi_devices.into_iter().map(|device| device.name).collect(),
         labels: sorted(config.labels),
@@ -42,30 +42,26 @@ pub(crate) fn config(config: cri::ContainerConfig) -> Result<ContainerConfig, Er
     })
 }
 
-fn metadata(metadata: cri::ContainerMetadata) -> Result<ContainerMetadata, Error> {
-    if metadata.name.is_empty() {
-        return Err(Error::refused("metadata.name", "is empty"));
-    }
-    Ok(ContainerMetadata { name: metadata.name, attempt: metadata.attempt })
+fn metadata(metadata: cri::ContainerMetadata) -> ContainerMetadata {
+    ContainerMetadata { name: metadata.name, attempt: metadata.attempt }
 }
 
-fn image(spec: cri::ImageSpec) -> Result<ImageReference, Error> {
-    if spec.image.is_empty() {
-        return Err(Error::refused("image.image", "is empty"));
-    }
+fn image(spec: cri::ImageSpec, field: &str) -> Result<ImageReference, Error> {
+    handler(&spec.runtime_handler, field)?;
     Ok(ImageReference { reference: spec.image, user_specified: spec.user_specified_image })
 }
 
-fn variable(variable: cri::KeyValue) -> Result<(String, String), Error> {
+fn variable((at, variable): (usize, cri::KeyValue)) -> Result<(String, String), Error> {
+    let refused = |field: &str, why: String| Error::refused(format!("envs[{at}].{field}"), why);
     let key = variable.key;
     if key.is_empty() || key.contains(['=', '\0']) {
-        return Err(Error::refused("envs.key", format!("\"{key}\" is not the name of a variable")));
+        return Err(refused("key", format!("\"{key}\" is not the name of a variable")));
     }
     // The contract has bytes here, the OCI specification of a process has text.
     let value = String::from_utf8(variable.value)
-        .map_err(|_| Error::refused("envs.value", format!("the value of \"{key}\" is not UTF-8")))?;
+        .map_err(|_| refused("value", format!("the value of \"{key}\" is not UTF-8")))?;
     if value.contains('\0') {
-        return Err(Error::refused("envs.value", format!("the value of \"{key}\" has a NUL byte")));
+        return Err(refused("value", format!("the value of \"{key}\" has a NUL byte")));
     }
     Ok((key, value))
 }
@@ -79,36 +75,51 @@ fn stdin(open: bool, once: bool) -> Result<Stdin, Error> {
     }
 }
 
-fn mount(mount: cri::Mount) -> Result<Mount, Error> {
-    let container_path = PathBuf::from(&mount.container_path);
-    if !container_path.is_absolute() {
-        let why = format!("\"{}\" is not an absolute path", mount.container_path);
-        return Err(Error::refused("mounts.container_path", why));
-    }
+fn mount((at, mount): (usize, cri::Mount)) -> Result<Mount, Error> {
+    let field = Field(at);
     Ok(Mount {
-        container_path,
-        access: access(&mount)?,
-        propagation: match known(mount.propagation, "mounts.propagation")? {
+        container_path: field.absolute("container_path", &mount.container_path)?,
+        access: access(&field, &mount)?,
+        propagation: match known(mount.propagation, &field.path("propagation"))? {
             cri::MountPropagation::PropagationPrivate => Propagation::Private,
             cri::MountPropagation::PropagationHostToContainer => Propagation::HostToContainer,
             cri::MountPropagation::PropagationBidirectional => Propagation::Bidirectional,
         },
         selinux_relabel: mount.selinux_relabel,
         id_mapping: id_mapping(&mount),
-        source: source(mount.host_path, mount.image, mount.image_sub_path)?,
+        source: source(&field, &mount.host_path, mount.image, mount.image_sub_path)?,
         options: mount.mount_options,
     })
 }
 
-fn access(mount: &cri::Mount) -> Result<MountAccess, Error> {
+/// Names the fields of the mount with this number.
+struct Field(usize);
+
+impl Field {
+    fn path(&self, name: &str) -> String {
+        format!("mounts[{}].{name}", self.0)
+    }
+
+    fn refused(&self, name: &str, why: impl Into<String>) -> Error {
+        Error::refused(self.path(name), why)
+    }
+
+    fn absolute(&self, name: &str, text: &str) -> Result<PathBuf, Error> {
+        let path = Some(PathBuf::from(text)).filter(|path| path.is_absolute());
+        path.ok_or_else(|| self.refused(name, format!("\"{text}\" is not an absolute path")))
+    }
+}
+
+fn access(field: &Field, mount: &cri::Mount) -> Result<MountAccess, Error> {
+    let refused = |why: &str| Err(field.refused("recursive_read_only", why));
     match (mount.readonly, mount.recursive_read_only) {
         (false, false) => Ok(MountAccess::ReadWrite),
         (true, false) => Ok(MountAccess::ReadOnly),
         (true, true) if mount.propagation == cri::MountPropagation::PropagationPrivate as i32 => {
             Ok(MountAccess::RecursiveReadOnly)
         }
-        (true, true) => Err(Error::refused("mounts.recursive_read_only", "needs private propagation")),
-        (false, true) => Err(Error::refused("mounts.recursive_read_only", "needs readonly")),
+        (true, true) => refused("needs private propagation"),
+        (false, true) => refused("needs readonly"),
     }
 }
 
@@ -117,15 +128,19 @@ fn id_mapping(mount: &cri::Mount) -> Option<UserNamespace> {
     (!uids.is_empty() || !gids.is_empty()).then_some(UserNamespace { uids, gids })
 }
 
-fn source(host_path: String, image: Option<cri::ImageSpec>, sub_path: String) -> Result<MountSource, Error> {
+fn source(
+    field: &Field,
+    host_path: &str,
+    image: Option<cri::ImageSpec>,
+    sub_path: String,
+) -> Result<MountSource, Error> {
     if let Some(spec) = image.filter(|spec| !spec.image.is_empty()) {
-        return Ok(MountSource::Image { image: self::image(spec)?, sub_path });
+        return Ok(MountSource::Image { image: self::image(spec, &field.path("image"))?, sub_path });
     }
-    let path = PathBuf::from(&host_path);
-    if path.is_absolute() {
-        return Ok(MountSource::Host(path));
+    if !sub_path.is_empty() {
+        return Err(field.refused("image_sub_path", "needs image"));
     }
-    Err(Error::refused("mounts.host_path", format!("\"{host_path}\" is not an absolute path")))
+    field.absolute("host_path", host_path).map(MountSource::Host)
 }
 
 fn device(device: cri::Device) -> Device {
@@ -156,13 +171,7 @@ fn security(context: cri::LinuxContainerSecurityContext) -> Result<ContainerSecu
             value(context.run_as_group),
         )?,
         supplemental_groups: group_ids(&context.supplemental_groups)?,
-        supplemental_groups_policy: match known(
-            context.supplemental_groups_policy,
-            "linux.security_context.supplemental_groups_policy",
-        )? {
-            cri::SupplementalGroupsPolicy::Merge => SupplementalGroupsPolicy::Merge,
-            cri::SupplementalGroupsPolicy::Strict => SupplementalGroupsPolicy::Strict,
-        },
+        supplemental_groups_policy: groups_policy(context.supplemental_groups_policy)?,
         readonly_rootfs: context.readonly_rootfs,
         no_new_privileges: context.no_new_privs,
         masked_paths: Some(context.masked_paths),
@@ -215,12 +224,22 @@ mod tests {
 
     #[test]
     fn fields_that_cannot_be_honoured_are_refused_by_path() {
-        let mount = |mount: cri::Mount| move |config: &mut cri::ContainerConfig| config.mounts = vec![mount];
+        let good =
+            cri::Mount { container_path: "/good".into(), host_path: "/tmp".into(), ..Default::default() };
+        let mount =
+            |mount: cri::Mount| |config: &mut cri::ContainerConfig| config.mounts = vec![good.clone(), mount];
         let relative =
             cri::Mount { container_path: "data".into(), host_path: "/tmp".into(), ..Default::default() };
-        assert!(refusal(mount(relative)).starts_with("mounts.container_path: \"data\""));
+        assert!(refusal(mount(relative)).starts_with("mounts[1].container_path: \"data\""));
         let no_source = cri::Mount { container_path: "/data".into(), ..Default::default() };
-        assert!(refusal(mount(no_source)).starts_with("mounts.host_path"));
+        assert!(refusal(mount(no_source.clone())).starts_with("mounts[1].host_path"));
+        let no_image = cri::Mount { image_sub_path: "etc".into(), host_path: "/tmp".into(), ..no_source };
+        assert!(refusal(mount(no_image)).starts_with("mounts[1].image_sub_path: needs image"));
+        let variable = cri::KeyValue { key: "A=B".into(), ..Default::default() };
+        assert!(refusal(|config| config.envs = vec![variable]).starts_with("envs[0].key: \"A=B\""));
+        let handled =
+            cri::ImageSpec { image: "i".into(), runtime_handler: "vm".into(), ..Default::default() };
+        assert!(refusal(|config| config.image = Some(handled)).starts_with("image.runtime_handler: \"vm\""));
         assert!(refusal(|config| config.stdin_once = true).starts_with("stdin_once"));
         assert!(refusal(|config| config.stop_signal = 99).starts_with("stop_signal"));
         assert!(refusal(|config| config.image = None).starts_with("image"));

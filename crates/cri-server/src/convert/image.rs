@@ -10,10 +10,23 @@ use crate::status::of_sandbox;
 /// The name in a request.
 ///
 /// # Errors
-/// InvalidArgument where there is none.
+/// InvalidArgument where there is none, or a runtime handler that there isn't.
 pub(crate) fn name(spec: Option<cri::ImageSpec>) -> Result<String, Status> {
-    let name = spec.map(|spec| spec.image).filter(|name| !name.is_empty());
+    let spec = spec.unwrap_or_default();
+    handler(&spec.runtime_handler, "image").map_err(|error| of_sandbox(&error))?;
+    let name = Some(spec.image).filter(|name| !name.is_empty());
     name.ok_or_else(|| of_sandbox(&Error::refused("image.image", "is empty")))
+}
+
+/// The handler that an image is asked for; images of different handlers would be different images, and there is but one.
+///
+/// # Errors
+/// [`Error::Refused`] for any but the default one.
+pub(crate) fn handler(name: &str, field: &str) -> Result<(), Error> {
+    if name.is_empty() {
+        return Ok(());
+    }
+    Err(Error::refused(format!("{field}.runtime_handler"), format!("\"{name}\" is not configured")))
 }
 
 /// Credentials of a pull.

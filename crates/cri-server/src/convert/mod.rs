@@ -3,11 +3,13 @@
 //! Requests are parsed once, at the door; a field that can't be read is refused with its path. Whether the runtime can do what
 //! a readable field asks for is the domain's to say.
 
+pub(crate) mod bandwidth;
 pub(crate) mod container;
 pub(crate) mod event;
 pub(crate) mod filter;
 pub(crate) mod image;
 pub(crate) mod pod;
+pub(crate) mod quantity;
 pub(crate) mod resources;
 pub(crate) mod security;
 pub(crate) mod signal;

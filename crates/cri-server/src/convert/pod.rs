@@ -1,12 +1,10 @@
 //! PodSandboxConfig, read.
 
-use std::path::PathBuf;
-
 use proto::runtime::v1 as cri;
-use sandbox::{DnsConfig, Error, PodConfig, PodMetadata, PodSecurity, PortMapping, Protocol, RunAs};
+use sandbox::{DnsConfig, Error, PodConfig, PodMetadata, PodSecurity, PortMapping, Protocol};
 
-use super::security::{group_ids, namespaces, profile, selinux};
-use super::{known, required, resources, sorted};
+use super::security::{group_ids, groups_policy, id, namespaces, profile, selinux};
+use super::{bandwidth, known, required, resources, sorted};
 
 /// A pod as it was asked for.
 ///
@@ -18,14 +16,17 @@ pub(crate) fn config(config: cri::PodSandboxConfig, runtime_handler: String) -> 
     }
     let linux = config.linux.unwrap_or_default();
     let context = linux.security_context.unwrap_or_default();
+    let annotations = sorted(config.annotations);
+    // For their value alone: a network reads them again when it has to do with them.
+    bandwidth::read(&annotations)?;
     Ok(PodConfig {
-        metadata: metadata(required(config.metadata, "metadata")?)?,
+        metadata: metadata(required(config.metadata, "metadata")?),
         hostname: config.hostname,
-        log_directory: log_directory(config.log_directory)?,
+        log_directory: config.log_directory.into(),
         dns: config.dns_config.map(dns),
-        port_mappings: config.port_mappings.into_iter().map(port).collect::<Result<_, _>>()?,
+        port_mappings: config.port_mappings.into_iter().enumerate().map(port).collect::<Result<_, _>>()?,
         labels: sorted(config.labels),
-        annotations: sorted(config.annotations),
+        annotations,
         cgroup_parent: linux.cgroup_parent,
         sysctls: sorted(linux.sysctls),
         namespaces: namespaces(context.namespace_options.clone().unwrap_or_default())?,
@@ -36,37 +37,25 @@ pub(crate) fn config(config: cri::PodSandboxConfig, runtime_handler: String) -> 
     })
 }
 
-fn metadata(metadata: cri::PodSandboxMetadata) -> Result<PodMetadata, Error> {
-    if metadata.name.is_empty() {
-        return Err(Error::refused("metadata.name", "is empty"));
-    }
+fn metadata(metadata: cri::PodSandboxMetadata) -> PodMetadata {
     let cri::PodSandboxMetadata { name, uid, namespace, attempt } = metadata;
-    Ok(PodMetadata { name, uid, namespace, attempt })
-}
-
-fn log_directory(directory: String) -> Result<PathBuf, Error> {
-    let path = PathBuf::from(directory);
-    if path.as_os_str().is_empty() || path.is_absolute() {
-        return Ok(path);
-    }
-    Err(Error::refused("log_directory", format!("\"{}\" is not an absolute path", path.display())))
+    PodMetadata { name, uid, namespace, attempt }
 }
 
 fn dns(config: cri::DnsConfig) -> DnsConfig {
     DnsConfig { servers: config.servers, searches: config.searches, options: config.options }
 }
 
-fn port(mapping: cri::PortMapping) -> Result<PortMapping, Error> {
+fn port((at, mapping): (usize, cri::PortMapping)) -> Result<PortMapping, Error> {
+    let path = |field: &str| format!("port_mappings[{at}].{field}");
     let number = |field: &str, value: i32| {
-        u16::try_from(value)
-            .map_err(|_| Error::refused(format!("port_mappings.{field}"), format!("{value} is not a port")))
+        u16::try_from(value).map_err(|_| Error::refused(path(field), format!("{value} is not a port")))
     };
     let address = mapping.host_ip.trim();
     let host_ip = if address.is_empty() { None } else { Some(address.parse()) };
-    let not_address =
-        |_| Error::refused("port_mappings.host_ip", format!("\"{address}\" is not an IP address"));
+    let not_address = |_| Error::refused(path("host_ip"), format!("\"{address}\" is not an IP address"));
     Ok(PortMapping {
-        protocol: match known(mapping.protocol, "port_mappings.protocol")? {
+        protocol: match known(mapping.protocol, &path("protocol"))? {
             cri::Protocol::Tcp => Protocol::Tcp,
             cri::Protocol::Udp => Protocol::Udp,
             cri::Protocol::Sctp => Protocol::Sctp,
@@ -85,14 +74,74 @@ fn security(context: cri::LinuxSandboxSecurityContext) -> Result<PodSecurity, Er
             "is deprecated, use seccomp",
         ));
     }
-    let value = |number: Option<cri::Int64Value>| number.map(|number| number.value);
+    let id = |field: &str, number: Option<cri::Int64Value>| {
+        number.map(|number| id(&format!("linux.security_context.{field}"), number.value)).transpose()
+    };
     Ok(PodSecurity {
         privileged: context.privileged,
-        run_as: RunAs::new(value(context.run_as_user), "", value(context.run_as_group))?,
+        // A group alone is fine here: kubelet passes what the Pod says, and nothing runs as the sandbox.
+        run_as_user: id("run_as_user", context.run_as_user)?,
+        run_as_group: id("run_as_group", context.run_as_group)?,
         supplemental_groups: group_ids(&context.supplemental_groups)?,
+        supplemental_groups_policy: groups_policy(context.supplemental_groups_policy)?,
         readonly_rootfs: context.readonly_rootfs,
         seccomp: profile(context.seccomp, "linux.security_context.seccomp")?,
         apparmor: profile(context.apparmor, "linux.security_context.apparmor")?,
         selinux: selinux(context.selinux_options),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(change: impl FnOnce(&mut cri::PodSandboxConfig)) -> Result<PodConfig, Error> {
+        let metadata =
+            cri::PodSandboxMetadata { name: "p".into(), namespace: "n".into(), ..Default::default() };
+        let mut wanted = cri::PodSandboxConfig {
+            metadata: Some(metadata),
+            linux: Some(cri::LinuxPodSandboxConfig {
+                security_context: Some(cri::LinuxSandboxSecurityContext::default()),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        change(&mut wanted);
+        config(wanted, String::new())
+    }
+
+    fn context(config: &mut cri::PodSandboxConfig) -> &mut cri::LinuxSandboxSecurityContext {
+        config.linux.as_mut().and_then(|linux| linux.security_context.as_mut()).unwrap()
+    }
+
+    #[test]
+    fn a_group_without_a_user_is_a_valid_pod() {
+        let number = |value| Some(cri::Int64Value { value });
+        let pod = asked(|config| context(config).run_as_group = number(3000)).unwrap();
+        assert_eq!((pod.security.run_as_user, pod.security.run_as_group), (None, Some(3000)));
+        let refused = asked(|config| context(config).run_as_user = number(-1)).unwrap_err().to_string();
+        assert!(refused.starts_with("linux.security_context.run_as_user: -1"), "{refused}");
+    }
+
+    #[test]
+    fn fields_that_cannot_be_honoured_are_refused_by_path() {
+        type Change = fn(&mut cri::PodSandboxConfig);
+        let broken: [(&str, Change); 4] = [
+            ("annotations[\"kubernetes.io/ingress-bandwidth\"]", |config| {
+                config.annotations = [("kubernetes.io/ingress-bandwidth".into(), "fast".into())].into();
+            }),
+            ("port_mappings[1].container_port", |config| {
+                let port = |container_port| cri::PortMapping { container_port, ..Default::default() };
+                config.port_mappings = vec![port(80), port(70_000)];
+            }),
+            ("metadata", |config| config.metadata = None),
+            ("linux.security_context.supplemental_groups_policy", |config| {
+                context(config).supplemental_groups_policy = 7;
+            }),
+        ];
+        for (field, change) in broken {
+            let refused = asked(change).unwrap_err().to_string();
+            assert!(refused.starts_with(&format!("{field}: ")), "{refused}");
+        }
+    }
 }

@@ -1,7 +1,9 @@
 //! Namespaces, ids, profiles and labels: what the security contexts of pods and containers share.
 
 use proto::runtime::v1 as cri;
-use sandbox::{Error, NamespaceMode, PodNamespaces, Profile, SelinuxOptions, UserNamespace};
+use sandbox::{
+    Error, NamespaceMode, PodNamespaces, Profile, SelinuxOptions, SupplementalGroupsPolicy, UserNamespace,
+};
 
 use super::known;
 
@@ -50,19 +52,34 @@ pub(crate) fn mappings(mappings: &[cri::IdMapping]) -> Vec<(u32, u32, u32)> {
     mappings.iter().map(|mapping| (mapping.container_id, mapping.host_id, mapping.length)).collect()
 }
 
+/// A user or group id.
+///
+/// # Errors
+/// [`Error::Refused`] for a number that is none.
+pub(crate) fn id(field: &str, value: i64) -> Result<u32, Error> {
+    // The kernel reads the largest number as "leave as it is".
+    let id = u32::try_from(value).ok().filter(|id| *id < i32::MAX.unsigned_abs());
+    id.ok_or_else(|| Error::refused(field, format!("{value} is not an id between 0 and {}", i32::MAX - 1)))
+}
+
 /// Supplemental groups.
 ///
 /// # Errors
 /// [`Error::Refused`] for a number that is no group id.
 pub(crate) fn group_ids(groups: &[i64]) -> Result<Vec<u32>, Error> {
-    let id = |group: &i64| {
-        // The kernel reads the largest number as "leave as it is".
-        let id = u32::try_from(*group).ok().filter(|id| *id < i32::MAX.unsigned_abs());
-        id.ok_or_else(|| {
-            Error::refused("linux.security_context.supplemental_groups", format!("{group} is not a group id"))
-        })
-    };
-    groups.iter().map(id).collect()
+    let path = |at: usize| format!("linux.security_context.supplemental_groups[{at}]");
+    groups.iter().enumerate().map(|(at, group)| id(&path(at), *group)).collect()
+}
+
+/// Whether groups of the image's count.
+///
+/// # Errors
+/// [`Error::Refused`] for a number that the contract doesn't have.
+pub(crate) fn groups_policy(policy: i32) -> Result<SupplementalGroupsPolicy, Error> {
+    Ok(match known(policy, "linux.security_context.supplemental_groups_policy")? {
+        cri::SupplementalGroupsPolicy::Merge => SupplementalGroupsPolicy::Merge,
+        cri::SupplementalGroupsPolicy::Strict => SupplementalGroupsPolicy::Strict,
+    })
 }
 
 /// A seccomp or AppArmor profile.

@@ -9,6 +9,7 @@ use serde_json::json;
 use tonic::Status;
 
 use super::Runtime;
+use crate::call_log;
 use crate::convert::{self, filter, resources, status};
 use crate::status::of_sandbox;
 
@@ -16,10 +17,12 @@ pub(super) async fn create(
     runtime: &Runtime,
     request: cri::CreateContainerRequest,
 ) -> Result<cri::CreateContainerResponse, Status> {
+    call_log::about_pod(&request.pod_sandbox_id);
     let wanted = request.config.ok_or_else(|| of_sandbox(&Error::refused("config", "is missing")))?;
     let config = convert::container::config(wanted).map_err(|error| of_sandbox(&error))?;
     let created = runtime.pods.create_container(&request.pod_sandbox_id, config).await;
     let container_id = created.map_err(|error| of_sandbox(&error))?.to_string();
+    call_log::about_container(&container_id);
     Ok(cri::CreateContainerResponse { container_id })
 }
 
@@ -27,6 +30,7 @@ pub(super) async fn start(
     runtime: &Runtime,
     request: cri::StartContainerRequest,
 ) -> Result<cri::StartContainerResponse, Status> {
+    call_log::about_container(&request.container_id);
     runtime.pods.start_container(&request.container_id).await.map_err(|error| of_sandbox(&error))?;
     Ok(cri::StartContainerResponse {})
 }
@@ -35,6 +39,7 @@ pub(super) async fn stop(
     runtime: &Runtime,
     request: cri::StopContainerRequest,
 ) -> Result<cri::StopContainerResponse, Status> {
+    call_log::about_container(&request.container_id);
     // Seconds; kubelet means "at once" by zero, and a negative number can mean nothing else.
     let grace = Duration::from_secs(u64::try_from(request.timeout).unwrap_or(0));
     runtime.pods.stop_container(&request.container_id, grace).await.map_err(|error| of_sandbox(&error))?;
@@ -45,6 +50,7 @@ pub(super) async fn remove(
     runtime: &Runtime,
     request: cri::RemoveContainerRequest,
 ) -> Result<cri::RemoveContainerResponse, Status> {
+    call_log::about_container(&request.container_id);
     runtime.pods.remove_container(&request.container_id).await.map_err(|error| of_sandbox(&error))?;
     Ok(cri::RemoveContainerResponse {})
 }
@@ -61,6 +67,7 @@ pub(super) async fn status(
     runtime: &Runtime,
     request: cri::ContainerStatusRequest,
 ) -> Result<cri::ContainerStatusResponse, Status> {
+    call_log::about_container(&request.container_id);
     let container = runtime.pods.container(&request.container_id).map_err(|error| of_sandbox(&error))?;
     let info = if request.verbose { info(runtime, &container).await? } else { HashMap::new() };
     Ok(cri::ContainerStatusResponse { status: Some(status::container(&container)), info })
@@ -87,6 +94,7 @@ pub(super) async fn update(
     runtime: &Runtime,
     request: cri::UpdateContainerResourcesRequest,
 ) -> Result<cri::UpdateContainerResourcesResponse, Status> {
+    call_log::about_container(&request.container_id);
     if request.windows.is_some() {
         return Err(of_sandbox(&Error::refused("windows", "this node runs Linux")));
     }
@@ -99,6 +107,7 @@ pub(super) async fn reopen_log(
     runtime: &Runtime,
     request: cri::ReopenContainerLogRequest,
 ) -> Result<cri::ReopenContainerLogResponse, Status> {
+    call_log::about_container(&request.container_id);
     runtime.pods.reopen_log(&request.container_id).await.map_err(|error| of_sandbox(&error))?;
     Ok(cri::ReopenContainerLogResponse {})
 }

@@ -7,12 +7,14 @@ use sandbox::{Error, ExecRequest};
 use tonic::Status;
 
 use super::Runtime;
+use crate::call_log;
 use crate::status::of_sandbox;
 
 pub(super) async fn sync(
     runtime: &Runtime,
     request: cri::ExecSyncRequest,
 ) -> Result<cri::ExecSyncResponse, Status> {
+    call_log::about_container(&request.container_id);
     if request.cmd.is_empty() {
         return Err(of_sandbox(&Error::refused("cmd", "is empty")));
     }

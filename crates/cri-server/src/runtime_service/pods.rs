@@ -8,6 +8,7 @@ use serde_json::json;
 use tonic::Status;
 
 use super::Runtime;
+use crate::call_log;
 use crate::convert::{self, filter, status};
 use crate::status::of_sandbox;
 
@@ -18,6 +19,7 @@ pub(super) async fn run(
     let wanted = request.config.ok_or_else(|| of_sandbox(&Error::refused("config", "is missing")))?;
     let config = convert::pod::config(wanted, request.runtime_handler).map_err(|error| of_sandbox(&error))?;
     let id = runtime.pods.run(config).await.map_err(|error| of_sandbox(&error))?;
+    call_log::about_pod(id.as_str());
     Ok(cri::RunPodSandboxResponse { pod_sandbox_id: id.to_string() })
 }
 
@@ -25,6 +27,7 @@ pub(super) async fn stop(
     runtime: &Runtime,
     request: cri::StopPodSandboxRequest,
 ) -> Result<cri::StopPodSandboxResponse, Status> {
+    call_log::about_pod(&request.pod_sandbox_id);
     runtime.pods.stop(&request.pod_sandbox_id).await.map_err(|error| of_sandbox(&error))?;
     Ok(cri::StopPodSandboxResponse {})
 }
@@ -33,6 +36,7 @@ pub(super) async fn remove(
     runtime: &Runtime,
     request: cri::RemovePodSandboxRequest,
 ) -> Result<cri::RemovePodSandboxResponse, Status> {
+    call_log::about_pod(&request.pod_sandbox_id);
     runtime.pods.remove(&request.pod_sandbox_id).await.map_err(|error| of_sandbox(&error))?;
     Ok(cri::RemovePodSandboxResponse {})
 }
@@ -41,6 +45,7 @@ pub(super) fn status(
     runtime: &Runtime,
     request: &cri::PodSandboxStatusRequest,
 ) -> Result<cri::PodSandboxStatusResponse, Status> {
+    call_log::about_pod(&request.pod_sandbox_id);
     let pod = runtime.pods.pod(&request.pod_sandbox_id).map_err(|error| of_sandbox(&error))?;
     let inside = ContainerFilter { pod: pod.id.to_string(), ..Default::default() };
     let containers = runtime.pods.containers(&inside);

@@ -14,11 +14,8 @@ const LONGEST_HOSTNAME: usize = 64;
 /// # Errors
 /// [`Error::Refused`] with the first field that is wrong or not supported.
 pub(crate) fn check(config: &Config, pod: &PodConfig) -> Result<(), Error> {
-    let metadata = &pod.metadata;
-    for (field, value) in
-        [("name", &metadata.name), ("namespace", &metadata.namespace), ("uid", &metadata.uid)]
-    {
-        if value.is_empty() && field != "uid" {
+    for (field, value) in [("name", &pod.metadata.name), ("namespace", &pod.metadata.namespace)] {
+        if value.is_empty() {
             return Err(Error::refused(format!("metadata.{field}"), "is empty"));
         }
     }
@@ -85,13 +82,14 @@ fn modes(pod: &PodConfig) -> Result<(), Error> {
 fn security(pod: &PodConfig) -> Result<(), Error> {
     let refuse =
         |field: &str, why: String| Err(Error::refused(format!("linux.security_context.{field}"), why));
-    match &pod.security.seccomp {
-        None | Some(Profile::Unconfined | Profile::RuntimeDefault) => {}
-        Some(Profile::Localhost(path)) => {
-            return refuse(
-                "seccomp",
-                format!("the profile \"{path}\": profiles of the node are not supported yet"),
-            );
+    // Nothing of a workload's runs as the sandbox: the default confines nothing here, but a profile by name is a wish.
+    for (field, profile) in [("seccomp", &pod.security.seccomp), ("apparmor", &pod.security.apparmor)] {
+        match profile {
+            None | Some(Profile::Unconfined | Profile::RuntimeDefault) => {}
+            Some(Profile::Localhost(name)) => {
+                let why = format!("the profile \"{name}\": profiles of the node are not supported yet");
+                return refuse(field, why);
+            }
         }
     }
     match &pod.security.selinux {

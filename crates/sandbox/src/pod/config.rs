@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::container::config::{Profile, RunAs, SelinuxOptions};
+use crate::container::config::{Profile, SelinuxOptions, SupplementalGroupsPolicy};
 use crate::resources::Resources;
 
 /// A pod as it was asked for.
@@ -16,7 +16,7 @@ use crate::resources::Resources;
 pub struct PodConfig {
     /// Who the pod is.
     pub metadata: PodMetadata,
-    /// Hostname; empty for the host's own (pods on the host network) or the pod's name.
+    /// Hostname; empty for the host's own.
     pub hostname: String,
     /// Where the containers' logs go; empty when the pod's containers write none.
     pub log_directory: PathBuf,
@@ -36,7 +36,8 @@ pub struct PodConfig {
     pub namespaces: PodNamespaces,
     /// Security settings of the sandbox itself.
     pub security: PodSecurity,
-    /// What the pod costs beyond its containers, as the runtime class says.
+    /// What the pod costs beyond its containers, as the runtime class says. For information: kubelet has it in the limits of the
+    /// pod's cgroup, which it makes itself (`cgroup_parent`).
     pub overhead: Option<Resources>,
     /// Sum of the containers' resources, for information.
     pub resources: Option<Resources>,
@@ -139,10 +140,14 @@ pub struct UserNamespace {
 pub struct PodSecurity {
     /// Whether privileged containers may run in the pod.
     pub privileged: bool,
-    /// Whom the sandbox runs as. No process of a workload's runs as the sandbox here; kept for the status.
-    pub run_as: RunAs,
+    /// The user whom the sandbox runs as. No process of a workload's runs as the sandbox here; kept for the status.
+    pub run_as_user: Option<u32>,
+    /// Its group, likewise; unlike a container's it may stand alone.
+    pub run_as_group: Option<u32>,
     /// Supplemental groups, likewise.
     pub supplemental_groups: Vec<u32>,
+    /// Whether groups of an image's would be added to them, likewise.
+    pub supplemental_groups_policy: SupplementalGroupsPolicy,
     /// Whether the sandbox's root is read-only, likewise.
     pub readonly_rootfs: bool,
     /// Seccomp profile of the sandbox.

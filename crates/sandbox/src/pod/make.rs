@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use runtime::cgroup::Cgroup;
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
 use crate::error::Error;
 use crate::network::{Attachment, NetworkError};
@@ -137,6 +138,10 @@ impl Making<'_> {
         let spawned = self.shared.supervisor.spawn(&self.facts.id, &directory, &cgroup);
         let minder = within(("starting the supervisor", subject, deadlines.supervisor), spawned).await?;
         let minder = self.minder.insert(minder);
+        if let Some(files) = self.shared.config.open_files {
+            limit_open_files(minder.process.pid, files)
+                .map_err(|cause| Error::step("limiting the open files", subject, cause))?;
+        }
         let plan = namespaces::pod_plan(&self.facts.config);
         self.netns = minder.client.create_pod(plan, deadlines.namespaces).await?;
         if self.facts.config.namespaces.network == NamespaceMode::Node {
@@ -144,6 +149,14 @@ impl Making<'_> {
         }
         Ok(minder.process)
     }
+}
+
+/// Gives a supervisor its own limit. By its process id once it has said which that is and before it has made anything: what it
+/// makes inherits the limit.
+fn limit_open_files(supervisor: i32, files: u64) -> rustix::io::Result<()> {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let limit = Rlimit { current: Some(files), maximum };
+    prlimit(Pid::from_raw(supervisor), Resource::Nofile, limit).map(drop)
 }
 
 /// Where a pod's supervisor sits, beside the containers.
@@ -168,6 +181,8 @@ async fn attach(shared: &Shared, attachment: &Attachment) -> Result<Vec<IpAddr>,
 pub(crate) fn network_error(step: &'static str, subject: &str, error: NetworkError) -> Error {
     match error {
         NetworkError::NotReady { reason } => Error::NetworkNotReady { reason },
+        NetworkError::Deadline(cause) => Error::TimedOut { step, subject: subject.to_owned(), cause },
+        NetworkError::Refused { field, why } => Error::Refused { field, why },
         NetworkError::Failed(cause) => Error::Step { step, subject: subject.to_owned(), cause },
     }
 }

@@ -112,7 +112,10 @@ pub(crate) fn effective(security: &ContainerSecurity, available: &Set) -> Result
 pub(crate) fn sets(security: &ContainerSecurity, available: &Set) -> Result<LinuxCapabilities, Error> {
     let mut set = effective(security, available)?;
     let ambient = Wish::read(&security.capabilities_ambient, "add_ambient_capabilities")?;
-    let ambient: Set = ambient.named.intersection(available).copied().collect();
+    let ambient: Set = match ambient.all {
+        true => available.clone(),
+        false => ambient.named.intersection(available).copied().collect(),
+    };
     set.extend(&ambient);
     let mut sets = LinuxCapabilities::default();
     sets.set_bounding(Some(set.clone()))
@@ -189,6 +192,19 @@ mod tests {
             ..ContainerSecurity::default()
         };
         assert!(matches!(effective(&security, &everything()), Err(Error::Refused { .. })));
+    }
+
+    #[test]
+    fn ambient_capabilities_are_all_or_those_named() {
+        let ambient = |names: &[&str]| {
+            let security = ContainerSecurity {
+                capabilities_ambient: names.iter().map(|name| (*name).to_owned()).collect(),
+                ..ContainerSecurity::default()
+            };
+            sets(&security, &everything()).expect("capabilities").ambient().clone()
+        };
+        assert_eq!(ambient(&["ALL"]), Some(everything()));
+        assert_eq!(ambient(&["NET_ADMIN"]), Some([Capability::NetAdmin].into()));
     }
 
     #[test]

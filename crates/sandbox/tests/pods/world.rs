@@ -64,8 +64,8 @@ impl World {
         };
         let config = Config {
             state_dir: self.directory.path().join("state"),
-            root_dir: self.directory.path().join("root"),
             supervisor: self.supervisor.clone(),
+            open_files: None,
             cgroup_driver: Default::default(),
             default_cgroup_parent: self.parent.clone(),
             handlers: Default::default(),

@@ -1,15 +1,16 @@
 //! The demo's private daemon: a child process on a temporary directory, with a bridge of its own.
 
 use std::io::{self, BufRead, BufReader};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::config::{BuiltinNetwork, Config, LogLevel};
+use crate::config::{Config, LogLevel, NetworkConfig};
 
-/// A running daemon. Dropped without [`Daemon::end`] it is killed, and its directory stays for a look.
+/// A running daemon, which goes on until [`Daemon::end`]. One that doesn't come up or end well leaves its directory for a look.
 pub(super) struct Daemon {
     process: Child,
     directory: PathBuf,
@@ -18,8 +19,9 @@ pub(super) struct Daemon {
 impl Daemon {
     /// Starts the daemon and waits for its word that it serves.
     pub(super) fn start() -> io::Result<Self> {
-        let directory = std::env::temp_dir().join(format!("knarr-demo-{}", std::process::id()));
-        std::fs::create_dir_all(directory.join("logs"))?;
+        // Under a name that nobody can have guessed, for its owner alone: a configuration is read from it by root.
+        let directory = tempfile::Builder::new().prefix("knarr-demo-").tempdir()?.keep();
+        std::fs::create_dir(directory.join("logs"))?;
         let file = directory.join("knarr.toml");
         let toml = toml::to_string(&configuration(&directory)).map_err(io::Error::other)?;
         std::fs::write(&file, toml)?;
@@ -31,6 +33,8 @@ impl Daemon {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)
+            // A Ctrl-C is the demo's to take: the daemon is needed for the cleaning up.
+            .process_group(0)
             .spawn()?;
         let mut line = String::new();
         if let Some(stdout) = process.stdout.take() {
@@ -86,10 +90,11 @@ fn configuration(directory: &Path) -> Config {
         cni_conf_dir: directory.join("cni"),
         registry_config_dir: directory.join("certs.d"),
         log_level: LogLevel::Debug,
-        network: BuiltinNetwork {
+        network: NetworkConfig {
             builtin: true,
             bridge: format!("knarrdemo{number}"),
             subnets: vec![format!("10.214.{number}.0/24")],
+            ..NetworkConfig::default()
         },
         ..Config::default()
     }

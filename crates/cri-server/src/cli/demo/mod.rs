@@ -2,7 +2,7 @@
 //!
 //! A private daemon on directories of its own with the built-in network, an image pulled from a registry that the demo
 //! serves itself, a pod, its log, an exec, its stats; then everything is removed again. It is a client of the daemon like
-//! any other: nothing here reaches into it.
+//! any other: nothing here reaches into it. A signal cuts the demo short, and everything is removed all the same.
 
 mod daemon;
 mod image;
@@ -11,6 +11,8 @@ mod tour;
 
 use std::error::Error;
 use std::io::{self, IsTerminal, Write};
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::DemoArgs;
 
@@ -40,24 +42,53 @@ impl Screen {
 
 /// Runs the demo; the error says which part of it failed.
 pub(crate) fn run(arguments: &DemoArgs) -> Result<(), Box<dyn Error>> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(async {
-        let screen = Screen::new();
-        screen.busy("packing an image and serving it")?;
-        let packed = image::pack(&crate::beside("knarr-demo-workload")?)?;
-        let registry = registry::Registry::serve(packed).await?;
-        screen.busy("starting a private daemon")?;
-        let daemon = daemon::Daemon::start()?;
-        screen.show("daemon", &daemon.address())?;
-        let (reference, own) = match &arguments.image {
-            Some(image) => (image.clone(), tour::Workload::Foreign),
-            None => (registry.reference(), tour::Workload::Packed),
-        };
-        let toured = tour::tour(&daemon, &screen, &reference, own).await;
-        let ended = daemon.end().await;
-        toured?;
-        ended?;
-        screen.show("clean", "pod, image, daemon and directories are gone")?;
-        Ok(())
-    })
+    crate::finish(crate::executor()?, demonstrate(arguments))
+}
+
+async fn demonstrate(arguments: &DemoArgs) -> Result<(), Box<dyn Error>> {
+    // From the beginning, so that no signal ends the demo with a daemon behind it.
+    let interrupt = Interrupt::watch()?;
+    let screen = Screen::new();
+    screen.busy("packing an image and serving it")?;
+    let packed = image::pack(&crate::beside("knarr-demo-workload")?)?;
+    let registry = registry::Registry::serve(packed).await?;
+    screen.busy("starting a private daemon")?;
+    let daemon = daemon::Daemon::start()?;
+    let (reference, own) = match &arguments.image {
+        Some(image) => (image.clone(), tour::Workload::Foreign),
+        None => (registry.reference(), tour::Workload::Packed),
+    };
+    let toured = tour::tour(&daemon, &screen, (&reference, own), interrupt).await;
+    let ended = daemon.end().await;
+    toured?;
+    ended?;
+    screen.show("clean", "pod, image, daemon and directories are gone")?;
+    Ok(())
+}
+
+/// The wish to end early: SIGINT or SIGTERM.
+pub(super) struct Interrupt {
+    signals: [Signal; 2],
+}
+
+impl Interrupt {
+    fn watch() -> io::Result<Self> {
+        Ok(Self { signals: [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?] })
+    }
+
+    /// Does `work` unless a signal comes first; then the work is dropped. Safe to cancel.
+    ///
+    /// # Errors
+    /// Those of the work, and the interruption.
+    pub(super) async fn or<T>(
+        &mut self,
+        work: impl Future<Output = Result<T, Box<dyn Error>>>,
+    ) -> Result<T, Box<dyn Error>> {
+        let [interrupt, terminate] = &mut self.signals;
+        tokio::select! {
+            done = work => done,
+            _ = interrupt.recv() => Err("interrupted".into()),
+            _ = terminate.recv() => Err("interrupted".into()),
+        }
+    }
 }

@@ -11,8 +11,8 @@ use proto::runtime::v1::*;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 
-use super::Screen;
 use super::daemon::Daemon;
+use super::{Interrupt, Screen};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
@@ -28,17 +28,24 @@ pub(super) enum Workload {
 /// How long the container gets to say its first line.
 const FIRST_LINE: Duration = Duration::from_secs(10);
 
-/// Runs everything once; pods are removed also when a step in between failed.
-pub(super) async fn tour(daemon: &Daemon, screen: &Screen, image: &str, workload: Workload) -> Outcome<()> {
+/// Runs everything once; the pod is removed also when a step in between failed or was interrupted.
+pub(super) async fn tour(
+    daemon: &Daemon,
+    screen: &Screen,
+    (image, workload): (&str, Workload),
+    mut interrupt: Interrupt,
+) -> Outcome<()> {
+    screen.show("daemon", &daemon.address())?;
     let mut node = Node::connect(daemon);
     screen.busy(&format!("pulling {image}"))?;
     let begun = Instant::now();
-    let id = node.pull(image).await?;
+    let id = interrupt.or(node.pull(image)).await?;
     screen.show("image", &format!("{image} ({id}) in {:.0?}", begun.elapsed()))?;
     let config = pod(&daemon.logs());
+    // Not to be interrupted: a pod without an id is hard to remove.
     let pod = node.run(config.clone()).await?;
     let stage = Stage { pod: pod.clone(), config, image: image.to_owned(), workload };
-    let shown = node.show(screen, &stage).await;
+    let shown = interrupt.or(node.show(screen, &stage)).await;
     let removed = node.remove(&pod).await;
     node.images.remove_image(RemoveImageRequest { image: Some(spec(image)) }).await?;
     shown.and(removed)
