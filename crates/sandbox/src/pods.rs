@@ -160,7 +160,7 @@ impl Pods {
                 outcome => return outcome,
             }
         }
-        Err(Error::Exhausted { what: "the patience for the name", subject: full_name(&config.metadata) })
+        Err(Error::Exhausted { what: "the patience for the name", subject: full_name(&config.metadata), cause: None })
     }
 
     async fn run_or_join(&self, config: &Arc<PodConfig>) -> Result<PodId, Error> {
@@ -419,7 +419,7 @@ impl Pods {
 fn post(mailbox: &mpsc::Sender<Wish>, subject: &str, wish: Wish) -> Result<(), Error> {
     mailbox.try_send(wish).map_err(|error| match error {
         mpsc::error::TrySendError::Full(_) => {
-            Error::Exhausted { what: "the queue of requests", subject: subject.to_owned() }
+            Error::Exhausted { what: "the queue of requests", subject: subject.to_owned(), cause: None }
         }
         mpsc::error::TrySendError::Closed(_) => Error::NotFound { kind: Kind::Pod, id: subject.to_owned() },
     })

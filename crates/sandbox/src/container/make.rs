@@ -160,7 +160,7 @@ pub(crate) async fn release(shared: &Shared, id: &ContainerId) -> Result<(), Err
 fn rootfs_error(what: &'static str, id: &ContainerId, error: RootfsError) -> Error {
     match error {
         RootfsError::NoImage { image } => Error::NoImage { image },
-        RootfsError::Full => Error::Exhausted { what: "disk space", subject: id.to_string() },
+        RootfsError::Full => Error::Exhausted { what: "disk space", subject: id.to_string(), cause: None },
         RootfsError::Failed(cause) => {
             let step = match what {
                 "preparation" => "preparing the root filesystem",

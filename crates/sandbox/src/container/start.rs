@@ -81,7 +81,10 @@ async fn steps(starting: Starting) -> Result<Begun, Error> {
     let mut descriptors = vec![ready.root];
     descriptors.extend(sources);
     let request = Start { facts: &facts, plan: ready.plan, cgroup, descriptors };
-    client.start(request, shared.config.deadlines.start).await
+    client.start(request, shared.config.deadlines.start).await.map_err(|error| match error {
+        Error::Start { container, cause } => Error::start(container, cause),
+        other => other,
+    })
 }
 
 async fn read_again(shared: &Shared, facts: &ContainerFacts) -> Result<Ready, Error> {

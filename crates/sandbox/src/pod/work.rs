@@ -181,7 +181,7 @@ fn erase(world: World<'_>, parts: Parts) -> Task {
         });
         failures.extend(summary(&left));
         let left: Parts = left.into_iter().map(|(part, _)| part).collect();
-        let result = match failures.into_iter().next() {
+        let result = match Error::all(failures) {
             None => record::remove_dir(&shared.store.pod_dir(&facts.id)),
             Some(error) => Err(error),
         };
