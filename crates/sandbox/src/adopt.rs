@@ -181,6 +181,7 @@ fn member(shared: &Shared, record: &ContainerRecord, state: ContainerState) -> O
         state,
         made: Some(Made { facts: record.facts.clone(), process, ready: None }),
         resources: record.resources.clone(),
+        updates: None,
     })
 }
 

@@ -205,11 +205,8 @@ impl Actor {
                 ends.into_iter()
                     .for_each(|(id, exited)| self.container_event(&id, ContainerEvent::Ended(exited)));
             }
-            Ok(Done::Updated { id, updated, outcome, reply }) => {
-                if outcome.is_ok() {
-                    self.set_resources(&id, *updated);
-                }
-                reply.send(outcome);
+            Ok(Done::Updated { id, change, outcome, reply }) => {
+                self.updated(&id, &change, (outcome, reply));
             }
             Ok(Done::Nothing) => {}
             Err(error) => tracing::error!(pod = %self.facts.id, %error, "a task of the pod's failed"),

@@ -45,8 +45,10 @@ pub(crate) enum Work {
     EraseContainer(ContainerId),
     Update {
         id: ContainerId,
+        /// What was asked for.
         change: Box<Resources>,
-        updated: Box<Resources>,
+        /// What is written for it.
+        written: Box<Resources>,
         reply: Reply,
     },
 }
@@ -60,7 +62,7 @@ pub(crate) enum Done {
     Container(ContainerId, ContainerEvent),
     Launched(ContainerId, Vec<ContainerEvent>),
     Buried(Vec<(ContainerId, Exited)>),
-    Updated { id: ContainerId, updated: Box<Resources>, outcome: Result<(), Error>, reply: Reply },
+    Updated { id: ContainerId, change: Box<Resources>, outcome: Result<(), Error>, reply: Reply },
     Nothing,
 }
 
@@ -100,7 +102,7 @@ impl Work {
                 .map(|ending| Box::pin(async move { Done::Container(id, ending.kill().await) }) as Task),
             Self::Tidy(id) => tidy(&world, &id),
             Self::EraseContainer(id) => erase_one(&world, id),
-            Self::Update { id, change, updated, reply } => Some(update(&world, (id, change, updated), reply)),
+            Self::Update { id, change, written, reply } => Some(update(&world, (id, change, written), reply)),
         }
     }
 }
@@ -284,26 +286,27 @@ fn erase_one(world: &World<'_>, id: ContainerId) -> Option<Task> {
 
 fn update(
     world: &World<'_>,
-    (id, change, updated): (ContainerId, Box<Resources>, Box<Resources>),
+    (id, change, written): (ContainerId, Box<Resources>, Box<Resources>),
     reply: Reply,
 ) -> Task {
     let shared = world.shared.clone();
     let facts = facts_of(world, &id);
     Box::pin(async move {
         let outcome = match facts {
-            Some(facts) => apply(&shared, facts, *change).await,
+            Some(facts) => apply(&shared, facts, *written).await,
             None => Ok(()),
         };
-        Done::Updated { id, updated, outcome, reply }
+        Done::Updated { id, change, outcome, reply }
     })
 }
 
-async fn apply(shared: &Arc<Shared>, facts: Arc<ContainerFacts>, change: Resources) -> Result<(), Error> {
+async fn apply(shared: &Arc<Shared>, facts: Arc<ContainerFacts>, written: Resources) -> Result<(), Error> {
     let after = shared.config.deadlines.cgroup;
     let host = shared.host.clone();
     let subject = facts.id.to_string();
     blocking(("changing the resources", &subject, after), move || {
-        let limits = spec::resources::without_devices(&change)?;
+        spec::resources::check(&host, &written)?;
+        let limits = spec::resources::without_devices(&written)?;
         let failed = |cause| Error::step("changing the resources", facts.id.to_string(), cause);
         Cgroup::at(&host, &facts.cgroup).and_then(|cgroup| cgroup.apply(&limits)).map_err(failed)
     })
