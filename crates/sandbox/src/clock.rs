@@ -1,4 +1,6 @@
 //! The time of day, as statuses carry it.
+//!
+//! Not here: deadlines, which go by clocks that nobody sets (see `shared`).
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

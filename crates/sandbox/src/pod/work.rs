@@ -173,6 +173,12 @@ fn erase(world: World<'_>, parts: Parts) -> Task {
         for container in &containers {
             failures.extend(end::erase(&shared, container, None).await.err());
         }
+        for container in shared.leftovers.take(&facts.id) {
+            if let Err(error) = make_container::release(&shared, &container).await {
+                shared.leftovers.add(&facts.id, &container);
+                failures.push(error);
+            }
+        }
         let down = Dismantling { shared: &shared, facts: &facts, minder: minder.as_ref(), netns };
         let mut left = dismantle(&down, &parts).await;
         left.retain(|(part, error)| {
