@@ -57,8 +57,8 @@ impl Host {
         if resources.pids().is_some() {
             self.need("pids", "linux.resources.pids")?;
         }
-        let sizes = resources.hugepage_limits().iter().flatten().map(|limit| limit.page_size());
-        for size in sizes.filter(|size| !is_page_size(size)) {
+        let mut sizes = resources.hugepage_limits().iter().flatten().map(|limit| limit.page_size());
+        if let Some(size) = sizes.find(|size| !is_page_size(size)) {
             return refuse(
                 "linux.resources.hugepageLimits",
                 &format!("{size:?} is not a page size such as 2MB"),

@@ -289,7 +289,9 @@ async fn limits_change_while_it_runs() {
         pods.update_resources(id.as_str(), cpus),
         pods.update_resources(id.as_str(), shares),
     );
-    (one.unwrap(), two.unwrap(), three.unwrap());
+    for outcome in [one, two, three] {
+        outcome.unwrap();
+    }
     let now = pods.container(id.as_str()).unwrap().resources.clone();
     assert_eq!(
         (now.memory_limit, now.cpuset_cpus.as_str(), now.cpu_shares),
