@@ -320,6 +320,10 @@ async fn an_exec_is_bounded_in_time_and_output() {
     let output = pod.client.exec(&id, &["sh", "-c", "sleep 30 & echo done"], 20).await.unwrap();
     assert_eq!((output.stdout.as_str(), output.exit_code), ("done\n", 0));
     assert!(begun.elapsed() < std::time::Duration::from_secs(15), "took {:?}", begun.elapsed());
+    // Nor does one that never stops writing.
+    let output = pod.client.exec(&id, &["sh", "-c", "yes & exit 0"], 20).await.unwrap();
+    assert_eq!((output.stdout.get(..2), output.exit_code), (Some("y\n"), 0));
+    assert!(begun.elapsed() < std::time::Duration::from_secs(20), "took {:?}", begun.elapsed());
     let much = pod.client.runtime.clone().max_decoding_message_size(64 << 20);
     let cmd = ["sh", "-c", "head -c 40m /dev/zero; exit 4"].map(str::to_owned).to_vec();
     let request = cri::ExecSyncRequest { container_id: id.clone(), cmd, timeout: 60 };

@@ -25,9 +25,7 @@ pub fn open_source(source: &Source) -> Result<OwnedFd, Error> {
         path: source.path.clone(),
         source: errno.into(),
     };
-    if source.propagation != Propagation::Private {
-        check_propagation(source)?;
-    }
+    check_propagation(&source.path, source.propagation)?;
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     if source.depth == Depth::Recursive {
         flags |= OpenTreeFlags::AT_RECURSIVE;
@@ -72,30 +70,31 @@ pub(crate) fn apply_attributes(
 
 /// A mount receives or shares what is mounted below it only if the host's mount does: asking for it in vain
 /// would hide volumes mounted later, so it is refused as Kubernetes' runtimes do.
-fn check_propagation(source: &Source) -> Result<(), Error> {
-    let failed = |errno: Errno| Error::MountSource {
-        operation: "open",
-        path: source.path.clone(),
-        source: errno.into(),
-    };
-    let place =
-        rustix::fs::open(&source.path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
+///
+/// Can hang as [`open_source`] can.
+///
+/// # Errors
+/// [`Error::NotShared`], and [`Error::MountSource`] when the path or its mount cannot be looked at.
+pub fn check_propagation(path: &Path, propagation: Propagation) -> Result<(), Error> {
+    if propagation == Propagation::Private {
+        return Ok(());
+    }
+    let failed =
+        |errno: Errno| Error::MountSource { operation: "open", path: path.to_owned(), source: errno.into() };
+    let place = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
     let id = sys::mount_id(place.as_fd()).map_err(failed)?;
-    let table =
-        std::fs::read_to_string("/proc/self/mountinfo").map_err(|source_error| Error::MountSource {
-            operation: "look up the mount of",
-            path: source.path.clone(),
-            source: source_error,
-        })?;
+    let table = std::fs::read_to_string("/proc/self/mountinfo").map_err(|source_error| {
+        Error::MountSource { operation: "look up the mount of", path: path.to_owned(), source: source_error }
+    })?;
     let line = table.lines().find(|line| line.split(' ').next() == Some(id.as_str())).unwrap_or_default();
     let (left, _) = line.split_once(" - ").unwrap_or((line, ""));
     let has = |tag: &str| left.split(' ').skip(6).any(|field| field.starts_with(tag));
-    match source.propagation {
+    match propagation {
         Propagation::Shared if !has("shared:") => {
-            Err(Error::NotShared { path: source.path.clone(), wanted: "shared" })
+            Err(Error::NotShared { path: path.to_owned(), wanted: "shared" })
         }
         Propagation::Slave if !has("shared:") && !has("master:") => {
-            Err(Error::NotShared { path: source.path.clone(), wanted: "shared or slave" })
+            Err(Error::NotShared { path: path.to_owned(), wanted: "shared or slave" })
         }
         _ => Ok(()),
     }

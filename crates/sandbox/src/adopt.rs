@@ -169,6 +169,7 @@ fn member(shared: &Shared, record: &ContainerRecord, state: ContainerState) -> O
         made: Some(Made { facts: record.facts.clone(), process, ready: None }),
         resources: record.resources.clone(),
         is_launching: false,
+        updates: None,
     })
 }
 

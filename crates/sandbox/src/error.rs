@@ -118,6 +118,9 @@ pub enum Error {
         what: &'static str,
         /// Whose it is.
         subject: String,
+        /// The step that needed it; `None` where nothing was begun.
+        #[source]
+        cause: Option<Cause>,
     },
     /// The pod's supervisor lives but doesn't answer at the moment; it is being sought (Unavailable).
     #[error("the supervisor of pod \"{pod}\" is out of touch")]
@@ -169,13 +172,80 @@ impl Error {
         Self::Refused { field: field.into(), why: why.into() }
     }
 
-    /// A failed step with its cause.
+    /// A failed step with its cause: [`Error::Exhausted`] where the kernel said that something is used up, [`Error::Step`] otherwise.
     pub fn step(
         step: &'static str,
         subject: impl Into<String>,
         cause: impl std::error::Error + Send + Sync + 'static,
     ) -> Self {
-        Self::Step { step, subject: subject.into(), cause: Arc::new(cause) }
+        let what = exhausted(&cause);
+        let failed = Self::Step { step, subject: subject.into(), cause: Arc::new(cause) };
+        match what {
+            Some(what) => failed.for_want_of(what),
+            None => failed,
+        }
+    }
+
+    /// A start that failed, likewise: [`Error::Exhausted`] or [`Error::Start`].
+    pub(crate) fn start(container: String, cause: Cause) -> Self {
+        let what = exhausted(&*cause);
+        let failed = Self::Start { container, cause };
+        match what {
+            Some(what) => failed.for_want_of(what),
+            None => failed,
+        }
+    }
+
+    fn for_want_of(self, what: &'static str) -> Self {
+        let subject = match &self {
+            Self::Step { subject, .. } | Self::Start { container: subject, .. } => subject.clone(),
+            other => other.to_string(),
+        };
+        Self::Exhausted { what, subject, cause: Some(Arc::new(self)) }
+    }
+
+    /// All failures of something that went on to its end, as one; `None` when there are none.
+    pub(crate) fn all(failures: Vec<Self>) -> Option<Self> {
+        let mut failures = failures.into_iter();
+        let first = failures.next()?;
+        let left: Vec<_> = failures.map(|error| chain(&error)).collect();
+        Some(if left.is_empty() { first } else { Self::Undone { left, cause: Arc::new(first) } })
+    }
+}
+
+/// What the kernel has no more of, by the error number at the end of a chain (errno(3)); `None` when it is about something else.
+///
+/// The numbers of clone(2), mkdir(2) in a cgroup hierarchy, write(2), and whatever makes a descriptor.
+fn exhausted(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let failure = match error.downcast_ref::<runtime::Error>() {
+            // It shows through, so it is not in the chain itself.
+            Some(runtime::Error::Process(failure)) => Some(failure),
+            _ => error.downcast_ref::<runtime::Failure>(),
+        };
+        let number = match (failure, error.downcast_ref::<std::io::Error>()) {
+            (Some(failure), _) => failure.errno.filter(|_| failure.kind == runtime::FailureKind::Exhausted),
+            (None, Some(error)) => error.raw_os_error(),
+            (None, None) => None,
+        };
+        if let Some(what) = number.and_then(want) {
+            return Some(what);
+        }
+        next = error.source();
+    }
+    None
+}
+
+fn want(number: i32) -> Option<&'static str> {
+    use rustix::io::Errno;
+    match Errno::from_raw_os_error(number) {
+        Errno::AGAIN => Some("the number of processes"),
+        Errno::NOMEM => Some("memory"),
+        Errno::NOSPC => Some("space"),
+        Errno::DQUOT => Some("the disk quota"),
+        Errno::MFILE | Errno::NFILE => Some("the number of open files"),
+        _ => None,
     }
 }
 
@@ -189,4 +259,67 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         source = cause.source();
     }
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use rustix::io::Errno;
+
+    use super::*;
+
+    #[test]
+    fn what_is_used_up_is_told_apart_from_what_failed() {
+        let cgroup = |errno: Errno| runtime::Error::Cgroup {
+            operation: "create cgroup",
+            path: "/sys/fs/cgroup/x".into(),
+            source: errno.into(),
+        };
+        let cases = [
+            (Errno::AGAIN, Some("the number of processes")),
+            (Errno::NOMEM, Some("memory")),
+            (Errno::NOSPC, Some("space")),
+            (Errno::MFILE, Some("the number of open files")),
+            (Errno::NFILE, Some("the number of open files")),
+            (Errno::INVAL, None),
+        ];
+        for (errno, expected) in cases {
+            for error in [
+                Error::step("making", "it", io::Error::from(errno)),
+                Error::step("making", "it", cgroup(errno)),
+                Error::step("making", "it", failure(errno)),
+                Error::step("making", "it", runtime::Error::Process(failure(errno))),
+                Error::start("it".to_owned(), Arc::new(failure(errno))),
+            ] {
+                let found = match &error {
+                    Error::Exhausted { what, subject, .. } if subject == "it" => Some(*what),
+                    _ => None,
+                };
+                assert_eq!(found, expected, "{error:?}");
+                let text = chain(&error);
+                assert_eq!(text.matches(&io::Error::from(errno).to_string()).count(), 1, "{text}");
+            }
+        }
+    }
+
+    fn failure(errno: Errno) -> runtime::Failure {
+        let is_exhausted =
+            matches!(errno, Errno::AGAIN | Errno::NOMEM | Errno::NOSPC | Errno::MFILE | Errno::NFILE);
+        runtime::Failure {
+            kind: if is_exhausted { runtime::FailureKind::Exhausted } else { runtime::FailureKind::System },
+            step: runtime::FailedStep::Clone,
+            errno: Some(errno.raw_os_error()),
+            subject: String::new(),
+        }
+    }
+
+    #[test]
+    fn no_failure_of_many_is_lost() {
+        assert!(Error::all(vec![]).is_none());
+        let failed = |subject: &str| Error::step("removing", subject, io::Error::other("busy"));
+        assert!(matches!(Error::all(vec![failed("one")]), Some(Error::Step { .. })));
+        let both = chain(&Error::all(vec![failed("one"), failed("two")]).unwrap());
+        assert!(both.contains("\"one\"") && both.contains("\"two\""), "{both}");
+    }
 }

@@ -10,7 +10,9 @@ use std::time::Duration;
 use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Receiver;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use runtime::plan::ProcessPlan;
 
@@ -20,7 +22,7 @@ use crate::error::{Error, Kind};
 use crate::registry::{ContainerEntry, PodEntry};
 use crate::shared::Shared;
 use crate::spec;
-use crate::supervisor::client::{Client, Exec};
+use crate::supervisor::client::Client;
 
 /// The most of each stream that is kept (the limit that CRI clients know from other runtimes).
 pub const OUTPUT_LIMIT: usize = 16 << 20;
@@ -68,6 +70,8 @@ pub(crate) fn running(
 }
 
 /// Runs a command. Safe to cancel: the command is killed when the answer is dropped.
+///
+/// The request's time-out is one for the whole: the start, the command, and the output that still flows when it has ended.
 pub(crate) async fn sync(
     shared: &Shared,
     (container, pod): (&ContainerEntry, &PodEntry),
@@ -77,25 +81,60 @@ pub(crate) async fn sync(
     let process = process(&container.process, &container.status.config, &request.command)?;
     let (stdout, stdout_end) = pipe()?;
     let (stderr, stderr_end) = pipe()?;
-    let start = shared.config.deadlines.start;
-    let mut exec = client.exec(&container.status.id, process, (stdout_end, stderr_end), start).await?;
-    let stdout = Collector::new(stdout);
-    let stderr = Collector::new(stderr);
-    let exit_code = match request.timeout {
-        None => exec.exited().await?,
-        Some(after) => match tokio::time::timeout(after, exec.exited()).await {
-            Ok(exited) => exited?,
-            Err(_) => return Err(timed_out(&mut exec, &request, after).await),
-        },
+    let limit = Limit::of(&request);
+    let start = shared.config.deadlines.start.min(request.timeout.unwrap_or(Duration::MAX));
+    // A start that is given up is killed by the drop, or by the supervisor, which has the same deadline.
+    let starting = client.exec(&container.status.id, process, (stdout_end, stderr_end), start);
+    let started = limit.on(starting).await.unwrap_or_else(|| Err(limit.passed()));
+    let mut exec = started.map_err(|error| match error {
+        Error::Start { container, cause } => Error::start(container, cause),
+        other => other,
+    })?;
+    let (stdout, stderr) = (Collector::new(stdout), Collector::new(stderr));
+    let Some(exit_code) = limit.on(exec.exited()).await else {
+        // Whoever hears that it was too late finds it gone; one that hangs in the kernel is not waited for.
+        let _hangs = tokio::time::timeout(KILL_PATIENCE, exec.kill()).await;
+        return Err(limit.passed());
     };
-    let drained = tokio::time::Instant::now() + shared.config.deadlines.exec_drain;
+    let exit_code = exit_code?;
+    // A command that ended in time is answered in time, with what has come by then.
+    let drained = limit.cut(Instant::now() + shared.config.deadlines.exec_drain);
     let (stdout, stderr) = tokio::join!(stdout.finish(drained), stderr.finish(drained));
     Ok(ExecOutput { exit_code, stdout, stderr })
 }
 
-async fn timed_out(exec: &mut Exec, request: &ExecRequest, after: Duration) -> Error {
-    exec.kill().await;
-    Error::Deadline { step: "the command", subject: request.command.join(" "), after }
+/// How long the answer that a command took too long waits for its end.
+const KILL_PATIENCE: Duration = Duration::from_secs(1);
+
+/// The time of a request, from when it came.
+struct Limit {
+    command: String,
+    /// How long, and until when; `None` for as long as it takes.
+    time: Option<(Duration, Instant)>,
+}
+
+impl Limit {
+    fn of(request: &ExecRequest) -> Self {
+        let until = |after: Duration| Some((after, Instant::now().checked_add(after)?));
+        Self { command: request.command.join(" "), time: request.timeout.and_then(until) }
+    }
+
+    /// What comes of the work; `None` when the time is over first.
+    async fn on<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        match self.time {
+            None => Some(work.await),
+            Some((_, by)) => tokio::time::timeout_at(by, work).await.ok(),
+        }
+    }
+
+    fn cut(&self, by: Instant) -> Instant {
+        self.time.map_or(by, |(_, limit)| limit.min(by))
+    }
+
+    fn passed(&self) -> Error {
+        let after = self.time.map_or(Duration::ZERO, |(after, _)| after);
+        Error::Deadline { step: "the command", subject: self.command.clone(), after }
+    }
 }
 
 /// The process that joins: like the container's first one, but for the command; it has no terminal.
@@ -122,16 +161,16 @@ fn pipe() -> Result<(OwnedFd, OwnedFd), Error> {
 }
 
 /// Reads a stream while the command runs.
-struct Collector(JoinHandle<Vec<u8>>, tokio::sync::watch::Sender<Option<tokio::time::Instant>>);
+struct Collector(JoinHandle<Vec<u8>>, watch::Sender<Option<Instant>>);
 
 impl Collector {
     fn new(read: OwnedFd) -> Self {
-        let (sender, deadline) = tokio::sync::watch::channel(None);
+        let (sender, deadline) = watch::channel(None);
         Self(tokio::spawn(collect(read, deadline)), sender)
     }
 
     /// What was read when the stream ended, or at that time.
-    async fn finish(mut self, by: tokio::time::Instant) -> Vec<u8> {
+    async fn finish(mut self, by: Instant) -> Vec<u8> {
         self.1.send_replace(Some(by));
         (&mut self.0).await.unwrap_or_default()
     }
@@ -143,10 +182,7 @@ impl Drop for Collector {
     }
 }
 
-async fn collect(
-    read: OwnedFd,
-    mut deadline: tokio::sync::watch::Receiver<Option<tokio::time::Instant>>,
-) -> Vec<u8> {
+async fn collect(read: OwnedFd, mut deadline: watch::Receiver<Option<Instant>>) -> Vec<u8> {
     let Ok(mut stream) = Receiver::from_owned_fd(read) else { return Vec::new() };
     let mut kept = Vec::new();
     let mut buffer = vec![0_u8; 16 << 10];
@@ -158,6 +194,10 @@ async fn collect(
                 Ok(count) => {
                     let room = OUTPUT_LIMIT - kept.len();
                     kept.extend_from_slice(&buffer[..count.min(room)]);
+                    // While there is always something to read, the other branch never gets a turn.
+                    if deadline.borrow().is_some_and(|by| by <= Instant::now()) {
+                        return kept;
+                    }
                 }
             },
             () = passed(&mut deadline) => return kept,
@@ -166,12 +206,44 @@ async fn collect(
 }
 
 /// Waits until there is a deadline, and then for it.
-async fn passed(deadline: &mut tokio::sync::watch::Receiver<Option<tokio::time::Instant>>) {
+async fn passed(deadline: &mut watch::Receiver<Option<Instant>>) {
     let by = match deadline.wait_for(Option::is_some).await {
         Ok(by) => *by,
         Err(_) => None,
     };
     if let Some(by) = by {
         tokio::time::sleep_until(by).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_writer_that_never_stops_is_not_read_for_ever() {
+        let (read, write) = pipe().unwrap();
+        let writer = std::thread::spawn(move || {
+            let mut write = std::fs::File::from(write);
+            // Ends with the reader: a pipe that nobody reads can't be written to.
+            while write.write_all(&[b'y'; 4096]).is_ok() {}
+        });
+        let collector = Collector::new(read);
+        let by = Instant::now() + Duration::from_millis(100);
+        let late = tokio::time::timeout(Duration::from_secs(10), collector.finish(by)).await;
+        assert!(!late.expect("an end").is_empty());
+        writer.join().unwrap();
+    }
+
+    #[test]
+    fn what_is_left_of_the_time_bounds_the_drain() {
+        let by = Instant::now() + Duration::from_secs(60);
+        let limit = |timeout| Limit::of(&ExecRequest { command: vec![], timeout });
+        assert!(limit(Some(Duration::from_secs(1))).cut(by) < by);
+        assert_eq!(limit(Some(Duration::from_secs(600))).cut(by), by);
+        assert_eq!(limit(None).cut(by), by);
+        assert_eq!(limit(Some(Duration::MAX)).cut(by), by, "longer than clocks go");
     }
 }

@@ -24,6 +24,7 @@ pub mod resources;
 pub mod rootfs;
 mod shared;
 pub mod signal;
+mod sources;
 mod spec;
 pub mod stats;
 mod supervisor;

@@ -1,4 +1,6 @@
-//! The handle through which everything is asked for.
+//! The handle through which everything is asked for: it finds whose wish it is, puts it into the mailbox and waits for the answer.
+//!
+//! Not here: doing any of it (see `pod::actor`), what only reads (see `exec`, `stats`, `registry`).
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,8 +30,9 @@ use crate::record::{self, PodFacts, Store};
 use crate::registry::{PodEntry, Registry};
 use crate::resources::Resources;
 use crate::rootfs::RootFilesystems;
-use crate::shared::Shared;
-use crate::stats::{self, ContainerUsage, Usage};
+use crate::shared::{Leftovers, Shared, blocking};
+use crate::sources::Sources;
+use crate::stats::{self, ContainerUsage, Usage, Walks};
 use crate::supervisor::spawn::Binary;
 
 /// How often a name is asked for whose holder is going.
@@ -78,6 +81,9 @@ impl Pods {
             events: Events::new(),
             network,
             rootfs,
+            sources: Sources::default(),
+            walks: Walks::default(),
+            leftovers: Leftovers::default(),
             closing: AtomicBool::new(false),
             config,
         });
@@ -160,7 +166,11 @@ impl Pods {
                 outcome => return outcome,
             }
         }
-        Err(Error::Exhausted { what: "the patience for the name", subject: full_name(&config.metadata) })
+        Err(Error::Exhausted {
+            what: "the patience for the name",
+            subject: full_name(&config.metadata),
+            cause: None,
+        })
     }
 
     async fn run_or_join(&self, config: &Arc<PodConfig>) -> Result<PodId, Error> {
@@ -380,6 +390,14 @@ impl Pods {
         stats::container(&self.shared, &container.status, &pod).await
     }
 
+    /// What all containers use that a filter matches. One that ends meanwhile is left out. Safe to cancel.
+    pub async fn containers_stats(
+        &self,
+        filter: &ContainerFilter,
+    ) -> Vec<(Arc<ContainerStatus>, ContainerUsage)> {
+        stats::containers(&self.shared, self.containers(filter)).await
+    }
+
     /// What a pod uses with all its containers. Safe to cancel.
     ///
     /// # Errors
@@ -394,7 +412,10 @@ impl Pods {
     /// [`Error::NotFound`], [`Error::Step`] when it can't be read.
     pub async fn container_spec(&self, id: &str) -> Result<serde_json::Value, Error> {
         let status = self.container(id)?;
-        record::read_json(&self.shared.store.container_dir(&status.pod, &status.id).join("spec.json"))
+        let path = self.shared.store.container_dir(&status.pod, &status.id).join("spec.json");
+        // The state directory may be on a disk.
+        let attempt = ("reading the specification", status.id.as_str(), self.shared.config.deadlines.cgroup);
+        blocking(attempt, move || record::read_json(&path)).await
     }
 
     /// Ends the daemon's part. The pods go on; work that is under way gets a few seconds to finish. Safe to cancel.
@@ -420,7 +441,7 @@ impl Pods {
 fn post(mailbox: &mpsc::Sender<Wish>, subject: &str, wish: Wish) -> Result<(), Error> {
     mailbox.try_send(wish).map_err(|error| match error {
         mpsc::error::TrySendError::Full(_) => {
-            Error::Exhausted { what: "the queue of requests", subject: subject.to_owned() }
+            Error::Exhausted { what: "the queue of requests", subject: subject.to_owned(), cause: None }
         }
         mpsc::error::TrySendError::Closed(_) => Error::NotFound { kind: Kind::Pod, id: subject.to_owned() },
     })

@@ -242,12 +242,7 @@ pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), Err
     let subject = || path.display().to_string();
     let bytes =
         serde_json::to_vec(value).map_err(|cause| Error::step("writing the record", subject(), cause))?;
-    write_beside(path, &bytes, 0o600).map_err(|cause| match cause.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            Error::Exhausted { what: "disk space", subject: subject() }
-        }
-        _ => Error::step("writing the record", subject(), cause),
-    })
+    write_beside(path, &bytes, 0o600).map_err(|cause| Error::step("writing the record", subject(), cause))
 }
 
 /// Reads a record.

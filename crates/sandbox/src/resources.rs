@@ -33,7 +33,8 @@ pub struct Resources {
 }
 
 impl Resources {
-    /// These limits with those that `update` names changed. The OOM score of a running process is not changed by an update.
+    /// These limits with those that `update` names changed. The OOM score stays: it belongs to processes, which got it when they were
+    /// started, and kubelet sends one with every update, a zero or what it would give a new container.
     #[must_use]
     pub fn updated(&self, update: &Self) -> Self {
         let text = |new: &String, old: &String| if new.is_empty() { old.clone() } else { new.clone() };
@@ -47,11 +48,58 @@ impl Resources {
             cpu_shares: update.cpu_shares.or(self.cpu_shares),
             memory_limit: update.memory_limit.or(self.memory_limit),
             memory_swap_limit: update.memory_swap_limit.or(self.memory_swap_limit),
-            oom_score_adj: update.oom_score_adj.or(self.oom_score_adj),
+            oom_score_adj: self.oom_score_adj,
             cpuset_cpus: text(&update.cpuset_cpus, &self.cpuset_cpus),
             cpuset_mems: text(&update.cpuset_mems, &self.cpuset_mems),
             hugepage_limits,
             unified,
         }
+    }
+
+    /// What has to be written when `self` was updated to `updated`: what the update names, and the limits of memory and of memory with
+    /// swap together, since what one means depends on the other.
+    #[must_use]
+    pub(crate) fn completed(&self, updated: &Self) -> Self {
+        let mut change = self.clone();
+        if change.memory_limit.is_some() || change.memory_swap_limit.is_some() {
+            change.memory_limit = updated.memory_limit;
+            change.memory_swap_limit = updated.memory_swap_limit;
+        }
+        change
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_update_changes_what_it_names_and_no_score() {
+        let before = Resources {
+            cpu_shares: Some(512),
+            memory_limit: Some(100),
+            oom_score_adj: Some(-997),
+            ..Resources::default()
+        };
+        let cpus = Resources { cpuset_cpus: "0".to_owned(), oom_score_adj: Some(0), ..Resources::default() };
+        let after = before.updated(&cpus);
+        assert_eq!(after, Resources { cpuset_cpus: "0".to_owned(), ..before.clone() });
+        // In either order both of two updates count.
+        let memory = Resources { memory_limit: Some(200), ..Resources::default() };
+        assert_eq!(after.updated(&memory), before.updated(&memory).updated(&cpus));
+    }
+
+    #[test]
+    fn swap_is_written_with_its_memory() {
+        let before =
+            Resources { memory_limit: Some(100), memory_swap_limit: Some(150), ..Resources::default() };
+        let swap = Resources { memory_swap_limit: Some(170), ..Resources::default() };
+        let written = swap.completed(&before.updated(&swap));
+        assert_eq!((written.memory_limit, written.memory_swap_limit), (Some(100), Some(170)));
+        let memory = Resources { memory_limit: Some(120), ..Resources::default() };
+        let written = memory.completed(&before.updated(&memory));
+        assert_eq!((written.memory_limit, written.memory_swap_limit), (Some(120), Some(150)));
+        let cpu = Resources { cpu_shares: Some(2), ..Resources::default() };
+        assert_eq!(cpu.completed(&before.updated(&cpu)), cpu);
     }
 }

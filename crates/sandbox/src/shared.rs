@@ -1,8 +1,11 @@
-//! What all actors have in common.
+//! What all actors have in common, and how they do what may block or take too long.
+//!
+//! Not here: anything of one pod, which is its actor's alone.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use runtime::cgroup;
@@ -10,10 +13,13 @@ use runtime::cgroup;
 use crate::config::Config;
 use crate::error::Error;
 use crate::events::Events;
+use crate::id::{ContainerId, PodId};
 use crate::network::Network;
 use crate::record::Store;
 use crate::registry::Registry;
 use crate::rootfs::RootFilesystems;
+use crate::sources::Sources;
+use crate::stats::Walks;
 use crate::supervisor::spawn::Binary;
 
 /// What all actors have in common.
@@ -26,6 +32,11 @@ pub(crate) struct Shared {
     pub(crate) network: Arc<dyn Network>,
     pub(crate) rootfs: Arc<dyn RootFilesystems>,
     pub(crate) supervisor: Binary,
+    /// Mount sources that are being looked at.
+    pub(crate) sources: Sources,
+    /// Writable layers that are being measured.
+    pub(crate) walks: Walks,
+    pub(crate) leftovers: Leftovers,
     /// The daemon is going down; nothing new is begun.
     pub(crate) closing: AtomicBool,
 }
@@ -33,6 +44,25 @@ pub(crate) struct Shared {
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shared").finish_non_exhaustive()
+    }
+}
+
+/// Root filesystems of containers that could be neither made nor undone: thrown away with their pod at the latest.
+#[derive(Debug, Default)]
+pub(crate) struct Leftovers(Mutex<BTreeMap<PodId, BTreeSet<ContainerId>>>);
+
+impl Leftovers {
+    pub(crate) fn add(&self, pod: &PodId, container: &ContainerId) {
+        self.lock().entry(pod.clone()).or_default().insert(container.clone());
+    }
+
+    /// Takes those of a pod; what can't be thrown away now either is to be added again.
+    pub(crate) fn take(&self, pod: &PodId) -> BTreeSet<ContainerId> {
+        self.lock().remove(pod).unwrap_or_default()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<PodId, BTreeSet<ContainerId>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -2,13 +2,18 @@
 //!
 //! Not here: rates over time (the server keeps samples), the writable layer (see `rootfs`).
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use runtime::cgroup::Cgroup;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
 
 use crate::clock;
 use crate::container::status::ContainerStatus;
 use crate::error::Error;
+use crate::id::ContainerId;
 use crate::pod::status::PodStatus;
 use crate::registry::PodEntry;
 use crate::rootfs::LayerUsage;
@@ -54,12 +59,79 @@ pub(crate) async fn container(
     status: &ContainerStatus,
     pod: &PodEntry,
 ) -> Result<ContainerUsage, Error> {
-    let layer = shared.rootfs.usage(&status.id).await.ok();
+    let layer = layer(shared, &status.id).await;
     let usage = match &pod.status {
         Some(pod) => read(shared, format!("{}/{}", pod.cgroup, status.id)).await?,
         None => Usage { at: clock::now(), ..Usage::default() },
     };
     Ok(ContainerUsage { usage, layer })
+}
+
+/// How many containers are looked at together.
+const AT_ONCE: usize = 32;
+
+/// What containers use, each as [`container`] tells it; those that can't be read are left out.
+pub(crate) async fn containers(
+    shared: &Arc<Shared>,
+    wanted: Vec<Arc<ContainerStatus>>,
+) -> Vec<(Arc<ContainerStatus>, ContainerUsage)> {
+    let seats = Arc::new(Semaphore::new(AT_ONCE));
+    let mut looks = JoinSet::new();
+    for (at, status) in wanted.into_iter().enumerate() {
+        let (shared, seats) = (shared.clone(), seats.clone());
+        looks.spawn(async move {
+            let _seat = seats.acquire().await.ok()?;
+            let pod = shared.registry.pod(status.pod.as_str()).ok()?;
+            let usage = container(&shared, &status, &pod).await.ok()?;
+            Some((at, status, usage))
+        });
+    }
+    let mut found: Vec<_> = looks.join_all().await.into_iter().flatten().collect();
+    found.sort_by_key(|(at, ..)| *at);
+    found.into_iter().map(|(_, status, usage)| (status, usage)).collect()
+}
+
+/// How long a writable layer may take to be measured before the answer goes without it.
+const WALK_DEADLINE: Duration = Duration::from_secs(2);
+
+/// The walks over writable layers that are under way. One over a disk that hangs does not come back: whoever asks again joins it, so
+/// there is never more than one thread for each container.
+#[derive(Debug, Default)]
+pub(crate) struct Walks(Mutex<BTreeMap<ContainerId, Walk>>);
+
+/// Where the outcome of a walk will be: `Some` when there is one, with nothing in it when the layer can't be read.
+type Walk = watch::Receiver<Option<Option<LayerUsage>>>;
+
+impl Walks {
+    /// Begins a walk, or joins the one that is under way.
+    fn join(shared: &Arc<Shared>, id: &ContainerId) -> Walk {
+        let mut walks = shared.walks.lock();
+        // One without a sender has ended without a word.
+        if let Some(walk) = walks.get(id).filter(|walk| walk.has_changed().is_ok()) {
+            return walk.clone();
+        }
+        let (outcome, walk) = watch::channel(None);
+        walks.insert(id.clone(), walk.clone());
+        let (shared, id) = (shared.clone(), id.clone());
+        // Nobody's when all who waited have given up; it ends when its walk does.
+        tokio::spawn(async move {
+            let used = shared.rootfs.usage(&id).await.ok();
+            shared.walks.lock().remove(&id);
+            outcome.send_replace(Some(used));
+        });
+        walk
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<ContainerId, Walk>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a writable layer holds; `None` when that can't be found out in time.
+async fn layer(shared: &Arc<Shared>, id: &ContainerId) -> Option<LayerUsage> {
+    let mut walk = Walks::join(shared, id);
+    let outcome = tokio::time::timeout(WALK_DEADLINE, walk.wait_for(Option::is_some)).await;
+    outcome.ok()?.ok()?.flatten()
 }
 
 /// What a pod uses with all in it.

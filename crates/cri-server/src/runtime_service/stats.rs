@@ -21,11 +21,6 @@ pub(super) async fn containers(
     wanted: Option<cri::ContainerStatsFilter>,
 ) -> Vec<cri::ContainerStats> {
     let mountpoint = runtime.layers.display().to_string();
-    let mut list = Vec::new();
-    for container in runtime.pods.containers(&filter::container_stats(wanted)) {
-        if let Ok(usage) = runtime.pods.container_stats(container.id.as_str()).await {
-            list.push(stats::container(&container, &usage, &mountpoint));
-        }
-    }
-    list
+    let used = runtime.pods.containers_stats(&filter::container_stats(wanted)).await;
+    used.iter().map(|(container, usage)| stats::container(container, usage, &mountpoint)).collect()
 }

@@ -129,7 +129,8 @@ fn memory(directory: &Path, limits: &LinuxMemory) -> Result<(), Error> {
     Ok(())
 }
 
-fn has_bandwidth(limits: &LinuxCpu) -> bool {
+/// Whether anything is said that the cpu controller is needed for.
+pub(super) fn has_bandwidth(limits: &LinuxCpu) -> bool {
     limits.shares().is_some()
         || limits.quota().is_some()
         || limits.period().is_some()

@@ -9,6 +9,7 @@
 //! The daemon creates, limits and removes cgroups; the supervisor and the child join them, kill what is in
 //! them and read their OOM counter. Which cgroup a pod gets, and what limits, is the caller's business.
 
+mod check;
 mod detect;
 mod files;
 mod kill;
@@ -24,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::Error;
 use crate::spec::oci::LinuxResources;
 
+pub use check::Machine;
 pub use stats::{CpuStats, MemoryStats, Stats};
 
 /// Where the host has its hierarchies mounted.

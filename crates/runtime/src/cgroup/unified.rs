@@ -62,12 +62,18 @@ pub(super) fn apply(directory: &Path, resources: &LinuxResources) -> Result<(), 
     let mut settings: Vec<_> = resources.unified().iter().flatten().collect();
     settings.sort();
     for (file, value) in settings {
-        if file.contains('/') || file.starts_with('.') || file.starts_with("cgroup.") {
+        if !is_setting(file) {
             return Err(Error::NoController { controller: "unified", setting: "linux.resources.unified" });
         }
         set(file, value)?;
     }
     Ok(())
+}
+
+/// Whether it is the name of a controller's file: not of one elsewhere, and none of the cgroup itself.
+pub(super) fn is_setting(file: &str) -> bool {
+    let controller = file.split_once('.').map_or("", |(controller, _)| controller);
+    CONTROLLERS.contains(&controller) && !file.contains(['/', '\0'])
 }
 
 fn set(directory: &Path, file: &str, value: &str) -> Result<(), Error> {

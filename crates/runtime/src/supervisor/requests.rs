@@ -145,7 +145,8 @@ impl Supervisor {
                 };
                 match scope {
                     Scope::Init => exec.process.signal(signal),
-                    Scope::All => exec.process.signal_group(signal),
+                    // One that was cloned just now leads no group yet.
+                    Scope::All => exec.process.signal_group(signal).or_else(|_| exec.process.signal(signal)),
                 }
             }
         };

@@ -2,12 +2,15 @@
 //!
 //! What the specification can't express is found by `spec`, what the plan can't do by the runtime; here is the rest.
 
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::Path;
 
-use crate::container::config::{ContainerConfig, MountSource, Profile, SelinuxOptions};
-use crate::error::Error;
+use runtime::plan::Plan;
+use runtime::wire::MAX_DESCRIPTORS;
+
+use crate::container::config::{ContainerConfig, MountSource, Profile, Propagation, SelinuxOptions};
+use crate::error::{Error, chain};
 use crate::pod::config::{NamespaceMode, PodConfig};
+use crate::sources::Looker;
 
 /// Checks all that can be checked from the request alone.
 ///
@@ -40,7 +43,15 @@ fn namespaces(pod: &PodConfig, container: &ContainerConfig) -> Result<(), Error>
     if wanted.user.is_some() {
         return refuse("userns_options", "user namespaces are not supported yet");
     }
-    // Network and IPC follow the sandbox, as CRI has it; what would lead further onto the host is said to be refused.
+    // Network and IPC follow the sandbox, as CRI has it; what would be something else is said to be refused.
+    for (field, wanted) in [("network", &wanted.network), ("ipc", &wanted.ipc)] {
+        match wanted {
+            NamespaceMode::Pod | NamespaceMode::Node => {}
+            NamespaceMode::Container | NamespaceMode::Target(_) => {
+                return refuse(field, "can only be POD, or NODE where the sandbox has that");
+            }
+        }
+    }
     let modes = [
         ("network", &wanted.network, &pod.namespaces.network),
         ("ipc", &wanted.ipc, &pod.namespaces.ipc),
@@ -109,33 +120,41 @@ fn mounts(container: &ContainerConfig) -> Result<(), Error> {
     Ok(())
 }
 
-/// What is being looked at, for whoever gives up waiting.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Progress(Arc<Mutex<PathBuf>>);
-
-impl Progress {
-    pub(crate) fn at(&self, path: &Path) {
-        path.clone_into(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-
-    /// The path that was looked at last.
-    pub(crate) fn last(&self) -> PathBuf {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
-/// Checks that the sources of all mounts are there. Touches the host's filesystems, some of which may hang: for a blocking thread.
+/// Checks that the sources of all mounts are there and can be mounted as asked. Touches the host's filesystems, some of which may hang:
+/// for a blocking thread.
 ///
 /// # Errors
-/// [`Error::Refused`] naming the source.
-pub(crate) fn sources_exist(container: &ContainerConfig, progress: &Progress) -> Result<(), Error> {
+/// [`Error::Refused`] naming the source, [`Error::Deadline`] for one that hangs.
+pub(crate) fn sources_exist(container: &ContainerConfig, looker: &Looker) -> Result<(), Error> {
     for (at, mount) in container.mounts.iter().enumerate() {
         let MountSource::Host(path) = &mount.source else { continue };
-        progress.at(path);
+        let _look = looker.at(path)?;
         if let Err(error) = std::fs::metadata(path) {
             let why = format!("\"{}\": {error}", path.display());
             return Err(Error::refused(format!("mounts[{at}].host_path"), why));
         }
+        let propagation = match mount.propagation {
+            Propagation::Private => continue,
+            Propagation::HostToContainer => runtime::plan::Propagation::Slave,
+            Propagation::Bidirectional => runtime::plan::Propagation::Shared,
+        };
+        if let Err(cause) = runtime::mount::check_propagation(path, propagation) {
+            return Err(Error::refused(format!("mounts[{at}].propagation"), chain(&cause)));
+        }
     }
     Ok(())
+}
+
+/// Checks that a start can carry the descriptors of all that is mounted.
+///
+/// # Errors
+/// [`Error::Refused`].
+pub(crate) fn mounts_fit(container: &ContainerConfig, plan: &Plan) -> Result<(), Error> {
+    // One of them is the root's.
+    let most = MAX_DESCRIPTORS - 1;
+    if plan.sources.len() <= most {
+        return Ok(());
+    }
+    let ours = plan.sources.len().saturating_sub(container.mounts.len());
+    Err(Error::refused("mounts", format!("are more than {}", most.saturating_sub(ours))))
 }

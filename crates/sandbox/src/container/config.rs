@@ -180,7 +180,7 @@ pub struct ContainerSecurity {
     pub readonly_paths: Option<Vec<String>>,
     /// Seccomp profile; `None` is unconfined, as in CRI.
     pub seccomp: Option<Profile>,
-    /// AppArmor profile; `None` for the default where the host has AppArmor.
+    /// AppArmor profile; `None` is unconfined.
     pub apparmor: Option<Profile>,
     /// SELinux context.
     pub selinux: Option<SelinuxOptions>,

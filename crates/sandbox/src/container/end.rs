@@ -151,7 +151,7 @@ pub(crate) async fn remove_cgroup(shared: &Arc<Shared>, facts: &Arc<ContainerFac
 /// Safe to repeat; goes on to the end.
 ///
 /// # Errors
-/// The first failure.
+/// All failures as one.
 pub(crate) async fn erase(
     shared: &Arc<Shared>,
     facts: &Arc<ContainerFacts>,
@@ -163,6 +163,9 @@ pub(crate) async fn erase(
     }
     let cgroup = remove_cgroup(shared, facts).await;
     let rootfs = make::release(shared, &facts.id).await;
-    cgroup.and(rootfs)?;
-    record::remove_dir(&shared.store.container_dir(&facts.pod, &facts.id))
+    match Error::all([cgroup, rootfs].into_iter().filter_map(Result::err).collect()) {
+        Some(error) => Err(error),
+        // Last: while there is a record, there may be something to remove.
+        None => record::remove_dir(&shared.store.container_dir(&facts.pod, &facts.id)),
+    }
 }

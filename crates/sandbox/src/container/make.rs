@@ -9,7 +9,6 @@
 //! | records | removing the directory |
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
 use std::sync::Arc;
 
 use runtime::identity::{self, Identity};
@@ -25,8 +24,9 @@ use crate::error::Error;
 use crate::id::ContainerId;
 use crate::record::{self, ContainerFacts, ContainerRecord, PodFacts};
 use crate::rootfs::{Prepared, RootfsError};
-use crate::shared::{Shared, blocking, within};
+use crate::shared::{Shared, within};
 use crate::signal::Signal;
+use crate::sources::on_sources;
 use crate::spec::{self, SpecInput, devices, files};
 use crate::undo::Stack;
 
@@ -80,6 +80,9 @@ pub(crate) async fn make(making: &Making) -> Result<Made, Error> {
     if left.is_empty() {
         return Err(error);
     }
+    if left.iter().any(|(part, _)| matches!(part, Part::Rootfs)) {
+        making.shared.leftovers.add(&making.pod.id, &making.id);
+    }
     let left = left.iter().map(|(_, failure)| crate::error::chain(failure)).collect();
     Err(Error::Undone { left, cause: Arc::new(error) })
 }
@@ -94,6 +97,8 @@ async fn take_down(making: &Making, part: Part) -> Result<(), Error> {
 async fn steps(making: &Making, undo: &mut Stack<Part>) -> Result<Made, Error> {
     let config = &making.config;
     check::check(&making.pod.config, config)?;
+    // Two short files of sysfs at most.
+    spec::resources::check(&making.shared.host, &config.resources)?;
     let log_path = files::log_path(&making.pod.config.log_directory, &config.log_path)?;
     let directory = making.shared.store.container_dir(&making.pod.id, &making.id);
     undo.push(Part::Files);
@@ -160,7 +165,7 @@ pub(crate) async fn release(shared: &Shared, id: &ContainerId) -> Result<(), Err
 fn rootfs_error(what: &'static str, id: &ContainerId, error: RootfsError) -> Error {
     match error {
         RootfsError::NoImage { image } => Error::NoImage { image },
-        RootfsError::Full => Error::Exhausted { what: "disk space", subject: id.to_string() },
+        RootfsError::Full => Error::Exhausted { what: "disk space", subject: id.to_string(), cause: None },
         RootfsError::Failed(cause) => {
             let step = match what {
                 "preparation" => "preparing the root filesystem",
@@ -182,33 +187,18 @@ struct Found {
 async fn look(making: &Making, prepared: &Prepared, root: OwnedFd) -> Result<Found, Error> {
     let config = making.config.clone();
     let request = spec::process::user_request(&config, &prepared.config);
-    let after = making.shared.config.deadlines.sources;
-    let progress = check::Progress::default();
-    let watched = progress.clone();
-    let found =
-        blocking(("looking at mount sources, user and devices", making.id.as_str(), after), move || {
-            check::sources_exist(&config, &progress)?;
-            let identity =
-                identity::resolve(root.as_fd(), &request).map_err(|error| identity_error(&config, &error))?;
-            let mut found = if config.security.privileged { devices::all() } else { Vec::new() };
-            let asked = devices::gather(&config.devices)?;
-            found.retain(|host| !asked.iter().any(|own| own.node().path() == host.node().path()));
-            found.extend(asked);
-            Ok(Found { identity, devices: found, root })
-        });
-    found.await.map_err(|error| hanging(error, &watched.last()))
-}
-
-/// A deadline names the path that did not answer.
-pub(crate) fn hanging(error: Error, path: &Path) -> Error {
-    match error {
-        Error::Deadline { after, .. } if !path.as_os_str().is_empty() => Error::Deadline {
-            step: "looking at the mount source",
-            subject: path.display().to_string(),
-            after,
-        },
-        other => other,
-    }
+    let attempt = ("looking at mount sources, user and devices", making.id.as_str());
+    on_sources(&making.shared, attempt, move |looker| {
+        check::sources_exist(&config, looker)?;
+        let identity =
+            identity::resolve(root.as_fd(), &request).map_err(|error| identity_error(&config, &error))?;
+        let mut found = if config.security.privileged { devices::all() } else { Vec::new() };
+        let asked = devices::gather(&config.devices)?;
+        found.retain(|host| !asked.iter().any(|own| own.node().path() == host.node().path()));
+        found.extend(asked);
+        Ok(Found { identity, devices: found, root })
+    })
+    .await
 }
 
 fn identity_error(config: &ContainerConfig, error: &runtime::Error) -> Error {
@@ -248,7 +238,9 @@ fn plan(making: &Making, spec: &oci::Spec) -> Result<Plan, Error> {
         namespaces: spec::namespaces::plan(&making.pod.config, &making.config),
         seccomp: spec::seccomp::filter(security, &capabilities),
     };
-    runtime::plan::plan(&input).map_err(|refusal| Error::refused(refusal.field, refusal.why))
+    let plan = runtime::plan::plan(&input).map_err(|refusal| Error::refused(refusal.field, refusal.why))?;
+    check::mounts_fit(&making.config, &plan)?;
+    Ok(plan)
 }
 
 /// The device rules of a specification.

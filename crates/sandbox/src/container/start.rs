@@ -11,7 +11,6 @@ use runtime::plan::{Plan, Source};
 use runtime::spec::oci;
 
 use crate::clock;
-use crate::container::check::Progress;
 use crate::container::end;
 use crate::container::make::{self, Ready};
 use crate::container::state::ContainerEvent;
@@ -19,7 +18,8 @@ use crate::container::status::{Exited, Reason};
 use crate::error::{Error, chain};
 use crate::record::{self, ContainerFacts};
 use crate::resources::Resources;
-use crate::shared::{Shared, blocking};
+use crate::shared::Shared;
+use crate::sources::on_sources;
 use crate::spec;
 use crate::supervisor::client::{Begun, Client, Start};
 
@@ -83,7 +83,10 @@ async fn steps(starting: Starting) -> Result<Begun, Error> {
     let mut descriptors = vec![ready.root];
     descriptors.extend(sources);
     let request = Start { facts: &facts, plan: ready.plan, cgroup, descriptors };
-    client.start(request, shared.config.deadlines.start).await
+    client.start(request, shared.config.deadlines.start).await.map_err(|error| match error {
+        Error::Start { container, cause } => Error::start(container, cause),
+        other => other,
+    })
 }
 
 async fn read_again(shared: &Shared, facts: &ContainerFacts) -> Result<Ready, Error> {
@@ -100,12 +103,9 @@ async fn prepare(
     facts: &Arc<ContainerFacts>,
     (limits, sources): (oci::LinuxResources, Vec<Source>),
 ) -> Result<(Cgroup, Vec<OwnedFd>), Error> {
-    let after = shared.config.deadlines.sources;
+    let (host, facts) = (shared.host.clone(), facts.clone());
     let subject = facts.id.to_string();
-    let (shared, facts) = (shared.clone(), facts.clone());
-    let progress = Progress::default();
-    let watched = progress.clone();
-    let prepared = blocking(("preparing cgroup and mount sources", &subject, after), move || {
+    on_sources(shared, ("preparing cgroup and mount sources", &subject), move |looker| {
         let failed = |step| {
             let subject = facts.id.to_string();
             move |cause: runtime::Error| Error::step(step, subject, cause)
@@ -113,18 +113,19 @@ async fn prepare(
         if let Some(log) = &facts.log_path
             && let Some(directory) = log.parent()
         {
+            let _look = looker.at(directory)?;
             std::fs::create_dir_all(directory).map_err(|cause| {
                 Error::step("creating the log directory", directory.display().to_string(), cause)
             })?;
         }
-        let cgroup = Cgroup::create(&shared.host, &facts.cgroup).map_err(failed("creating the cgroup"))?;
+        let cgroup = Cgroup::create(&host, &facts.cgroup).map_err(failed("creating the cgroup"))?;
         cgroup.apply(&limits).map_err(failed("limiting the resources"))?;
         let open = |source: &Source| {
-            progress.at(&source.path);
-            mount::open_source(source)
+            let _look = looker.at(&source.path)?;
+            mount::open_source(source).map_err(failed("opening the mount sources"))
         };
-        let opened: Result<Vec<OwnedFd>, _> = sources.iter().map(open).collect();
-        Ok((cgroup, opened.map_err(failed("opening the mount sources"))?))
-    });
-    prepared.await.map_err(|error| make::hanging(error, &watched.last()))
+        let opened: Result<Vec<OwnedFd>, Error> = sources.iter().map(open).collect();
+        Ok((cgroup, opened?))
+    })
+    .await
 }

@@ -11,7 +11,7 @@
 //! A stop asks with the stop signal, waits for the grace period and then kills; a shorter grace that comes later counts from when it
 //! came. A removal kills what runs first.
 //!
-//! Not here: performing the effects (see `container::work`), what CRI shows (see `container::status`).
+//! Not here: performing the effects (see `pod::actor`), what CRI shows (see `container::status`).
 
 use std::time::Duration;
 

@@ -215,11 +215,8 @@ impl Actor {
             Ok(Done::Launched(id, events)) => self.launched(&id, events),
             Ok(Done::Reached(minder, snapshot)) => self.reached(*minder, &snapshot),
             Ok(Done::Buried { ends, alive }) => self.buried(ends, alive),
-            Ok(Done::Updated { id, updated, outcome, reply }) => {
-                if outcome.is_ok() {
-                    self.set_resources(&id, *updated);
-                }
-                reply.send(outcome);
+            Ok(Done::Updated { id, change, outcome, reply }) => {
+                self.updated(&id, &change, (outcome, reply));
             }
             Ok(Done::Nothing) => {}
             Err(error) => tracing::error!(pod = %self.facts.id, %error, "a task of the pod's failed"),

@@ -1,11 +1,13 @@
 //! The containers of a pod, as its actor holds them.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::container::config::{ContainerConfig, ContainerMetadata};
 use crate::container::make::Made;
 use crate::container::state::ContainerState;
 use crate::container::status::{ContainerPhase, ContainerStatus};
+use crate::pod::wish::Reply;
 use crate::resources::Resources;
 
 /// A container of a pod.
@@ -20,13 +22,16 @@ pub(crate) struct Member {
     pub(crate) resources: Resources,
     /// Whether a request to start it is under way.
     pub(crate) is_launching: bool,
+    /// While they are being changed: the changes that wait for that, in the order in which they came.
+    pub(crate) updates: Option<VecDeque<(Resources, Reply)>>,
 }
 
 impl Member {
     /// A container that is about to be made.
     pub(crate) fn new(config: Arc<ContainerConfig>) -> Self {
         let resources = config.resources.clone();
-        Self { config, state: ContainerState::Making, made: None, resources, is_launching: false }
+        let state = ContainerState::Making;
+        Self { config, state, made: None, resources, is_launching: false, updates: None }
     }
 
     pub(crate) fn name(&self) -> &ContainerMetadata {

@@ -17,6 +17,12 @@ pub(crate) const MAILBOX: usize = 256;
 /// Where an answer goes. Nobody waiting for it any more is no failure: the work is done all the same.
 pub(crate) struct Reply(Box<dyn FnOnce(Result<(), Error>) + Send>);
 
+impl std::fmt::Debug for Reply {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reply").finish_non_exhaustive()
+    }
+}
+
 impl Reply {
     /// A reply and its receiving end, which turns success into this value.
     pub(crate) fn channel<T: Send + 'static>(value: T) -> (Self, oneshot::Receiver<Result<T, Error>>) {

@@ -50,8 +50,10 @@ pub(crate) enum Work {
     EraseContainer(ContainerId),
     Update {
         id: ContainerId,
+        /// What was asked for.
         change: Box<Resources>,
-        updated: Box<Resources>,
+        /// What is written for it.
+        written: Box<Resources>,
         reply: Reply,
     },
 }
@@ -73,7 +75,7 @@ pub(crate) enum Done {
     },
     Updated {
         id: ContainerId,
-        updated: Box<Resources>,
+        change: Box<Resources>,
         outcome: Result<(), Error>,
         reply: Reply,
     },
@@ -118,7 +120,7 @@ impl Work {
                 .map(|ending| Box::pin(async move { Done::Container(id, ending.kill().await) }) as Task),
             Self::Tidy(id) => tidy(&world, &id),
             Self::EraseContainer(id) => erase_one(&world, id),
-            Self::Update { id, change, updated, reply } => Some(update(&world, (id, change, updated), reply)),
+            Self::Update { id, change, written, reply } => Some(update(&world, (id, change, written), reply)),
         }
     }
 }
@@ -168,6 +170,12 @@ fn erase(world: World<'_>, parts: Parts) -> Task {
         for unknown in shared.store.container_ids(&facts.id) {
             failures.extend(make_container::release(&shared, &unknown).await.err());
         }
+        for container in shared.leftovers.take(&facts.id) {
+            if let Err(error) = make_container::release(&shared, &container).await {
+                shared.leftovers.add(&facts.id, &container);
+                failures.push(error);
+            }
+        }
         let down = Dismantling { shared: &shared, facts: &facts, minder: minder.as_ref(), netns };
         let mut left = dismantle(&down, &parts).await;
         left.retain(|(part, error)| {
@@ -178,7 +186,7 @@ fn erase(world: World<'_>, parts: Parts) -> Task {
         });
         failures.extend(summary(&left));
         let left: Parts = left.into_iter().map(|(part, _)| part).collect();
-        let result = match failures.into_iter().next() {
+        let result = match Error::all(failures) {
             None => record::remove_dir(&shared.store.pod_dir(&facts.id)),
             Some(error) => Err(error),
         };
@@ -281,26 +289,27 @@ fn erase_one(world: &World<'_>, id: ContainerId) -> Option<Task> {
 
 fn update(
     world: &World<'_>,
-    (id, change, updated): (ContainerId, Box<Resources>, Box<Resources>),
+    (id, change, written): (ContainerId, Box<Resources>, Box<Resources>),
     reply: Reply,
 ) -> Task {
     let shared = world.shared.clone();
     let facts = facts_of(world, &id);
     Box::pin(async move {
         let outcome = match facts {
-            Some(facts) => apply(&shared, facts, *change).await,
+            Some(facts) => apply(&shared, facts, *written).await,
             None => Ok(()),
         };
-        Done::Updated { id, updated, outcome, reply }
+        Done::Updated { id, change, outcome, reply }
     })
 }
 
-async fn apply(shared: &Arc<Shared>, facts: Arc<ContainerFacts>, change: Resources) -> Result<(), Error> {
+async fn apply(shared: &Arc<Shared>, facts: Arc<ContainerFacts>, written: Resources) -> Result<(), Error> {
     let after = shared.config.deadlines.cgroup;
     let host = shared.host.clone();
     let subject = facts.id.to_string();
     blocking(("changing the resources", &subject, after), move || {
-        let limits = spec::resources::without_devices(&change)?;
+        spec::resources::check(&host, &written)?;
+        let limits = spec::resources::without_devices(&written)?;
         let failed = |cause| Error::step("changing the resources", facts.id.to_string(), cause);
         Cgroup::at(&host, &facts.cgroup).and_then(|cgroup| cgroup.apply(&limits)).map_err(failed)
     })

@@ -17,7 +17,7 @@ pub(crate) fn mounts(input: &SpecInput<'_>) -> Result<Vec<oci::Mount>, Error> {
     let taken: Vec<PathBuf> = asked.iter().map(|mount| clean(&mount.container_path)).collect();
     let is_free = |path: &Path| !taken.iter().any(|taken| taken == path);
     let mut all: Vec<oci::Mount> =
-        defaults(input).into_iter().filter(|mount| is_free(mount.destination())).collect();
+        defaults(input).into_iter().filter(|mount| is_wanted(mount.destination(), &taken, input)).collect();
     all.extend(pod_files(input).into_iter().filter(|mount| is_free(mount.destination())));
     for (at, mount) in asked.iter().enumerate() {
         all.push(volume(at, mount)?);
@@ -25,6 +25,19 @@ pub(crate) fn mounts(input: &SpecInput<'_>) -> Result<Vec<oci::Mount>, Error> {
     // Stable: of two mounts at one depth the one that was asked for first is made first.
     all.sort_by_key(|mount| clean(mount.destination()).components().count());
     Ok(all)
+}
+
+/// Whether a mount of ours is made beside those that were asked for.
+///
+/// Who brings a whole /dev, nearly always the host's, brings what is in it: ours would hide that, and where a directory is missing the
+/// runtime would make it on the host. A terminal needs a devpts of the container's own all the same.
+fn is_wanted(path: &Path, taken: &[PathBuf], input: &SpecInput<'_>) -> bool {
+    let dev = Path::new("/dev");
+    if taken.iter().any(|taken| taken == path) {
+        return false;
+    }
+    let needs_terminal = input.container.tty && path == Path::new("/dev/pts");
+    !path.starts_with(dev) || needs_terminal || !taken.iter().any(|taken| taken == dev)
 }
 
 fn defaults(input: &SpecInput<'_>) -> Vec<oci::Mount> {
@@ -113,4 +126,55 @@ fn clean(path: &Path) -> PathBuf {
         }
     }
     cleaned
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::container::config::ContainerConfig;
+    use crate::pod::config::PodConfig;
+    use crate::rootfs::ImageConfig;
+
+    fn below_dev(host_path: &str, container_path: &str, tty: bool) -> Vec<String> {
+        let volume = Mount {
+            container_path: container_path.into(),
+            source: MountSource::Host(host_path.into()),
+            access: MountAccess::ReadWrite,
+            propagation: Propagation::Private,
+            selinux_relabel: false,
+            id_mapping: None,
+            options: vec![],
+        };
+        let identity = runtime::identity::Identity {
+            uid: 0,
+            gid: 0,
+            additional_gids: vec![],
+            home: None,
+            username: None,
+        };
+        let container = ContainerConfig { mounts: vec![volume], tty, ..ContainerConfig::default() };
+        let input = SpecInput {
+            pod: &PodConfig::default(),
+            pod_dir: Path::new("/run/pod"),
+            container: &container,
+            image: &ImageConfig::default(),
+            identity: &identity,
+            devices: &[],
+            cgroup: "/c",
+            hostname: "h",
+        };
+        let all = mounts(&input).unwrap();
+        let paths = all.iter().map(|mount| mount.destination().display().to_string());
+        paths.filter(|path| path.starts_with("/dev")).collect()
+    }
+
+    #[test]
+    fn who_brings_dev_brings_what_is_in_it() {
+        assert_eq!(below_dev("/dev", "/dev", false), ["/dev"]);
+        assert_eq!(below_dev("/dev", "/dev/", false), ["/dev/"]);
+        assert_eq!(below_dev("/dev", "/dev", true), ["/dev", "/dev/pts"]);
+        let usual = ["/dev", "/dev/pts", "/dev/mqueue", "/dev/shm"];
+        assert_eq!(below_dev("/srv", "/srv", false), usual);
+        assert_eq!(below_dev("/srv", "/dev/shm", false).len(), usual.len(), "one of them is another");
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use runtime::cgroup::{Host, Machine};
 use runtime::spec::oci;
 
 use super::devices::HostDevice;
@@ -35,12 +36,6 @@ pub(crate) fn without_devices(resources: &Resources) -> Result<oci::LinuxResourc
         }
         limit => limit.filter(|limit| *limit != 0),
     };
-    if resources.cpu_quota.is_some_and(|quota| quota > 0 && quota < 1000) {
-        return Err(Error::refused(
-            "linux.resources.cpu_quota",
-            "is less than the 1000 microseconds that the kernel takes",
-        ));
-    }
     let mut limits = oci::LinuxResources::default();
     limits.set_cpu(Some(cpu(resources))).set_devices(None);
     if memory.is_some() || resources.memory_swap_limit.is_some() {
@@ -55,6 +50,36 @@ pub(crate) fn without_devices(resources: &Resources) -> Result<oci::LinuxResourc
         limits.set_unified(Some(resources.unified.clone().into_iter().collect::<HashMap<_, _>>()));
     }
     Ok(limits)
+}
+
+/// Checks that this host can apply limits.
+///
+/// # Errors
+/// [`Error::Refused`] with the field in CRI's words; [`Error::Step`] when the host can't be asked what it has.
+pub(crate) fn check(host: &Host, resources: &Resources) -> Result<(), Error> {
+    let limits = without_devices(resources)?;
+    let machine =
+        Machine::read().map_err(|cause| Error::step("looking for CPUs", "/sys/devices/system", cause))?;
+    host.check(&machine, &limits).map_err(|refusal| Error::refused(field(&refusal.field), refusal.why))
+}
+
+/// The runtime specification's name of a limit, and CRI's.
+const FIELDS: [(&str, &str); 9] = [
+    ("cpu.period", "cpu_period"),
+    ("cpu.quota", "cpu_quota"),
+    ("cpu.cpus", "cpuset_cpus"),
+    ("cpu.mems", "cpuset_mems"),
+    ("cpu", "cpu_shares"),
+    ("memory.swap", "memory_swap_limit_in_bytes"),
+    ("memory.limit", "memory_limit_in_bytes"),
+    ("memory", "memory_limit_in_bytes"),
+    ("hugepageLimits", "hugepage_limits"),
+];
+
+fn field(name: &str) -> String {
+    let short = name.strip_prefix("linux.resources.").unwrap_or(name);
+    let known = FIELDS.iter().find(|(theirs, _)| *theirs == short);
+    format!("linux.resources.{}", known.map_or(short, |(_, ours)| ours))
 }
 
 fn cpu(resources: &Resources) -> oci::LinuxCpu {
@@ -75,4 +100,17 @@ fn hugepages(resources: &Resources) -> Vec<oci::LinuxHugepageLimit> {
         entry
     };
     resources.hugepage_limits.iter().map(one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_name_the_field_of_the_request() {
+        for (theirs, ours) in FIELDS {
+            assert_eq!(field(&format!("linux.resources.{theirs}")), format!("linux.resources.{ours}"));
+        }
+        assert_eq!(field("linux.resources.unified"), "linux.resources.unified");
+    }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sandbox::{
     ContainerConfig, ContainerPhase, Error, Mount, MountAccess, MountSource, NamespaceMode, PodConfig,
-    Profile, Propagation, Reason, RunAs,
+    Profile, Propagation, Reason, Resources, RunAs,
 };
 
 use crate::world::{World, shell, until};
@@ -115,7 +115,27 @@ async fn a_bad_container_is_refused_and_leaves_nothing() {
     let world = World::new().await;
     let pods = world.pods();
     let pod = world.pod("p").await;
-    let cases: [(&str, Change<ContainerConfig>); 10] = [
+    let cases: [(&str, Change<ContainerConfig>); 18] = [
+        ("linux.resources.cpu_period", |c| c.resources.cpu_period = Some(5)),
+        ("linux.resources.cpu_quota", |c| c.resources.cpu_quota = Some(5)),
+        ("linux.resources.cpuset_cpus", |c| c.resources.cpuset_cpus = "zero".to_owned()),
+        ("linux.resources.cpuset_mems", |c| c.resources.cpuset_mems = "4000".to_owned()),
+        ("linux.resources.memory_swap_limit_in_bytes", |c| {
+            c.resources = Resources {
+                memory_limit: Some(64 << 20),
+                memory_swap_limit: Some(32 << 20),
+                ..Resources::default()
+            };
+        }),
+        ("linux.resources.unified", |c| {
+            c.resources.unified.insert("cgroup.freeze".to_owned(), "1".to_owned());
+        }),
+        ("linux.security_context.namespace_options.network", |c| {
+            c.security.namespaces.network = NamespaceMode::Container;
+        }),
+        ("linux.security_context.namespace_options.ipc", |c| {
+            c.security.namespaces.ipc = NamespaceMode::Target("0123".to_owned());
+        }),
         ("log_path", |c| c.log_path = "../../etc/cron.d/x".to_owned()),
         ("mounts[0].host_path", |c| c.mounts = vec![mount("/no/such/source", "/data")]),
         ("mounts[0].container_path", |c| c.mounts = vec![mount("/tmp", "data")]),
@@ -278,5 +298,146 @@ async fn a_pod_whose_record_cannot_be_written_is_not_made() {
     assert!(text(&failed).contains("record.json"), "{}", text(&failed));
     world.assert_clean().await;
     world.pod("p").await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mounts_that_cannot_be_made_are_refused_when_created() {
+    let world = World::new().await;
+    let pods = world.pods();
+    let pod = world.pod("p").await;
+    let mut many = shell("many", "true");
+    many.mounts = (0..300).map(|at| mount("/tmp", &format!("/volumes/{at}"))).collect();
+    let refused = pods.create_container(pod.as_str(), many.clone()).await.unwrap_err();
+    let Error::Refused { field, why } = &refused else { panic!("{refused:?}") };
+    assert_eq!(field, "mounts");
+    let most: usize = why.rsplit(' ').next().unwrap().parse().expect("the number that would do");
+    assert_eq!(world.images.layers(), 0);
+    many.mounts.truncate(most);
+    let id = pods.create_container(pod.as_str(), many).await.expect("as many as it says");
+    pods.start_container(id.as_str()).await.expect("they can be carried");
+    assert_eq!(world.exit(&id).await.exit_code, 0);
+
+    let private = Private::new(world.directory.path().join("private"));
+    for propagation in [Propagation::Bidirectional, Propagation::HostToContainer] {
+        let mut config = shell("spread", "true");
+        config.mounts = vec![Mount { propagation, ..mount(private.0.to_str().unwrap(), "/data") }];
+        let refused = pods.create_container(pod.as_str(), config).await.unwrap_err();
+        assert!(
+            matches!(&refused, Error::Refused { field, .. } if field == "mounts[0].propagation"),
+            "{refused:?}"
+        );
+    }
+    drop(private);
+    world.end().await;
+}
+
+/// A mount that nothing spreads from or to.
+struct Private(std::path::PathBuf);
+
+impl Private {
+    fn new(path: std::path::PathBuf) -> Self {
+        std::fs::create_dir_all(&path).unwrap();
+        rustix::mount::mount("tmpfs", &path, "tmpfs", rustix::mount::MountFlags::empty(), None).unwrap();
+        rustix::mount::mount_change(&path, rustix::mount::MountPropagationFlags::PRIVATE).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Private {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
+/// A filesystem whose server never answers, as that of a dead network filesystem.
+struct Dead {
+    path: std::path::PathBuf,
+    server: Option<std::fs::File>,
+}
+
+impl Dead {
+    /// `None` where this host has no FUSE.
+    fn new(path: std::path::PathBuf) -> Option<Self> {
+        use std::os::fd::AsRawFd;
+        let server = std::fs::File::options().read(true).write(true).open("/dev/fuse").ok()?;
+        std::fs::create_dir_all(&path).unwrap();
+        let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", server.as_raw_fd());
+        let options = std::ffi::CString::new(options).unwrap();
+        let flags = rustix::mount::MountFlags::empty();
+        rustix::mount::mount("dead", &path, "fuse", flags, Some(options.as_c_str())).ok()?;
+        Some(Self { path, server: Some(server) })
+    }
+}
+
+impl Drop for Dead {
+    fn drop(&mut self) {
+        // The end of the server is an error for everybody who waits for it.
+        self.server = None;
+        let _ = rustix::mount::unmount(&self.path, rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_mount_source_holds_nobody_else_up() {
+    let world = World::new().await;
+    let pods = world.pods();
+    let Some(dead) = Dead::new(world.directory.path().join("dead")) else {
+        eprintln!("skipped: this host has no FUSE");
+        return world.end().await;
+    };
+    let pod = world.pod("p").await;
+    let source = dead.path.to_str().unwrap().to_owned();
+    let mut config = shell("main", "true");
+    config.mounts = vec![mount("/tmp", "/tmp"), mount(&source, "/data")];
+    for attempt in 0..40 {
+        let begun = std::time::Instant::now();
+        let late = pods.create_container(pod.as_str(), config.clone()).await.unwrap_err();
+        assert!(matches!(&late, Error::Deadline { subject, .. } if *subject == source), "{late:?}");
+        // Only the first one waits for an answer.
+        assert!(attempt == 0 || begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    }
+    config.mounts.pop();
+    let id = pods.create_container(pod.as_str(), config.clone()).await.expect("other sources are looked at");
+    pods.start_container(id.as_str()).await.expect("started");
+    assert_eq!(world.exit(&id).await.exit_code, 0);
+    drop(dead);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_left_of_a_container_goes_with_its_pod() {
+    let world = World::new().await;
+    let pods = world.pods();
+    let pod = world.pod("p").await;
+    world.images.fail_mount.store(true, Ordering::SeqCst);
+    world.images.fail_release.store(true, Ordering::SeqCst);
+    let failed = pods.create_container(pod.as_str(), shell("main", "true")).await.unwrap_err();
+    assert!(matches!(failed, Error::Undone { .. }), "{failed:?}");
+    assert_eq!(world.images.layers(), 1);
+    pods.remove(pod.as_str()).await.expect_err("it is still there");
+    world.images.fail_release.store(false, Ordering::SeqCst);
+    pods.remove(pod.as_str()).await.expect("the retry works");
+    assert_eq!(world.images.layers(), 0);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layer_that_cannot_be_measured_is_left_out() {
+    let world = World::new().await;
+    let pods = world.pods();
+    let pod = world.pod("p").await;
+    let held = world.started(&pod, "exec sleep 1000").await;
+    let other = pods.create_container(pod.as_str(), shell("other", "exec sleep 1000")).await.unwrap();
+    *world.images.hold_usage.lock().unwrap() = Some(held.clone());
+    for _ in 0..2 {
+        let begun = std::time::Instant::now();
+        let found = pods.containers_stats(&Default::default()).await;
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+        let layer =
+            |id| found.iter().find(|(status, _)| status.id == id).map(|(_, used)| used.layer.is_some());
+        assert_eq!((layer(held.clone()), layer(other.clone())), (Some(false), Some(true)));
+    }
+    assert_eq!(world.images.held_usages.load(Ordering::SeqCst), 1, "one walk at a time");
     world.end().await;
 }

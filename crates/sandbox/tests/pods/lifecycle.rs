@@ -195,6 +195,14 @@ async fn execs_are_bounded() {
     let output = pods.exec_sync(id.as_str(), script("sleep 1000 & echo done")).await.unwrap();
     assert_eq!((&*output.stdout, output.exit_code), (&b"done\n"[..], 0));
     assert!(begun.elapsed() < Duration::from_secs(5), "a child left behind holds nobody up");
+    let output = pods.exec_sync(id.as_str(), script("yes & exit 0")).await.unwrap();
+    assert_eq!((&output.stdout[..2], output.exit_code), (&b"y\n"[..], 0));
+    assert!(begun.elapsed() < Duration::from_secs(10), "nor does one that never stops writing");
+    until("the writer to end with its reader", || {
+        let left: Vec<_> = world.processes().into_iter().filter(|line| line.contains(": yes")).collect();
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+    })
+    .await;
     let output = pods.exec_sync(id.as_str(), script("head -c 20000000 /dev/zero")).await.unwrap();
     assert_eq!((output.stdout.len(), output.exit_code), (16 << 20, 0));
     let missing = pods.exec_sync(id.as_str(), command(&["/no/such/command"])).await.unwrap_err();
@@ -234,6 +242,32 @@ async fn containers_share_what_their_pod_shares() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_time_of_an_exec_covers_its_start() {
+    let world = World::new().await;
+    let pods = world.pods();
+    let pod = world.pod("slow").await;
+    let id = world.started(&pod, "exec sleep 1000").await;
+    let supervisor = pods.pod(pod.as_str()).unwrap().supervisor.unwrap();
+    let supervisor = rustix::process::Pid::from_raw(supervisor.cast_signed()).unwrap();
+    rustix::process::kill_process(supervisor, rustix::process::Signal::STOP).unwrap();
+    let begun = Instant::now();
+    let wanted =
+        ExecRequest { timeout: Some(Duration::from_millis(300)), ..command(&["/bin/sleep", "2000"]) };
+    let late = pods.exec_sync(id.as_str(), wanted).await;
+    assert!(matches!(late, Err(sandbox::Error::Deadline { .. })), "{late:?}");
+    assert!(begun.elapsed() < Duration::from_secs(5), "took {:?}", begun.elapsed());
+    rustix::process::kill_process(supervisor, rustix::process::Signal::CONT).unwrap();
+    // Answered after what was asked before it: the start and the kill.
+    pods.exec_sync(id.as_str(), command(&["/bin/true"])).await.unwrap();
+    until("the command that nobody waits for to be gone", || {
+        let left: Vec<_> = world.processes().into_iter().filter(|line| line.contains("sleep 2000")).collect();
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+    })
+    .await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn limits_change_while_it_runs() {
     let world = World::new().await;
     let pods = world.pods();
@@ -245,6 +279,36 @@ async fn limits_change_while_it_runs() {
     assert_eq!((status.resources.memory_limit, status.resources.cpu_shares), (Some(64 << 20), Some(512)));
     let usage = pods.container_stats(id.as_str()).await.unwrap().usage;
     assert!(usage.memory_available.is_some_and(|bytes| bytes <= 64 << 20), "{usage:?}");
+    // A resize and the CPU manager at once: both are kept, and so is the score that the process has.
+    let score = status.resources.oom_score_adj;
+    let memory = Resources { memory_limit: Some(96 << 20), oom_score_adj: Some(7), ..Resources::default() };
+    let cpus = Resources { cpuset_cpus: "0".to_owned(), oom_score_adj: Some(0), ..Resources::default() };
+    let shares = Resources { cpu_shares: Some(700), ..Resources::default() };
+    let (one, two, three) = tokio::join!(
+        pods.update_resources(id.as_str(), memory),
+        pods.update_resources(id.as_str(), cpus),
+        pods.update_resources(id.as_str(), shares),
+    );
+    for outcome in [one, two, three] {
+        outcome.unwrap();
+    }
+    let now = pods.container(id.as_str()).unwrap().resources.clone();
+    assert_eq!(
+        (now.memory_limit, now.cpuset_cpus.as_str(), now.cpu_shares),
+        (Some(96 << 20), "0", Some(700))
+    );
+    assert_eq!(now.oom_score_adj, score);
+    // What this host can't do is said to be refused, of a container that runs and of one that doesn't yet.
+    let created = pods.create_container(pod.as_str(), shell("created", "true")).await.unwrap();
+    for container in [&id, &created] {
+        let nowhere = Resources { cpuset_cpus: "4000".to_owned(), ..Resources::default() };
+        let refused = pods.update_resources(container.as_str(), nowhere).await.unwrap_err();
+        assert!(
+            matches!(&refused, sandbox::Error::Refused { field, .. } if field == "linux.resources.cpuset_cpus"),
+            "{refused:?}"
+        );
+    }
+    assert_eq!(pods.container(id.as_str()).unwrap().resources, now);
     world.end().await;
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -72,6 +72,10 @@ pub(crate) struct Images {
     directory: PathBuf,
     pub(crate) config: Mutex<ImageConfig>,
     pub(crate) fail_mount: AtomicBool,
+    pub(crate) fail_release: AtomicBool,
+    /// The container whose layer takes for ever to be measured, and how often that was begun.
+    pub(crate) hold_usage: Mutex<Option<ContainerId>>,
+    pub(crate) held_usages: AtomicUsize,
     pub(crate) retained: Mutex<Option<Vec<ContainerId>>>,
 }
 
@@ -100,6 +104,9 @@ impl Images {
             directory,
             config: Mutex::default(),
             fail_mount: AtomicBool::new(false),
+            fail_release: AtomicBool::new(false),
+            hold_usage: Mutex::default(),
+            held_usages: AtomicUsize::new(0),
             retained: Mutex::default(),
         }
     }
@@ -149,6 +156,9 @@ impl RootFilesystems for Images {
     }
 
     async fn release(&self, container: &ContainerId) -> Result<(), RootfsError> {
+        if self.fail_release.load(Ordering::SeqCst) {
+            return Err(RootfsError::Failed(Arc::new(std::io::Error::other("ordered by the test"))));
+        }
         match std::fs::remove_dir_all(self.layer(container)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(RootfsError::Failed(Arc::new(error)))
@@ -167,7 +177,11 @@ impl RootFilesystems for Images {
         }
     }
 
-    async fn usage(&self, _: &ContainerId) -> Result<LayerUsage, RootfsError> {
+    async fn usage(&self, container: &ContainerId) -> Result<LayerUsage, RootfsError> {
+        if self.hold_usage.lock().unwrap().as_ref() == Some(container) {
+            self.held_usages.fetch_add(1, Ordering::SeqCst);
+            std::future::pending::<()>().await;
+        }
         Ok(LayerUsage { bytes: 1, inodes: 2 })
     }
 }

@@ -60,6 +60,7 @@ impl World {
             kill: Duration::from_secs(5),
             detach: Duration::from_secs(5),
             supervisor: Duration::from_secs(5),
+            sources: Duration::from_secs(5),
             ..Deadlines::default()
         };
         let config = Config {

@@ -1,5 +1,6 @@
 //! What is asked of a pod, put to the states. A wish whose time has not come yet is kept and put again at the next change.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
@@ -170,25 +171,24 @@ impl Actor {
     }
 
     pub(super) fn update(&mut self, id: &ContainerId, resources: &Resources, reply: Reply) {
-        let Some(member) = self.members.get(id) else {
+        let Some(member) = self.members.get_mut(id) else {
             return reply.send(Err(Error::NotFound { kind: Kind::Container, id: id.to_string() }));
         };
-        let updated = member.resources.updated(resources);
+        // One at a time, so that what is written last is what came last, and what is recorded.
+        if let Some(waiting) = &mut member.updates {
+            return waiting.push_back((resources.clone(), reply));
+        }
+        let written = resources.completed(&member.resources.updated(resources));
         match &member.state {
             ContainerState::Created => {
-                let outcome = crate::spec::resources::without_devices(&updated).map(drop);
-                if outcome.is_ok() {
-                    self.set_resources(id, updated);
-                }
-                reply.send(outcome);
+                // Here and not in work of its own: a start that came meanwhile would not know of it.
+                let outcome = crate::spec::resources::check(&self.shared.host, &written);
+                self.updated(id, resources, (outcome, reply));
             }
             ContainerState::Running(_) | ContainerState::Stopping { .. } => {
-                self.begin(Work::Update {
-                    id: id.clone(),
-                    change: Box::new(resources.clone()),
-                    updated: Box::new(updated),
-                    reply,
-                });
+                member.updates = Some(VecDeque::new());
+                let (change, written) = (Box::new(resources.clone()), Box::new(written));
+                self.begin(Work::Update { id: id.clone(), change, written, reply });
             }
             other => reply.send(Err(Error::WrongState {
                 kind: Kind::Container,
@@ -199,11 +199,23 @@ impl Actor {
         }
     }
 
-    pub(super) fn set_resources(&mut self, id: &ContainerId, resources: Resources) {
-        if let Some(member) = self.members.get_mut(id) {
-            member.resources = resources;
+    /// Takes in what came of a change of limits, and goes on to the next one.
+    pub(super) fn updated(
+        &mut self,
+        id: &ContainerId,
+        change: &Resources,
+        (outcome, reply): (Result<(), Error>, Reply),
+    ) {
+        let Some(member) = self.members.get_mut(id) else { return reply.send(outcome) };
+        if outcome.is_ok() {
+            member.resources = member.resources.updated(change);
             save_member(&self.shared, member);
             publish_member(&self.shared, member);
+        }
+        let waiting = member.updates.take();
+        reply.send(outcome);
+        for (change, reply) in waiting.into_iter().flatten() {
+            self.update(id, &change, reply);
         }
     }
 }
