@@ -89,6 +89,20 @@ async fn containers_that_cannot_be_made_are_refused_by_name() {
             config::security(c).run_as_group = Some(Int64Value { value: 5 });
         })
         .await;
+    let limits = |change: fn(&mut cri::LinuxContainerResources)| {
+        move |config: &mut ContainerConfig| {
+            change(config.linux.get_or_insert_default().resources.get_or_insert_default());
+        }
+    };
+    let (invalid, field) = (Code::InvalidArgument, "linux.resources.cpu_period");
+    bench.refused(invalid, &[field, "999"], limits(|limits| limits.cpu_period = 999)).await;
+    let field = "linux.resources.cpuset_cpus";
+    bench.refused(invalid, &[field, "zero"], limits(|limits| limits.cpuset_cpus = "zero".into())).await;
+    let field = "linux.resources.unified";
+    let freeze = |limits: &mut cri::LinuxContainerResources| {
+        limits.unified.insert("cgroup.freeze".into(), "1".into());
+    };
+    bench.refused(invalid, &[field, "cgroup.freeze"], limits(freeze)).await;
     bench
         .refused(Code::NotFound, &["no-such-image"], |c| {
             c.image = Some(e2e::client::image_spec("127.0.0.1:1/no-such-image:v1"));

@@ -320,14 +320,16 @@ async fn an_exec_is_bounded_in_time_and_output() {
     let output = pod.client.exec(&id, &["sh", "-c", "sleep 30 & echo done"], 20).await.unwrap();
     assert_eq!((output.stdout.as_str(), output.exit_code), ("done\n", 0));
     assert!(begun.elapsed() < std::time::Duration::from_secs(15), "took {:?}", begun.elapsed());
+    let mut much = pod.client.runtime.clone().max_decoding_message_size(64 << 20);
     // Nor does one that never stops writing.
-    let output = pod.client.exec(&id, &["sh", "-c", "yes & exit 0"], 20).await.unwrap();
-    assert_eq!((output.stdout.get(..2), output.exit_code), (Some("y\n"), 0));
+    let cmd = ["sh", "-c", "yes & exit 0"].map(str::to_owned).to_vec();
+    let request = cri::ExecSyncRequest { container_id: id.clone(), cmd, timeout: 20 };
+    let answer = much.exec_sync(request).await.unwrap().into_inner();
+    assert_eq!((answer.stdout.get(..2), answer.exit_code), (Some(&b"y\n"[..]), 0));
     assert!(begun.elapsed() < std::time::Duration::from_secs(20), "took {:?}", begun.elapsed());
-    let much = pod.client.runtime.clone().max_decoding_message_size(64 << 20);
     let cmd = ["sh", "-c", "head -c 40m /dev/zero; exit 4"].map(str::to_owned).to_vec();
     let request = cri::ExecSyncRequest { container_id: id.clone(), cmd, timeout: 60 };
-    let answer = { much }.exec_sync(request).await.unwrap().into_inner();
+    let answer = much.exec_sync(request).await.unwrap().into_inner();
     assert_eq!(
         (answer.stdout.len(), answer.exit_code),
         (16 << 20, 4),

@@ -178,8 +178,13 @@ impl Error {
         subject: impl Into<String>,
         cause: impl std::error::Error + Send + Sync + 'static,
     ) -> Self {
-        let what = exhausted(&cause);
-        let failed = Self::Step { step, subject: subject.into(), cause: Arc::new(cause) };
+        Self::failed(step, subject, Arc::new(cause))
+    }
+
+    /// The same with a cause that is shared already.
+    pub(crate) fn failed(step: &'static str, subject: impl Into<String>, cause: Cause) -> Self {
+        let what = exhausted(&*cause);
+        let failed = Self::Step { step, subject: subject.into(), cause };
         match what {
             Some(what) => failed.for_want_of(what),
             None => failed,

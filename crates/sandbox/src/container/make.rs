@@ -172,7 +172,7 @@ fn rootfs_error(what: &'static str, id: &ContainerId, error: RootfsError) -> Err
                 "mounting" => "mounting the root filesystem",
                 _ => "releasing the root filesystem",
             };
-            Error::Step { step, subject: id.to_string(), cause }
+            Error::failed(step, id.as_str(), cause)
         }
     }
 }
