@@ -5,6 +5,8 @@
 //! a child that it left behind with the pipes open holds nobody up (CVE-2026-53495).
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -24,8 +26,9 @@ use crate::shared::Shared;
 use crate::spec;
 use crate::supervisor::client::Client;
 
-/// The most of each stream that is kept (the limit that CRI clients know from other runtimes).
-pub const OUTPUT_LIMIT: usize = 16 << 20;
+/// The most that is kept of both streams together. kubelet reads no message above 16 MiB (its cri-client's `maxMsgSize`), and
+/// an answer that it can't read would turn a command that went well into an error; a little is left for the rest of the message.
+pub const OUTPUT_LIMIT: usize = (16 << 20) - (4 << 10);
 
 /// A command to run in a container.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -41,9 +44,9 @@ pub struct ExecRequest {
 pub struct ExecOutput {
     /// Exit status, or 128 and the number of the signal.
     pub exit_code: i32,
-    /// Standard output, at most [`OUTPUT_LIMIT`] bytes of it.
+    /// Standard output; with standard error at most [`OUTPUT_LIMIT`] bytes of it.
     pub stdout: Vec<u8>,
-    /// Standard error, likewise.
+    /// Standard error.
     pub stderr: Vec<u8>,
 }
 
@@ -90,7 +93,8 @@ pub(crate) async fn sync(
         Error::Start { container, cause } => Error::start(container, cause),
         other => other,
     })?;
-    let (stdout, stderr) = (Collector::new(stdout), Collector::new(stderr));
+    let room = Room::default();
+    let (stdout, stderr) = (Collector::new(stdout, &room), Collector::new(stderr, &room));
     let Some(exit_code) = limit.on(exec.exited()).await else {
         // Whoever hears that it was too late finds it gone; one that hangs in the kernel is not waited for.
         let _hangs = tokio::time::timeout(KILL_PATIENCE, exec.kill()).await;
@@ -159,13 +163,33 @@ fn pipe() -> Result<(Receiver, OwnedFd), Error> {
     Ok((Receiver::from_owned_fd(read).map_err(failed)?, write))
 }
 
+/// What may still be kept of a command's output.
+#[derive(Debug, Clone)]
+struct Room(Arc<AtomicUsize>);
+
+impl Default for Room {
+    fn default() -> Self {
+        Self(Arc::new(AtomicUsize::new(OUTPUT_LIMIT)))
+    }
+}
+
+impl Room {
+    /// How much of this many bytes can be kept.
+    fn take(&self, count: usize) -> usize {
+        let take = |room: usize| Some(room - room.min(count));
+        // Never refused: there is always a new value.
+        let room = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).unwrap_or(0);
+        room.min(count)
+    }
+}
+
 /// Reads a stream while the command runs.
 struct Collector(JoinHandle<Vec<u8>>, watch::Sender<Option<Instant>>);
 
 impl Collector {
-    fn new(stream: impl AsyncRead + Unpin + Send + 'static) -> Self {
+    fn new(stream: impl AsyncRead + Unpin + Send + 'static, room: &Room) -> Self {
         let (sender, deadline) = watch::channel(None);
-        Self(tokio::spawn(collect(stream, deadline)), sender)
+        Self(tokio::spawn(collect(stream, deadline, room.clone())), sender)
     }
 
     /// What was read when the stream ended, or at that time.
@@ -184,6 +208,7 @@ impl Drop for Collector {
 async fn collect(
     mut stream: impl AsyncRead + Unpin,
     mut deadline: watch::Receiver<Option<Instant>>,
+    room: Room,
 ) -> Vec<u8> {
     let mut kept = Vec::new();
     let mut buffer = vec![0_u8; 16 << 10];
@@ -193,8 +218,7 @@ async fn collect(
             count = stream.read(&mut buffer) => match count {
                 Ok(0) | Err(_) => return kept,
                 Ok(count) => {
-                    let room = OUTPUT_LIMIT - kept.len();
-                    kept.extend_from_slice(&buffer[..count.min(room)]);
+                    kept.extend_from_slice(&buffer[..room.take(count)]);
                     // While there is always something to read, the other branch never gets a turn.
                     if deadline.borrow().is_some_and(|by| by <= Instant::now()) {
                         return kept;
@@ -223,7 +247,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_writer_that_never_stops_is_not_read_for_ever() {
-        let collector = Collector::new(tokio::io::repeat(b'y'));
+        let collector = Collector::new(tokio::io::repeat(b'y'), &Room::default());
         let by = Instant::now() + Duration::from_millis(100);
         let read = tokio::time::timeout(Duration::from_secs(10), collector.finish(by)).await;
         let read = read.expect("an end");
