@@ -25,6 +25,7 @@ pub struct Peer {
     /// The cgroup that it and its pods live below, as a pod's `cgroup_parent`.
     pub cgroup: String,
     directory: TempDir,
+    state: TempDir,
     daemon: Child,
 }
 
@@ -58,6 +59,9 @@ impl Peer {
         for below in ["cni", "certs.d"] {
             std::fs::create_dir_all(path.join(below)).expect("a directory");
         }
+        // Where distributions have /run: on a tmpfs.
+        let state = tempfile::Builder::new().prefix("knarr-bench-").tempdir_in("/dev/shm").expect("a tmpfs");
+        std::os::unix::fs::symlink(state.path(), path.join("state")).expect("a link");
         std::fs::write(path.join("cni/10-bench.conflist"), conflist(path)).expect("a conflist");
         let log = File::create(path.join("daemon.log")).expect("a log");
         let mut command = match kind {
@@ -69,7 +73,7 @@ impl Peer {
             command.stdin(Stdio::null()).stdout(log.try_clone().expect("a log")).stderr(log).spawn();
         let daemon = started.expect("the daemon's binary");
         enter(&cgroup, daemon.id());
-        let peer = Self { kind, cgroup, directory, daemon };
+        let peer = Self { kind, cgroup, directory, state, daemon };
         crate::until(Duration::from_secs(30), "the daemon", || async {
             peer.client().pods().await.map(drop)
         })
@@ -123,7 +127,9 @@ impl Drop for Peer {
         for root in hierarchies() {
             node::remove_cgroups(&root.join(self.cgroup.trim_start_matches('/')));
         }
-        let _ = Command::new("umount").arg("-R").arg(self.directory.path()).stderr(Stdio::null()).status();
+        for directory in [self.directory.path(), self.state.path()] {
+            let _ = Command::new("umount").arg("-R").arg(directory).stderr(Stdio::null()).status();
+        }
         let _ = Command::new("ip").args(["link", "delete", BRIDGE]).stderr(Stdio::null()).status();
     }
 }
