@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use runtime::cgroup::Cgroup;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinSet;
 
@@ -429,6 +430,12 @@ impl Pods {
         let last = crate::pod::actor::LAST_WORK + Duration::from_secs(1);
         if tokio::time::timeout(last, async { while actors.join_next().await.is_some() {} }).await.is_err() {
             actors.shutdown().await;
+        }
+        // Made with the first pod in it; several daemons may share it.
+        let parent = format!("/{}", self.shared.config.default_cgroup_parent.trim_matches('/'));
+        if parent != "/" {
+            let unused = Cgroup::at(&self.shared.host, &parent);
+            unused.iter().for_each(Cgroup::remove_if_unused);
         }
     }
 

@@ -220,6 +220,14 @@ impl Cgroup {
         removed.into_iter().collect()
     }
 
+    /// Removes it from every hierarchy where nothing lives in it or below it. What is in use stays.
+    pub fn remove_if_unused(&self) {
+        for directory in self.directories() {
+            // ENOTEMPTY, EBUSY: of use to somebody.
+            let _in_use = rustix::fs::rmdir(directory);
+        }
+    }
+
     /// Removes, on a hybrid host, those above it in the version 2 tree whose counterparts in version 1 are
     /// gone: kubelet made and removed only the latter.
     fn prune_beside(&self) {
