@@ -179,7 +179,10 @@ async fn a_daemon_that_goes_down_leaves_its_pods() {
     world.kill_daemon();
     world.open().await;
     assert!(matches!(world.phase(&id), ContainerPhase::Running { .. }));
-    world.end().await;
+    let pods = world.pods();
+    pods.remove(pod.as_str()).await.unwrap();
+    pods.shutdown().await;
+    assert_eq!(world.parents(), Vec::<std::path::PathBuf>::new(), "the cgroup that all pods were in");
 }
 
 /// Lives of a pod, as far as they come.

@@ -180,7 +180,7 @@ impl World {
         found
     }
 
-    fn parents(&self) -> Vec<PathBuf> {
+    pub(crate) fn parents(&self) -> Vec<PathBuf> {
         let relative = self.parent.trim_start_matches('/');
         let mut parents = vec![Path::new("/sys/fs/cgroup").join(relative)];
         for entry in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
