@@ -25,8 +25,9 @@ use tokio::sync::{OwnedRwLockReadGuard, RwLock, watch};
 use tokio::task::JoinSet;
 
 use crate::attachment::{Attachment, AttachmentId};
-use crate::builtin::{Builtin, BuiltinNetwork};
+use crate::builtin::{Builtin, BuiltinNetwork, Published};
 use crate::cache::{Journal, Record, Via};
+use crate::claim::Claim;
 use crate::conf;
 use crate::engine::{Engine, blocking, result_of};
 use crate::error::{Error, chain};
@@ -62,7 +63,7 @@ pub(crate) struct Attachments {
 
 #[derive(Debug)]
 enum Configured {
-    Builtin(BuiltinNetwork),
+    Builtin(BuiltinNetwork, #[expect(dead_code, reason = "held, not used")] Claim),
     Directory(Readiness),
 }
 
@@ -78,7 +79,7 @@ impl Attachments {
     /// Opens the directories. Has to be called inside a tokio runtime.
     ///
     /// # Errors
-    /// [`Error::Record`], [`Error::Watch`], [`Error::InvalidBuiltin`].
+    /// [`Error::Record`], [`Error::Watch`], [`Error::InvalidBuiltin`], [`Error::BridgeTaken`].
     pub(crate) fn open(config: Config) -> Result<Attachments, Error> {
         let journal = Journal::open(config.state_dir.join("attachments"))?;
         let runner = Runner { bin_dirs: config.bin_dirs.clone(), deadline: config.plugin_deadline };
@@ -86,7 +87,8 @@ impl Attachments {
         let configured = match config.builtin.clone() {
             Some(builtin) => {
                 builtin.check()?;
-                Configured::Builtin(builtin)
+                let claim = Claim::take(&builtin.bridge)?;
+                Configured::Builtin(builtin, claim)
             }
             None => Configured::Directory(Readiness::open(config, runner.clone())?),
         };
@@ -107,7 +109,7 @@ impl Attachments {
     /// Whether an ADD would be served now. Never waits.
     pub(crate) fn status(&self) -> Status {
         match &self.configured {
-            Configured::Builtin(builtin) => Status::Ready { network: builtin.name.clone() },
+            Configured::Builtin(builtin, _) => Status::Ready { network: builtin.name.clone() },
             Configured::Directory(readiness) => readiness.status(),
         }
     }
@@ -320,7 +322,7 @@ impl Attachments {
                 Some(conf) => network::gc(&conf, &self.runner, kept).await,
                 None => Vec::new(),
             },
-            Configured::Builtin(settings) => {
+            Configured::Builtin(settings, _) => {
                 let (builtin, kept) = match self.builtin(settings) {
                     Ok(builtin) => (builtin, kept.iter().cloned().collect()),
                     Err(error) => return vec![error],
@@ -334,7 +336,7 @@ impl Attachments {
     /// Who would serve a new attachment, in which network, and what a record needs to find them again.
     fn engine(&self) -> Result<(Engine, String, Via), Error> {
         match &self.configured {
-            Configured::Builtin(settings) => {
+            Configured::Builtin(settings, _) => {
                 let engine = Engine::Builtin(self.builtin(settings)?);
                 Ok((engine, settings.name.clone(), Via::Builtin(settings.clone())))
             }
@@ -360,10 +362,12 @@ impl Attachments {
         }
         let on_bridge =
             |record: &Record| matches!(&record.via, Via::Builtin(of) if of.bridge == settings.bridge);
-        let mut users = HashSet::new();
+        let mut users = HashMap::new();
         for id in self.journal.ids()? {
-            if self.journal.load(&id)?.is_some_and(|record| on_bridge(&record)) {
-                users.insert(id);
+            if let Some(record) = self.journal.load(&id)?.filter(|record| on_bridge(record)) {
+                let addresses = result_of(&record).unwrap_or_default().addresses();
+                let mappings = record.attachment.port_mappings;
+                users.insert(id, Published { mappings, addresses });
             }
         }
         let builtin = Arc::new(Builtin::open(settings.clone(), &self.state_dir, users)?);

@@ -117,6 +117,12 @@ pub enum Error {
         /// Its value.
         value: String,
     },
+    /// Another daemon's built-in network has the bridge.
+    #[error("the bridge '{bridge}' is another daemon's: two daemons on a machine need two")]
+    BridgeTaken {
+        /// Its name.
+        bridge: String,
+    },
 
     /// A plugin's binary is in none of the plugin directories.
     #[error("CNI plugin '{plugin}' isn't in {}", list(searched))]

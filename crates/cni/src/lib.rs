@@ -15,6 +15,7 @@ mod attachments;
 mod builtin;
 mod cache;
 mod capabilities;
+mod claim;
 mod conf;
 mod engine;
 mod error;

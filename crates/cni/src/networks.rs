@@ -57,7 +57,7 @@ impl Networks {
     /// That nothing usable is configured (yet) is no error, but a [`Status`].
     ///
     /// # Errors
-    /// [`Error::Record`] for the state directory, [`Error::Watch`], [`Error::InvalidBuiltin`].
+    /// [`Error::Record`] for the state directory, [`Error::Watch`], [`Error::InvalidBuiltin`], [`Error::BridgeTaken`].
     pub fn open(config: Config) -> Result<Networks, Error> {
         Ok(Networks { attachments: Arc::new(Attachments::open(config)?) })
     }

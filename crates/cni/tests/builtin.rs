@@ -434,3 +434,60 @@ fn what_is_no_namespace_is_refused() {
         assert!(node.records().is_empty());
     });
 }
+
+#[test]
+fn tables_that_somebody_flushes_come_back_with_the_host_ports_that_were_in_them() {
+    on_own_host(|| async {
+        let node = Node::new();
+        let before = state();
+        let networks = node.open_builtin(network());
+        let first = pod(&networks, "first", vec![port(8080, Protocol::Tcp)]).await;
+        let host_port: SocketAddr = "127.0.0.1:8080".parse().unwrap();
+        sh("nft flush ruleset");
+        Netns::current().ask_tcp(host_port).unwrap_err();
+        let second = pod(&networks, "second", Vec::new()).await;
+        Netns::current().ask_tcp(host_port).unwrap();
+        // Nor does it take a new pod: the collection sees to it.
+        sh("nft flush ruleset");
+        let (one, two) = (first.attachment.id(), second.attachment.id());
+        networks.gc(move || [one.clone(), two.clone()].into()).await.unwrap();
+        Netns::current().ask_tcp(host_port).unwrap();
+        for pod in [first, second] {
+            networks.del(&pod.attachment).await.unwrap();
+        }
+        networks.settle().await.unwrap();
+        assert_eq!(state(), before);
+    });
+}
+
+#[test]
+fn a_link_that_somebody_took_off_the_bridge_is_detached_all_the_same() {
+    on_own_host(|| async {
+        let node = Node::new();
+        let before = state();
+        let networks = node.open_builtin(network());
+        for broken in
+            ["ip link set \"$link\" down", "ip link set \"$link\" nomaster", "ip link delete knarrtest0"]
+        {
+            let pod = pod(&networks, "pod", Vec::new()).await;
+            sh(&format!(
+                "link=$(ip -br link show type veth | awk '{{print $1}}' | cut -d@ -f1 | head -1); {broken}"
+            ));
+            networks.del(&pod.attachment).await.unwrap_or_else(|error| panic!("{broken}: {}", shown(&error)));
+            networks.settle().await.unwrap();
+            assert_eq!(state(), before, "{broken}");
+        }
+    });
+}
+
+#[test]
+fn a_bridge_is_one_daemons() {
+    on_own_host(|| async {
+        let (node, other) = (Node::new(), Node::new());
+        let networks = node.open_builtin(network());
+        let config = cni::Config { builtin: Some(network()), ..other.config() };
+        assert!(matches!(Networks::open(config.clone()), Err(Error::BridgeTaken { .. })));
+        drop(networks);
+        Networks::open(config).unwrap();
+    });
+}

@@ -96,7 +96,7 @@ pub(crate) async fn serve(config: Config) -> Result<(), ServeError> {
     for directory in [&config.root, &config.state] {
         make_private(directory)?;
     }
-    let _lock = lock(&config.state)?;
+    let _locks = [lock(&config.state, "lock")?, lock(&config.root, "root.lock")?];
     let open_files = raise_open_files();
     let (end, ending) = watch::channel(false);
     let (runtime, images) = open(&config, open_files, ending.clone()).await?;
@@ -195,13 +195,13 @@ fn make_private(path: &Path) -> Result<(), ServeError> {
     kept.map_err(|cause| ServeError::File { action: "making the directory", path: path.to_owned(), cause })
 }
 
-/// Two daemons on one state directory would take each other's pods for leftovers.
-fn lock(state: &Path) -> Result<Flock<File>, ServeError> {
-    let path = state.join("lock");
+/// Two daemons on one state directory would take each other's pods for leftovers, and on one root what belongs to them.
+fn lock(directory: &Path, name: &str) -> Result<Flock<File>, ServeError> {
+    let path = directory.join(name);
     let file = File::options().create(true).truncate(false).write(true).open(&path);
     let file = file.map_err(|cause| ServeError::File { action: "opening the lock", path, cause })?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock)
-        .map_err(|_| ServeError::Taken { path: state.to_owned() })
+        .map_err(|_| ServeError::Taken { path: directory.to_owned() })
 }
 
 /// Binds the socket. What lies in its way is a dead daemon's, since the state directory is locked; a live one of another state

@@ -61,6 +61,18 @@ impl Firewall {
         outcome.map_err(|source| self.failed("set up nftables table", source))
     }
 
+    /// Whether all tables are there. Whoever flushes the node's rules takes ours along.
+    pub(super) fn is_installed(&self) -> Result<bool, Error> {
+        let failed = |source| self.failed("look for nftables table", source);
+        let mut socket = Socket::netfilter().map_err(failed)?;
+        for subnet in &self.subnets {
+            if !nft::has_table(&mut socket, &self.table(family_of(subnet.address))).map_err(failed)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     fn add_table(&self, batch: &mut Batch, subnet: Cidr) {
         let family = family_of(subnet.address);
         let table = &self.table(family);

@@ -202,9 +202,15 @@ pub(super) fn block_port(socket: &mut Socket, name: &str) -> Result<(), Error> {
         });
     });
     match socket.request(message) {
-        Err(error) if is_absent(&error) => Ok(()),
+        Err(error) if is_absent(&error) || is_cut_off(&error) => Ok(()),
         outcome => outcome.map(drop).map_err(|source| failed("block bridge port", name, source)),
     }
+}
+
+/// What the kernel says of a link that is no port of a bridge any more, or is down: nothing passes there.
+fn is_cut_off(error: &io::Error) -> bool {
+    let cut_off = [rustix::io::Errno::OPNOTSUPP, rustix::io::Errno::NETDOWN];
+    cut_off.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 /// Deletes a link; one that is gone is fine.

@@ -26,7 +26,7 @@ mod netns;
 mod nft;
 mod sysctl;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -38,7 +38,7 @@ use self::firewall::Firewall;
 use self::host_local::{Pool, Range};
 use self::link::{Link, Mac};
 use self::netns::Namespace;
-use crate::attachment::{Attachment, AttachmentId, is_identifier, is_ifname};
+use crate::attachment::{Attachment, AttachmentId, PortMapping, is_identifier, is_ifname};
 use crate::error::Error;
 use crate::result::{Cidr, Interface, IpConfig, NetworkResult, Route};
 
@@ -118,11 +118,18 @@ pub(crate) struct Builtin {
 /// What all attachments stand on, and who stands on it.
 #[derive(Debug)]
 struct Ground {
-    users: HashSet<AttachmentId>,
+    users: HashMap<AttachmentId, Published>,
     /// How many have come so far.
     arrivals: u64,
     /// The MTU, once bridge and tables have been made by us.
     made: Option<u32>,
+}
+
+/// The host ports of an attachment, and the addresses that they lead to; made again when somebody takes the tables away.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Published {
+    pub(crate) mappings: Vec<PortMapping>,
+    pub(crate) addresses: Vec<IpAddr>,
 }
 
 /// A time at which nobody was attached.
@@ -136,7 +143,7 @@ impl Builtin {
     pub(crate) fn open(
         network: BuiltinNetwork,
         state_dir: &Path,
-        users: HashSet<AttachmentId>,
+        users: HashMap<AttachmentId, Published>,
     ) -> Result<Builtin, Error> {
         let ranges = network.ranges()?;
         let pool = Pool::open(state_dir.join("addresses").join(&network.name), &network.name)?;
@@ -165,6 +172,8 @@ impl Builtin {
         let pod: Vec<IpAddr> = addresses.iter().map(|(cidr, _)| cidr.address).collect();
         self.firewall.publish(&attachment.port_mappings, &pod)?;
         conntrack::forget_ports(&attachment.port_mappings, &pod)?;
+        let published = Published { mappings: attachment.port_mappings.clone(), addresses: pod };
+        self.ground().users.insert(attachment.id(), published);
         Ok(self.result(attachment, mac, bridge.mtu, &addresses))
     }
 
@@ -184,13 +193,32 @@ impl Builtin {
     /// Sees that there is ground to stand on: made by the first, and again where somebody took it away.
     fn stand(&self, socket: &mut netlink::Socket, id: AttachmentId) -> Result<Link, Error> {
         let mut ground = self.ground();
-        ground.users.insert(id);
+        ground.users.entry(id).or_default();
         ground.arrivals += 1;
-        if let (Some(mtu), Some(link)) = (ground.made, link::find(socket, &self.network.bridge)?) {
-            return Ok(Link { mtu, ..link });
+        self.lay(socket, &mut ground)
+    }
+
+    fn lay(&self, socket: &mut netlink::Socket, ground: &mut Ground) -> Result<Link, Error> {
+        let link = match (ground.made, link::find(socket, &self.network.bridge)?) {
+            (Some(mtu), Some(link)) => Link { mtu, ..link },
+            _ => {
+                let link = bridge::set_up(socket, &self.network, &self.ranges)?;
+                // Its rules may be of an older version.
+                self.firewall.install()?;
+                link
+            }
+        };
+        if !self.firewall.is_installed()? {
+            tracing::warn!(
+                network = self.network.name,
+                "the nftables tables were taken away and are made anew"
+            );
+            self.firewall.remove()?;
+            self.firewall.install()?;
+            for user in ground.users.values() {
+                self.firewall.publish(&user.mappings, &user.addresses)?;
+            }
         }
-        let link = bridge::set_up(socket, &self.network, &self.ranges)?;
-        self.firewall.install()?;
         ground.made = Some(link.mtu);
         Ok(link)
     }
@@ -260,10 +288,10 @@ impl Builtin {
         bridge::check(&self.network, attachment, &addresses)
     }
 
-    /// Gives back the addresses of those who aren't kept, and takes away the ground that nobody stands on.
+    /// Gives back the addresses of those who aren't kept, takes away the ground that nobody stands on, and mends that of the others.
     pub(crate) fn collect(&self, kept: &HashSet<AttachmentId>) -> Vec<Error> {
         let cleared = self.idle_since().map_or(Ok(()), |idle| self.clear(idle));
-        let mut failures: Vec<Error> = cleared.err().into_iter().collect();
+        let mut failures: Vec<Error> = cleared.and_then(|()| self.mend()).err().into_iter().collect();
         match self.pool.retain(|owner| kept.contains(owner)) {
             Ok(released) => {
                 if !released.is_empty() {
@@ -273,6 +301,15 @@ impl Builtin {
             Err(error) => failures.push(error),
         }
         failures
+    }
+
+    /// Makes again what was taken away under those who are attached.
+    fn mend(&self) -> Result<(), Error> {
+        let mut ground = self.ground();
+        if ground.users.is_empty() {
+            return Ok(());
+        }
+        self.lay(&mut bridge::socket()?, &mut ground).map(drop)
     }
 
     fn result(&self, attachment: &Attachment, mac: Mac, mtu: u32, addresses: &[Address]) -> NetworkResult {

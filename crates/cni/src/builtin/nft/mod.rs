@@ -15,6 +15,7 @@ const NFNL_MSG_BATCH_BEGIN: u16 = 16;
 const NFNL_MSG_BATCH_END: u16 = 17;
 
 const NFT_MSG_NEWTABLE: u16 = 0;
+const NFT_MSG_GETTABLE: u16 = 1;
 const NFT_MSG_DELTABLE: u16 = 2;
 const NFT_MSG_NEWCHAIN: u16 = 3;
 const NFT_MSG_NEWRULE: u16 = 6;
@@ -262,6 +263,17 @@ fn elements(message: &mut Attributes, table: &Table, map: &str, fill: impl FnOnc
 
 fn value(data: &mut Attributes, bytes: &[u8]) {
     data.put(NFTA_DATA_VALUE, bytes);
+}
+
+/// Whether there is such a table.
+pub(super) fn has_table(socket: &mut Socket, table: &Table) -> io::Result<bool> {
+    let kind = NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETTABLE;
+    let mut message = Message::new(kind, 0, &nfgenmsg(table.family.number(), 0));
+    message.attributes.put_str(NFTA_TABLE_NAME, &table.name);
+    match socket.request(message) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        answer => answer.map(|_| true),
+    }
 }
 
 /// All entries of a map; none where there is no such map.
