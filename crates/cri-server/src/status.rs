@@ -43,7 +43,7 @@ fn code(error: &Error) -> Code {
         Error::Deadline { .. } | Error::TimedOut { .. } => Code::DeadlineExceeded,
         Error::Exhausted { .. } => Code::ResourceExhausted,
         Error::Undone { cause, .. } => code(cause),
-        Error::Start { .. } | Error::Step { .. } => Code::Internal,
+        Error::Start { .. } | Error::Exec { .. } | Error::Step { .. } => Code::Internal,
     }
 }
 

@@ -300,6 +300,30 @@ async fn an_ordinary_container_is_confined() {
     assert!(!devices.contains("vda") && !devices.contains("kmsg"), "{devices}");
 }
 
+/// Root in a container with the default capabilities may change what it owns, and standard streams are files too.
+#[tokio::test]
+async fn the_hosts_null_device_cannot_be_changed_through_a_stream() {
+    let pod = Pod::new(|_| {}).await;
+    let host = || {
+        use std::os::unix::fs::{MetadataExt, PermissionsExt};
+        let found = std::fs::metadata("/dev/null").unwrap();
+        (found.permissions().mode(), found.uid(), found.gid())
+    };
+    let before = host();
+    let attack = "for f in 0 1 2; do chmod 640 /proc/self/fd/$f; chown 7:7 /proc/self/fd/$f; done; exit 7";
+    let mut wanted = pod.node.busybox("attack", &["sh", "-c", attack]);
+    // Without a log all three are the null device.
+    wanted.log_path = String::new();
+    let id = pod.client.create(&pod.id, wanted, &pod.sandbox).await.unwrap();
+    pod.client.start(&id).await.unwrap();
+    assert_eq!(pod.client.exited(&id).await.exit_code, 7);
+    assert_eq!(host(), before);
+    let id = pod.waiting("main", |_| {}).await;
+    pod.exec(&id, &["sh", "-c", "chmod 640 /dev/stdin; chown 7:7 /dev/stdin; true"]).await;
+    assert_eq!(host(), before);
+    pod.exec(&id, &["sh", "-c", "cat; echo x > /dev/null"]).await;
+}
+
 #[tokio::test]
 async fn an_exec_is_bounded_in_time_and_output() {
     let pod = Pod::new(|_| {}).await;

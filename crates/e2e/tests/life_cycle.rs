@@ -143,3 +143,21 @@ async fn two_daemons_run_side_by_side() {
         assert_eq!(listed.into_inner().images.len(), 1);
     }
 }
+
+#[tokio::test]
+async fn a_second_daemon_on_the_same_directories_is_refused() {
+    let node = Node::start(Network::BuiltIn).await;
+    for taken in ["root", "state", "bridge"] {
+        let beside =
+            |name: &str| node.path(&if name == taken { name.to_owned() } else { format!("other-{name}") });
+        let mut daemon = std::process::Command::new(e2e::node::binary("knarr"));
+        daemon.arg("serve").arg("--listen").arg(format!("unix://{}", node.path("other.sock").display()));
+        daemon.arg("--root").arg(beside("root")).arg("--state").arg(beside("state"));
+        if taken == "bridge" {
+            daemon.arg("--config").arg(node.path("knarr.toml"));
+        }
+        let output = daemon.stdin(std::process::Stdio::null()).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains("another daemon"), "{taken}: {said}");
+    }
+}

@@ -37,9 +37,12 @@ impl AddAssign for Usage {
 const MAX_DEPTH: usize = 256;
 
 /// Usage of the tree at `path`, itself included, without crossing into other filesystems. What vanishes meanwhile isn't
-/// counted. A file with several links counts once for each.
+/// counted, the tree as a whole among it. A file with several links counts once for each.
 pub(crate) fn of_tree(path: &Path) -> io::Result<Usage> {
-    of_opened(rustix::fs::open(path, DIRECTORY, Mode::empty())?)
+    match rustix::fs::open(path, DIRECTORY, Mode::empty()) {
+        Err(Errno::NOENT) => Ok(Usage::default()),
+        opened => of_opened(opened?),
+    }
 }
 
 /// The same for the directory behind a descriptor of any kind.

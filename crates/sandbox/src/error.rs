@@ -140,6 +140,15 @@ pub enum Error {
         #[source]
         cause: Cause,
     },
+    /// A command could not be started in a container (Internal).
+    #[error("the command could not be started in container \"{container}\"")]
+    Exec {
+        /// The container.
+        container: String,
+        /// The step that failed and why.
+        #[source]
+        cause: Cause,
+    },
     /// A step failed (Internal).
     #[error("{step} of \"{subject}\" failed")]
     Step {
@@ -201,9 +210,21 @@ impl Error {
         }
     }
 
+    /// A command that could not be started, likewise: [`Error::Exhausted`] or [`Error::Exec`].
+    pub(crate) fn exec(container: String, cause: Cause) -> Self {
+        let what = exhausted(&*cause);
+        let failed = Self::Exec { container, cause };
+        match what {
+            Some(what) => failed.for_want_of(what),
+            None => failed,
+        }
+    }
+
     fn for_want_of(self, what: &'static str) -> Self {
         let subject = match &self {
-            Self::Step { subject, .. } | Self::Start { container: subject, .. } => subject.clone(),
+            Self::Step { subject, .. }
+            | Self::Start { container: subject, .. }
+            | Self::Exec { container: subject, .. } => subject.clone(),
             other => other.to_string(),
         };
         Self::Exhausted { what, subject, cause: Some(Arc::new(self)) }

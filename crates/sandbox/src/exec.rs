@@ -90,7 +90,7 @@ pub(crate) async fn sync(
     let starting = client.exec(&container.status.id, process, (stdout_end, stderr_end), start);
     let started = limit.on(starting).await.unwrap_or_else(|| Err(limit.passed()));
     let mut exec = started.map_err(|error| match error {
-        Error::Start { container, cause } => Error::start(container, cause),
+        Error::Exec { container, cause } => Error::exec(container, cause),
         other => other,
     })?;
     let room = Room::default();

@@ -368,7 +368,7 @@ impl Pods {
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::WrongState`] when it doesn't run, [`Error::Deadline`] when the command takes too long (it is killed),
-    /// [`Error::Start`] when it can't be executed.
+    /// [`Error::Exec`] when it can't be executed.
     pub async fn exec_sync(&self, id: &str, request: ExecRequest) -> Result<ExecOutput, Error> {
         let (container, pod) = self.shared.registry.container_and_pod(id)?;
         exec::sync(&self.shared, (&container, &pod), request).await

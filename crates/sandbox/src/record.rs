@@ -16,7 +16,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -251,8 +251,20 @@ pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), Err
 /// [`Error::Step`] when it is missing or broken.
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
     let subject = || path.display().to_string();
-    let bytes = fs::read(path).map_err(|cause| Error::step("reading the record", subject(), cause))?;
+    let bytes = read(path).map_err(|cause| Error::step("reading the record", subject(), cause))?;
     serde_json::from_slice(&bytes).map_err(|cause| Error::step("reading the record", subject(), cause))
+}
+
+/// A whole file: nothing that could be waited for without end, such as a pipe.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let mut file = fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -1,22 +1,34 @@
 //! Descriptors 0, 1 and 2.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{CWD, FileType, Gid, Mode, OFlags, Uid, fchown, fstat, openat};
 use rustix::io::Errno;
+use rustix::mount::{OpenTreeFlags, open_tree};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
 use super::devices::is_null;
 use super::process::outside;
 use crate::container::Streams;
+use crate::mount::apply_attributes;
+use crate::plan::{Access, MountAttributes};
 use crate::{FailedStep, Failure};
 
-/// The host's null device, checked to be it.
+/// The host's null device, checked to be it, through a read-only mount of its own that is attached nowhere: a container's
+/// root that changes mode, owner or times of its standard input would else change them for the whole host.
 pub(super) fn open_null() -> Result<OwnedFd, Failure> {
     let failed = |errno| Failure::system(FailedStep::Prepare, errno, "/dev/null");
-    let null = openat(CWD, "/dev/null", OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())
-        .map_err(failed)?;
-    if is_null(&null).map_err(failed)? { Ok(null) } else { Err(outside(FailedStep::Prepare, "/dev/null")) }
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
+    let mount = open_tree(CWD, "/dev/null", flags).map_err(failed)?;
+    if !is_null(&mount).map_err(failed)? {
+        return Err(outside(FailedStep::Prepare, "/dev/null"));
+    }
+    let attributes = MountAttributes { access: Access::ReadOnly, ..MountAttributes::default() };
+    apply_attributes(mount.as_fd(), &attributes).map_err(failed)?;
+    let path = format!("/proc/self/fd/{}", mount.as_raw_fd());
+    openat(CWD, path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(failed)
 }
 
 pub(super) fn use_streams(streams: &Streams<'_>, null: &OwnedFd, uid: u32) -> Result<(), Failure> {

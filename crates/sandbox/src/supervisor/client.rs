@@ -217,7 +217,7 @@ impl Client {
     /// Has a process join a running container; what it prints goes to the streams.
     ///
     /// # Errors
-    /// [`Error::Start`] with the step that failed, [`Error::WrongState`] when the container has ended.
+    /// [`Error::Exec`] with the step that failed, [`Error::WrongState`] when the container has ended.
     pub(crate) async fn exec(
         &self,
         id: &ContainerId,
@@ -239,7 +239,7 @@ impl Client {
         match self.connection.ask(request, vec![stdout, stderr], (step, after + MARGIN)).await? {
             Reply::ExecStarted { .. } => Ok(started),
             Reply::Failed(failure) => {
-                Err(Error::Start { container: id.to_string(), cause: Arc::new(failure) })
+                Err(Error::Exec { container: id.to_string(), cause: Arc::new(failure) })
             }
             Reply::Gone => Err(Error::WrongState {
                 kind: Kind::Container,
