@@ -100,7 +100,7 @@ pub(crate) async fn serve(config: Config) -> Result<(), ServeError> {
     let open_files = raise_open_files();
     let (end, ending) = watch::channel(false);
     let (runtime, images) = open(&config, open_files, ending.clone()).await?;
-    let (pods, networks) = (runtime.pods.clone(), runtime.networks.clone());
+    let (pods, networks, store) = (runtime.pods.clone(), runtime.networks.clone(), images.images.clone());
     let socket = config.socket()?.to_owned();
     let listener = listen(&socket)?;
     // Before the word that it serves: whoever has read it may end the daemon at once.
@@ -114,7 +114,7 @@ pub(crate) async fn serve(config: Config) -> Result<(), ServeError> {
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop);
     let ended = tokio::select! {
         ended = bounded(served, ending, &calls) => ended,
-        never = upkeep(&pods) => match never {},
+        never = upkeep(&pods, &store) => match never {},
     };
     let _ = std::fs::remove_file(&socket);
     pods.shutdown().await;
@@ -125,10 +125,13 @@ pub(crate) async fn serve(config: Config) -> Result<(), ServeError> {
 }
 
 /// What is done from time to time.
-async fn upkeep(pods: &Pods) -> Infallible {
+async fn upkeep(pods: &Pods, store: &image_service::Images) -> Infallible {
     loop {
         tokio::time::sleep(COLLECTION).await;
         pods.collect().await;
+        if let Err(error) = store.collect().await {
+            tracing::warn!(error = crate::chain(&error), "layers that nobody needs stay");
+        }
     }
 }
 

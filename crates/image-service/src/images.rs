@@ -108,6 +108,18 @@ impl Images {
         blocking("removing an image", remove).await
     }
 
+    /// Removes the layers that no image and no container needs: those of pulls that failed for the moment and were not tried
+    /// again. To be called from time to time.
+    ///
+    /// Safe to cancel: it goes on to the end.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn collect(&self) -> Result<(), Error> {
+        let inner = Arc::clone(&self.inner);
+        blocking("collecting layers", move || inner.catalog.collect(&inner.layers).map(drop)).await
+    }
+
     /// Use of the disk by images. Kept in memory: never reads the disk.
     pub fn filesystem_usage(&self) -> FilesystemUsage {
         of(&self.inner.config.root.join("images"), self.inner.layers.usage())

@@ -136,6 +136,9 @@ async fn a_layer_that_always_breaks_leaves_nothing_and_the_retry_works() {
     assert!(text.contains(&layer.to_string()) && text.contains(&registry.host()), "{text}");
     assert!(service.images.list(None).is_empty());
     assert!(service.layers().iter().all(|dir| !dir.to_string_lossy().contains("ingest")));
+    // Whole layers wait for the retry, but not for ever.
+    service.images.collect().await.unwrap();
+    assert!(service.layers().is_empty(), "{:?}", service.layers());
     assert_eq!(service.pull(&name).await.unwrap(), image.id);
 }
 
