@@ -22,6 +22,7 @@ mod call_log;
 mod cli;
 mod config;
 mod convert;
+mod deadline;
 mod images;
 mod logging;
 mod runtime_service;

@@ -26,6 +26,7 @@ use crate::adapters::network::CniNetwork;
 use crate::adapters::rootfs::ImageRootfs;
 use crate::call_log::CallLog;
 use crate::config::{Config, ConfigError};
+use crate::deadline::Deadline;
 use crate::images::Images;
 use crate::runtime_service::Runtime;
 
@@ -109,6 +110,7 @@ pub(crate) async fn serve(config: Config) -> Result<(), ServeError> {
     let calls = CallLog::default();
     let served = tonic::transport::Server::builder()
         .layer(calls.clone())
+        .layer(Deadline)
         .add_service(RuntimeServiceServer::new(runtime).max_decoding_message_size(MESSAGE_BYTES))
         .add_service(ImageServiceServer::new(images).max_decoding_message_size(MESSAGE_BYTES))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop);

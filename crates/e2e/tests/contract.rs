@@ -360,6 +360,12 @@ async fn an_exec_is_bounded_in_time_and_output() {
     assert_eq!(answer.exit_code, 4, "the command ran to its end");
     let kept = answer.stdout.len() + answer.stderr.len();
     assert!(kept > 15 << 20, "{kept} bytes");
+    // The time that a client gives the call itself has the code that clients look for.
+    let cmd = ["sleep", "200"].map(str::to_owned).to_vec();
+    let mut request = tonic::Request::new(cri::ExecSyncRequest { container_id: id.clone(), cmd, timeout: 0 });
+    request.set_timeout(std::time::Duration::from_secs(1));
+    let late = much.exec_sync(request).await.unwrap_err();
+    assert_eq!(late.code(), tonic::Code::DeadlineExceeded, "{late}");
     let missing = pod.client.exec(&id, &["/no/such/command"], 10).await;
     assert!(missing.is_err() || missing.is_ok_and(|output| output.exit_code != 0));
 }
