@@ -174,13 +174,21 @@ const ELSEWHERE: [&str; 19] = [
     "SCMP_ARCH_LOONGARCH32",
 ];
 
-/// Calls of 32-bit x86 that stand for many (linux/net.h, linux/ipc.h): their number, the bits of the first argument that say which
-/// one is meant, and those.
-pub(super) const MULTIPLEXERS: [(&str, u64, &[(u64, &str)]); 2] = [
-    (
-        "socketcall",
-        0xffff_ffff,
-        &[
+/// A call that stands for many.
+pub(super) struct Multiplexer {
+    pub(super) name: &'static str,
+    /// The bits of its first argument that say which one is meant.
+    pub(super) mask: u64,
+    /// Those, by what the argument is then.
+    pub(super) calls: &'static [(u64, &'static str)],
+}
+
+/// Calls of 32-bit x86 that stand for many (linux/net.h, linux/ipc.h).
+pub(super) const MULTIPLEXERS: [Multiplexer; 2] = [
+    Multiplexer {
+        name: "socketcall",
+        mask: 0xffff_ffff,
+        calls: &[
             (1, "socket"),
             (2, "bind"),
             (3, "connect"),
@@ -202,11 +210,11 @@ pub(super) const MULTIPLEXERS: [(&str, u64, &[(u64, &str)]); 2] = [
             (19, "recvmmsg"),
             (20, "sendmmsg"),
         ],
-    ),
-    (
-        "ipc",
-        0xffff,
-        &[
+    },
+    Multiplexer {
+        name: "ipc",
+        mask: 0xffff,
+        calls: &[
             (1, "semop"),
             (2, "semget"),
             (3, "semctl"),
@@ -220,7 +228,7 @@ pub(super) const MULTIPLEXERS: [(&str, u64, &[(u64, &str)]); 2] = [
             (23, "shmget"),
             (24, "shmctl"),
         ],
-    ),
+    },
 ];
 
 #[cfg(test)]
@@ -264,9 +272,9 @@ mod tests {
             let all = [Architecture::X86, Architecture::X86_64, Architecture::Arm];
             all.iter().any(|architecture| !architecture.numbers(name).is_empty())
         };
-        for (multiplexer, _, calls) in MULTIPLEXERS {
-            assert_eq!(Architecture::X86.numbers(multiplexer).len(), 1);
-            assert!(calls.iter().all(|(_, name)| exists(name)), "{multiplexer}");
+        for Multiplexer { name, calls, .. } in MULTIPLEXERS {
+            assert_eq!(Architecture::X86.numbers(name).len(), 1);
+            assert!(calls.iter().all(|(_, name)| exists(name)), "{name}");
         }
     }
 }

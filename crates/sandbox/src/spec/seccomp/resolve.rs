@@ -4,14 +4,17 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::architecture::{Architecture, MULTIPLEXERS, X32_BIT};
+use super::architecture::{Architecture, MULTIPLEXERS, Multiplexer, X32_BIT};
 use super::profile::{Condition, Profile, Test, Verdict};
+
+/// Rules of one call.
+type Rules = Vec<(Vec<Condition>, Verdict)>;
 
 /// What becomes of the calls of a range of numbers.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Decision {
     /// The first whose conditions hold decides; none of them is without conditions.
-    pub(super) rules: Vec<(Vec<Condition>, Verdict)>,
+    pub(super) rules: Rules,
     /// When none does.
     pub(super) otherwise: Verdict,
 }
@@ -74,7 +77,7 @@ fn begin(ranges: &mut Vec<(u32, Decision)>, from: u32, decision: Decision) {
 
 /// The decision of every call that has a rule.
 fn decisions(profile: &Profile, architecture: Architecture) -> BTreeMap<u32, Decision> {
-    let mut rules: HashMap<&str, Vec<(Vec<Condition>, Verdict)>> = HashMap::new();
+    let mut rules: HashMap<&str, Rules> = HashMap::new();
     for rule in &profile.rules {
         let narrow = |condition: &Condition| Condition { test: condition.test.narrowed(), ..*condition };
         let conditions: Vec<Condition> = match architecture.has_narrow_arguments() {
@@ -104,8 +107,8 @@ fn otherwise(profile: &Profile, name: &str) -> Verdict {
 
 /// Gives the calls that stand for many what is said about those. Their arguments are behind a pointer, where no filter can look: whatever depends
 /// on them gets the strictest verdict that it could have.
-fn demultiplex(rules: &mut HashMap<&str, Vec<(Vec<Condition>, Verdict)>>, profile: &Profile) {
-    for (multiplexer, mask, calls) in MULTIPLEXERS {
+fn demultiplex(rules: &mut HashMap<&str, Rules>, profile: &Profile) {
+    for Multiplexer { name: multiplexer, mask, calls } in MULTIPLEXERS {
         let mut further = Vec::new();
         for (value, name) in calls {
             let Some(own) = rules.get(name) else { continue };
@@ -127,7 +130,7 @@ impl Decision {
     }
 
     /// From all rules of a call; [`Profile`] says which of several counts.
-    fn of(mut rules: Vec<(Vec<Condition>, Verdict)>, default: Verdict) -> Self {
+    fn of(mut rules: Rules, default: Verdict) -> Self {
         let whole = rules.iter().filter(|(conditions, verdict)| conditions.is_empty() && *verdict != default);
         if let Some((_, verdict)) = whole.min_by_key(|(_, verdict)| verdict.leniency()) {
             return Self::plain(*verdict);

@@ -24,11 +24,16 @@ fn ask(profile: &Value, number: u32, arguments: [u64; 6]) -> u32 {
     run(&program(profile, Architecture::X86_64), &Call { number, audit, arguments })
 }
 
+/// Index, operator, and both values.
+type Comparison = (usize, usize, u64, u64);
+/// Name, action and conditions.
+type OneRule = (&'static str, usize, Vec<Comparison>);
+
 /// A profile as the test itself understands it.
 #[derive(Debug, Clone)]
 struct Rules {
     default: usize,
-    rules: Vec<(&'static str, usize, Vec<(usize, usize, u64, u64)>)>,
+    rules: Vec<OneRule>,
     architectures: usize,
 }
 
@@ -74,7 +79,7 @@ const VALUES: [u64; 10] =
 
 impl Rules {
     fn written(&self) -> Value {
-        let rule = |(name, action, conditions): &(&str, usize, Vec<(usize, usize, u64, u64)>)| {
+        let rule = |(name, action, conditions): &OneRule| {
             let args: Vec<Value> = conditions
                 .iter()
                 .map(|(index, operator, value, two)| {
@@ -97,7 +102,7 @@ impl Rules {
         let cut = |value: u64| if narrow { value & 0xffff_ffff } else { value };
         let value = |action: usize| ACTIONS[action].2;
         let default = value(self.default);
-        let holds = |(index, operator, a, b): &(usize, usize, u64, u64)| {
+        let holds = |(index, operator, a, b): &Comparison| {
             let (argument, a, b) = (cut(arguments[*index]), cut(*a), cut(*b));
             match OPERATORS[*operator] {
                 "SCMP_CMP_NE" => argument != a,
@@ -117,7 +122,7 @@ impl Rules {
         if let Some(verdict) = strictest(&mut whole.by_ref().filter(|verdict| *verdict != default)) {
             return verdict;
         }
-        let matching = |rule: &&(&str, usize, Vec<(usize, usize, u64, u64)>)| {
+        let matching = |rule: &&OneRule| {
             let conditions = &rule.2;
             let repeated = (0..6).any(|index| conditions.iter().filter(|one| one.0 == index).count() > 1);
             match repeated {
