@@ -25,7 +25,7 @@ impl Bench {
         let node = Node::start(Network::None).await;
         let client = node.client();
         client.pull(&node.registry.image("busybox:latest")).await.unwrap();
-        let mut sandbox = node.pod();
+        let mut sandbox = pod(&node);
         change(sandbox_security(&mut sandbox));
         let pod = client.run_pod(sandbox.clone()).await.unwrap();
         Self { node, client, sandbox, pod }
@@ -73,6 +73,11 @@ impl Bench {
         }
         assert!(self.client.containers().await.unwrap().is_empty(), "nothing is kept after {status}");
     }
+}
+
+/// A pod on the host's network, for which kubelet names no host.
+fn pod(node: &Node) -> cri::PodSandboxConfig {
+    cri::PodSandboxConfig { hostname: String::new(), ..node.pod() }
 }
 
 fn sandbox_security(sandbox: &mut cri::PodSandboxConfig) -> &mut cri::LinuxSandboxSecurityContext {
@@ -289,7 +294,7 @@ async fn profiles_that_cannot_be_had_are_refused_with_their_path() {
 async fn the_profile_of_a_sandbox_is_looked_at() {
     let bench = Bench::new().await;
     let run = async |path: &str, privileged: bool| {
-        let mut sandbox = bench.node.pod();
+        let mut sandbox = pod(&bench.node);
         let security = sandbox_security(&mut sandbox);
         (security.seccomp, security.privileged) = (of_the_node(path), privileged);
         bench.client.run_pod(sandbox).await
