@@ -220,6 +220,23 @@ async fn rules_look_at_arguments() {
 }
 
 #[tokio::test]
+async fn a_profile_may_be_as_large_as_the_kernel_takes() {
+    let bench = Bench::new().await;
+    let rule = |mode: u32| {
+        json!({ "names": ["fchmodat", "chmod"], "action": "SCMP_ACT_ERRNO", "errnoRet": libc_erofs(),
+                "args": [{ "index": if cfg!(target_arch = "x86_64") { 1 } else { 2 }, "op": "SCMP_CMP_EQ", "value": mode }] })
+    };
+    let rules: Vec<Value> = (0..790).map(rule).collect();
+    let path = bench.profile("large.json", &but(json!(rules)));
+    // In octal: 789 is the last that is refused.
+    let script = "for mode in 0 777 1425 1426; do chmod $mode /tmp 2>/dev/null && echo $mode; done";
+    assert_eq!(bench.run(script, localhost(&path)).await.1, "1426");
+    let id = bench.create(&["sleep", "1000"], localhost(&path)).await.unwrap();
+    bench.client.start(&id).await.unwrap();
+    assert_eq!(bench.client.exec(&id, &["chmod", "777", "/tmp"], 10).await.unwrap().exit_code, 1);
+}
+
+#[tokio::test]
 async fn a_call_can_kill_and_a_call_can_be_logged() {
     let bench = Bench::new().await;
     for (action, expected) in [

@@ -136,6 +136,9 @@ fn every_machine_of_ours_has_the_profile() {
         let sections = resolve::sections(&default_profile(0), machine);
         let program = bpf::compile(&sections).unwrap();
         assert_valid(&program);
+        // It is sent with every start, and the kernel translates it anew each time.
+
+        assert!(program.len() < 512, "{} instructions", program.len());
         let call = |name: &str, argument| Call {
             number: machine.numbers(name)[0],
             audit: machine.audit(),

@@ -76,6 +76,25 @@ fn what_cannot_be_done_is_refused_by_name() {
     assert!(read(&json!({}), 0).is_err_and(|why| why.contains("defaultAction")));
 }
 
+proptest::proptest! {
+    /// Whatever stands in a file, the answer is a profile or a reason.
+    #[test]
+    fn no_text_makes_the_reader_fall(noise in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..64), at in 0..400_usize) {
+        let surroundings = Surroundings { capabilities: 0, machine: Architecture::X86_64, kernel: (6, 1) };
+        let mut text = json!({
+            "defaultAction": "SCMP_ACT_ERRNO", "archMap": [{ "architecture": "SCMP_ARCH_X86_64" }], "flags": [],
+            "syscalls": [{ "names": ["chmod"], "action": "SCMP_ACT_TRACE", "errnoRet": 5, "includes": { "minKernel": "4.8" },
+                           "args": [{ "index": 1, "op": "SCMP_CMP_MASKED_EQ", "value": 7, "valueTwo": 1 }] }],
+        }).to_string().into_bytes();
+        proptest::prop_assert!(parse(&text, &surroundings).is_ok());
+        let at = at % text.len();
+        text.splice(at..(at + noise.len() / 8).min(text.len()), noise);
+        if let Ok(profile) = parse(&text, &surroundings) {
+            let _either = super::super::compile(&profile);
+        }
+    }
+}
+
 #[test]
 fn a_short_text_does_not_become_a_million_rules() {
     let argument = json!({ "index": 0, "value": 0, "op": "SCMP_CMP_EQ" });
