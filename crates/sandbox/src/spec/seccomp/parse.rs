@@ -94,9 +94,11 @@ pub(super) fn parse(text: &[u8], surroundings: &Surroundings) -> Result<Profile,
     }
     let default = verdict(&written.default_action, written.default_errno_ret)
         .map_err(|why| format!("defaultAction: {why}"))?;
-    let mut rules = Vec::new();
+    let (mut rules, mut left) = (Vec::new(), MOST);
     for (at, rule) in written.syscalls.iter().flatten().enumerate() {
-        read_rule(rule, surroundings, &mut rules).map_err(|why| format!("syscalls[{at}].{why}"))?;
+        let read = read_rule(rule, surroundings, left).map_err(|why| format!("syscalls[{at}].{why}"))?;
+        left = left.saturating_sub(read.iter().map(|rule| rule.names.len()).sum());
+        rules.extend(read);
     }
     let flags = match &written.flags {
         // What runc and the kernel since 5.16 do: the mitigation costs much and guards against little.
@@ -171,43 +173,40 @@ fn verdict(action: &str, errno: Option<u32>) -> Result<Verdict, String> {
     }
 }
 
-fn read_rule(
-    written: &WrittenRule,
-    surroundings: &Surroundings,
-    rules: &mut Vec<Rule>,
-) -> Result<(), String> {
-    let names = match (&written.name, written.names.as_deref().unwrap_or_default()) {
-        (Some(name), [_, ..]) if !name.is_empty() => {
-            return Err(format!("name: \"{name}\" cannot stand beside names"));
-        }
-        (_, names @ [_, ..]) => names.to_vec(),
-        (Some(name), []) if !name.is_empty() => vec![name.clone()],
-        (_, []) => return Err("names: is empty".to_owned()),
-    };
-    if let Some(at) = names.iter().position(String::is_empty) {
-        return Err(format!("names[{at}]: is empty"));
-    }
+/// The rules that a written one stands for; none when it doesn't count here.
+fn read_rule(written: &WrittenRule, surroundings: &Surroundings, most: usize) -> Result<Vec<Rule>, String> {
+    let names = names(written)?;
     let verdict = verdict(&written.action, written.errno_ret).map_err(|why| format!("action: {why}"))?;
     let mut conditions = Vec::new();
     for (at, argument) in written.args.iter().flatten().enumerate() {
         conditions.push(condition(argument).map_err(|why| format!("args[{at}].{why}"))?);
     }
     if !counts(written, surroundings)? {
-        return Ok(());
+        return Ok(Vec::new());
     }
-    if rules.iter().map(|rule| rule.names.len()).sum::<usize>() + names.len() * conditions.len().max(1) > MOST
-    {
+    if names.len() * conditions.len().max(1) > most {
         return Err(format!("names: make more than {MOST} rules"));
     }
-    let names: Vec<Cow<'static, str>> = names.into_iter().map(Cow::Owned).collect();
     let repeats = |at: usize, one: &Condition| conditions[..at].iter().any(|other| other.index == one.index);
-    if conditions.iter().enumerate().any(|(at, one)| repeats(at, one)) {
-        let single = |one: Condition| Rule { names: names.clone(), conditions: vec![one], verdict };
-        rules.extend(conditions.into_iter().map(single));
-    } else {
-        rules.push(Rule { names, conditions, verdict });
+    if !conditions.iter().enumerate().any(|(at, one)| repeats(at, one)) {
+        return Ok(vec![Rule { names, conditions, verdict }]);
     }
-    Ok(())
+    let single = |one: Condition| Rule { names: names.clone(), conditions: vec![one], verdict };
+    Ok(conditions.into_iter().map(single).collect())
+}
+
+fn names(written: &WrittenRule) -> Result<Vec<Cow<'static, str>>, String> {
+    let single = written.name.as_deref().filter(|name| !name.is_empty());
+    let names = match (single, written.names.as_deref().unwrap_or_default()) {
+        (Some(name), [_, ..]) => return Err(format!("name: \"{name}\" cannot stand beside names")),
+        (None, []) => return Err("names: is empty".to_owned()),
+        (Some(name), []) => vec![name.to_owned()],
+        (None, names) => names.to_vec(),
+    };
+    match names.iter().position(String::is_empty) {
+        Some(at) => Err(format!("names[{at}]: is empty")),
+        None => Ok(names.into_iter().map(Cow::Owned).collect()),
+    }
 }
 
 fn condition(written: &WrittenArgument) -> Result<Condition, String> {
