@@ -204,7 +204,7 @@ async fn execs_are_bounded() {
     })
     .await;
     let output = pods.exec_sync(id.as_str(), script("head -c 20000000 /dev/zero")).await.unwrap();
-    assert_eq!((output.stdout.len(), output.exit_code), (16 << 20, 0));
+    assert_eq!((output.stdout.len(), output.exit_code), (sandbox::exec::OUTPUT_LIMIT, 0));
     let missing = pods.exec_sync(id.as_str(), command(&["/no/such/command"])).await.unwrap_err();
     assert!(
         sandbox::error::chain(&missing).contains("/no/such/command"),
