@@ -95,7 +95,7 @@ fn the_order_of_a_plan_is_the_golden_one() {
         namespaces: namespaces(),
         seccomp: Some(SeccompFilter {
             flags: 2,
-            program: vec![Instruction { code: 0x20, jt: 0, jf: 0, k: 4 }],
+            program: [Instruction { code: 0x20, jt: 0, jf: 0, k: 4 }].into(),
         }),
     })
     .unwrap();

@@ -162,7 +162,8 @@ fn member(shared: &Shared, record: &ContainerRecord, state: ContainerState) -> O
             return None;
         }
     };
-    let process = Arc::new(runtime::plan::ProcessPlan { seccomp: None, ..plan.process });
+    let seccomp = plan.process.seccomp.map(crate::spec::seccomp::shared);
+    let process = Arc::new(runtime::plan::ProcessPlan { seccomp, ..plan.process });
     Some(Member {
         config: record.facts.config.clone(),
         state,

@@ -18,12 +18,10 @@ use tokio::time::Instant;
 
 use runtime::plan::ProcessPlan;
 
-use crate::container::config::ContainerConfig;
 use crate::container::status::ContainerPhase;
 use crate::error::{Error, Kind};
 use crate::registry::{ContainerEntry, PodEntry};
 use crate::shared::Shared;
-use crate::spec;
 use crate::supervisor::client::Client;
 
 /// The most that is kept of both streams together. kubelet reads no message above 16 MiB (its cri-client's `maxMsgSize`), and
@@ -81,7 +79,7 @@ pub(crate) async fn sync(
     request: ExecRequest,
 ) -> Result<ExecOutput, Error> {
     let client = running(container, pod, "have a command run in it")?;
-    let process = process(&container.process, &container.status.config, &request.command)?;
+    let process = process(&container.process, &request.command)?;
     let (stdout, stdout_end) = pipe()?;
     let (stderr, stderr_end) = pipe()?;
     let limit = Limit::of(&request);
@@ -141,19 +139,13 @@ impl Limit {
     }
 }
 
-/// The process that joins: like the container's first one, but for the command; it has no terminal.
-fn process(first: &ProcessPlan, config: &ContainerConfig, command: &[String]) -> Result<ProcessPlan, Error> {
+/// The process that joins: like the container's first one, seccomp filter included, but for the command; it has no terminal.
+fn process(first: &ProcessPlan, command: &[String]) -> Result<ProcessPlan, Error> {
     match command.first() {
         Some(program) if !program.is_empty() && !command.iter().any(|word| word.contains('\0')) => {}
         _ => return Err(Error::refused("cmd", "names no command, or has a zero byte in it")),
     }
-    let capabilities = spec::capabilities::effective(&config.security, &spec::capabilities::available())?;
-    Ok(ProcessPlan {
-        args: command.to_vec(),
-        terminal: None,
-        seccomp: spec::seccomp::filter(&config.security, &capabilities),
-        ..first.clone()
-    })
+    Ok(ProcessPlan { args: command.to_vec(), terminal: None, ..first.clone() })
 }
 
 fn pipe() -> Result<(Receiver, OwnedFd), Error> {

@@ -159,6 +159,7 @@ impl Pods {
     pub async fn run(&self, config: PodConfig) -> Result<PodId, Error> {
         self.open_for_business()?;
         check::check(&self.shared.config, &config)?;
+        check::profile_exists(&self.shared, &config).await?;
         let config = Arc::new(config);
         for _ in 0..RUN_ROUNDS {
             match self.run_or_join(&config).await {

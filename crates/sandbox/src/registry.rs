@@ -37,7 +37,7 @@ pub(crate) struct ContainerEntry {
     pub(crate) pod: PodId,
     /// What was published of it.
     pub(crate) status: Arc<ContainerStatus>,
-    /// What a further process in it is like, but for command and seccomp filter.
+    /// What a further process in it is like, but for the command.
     pub(crate) process: Arc<ProcessPlan>,
 }
 

@@ -1,5 +1,5 @@
-//! Looking at mount sources, any of which may be on a network filesystem whose server is gone: then the look never returns, and its
-//! thread is lost until the server is back.
+//! Looking at mount sources and seccomp profiles, any of which may be on a network filesystem whose server is gone: then the look never
+//! returns, and its thread is lost until the server is back.
 //!
 //! So that the same few paths, asked for again and again, can't take all threads: one look at a time at a path, where whoever comes
 //! while it hangs is refused; and only so many looks at once, so that all else that needs a thread still finds one.
@@ -64,7 +64,7 @@ impl Sources {
 }
 
 fn hangs(path: &Path, after: Duration) -> Error {
-    Error::Deadline { step: "looking at the mount source", subject: path.display().to_string(), after }
+    Error::Deadline { step: "looking at the file of the host", subject: path.display().to_string(), after }
 }
 
 /// A look at a path; dropping it ends it.

@@ -43,6 +43,8 @@ pub(crate) struct SpecInput<'a> {
     pub(crate) cgroup: &'a str,
     /// The hostname that the process sees.
     pub(crate) hostname: &'a str,
+    /// What its seccomp filter is about; `None` for none.
+    pub(crate) seccomp: Option<&'a oci::LinuxSeccomp>,
 }
 
 /// The specification of a container.
@@ -81,7 +83,7 @@ fn linux(input: &SpecInput<'_>) -> Result<oci::Linux, Error> {
             security.privileged,
         )?))
         .set_devices(Some(input.devices.iter().map(HostDevice::node).collect()))
-        .set_seccomp(seccomp::described(security))
+        .set_seccomp(input.seccomp.cloned())
         .set_masked_paths(paths(&security.masked_paths, runtime::spec::MASKED_PATHS))
         .set_readonly_paths(paths(&security.readonly_paths, runtime::spec::READONLY_PATHS));
     Ok(linux)

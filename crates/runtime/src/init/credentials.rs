@@ -1,8 +1,7 @@
 //! Who the process is and what it may do: user, capabilities, filter, labels.
 //!
 //! The order matters. The bounding set shrinks while CAP_SETPCAP is there; the user changes while
-//! capabilities are kept; a filter that needs CAP_SYS_ADMIN to be installed comes before that is gone, one
-//! that needs no_new_privs comes last of all.
+//! capabilities are kept; the filter comes last of all, with no_new_privs or with CAP_SYS_ADMIN kept for it.
 
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
@@ -57,20 +56,23 @@ pub(super) fn change_user(plan: &ProcessPlan) -> Result<(), Failure> {
     set_sets(None, raised).map_err(failed)
 }
 
-/// Installs the filter while the process may without no_new_privs.
-pub(super) fn filter_with_privilege(plan: &ProcessPlan) -> Result<(), Failure> {
-    if plan.no_new_privileges { Ok(()) } else { install_filter(plan) }
-}
-
 /// Sets the process's own sets. What the runtime itself lacks, it cannot give: a privileged container has
 /// what the host's administrator has.
+///
+/// Installing a filter without no_new_privs takes CAP_SYS_ADMIN, which is kept for that. execve(2) takes it away: what
+/// is permitted after it comes from the bounding, inheritable and ambient sets and the file, never from what was
+/// permitted before (capabilities(7)).
 pub(super) fn set_capabilities(plan: &ProcessPlan) -> Result<(), Failure> {
     let held = capabilities(None).map_err(failed)?.permitted.bits();
     let wanted = plan.capabilities;
     let ambient = wanted.ambient & held;
+    let for_filter = match (&plan.seccomp, plan.no_new_privileges) {
+        (Some(_), false) => CapabilitySet::SYS_ADMIN.bits() & held,
+        (None, _) | (Some(_), true) => 0,
+    };
     let sets = CapabilitySets {
-        effective: CapabilitySet::from_bits_retain(wanted.effective & held),
-        permitted: CapabilitySet::from_bits_retain(wanted.permitted & held),
+        effective: CapabilitySet::from_bits_retain(wanted.effective & held | for_filter),
+        permitted: CapabilitySet::from_bits_retain(wanted.permitted & held | for_filter),
         // The kernel wants what is ambient to be inheritable; nothing else is (CVE-2022-24769).
         inheritable: CapabilitySet::from_bits_retain(ambient),
     };
@@ -81,17 +83,14 @@ pub(super) fn set_capabilities(plan: &ProcessPlan) -> Result<(), Failure> {
         .map_err(failed)
 }
 
-/// Gives up privileges by exec, and installs the filter that was left for that.
-pub(super) fn filter_without_privilege(plan: &ProcessPlan) -> Result<(), Failure> {
+pub(super) fn give_up_privileges_by_exec(plan: &ProcessPlan) -> Result<(), Failure> {
     if !plan.no_new_privileges {
         return Ok(());
     }
-    set_no_new_privs(true)
-        .map_err(|errno| Failure::system(FailedStep::Capabilities, errno, "no_new_privs"))?;
-    install_filter(plan)
+    set_no_new_privs(true).map_err(|errno| Failure::system(FailedStep::Capabilities, errno, "no_new_privs"))
 }
 
-fn install_filter(plan: &ProcessPlan) -> Result<(), Failure> {
+pub(super) fn install_filter(plan: &ProcessPlan) -> Result<(), Failure> {
     match &plan.seccomp {
         Some(filter) => {
             sys::install_seccomp(filter).map_err(|errno| Failure::system(FailedStep::Seccomp, errno, ""))

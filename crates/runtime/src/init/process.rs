@@ -30,10 +30,10 @@ pub(crate) fn steps<'a>() -> [Step<Process<'a>>; 13] {
         Process::enter_working_directory_as_user,
         Process::clean_up,
         Process::find_command,
-        // From here on a filter of the user's may be in force, that knows nothing of what this program needs.
-        |process| credentials::filter_with_privilege(process.plan),
         |process| credentials::set_capabilities(process.plan),
-        |process| credentials::filter_without_privilege(process.plan),
+        |process| credentials::give_up_privileges_by_exec(process.plan),
+        // From here on a filter of the user's may be in force, that knows nothing of what this program needs: nothing but execve is to follow.
+        |process| credentials::install_filter(process.plan),
         Process::execute,
     ]
 }

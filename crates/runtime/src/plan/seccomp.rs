@@ -3,6 +3,8 @@
 //! Filters are classic BPF over `struct seccomp_data` (linux/seccomp.h). Which one a container gets, and compiling
 //! it, is the caller's work; installing it is `init`'s.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A compiled filter and how to install it.
@@ -15,7 +17,7 @@ pub struct SeccompFilter {
     /// The program, as one hexadecimal text of eight bytes an instruction in memory order of a little-endian
     /// machine.
     #[serde(serialize_with = "to_hex", deserialize_with = "from_hex")]
-    pub program: Vec<Instruction>,
+    pub program: Arc<[Instruction]>,
 }
 
 /// One instruction of classic BPF (struct sock_filter).
@@ -28,10 +30,10 @@ pub struct Instruction {
     pub k: u32,
 }
 
-fn to_hex<S: Serializer>(program: &[Instruction], serializer: S) -> Result<S::Ok, S::Error> {
+fn to_hex<S: Serializer>(program: &Arc<[Instruction]>, serializer: S) -> Result<S::Ok, S::Error> {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut text = String::with_capacity(program.len() * 16);
-    for instruction in program {
+    for instruction in program.iter() {
         let [c0, c1] = instruction.code.to_le_bytes();
         let [k0, k1, k2, k3] = instruction.k.to_le_bytes();
         for byte in [c0, c1, instruction.jt, instruction.jf, k0, k1, k2, k3] {
@@ -42,7 +44,7 @@ fn to_hex<S: Serializer>(program: &[Instruction], serializer: S) -> Result<S::Ok
     serializer.serialize_str(&text)
 }
 
-fn from_hex<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Instruction>, D::Error> {
+fn from_hex<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<[Instruction]>, D::Error> {
     use serde::de::Error;
     let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
     let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
@@ -77,7 +79,7 @@ mod tests {
     fn a_filter_survives_the_wire() {
         let load = Instruction { code: 0x20, jt: 0, jf: 0, k: 4 };
         let jump = Instruction { code: 0x15, jt: 1, jf: 255, k: 0xc000_003e };
-        let filter = SeccompFilter { flags: 2, program: vec![load, jump] };
+        let filter = SeccompFilter { flags: 2, program: [load, jump].into() };
         let text = serde_json::to_string(&filter).unwrap();
         assert_eq!(text, r#"{"flags":2,"program":"2000000004000000150001ff3e0000c0"}"#);
         assert_eq!(serde_json::from_str::<SeccompFilter>(&text).unwrap(), filter);

@@ -23,6 +23,8 @@ pub const TESTS: &[Test] = &[
     ("a_read_only_root_is_one", read_only_root),
     ("a_terminal_is_the_containers_own", terminal),
     ("a_seccomp_filter_is_in_force", seccomp_filter),
+    ("a_seccomp_filter_sees_nothing_of_ours_but_execve", seccomp_filter_comes_last),
+    ("a_seccomp_filter_that_kills_ends_the_process_and_not_the_start", seccomp_filter_kills),
     ("commands_that_cannot_run_are_told_apart", failing_commands),
     ("limits_and_masks_are_set", limits),
     ("starting_fits_its_budget", budget),
@@ -228,12 +230,13 @@ fn denying(call: libc::c_long) -> SeccompFilter {
     let errno = 0x0005_0000 | libc::EPERM.unsigned_abs();
     SeccompFilter {
         flags: 0,
-        program: vec![
+        program: [
             say(0x20, 0, 0),
             say(0x15, 1, u32::try_from(call).unwrap()),
             say(0x06, 0, errno),
             say(0x06, 0, 0x7fff_0000),
-        ],
+        ]
+        .into(),
     }
 }
 
@@ -253,6 +256,62 @@ fn seccomp_filter() {
         assert_eq!(outcome.lines().first(), Some(&"Seccomp:\t2"), "{outcome:?}");
         assert!(!outcome.output.contains("Linux") && !outcome.output.contains("boat"), "{outcome:?}");
     }
+}
+
+/// A filter for this machine's own system calls that kills for some of them; for all, when none is named.
+fn killing(calls: &[libc::c_long]) -> SeccompFilter {
+    let say = |code, k| Instruction { code, jt: 0, jf: 0, k };
+    let (kill, allow) = (say(0x06, 0x8000_0000), say(0x06, 0x7fff_0000));
+    let mut program = vec![say(0x20, 0)];
+    for call in calls {
+        program.push(Instruction { code: 0x15, jt: 0, jf: 1, k: u32::try_from(*call).unwrap() });
+        program.push(kill);
+    }
+    program.push(if calls.is_empty() { kill } else { allow });
+    SeccompFilter { flags: 4, program: program.into() }
+}
+
+fn seccomp_filter_comes_last() {
+    let ours = [
+        libc::SYS_capget,
+        libc::SYS_capset,
+        libc::SYS_seccomp,
+        libc::SYS_close_range,
+        libc::SYS_sendmsg,
+        libc::SYS_setresuid,
+        libc::SYS_setgroups,
+        libc::SYS_openat2,
+    ];
+    for (uid, no_new_privileges) in [(0_u32, true), (0, false), (33, true), (33, false)] {
+        let rig = Rig::new();
+        let mut spec = shell(
+            "while read line; do case $line in Seccomp:*|Cap*) echo $line;; esac; done < /proc/self/status",
+        );
+        edit_process(&mut spec, |process| {
+            process.set_no_new_privileges(Some(no_new_privileges));
+            process.set_user(oci::UserBuilder::default().uid(uid).gid(uid).build().unwrap());
+        });
+        let bare = rig.run(&spec);
+        let input = PlanInput { spec: &spec, namespaces: namespaces(), seccomp: Some(killing(&ours)) };
+        let outcome = rig.run_planned(&plan(&input).unwrap());
+        let case = format!("user {uid}, no_new_privs {no_new_privileges}: {outcome:?}");
+        assert_eq!((outcome.code, outcome.lines().last()), (0, Some(&"Seccomp: 2")), "{case}");
+        // The capability that a filter is installed with is gone.
+        let capabilities = |lines: Vec<&str>| lines[..lines.len() - 1].join("\n");
+        assert_eq!(capabilities(outcome.lines()), capabilities(bare.lines()), "{case}");
+    }
+}
+
+fn seccomp_filter_kills() {
+    let rig = Rig::new();
+    let input =
+        PlanInput { spec: &shell("echo never"), namespaces: namespaces(), seccomp: Some(killing(&[])) };
+    let outcome = rig.run_planned(&plan(&input).unwrap());
+    assert_eq!(
+        (outcome.signal, outcome.failure.is_none(), &*outcome.output),
+        (libc::SIGSYS, true, ""),
+        "{outcome:?}"
+    );
 }
 
 fn failing_commands() {

@@ -11,6 +11,7 @@ use crate::container::config::{ContainerConfig, MountSource, Profile, Propagatio
 use crate::error::{Error, chain};
 use crate::pod::config::{NamespaceMode, PodConfig};
 use crate::sources::Looker;
+use crate::spec::seccomp;
 
 /// Checks all that can be checked from the request alone.
 ///
@@ -74,11 +75,8 @@ fn profiles(container: &ContainerConfig) -> Result<(), Error> {
     let refuse =
         |field: &str, why: String| Err(Error::refused(format!("linux.security_context.{field}"), why));
     let security = &container.security;
-    if let Some(Profile::Localhost(path)) = &security.seccomp {
-        return refuse(
-            "seccomp",
-            format!("the profile \"{path}\": profiles of the node are not supported yet"),
-        );
+    if let (Some(Profile::Localhost(path)), false) = (&security.seccomp, security.privileged) {
+        seccomp::check(path)?;
     }
     let has_apparmor = Path::new("/sys/kernel/security/apparmor").is_dir();
     match &security.apparmor {

@@ -4,20 +4,21 @@
 //! |---|---|
 //! | directory | removing it |
 //! | root filesystem prepared and mounted (detached) | releasing it |
-//! | sources, user and devices looked at | – |
+//! | sources, user, devices and seccomp profile looked at | – |
 //! | specification and plan | – |
 //! | records | removing the directory |
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 
 use runtime::identity::{self, Identity};
-use runtime::plan::{Plan, PlanInput, ProcessPlan};
+use runtime::plan::{Plan, PlanInput, ProcessPlan, SeccompFilter};
 use runtime::spec::oci;
 
 use crate::clock;
 use crate::container::check;
-use crate::container::config::ContainerConfig;
+use crate::container::config::{ContainerConfig, Profile};
 use crate::container::state::ContainerState;
 use crate::container::status::ProcessUser;
 use crate::error::Error;
@@ -26,7 +27,8 @@ use crate::record::{self, ContainerFacts, ContainerRecord, PodFacts};
 use crate::rootfs::{Prepared, RootfsError};
 use crate::shared::{Shared, within};
 use crate::signal::Signal;
-use crate::sources::on_sources;
+use crate::sources::{Looker, on_sources};
+use crate::spec::seccomp::Confinement;
 use crate::spec::{self, SpecInput, devices, files};
 use crate::undo::Stack;
 
@@ -117,8 +119,9 @@ async fn steps(making: &Making, undo: &mut Stack<Part>) -> Result<Made, Error> {
         devices: &found.devices,
         cgroup: &cgroup,
         hostname: &hostname(&making.pod),
+        seccomp: found.confinement.as_ref().map(|confinement| &confinement.described),
     })?;
-    let plan = plan(making, &spec)?;
+    let plan = plan(making, &spec, found.confinement.map(|confinement| confinement.filter))?;
     let facts = Arc::new(ContainerFacts {
         id: making.id.clone(),
         pod: making.pod.id.clone(),
@@ -132,7 +135,7 @@ async fn steps(making: &Making, undo: &mut Stack<Part>) -> Result<Made, Error> {
         cgroup,
     });
     save(making, &facts, (&spec, &plan))?;
-    let process = Arc::new(ProcessPlan { seccomp: None, ..plan.process.clone() });
+    let process = Arc::new(plan.process.clone());
     let devices = device_rules(&spec);
     Ok(Made { facts, process, ready: Some(Ready { plan, devices, root: found.root }) })
 }
@@ -182,12 +185,13 @@ struct Found {
     identity: Identity,
     devices: Vec<devices::HostDevice>,
     root: OwnedFd,
+    confinement: Option<Confinement>,
 }
 
 async fn look(making: &Making, prepared: &Prepared, root: OwnedFd) -> Result<Found, Error> {
     let config = making.config.clone();
     let request = spec::process::user_request(&config, &prepared.config);
-    let attempt = ("looking at mount sources, user and devices", making.id.as_str());
+    let attempt = ("looking at mount sources, user, devices and seccomp profile", making.id.as_str());
     on_sources(&making.shared, attempt, move |looker| {
         check::sources_exist(&config, looker)?;
         let identity =
@@ -196,9 +200,18 @@ async fn look(making: &Making, prepared: &Prepared, root: OwnedFd) -> Result<Fou
         let asked = devices::gather(&config.devices)?;
         found.retain(|host| !asked.iter().any(|own| own.node().path() == host.node().path()));
         found.extend(asked);
-        Ok(Found { identity, devices: found, root })
+        Ok(Found { identity, devices: found, root, confinement: confinement(&config, looker)? })
     })
     .await
+}
+
+fn confinement(config: &ContainerConfig, looker: &Looker) -> Result<Option<Confinement>, Error> {
+    let _look = match &config.security.seccomp {
+        Some(Profile::Localhost(path)) => Some(looker.at(Path::new(path))?),
+        _ => None,
+    };
+    let capabilities = spec::capabilities::effective(&config.security, &spec::capabilities::available())?;
+    spec::seccomp::confinement(&config.security, &capabilities)
 }
 
 fn identity_error(config: &ContainerConfig, error: &runtime::Error) -> Error {
@@ -229,15 +242,9 @@ fn stop_signal(config: &ContainerConfig, of_image: Option<&str>) -> Signal {
     config.stop_signal.or_else(of_image).unwrap_or(Signal::TERM)
 }
 
-fn plan(making: &Making, spec: &oci::Spec) -> Result<Plan, Error> {
-    let security = &making.config.security;
-    let available = spec::capabilities::available();
-    let capabilities = spec::capabilities::effective(security, &available)?;
-    let input = PlanInput {
-        spec,
-        namespaces: spec::namespaces::plan(&making.pod.config, &making.config),
-        seccomp: spec::seccomp::filter(security, &capabilities),
-    };
+fn plan(making: &Making, spec: &oci::Spec, seccomp: Option<SeccompFilter>) -> Result<Plan, Error> {
+    let namespaces = spec::namespaces::plan(&making.pod.config, &making.config);
+    let input = PlanInput { spec, namespaces, seccomp };
     let plan = runtime::plan::plan(&input).map_err(|refusal| Error::refused(refusal.field, refusal.why))?;
     check::mounts_fit(&making.config, &plan)?;
     Ok(plan)

@@ -1,10 +1,16 @@
 //! What this runtime refuses about a pod, before anything is done for it.
 
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Arc;
+
 use crate::config::Config;
 use crate::container::config::Profile;
 use crate::error::Error;
 use crate::pod::config::{NamespaceMode, PodConfig};
-use crate::spec::{files, namespaces};
+use crate::shared::Shared;
+use crate::sources::on_sources;
+use crate::spec::{files, namespaces, seccomp};
 
 /// The longest name that the kernel takes for a host (HOST_NAME_MAX).
 const LONGEST_HOSTNAME: usize = 64;
@@ -46,6 +52,28 @@ pub(crate) fn check(config: &Config, pod: &PodConfig) -> Result<(), Error> {
     })
 }
 
+/// Checks that a seccomp profile of the node can be had. It confines nothing here, but those of the pod's containers will be made from the same
+/// wish. Safe to cancel.
+///
+/// # Errors
+/// [`Error::Refused`] when it can't, [`Error::Deadline`] when it hangs.
+pub(crate) async fn profile_exists(shared: &Arc<Shared>, pod: &PodConfig) -> Result<(), Error> {
+    let Some(path) = seccomp_profile(pod).map(str::to_owned) else { return Ok(()) };
+    on_sources(shared, ("looking at the seccomp profile", &pod.metadata.name), move |looker| {
+        let _look = looker.at(Path::new(&path))?;
+        seccomp::load(&path, &HashSet::new()).map(drop)
+    })
+    .await
+}
+
+/// The path of the sandbox's profile, where it counts.
+fn seccomp_profile(pod: &PodConfig) -> Option<&str> {
+    match (&pod.security.seccomp, pod.security.privileged) {
+        (Some(Profile::Localhost(path)), false) => Some(path),
+        _ => None,
+    }
+}
+
 fn cgroup_parent(pod: &PodConfig) -> Result<(), Error> {
     let parent = pod.cgroup_parent.trim_end_matches('/');
     let refuse = |why: String| Err(Error::refused("linux.cgroup_parent", why));
@@ -83,14 +111,15 @@ fn security(pod: &PodConfig) -> Result<(), Error> {
     let refuse =
         |field: &str, why: String| Err(Error::refused(format!("linux.security_context.{field}"), why));
     // Nothing of a workload's runs as the sandbox: the default confines nothing here, but a profile by name is a wish.
-    for (field, profile) in [("seccomp", &pod.security.seccomp), ("apparmor", &pod.security.apparmor)] {
-        match profile {
-            None | Some(Profile::Unconfined | Profile::RuntimeDefault) => {}
-            Some(Profile::Localhost(name)) => {
-                let why = format!("the profile \"{name}\": profiles of the node are not supported yet");
-                return refuse(field, why);
-            }
+    match &pod.security.apparmor {
+        None | Some(Profile::Unconfined | Profile::RuntimeDefault) => {}
+        Some(Profile::Localhost(name)) => {
+            let why = format!("the profile \"{name}\": AppArmor profiles are not supported yet");
+            return refuse("apparmor", why);
         }
+    }
+    if let Some(path) = seccomp_profile(pod) {
+        seccomp::check(path)?;
     }
     match &pod.security.selinux {
         Some(options) if *options != Default::default() => {

@@ -73,6 +73,18 @@ const ALL: [Capability; 41] = [
 
 type Set = HashSet<Capability>;
 
+/// The number of the capability with this name, as in "CAP_SYS_ADMIN".
+pub(crate) fn number(name: &str) -> Option<usize> {
+    let short = name.strip_prefix("CAP_")?;
+    ALL.iter().position(|known| known.to_string().trim_start_matches("CAP_") == short)
+}
+
+/// A set as a bit for each number.
+pub(crate) fn mask(set: &Set) -> u64 {
+    let there = |(_, known): &(usize, &Capability)| set.contains(known);
+    ALL.iter().enumerate().filter(there).fold(0, |mask, (number, _)| mask | 1 << number)
+}
+
 /// What this process could give: its bounding set. All that it may hand on, on a host that took some away from it.
 pub(crate) fn available() -> Set {
     static AVAILABLE: OnceLock<Set> = OnceLock::new();

@@ -162,6 +162,7 @@ mod tests {
             devices: &[],
             cgroup: "/c",
             hostname: "h",
+            seccomp: None,
         };
         let all = mounts(&input).unwrap();
         let paths = all.iter().map(|mount| mount.destination().display().to_string());

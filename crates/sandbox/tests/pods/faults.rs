@@ -115,7 +115,7 @@ async fn a_bad_container_is_refused_and_leaves_nothing() {
     let world = World::new().await;
     let pods = world.pods();
     let pod = world.pod("p").await;
-    let cases: [(&str, Change<ContainerConfig>); 18] = [
+    let cases: [(&str, Change<ContainerConfig>); 19] = [
         ("linux.resources.cpu_period", |c| c.resources.cpu_period = Some(5)),
         ("linux.resources.cpu_quota", |c| c.resources.cpu_quota = Some(5)),
         ("linux.resources.cpuset_cpus", |c| c.resources.cpuset_cpus = "zero".to_owned()),
@@ -144,7 +144,12 @@ async fn a_bad_container_is_refused_and_leaves_nothing() {
             c.security.run_as = RunAs::Username { name: "nobody-here".to_owned(), gid: None };
         }),
         ("linux.security_context.capabilities", |c| c.security.capabilities_add = vec!["FLY".to_owned()]),
-        ("linux.security_context.seccomp", |c| c.security.seccomp = Some(Profile::Localhost("x".to_owned()))),
+        ("linux.security_context.seccomp.localhost_ref", |c| {
+            c.security.seccomp = Some(Profile::Localhost("profiles/relative.json".to_owned()));
+        }),
+        ("linux.security_context.seccomp.localhost_ref", |c| {
+            c.security.seccomp = Some(Profile::Localhost("/no/such/profile.json".to_owned()));
+        }),
         ("CDI_devices", |c| c.cdi_devices = vec!["vendor.com/gpu=0".to_owned()]),
         ("linux.security_context.privileged", |c| c.security.privileged = true),
         ("command", |c| c.command.clear()),
