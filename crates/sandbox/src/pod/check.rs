@@ -5,6 +5,7 @@ use crate::container::config::Profile;
 use crate::error::Error;
 use crate::pod::config::{NamespaceMode, PodConfig};
 use crate::spec::{files, namespaces};
+use crate::users;
 
 /// The longest name that the kernel takes for a host (HOST_NAME_MAX).
 const LONGEST_HOSTNAME: usize = 64;
@@ -73,10 +74,7 @@ fn modes(pod: &PodConfig) -> Result<(), Error> {
     if let NamespaceMode::Target(_) = namespaces.pid {
         return refuse("pid", "TARGET is for containers");
     }
-    if namespaces.user.is_some() {
-        return refuse("userns_options", "user namespaces are not supported yet");
-    }
-    Ok(())
+    users::check_pod(pod)
 }
 
 fn security(pod: &PodConfig) -> Result<(), Error> {
