@@ -14,7 +14,7 @@ use crate::image::{FilesystemUsage, Image, ImageId, RootfsInfo};
 use crate::layers::Layers;
 use crate::pull::{PullRequest, Puller, Pulls};
 use crate::reference::Reference;
-use crate::rootfs::{Durability, RootFilesystems};
+use crate::rootfs::{Durability, IdMap, RootFilesystems};
 use crate::usage::Usage;
 
 /// The image service. Cheap to clone; all clones are the same service, and pulls under way end with the last one.
@@ -142,8 +142,14 @@ impl Images {
     /// Safe to cancel: it goes on to the end.
     ///
     /// # Errors
-    /// [`Error::ImageMissing`], [`Error::RootfsExists`], [`Error::NoSpace`], [`Error::Store`].
-    pub async fn prepare_rootfs(&self, container: &str, image: &str) -> Result<RootfsInfo, Error> {
+    /// [`Error::ImageMissing`], [`Error::RootfsExists`], [`Error::NoSpace`], [`Error::Store`]; [`Error::RootfsMount`]
+    /// when ids can't be mapped.
+    pub async fn prepare_rootfs(
+        &self,
+        container: &str,
+        image: &str,
+        ids: Option<IdMap>,
+    ) -> Result<RootfsInfo, Error> {
         let found = self.status(image)?.ok_or_else(|| Error::ImageMissing { image: image.to_owned() })?;
         let info = RootfsInfo {
             image_id: found.id.clone(),
@@ -151,7 +157,7 @@ impl Images {
             config: found.config.clone(),
         };
         let (rootfs, container) = (self.inner.rootfs.clone(), container.to_owned());
-        let prepare = move || rootfs.prepare(&container, &found.layers);
+        let prepare = move || rootfs.prepare_as(&container, &found.layers, ids.as_ref());
         blocking("preparing a root filesystem", prepare).await.map(|()| info)
     }
 
@@ -161,9 +167,20 @@ impl Images {
     ///
     /// # Errors
     /// [`Error::RootfsMissing`], [`Error::LayerMissing`], [`Error::RootfsMount`].
-    pub async fn mount_rootfs(&self, container: &str) -> Result<OwnedFd, Error> {
+    pub async fn mount_rootfs(&self, container: &str, ids: Option<IdMap>) -> Result<OwnedFd, Error> {
         let (rootfs, container) = (self.inner.rootfs.clone(), container.to_owned());
-        blocking("mounting a root filesystem", move || rootfs.mount(&container)).await
+        blocking("mounting a root filesystem", move || rootfs.mount_as(&container, ids.as_ref())).await
+    }
+
+    /// Tries out whether root filesystems can have their ids mapped here.
+    ///
+    /// Safe to cancel.
+    ///
+    /// # Errors
+    /// [`Error::RootfsMount`] says what can't be done; [`Error::Store`].
+    pub async fn try_mapping(&self, ids: IdMap) -> Result<(), Error> {
+        let rootfs = self.inner.rootfs.clone();
+        blocking("trying to map ids", move || rootfs.try_mapping(&ids)).await
     }
 
     /// Throws a container's writable layer away. Idempotent.

@@ -82,6 +82,7 @@ pub enum FailedStep {
     Exec,
     Handshake,
     Network,
+    MapIds,
 }
 
 impl FailedStep {
@@ -118,6 +119,7 @@ impl FailedStep {
             Self::Exec => "execute",
             Self::Handshake => "report to the supervisor",
             Self::Network => "configure network",
+            Self::MapIds => "map ids of",
         }
     }
 }

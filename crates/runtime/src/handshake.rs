@@ -3,6 +3,7 @@
 //!
 //! | from the child | means |
 //! |---|---|
+//! | `Born(pid)` + 1 descriptor | the process that it was cloned for, and its pidfd (user namespaces; on a socket of its own) |
 //! | `Terminal` + 1 descriptor | the master side of the terminal it will use; at most once, first |
 //! | `Executing` | everything is in place; execve(2) is next |
 //! | `Failed(Failure)` | a step failed; the child ends |
@@ -49,6 +50,7 @@ pub enum Progress {
 #[derive(Debug, Serialize, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Message {
+    Born(i32),
     Terminal,
     Executing,
     Failed(Failure),
@@ -105,6 +107,7 @@ impl Handshake {
                 Some(master) => Progress::Terminal(master),
                 None => broken("a terminal without its descriptor"),
             },
+            Ok(Message::Born(_)) => broken("a process where none is expected"),
             Err(_) => broken("an unreadable message"),
         }
     }
@@ -125,6 +128,33 @@ impl Handshake {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(errno) => return Err(Failure::system(FailedStep::Handshake, errno, "")),
             }
+        }
+    }
+
+    /// Waits for the process that the child was cloned for.
+    pub(crate) fn wait_for_birth(
+        &mut self,
+        bound: &rustix::event::Timespec,
+    ) -> Result<(i32, OwnedFd), Failure> {
+        use rustix::event::{PollFd, PollFlags, poll};
+        let failed = |errno| Failure::system(FailedStep::Handshake, errno, "clone");
+        loop {
+            match poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], Some(bound)) {
+                Ok(0) => return Err(failed(Errno::TIMEDOUT)),
+                Ok(_) => break,
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(failed(errno)),
+            }
+        }
+        let mut buffer = [0; LONGEST];
+        let (length, descriptor) = receive_one(&self.socket, &mut buffer).map_err(failed)?;
+        match (serde_json::from_slice(&buffer[..length]), descriptor) {
+            (Ok(Message::Born(pid)), Some(pidfd)) => Ok((pid, pidfd)),
+            (Ok(Message::Failed(failure)), _) => Err(failure),
+            _ => match self.ended() {
+                Progress::Failed(failure) => Err(failure),
+                Progress::Pending | Progress::Terminal(_) | Progress::Ready => Err(failed(Errno::PROTO)),
+            },
         }
     }
 

@@ -50,6 +50,7 @@ pub fn open_executable(path: &Path) -> Result<OwnedFd, Error> {
         depth: Depth::Single,
         attributes,
         propagation: Propagation::Private,
+        ids: None,
     })
 }
 
@@ -66,6 +67,32 @@ pub(crate) fn apply_attributes(
         sys::set_attributes(mount, recursive, sys::Reach::All)?;
     }
     Ok(())
+}
+
+/// Has the files of a detached mount, and of the mounts below it, belong to those whom a user namespace maps their
+/// owners to, for all who see them through it. Nothing changes on disk. When one of the mounts below can't do it, none
+/// of those is mapped.
+///
+/// # Errors
+/// The kernel's: EINVAL for a filesystem that can't do it (network filesystems, overlay, before Linux 6.3 tmpfs) or
+/// a mount that is attached already.
+pub fn map_ids(
+    mount: std::os::fd::BorrowedFd<'_>,
+    user_namespace: std::os::fd::BorrowedFd<'_>,
+) -> std::io::Result<()> {
+    Ok(crate::namespaces::map_ids(mount, user_namespace)?)
+}
+
+/// Tries `map` on a clone of the mount that a directory is on.
+///
+/// # Errors
+/// As for [`map_ids`].
+pub fn try_mapping(
+    directory: &Path,
+    map: impl Fn(std::os::fd::BorrowedFd<'_>) -> std::io::Result<()>,
+) -> std::io::Result<()> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    map(open_tree(CWD, directory, flags)?.as_fd())
 }
 
 /// A mount receives or shares what is mounted below it only if the host's mount does: asking for it in vain

@@ -6,7 +6,10 @@ use std::path::{Component, Path, PathBuf};
 
 use proptest::prelude::*;
 use runtime::plan::seccomp::Instruction;
-use runtime::plan::{NamespacePlan, NamespaceSource, Plan, PlanInput, Refusal, SeccompFilter, Step, plan};
+use runtime::plan::{
+    IdMapping, IdMappings, NamespacePlan, NamespaceSource, Plan, PlanInput, Refusal, SeccompFilter, Step,
+    plan,
+};
 use runtime::spec::{self, oci};
 
 fn namespaces() -> NamespacePlan {
@@ -16,6 +19,7 @@ fn namespaces() -> NamespacePlan {
         uts: NamespaceSource::Own,
         pid: NamespaceSource::Container("c0ffee".to_owned()),
         cgroup: NamespaceSource::Own,
+        user: NamespaceSource::Host,
     }
 }
 
@@ -115,6 +119,55 @@ fn an_unknown_field_is_refused_by_name() {
     value["process"]["landlock"] = serde_json::json!(true);
     let error = serde_json::from_value::<Plan>(value).unwrap_err().to_string();
     assert!(error.contains("landlock"), "{error}");
+}
+
+fn mappings(host_id: u32, size: u32) -> Option<Vec<oci::LinuxIdMapping>> {
+    let mapping = oci::LinuxIdMappingBuilder::default().container_id(0u32).host_id(host_id).size(size);
+    Some(vec![mapping.build().unwrap()])
+}
+
+#[test]
+fn users_are_the_pods_and_mounts_may_have_their_own() {
+    let mut spec = full_spec();
+    let mut linux = spec.linux().clone().unwrap();
+    linux.set_uid_mappings(mappings(65_536, 65_536)).set_gid_mappings(mappings(65_536, 65_536));
+    spec.set_linux(Some(linux));
+    let mut mounts = spec.mounts().clone().unwrap();
+    let mut volume = bind("/source", "/mapped", &["rbind"]);
+    volume.set_uid_mappings(mappings(7, 10)).set_gid_mappings(mappings(8, 11));
+    mounts.push(volume);
+    spec.set_mounts(Some(mounts));
+    let refused = make(&spec).unwrap_err();
+    assert_eq!(refused.to_string(), "linux.uidMappings: the pod has no user namespace");
+    let inside = NamespacePlan { user: NamespaceSource::Pod, ..namespaces() };
+    let planned = |spec: &oci::Spec| plan(&PlanInput { spec, namespaces: inside.clone(), seccomp: None });
+    let made = planned(&spec).unwrap();
+    let ids: Vec<_> = made.sources.iter().filter_map(|source| source.ids.clone()).collect();
+    let one = |outside, length| vec![IdMapping { inside: 0, outside, length }];
+    assert_eq!(ids, [IdMappings { uids: one(7, 10), gids: one(8, 11) }]);
+    let text = serde_json::to_string(&made).unwrap();
+    assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), made);
+
+    let at = spec.mounts().as_ref().unwrap().len() - 1;
+    let refused = |edit: fn(&mut oci::Mount)| {
+        let mut spec = spec.clone();
+        let mut mounts = spec.mounts().clone().unwrap();
+        edit(mounts.last_mut().unwrap());
+        spec.set_mounts(Some(mounts));
+        planned(&spec).unwrap_err().field
+    };
+    let gids = refused(|mount| {
+        mount.set_gid_mappings(None);
+    });
+    assert_eq!(gids, format!("mounts[{at}].gidMappings"));
+    let empty = refused(|mount| {
+        mount.set_uid_mappings(mappings(7, 0));
+    });
+    assert_eq!(empty, format!("mounts[{at}].uidMappings[0]"));
+    let new = refused(|mount| {
+        mount.set_typ(Some("tmpfs".to_owned())).set_options(None);
+    });
+    assert_eq!(new, format!("mounts[{at}].uidMappings"));
 }
 
 #[test]

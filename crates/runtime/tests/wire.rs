@@ -9,7 +9,7 @@
 use std::path::{Path, PathBuf};
 
 use runtime::cgroup::Cgroup;
-use runtime::plan::{Plan, PodPlan, ProcessPlan};
+use runtime::plan::{IdMappings, NamespaceSource, Plan, PodPlan, ProcessPlan};
 use runtime::wire::frame::{Header, Place};
 use runtime::wire::{
     ContainerSnapshot, ContainerState, Event, ExecExit, Exit, Message, PodCreated, Reply, Request, Scope,
@@ -74,7 +74,7 @@ fn failure() -> Failure {
 }
 
 fn created() -> PodCreated {
-    PodCreated { network: Some("/proc/42/fd/7".into()), init: Some(43) }
+    PodCreated { network: Some("/proc/42/fd/7".into()), init: Some(43), user: None }
 }
 
 fn requests() -> Vec<(&'static str, Request)> {
@@ -120,7 +120,7 @@ fn replies() -> Vec<(&'static str, Reply)> {
     vec![
         ("welcome", Reply::Welcome { version: VERSION, pod: "p1".to_owned(), pid: 42 }),
         ("pod_created", Reply::PodCreated(created())),
-        ("host_pod_created", Reply::PodCreated(PodCreated { network: None, init: None })),
+        ("host_pod_created", Reply::PodCreated(PodCreated { network: None, init: None, user: None })),
         ("empty_snapshot", Reply::Snapshot(Snapshot { pod: None, containers: Vec::new() })),
         ("full_snapshot", Reply::Snapshot(Snapshot { pod: Some(created()), containers })),
         ("started", Reply::Started { pid: 4711, start_time: 123_456, started_at: 1 }),
@@ -147,13 +147,40 @@ fn events() -> Vec<(&'static str, Event)> {
     ]
 }
 
+/// What messages gained after their first release: lines are only ever added.
+fn later() -> Vec<(&'static str, u64, Message)> {
+    let ids: IdMappings = serde_json::from_value(serde_json::json!({
+        "uids": [{ "inside": 0, "outside": 65_536, "length": 65_536 }],
+        "gids": [{ "inside": 0, "outside": 131_072, "length": 65_536 }],
+    }))
+    .unwrap();
+    let pod = PodPlan { user: Some(ids.clone()), ..pod() };
+    let mut plan = plan();
+    plan.namespaces.user = NamespaceSource::Pod;
+    plan.sources[0].ids = Some(ids);
+    let start = StartContainer {
+        container: "c1".to_owned(),
+        plan,
+        cgroup: cgroup(),
+        log: None,
+        stdin: Stdin::Null,
+        deadline_ms: 30_000,
+    };
+    let created = PodCreated { user: Some("/proc/42/fd/9".into()), ..created() };
+    vec![
+        ("create_pod_with_users", 25, Message::Request(Request::CreatePod(pod))),
+        ("start_with_users", 26, Message::Request(Request::Start(Box::new(start)))),
+        ("pod_created_with_users", 27, Message::Reply(Reply::PodCreated(created))),
+    ]
+}
+
 /// Every message with its number: requests and replies count, events don't.
 fn messages() -> Vec<(&'static str, u64, Message)> {
     let requests = requests().into_iter().map(|(name, request)| (name, Message::Request(request)));
     let replies = replies().into_iter().map(|(name, reply)| (name, Message::Reply(reply)));
     let counted = (1..).zip(requests.chain(replies)).map(|(number, (name, message))| (name, number, message));
     let events = events().into_iter().map(|(name, event)| (name, 0, Message::Event(event)));
-    counted.chain(events).collect()
+    counted.chain(events).chain(later()).collect()
 }
 
 fn line((name, sequence, message): &(&str, u64, Message)) -> String {

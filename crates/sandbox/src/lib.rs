@@ -29,6 +29,7 @@ mod spec;
 pub mod stats;
 mod supervisor;
 mod undo;
+mod users;
 
 pub use config::{CgroupDriver, Config, Deadlines, Handler};
 pub use container::config::{
@@ -54,3 +55,5 @@ pub use resources::Resources;
 pub use rootfs::{ImageConfig, LayerUsage, Prepared, RootFilesystems, RootfsError};
 pub use signal::Signal;
 pub use stats::{ContainerUsage, Usage};
+pub use supervisor::trial::try_user_namespaces;
+pub use users::UserMap;

@@ -35,6 +35,7 @@ use crate::shared::{Leftovers, Shared, blocking};
 use crate::sources::Sources;
 use crate::stats::{self, ContainerUsage, Usage, Walks};
 use crate::supervisor::spawn::Binary;
+use crate::supervisor::trial::try_users;
 
 /// How often a name is asked for whose holder is going.
 const RUN_ROUNDS: usize = 8;
@@ -74,9 +75,15 @@ impl Pods {
         }
         let host = runtime::cgroup::Host::detect()
             .map_err(|cause| Error::step("finding the cgroup hierarchies", "/proc/self/mountinfo", cause))?;
+        let (store, supervisor) = (Store::open(&config.state_dir)?, Binary::open(&config.supervisor)?);
+        let users = try_users(&supervisor, &[&config.state_dir], Some(&*rootfs)).await;
+        if let Err(why) = &users {
+            tracing::info!(why, "no user namespaces");
+        }
         let shared = Arc::new(Shared {
-            store: Store::open(&config.state_dir)?,
-            supervisor: Binary::open(&config.supervisor)?,
+            store,
+            supervisor,
+            users,
             host,
             registry: Registry::new(),
             events: Events::new(),
@@ -91,6 +98,14 @@ impl Pods {
         let pods = Self { shared, actors: Arc::default() };
         pods.adopt_all().await;
         Ok(pods)
+    }
+
+    /// Whether pods can have user namespaces here, as it was found at the start.
+    ///
+    /// # Errors
+    /// What can't be done.
+    pub fn user_namespaces(&self) -> Result<(), &str> {
+        self.shared.users.as_ref().map_err(String::as_str).copied()
     }
 
     async fn adopt_all(&self) {
@@ -159,6 +174,10 @@ impl Pods {
     pub async fn run(&self, config: PodConfig) -> Result<PodId, Error> {
         self.open_for_business()?;
         check::check(&self.shared.config, &config)?;
+        if let (Some(_), Err(why)) = (&config.namespaces.user, self.user_namespaces()) {
+            let field = "linux.security_context.namespace_options.userns_options";
+            return Err(Error::refused(field, format!("this node has no user namespaces: {why}")));
+        }
         check::profile_exists(&self.shared, &config).await?;
         let config = Arc::new(config);
         for _ in 0..RUN_ROUNDS {

@@ -6,21 +6,34 @@ use async_trait::async_trait;
 
 use crate::error::Cause;
 use crate::id::ContainerId;
+use crate::users::UserMap;
 
 /// Makes root filesystems from images.
 #[async_trait]
 pub trait RootFilesystems: Send + Sync + 'static {
-    /// Readies a container's writable layer above an image. Idempotent.
+    /// Readies a container's writable layer above an image, for users who are mapped when `users` says how. Idempotent.
     ///
     /// # Errors
     /// [`RootfsError::NoImage`] when the image is not on this node.
-    async fn prepare(&self, container: &ContainerId, image: &str) -> Result<Prepared, RootfsError>;
+    async fn prepare(
+        &self,
+        container: &ContainerId,
+        image: &str,
+        users: Option<UserMap>,
+    ) -> Result<Prepared, RootfsError>;
 
-    /// A detached mount of a prepared root, writable. Each call gives a mount of its own.
+    /// A detached mount of a prepared root, writable, for the users that it was prepared for. Each call gives a mount of
+    /// its own.
     ///
     /// # Errors
     /// Those of the filesystem.
-    async fn mount(&self, container: &ContainerId) -> Result<OwnedFd, RootfsError>;
+    async fn mount(&self, container: &ContainerId, users: Option<UserMap>) -> Result<OwnedFd, RootfsError>;
+
+    /// Tries out whether roots can be made for users who are mapped.
+    ///
+    /// # Errors
+    /// What can't be done.
+    async fn try_mapping(&self, users: UserMap) -> Result<(), RootfsError>;
 
     /// Throws the writable layer away. Idempotent.
     ///

@@ -37,6 +37,8 @@ pub(crate) struct Shared {
     /// Writable layers that are being measured.
     pub(crate) walks: Walks,
     pub(crate) leftovers: Leftovers,
+    /// Whether this node can do user namespaces, and what stands in the way.
+    pub(crate) users: Result<(), String>,
     /// The daemon is going down; nothing new is begun.
     pub(crate) closing: AtomicBool,
 }

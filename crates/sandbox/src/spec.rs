@@ -73,8 +73,14 @@ fn linux(input: &SpecInput<'_>) -> Result<oci::Linux, Error> {
         let default = || default.iter().map(|path| (*path).to_owned()).collect::<Vec<_>>();
         (!security.privileged).then(|| given.clone().unwrap_or_else(default))
     };
+    let (uids, gids) = match &input.pod.namespaces.user {
+        Some(user) => (Some(mapped(&user.uids)), Some(mapped(&user.gids))),
+        None => (None, None),
+    };
     let mut linux = oci::Linux::default();
     linux
+        .set_uid_mappings(uids)
+        .set_gid_mappings(gids)
         .set_namespaces(Some(namespaces::described(&namespaces::plan(input.pod, input.container))))
         .set_cgroups_path(Some(input.cgroup.into()))
         .set_resources(Some(resources::limits(
@@ -87,6 +93,15 @@ fn linux(input: &SpecInput<'_>) -> Result<oci::Linux, Error> {
         .set_masked_paths(paths(&security.masked_paths, runtime::spec::MASKED_PATHS))
         .set_readonly_paths(paths(&security.readonly_paths, runtime::spec::READONLY_PATHS));
     Ok(linux)
+}
+
+/// Mappings as the specification writes them.
+fn mapped(mappings: &[(u32, u32, u32)]) -> Vec<oci::LinuxIdMapping> {
+    let one = |&(inside, outside, length): &(u32, u32, u32)| {
+        let mapping = oci::LinuxIdMappingBuilder::default();
+        mapping.container_id(inside).host_id(outside).size(length).build().ok()
+    };
+    mappings.iter().filter_map(one).collect()
 }
 
 /// Annotations that tools which read specifications of Kubernetes' containers look for, and the container's own.

@@ -5,6 +5,7 @@
 pub(crate) mod client;
 mod connection;
 pub(crate) mod spawn;
+pub(crate) mod trial;
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;

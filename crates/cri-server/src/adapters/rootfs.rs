@@ -4,16 +4,22 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use image_service::rootfs::IdMap;
 use image_service::{ErrorKind, Images};
-use sandbox::{ContainerId, ImageConfig, LayerUsage, Prepared, RootFilesystems, RootfsError};
+use sandbox::{ContainerId, ImageConfig, LayerUsage, Prepared, RootFilesystems, RootfsError, UserMap};
 
 /// Makes containers' roots from the node's images.
 pub(crate) struct ImageRootfs(pub(crate) Images);
 
 #[async_trait]
 impl RootFilesystems for ImageRootfs {
-    async fn prepare(&self, container: &ContainerId, image: &str) -> Result<Prepared, RootfsError> {
-        let info = self.0.prepare_rootfs(container.as_str(), image).await;
+    async fn prepare(
+        &self,
+        container: &ContainerId,
+        image: &str,
+        users: Option<UserMap>,
+    ) -> Result<Prepared, RootfsError> {
+        let info = self.0.prepare_rootfs(container.as_str(), image, users.map(ids)).await;
         let info = info.map_err(|error| match error {
             image_service::Error::ImageMissing { .. } => RootfsError::NoImage { image: image.to_owned() },
             error => failure(error),
@@ -25,8 +31,12 @@ impl RootFilesystems for ImageRootfs {
         })
     }
 
-    async fn mount(&self, container: &ContainerId) -> Result<OwnedFd, RootfsError> {
-        self.0.mount_rootfs(container.as_str()).await.map_err(failure)
+    async fn mount(&self, container: &ContainerId, users: Option<UserMap>) -> Result<OwnedFd, RootfsError> {
+        self.0.mount_rootfs(container.as_str(), users.map(ids)).await.map_err(failure)
+    }
+
+    async fn try_mapping(&self, users: UserMap) -> Result<(), RootfsError> {
+        self.0.try_mapping(ids(users)).await.map_err(failure)
     }
 
     async fn release(&self, container: &ContainerId) -> Result<(), RootfsError> {
@@ -44,6 +54,10 @@ impl RootFilesystems for ImageRootfs {
         let usage = self.0.rootfs_usage(container.as_str()).await.map_err(failure)?;
         Ok(LayerUsage { bytes: usage.used_bytes, inodes: usage.inodes_used })
     }
+}
+
+fn ids(users: UserMap) -> IdMap {
+    IdMap::new(move |mount| users.map_ids(mount))
 }
 
 /// Of a root that was prepared. That its image has vanished since then is not the request's doing.

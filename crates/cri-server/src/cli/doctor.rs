@@ -121,7 +121,15 @@ fn namespaces() -> Result<String, String> {
 
 fn user_namespaces() -> Result<String, String> {
     let most = read("/proc/sys/user/max_user_namespaces")?;
-    if most == "0" { Err("user.max_user_namespaces is 0".into()) } else { Ok(format!("up to {most}")) }
+    if most == "0" {
+        return Err("user.max_user_namespaces is 0".into());
+    }
+    let supervisor = crate::beside("knarr-supervisor").map_err(|error| error.to_string())?;
+    let executor = crate::executor().map_err(|error| error.to_string())?;
+    // Where the default configuration keeps the files of pods, and their roots.
+    let directories = [Path::new("/run"), Path::new("/var/lib")];
+    executor.block_on(sandbox::try_user_namespaces(&supervisor, &directories))?;
+    Ok(format!("up to {most}, ids of files can be mapped"))
 }
 
 fn cgroups() -> Result<String, String> {

@@ -9,7 +9,7 @@ use sandbox::{
 };
 
 use super::image::handler;
-use super::security::{group_ids, groups_policy, mappings, namespaces, profile, selinux};
+use super::security::{group_ids, groups_policy, mappings, namespaces, profile, selinux, wants_nodes_users};
 use super::{known, required, resources, signal, sorted};
 
 /// A container as it was asked for.
@@ -157,8 +157,11 @@ fn security(context: cri::LinuxContainerSecurityContext) -> Result<ContainerSecu
     deprecated(&context)?;
     let capabilities = context.capabilities.unwrap_or_default();
     let value = |number: Option<cri::Int64Value>| number.map(|number| number.value);
+    let nodes_users = wants_nodes_users(context.namespace_options.as_ref());
     let PodNamespaces { network, pid, ipc, user } =
         namespaces(context.namespace_options.unwrap_or_default())?;
+    // Unsaid is the pod's.
+    let user = if nodes_users { Some(UserNamespace::default()) } else { user };
     Ok(ContainerSecurity {
         privileged: context.privileged,
         capabilities_add: capabilities.add_capabilities,

@@ -33,13 +33,25 @@ fn mode(number: i32, target: &str, field: &str) -> Result<NamespaceMode, Error> 
     })
 }
 
+/// Whether the users of the node are asked for in so many words.
+pub(crate) fn wants_nodes_users(options: Option<&cri::NamespaceOption>) -> bool {
+    let users = options.and_then(|options| options.userns_options.as_ref());
+    users.is_some_and(|users| users.mode == cri::NamespaceMode::Node as i32)
+}
+
 /// `None` for the host's, which is what NODE asks for.
 fn user_namespace(options: cri::UserNamespace) -> Result<Option<UserNamespace>, Error> {
     let field = "linux.security_context.namespace_options.userns_options.mode";
     match known(options.mode, field)? {
         cri::NamespaceMode::Node => Ok(None),
         cri::NamespaceMode::Pod => {
-            Ok(Some(UserNamespace { uids: mappings(&options.uids), gids: mappings(&options.gids) }))
+            let users = UserNamespace { uids: mappings(&options.uids), gids: mappings(&options.gids) };
+            for (list, mappings) in [("uids", &users.uids), ("gids", &users.gids)] {
+                if mappings.is_empty() {
+                    return Err(Error::refused(field.replace("mode", list), "is empty"));
+                }
+            }
+            Ok(Some(users))
         }
         cri::NamespaceMode::Container | cri::NamespaceMode::Target => {
             Err(Error::refused(field, "a user namespace is the pod's or the node's"))
@@ -108,6 +120,18 @@ pub(crate) fn selinux(options: Option<cri::SeLinuxOption>) -> Option<SelinuxOpti
     Some(SelinuxOptions { user, role, kind, level }).filter(|options| *options != SelinuxOptions::default())
 }
 
+fn shown_users(users: &UserNamespace) -> cri::UserNamespace {
+    let mode = cri::NamespaceMode::Pod as i32;
+    cri::UserNamespace { mode, uids: shown_mappings(&users.uids), gids: shown_mappings(&users.gids) }
+}
+
+/// Mappings as an answer shows them.
+pub(crate) fn shown_mappings(mappings: &[(u32, u32, u32)]) -> Vec<cri::IdMapping> {
+    let shown =
+        |&(container_id, host_id, length): &(u32, u32, u32)| cri::IdMapping { host_id, container_id, length };
+    mappings.iter().map(shown).collect()
+}
+
 /// The namespace options as an answer shows them.
 pub(crate) fn shown(namespaces: &PodNamespaces) -> cri::NamespaceOption {
     let number = |mode: &NamespaceMode| match mode {
@@ -120,6 +144,7 @@ pub(crate) fn shown(namespaces: &PodNamespaces) -> cri::NamespaceOption {
         network: number(&namespaces.network),
         pid: number(&namespaces.pid),
         ipc: number(&namespaces.ipc),
+        userns_options: namespaces.user.as_ref().map(shown_users),
         ..Default::default()
     }
 }

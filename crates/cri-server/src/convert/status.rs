@@ -148,7 +148,10 @@ fn mount(mount: &sandbox::Mount) -> cri::Mount {
             (String::new(), Some(image(reference)), sub_path.clone())
         }
     };
+    let ids = mount.id_mapping.clone().unwrap_or_default();
     cri::Mount {
+        uid_mappings: security::shown_mappings(&ids.uids),
+        gid_mappings: security::shown_mappings(&ids.gids),
         container_path: mount.container_path.display().to_string(),
         host_path,
         image,
@@ -162,6 +165,5 @@ fn mount(mount: &sandbox::Mount) -> cri::Mount {
             Propagation::Bidirectional => cri::MountPropagation::PropagationBidirectional as i32,
         },
         mount_options: mount.options.clone(),
-        ..Default::default()
     }
 }

@@ -11,11 +11,15 @@
 //! A root filesystem is mounted as a detached mount, handed over by descriptor: the host's mount table never shows it,
 //! and it ends with its last user. While a container has a root filesystem here, its layers aren't collected, also
 //! across restarts.
+//!
+//! For a container in a user namespace the layers are mounted with their ids mapped, and what it writes belongs to its
+//! users as the host knows them: nothing on the container's own layer is the host's root's.
 //! Not here: which layers an image has (`catalog`), what is mounted inside the root.
 //!
 //! Everything here blocks: call it from a blocking thread.
 
 mod attributes;
+mod ids;
 mod mount;
 mod record;
 
@@ -32,7 +36,8 @@ use crate::layers::{Layer, Layers, make_private_dir, spread_over_disk, store};
 use crate::names;
 use crate::usage::{self, Usage};
 
-use mount::Mounter;
+pub use ids::IdMap;
+use mount::{Lowers, Mounter};
 use record::Record;
 
 /// Whether what containers write must survive a crash of the machine.
@@ -93,6 +98,14 @@ impl RootFilesystems {
     /// # Errors
     /// [`Error::LayerMissing`], [`Error::RootfsExists`], [`Error::BadContainerId`], [`Error::NoSpace`], [`Error::Store`].
     pub fn prepare(&self, container: &str, diff_ids: &[Digest]) -> Result<(), Error> {
+        self.prepare_as(container, diff_ids, None)
+    }
+
+    /// Does as [`prepare`](Self::prepare), for users whose ids are mapped.
+    ///
+    /// # Errors
+    /// As there; [`Error::RootfsMount`] when a layer's ids can't be mapped.
+    pub fn prepare_as(&self, container: &str, diff_ids: &[Digest], ids: Option<&IdMap>) -> Result<(), Error> {
         check_id(container)?;
         let inner = &*self.inner;
         let record = Record::new(diff_ids.to_vec());
@@ -106,7 +119,7 @@ impl RootFilesystems {
             |id: &Digest| inner.layers.get(id).ok_or_else(|| Error::LayerMissing { diff_id: id.clone() });
         let layers: Arc<[Layer]> = visible(diff_ids).iter().map(get).collect::<Result<_, _>>()?;
         let making = inner.dir.join(format!(".new-{}", names::unique()));
-        let made = inner.make(&making, &layers, &record).and_then(|()| {
+        let made = inner.make(&making, (container, &layers, ids), &record).and_then(|()| {
             let target = inner.dir.join(container);
             let mut containers = inner.containers();
             if containers.contains_key(container) {
@@ -129,6 +142,14 @@ impl RootFilesystems {
     /// # Errors
     /// [`Error::RootfsMissing`], [`Error::LayerMissing`], [`Error::RootfsMount`].
     pub fn mount(&self, container: &str) -> Result<OwnedFd, Error> {
+        self.mount_as(container, None)
+    }
+
+    /// Does as [`mount`](Self::mount), for users whose ids are mapped: the same as when it was prepared.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn mount_as(&self, container: &str, ids: Option<&IdMap>) -> Result<OwnedFd, Error> {
         let inner = &*self.inner;
         let rootfs = inner.containers().get(container).cloned();
         let rootfs = rootfs.ok_or_else(|| Error::RootfsMissing { container: container.to_owned() })?;
@@ -136,8 +157,27 @@ impl RootFilesystems {
         if let Some(lost) = visible(rootfs.record.layers()).iter().find(present) {
             return Err(Error::LayerMissing { diff_id: lost.clone() });
         }
-        let lowers = inner.lowers(&rootfs.layers)?;
-        inner.mounter.mount(container, &inner.dir.join(container), &lowers)
+        let lowers = Lowers { plain: &inner.lowers(&rootfs.layers)?, ids };
+        inner.mounter.mount(container, &inner.dir.join(container), lowers)
+    }
+
+    /// Tries out whether root filesystems can be mounted with mapped ids, on the filesystem that this store is on.
+    ///
+    /// # Errors
+    /// [`Error::RootfsMount`] says what can't be done; [`Error::Store`].
+    pub fn try_mapping(&self, ids: &IdMap) -> Result<(), Error> {
+        let inner = &*self.inner;
+        let name = format!(".new-{}", names::unique());
+        let trial = inner.dir.join(&name);
+        let made = [trial.clone(), trial.join(UPPER), trial.join(WORK)]
+            .iter()
+            .try_for_each(|dir| make_private_dir(dir));
+        let tried = made
+            .and_then(|()| inner.mounter.mount(&name, &trial, Lowers { plain: &[], ids: Some(ids) }))
+            .and_then(|root| ids::check_writable(&root, &name));
+        // The outcome of the trial is what counts; what stays is removed at the next open.
+        let _ = inner.trash.discard(&trial);
+        tried
     }
 
     /// Removes the container's root filesystem: gone when this returns, its space freed in the background. Of a
@@ -222,13 +262,24 @@ impl Inner {
     }
 
     /// Makes the directories and the record of a root filesystem in `dir`, which isn't its final place yet.
-    fn make(&self, dir: &Path, layers: &[Layer], record: &Record) -> Result<(), Error> {
+    fn make(
+        &self,
+        dir: &Path,
+        (container, layers, ids): (&str, &[Layer], Option<&IdMap>),
+        record: &Record,
+    ) -> Result<(), Error> {
         make_private_dir(dir)?;
         for name in [UPPER, WORK] {
             make_private_dir(&dir.join(name))?;
         }
-        let lowers = self.lowers(layers)?;
         let upper = dir.join(UPPER);
+        let mut lowers = self.lowers(layers)?;
+        if let Some(ids) = ids {
+            // Seen through them, attributes name the owners that the container's own layer has to have.
+            lowers = ids::mapped(lowers.iter(), ids).map_err(|cause| ids::failed(container, cause))?;
+            ids::give_to_root(&upper, &self.dir.join(EMPTY), ids)
+                .map_err(|cause| ids::failed(container, cause))?;
+        }
         attributes::copy(&upper, layers, &lowers)
             .map_err(|cause| store("set the attributes of", &upper, cause))?;
         // Not synced: after a crash of the machine there is no container left that it could belong to.

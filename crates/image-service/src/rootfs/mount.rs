@@ -6,6 +6,9 @@
 //! | 6.8 and newer | `lowerdir+` by path, through `/proc/self/fd` |
 //! | older | `lowerdir=` in mount(2), in a mount namespace of a thread's own, cloned from there by `open_tree` |
 //!
+//! Layers with mapped ids are mounts of their own. Those that are attached nowhere can be named since 6.15; before that
+//! each is attached over itself in the private mount namespace.
+//!
 //! Options: `index=off`, because a layer may come back under the same name after it was collected and an index would
 //! call that stale; `metacopy=off` and `redirect_dir=off`, whatever the kernel's configuration says, because both make
 //! overlay follow names found in attributes of the layers.
@@ -19,9 +22,11 @@ use std::sync::OnceLock;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, OpenTreeFlags,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
+    OpenTreeFlags,
 };
 
+use super::ids::{self, IdMap};
 use super::{Durability, UPPER, WORK};
 use crate::error::Error;
 
@@ -35,6 +40,16 @@ pub(super) struct Mounter {
     durability: Durability,
     /// The first way that worked.
     way: OnceLock<Way>,
+    /// The first that worked with mapped ids.
+    mapped_way: OnceLock<Way>,
+}
+
+/// The layers of a root filesystem.
+pub(super) struct Lowers<'a> {
+    /// Their directories, from the top downwards.
+    pub(super) plain: &'a [OwnedFd],
+    /// How their ids are to be mapped.
+    pub(super) ids: Option<&'a IdMap>,
 }
 
 /// How the kernel is told about layers; see the module's table.
@@ -48,6 +63,8 @@ pub(super) enum Way {
 /// The directories of one overlay.
 struct Parts<'a> {
     lowers: Vec<&'a OwnedFd>,
+    /// Clones of them with mapped ids, and how to map.
+    mapped: Option<(Vec<OwnedFd>, &'a IdMap)>,
     upper: OwnedFd,
     work: OwnedFd,
     /// A directory to mount on where the kernel wants one.
@@ -60,22 +77,32 @@ type Failure = (&'static str, io::Error);
 
 impl Mounter {
     pub(super) fn new(empty: PathBuf, durability: Durability) -> Mounter {
-        Mounter { empty, durability, way: OnceLock::new() }
+        Mounter { empty, durability, way: OnceLock::new(), mapped_way: OnceLock::new() }
     }
 
-    /// Mounts `lowers`, from the top downwards, below the container's directory `dir`.
-    pub(super) fn mount(&self, container: &str, dir: &Path, lowers: &[OwnedFd]) -> Result<OwnedFd, Error> {
+    /// Mounts `lowers` below the container's directory `dir`.
+    pub(super) fn mount(&self, container: &str, dir: &Path, lowers: Lowers<'_>) -> Result<OwnedFd, Error> {
         let failed = |(action, cause)| Error::RootfsMount { container: container.to_owned(), action, cause };
         let open = |path: &Path| open_place(path).map_err(|cause| failed(("open a directory of", cause)));
-        let empty = if lowers.is_empty() { Some(open(&self.empty)?) } else { None };
+        let empty = if lowers.plain.is_empty() { Some(open(&self.empty)?) } else { None };
+        let plain: Vec<&OwnedFd> = lowers.plain.iter().chain(&empty).collect();
+        let mapped = match lowers.ids {
+            Some(map) => {
+                let mapped = ids::mapped(plain.iter().copied(), map);
+                Some((mapped.map_err(|cause| ids::failed(container, cause))?, map))
+            }
+            None => None,
+        };
+        let known = if mapped.is_some() { &self.mapped_way } else { &self.way };
         let parts = Parts {
-            lowers: lowers.iter().chain(&empty).collect(),
+            lowers: plain,
+            mapped,
             upper: open(&dir.join(UPPER))?,
             work: open(&dir.join(WORK))?,
             dir,
             durability: self.durability,
         };
-        if let Some(way) = self.way.get() {
+        if let Some(way) = known.get() {
             return parts.mount(*way).map_err(failed);
         }
         let mut outcome = parts.mount(Way::Descriptors).map(|fd| (Way::Descriptors, fd));
@@ -86,7 +113,7 @@ impl Mounter {
             };
         }
         let (way, mount) = outcome.map_err(failed)?;
-        let _ = self.way.set(way);
+        let _ = known.set(way);
         Ok(mount)
     }
 }
@@ -118,8 +145,9 @@ impl Parts<'_> {
             }
         };
         rustix::mount::fsconfig_set_string(context, "source", "overlay")?;
-        for lower in &self.lowers {
-            set("lowerdir+", lower)?;
+        match &self.mapped {
+            Some((mapped, _)) => mapped.iter().try_for_each(|lower| set("lowerdir+", lower))?,
+            None => self.lowers.iter().try_for_each(|lower| set("lowerdir+", lower))?,
         }
         set("upperdir", &self.upper)?;
         set("workdir", &self.work)?;
@@ -142,6 +170,13 @@ impl Parts<'_> {
             rustix::mount::mount_change("/", private).map_err(failed)?;
             // Overlay takes directories of the caller's own namespace only, so all are opened again here.
             let open = |dir: &OwnedFd| reopen(dir).map_err(|cause| ("open a directory of", cause));
+            if let Some((_, map)) = &self.mapped {
+                let attach = |lower| attach_mapped(lower, map);
+                self.lowers
+                    .iter()
+                    .try_for_each(attach)
+                    .map_err(|cause| ("map the ids of the layers of", cause))?;
+            }
             let lowers = self.lowers.iter().map(|lower| open(lower)).collect::<Result<Vec<_>, _>>()?;
             let (upper, work) = (open(&self.upper)?, open(&self.work)?);
             let options = options(&lowers, &upper, &work, self.durability);
@@ -171,6 +206,16 @@ fn options(lowers: &[OwnedFd], upper: &OwnedFd, work: &OwnedFd, durability: Dura
         text += ",volatile";
     }
     text
+}
+
+/// Puts a clone of a directory's mount with mapped ids over the directory, in the mount namespace of this thread.
+fn attach_mapped(dir: &&OwnedFd, map: &IdMap) -> io::Result<()> {
+    let here = reopen(dir)?;
+    for clone in ids::mapped(std::iter::once(&here), map)? {
+        let both = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+        rustix::mount::move_mount(&clone, "", &here, "", both)?;
+    }
+    Ok(())
 }
 
 /// Opens the directory behind a descriptor by its path, in the mount namespace of this thread.
@@ -220,6 +265,100 @@ mod tests {
 
     use super::*;
 
+    /// A process in a user namespace whose root is 5000 outside; killed when it goes.
+    struct Users(std::process::Child);
+
+    impl Drop for Users {
+        fn drop(&mut self) {
+            self.0.kill().unwrap();
+            self.0.wait().unwrap();
+        }
+    }
+
+    fn users() -> (Users, IdMap) {
+        let child = std::process::Command::new("unshare").args(["--user", "sleep", "100"]).spawn().unwrap();
+        let path = format!("/proc/{}", child.id());
+        let users = Users(child);
+        let own = fs::read_link("/proc/self/ns/user").unwrap();
+        while fs::read_link(format!("{path}/ns/user")).unwrap() == own {
+            std::thread::yield_now();
+        }
+        for map in ["gid_map", "uid_map"] {
+            fs::write(format!("{path}/{map}"), "0 5000 1000").unwrap();
+        }
+        let namespace = fs::File::open(format!("{path}/ns/user")).unwrap();
+        (users, IdMap::new(move |mount| map_ids(mount, &namespace)))
+    }
+
+    #[allow(unsafe_code, reason = "a test; what is shipped is handed this call by its caller")]
+    fn map_ids(mount: std::os::fd::BorrowedFd<'_>, namespace: &fs::File) -> io::Result<()> {
+        let attributes = libc::mount_attr {
+            attr_set: libc::MOUNT_ATTR_IDMAP,
+            attr_clr: 0,
+            propagation: 0,
+            userns_fd: u64::try_from(namespace.as_raw_fd()).unwrap(),
+        };
+        let size = size_of::<libc::mount_attr>();
+        let (call, flags) = (libc::SYS_mount_setattr, libc::AT_EMPTY_PATH);
+        // SAFETY: both pointers live through the call, which reads a C string and as many bytes as it is told.
+        let returned = unsafe {
+            libc::syscall(call, mount.as_raw_fd(), c"".as_ptr(), flags, &raw const attributes, size)
+        };
+        if returned == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// Mapped ids show in every way, also in the one of older kernels, and what is written is the users'.
+    #[test]
+    fn mapped_ids_show_in_all_ways() {
+        use std::os::unix::fs::MetadataExt;
+        if !rustix::process::geteuid().is_root() {
+            println!("skipped: needs root");
+            return;
+        }
+        let (_users, map) = users();
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["upper", "work", "a", "b"] {
+            fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        fs::write(dir.path().join("a/roots"), "a").unwrap();
+        fs::write(dir.path().join("b/users"), "b").unwrap();
+        std::os::unix::fs::chown(dir.path().join("b/users"), Some(33), Some(34)).unwrap();
+        for way in [Way::Descriptors, Way::Paths, Way::PrivateNamespace] {
+            let [a, b] = ["a", "b"].map(|name| open_place(&dir.path().join(name)).unwrap());
+            let parts = Parts {
+                mapped: Some((ids::mapped([&b, &a].into_iter(), &map).unwrap(), &map)),
+                lowers: vec![&b, &a],
+                upper: open_place(&dir.path().join("upper")).unwrap(),
+                work: open_place(&dir.path().join("work")).unwrap(),
+                dir: dir.path(),
+                durability: Durability::Synced,
+            };
+            let mount = match parts.mount(way) {
+                Ok(mount) => mount,
+                Err((_, cause)) if way != Way::PrivateNamespace && is_unknown(&cause) => {
+                    println!("skipped: this kernel can't name a layer that is attached nowhere");
+                    continue;
+                }
+                Err(failure) => panic!("{way:?}: {failure:?}"),
+            };
+            ids::check_writable(&mount, "c").unwrap();
+            let root = proc_path(&mount);
+            let owner = |name: &str| {
+                let meta = fs::metadata(format!("{root}/{name}")).unwrap();
+                (meta.uid(), meta.gid())
+            };
+            assert_eq!([owner("roots"), owner("users")], [(5000, 5000), (5033, 5034)], "{way:?}");
+            // Copied up with the owner that it shows.
+            fs::write(format!("{root}/users"), "changed").unwrap();
+            let upper = fs::metadata(dir.path().join("upper/users")).unwrap();
+            assert_eq!((upper.uid(), upper.gid()), (5033, 5034), "{way:?}");
+            fs::remove_file(dir.path().join("upper/users")).unwrap();
+            assert_eq!(fs::metadata(dir.path().join("b/users")).unwrap().uid(), 33);
+            let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+            assert!(!table.contains(dir.path().to_str().unwrap()), "{way:?}: {table}");
+        }
+    }
+
     /// Every way shows the same files and leaves the mount table as it was.
     #[test]
     fn all_ways_mount_the_same() {
@@ -238,6 +377,7 @@ mod tests {
             let [a, b] = ["a", "b"].map(|name| open_place(&dir.path().join(name)).unwrap());
             let parts = Parts {
                 lowers: vec![&b, &a],
+                mapped: None,
                 upper: open_place(&dir.path().join("upper")).unwrap(),
                 work: open_place(&dir.path().join("work")).unwrap(),
                 dir: dir.path(),

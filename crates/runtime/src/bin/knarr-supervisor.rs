@@ -3,12 +3,15 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use runtime::supervisor::{Arguments, SupervisorError, run};
+use runtime::supervisor::{Arguments, HOLD_USER_NAMESPACE, SupervisorError, hold_user_namespace, run};
 
 /// What a shell user gets for misuse, as from other programs.
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
+    if std::env::args().skip(1).eq([HOLD_USER_NAMESPACE]) {
+        return finish(hold_user_namespace());
+    }
     let arguments = match Arguments::parse(std::env::args().skip(1)) {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -16,7 +19,11 @@ fn main() -> ExitCode {
             return fail(USAGE, &format!("{error}; {usage}"));
         }
     };
-    match run(arguments) {
+    finish(run(arguments))
+}
+
+fn finish(outcome: Result<(), SupervisorError>) -> ExitCode {
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error @ SupervisorError::Misused(_)) => fail(USAGE, &error.to_string()),
         Err(error) => {

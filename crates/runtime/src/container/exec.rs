@@ -29,7 +29,7 @@ pub fn exec(proof: &SingleThread, request: &ExecRequest<'_>) -> Result<Launched,
             drop(parent_end);
             init::run_child(&reporter, || {
                 let process = Process::new(request.process, request.cgroup, &request.streams, &reporter);
-                let mut join = Join::new(process, request.container);
+                let mut join = Join::new(process, request.container, request.user);
                 carry_out(&join::steps(), &mut join)?;
                 carry_out(&init::process::steps(), &mut join.process)
             })

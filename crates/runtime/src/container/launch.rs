@@ -22,6 +22,17 @@ use crate::{FailedStep, Failure, FailureKind};
 /// What failed before the child ran; later failures come through the handshake.
 pub fn launch(proof: &SingleThread, request: &LaunchRequest<'_>) -> Result<Launched, Failure> {
     check_descriptors(request)?;
+    super::ids::map_sources(proof, request)?;
+    match (&request.plan.namespaces.user, &request.pod.user) {
+        (NamespaceSource::Pod, Some(_)) => super::user::launch(proof, request),
+        (NamespaceSource::Pod, None) => Err(init::launch::missing("user namespace of the pod")),
+        (NamespaceSource::Host | NamespaceSource::Own | NamespaceSource::Container(_), _) => {
+            launch_on_host(proof, request)
+        }
+    }
+}
+
+fn launch_on_host(proof: &SingleThread, request: &LaunchRequest<'_>) -> Result<Launched, Failure> {
     let (parent_end, reporter) = handshake::pair()?;
     let cgroup = open_cgroup(request.cgroup)?;
     let mut pid_namespace = Chosen::enter(pid_namespace(request)?)?;
@@ -68,7 +79,7 @@ pub(super) fn open_cgroup(cgroup: &Cgroup) -> Result<Option<OwnedFd>, Failure> {
         .map_err(|errno| Failure::system(FailedStep::JoinCgroup, errno, directory.to_string_lossy()))
 }
 
-fn pid_namespace<'a>(request: &LaunchRequest<'a>) -> Result<Option<BorrowedFd<'a>>, Failure> {
+pub(super) fn pid_namespace<'a>(request: &LaunchRequest<'a>) -> Result<Option<BorrowedFd<'a>>, Failure> {
     match &request.plan.namespaces.pid {
         NamespaceSource::Host | NamespaceSource::Own => Ok(None),
         NamespaceSource::Pod => match &request.pod.pid {
@@ -87,7 +98,7 @@ fn pid_namespace<'a>(request: &LaunchRequest<'a>) -> Result<Option<BorrowedFd<'a
     }
 }
 
-fn namespaces(plan: &NamespacePlan) -> CloneFlags {
+pub(super) fn namespaces(plan: &NamespacePlan) -> CloneFlags {
     let mut flags = CloneFlags::MOUNT;
     for (source, flag) in [
         (&plan.network, CloneFlags::NETWORK),

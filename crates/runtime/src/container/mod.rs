@@ -4,14 +4,16 @@
 //! got is read from the [`Handshake`]. What the child does is in `init`.
 
 mod exec;
+mod ids;
 mod launch;
 mod pid_namespace;
+mod user;
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use crate::cgroup::Cgroup;
 use crate::handshake::Handshake;
-use crate::namespaces::PodNamespaces;
+use crate::namespaces::{PodNamespaces, PodUser};
 use crate::plan::{Plan, ProcessPlan};
 use crate::sys::Child;
 use crate::{FailedStep, Failure};
@@ -45,6 +47,8 @@ pub struct ExecRequest<'a> {
     pub process: &'a ProcessPlan,
     /// The pidfd of the container's first process.
     pub container: BorrowedFd<'a>,
+    /// The user namespace that the container is in.
+    pub user: Option<&'a PodUser>,
     /// The container's cgroup.
     pub cgroup: &'a Cgroup,
     /// Its streams, unless the plan has a terminal.

@@ -39,6 +39,14 @@ pub(super) fn drop_bounding(plan: &ProcessPlan) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Becomes root of the user namespace that the process has come into, as nobody whom the host knows.
+pub(crate) fn become_root() -> Result<(), Failure> {
+    let named = |errno| Failure::system(FailedStep::User, errno, "root of the user namespace");
+    set_thread_groups(&[]).map_err(named)?;
+    set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT).map_err(named)?;
+    set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT).map_err(named)
+}
+
 /// Changes to the plan's user and groups, with every capability still there.
 pub(super) fn change_user(plan: &ProcessPlan) -> Result<(), Failure> {
     let named = |subject: String| move |errno| Failure::system(FailedStep::User, errno, subject.clone());

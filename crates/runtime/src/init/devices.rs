@@ -1,19 +1,23 @@
 //! Device nodes, the links beside them, and terminals.
 
+use std::collections::VecDeque;
+use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use rustix::fs::{
-    Dev, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, fstat, fstatfs, makedev, mknodat, symlinkat,
+    AtFlags, CWD, Dev, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, fstat, fstatfs, makedev, mknodat,
+    openat, symlinkat,
 };
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
+use super::filesystems::{clone_mount, make, place};
 use super::path::{Kind, Root};
 use super::process::{outside, path_text};
-use crate::plan::{DeviceKind, DeviceNode, TerminalSize};
+use crate::plan::{DeviceKind, DeviceNode, IdMappings, MountAttributes, TerminalSize};
 use crate::{FailedStep, Failure};
 
 /// Magic number of devpts (linux/magic.h).
@@ -39,19 +43,76 @@ fn is_character_device(place: &OwnedFd, device: Dev) -> Result<bool, Errno> {
 pub(super) fn node(root: &Root, node: &DeviceNode) -> Result<(), Failure> {
     let failed = |errno| Failure::system(FailedStep::Device, errno, path_text(&node.path));
     let (parent, name) = root.parent(&node.path).map_err(failed)?;
-    let kind = match node.kind {
+    make_node(&parent, name, node, (node.uid, node.gid)).map_err(failed)
+}
+
+/// Makes the nodes for a container in whose user namespace nobody may: on a filesystem of the host's that is
+/// attached nowhere, each as a mount of its own.
+pub(super) fn make_outside<'n>(
+    nodes: impl Iterator<Item = &'n DeviceNode>,
+    ids: &IdMappings,
+) -> Result<VecDeque<OwnedFd>, Failure> {
+    let mut base = None;
+    nodes
+        .enumerate()
+        .map(|(number, node)| {
+            let failed = |errno| Failure::system(FailedStep::Device, errno, path_text(&node.path));
+            if base.is_none() {
+                let attributes = MountAttributes { nosuid: true, noexec: true, ..MountAttributes::default() };
+                base = Some(
+                    make("tmpfs", &[("source", Some("dev")), ("mode", Some("700"))], &attributes)
+                        .map_err(failed)?,
+                );
+            }
+            let base = base.as_ref().ok_or_else(|| failed(Errno::INVAL))?;
+            let name = number.to_string();
+            let unmapped = || failed(Errno::INVAL);
+            let owner = (
+                ids.outside_uid(node.uid).or_else(|| ids.outside_uid(0)).ok_or_else(unmapped)?,
+                ids.outside_gid(node.gid).or_else(|| ids.outside_gid(0)).ok_or_else(unmapped)?,
+            );
+            make_node(base, name.as_ref(), node, owner).map_err(failed)?;
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let made = openat(base, name, flags, Mode::empty()).map_err(failed)?;
+            // Kernels before 6.15 cannot clone what is attached nowhere: there it is the host's own node.
+            clone_mount(&made).or_else(|_| host_node(node)).map_err(failed)
+        })
+        .collect()
+}
+
+fn host_node(node: &DeviceNode) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let place = openat(CWD, &node.path, flags, Mode::empty())?;
+    let stat = fstat(&place)?;
+    if FileType::from_raw_mode(stat.st_mode) != kind(node) || stat.st_rdev != makedev(node.major, node.minor)
+    {
+        return Err(Errno::NXIO);
+    }
+    clone_mount(&place)
+}
+
+/// Attaches a node that was made outside.
+pub(super) fn attach_node(root: &Root, path: &Path, made: &OwnedFd) -> Result<(), Failure> {
+    let failed = |errno| Failure::system(FailedStep::Device, errno, path_text(path));
+    let target = root.target(path, Kind::File).map_err(failed)?;
+    place(made, &target).map_err(failed)
+}
+
+fn kind(node: &DeviceNode) -> FileType {
+    match node.kind {
         DeviceKind::Character => FileType::CharacterDevice,
         DeviceKind::Block => FileType::BlockDevice,
         DeviceKind::Fifo => FileType::Fifo,
-    };
-    mknodat(&parent, name, kind, Mode::from_raw_mode(node.mode), makedev(node.major, node.minor))
-        .map_err(failed)?;
-    if (node.uid, node.gid) != (0, 0) {
-        let owner = (Some(Uid::from_raw(node.uid)), Some(Gid::from_raw(node.gid)));
-        rustix::fs::chownat(&parent, name, owner.0, owner.1, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(failed)?;
     }
-    Ok(())
+}
+
+fn make_node(parent: &OwnedFd, name: &OsStr, node: &DeviceNode, owner: (u32, u32)) -> Result<(), Errno> {
+    mknodat(parent, name, kind(node), Mode::from_raw_mode(node.mode), makedev(node.major, node.minor))?;
+    if owner == (0, 0) {
+        return Ok(());
+    }
+    let (uid, gid) = (Some(Uid::from_raw(owner.0)), Some(Gid::from_raw(owner.1)));
+    rustix::fs::chownat(parent, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)
 }
 
 pub(super) fn link(root: &Root, path: &Path, target: &Path) -> Result<(), Failure> {

@@ -44,12 +44,21 @@ pub(crate) fn place(mount: impl AsFd, target: impl AsFd) -> Result<(), Errno> {
 }
 
 pub(super) fn mount(root: &Root, mount: &FilesystemMount) -> Result<(), Failure> {
+    attach_new(root, mount, &new(mount)?)
+}
+
+/// A filesystem of a plan's, attached nowhere yet.
+pub(super) fn new(mount: &FilesystemMount) -> Result<OwnedFd, Failure> {
     let failed = |errno| Failure::system(FailedStep::Mount, errno, path_text(&mount.target));
-    let target = directory(root, &mount.target).map_err(failed)?;
     let options: Vec<(&str, Option<&str>)> =
         mount.options.iter().map(|(name, value)| (name.as_str(), value.as_deref())).collect();
-    let made = make(&mount.fstype, &options, &mount.attributes).map_err(failed)?;
-    place(&made, &target).map_err(failed)
+    make(&mount.fstype, &options, &mount.attributes).map_err(failed)
+}
+
+pub(super) fn attach_new(root: &Root, mount: &FilesystemMount, made: &OwnedFd) -> Result<(), Failure> {
+    let failed = |errno| Failure::system(FailedStep::Mount, errno, path_text(&mount.target));
+    let target = directory(root, &mount.target).map_err(failed)?;
+    place(made, &target).map_err(failed)
 }
 
 /// The target of a filesystem. In an image /proc, /sys and /dev are directories or missing: a link there is

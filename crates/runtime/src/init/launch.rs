@@ -1,5 +1,6 @@
 //! Building a container around its first process.
 
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -11,11 +12,12 @@ use super::path::Root;
 use super::process::Process;
 use super::{Step, devices, filesystems, restrict};
 use crate::container::LaunchRequest;
+use crate::namespaces::PodUser;
 use crate::plan::{self, Access, NamespaceSource, Propagation};
 use crate::{FailedStep, Failure, FailureKind, sys};
 
 /// What is done, in this order. Up to `enter_root` paths are the host's, afterwards the container's.
-pub(crate) fn steps<'a>() -> [Step<Launch<'a>>; 10] {
+pub(crate) fn steps<'a>() -> [Step<Launch<'a>>; 11] {
     [
         |launch| launch.process.prepare(),
         |launch| launch.process.join_cgroup(),
@@ -23,6 +25,37 @@ pub(crate) fn steps<'a>() -> [Step<Launch<'a>>; 10] {
         Launch::take_cgroups_along,
         Launch::take_shared_memory_along,
         Launch::join_namespaces,
+        Launch::isolate_cgroups,
+        |_| super::root::isolate_mounts(),
+        Launch::enter_root,
+        Launch::carry_out_plan,
+        Launch::finish_root,
+    ]
+}
+
+/// What is done for a container in a user namespace by a process that is the host's root still, in this order.
+/// It clones the container's first process from within the namespace afterwards.
+pub(crate) fn outside_steps<'a>() -> [Step<Launch<'a>>; 9] {
+    [
+        |launch| launch.process.prepare(),
+        |launch| launch.process.join_cgroup(),
+        |launch| launch.process.adjust_oom_score(),
+        Launch::take_cgroups_along,
+        Launch::take_shared_memory_along,
+        Launch::take_devices_along,
+        Launch::give_streams,
+        // The others first: the host's network may be among those that stay.
+        Launch::join_namespaces,
+        Launch::join_user_namespace,
+    ]
+}
+
+/// What the first process does in the user namespace, in this order.
+pub(crate) fn inside_steps<'a>() -> [Step<Launch<'a>>; 7] {
+    [
+        |_| super::become_root(),
+        Launch::isolate_cgroups,
+        Launch::make_filesystems,
         |_| super::root::isolate_mounts(),
         Launch::enter_root,
         Launch::carry_out_plan,
@@ -36,13 +69,25 @@ pub(crate) struct Launch<'a> {
     request: &'a LaunchRequest<'a>,
     cgroups: Vec<CgroupView>,
     shared_memory: Option<OwnedFd>,
+    /// Nodes that were made outside of the user namespace, in the order of the plan.
+    devices: VecDeque<OwnedFd>,
+    /// Filesystems that were made while the host's were in sight, in the order of the plan.
+    filesystems: VecDeque<OwnedFd>,
     /// What directories are masked with, once there is one.
     pub(super) empty: Option<OwnedFd>,
 }
 
 impl<'a> Launch<'a> {
     pub(crate) fn new(process: Process<'a>, request: &'a LaunchRequest<'a>) -> Self {
-        Self { process, request, cgroups: Vec::new(), shared_memory: None, empty: None }
+        Self {
+            process,
+            request,
+            cgroups: Vec::new(),
+            shared_memory: None,
+            devices: VecDeque::new(),
+            filesystems: VecDeque::new(),
+            empty: None,
+        }
     }
 
     fn shows_cgroups(&self) -> bool {
@@ -82,7 +127,60 @@ impl<'a> Launch<'a> {
                     .map_err(|errno| Failure::system(FailedStep::JoinNamespace, errno, name))?;
             }
         }
-        if plan.cgroup == NamespaceSource::Own {
+        Ok(())
+    }
+
+    fn user(&self) -> Result<&'a PodUser, Failure> {
+        self.request.pod.user.as_ref().ok_or_else(|| missing("user namespace of the pod"))
+    }
+
+    fn take_devices_along(&mut self) -> Result<(), Failure> {
+        let nodes = self.request.plan.steps.iter().filter_map(|step| match step {
+            plan::Step::Device(node) => Some(node),
+            _ => None,
+        });
+        self.devices = devices::make_outside(nodes, &self.user()?.ids)?;
+        Ok(())
+    }
+
+    fn give_streams(&mut self) -> Result<(), Failure> {
+        self.process.give_streams(&self.user()?.ids)
+    }
+
+    fn join_user_namespace(&mut self) -> Result<(), Failure> {
+        let namespace = self.user()?.namespace.as_fd();
+        move_into_link_name_space(namespace, Some(LinkNameSpaceType::User))
+            .map_err(|errno| Failure::system(FailedStep::JoinNamespace, errno, "user"))
+    }
+
+    /// In a user namespace the kernel gives new procfs and sysfs only to those who see them already, so they
+    /// are made before the host's are out of sight.
+    fn make_filesystems(&mut self) -> Result<(), Failure> {
+        let mounts = self.request.plan.steps.iter().filter_map(|step| match step {
+            plan::Step::Mount(mount) if is_guarded(mount) => Some(mount),
+            _ => None,
+        });
+        self.filesystems = mounts.map(filesystems::new).collect::<Result<_, _>>()?;
+        Ok(())
+    }
+
+    /// What is made of a mount or a device depends on whether it was made before.
+    fn attach_made(&mut self, step: &plan::Step) -> Option<Result<(), Failure>> {
+        match step {
+            plan::Step::Mount(mount) if is_guarded(mount) => {
+                let made = self.filesystems.pop_front()?;
+                Some(self.process.root().and_then(|root| filesystems::attach_new(root, mount, &made)))
+            }
+            plan::Step::Device(node) => {
+                let made = self.devices.pop_front()?;
+                Some(self.process.root().and_then(|root| devices::attach_node(root, &node.path, &made)))
+            }
+            _ => None,
+        }
+    }
+
+    fn isolate_cgroups(&mut self) -> Result<(), Failure> {
+        if self.request.plan.namespaces.cgroup == NamespaceSource::Own {
             // Only now: a cgroup namespace is rooted in the cgroups that its maker is in.
             nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP).map_err(|errno| {
                 Failure::system(FailedStep::JoinNamespace, crate::handshake::to_rustix(errno), "cgroup")
@@ -105,6 +203,9 @@ impl<'a> Launch<'a> {
 
     fn carry_out(&mut self, step: &plan::Step) -> Result<(), Failure> {
         use plan::Step;
+        if let Some(attached) = self.attach_made(step) {
+            return attached;
+        }
         match step {
             Step::AttachSource { slot, target } => {
                 let source = self.request.sources.get(*slot).ok_or_else(|| missing("volume"))?;
@@ -143,6 +244,10 @@ impl<'a> Launch<'a> {
         crate::mount::apply_attributes(self.request.root, &attributes)
             .map_err(|errno| Failure::system(FailedStep::ReadonlyRoot, errno, "/"))
     }
+}
+
+fn is_guarded(mount: &plan::FilesystemMount) -> bool {
+    matches!(mount.fstype.as_str(), "proc" | "sysfs")
 }
 
 fn create_working_directory(root: &Root, path: &Path) -> Result<(), Failure> {

@@ -15,7 +15,7 @@ use super::{Step, credentials, devices, stdio};
 use crate::cgroup::Cgroup;
 use crate::container::Streams;
 use crate::handshake::{Message, Reporter};
-use crate::plan::ProcessPlan;
+use crate::plan::{IdMappings, ProcessPlan};
 use crate::{FailedStep, Failure, FailureKind, sys};
 
 /// What is done, in this order.
@@ -113,6 +113,17 @@ impl<'a> Process<'a> {
             Ok(()) | Err(Errno::ACCESS | Errno::PERM) => Ok(()),
             Err(errno) => Err(Failure::system(FailedStep::OomScore, errno, wanted.to_string())),
         }
+    }
+
+    /// Gives the streams to the user, from outside of the user namespace: inside nobody may, since the host's
+    /// root, whose they are, is nobody there.
+    pub(super) fn give_streams(&self, ids: &IdMappings) -> Result<(), Failure> {
+        let unmapped = |kind: &str, id: u32| {
+            Failure::system(FailedStep::User, Errno::INVAL, format!("{kind} {id}, which is not mapped"))
+        };
+        let uid = ids.outside_uid(self.plan.uid).ok_or_else(|| unmapped("user", self.plan.uid))?;
+        ids.outside_gid(self.plan.gid).ok_or_else(|| unmapped("group", self.plan.gid))?;
+        stdio::give_away(self.streams, uid)
     }
 
     /// Opens the terminal, if there is to be one, and hands its other side to the supervisor.

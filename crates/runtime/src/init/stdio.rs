@@ -64,9 +64,19 @@ fn install(streams: [&OwnedFd; 3], uid: u32) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Gives the streams that are ours to give to a user of the host's.
+pub(super) fn give_away(streams: &Streams<'_>, uid: u32) -> Result<(), Failure> {
+    for (name, stream) in [("stdin", streams.stdin), ("stdout", streams.stdout), ("stderr", streams.stderr)] {
+        let given = stream.map_or(Ok(()), |stream| give_to(stream, uid));
+        given.map_err(|errno| Failure::system(FailedStep::Stdio, errno, name))?;
+    }
+    Ok(())
+}
+
 /// A program that opens /dev/stdout anew must be allowed to, whoever it runs as. Only what is ours to give:
 /// pipes and terminals.
-fn give_to(stream: &OwnedFd, uid: u32) -> Result<(), Errno> {
+fn give_to(stream: impl AsFd, uid: u32) -> Result<(), Errno> {
+    let stream = stream.as_fd();
     let stat = fstat(stream)?;
     let is_pipe = FileType::from_raw_mode(stat.st_mode) == FileType::Fifo;
     if stat.st_uid == uid || !(is_pipe || rustix::termios::isatty(stream)) {

@@ -4,13 +4,13 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::event::Timespec;
-use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 
-use super::{PodNamespaces, PodPid, SharedMemory, reaper};
+use super::user::{Gate, open_namespace};
+use super::{PodNamespaces, PodPid, PodUser, SharedMemory, reaper};
 use crate::handshake::{self, Message, Reporter};
 use crate::init::{self, Procfs, Step, carry_out};
-use crate::plan::{MountAttributes, PodNamespace, PodPlan};
+use crate::plan::{IdMappings, MountAttributes, PodNamespace, PodPlan};
 use crate::sys::{self, Child, CloneFlags, Cloned, clone_process};
 use crate::thread::SingleThread;
 use crate::{FailedStep, Failure};
@@ -31,7 +31,7 @@ pub fn create_pod(proof: &SingleThread, plan: &PodPlan) -> Result<PodNamespaces,
         errno: None,
         subject: refusal.to_string(),
     })?;
-    let memory = plan.shared_memory.map(make_shared_memory).transpose()?;
+    let memory = plan.shared_memory.map(|bytes| make_shared_memory(bytes, plan.user.as_ref())).transpose()?;
     let empty_root =
         (plan.pid == PodNamespace::Own || needs_holder(&memory)).then(|| empty_root(&memory)).transpose()?;
     let flags = flags(plan, empty_root.is_some());
@@ -41,6 +41,7 @@ pub fn create_pod(proof: &SingleThread, plan: &PodPlan) -> Result<PodNamespaces,
             ..PodNamespaces::default()
         });
     }
+    let gate = plan.user.is_some().then(Gate::new).transpose()?;
     let (mut parent_end, reporter) = handshake::pair()?;
     match clone_process(proof, flags, None)
         .map_err(|errno| Failure::system(FailedStep::Clone, errno, "pod"))?
@@ -48,7 +49,7 @@ pub fn create_pod(proof: &SingleThread, plan: &PodPlan) -> Result<PodNamespaces,
         Cloned::Child => {
             drop(parent_end);
             init::run_child(&reporter, || {
-                carry_out(&steps(), &mut Maker { plan, procfs: Procfs::open()?, root: empty_root })?;
+                carry_out(&steps(), &mut Maker { plan, gate, procfs: Procfs::open()?, root: empty_root })?;
                 if plan.pid == PodNamespace::Own {
                     reaper::shed()?;
                     report(&reporter)?;
@@ -60,6 +61,9 @@ pub fn create_pod(proof: &SingleThread, plan: &PodPlan) -> Result<PodNamespaces,
         }
         Cloned::Parent(child) => {
             drop(reporter);
+            if let Some((gate, ids)) = gate.zip(plan.user.as_ref()) {
+                gate.into_opener().open(&child, ids)?;
+            }
             parent_end.wait_until_executing(&BOUND)?;
             pin(plan, child, memory)
         }
@@ -68,6 +72,10 @@ pub fn create_pod(proof: &SingleThread, plan: &PodPlan) -> Result<PodNamespaces,
 
 fn flags(plan: &PodPlan, own_root: bool) -> CloneFlags {
     let mut flags = if own_root { CloneFlags::MOUNT } else { CloneFlags::default() };
+    if plan.user.is_some() {
+        // The kernel makes it first, and the others belong to it.
+        flags = flags.with(CloneFlags::USER);
+    }
     for (namespace, flag) in [
         (plan.network, CloneFlags::NETWORK),
         (plan.ipc, CloneFlags::IPC),
@@ -82,8 +90,9 @@ fn flags(plan: &PodPlan, own_root: bool) -> CloneFlags {
 }
 
 /// What the child does, in this order.
-fn steps<'a>() -> [Step<Maker<'a>>; 5] {
+fn steps<'a>() -> [Step<Maker<'a>>; 6] {
     [
+        Maker::become_root,
         Maker::set_hostname,
         Maker::bring_loopback_up,
         Maker::ignore_router_advertisements,
@@ -94,11 +103,17 @@ fn steps<'a>() -> [Step<Maker<'a>>; 5] {
 
 struct Maker<'a> {
     plan: &'a PodPlan,
+    /// Passed before anything else is done in a user namespace.
+    gate: Option<Gate>,
     procfs: Procfs,
     root: Option<OwnedFd>,
 }
 
 impl Maker<'_> {
+    fn become_root(&mut self) -> Result<(), Failure> {
+        self.gate.take().map_or(Ok(()), Gate::pass)
+    }
+
     fn set_hostname(&mut self) -> Result<(), Failure> {
         match &self.plan.hostname {
             Some(name) if self.plan.uts == PodNamespace::Own => rustix::system::sethostname(name.as_bytes())
@@ -157,12 +172,7 @@ fn wait_for_parent(reporter: &Reporter) -> Result<(), Failure> {
 }
 
 fn pin(plan: &PodPlan, child: Child, memory: Option<OwnedFd>) -> Result<PodNamespaces, Failure> {
-    let pid = child.pid();
-    // The number is that of a child that has not been waited for, so it means no other process.
-    let open = |name: &str| {
-        openat(CWD, format!("/proc/{pid}/ns/{name}"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|errno| Failure::system(FailedStep::JoinNamespace, errno, name))
-    };
+    let open = |name: &str| open_namespace(&child, name);
     let pinned = |namespace: PodNamespace, name: &str| match namespace {
         PodNamespace::Own => open(name).map(Some),
         PodNamespace::Host => Ok(None),
@@ -171,6 +181,10 @@ fn pin(plan: &PodPlan, child: Child, memory: Option<OwnedFd>) -> Result<PodNames
     let ipc = pinned(plan.ipc, "ipc")?;
     let uts = pinned(plan.uts, "uts")?;
     let pid_namespace = pinned(plan.pid, "pid")?;
+    let user = match &plan.user {
+        Some(ids) => Some(PodUser { namespace: open("user")?, ids: ids.clone() }),
+        None => None,
+    };
     let holder = if needs_holder(&memory) { Some(open("mnt")?) } else { None };
     let shared_memory = memory.map(|mount| SharedMemory { mount, holder });
     let pid = match pid_namespace {
@@ -178,7 +192,7 @@ fn pin(plan: &PodPlan, child: Child, memory: Option<OwnedFd>) -> Result<PodNames
         // Dropping the child ends it: its work is done, and the descriptors keep what it made.
         None => None,
     };
-    Ok(PodNamespaces { network, ipc, uts, pid, shared_memory })
+    Ok(PodNamespaces { network, ipc, uts, pid, shared_memory, user })
 }
 
 impl From<OwnedFd> for SharedMemory {
@@ -187,9 +201,17 @@ impl From<OwnedFd> for SharedMemory {
     }
 }
 
-fn make_shared_memory(bytes: u64) -> Result<OwnedFd, Failure> {
+fn make_shared_memory(bytes: u64, ids: Option<&IdMappings>) -> Result<OwnedFd, Failure> {
     let size = bytes.to_string();
-    let options = [("source", Some("shm")), ("mode", Some("1777")), ("size", Some(size.as_str()))];
+    let uid = ids.and_then(|ids| ids.outside_uid(0)).unwrap_or(0).to_string();
+    let gid = ids.and_then(|ids| ids.outside_gid(0)).unwrap_or(0).to_string();
+    let options = [
+        ("source", Some("shm")),
+        ("mode", Some("1777")),
+        ("size", Some(size.as_str())),
+        ("uid", Some(uid.as_str())),
+        ("gid", Some(gid.as_str())),
+    ];
     let attributes =
         MountAttributes { nosuid: true, nodev: true, noexec: true, ..MountAttributes::default() };
     init::make_filesystem("tmpfs", &options, &attributes)

@@ -4,10 +4,13 @@
 
 mod create;
 mod reaper;
+mod user;
 
 use std::os::fd::OwnedFd;
 
 pub use create::create_pod;
+pub(crate) use user::map_ids;
+pub use user::{PodUser, user_namespace};
 
 /// A pod's namespaces. None where the pod uses the host's.
 #[derive(Debug, Default)]
@@ -22,6 +25,8 @@ pub struct PodNamespaces {
     pub pid: Option<PodPid>,
     /// The pod's /dev/shm.
     pub shared_memory: Option<SharedMemory>,
+    /// The user namespace that owns the others and that every container is in.
+    pub user: Option<PodUser>,
 }
 
 /// A pod's shared pid namespace. It lives as long as its first process.

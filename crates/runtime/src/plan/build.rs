@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use super::mounts::{MountReader, Slot};
 use super::{
-    Access, DeviceKind, DeviceNode, NamespacePlan, NamespaceSource, Plan, ProcessPlan, Refusal, RootPlan,
-    SeccompFilter, Step, sysctl,
+    Access, DeviceKind, DeviceNode, IdMappings, NamespacePlan, NamespaceSource, Plan, ProcessPlan, Refusal,
+    RootPlan, SeccompFilter, Step, sysctl,
 };
 use crate::spec::oci;
 
@@ -232,6 +232,21 @@ fn device_node(at: usize, device: &oci::LinuxDevice) -> Result<Option<DeviceNode
     }))
 }
 
+/// The user namespace is made with the pod: a container says who is in it, or nothing.
+fn users(linux: Option<&oci::Linux>, source: &NamespaceSource) -> Result<(), Refusal> {
+    let list =
+        |of: fn(&oci::Linux) -> &Option<Vec<oci::LinuxIdMapping>>| linux.and_then(|l| of(l).as_deref());
+    let Some(ids) = IdMappings::read(list(oci::Linux::uid_mappings), list(oci::Linux::gid_mappings)) else {
+        return Ok(());
+    };
+    match source {
+        NamespaceSource::Pod => ids.check(("linux.uidMappings", "linux.gidMappings")),
+        NamespaceSource::Host | NamespaceSource::Own | NamespaceSource::Container(_) => {
+            Err(refuse("linux.uidMappings", "the pod has no user namespace"))
+        }
+    }
+}
+
 /// Fields that change what a container is and that nothing here carries out: refused by name, never passed
 /// over.
 fn refuse_what_is_not_done(input: &PlanInput<'_>) -> Result<(), Refusal> {
@@ -245,13 +260,6 @@ fn refuse_what_is_not_done(input: &PlanInput<'_>) -> Result<(), Refusal> {
         ("hooks", hooks),
         ("windows, solaris, vm or zos", platforms),
         ("uidMappings", spec.uid_mappings().is_some() || spec.gid_mappings().is_some()),
-        (
-            "linux.uidMappings",
-            asks(|l| {
-                let some = |ids: &Option<Vec<_>>| ids.as_ref().is_some_and(|ids| !ids.is_empty());
-                some(l.uid_mappings()) || some(l.gid_mappings())
-            }),
-        ),
         ("linux.timeOffsets", asks(|l| l.time_offsets().as_ref().is_some_and(|t| !t.is_empty()))),
         ("linux.intelRdt", asks(|l| l.intel_rdt().is_some())),
         ("linux.memoryPolicy", asks(|l| l.memory_policy().is_some())),
@@ -265,10 +273,12 @@ fn refuse_what_is_not_done(input: &PlanInput<'_>) -> Result<(), Refusal> {
     if linux.is_some_and(|l| l.seccomp().is_some()) && input.seccomp.is_none() {
         return Err(refuse("linux.seccomp", "has no compiled filter"));
     }
+    users(linux, &input.namespaces.user)?;
     if matches!(&input.namespaces.network, NamespaceSource::Container(_))
         || matches!(&input.namespaces.ipc, NamespaceSource::Container(_))
         || matches!(&input.namespaces.uts, NamespaceSource::Container(_))
         || matches!(&input.namespaces.cgroup, NamespaceSource::Container(_) | NamespaceSource::Pod)
+        || matches!(&input.namespaces.user, NamespaceSource::Container(_) | NamespaceSource::Own)
     {
         return Err(refuse("linux.namespaces", "only the pid namespace can be another container's"));
     }

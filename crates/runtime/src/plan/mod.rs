@@ -5,6 +5,7 @@
 //! [`Plan`] is carried out in order by `init`. No system call happens here.
 
 mod build;
+mod ids;
 pub(crate) mod mounts;
 mod process;
 pub mod seccomp;
@@ -16,6 +17,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use build::{PlanInput, plan, process};
+pub(crate) use ids::lines as id_lines;
+pub use ids::{IdMapping, IdMappings};
 pub use seccomp::SeccompFilter;
 pub use sysctl::check_pod;
 
@@ -56,13 +59,16 @@ pub struct NamespacePlan {
     pub uts: NamespaceSource,
     pub pid: NamespaceSource,
     pub cgroup: NamespaceSource,
+    #[serde(default, skip_serializing_if = "NamespaceSource::is_host")]
+    pub user: NamespaceSource,
 }
 
 /// Where one namespace comes from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NamespaceSource {
     /// The host's.
+    #[default]
     Host,
     /// The pod's.
     Pod,
@@ -70,6 +76,12 @@ pub enum NamespaceSource {
     Own,
     /// That of another container of the pod, by id (only for pid).
     Container(String),
+}
+
+impl NamespaceSource {
+    fn is_host(&self) -> bool {
+        *self == Self::Host
+    }
 }
 
 /// What becomes of the root filesystem.
@@ -105,6 +117,9 @@ pub struct Source {
     pub attributes: MountAttributes,
     /// What happens to mounts made below it later, on either side.
     pub propagation: Propagation,
+    /// To whom its files belong for those who see it through this mount; none as they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ids: Option<IdMappings>,
 }
 
 /// How much of a source is cloned.
@@ -382,6 +397,9 @@ pub struct PodPlan {
     pub sysctls: BTreeMap<String, String>,
     /// Size of the pod's /dev/shm in bytes; none when the pod uses the host's IPC namespace.
     pub shared_memory: Option<u64>,
+    /// The pod's user namespace, which owns its other ones; none when the pod uses the host's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<IdMappings>,
 }
 
 /// Whether the pod has a namespace of a kind.

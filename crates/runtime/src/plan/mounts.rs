@@ -7,7 +7,8 @@ use std::path::{Component, Path, PathBuf};
 
 use super::build::refuse;
 use super::{
-    Access, AccessTime, Depth, FilesystemMount, MountAttributes, Propagation, Refusal, Source, Step,
+    Access, AccessTime, Depth, FilesystemMount, IdMappings, MountAttributes, Propagation, Refusal, Source,
+    Step,
 };
 use crate::spec::oci;
 
@@ -87,12 +88,17 @@ pub(super) fn clean(path: &Path, field: impl Fn() -> String) -> Result<PathBuf, 
 
 impl MountReader {
     pub(super) fn read(&self, at: usize, mount: &oci::Mount, target: PathBuf) -> Result<Slot, Refusal> {
-        if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
-            return Err(refuse(format!("mounts[{at}].uidMappings"), "is not supported"));
+        let ids = IdMappings::read(mount.uid_mappings().as_deref(), mount.gid_mappings().as_deref());
+        if let Some(ids) = &ids {
+            let list = |name: &str| format!("mounts[{at}].{name}");
+            ids.check((&list("uidMappings"), &list("gidMappings")))?;
         }
         let options = Options::read(at, mount)?;
         if is_bind(mount) {
-            return bind(at, mount, options).map(|source| Slot::Source(source, target));
+            return bind(at, mount, options).map(|source| Slot::Source(Source { ids, ..source }, target));
+        }
+        if ids.is_some() {
+            return Err(refuse(format!("mounts[{at}].uidMappings"), "is for bind mounts"));
         }
         let fstype = mount.typ().as_deref().unwrap_or_default();
         if !FILESYSTEMS.contains(&fstype) {
@@ -134,6 +140,7 @@ fn bind(at: usize, mount: &oci::Mount, options: Options) -> Result<Source, Refus
         depth: options.depth,
         attributes: options.attributes,
         propagation: options.propagation,
+        ids: None,
     })
 }
 

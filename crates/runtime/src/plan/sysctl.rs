@@ -13,11 +13,14 @@ struct Owned {
     uts: bool,
 }
 
-/// Checks the kernel parameters of a pod.
+/// Checks the mappings and the kernel parameters of a pod.
 ///
 /// # Errors
 /// The first that is malformed or would change the host.
 pub fn check_pod(plan: &PodPlan) -> Result<(), Refusal> {
+    if let Some(ids) = &plan.user {
+        ids.check(("linux.uidMappings", "linux.gidMappings"))?;
+    }
     let owned = Owned {
         network: plan.network == PodNamespace::Own,
         ipc: plan.ipc == PodNamespace::Own,

@@ -7,6 +7,7 @@ use super::process::Process;
 use crate::cgroup::Cgroup;
 use crate::container::{ExecRequest, Streams, exec};
 use crate::handshake::Handshake;
+use crate::namespaces::PodUser;
 use crate::thread::SingleThread;
 use crate::wire::{StartExec, Stream};
 use crate::{FailedStep, Failure, FailureKind};
@@ -18,6 +19,14 @@ pub(super) struct Exec {
     pub(super) name: String,
     pub(super) process: Process,
     pub(super) state: State,
+}
+
+/// A running container.
+pub(super) struct Joined<'a> {
+    /// Its first process.
+    pub(super) process: BorrowedFd<'a>,
+    pub(super) cgroup: &'a Cgroup,
+    pub(super) user: Option<&'a PodUser>,
 }
 
 /// How far it is.
@@ -41,14 +50,18 @@ impl Exec {
     pub(super) fn start(
         proof: &SingleThread,
         start: StartExec,
-        container: (BorrowedFd<'_>, &Cgroup),
-        descriptors: &[OwnedFd],
-        sequence: u64,
+        container: Joined<'_>,
+        (descriptors, sequence): (&[OwnedFd], u64),
     ) -> Result<Self, Failure> {
         let streams = streams(&start.streams, descriptors)?;
-        let (first, cgroup) = container;
-        let launched =
-            exec(proof, &ExecRequest { process: &start.process, container: first, cgroup, streams })?;
+        let request = ExecRequest {
+            process: &start.process,
+            container: container.process,
+            user: container.user,
+            cgroup: container.cgroup,
+            streams,
+        };
+        let launched = exec(proof, &request)?;
         let process = Process { pid: launched.pid, pidfd: launched.pidfd, start_time: launched.start_time };
         let deadline = Instant::now() + Duration::from_millis(start.deadline_ms);
         let state = State::Starting { handshake: launched.handshake, sequence, terminal: None, deadline };

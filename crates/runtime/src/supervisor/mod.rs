@@ -32,6 +32,7 @@ mod starts;
 mod streams;
 
 use std::io;
+use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 
 use nix::sys::signal::{SigSet, Signal};
@@ -125,6 +126,31 @@ pub fn run(mut arguments: Arguments) -> Result<(), SupervisorError> {
     let place = Place { pod: arguments.pod, directory: arguments.directory, oom_score_adj };
     event_loop::Supervisor::new(place, listener, proof).run().map_err(SupervisorError::Wait)
 }
+
+/// Makes a user namespace, says on standard output where it can be opened, and holds it until standard input ends:
+/// for a daemon that tries out what this machine can do, and has several threads, with which nothing may be cloned.
+///
+/// # Errors
+/// [`SupervisorError`].
+pub fn hold_user_namespace() -> Result<(), SupervisorError> {
+    let begin = |step: &'static str| move |cause: io::Error| SupervisorError::Begin { step, cause };
+    let proof = SingleThread::prove()?;
+    let mappings = vec![crate::plan::IdMapping { inside: 0, outside: TRIAL, length: 65_536 }];
+    let ids = crate::plan::IdMappings { uids: mappings.clone(), gids: mappings };
+    let namespace = crate::namespaces::user_namespace(&proof, &ids)
+        .map_err(|failure| begin("make a user namespace")(io::Error::other(failure)))?;
+    let path = format!("/proc/{}/fd/{}\n", std::process::id(), namespace.as_raw_fd());
+    rustix::io::write(rustix::stdio::stdout(), path.as_bytes())
+        .map_err(|errno| begin("say where it is")(errno.into()))?;
+    let ended = rustix::io::retry_on_intr(|| rustix::io::read(rustix::stdio::stdin(), &mut [0; 1]));
+    ended.map(drop).map_err(|errno| begin("wait")(errno.into()))
+}
+
+/// The argument that asks for [`hold_user_namespace`].
+pub const HOLD_USER_NAMESPACE: &str = "--hold-user-namespace";
+
+/// Whose the host's root is in a trial; any number would do.
+const TRIAL: u32 = 1 << 30;
 
 /// Everything that would end or stop the process by default. The mask is reset in each child.
 fn block_signals() -> Result<(), nix::errno::Errno> {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use super::container::{Container, State, Surroundings};
 use super::event_loop::Supervisor;
-use super::exec::Exec;
+use super::exec::{Exec, Joined};
 use crate::namespaces::{PodNamespaces, create_pod};
 use crate::plan::{NamespaceSource, PodPlan};
 use crate::wire::{
@@ -112,7 +112,9 @@ impl Supervisor {
         let started = {
             let found = self.find(&start.container).map(|at| &self.containers[at].1);
             let Some((process, cgroup)) = found.and_then(running) else { return Some(Reply::Gone) };
-            Exec::start(&self.proof, start, (process, cgroup), descriptors, sequence)
+            let user = self.pod.as_ref().and_then(|pod| pod.user.as_ref());
+            let container = Joined { process, cgroup, user };
+            Exec::start(&self.proof, start, container, (descriptors, sequence))
         };
         match started {
             Ok(exec) => self.add_exec(exec),
@@ -203,7 +205,11 @@ fn created(pod: &PodNamespaces) -> PodCreated {
     let path = |descriptor: &OwnedFd| {
         PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), descriptor.as_raw_fd()))
     };
-    PodCreated { network: pod.network.as_ref().map(path), init: pod.pid.as_ref().map(|pid| pid.init) }
+    PodCreated {
+        network: pod.network.as_ref().map(path),
+        init: pod.pid.as_ref().map(|pid| pid.init),
+        user: pod.user.as_ref().map(|user| path(&user.namespace)),
+    }
 }
 
 /// A request that is not even tried.

@@ -17,6 +17,7 @@ impl CloneFlags {
     pub(crate) const NETWORK: Self = Self(libc::CLONE_NEWNET as u64);
     pub(crate) const IPC: Self = Self(libc::CLONE_NEWIPC as u64);
     pub(crate) const UTS: Self = Self(libc::CLONE_NEWUTS as u64);
+    pub(crate) const USER: Self = Self(libc::CLONE_NEWUSER as u64);
 
     /// No namespace: the parent of the caller is to be that of the child, too.
     pub(crate) const SIBLING: Self = Self(libc::CLONE_PARENT as u64);
@@ -64,6 +65,11 @@ pub(crate) struct Child {
 impl Child {
     pub(crate) fn pid(&self) -> i32 {
         self.pid
+    }
+
+    /// Takes over a process that another one cloned as a sibling of its own.
+    pub(crate) fn adopt(pid: i32, pidfd: OwnedFd) -> Self {
+        Self { pid, pidfd: Some(pidfd) }
     }
 
     /// Gives the duty to wait for it to the caller.

@@ -89,6 +89,14 @@ pub(crate) fn set_propagation(mount: BorrowedFd<'_>, propagation: Propagation) -
     set(mount, attributes, Reach::All)
 }
 
+/// Maps the ids of a detached mount as a user namespace does (mount_setattr(2), "ID-mapped mounts").
+pub(crate) fn map_ids(mount: BorrowedFd<'_>, namespace: BorrowedFd<'_>, reach: Reach) -> Result<(), Errno> {
+    let userns_fd = u64::try_from(namespace.as_raw_fd()).unwrap_or(u64::MAX);
+    let attributes =
+        libc::mount_attr { attr_set: libc::MOUNT_ATTR_IDMAP, attr_clr: 0, propagation: 0, userns_fd };
+    set(mount, attributes, reach)
+}
+
 fn set(mount: BorrowedFd<'_>, attributes: libc::mount_attr, reach: Reach) -> Result<(), Errno> {
     let recursive = if reach == Reach::All { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is an empty C string, so that the call is about the descriptor; `attributes` lives

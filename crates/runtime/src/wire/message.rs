@@ -215,6 +215,9 @@ pub struct PodCreated {
     pub network: Option<PathBuf>,
     /// The first process of its shared pid namespace, as the supervisor sees it.
     pub init: Option<i32>,
+    /// Where its user namespace can be opened while the supervisor lives; none on the host's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<PathBuf>,
 }
 
 /// What a supervisor minds.

@@ -70,6 +70,7 @@ fn terminal() {
         &ExecRequest {
             process: &plan,
             container: container.pidfd.as_fd(),
+            user: None,
             cgroup: &rig.cgroup,
             streams: Streams::default(),
         },

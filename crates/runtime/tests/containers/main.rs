@@ -20,6 +20,7 @@ mod hostile;
 mod joining;
 mod pods;
 mod rig;
+mod users;
 mod volumes;
 
 use std::panic::catch_unwind;
@@ -44,11 +45,12 @@ fn main() {
     rustix::mount::mount_change("/", private).unwrap();
     let wanted: Vec<String> =
         std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let tests: Vec<Test> = [basics::TESTS, hostile::TESTS, joining::TESTS, pods::TESTS, volumes::TESTS]
-        .into_iter()
-        .flatten()
-        .copied()
-        .collect();
+    let tests: Vec<Test> =
+        [basics::TESTS, hostile::TESTS, joining::TESTS, pods::TESTS, users::TESTS, volumes::TESTS]
+            .into_iter()
+            .flatten()
+            .copied()
+            .collect();
     let selected =
         tests.iter().filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|part| name.contains(part)));
     let mut failed = Vec::new();

@@ -140,6 +140,7 @@ fn host() {
         hostname: None,
         sysctls: [].into(),
         shared_memory: None,
+        user: None,
     };
     let rig = Rig::with_pod(&plan);
     assert!(rig.pod.network.is_none() && rig.pod.shared_memory.is_none());
@@ -149,6 +150,7 @@ fn host() {
         uts: NamespaceSource::Host,
         pid: NamespaceSource::Host,
         cgroup: NamespaceSource::Host,
+        user: NamespaceSource::Host,
     };
     let spec = shell("for n in net ipc uts pid; do readlink /proc/self/ns/$n; done");
     let plan = runtime::plan::plan(&PlanInput { spec: &spec, namespaces: on_host, seccomp: None }).unwrap();

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Read;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -18,8 +18,10 @@ use runtime::spec::{self, oci};
 use runtime::thread::SingleThread;
 use runtime::{Failure, mount, plan};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::CWD;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_fd,
+    fsconfig_set_string, fsmount, fsopen, open_tree,
 };
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
@@ -95,6 +97,7 @@ pub fn pod_plan() -> PodPlan {
         hostname: Some("boat".to_owned()),
         sysctls: [("net.ipv4.ip_unprivileged_port_start".to_owned(), "81".to_owned())].into(),
         shared_memory: Some(SHARED_MEMORY_BYTES),
+        user: None,
     }
 }
 
@@ -105,6 +108,7 @@ pub fn namespaces() -> NamespacePlan {
         uts: NamespaceSource::Pod,
         pid: NamespaceSource::Own,
         cgroup: NamespaceSource::Own,
+        user: NamespaceSource::Host,
     }
 }
 
@@ -160,10 +164,33 @@ impl Rig {
 
     /// A fresh root filesystem: the image with an empty layer over it.
     pub fn root(&self) -> OwnedFd {
+        if let Some(user) = &self.pod.user {
+            return self.mapped_root(user.namespace.as_fd());
+        }
         let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).unwrap();
         for (name, part) in [("lowerdir", "image"), ("upperdir", "upper"), ("workdir", "work")] {
             fsconfig_set_string(&context, name, self.directory.path().join(part).as_os_str()).unwrap();
         }
+        fsconfig_create(&context).unwrap();
+        fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).unwrap()
+    }
+
+    fn mapped_root(&self, user: BorrowedFd<'_>) -> OwnedFd {
+        let mapped = |path: &Path| {
+            let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+            let clone = open_tree(CWD, path, flags).unwrap();
+            mount::map_ids(clone.as_fd(), user).unwrap();
+            clone
+        };
+        // It has to be there until the overlay is made. What is written belongs to the users outside.
+        let image = mapped(&self.image());
+        let upper = self.directory.path().join("upper");
+        let owner = self.pod.user.as_ref().and_then(|user| user.ids.outside_uid(0));
+        std::os::unix::fs::chown(&upper, owner, owner).unwrap();
+        let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).unwrap();
+        fsconfig_set_fd(&context, "lowerdir+", &image).unwrap();
+        fsconfig_set_string(&context, "upperdir", upper.as_os_str()).unwrap();
+        fsconfig_set_string(&context, "workdir", self.directory.path().join("work").as_os_str()).unwrap();
         fsconfig_create(&context).unwrap();
         fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).unwrap()
     }
@@ -211,6 +238,7 @@ impl Rig {
             &ExecRequest {
                 process,
                 container: container.pidfd.as_fd(),
+                user: self.pod.user.as_ref(),
                 cgroup: &self.cgroup,
                 streams: Streams { stdin: None, stdout: Some(write.as_fd()), stderr: Some(write.as_fd()) },
             },

@@ -106,6 +106,7 @@ fn source(path: &Path, propagation: Propagation) -> Source {
         depth: Depth::Recursive,
         attributes: MountAttributes::default(),
         propagation,
+        ids: None,
     }
 }
 

@@ -278,6 +278,7 @@ pub fn pod_plan() -> PodPlan {
         hostname: Some("boat".to_owned()),
         sysctls: std::collections::BTreeMap::new(),
         shared_memory: Some(SHARED_MEMORY_BYTES),
+        user: None,
     }
 }
 
@@ -288,6 +289,7 @@ pub fn namespaces() -> NamespacePlan {
         uts: NamespaceSource::Pod,
         pid: NamespaceSource::Own,
         cgroup: NamespaceSource::Own,
+        user: NamespaceSource::Host,
     }
 }
 

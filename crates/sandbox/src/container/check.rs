@@ -12,6 +12,7 @@ use crate::error::{Error, chain};
 use crate::pod::config::{NamespaceMode, PodConfig};
 use crate::sources::Looker;
 use crate::spec::seccomp;
+use crate::users;
 
 /// Checks all that can be checked from the request alone.
 ///
@@ -32,6 +33,7 @@ pub(crate) fn check(pod: &PodConfig, container: &ContainerConfig) -> Result<(), 
         return Err(Error::refused("linux.security_context.privileged", why));
     }
     namespaces(pod, container)?;
+    users::check_container(pod, container)?;
     profiles(container)?;
     mounts(container)
 }
@@ -41,9 +43,6 @@ fn namespaces(pod: &PodConfig, container: &ContainerConfig) -> Result<(), Error>
         Err(Error::refused(format!("linux.security_context.namespace_options.{field}"), why))
     };
     let wanted = &container.security.namespaces;
-    if wanted.user.is_some() {
-        return refuse("userns_options", "user namespaces are not supported yet");
-    }
     // Network and IPC follow the sandbox, as CRI has it; what would be something else is said to be refused.
     for (field, wanted) in [("network", &wanted.network), ("ipc", &wanted.ipc)] {
         match wanted {
@@ -106,9 +105,6 @@ fn mounts(container: &ContainerConfig) -> Result<(), Error> {
         let refuse = |field: &str, why: &str| Err(Error::refused(format!("mounts[{at}].{field}"), why));
         match &mount.source {
             MountSource::Image { .. } => return refuse("image", "image volumes are not supported yet"),
-            MountSource::Host(_) if mount.id_mapping.is_some() => {
-                return refuse("uidMappings", "id-mapped mounts are not supported yet");
-            }
             MountSource::Host(_) if !mount.options.is_empty() => {
                 return refuse("mount_options", "mount options are not supported yet");
             }

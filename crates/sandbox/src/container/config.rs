@@ -95,7 +95,7 @@ pub struct Mount {
     pub propagation: Propagation,
     /// Whether the source is to be relabelled for SELinux.
     pub selinux_relabel: bool,
-    /// Mapped ids, which this runtime refuses yet.
+    /// Whose the files are that are somebody's on the host: mapped like the users of a user namespace.
     pub id_mapping: Option<UserNamespace>,
     /// Options such as `noexec`, which this runtime refuses yet.
     pub options: Vec<String>,
@@ -196,7 +196,7 @@ pub struct ContainerNamespaces {
     pub pid: NamespaceMode,
     /// IPC.
     pub ipc: NamespaceMode,
-    /// Users; `Some` asks for a user namespace, which this runtime refuses yet.
+    /// Users; `None` leaves it to the pod, which everything in it follows; one without mappings is the host's.
     pub user: Option<UserNamespace>,
 }
 

@@ -30,7 +30,9 @@ use crate::signal::Signal;
 use crate::sources::{Looker, on_sources};
 use crate::spec::seccomp::Confinement;
 use crate::spec::{self, SpecInput, devices, files};
+use crate::supervisor::client::Client;
 use crate::undo::Stack;
+use crate::users::{self, UserMap};
 
 /// A container that was made.
 #[derive(Debug)]
@@ -64,6 +66,8 @@ pub(crate) struct Making {
     pub(crate) pod: Arc<PodFacts>,
     pub(crate) id: ContainerId,
     pub(crate) config: Arc<ContainerConfig>,
+    /// The pod's supervisor, unless it is out of touch.
+    pub(crate) client: Option<Client>,
 }
 
 /// Makes a container.
@@ -109,6 +113,7 @@ async fn steps(making: &Making, undo: &mut Stack<Part>) -> Result<Made, Error> {
     undo.push(Part::Rootfs);
     let (prepared, root) = root(making).await?;
     let found = look(making, &prepared, root).await?;
+    users::check_identity(&making.pod.config, &found.identity)?;
     let cgroup = format!("{}/{}", making.pod.cgroup, making.id);
     let spec = spec::build(&SpecInput {
         pod: &making.pod.config,
@@ -143,19 +148,36 @@ async fn steps(making: &Making, undo: &mut Stack<Part>) -> Result<Made, Error> {
 async fn root(making: &Making) -> Result<(Prepared, OwnedFd), Error> {
     let (id, rootfs) = (&making.id, &making.shared.rootfs);
     let after = making.shared.config.deadlines.rootfs;
+    let users = match making.pod.config.namespaces.user {
+        Some(_) => Some(users_of(making).await?),
+        None => None,
+    };
     let work = async {
         let image = &making.config.image.reference;
-        let prepared =
-            rootfs.prepare(id, image).await.map_err(|error| rootfs_error("preparation", id, error))?;
-        let mount = rootfs.mount(id).await.map_err(|error| rootfs_error("mounting", id, error))?;
+        let prepared = rootfs
+            .prepare(id, image, users.clone())
+            .await
+            .map_err(|error| rootfs_error("preparation", id, error))?;
+        let mount = rootfs.mount(id, users).await.map_err(|error| rootfs_error("mounting", id, error))?;
         Ok((prepared, mount))
     };
     within(("preparing the root filesystem", id.as_str(), after), work).await
 }
 
-/// Mounts a prepared root once more.
-pub(crate) async fn mount_again(shared: &Shared, id: &ContainerId) -> Result<OwnedFd, Error> {
-    let work = async { shared.rootfs.mount(id).await.map_err(|error| rootfs_error("mounting", id, error)) };
+async fn users_of(making: &Making) -> Result<UserMap, Error> {
+    let pod = making.pod.id.to_string();
+    let client = making.client.as_ref().ok_or(Error::OutOfTouch { pod })?;
+    client.user_namespace(making.shared.config.deadlines.namespaces).await
+}
+
+/// Mounts a prepared root once more, for the users that it was prepared for.
+pub(crate) async fn mount_again(
+    shared: &Shared,
+    id: &ContainerId,
+    users: Option<UserMap>,
+) -> Result<OwnedFd, Error> {
+    let work =
+        async { shared.rootfs.mount(id, users).await.map_err(|error| rootfs_error("mounting", id, error)) };
     within(("mounting the root filesystem", id.as_str(), shared.config.deadlines.rootfs), work).await
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use runtime::cgroup::Cgroup;
 use runtime::mount;
-use runtime::plan::{Plan, Source};
+use runtime::plan::{NamespaceSource, Plan, Source};
 use runtime::spec::oci;
 
 use crate::clock;
@@ -75,7 +75,7 @@ async fn steps(starting: Starting) -> Result<Begun, Error> {
     let Starting { shared, client, facts, resources, ready } = starting;
     let ready = match ready {
         Some(ready) => ready,
-        None => read_again(&shared, &facts).await?,
+        None => read_again(&shared, &facts, &client).await?,
     };
     let mut limits = spec::resources::without_devices(&resources)?;
     limits.set_devices(Some(ready.devices));
@@ -89,11 +89,15 @@ async fn steps(starting: Starting) -> Result<Begun, Error> {
     })
 }
 
-async fn read_again(shared: &Shared, facts: &ContainerFacts) -> Result<Ready, Error> {
+async fn read_again(shared: &Shared, facts: &ContainerFacts, client: &Client) -> Result<Ready, Error> {
     let directory = shared.store.container_dir(&facts.pod, &facts.id);
     let plan: Plan = record::read_json(&directory.join("plan.json"))?;
     let spec: oci::Spec = record::read_json(&directory.join("spec.json"))?;
-    let root = make::mount_again(shared, &facts.id).await?;
+    let users = match plan.namespaces.user {
+        NamespaceSource::Pod => Some(client.user_namespace(shared.config.deadlines.namespaces).await?),
+        NamespaceSource::Host | NamespaceSource::Own | NamespaceSource::Container(_) => None,
+    };
+    let root = make::mount_again(shared, &facts.id, users).await?;
     Ok(Ready { plan, devices: make::device_rules(&spec), root })
 }
 

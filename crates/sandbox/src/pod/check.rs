@@ -11,6 +11,7 @@ use crate::pod::config::{NamespaceMode, PodConfig};
 use crate::shared::Shared;
 use crate::sources::on_sources;
 use crate::spec::{files, namespaces, seccomp};
+use crate::users;
 
 /// The longest name that the kernel takes for a host (HOST_NAME_MAX).
 const LONGEST_HOSTNAME: usize = 64;
@@ -101,10 +102,7 @@ fn modes(pod: &PodConfig) -> Result<(), Error> {
     if let NamespaceMode::Target(_) = namespaces.pid {
         return refuse("pid", "TARGET is for containers");
     }
-    if namespaces.user.is_some() {
-        return refuse("userns_options", "user namespaces are not supported yet");
-    }
-    Ok(())
+    users::check_pod(pod)
 }
 
 fn security(pod: &PodConfig) -> Result<(), Error> {

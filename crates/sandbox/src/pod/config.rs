@@ -121,7 +121,7 @@ pub struct PodNamespaces {
     pub pid: NamespaceMode,
     /// IPC: pod or node.
     pub ipc: NamespaceMode,
-    /// Users: `Some` asks for a user namespace, which this runtime refuses yet.
+    /// Users: `Some` asks for a user namespace.
     pub user: Option<UserNamespace>,
 }
 

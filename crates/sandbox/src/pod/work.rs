@@ -196,7 +196,9 @@ fn erase(world: World<'_>, parts: Parts) -> Task {
 
 fn make_one(world: World<'_>, id: ContainerId, config: Arc<ContainerConfig>) -> Task {
     let target = target_is_running(&world, &config);
-    let making = Making { shared: world.shared.clone(), pod: world.facts.clone(), id: id.clone(), config };
+    let client = client(&world);
+    let making =
+        Making { shared: world.shared.clone(), pod: world.facts.clone(), id: id.clone(), config, client };
     Box::pin(async move {
         let made = match target {
             Ok(()) => make_container::make(&making).await,

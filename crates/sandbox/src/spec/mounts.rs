@@ -7,7 +7,7 @@ use runtime::spec::oci;
 use super::SpecInput;
 use crate::container::config::{Mount, MountAccess, MountSource, Propagation};
 use crate::error::Error;
-use crate::pod::config::NamespaceMode;
+use crate::pod::config::{NamespaceMode, UserNamespace};
 
 /// Files of the pod's directory that every container sees, unless it brings its own.
 pub(crate) const POD_FILES: [&str; 3] = ["hosts", "hostname", "resolv.conf"];
@@ -42,6 +42,7 @@ fn is_wanted(path: &Path, taken: &[PathBuf], input: &SpecInput<'_>) -> bool {
 
 fn defaults(input: &SpecInput<'_>) -> Vec<oci::Mount> {
     let privileged = input.container.security.privileged;
+    let host_network = input.pod.namespaces.network == NamespaceMode::Node;
     let host_ipc = input.pod.namespaces.ipc == NamespaceMode::Node;
     let adjust = |mut mount: oci::Mount| {
         let path = mount.destination().clone();
@@ -49,6 +50,14 @@ fn defaults(input: &SpecInput<'_>) -> Vec<oci::Mount> {
             let writable =
                 mount.options().iter().flatten().filter(|option| *option != "ro").cloned().collect();
             mount.set_options(Some(writable));
+        }
+        // Only who owns the network namespace may mount a sysfs.
+        if input.pod.namespaces.user.is_some() && host_network && path == Path::new("/sys") {
+            let mut mount = bind(&path, &path, &["ro", "nosuid", "noexec", "nodev"]);
+            let options =
+                mount.options().iter().flatten().map(|option| option.replace("rbind", "bind")).collect();
+            mount.set_options(Some(options));
+            return mount;
         }
         // A fresh mount of mqueue shows the queues of the IPC namespace, the host's too; shared memory is files in one mount.
         if host_ipc && path == Path::new("/dev/shm") {
@@ -62,7 +71,11 @@ fn defaults(input: &SpecInput<'_>) -> Vec<oci::Mount> {
 /// Like a read-only root, files beside it are read-only then.
 fn pod_files(input: &SpecInput<'_>) -> Vec<oci::Mount> {
     let access = if input.container.security.readonly_rootfs { "ro" } else { "rw" };
-    let mount = |name: &&str| bind(&input.pod_dir.join(name), &Path::new("/etc").join(name), &[access]);
+    let users = input.pod.namespaces.user.as_ref();
+    let mount = |name: &&str| {
+        let file = bind(&input.pod_dir.join(name), &Path::new("/etc").join(name), &[access]);
+        with_ids(file, users)
+    };
     POD_FILES.iter().map(mount).collect()
 }
 
@@ -97,7 +110,17 @@ fn volume(at: usize, mount: &Mount) -> Result<oci::Mount, Error> {
         Propagation::HostToContainer => "rslave",
         Propagation::Bidirectional => "rshared",
     };
-    Ok(bind(source, &mount.container_path, &[access, propagation]))
+    let bound = bind(source, &mount.container_path, &[access, propagation]);
+    Ok(with_ids(bound, mount.id_mapping.as_ref()))
+}
+
+fn with_ids(mut mount: oci::Mount, ids: Option<&UserNamespace>) -> oci::Mount {
+    if let Some(ids) = ids {
+        mount
+            .set_uid_mappings(Some(super::mapped(&ids.uids)))
+            .set_gid_mappings(Some(super::mapped(&ids.gids)));
+    }
+    mount
 }
 
 fn bind(source: &Path, destination: &Path, options: &[&str]) -> oci::Mount {

@@ -5,6 +5,7 @@ use runtime::spec::oci;
 
 use crate::container::config::ContainerConfig;
 use crate::pod::config::{NamespaceMode, PodConfig};
+use crate::users;
 
 /// What the pod's supervisor makes.
 pub(crate) fn pod_plan(pod: &PodConfig) -> PodPlan {
@@ -23,6 +24,7 @@ pub(crate) fn pod_plan(pod: &PodConfig) -> PodPlan {
         hostname: (uts == PodNamespace::Own && !pod.hostname.is_empty()).then(|| pod.hostname.clone()),
         sysctls: pod.sysctls.clone(),
         shared_memory: (ipc == PodNamespace::Own).then_some(SHARED_MEMORY_BYTES),
+        user: pod.namespaces.user.as_ref().map(users::ids),
     }
 }
 
@@ -44,6 +46,10 @@ pub(crate) fn plan(pod: &PodConfig, container: &ContainerConfig) -> NamespacePla
             // A sandbox without a process has none to share: each of its containers is alone.
             (NamespaceMode::Pod | NamespaceMode::Container | NamespaceMode::Node, _) => NamespaceSource::Own,
         },
+        user: match pod.namespaces.user {
+            Some(_) => NamespaceSource::Pod,
+            None => NamespaceSource::Host,
+        },
         cgroup: if container.security.privileged { NamespaceSource::Host } else { NamespaceSource::Own },
     }
 }
@@ -57,6 +63,7 @@ pub(crate) fn described(plan: &NamespacePlan) -> Vec<oci::LinuxNamespace> {
         (Kind::Uts, &plan.uts),
         (Kind::Pid, &plan.pid),
         (Kind::Cgroup, &plan.cgroup),
+        (Kind::User, &plan.user),
         (Kind::Mount, &NamespaceSource::Own),
     ];
     let ours = kinds.into_iter().filter(|(_, source)| **source != NamespaceSource::Host);

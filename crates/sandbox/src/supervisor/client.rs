@@ -24,6 +24,7 @@ use crate::record::ContainerFacts;
 use crate::recover::Seen;
 use crate::signal::Signal;
 use crate::supervisor::connection::Connection;
+use crate::users::UserMap;
 
 /// How much longer than the supervisor the daemon waits for the outcome of a start, which has a deadline over there.
 const MARGIN: Duration = Duration::from_secs(5);
@@ -115,6 +116,20 @@ impl Client {
         let step = "creating the namespaces";
         match self.ask(Request::CreatePod(plan), (step, after)).await? {
             Reply::PodCreated(created) => Ok(created.network),
+            other => Err(self.failed(step, other)),
+        }
+    }
+
+    /// The user namespace of a pod that has one.
+    ///
+    /// # Errors
+    /// [`Error::Step`], also when there is none.
+    pub(crate) async fn user_namespace(&self, after: Duration) -> Result<UserMap, Error> {
+        let step = "asking the supervisor for the user namespace";
+        match self.ask(Request::Snapshot, (step, after)).await? {
+            Reply::Snapshot(wire::Snapshot {
+                pod: Some(wire::PodCreated { user: Some(path), .. }), ..
+            }) => UserMap::open(&path),
             other => Err(self.failed(step, other)),
         }
     }

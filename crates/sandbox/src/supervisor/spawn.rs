@@ -49,6 +49,11 @@ impl Binary {
         Ok(Self { executable, path: path.to_owned() })
     }
 
+    /// The open file.
+    pub(crate) fn executable(&self) -> &OwnedFd {
+        &self.executable
+    }
+
     /// Starts a supervisor for a pod and connects to it. Not safe to cancel without taking the pod's cgroup down.
     ///
     /// # Errors

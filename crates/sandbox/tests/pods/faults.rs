@@ -83,7 +83,7 @@ async fn a_bad_pod_is_refused_by_field() {
     let cases: [(&str, Change<PodConfig>); 7] = [
         ("runtime_handler", |c| c.runtime_handler = "kata".to_owned()),
         ("hostname", |c| c.hostname = "h".repeat(65)),
-        ("linux.security_context.namespace_options.userns_options", |c| {
+        ("linux.security_context.namespace_options.userns_options.uids", |c| {
             c.namespaces.user = Some(Default::default())
         }),
         ("linux.cgroup_parent", |c| c.cgroup_parent = "/a/../b".to_owned()),

@@ -12,7 +12,7 @@ use rustix::mount::{
 };
 use sandbox::{
     Attached, Attachment, Census, ContainerId, ImageConfig, LayerUsage, Network, NetworkError, PodId,
-    Prepared, RootFilesystems, RootfsError,
+    Prepared, RootFilesystems, RootfsError, UserMap,
 };
 use tokio::sync::Notify;
 
@@ -123,7 +123,12 @@ impl Images {
 
 #[async_trait]
 impl RootFilesystems for Images {
-    async fn prepare(&self, container: &ContainerId, image: &str) -> Result<Prepared, RootfsError> {
+    async fn prepare(
+        &self,
+        container: &ContainerId,
+        image: &str,
+        _: Option<UserMap>,
+    ) -> Result<Prepared, RootfsError> {
         if image != "busybox" {
             return Err(RootfsError::NoImage { image: image.to_owned() });
         }
@@ -138,7 +143,11 @@ impl RootFilesystems for Images {
         })
     }
 
-    async fn mount(&self, container: &ContainerId) -> Result<OwnedFd, RootfsError> {
+    async fn try_mapping(&self, _: UserMap) -> Result<(), RootfsError> {
+        Ok(())
+    }
+
+    async fn mount(&self, container: &ContainerId, _: Option<UserMap>) -> Result<OwnedFd, RootfsError> {
         if self.fail_mount.load(Ordering::SeqCst) {
             return Err(RootfsError::Failed(Arc::new(std::io::Error::other("ordered by the test"))));
         }

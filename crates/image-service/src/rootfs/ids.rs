@@ -1,0 +1,72 @@
+//! Layers whose ids are mapped: clones of their mounts that are attached nowhere.
+//!
+//! The kernel's word for it (mount_setattr(2)) is the caller's to say, who has the user namespace.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::{Gid, Mode, OFlags, StatVfsMountFlags, Uid};
+use rustix::mount::{OpenTreeFlags, open_tree};
+
+use crate::error::Error;
+
+/// Maps the ids of a detached mount.
+#[derive(Clone)]
+pub struct IdMap(Arc<Map>);
+
+type Map = dyn Fn(BorrowedFd<'_>) -> io::Result<()> + Send + Sync;
+
+impl IdMap {
+    /// One that maps by calling `map`.
+    pub fn new(map: impl Fn(BorrowedFd<'_>) -> io::Result<()> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(map))
+    }
+
+    pub(super) fn map(&self, mount: &OwnedFd) -> io::Result<()> {
+        (self.0)(mount.as_fd())
+    }
+}
+
+impl std::fmt::Debug for IdMap {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("IdMap").finish_non_exhaustive()
+    }
+}
+
+/// Clones of the mounts of directories, with mapped ids.
+pub(super) fn mapped<'a>(dirs: impl Iterator<Item = &'a OwnedFd>, ids: &IdMap) -> io::Result<Vec<OwnedFd>> {
+    let flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    let one = |dir: &OwnedFd| {
+        let clone = open_tree(dir, "", flags)?;
+        ids.map(&clone).map(|()| clone)
+    };
+    dirs.map(one).collect()
+}
+
+/// Gives a directory to whom root is mapped to: the owner that a directory of root's, `roots`, has when it is mapped.
+pub(super) fn give_to_root(dir: &Path, roots: &Path, ids: &IdMap) -> io::Result<()> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let roots = rustix::fs::open(roots, flags, Mode::empty())?;
+    for seen in mapped(std::iter::once(&roots), ids)? {
+        let stat = rustix::fs::fstat(&seen)?;
+        rustix::fs::chown(dir, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
+    }
+    Ok(())
+}
+
+pub(super) fn failed(container: &str, cause: io::Error) -> Error {
+    Error::RootfsMount { container: container.to_owned(), action: "map the ids of the layers of", cause }
+}
+
+/// Overlay becomes read-only, without a word, where it can't use its working directory.
+pub(super) fn check_writable(root: &OwnedFd, container: &str) -> Result<(), Error> {
+    let flags = rustix::fs::fstatvfs(root).map(|stat| stat.f_flag);
+    match flags {
+        Ok(flags) if !flags.contains(StatVfsMountFlags::RDONLY) => Ok(()),
+        Ok(_) => Err(failed(container, io::ErrorKind::ReadOnlyFilesystem.into())),
+        Err(errno) => Err(failed(container, errno.into())),
+    }
+}

@@ -1,0 +1,79 @@
+//! Trying out whether this machine can do user namespaces. One that nobody is in is made by the supervisor binary, since a
+//! process with several threads can't.
+
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use runtime::supervisor::HOLD_USER_NAMESPACE;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::Command;
+
+use crate::error::{Error, chain};
+use crate::rootfs::RootFilesystems;
+use crate::shared::within;
+use crate::supervisor::spawn::Binary;
+use crate::users::UserMap;
+
+/// How long making one may take: some ten system calls and the start of a program.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Tries out whether pods can have user namespaces on this machine, with files in `directories`. To be used within a
+/// tokio runtime; safe to cancel.
+///
+/// # Errors
+/// What can't be done, in words.
+pub async fn try_user_namespaces(supervisor: &Path, directories: &[&Path]) -> Result<(), String> {
+    let binary = Binary::open(supervisor).map_err(|error| chain(&error))?;
+    try_users(&binary, directories, None).await
+}
+
+/// Tries to make a user namespace, to map the ids of files in `directories`, and of root filesystems. Safe to cancel.
+///
+/// # Errors
+/// What can't be done, in words.
+pub(crate) async fn try_users(
+    binary: &Binary,
+    directories: &[&Path],
+    rootfs: Option<&dyn RootFilesystems>,
+) -> Result<(), String> {
+    let users = make(binary).await.map_err(|error| chain(&error))?;
+    for directory in directories {
+        let path = directory.display();
+        runtime::mount::try_mapping(directory, |mount| users.map_ids(mount))
+            .map_err(|cause| format!("mapping the ids of files in \"{path}\": {cause}"))?;
+    }
+    match rootfs {
+        Some(rootfs) => rootfs.try_mapping(users).await.map_err(|error| chain(&error)),
+        None => Ok(()),
+    }
+}
+
+async fn make(binary: &Binary) -> Result<UserMap, Error> {
+    let (step, subject) = ("making a user namespace", "trial");
+    let failed = |cause: std::io::Error| Error::step(step, subject, cause);
+    let mut holder = Command::new(format!("/proc/self/fd/{}", binary.executable().as_raw_fd()))
+        .arg(HOLD_USER_NAMESPACE)
+        .env_clear()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(failed)?;
+    let work = async {
+        let missing = || failed(std::io::Error::other("the supervisor binary could not"));
+        let mut said = String::new();
+        let output = holder.stdout.take().ok_or_else(missing)?;
+        BufReader::new(output).read_line(&mut said).await.map_err(failed)?;
+        if said.is_empty() {
+            return Err(missing());
+        }
+        let users = UserMap::open(&PathBuf::from(said.trim_end()))?;
+        drop(holder.stdin.take());
+        holder.wait().await.map_err(failed)?;
+        Ok(users)
+    };
+    within((step, subject, PATIENCE), work).await
+}
