@@ -38,11 +38,13 @@ fn code(error: &Error) -> Code {
         Error::NotFound { .. } | Error::NoImage { .. } => Code::NotFound,
         Error::NameTaken { .. } => Code::AlreadyExists,
         Error::WrongState { .. } => Code::FailedPrecondition,
-        Error::Refused { .. } | Error::Ambiguous { .. } => Code::InvalidArgument,
+        Error::Refused { .. } | Error::Ambiguous { .. } | Error::RecursiveReadOnly { .. } => {
+            Code::InvalidArgument
+        }
         Error::NetworkNotReady { .. } | Error::OutOfTouch { .. } | Error::ShuttingDown => Code::Unavailable,
         Error::Deadline { .. } | Error::TimedOut { .. } => Code::DeadlineExceeded,
         Error::Exhausted { .. } => Code::ResourceExhausted,
-        Error::Undone { cause, .. } => code(cause),
+        Error::Undone { cause, .. } | Error::ImageVolume { cause } => code(cause),
         Error::Start { .. } | Error::Step { .. } => Code::Internal,
     }
 }

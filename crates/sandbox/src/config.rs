@@ -27,6 +27,23 @@ pub struct Config {
     pub deadlines: Deadlines,
 }
 
+/// What this host and the default runtime handler can do (CRI RuntimeHandlerFeatures).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Features {
+    /// A mount can be made read-only with all below it: mount_setattr(2), since Linux 5.12.
+    pub recursive_read_only_mounts: bool,
+    /// Pods can have a user namespace of their own.
+    pub user_namespaces: bool,
+}
+
+impl Features {
+    /// Asks the kernel.
+    pub(crate) fn detect() -> Self {
+        let recursive_read_only_mounts = runtime::mount::can_be_read_only_with_all_below();
+        Self { recursive_read_only_mounts, user_namespaces: false }
+    }
+}
+
 /// Who makes cgroups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum CgroupDriver {

@@ -30,7 +30,7 @@ pub mod stats;
 mod supervisor;
 mod undo;
 
-pub use config::{CgroupDriver, Config, Deadlines, Handler};
+pub use config::{CgroupDriver, Config, Deadlines, Features, Handler};
 pub use container::config::{
     ContainerConfig, ContainerMetadata, ContainerNamespaces, ContainerSecurity, Device, ImageReference,
     Mount, MountAccess, MountSource, Profile, Propagation, RunAs, SelinuxOptions, Stdin,

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use crate::adopt::adopt;
 use crate::clock;
-use crate::config::{CgroupDriver, Config};
+use crate::config::{CgroupDriver, Config, Features};
 use crate::container::config::ContainerConfig;
 use crate::container::status::{ContainerFilter, ContainerStatus};
 use crate::error::{Error, Kind, chain};
@@ -77,6 +77,7 @@ impl Pods {
             store: Store::open(&config.state_dir)?,
             supervisor: Binary::open(&config.supervisor)?,
             host,
+            features: Features::detect(),
             registry: Registry::new(),
             events: Events::new(),
             network,
@@ -90,6 +91,11 @@ impl Pods {
         let pods = Self { shared, actors: Arc::default() };
         pods.adopt_all().await;
         Ok(pods)
+    }
+
+    /// What this host can do.
+    pub fn features(&self) -> Features {
+        self.shared.features
     }
 
     async fn adopt_all(&self) {

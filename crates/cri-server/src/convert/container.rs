@@ -135,6 +135,9 @@ fn source(
     sub_path: String,
 ) -> Result<MountSource, Error> {
     if let Some(spec) = image.filter(|spec| !spec.image.is_empty()) {
+        if !host_path.is_empty() {
+            return Err(field.refused("host_path", "excludes image"));
+        }
         return Ok(MountSource::Image { image: self::image(spec, &field.path("image"))?, sub_path });
     }
     if !sub_path.is_empty() {

@@ -48,15 +48,15 @@ pub(super) enum Way {
 /// The directories of one overlay.
 struct Parts<'a> {
     lowers: Vec<&'a OwnedFd>,
-    upper: OwnedFd,
-    work: OwnedFd,
+    /// The upper directory and overlay's own; a mount without them can't be written to.
+    writable: Option<(OwnedFd, OwnedFd)>,
     /// A directory to mount on where the kernel wants one.
     dir: &'a Path,
     durability: Durability,
 }
 
 /// A step that failed, and why.
-type Failure = (&'static str, io::Error);
+pub(super) type Failure = (&'static str, io::Error);
 
 impl Mounter {
     pub(super) fn new(empty: PathBuf, durability: Durability) -> Mounter {
@@ -65,18 +65,37 @@ impl Mounter {
 
     /// Mounts `lowers`, from the top downwards, below the container's directory `dir`.
     pub(super) fn mount(&self, container: &str, dir: &Path, lowers: &[OwnedFd]) -> Result<OwnedFd, Error> {
-        let failed = |(action, cause)| Error::RootfsMount { container: container.to_owned(), action, cause };
-        let open = |path: &Path| open_place(path).map_err(|cause| failed(("open a directory of", cause)));
-        let empty = if lowers.is_empty() { Some(open(&self.empty)?) } else { None };
+        let open = |name| open_place(&dir.join(name)).map_err(|cause| ("open a directory of", cause));
+        let writable = || Ok((open(UPPER)?, open(WORK)?));
+        let mounted = writable().and_then(|writable| self.overlay(dir, lowers, Some(writable)));
+        mounted.map_err(|failure| error(container, failure))
+    }
+
+    /// Mounts `lowers`, from the top downwards, read-only, for the container with the directory `dir`.
+    pub(super) fn view(&self, container: &str, dir: &Path, lowers: &[OwnedFd]) -> Result<OwnedFd, Error> {
+        self.overlay(dir, lowers, None).map_err(|failure| error(container, failure))
+    }
+
+    fn overlay(
+        &self,
+        dir: &Path,
+        lowers: &[OwnedFd],
+        writable: Option<(OwnedFd, OwnedFd)>,
+    ) -> Result<OwnedFd, Failure> {
+        // Overlay takes no fewer directories: one below another, two where none is above them.
+        let least = if writable.is_some() { 1 } else { 2 };
+        let empty = match lowers.len() < least {
+            true => Some(open_place(&self.empty).map_err(|cause| ("open a directory of", cause))?),
+            false => None,
+        };
         let parts = Parts {
             lowers: lowers.iter().chain(&empty).collect(),
-            upper: open(&dir.join(UPPER))?,
-            work: open(&dir.join(WORK))?,
+            writable,
             dir,
             durability: self.durability,
         };
         if let Some(way) = self.way.get() {
-            return parts.mount(*way).map_err(failed);
+            return parts.mount(*way);
         }
         let mut outcome = parts.mount(Way::Descriptors).map(|fd| (Way::Descriptors, fd));
         for way in [Way::Paths, Way::PrivateNamespace] {
@@ -85,13 +104,24 @@ impl Mounter {
                 other => other,
             };
         }
-        let (way, mount) = outcome.map_err(failed)?;
+        let (way, mount) = outcome?;
         let _ = self.way.set(way);
         Ok(mount)
     }
 }
 
+fn error(container: &str, (action, cause): Failure) -> Error {
+    Error::RootfsMount { container: container.to_owned(), action, cause }
+}
+
 impl Parts<'_> {
+    fn attributes(&self) -> MountAttrFlags {
+        match self.writable {
+            Some(_) => MountAttrFlags::empty(),
+            None => MountAttrFlags::MOUNT_ATTR_RDONLY,
+        }
+    }
+
     fn mount(&self, way: Way) -> Result<OwnedFd, Failure> {
         match way {
             Way::Descriptors | Way::Paths => self.by_context(way),
@@ -106,7 +136,7 @@ impl Parts<'_> {
         configured.map_err(|errno| ("configure", explained(&context, errno)))?;
         let created = rustix::mount::fsconfig_create(&context);
         created.map_err(|errno| ("create", explained(&context, errno)))?;
-        let mount = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty());
+        let mount = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, self.attributes());
         mount.map_err(|errno| ("mount", explained(&context, errno)))
     }
 
@@ -121,12 +151,15 @@ impl Parts<'_> {
         for lower in &self.lowers {
             set("lowerdir+", lower)?;
         }
-        set("upperdir", &self.upper)?;
-        set("workdir", &self.work)?;
+        if let Some((upper, work)) = &self.writable {
+            set("upperdir", upper)?;
+            set("workdir", work)?;
+        }
         for (key, value) in OPTIONS {
             rustix::mount::fsconfig_set_string(context, key, value)?;
         }
         match self.durability {
+            Durability::Volatile if self.writable.is_none() => Ok(()),
             Durability::Synced => Ok(()),
             Durability::Volatile => rustix::mount::fsconfig_set_flag(context, "volatile"),
         }
@@ -135,39 +168,54 @@ impl Parts<'_> {
     /// Mounts on a directory in a mount namespace that only a short-lived thread is in, and takes the mount from there.
     fn by_private_namespace(&self) -> Result<OwnedFd, Failure> {
         let failed = |errno: Errno| ("mount", errno.into());
-        let in_thread = || -> Result<OwnedFd, Failure> {
-            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)
-                .map_err(|errno| ("make a mount namespace for", errno.into()))?;
-            let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-            rustix::mount::mount_change("/", private).map_err(failed)?;
+        in_private_namespace(|| {
             // Overlay takes directories of the caller's own namespace only, so all are opened again here.
             let open = |dir: &OwnedFd| reopen(dir).map_err(|cause| ("open a directory of", cause));
             let lowers = self.lowers.iter().map(|lower| open(lower)).collect::<Result<Vec<_>, _>>()?;
-            let (upper, work) = (open(&self.upper)?, open(&self.work)?);
-            let options = options(&lowers, &upper, &work, self.durability);
+            let writable = match &self.writable {
+                Some((upper, work)) => Some((open(upper)?, open(work)?)),
+                None => None,
+            };
+            let options = options(&lowers, writable.as_ref(), self.durability);
             let options = std::ffi::CString::new(options).map_err(|cause| ("mount", cause.into()))?;
             let target = self.dir.join(WORK);
-            rustix::mount::mount("overlay", &target, "overlay", MountFlags::empty(), &*options)
-                .map_err(failed)?;
+            let flags = if writable.is_some() { MountFlags::empty() } else { MountFlags::RDONLY };
+            rustix::mount::mount("overlay", &target, "overlay", flags, &*options).map_err(failed)?;
             let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
             rustix::mount::open_tree(CWD, &target, flags).map_err(failed)
-        };
-        std::thread::scope(|scope| match scope.spawn(in_thread).join() {
-            Ok(outcome) => outcome,
-            Err(_) => Err(("mount", io::Error::other("the mounting thread failed"))),
         })
     }
 }
 
+/// Does work in a mount namespace that only a short-lived thread is in, from which nothing reaches the host's.
+pub(super) fn in_private_namespace<T: Send>(
+    work: impl FnOnce() -> Result<T, Failure> + Send,
+) -> Result<T, Failure> {
+    let in_thread = || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)
+            .map_err(|errno| ("make a mount namespace for", errno.into()))?;
+        let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+        rustix::mount::mount_change("/", private)
+            .map_err(|errno| ("make a mount namespace for", errno.into()))?;
+        work()
+    };
+    std::thread::scope(|scope| match scope.spawn(in_thread).join() {
+        Ok(outcome) => outcome,
+        Err(_) => Err(("mount", io::Error::other("the mounting thread failed"))),
+    })
+}
+
 /// The options as one text, which must fit a page: enough for some 200 layers by these short paths.
-fn options(lowers: &[OwnedFd], upper: &OwnedFd, work: &OwnedFd, durability: Durability) -> String {
+fn options(lowers: &[OwnedFd], writable: Option<&(OwnedFd, OwnedFd)>, durability: Durability) -> String {
     let lowers: Vec<String> = lowers.iter().map(proc_path).collect();
     let mut text = format!("lowerdir={}", lowers.join(":"));
-    text += &format!(",upperdir={},workdir={}", proc_path(upper), proc_path(work));
+    if let Some((upper, work)) = writable {
+        text += &format!(",upperdir={},workdir={}", proc_path(upper), proc_path(work));
+    }
     for (key, value) in OPTIONS {
         text += &format!(",{key}={value}");
     }
-    if durability == Durability::Volatile {
+    if durability == Durability::Volatile && writable.is_some() {
         text += ",volatile";
     }
     text
@@ -183,7 +231,7 @@ fn proc_path(dir: &OwnedFd) -> String {
     format!("/proc/self/fd/{}", dir.as_raw_fd())
 }
 
-fn open_place(path: &Path) -> io::Result<OwnedFd> {
+pub(super) fn open_place(path: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(rustix::fs::open(path, flags, Mode::empty())?)
 }
@@ -238,8 +286,10 @@ mod tests {
             let [a, b] = ["a", "b"].map(|name| open_place(&dir.path().join(name)).unwrap());
             let parts = Parts {
                 lowers: vec![&b, &a],
-                upper: open_place(&dir.path().join("upper")).unwrap(),
-                work: open_place(&dir.path().join("work")).unwrap(),
+                writable: Some((
+                    open_place(&dir.path().join("upper")).unwrap(),
+                    open_place(&dir.path().join("work")).unwrap(),
+                )),
                 dir: dir.path(),
                 durability: Durability::Synced,
             };

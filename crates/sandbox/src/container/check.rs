@@ -7,7 +7,10 @@ use std::path::Path;
 use runtime::plan::Plan;
 use runtime::wire::MAX_DESCRIPTORS;
 
-use crate::container::config::{ContainerConfig, MountSource, Profile, Propagation, SelinuxOptions};
+use crate::config::Features;
+use crate::container::config::{
+    ContainerConfig, Mount, MountAccess, MountSource, Profile, Propagation, SelinuxOptions,
+};
 use crate::error::{Error, chain};
 use crate::pod::config::{NamespaceMode, PodConfig};
 use crate::sources::Looker;
@@ -106,18 +109,33 @@ fn profiles(container: &ContainerConfig) -> Result<(), Error> {
 fn mounts(container: &ContainerConfig) -> Result<(), Error> {
     for (at, mount) in container.mounts.iter().enumerate() {
         let refuse = |field: &str, why: &str| Err(Error::refused(format!("mounts[{at}].{field}"), why));
-        match &mount.source {
-            MountSource::Image { .. } => return refuse("image", "image volumes are not supported yet"),
-            MountSource::Host(_) if mount.id_mapping.is_some() => {
-                return refuse("uidMappings", "id-mapped mounts are not supported yet");
+        if mount.id_mapping.is_some() {
+            return refuse("uidMappings", "id-mapped mounts are not supported yet");
+        }
+        if let MountSource::Image { .. } = &mount.source {
+            if mount.access == MountAccess::ReadWrite {
+                return refuse("readonly", "an image volume is always read-only");
             }
-            MountSource::Host(_) if !mount.options.is_empty() => {
-                return refuse("mount_options", "mount options are not supported yet");
+            if mount.propagation == Propagation::Bidirectional {
+                return refuse("propagation", "nothing of the host's is below an image volume");
             }
-            MountSource::Host(_) => {}
         }
     }
     Ok(())
+}
+
+/// Checks that this host can do what is asked for.
+///
+/// # Errors
+/// [`Error::RecursiveReadOnly`].
+pub(crate) fn features(features: Features, container: &ContainerConfig) -> Result<(), Error> {
+    let is_recursive = |mount: &Mount| mount.access == MountAccess::RecursiveReadOnly;
+    match container.mounts.iter().position(is_recursive) {
+        Some(at) if !features.recursive_read_only_mounts => {
+            Err(Error::RecursiveReadOnly { field: format!("mounts[{at}].recursive_read_only") })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Checks that the sources of all mounts are there and can be mounted as asked. Touches the host's filesystems, some of which may hang:

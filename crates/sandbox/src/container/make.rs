@@ -4,6 +4,7 @@
 //! |---|---|
 //! | directory | removing it |
 //! | root filesystem prepared and mounted (detached) | releasing it |
+//! | volumes of images | releasing the root |
 //! | sources, user and devices looked at | – |
 //! | specification and plan | – |
 //! | records | removing the directory |
@@ -20,6 +21,7 @@ use crate::container::check;
 use crate::container::config::ContainerConfig;
 use crate::container::state::ContainerState;
 use crate::container::status::ProcessUser;
+use crate::container::volumes;
 use crate::error::Error;
 use crate::id::ContainerId;
 use crate::record::{self, ContainerFacts, ContainerRecord, PodFacts};
@@ -97,6 +99,7 @@ async fn take_down(making: &Making, part: Part) -> Result<(), Error> {
 async fn steps(making: &Making, undo: &mut Stack<Part>) -> Result<Made, Error> {
     let config = &making.config;
     check::check(&making.pod.config, config)?;
+    check::features(making.shared.features, config)?;
     // Two short files of sysfs at most.
     spec::resources::check(&making.shared.host, &config.resources)?;
     let log_path = files::log_path(&making.pod.config.log_directory, &config.log_path)?;
@@ -106,6 +109,7 @@ async fn steps(making: &Making, undo: &mut Stack<Part>) -> Result<Made, Error> {
         .map_err(|cause| Error::step("creating the directory", directory.display().to_string(), cause))?;
     undo.push(Part::Rootfs);
     let (prepared, root) = root(making).await?;
+    let volumes = volumes::prepare(making, &prepared.config).await?;
     let found = look(making, &prepared, root).await?;
     let cgroup = format!("{}/{}", making.pod.cgroup, making.id);
     let spec = spec::build(&SpecInput {
@@ -113,6 +117,7 @@ async fn steps(making: &Making, undo: &mut Stack<Part>) -> Result<Made, Error> {
         pod_dir: &making.shared.store.pod_dir(&making.pod.id),
         container: config,
         image: &prepared.config,
+        volumes: &volumes,
         identity: &found.identity,
         devices: &found.devices,
         cgroup: &cgroup,
@@ -126,6 +131,7 @@ async fn steps(making: &Making, undo: &mut Stack<Part>) -> Result<Made, Error> {
         config: config.clone(),
         image_id: prepared.image_id,
         image_ref: prepared.image_ref,
+        image_volumes: volumes.image_ids(),
         user: user(found.identity),
         stop_signal: stop_signal(config, prepared.config.stop_signal.as_deref()),
         log_path,
@@ -142,9 +148,14 @@ async fn root(making: &Making) -> Result<(Prepared, OwnedFd), Error> {
     let after = making.shared.config.deadlines.rootfs;
     let work = async {
         let image = &making.config.image.reference;
-        let prepared =
-            rootfs.prepare(id, image).await.map_err(|error| rootfs_error("preparation", id, error))?;
-        let mount = rootfs.mount(id).await.map_err(|error| rootfs_error("mounting", id, error))?;
+        let prepared = rootfs
+            .prepare(id, image)
+            .await
+            .map_err(|error| rootfs_error("preparing the root filesystem", id, error))?;
+        let mount = rootfs
+            .mount(id)
+            .await
+            .map_err(|error| rootfs_error("mounting the root filesystem", id, error))?;
         Ok((prepared, mount))
     };
     within(("preparing the root filesystem", id.as_str(), after), work).await
@@ -152,28 +163,30 @@ async fn root(making: &Making) -> Result<(Prepared, OwnedFd), Error> {
 
 /// Mounts a prepared root once more.
 pub(crate) async fn mount_again(shared: &Shared, id: &ContainerId) -> Result<OwnedFd, Error> {
-    let work = async { shared.rootfs.mount(id).await.map_err(|error| rootfs_error("mounting", id, error)) };
+    let work = async {
+        shared.rootfs.mount(id).await.map_err(|error| rootfs_error("mounting the root filesystem", id, error))
+    };
     within(("mounting the root filesystem", id.as_str(), shared.config.deadlines.rootfs), work).await
 }
 
 /// Throws a root away.
 pub(crate) async fn release(shared: &Shared, id: &ContainerId) -> Result<(), Error> {
-    let work = async { shared.rootfs.release(id).await.map_err(|error| rootfs_error("release", id, error)) };
+    let work = async {
+        shared
+            .rootfs
+            .release(id)
+            .await
+            .map_err(|error| rootfs_error("releasing the root filesystem", id, error))
+    };
     within(("releasing the root filesystem", id.as_str(), shared.config.deadlines.rootfs), work).await
 }
 
-fn rootfs_error(what: &'static str, id: &ContainerId, error: RootfsError) -> Error {
+/// A step with a container's root or volumes that failed.
+pub(crate) fn rootfs_error(step: &'static str, id: &ContainerId, error: RootfsError) -> Error {
     match error {
         RootfsError::NoImage { image } => Error::NoImage { image },
         RootfsError::Full => Error::Exhausted { what: "disk space", subject: id.to_string(), cause: None },
-        RootfsError::Failed(cause) => {
-            let step = match what {
-                "preparation" => "preparing the root filesystem",
-                "mounting" => "mounting the root filesystem",
-                _ => "releasing the root filesystem",
-            };
-            Error::failed(step, id.as_str(), cause)
-        }
+        RootfsError::NoPath(cause) | RootfsError::Failed(cause) => Error::failed(step, id.as_str(), cause),
     }
 }
 
