@@ -14,7 +14,7 @@ use rustix::mount::{MoveMountFlags, OpenTreeFlags};
 
 use super::mount::{Failure, in_private_namespace, open_place};
 use super::record::ImageRecord;
-use super::{RootFilesystems, Rootfs, WORK, all_there, attributes, check_id, visible};
+use super::{Inner, RootFilesystems, Rootfs, WORK, all_there, attributes, check_id, visible};
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::layers::{Layer, make_private_dir, store};
@@ -41,10 +41,7 @@ impl RootFilesystems {
         let mut records = Vec::with_capacity(images.len());
         for (at, (id, layers)) in images.iter().enumerate() {
             let found: Vec<Layer> = visible(layers).iter().map(get).collect::<Result<_, _>>()?;
-            let top = dir.join(IMAGES).join(at.to_string());
-            make_private_dir(&top)?;
-            attributes::copy(&top, &found, &inner.lowers(&found)?)
-                .map_err(|cause| store("set the attributes of", &top, cause))?;
+            inner.make_top(&dir.join(IMAGES).join(at.to_string()), &found)?;
             held.push(found);
             records.push(ImageRecord { id: id.clone(), layers: layers.clone() });
         }
@@ -74,15 +71,40 @@ impl RootFilesystems {
         let rootfs = rootfs.ok_or_else(|| Error::RootfsMissing { container: container.to_owned() })?;
         let (at, layers) = find(&rootfs, image)?;
         let dir = inner.dir.join(container);
-        let mut lowers = vec![open_top(&dir.join(IMAGES).join(at.to_string()))?];
-        lowers.extend(inner.lowers(layers)?);
-        let mount = inner.mounter.view(container, &dir, &lowers)?;
+        let mount = inner.view(container, (&dir.join(IMAGES).join(at.to_string()), layers))?;
         if path.as_os_str().is_empty() {
             return Ok(mount);
         }
         let failed = |cause| Error::ImagePath { image: image.clone(), path: path.to_owned(), cause };
         let place = find_in(&mount, path, OFlags::PATH).map_err(|errno| failed(errno.into()))?;
         part(&mount, &place, &dir.join(WORK)).map_err(|(_, cause)| failed(cause))
+    }
+
+    /// A read-only mount of what a container's root began as. Not the root once more: overlay empties the directory that
+    /// it works in when it is mounted, under the feet of the mount that the container has.
+    pub(super) fn own_image(&self, container: &str) -> Result<OwnedFd, Error> {
+        let inner = &*self.inner;
+        let rootfs = inner.containers().get(container).cloned();
+        let rootfs = rootfs.ok_or_else(|| Error::RootfsMissing { container: container.to_owned() })?;
+        all_there(rootfs.record.layers(), &rootfs.layers)?;
+        let top = inner.dir.join(container).join(IMAGES).join("own");
+        inner.make_top(&top, &rootfs.layers)?;
+        inner.view(container, (&top, &rootfs.layers))
+    }
+}
+
+impl Inner {
+    /// Makes the directory with what the topmost of these layers doesn't say.
+    fn make_top(&self, top: &Path, layers: &[Layer]) -> Result<(), Error> {
+        make_private_dir(top)?;
+        attributes::copy(top, layers, &self.lowers(layers)?)
+            .map_err(|cause| store("set the attributes of", top, cause))
+    }
+
+    fn view(&self, container: &str, (top, layers): (&Path, &[Layer])) -> Result<OwnedFd, Error> {
+        let mut lowers = vec![open_place(top).map_err(|cause| store("open", top, cause))?];
+        lowers.extend(self.lowers(layers)?);
+        self.mounter.view(container, &self.dir.join(container), &lowers)
     }
 }
 
@@ -93,10 +115,6 @@ fn find<'r>(rootfs: &'r Rootfs, image: &Digest) -> Result<(usize, &'r [Layer]), 
         .ok_or_else(|| Error::ImageMissing { image: image.to_string() })?;
     all_there(&record.layers, layers)?;
     Ok((at, layers))
-}
-
-fn open_top(path: &Path) -> Result<OwnedFd, Error> {
-    open_place(path).map_err(|cause| store("open", path, cause))
 }
 
 /// Opens what is at a path of a root, links followed inside of it.

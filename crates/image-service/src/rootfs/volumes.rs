@@ -18,7 +18,7 @@ use crate::layers::{make_private_dir, store};
 pub(super) const VOLUMES: &str = "volumes";
 
 impl RootFilesystems {
-    /// Makes the volumes of a container with a root filesystem: a directory for each path, with what its root has there
+    /// Makes the volumes of a container with a root filesystem: a directory for each path, with what its image has there
     /// (owners, modes, times, extended attributes and all below), empty where it has nothing. They go with the root.
     ///
     /// # Errors
@@ -29,20 +29,20 @@ impl RootFilesystems {
         if paths.is_empty() {
             return Ok(Vec::new());
         }
-        let root = self.mount(container)?;
+        let image = self.own_image(container)?;
         let below = self.inner.dir.join(container).join(VOLUMES);
         make_private_dir(&below)?;
         let mut made = Vec::with_capacity(paths.len());
         for (at, path) in paths.iter().enumerate() {
             let volume = below.join(at.to_string());
-            fill(&root, path, &volume)?;
+            fill(&image, path, &volume)?;
             made.push(volume);
         }
         Ok(made)
     }
 }
 
-fn fill(root: &OwnedFd, path: &Path, volume: &Path) -> Result<(), Error> {
+fn fill(image: &OwnedFd, path: &Path, volume: &Path) -> Result<(), Error> {
     let failed = |cause| match store("create", volume, cause) {
         Error::Store { cause, .. } => Error::Volume { path: path.to_owned(), cause },
         full => full,
@@ -50,7 +50,7 @@ fn fill(root: &OwnedFd, path: &Path, volume: &Path) -> Result<(), Error> {
     // What is written into the volume belongs to whom the image says; ours is only the way to it.
     rustix::fs::mkdir(volume, Mode::from_raw_mode(0o755)).map_err(|errno| failed(errno.into()))?;
     let directory = OFlags::RDONLY | OFlags::DIRECTORY;
-    let source = match find_in(root, path, directory) {
+    let source = match find_in(image, path, directory) {
         Ok(source) => source,
         Err(Errno::NOENT) => {
             return rustix::fs::chmod(volume, Mode::from_raw_mode(0o755)).map_err(|e| failed(e.into()));
