@@ -23,6 +23,8 @@ pub struct Config {
     pub default_cgroup_parent: String,
     /// Runtime handlers by name. The empty name is the default handler and is always there.
     pub handlers: BTreeMap<String, Handler>,
+    /// Where files of the Container Device Interface are looked for; later ones go before earlier ones.
+    pub cdi_spec_dirs: Vec<PathBuf>,
     /// How long each kind of step may take.
     pub deadlines: Deadlines,
 }

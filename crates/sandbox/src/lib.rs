@@ -6,6 +6,7 @@
 //! processes and sockets.
 
 mod adopt;
+mod cdi;
 pub mod clock;
 pub mod config;
 pub mod container;

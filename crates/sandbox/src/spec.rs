@@ -20,6 +20,7 @@ use std::path::Path;
 use runtime::identity::Identity;
 use runtime::spec::oci;
 
+use crate::cdi::Edits;
 use crate::container::config::ContainerConfig;
 use crate::container::volumes::Volumes;
 use crate::error::Error;
@@ -39,6 +40,8 @@ pub(crate) struct SpecInput<'a> {
     pub(crate) image: &'a ImageConfig,
     /// Volumes that are not the host's.
     pub(crate) volumes: &'a Volumes,
+    /// What CDI devices change.
+    pub(crate) cdi: &'a Edits,
     pub(crate) identity: &'a Identity,
     /// Devices of the host that the container gets.
     pub(crate) devices: &'a [HostDevice],

@@ -26,9 +26,6 @@ pub(crate) fn check(pod: &PodConfig, container: &ContainerConfig) -> Result<(), 
     if container.image.reference.is_empty() {
         return Err(Error::refused("image.image", "is empty"));
     }
-    if !container.cdi_devices.is_empty() {
-        return Err(Error::refused("CDI_devices", "CDI devices are not supported yet"));
-    }
     if container.security.privileged && !pod.security.privileged {
         let why = "a privileged container needs a sandbox that allows it";
         return Err(Error::refused("linux.security_context.privileged", why));

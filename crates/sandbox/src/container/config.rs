@@ -31,7 +31,7 @@ pub struct ContainerConfig {
     pub mounts: Vec<Mount>,
     /// Devices of the host.
     pub devices: Vec<Device>,
-    /// CDI devices by name, which this runtime refuses yet.
+    /// CDI devices by their qualified names, `vendor.com/class=name`.
     pub cdi_devices: Vec<String>,
     /// Labels.
     pub labels: BTreeMap<String, String>,

@@ -16,6 +16,7 @@ use runtime::identity::{self, Identity};
 use runtime::plan::{Plan, PlanInput, ProcessPlan};
 use runtime::spec::oci;
 
+use crate::cdi::{self, Edits};
 use crate::clock;
 use crate::container::check;
 use crate::container::config::ContainerConfig;
@@ -118,6 +119,7 @@ async fn steps(making: &Making, undo: &mut Stack<Part>) -> Result<Made, Error> {
         container: config,
         image: &prepared.config,
         volumes: &volumes,
+        cdi: &found.cdi,
         identity: &found.identity,
         devices: &found.devices,
         cgroup: &cgroup,
@@ -194,22 +196,30 @@ pub(crate) fn rootfs_error(step: &'static str, id: &ContainerId, error: RootfsEr
 struct Found {
     identity: Identity,
     devices: Vec<devices::HostDevice>,
+    cdi: Edits,
     root: OwnedFd,
 }
 
 async fn look(making: &Making, prepared: &Prepared, root: OwnedFd) -> Result<Found, Error> {
     let config = making.config.clone();
     let request = spec::process::user_request(&config, &prepared.config);
+    let directories = making.shared.config.cdi_spec_dirs.clone();
     let attempt = ("looking at mount sources, user and devices", making.id.as_str());
     on_sources(&making.shared, attempt, move |looker| {
         check::sources_exist(&config, looker)?;
-        let identity =
+        let mut cdi = cdi::edits(&directories, &config, looker)?;
+        let mut identity =
             identity::resolve(root.as_fd(), &request).map_err(|error| identity_error(&config, &error))?;
         let mut found = if config.security.privileged { devices::all() } else { Vec::new() };
-        let asked = devices::gather(&config.devices)?;
-        found.retain(|host| !asked.iter().any(|own| own.node().path() == host.node().path()));
-        found.extend(asked);
-        Ok(Found { identity, devices: found, root })
+        for asked in [devices::gather(&config.devices)?, std::mem::take(&mut cdi.devices)] {
+            found.retain(|host| !asked.iter().any(|own| own.path == host.path));
+            found.extend(asked);
+        }
+        devices::own(&mut found, &identity);
+        identity.additional_gids.append(&mut cdi.gids);
+        identity.additional_gids.sort_unstable();
+        identity.additional_gids.dedup();
+        Ok(Found { identity, devices: found, cdi, root })
     })
     .await
 }

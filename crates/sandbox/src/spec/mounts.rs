@@ -25,6 +25,11 @@ pub(crate) fn mounts(input: &SpecInput<'_>) -> Result<Vec<oci::Mount>, Error> {
         all.push(volume(at, mount, &input.volumes.images)?);
     }
     all.extend(input.volumes.declared.iter().map(|(path, source)| bind(source, path, &["rw", "rprivate"])));
+    for mount in &input.cdi.mounts {
+        let target = clean(mount.destination());
+        all.retain(|other| clean(other.destination()) != target);
+        all.push(mount.clone());
+    }
     // Stable: of two mounts at one depth the one that was asked for first is made first.
     all.sort_by_key(|mount| clean(mount.destination()).components().count());
     Ok(all)
@@ -169,6 +174,7 @@ pub(crate) fn clean(path: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cdi::Edits;
     use crate::container::config::ContainerConfig;
     use crate::container::volumes::Volumes;
     use crate::pod::config::PodConfig;
@@ -198,6 +204,7 @@ mod tests {
             container: &container,
             image: &ImageConfig::default(),
             volumes: &Volumes::default(),
+            cdi: &Edits::default(),
             identity: &identity,
             devices: &[],
             cgroup: "/c",
