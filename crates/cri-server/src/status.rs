@@ -83,4 +83,15 @@ mod tests {
         assert_eq!(status.code(), Code::DeadlineExceeded);
         assert!(status.message().ends_with("took too long: the plugin hangs"), "{status}");
     }
+
+    #[test]
+    fn what_kubelet_knows_by_a_word_begins_with_it() {
+        let missing = Error::NoImage { image: "i".into() };
+        let status = of_sandbox(&Error::ImageVolume { cause: Arc::new(missing) });
+        assert_eq!(status.code(), Code::NotFound);
+        assert_eq!(status.message(), "ImageVolumeMountFailed: image \"i\" does not exist");
+        let status = of_sandbox(&Error::RecursiveReadOnly { field: "mounts[0].recursive_read_only".into() });
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert!(status.message().starts_with("RROUnsupported: mounts[0]."), "{status}");
+    }
 }

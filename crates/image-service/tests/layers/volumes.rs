@@ -93,7 +93,8 @@ pub(crate) fn declared_volumes_begin_as_the_image_has_them(form: Form) {
     let root = store.image(&[lower, upper]);
     let paths = ["/data", "/link", "/climb", "/missing"].map(PathBuf::from);
     let made = store.roots.make_volumes("container", &paths).unwrap();
-    std::fs::write(root.at("new"), "").expect("the root is as usable as before");
+    // The root is as usable as before.
+    std::fs::write(root.at("new"), "").unwrap();
     let expected = snapshot(&root.at("data"));
     for volume in &made[..3] {
         assert_eq!(snapshot(volume), expected, "{}", volume.display());

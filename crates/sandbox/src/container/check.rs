@@ -173,3 +173,29 @@ pub(crate) fn mounts_fit(container: &ContainerConfig, plan: &Plan) -> Result<(),
     let ours = plan.sources.len().saturating_sub(container.mounts.len());
     Err(Error::refused("mounts", format!("are more than {}", most.saturating_sub(ours))))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_cannot_do_is_refused_in_kubelets_words() {
+        let mount = |access| Mount {
+            container_path: "/data".into(),
+            source: MountSource::Host("/srv".into()),
+            access,
+            propagation: Propagation::Private,
+            selinux_relabel: false,
+            id_mapping: None,
+            options: vec![],
+        };
+        let mounts = vec![mount(MountAccess::ReadOnly), mount(MountAccess::RecursiveReadOnly)];
+        let container = ContainerConfig { mounts, ..ContainerConfig::default() };
+        let all = Features { recursive_read_only_mounts: true, user_namespaces: false };
+        features(all, &container).unwrap();
+        let none = Features { recursive_read_only_mounts: false, ..all };
+        let refused = features(none, &container).unwrap_err().to_string();
+        assert!(refused.starts_with("RROUnsupported: mounts[1].recursive_read_only: "), "{refused}");
+        features(none, &ContainerConfig::default()).unwrap();
+    }
+}
