@@ -306,6 +306,12 @@ mod tests {
                 fs::read_dir(&root).unwrap().map(|entry| entry.unwrap().file_name()).collect();
             assert_eq!(names, BTreeSet::from(["both".into(), "from-a".into()]), "{way:?}");
             assert_eq!(fs::read_to_string(format!("{root}/both")).unwrap(), "b", "{way:?}");
+            drop(mount);
+            let view = Parts { writable: None, ..parts }.mount(way).unwrap();
+            let root = proc_path(&view);
+            assert_eq!(fs::read_to_string(format!("{root}/both")).unwrap(), "b", "{way:?}");
+            let refused = fs::write(format!("{root}/new"), "").unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::ReadOnlyFilesystem, "{way:?}");
             let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
             assert!(!table.contains(dir.path().to_str().unwrap()), "{way:?}: {table}");
         }
