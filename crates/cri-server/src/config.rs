@@ -25,6 +25,8 @@ pub(crate) struct Config {
     pub(crate) cni_bin_dir: Vec<PathBuf>,
     /// `<host>/hosts.toml` per registry, `_default` included.
     pub(crate) registry_config_dir: PathBuf,
+    /// Where files of the Container Device Interface are looked for; later directories go before earlier ones.
+    pub(crate) cdi_spec_dirs: Vec<PathBuf>,
     /// The least important level that is logged: error, warn, info, debug, trace.
     pub(crate) log_level: LogLevel,
     /// How log lines look on standard error.
@@ -118,6 +120,7 @@ impl Default for Config {
             cni_conf_dir: "/etc/cni/net.d".into(),
             cni_bin_dir: vec!["/opt/cni/bin".into()],
             registry_config_dir: "/etc/knarr/certs.d".into(),
+            cdi_spec_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
             log_level: LogLevel::Info,
             log_format: LogFormat::Text,
             network: NetworkConfig::default(),
@@ -170,6 +173,7 @@ impl Config {
         ];
         paths.into_iter().try_for_each(|(key, path)| absolute(key, path))?;
         self.cni_bin_dir.iter().try_for_each(|path| absolute("cni_bin_dir", path))?;
+        self.cdi_spec_dirs.iter().try_for_each(|path| absolute("cdi_spec_dirs", path))?;
         self.network.check()
     }
 
@@ -256,10 +260,11 @@ mod tests {
     #[test]
     fn values_that_cannot_be_honoured_are_refused_with_their_key() {
         type Break = fn(&mut Config);
-        let broken: [(&str, Break); 6] = [
+        let broken: [(&str, Break); 7] = [
             ("listen", |c| c.listen = "tcp://127.0.0.1:1".into()),
             ("root", |c| c.root = "relative".into()),
             ("cni_bin_dir", |c| c.cni_bin_dir.push("bin".into())),
+            ("cdi_spec_dirs", |c| c.cdi_spec_dirs.push("cdi".into())),
             ("network.plugin_deadline", |c| c.network.plugin_deadline = 0),
             ("network.bridge", |c| c.network.bridge = "much-too-long-for-a-name".into()),
             ("network.subnets", |c| c.network.subnets = vec!["10.0.0.0/31".into()]),

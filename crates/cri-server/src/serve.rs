@@ -189,6 +189,7 @@ fn pod_config(config: &Config, open_files: Option<u64>) -> Result<sandbox::Confi
         cgroup_driver: CgroupDriver::Cgroupfs,
         default_cgroup_parent: CGROUP_PARENT.to_owned(),
         handlers: std::collections::BTreeMap::new(),
+        cdi_spec_dirs: config.cdi_spec_dirs.clone(),
         deadlines: Deadlines::default(),
     })
 }

@@ -38,11 +38,13 @@ fn code(error: &Error) -> Code {
         Error::NotFound { .. } | Error::NoImage { .. } => Code::NotFound,
         Error::NameTaken { .. } => Code::AlreadyExists,
         Error::WrongState { .. } => Code::FailedPrecondition,
-        Error::Refused { .. } | Error::Ambiguous { .. } => Code::InvalidArgument,
+        Error::Refused { .. } | Error::Ambiguous { .. } | Error::RecursiveReadOnly { .. } => {
+            Code::InvalidArgument
+        }
         Error::NetworkNotReady { .. } | Error::OutOfTouch { .. } | Error::ShuttingDown => Code::Unavailable,
         Error::Deadline { .. } | Error::TimedOut { .. } => Code::DeadlineExceeded,
         Error::Exhausted { .. } => Code::ResourceExhausted,
-        Error::Undone { cause, .. } => code(cause),
+        Error::Undone { cause, .. } | Error::ImageVolume { cause } => code(cause),
         Error::Start { .. } | Error::Exec { .. } | Error::Step { .. } => Code::Internal,
     }
 }
@@ -80,5 +82,16 @@ mod tests {
         let status = of_sandbox(&undone);
         assert_eq!(status.code(), Code::DeadlineExceeded);
         assert!(status.message().ends_with("took too long: the plugin hangs"), "{status}");
+    }
+
+    #[test]
+    fn what_kubelet_knows_by_a_word_begins_with_it() {
+        let missing = Error::NoImage { image: "i".into() };
+        let status = of_sandbox(&Error::ImageVolume { cause: Arc::new(missing) });
+        assert_eq!(status.code(), Code::NotFound);
+        assert_eq!(status.message(), "ImageVolumeMountFailed: image \"i\" does not exist");
+        let status = of_sandbox(&Error::RecursiveReadOnly { field: "mounts[0].recursive_read_only".into() });
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert!(status.message().starts_with("RROUnsupported: mounts[0]."), "{status}");
     }
 }

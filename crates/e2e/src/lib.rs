@@ -12,6 +12,7 @@ mod dead_mount;
 pub mod image;
 pub mod leaks;
 pub mod needs;
+pub mod newest;
 pub mod node;
 pub mod registry;
 mod until;

@@ -199,7 +199,7 @@ impl Node {
         let toml = format!(
             "listen = \"unix://{dir}/state/knarr.sock\"\nroot = \"{dir}/root\"\nstate = \"{dir}/state\"\n\
              cni_conf_dir = \"{dir}/cni\"\ncni_bin_dir = [\"{dir}/plugins\", \"/usr/lib/cni\"]\nregistry_config_dir = \"{dir}/certs.d\"\n\
-             log_level = \"debug\"\n[network]\nbuiltin = {builtin}\nbridge = \"{bridge}\"\nsubnets = [\"{subnet}.0/24\"]\n",
+             cdi_spec_dirs = [\"{dir}/cdi-fixed\", \"{dir}/cdi-run\"]\nlog_level = \"debug\"\n[network]\nbuiltin = {builtin}\nbridge = \"{bridge}\"\nsubnets = [\"{subnet}.0/24\"]\n",
             dir = self.directory.path().display(),
             builtin = self.network == Network::BuiltIn,
             bridge = self.bridge(),

@@ -310,6 +310,26 @@ pub enum Error {
         #[source]
         cause: io::Error,
     },
+    /// A path of an image that is to be mounted can't be had.
+    #[error("no \"{}\" in image \"{image}\"", path.display())]
+    ImagePath {
+        /// Digest of the image's configuration.
+        image: Digest,
+        /// The path.
+        path: PathBuf,
+        /// The kernel's reason.
+        #[source]
+        cause: io::Error,
+    },
+    /// A volume that an image declares can't be made.
+    #[error("the image's volume \"{}\" cannot be made", path.display())]
+    Volume {
+        /// Its path in the container.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        cause: io::Error,
+    },
 }
 
 /// Why a request got no whole answer: the innermost of the library's causes, which is the one that says something.
@@ -368,7 +388,8 @@ impl Error {
             | Error::BadCredentials { .. }
             | Error::AmbiguousId { .. }
             | Error::BadDigest { .. }
-            | Error::BadContainerId { .. } => ErrorKind::InvalidRequest,
+            | Error::BadContainerId { .. }
+            | Error::ImagePath { .. } => ErrorKind::InvalidRequest,
             Error::ImageMissing { .. } | Error::NoPlatform { .. } | Error::RootfsMissing { .. } => {
                 ErrorKind::NotFound
             }
@@ -396,6 +417,7 @@ impl Error {
             | Error::Redirect { .. }
             | Error::LayerMissing { .. }
             | Error::EntryUnpack { .. }
+            | Error::Volume { .. }
             | Error::RootfsMount { .. } => ErrorKind::Internal,
         }
     }

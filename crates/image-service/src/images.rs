@@ -2,13 +2,14 @@
 
 use std::collections::HashSet;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::auth::Login;
 use crate::blocking::blocking;
 use crate::catalog::Catalog;
 use crate::config::Config;
+use crate::digest::Digest;
 use crate::error::Error;
 use crate::image::{FilesystemUsage, Image, ImageId, RootfsInfo};
 use crate::layers::Layers;
@@ -181,6 +182,57 @@ impl Images {
     pub async fn try_mapping(&self, ids: IdMap) -> Result<(), Error> {
         let rootfs = self.inner.rootfs.clone();
         blocking("trying to map ids", move || rootfs.try_mapping(&ids)).await
+    }
+
+    /// Keeps images for a container with a prepared root, so that they can be mounted as its volumes: their layers stay
+    /// until its root is released. The answer has the id of each.
+    ///
+    /// Safe to cancel: it goes on to the end.
+    ///
+    /// # Errors
+    /// [`Error::ImageMissing`], [`Error::RootfsMissing`], [`Error::LayerMissing`], [`Error::NoSpace`], [`Error::Store`].
+    pub async fn hold_images(&self, container: &str, images: &[String]) -> Result<Vec<ImageId>, Error> {
+        let found = |image: &String| {
+            self.status(image)?.ok_or_else(|| Error::ImageMissing { image: image.to_owned() })
+        };
+        let found: Vec<Arc<Image>> = images.iter().map(found).collect::<Result<_, _>>()?;
+        let ids: Vec<ImageId> = found.iter().map(|image| image.id.clone()).collect();
+        let mut held: Vec<(ImageId, Vec<Digest>)> = Vec::new();
+        for image in found {
+            if !held.iter().any(|(id, _)| *id == image.id) {
+                held.push((image.id.clone(), image.layers.clone()));
+            }
+        }
+        let (rootfs, container) = (self.inner.rootfs.clone(), container.to_owned());
+        let hold = move || rootfs.hold_images(&container, &held);
+        blocking("keeping the layers of image volumes", hold).await.map(|()| ids)
+    }
+
+    /// A detached, read-only mount of an image that is kept for a container, or of what is at a path of it.
+    ///
+    /// Safe to cancel.
+    ///
+    /// # Errors
+    /// [`Error::ImagePath`], [`Error::ImageMissing`], [`Error::RootfsMissing`], [`Error::LayerMissing`],
+    /// [`Error::RootfsMount`].
+    pub async fn mount_image(&self, container: &str, id: &ImageId, path: &Path) -> Result<OwnedFd, Error> {
+        let (rootfs, container) = (self.inner.rootfs.clone(), container.to_owned());
+        let (id, path) = (id.clone(), path.to_owned());
+        blocking("mounting an image", move || rootfs.mount_image(&container, &id, &path)).await
+    }
+
+    /// Makes a directory for each of these paths of a container with a prepared root, filled with what the image has
+    /// there. They go with the root.
+    ///
+    /// Safe to cancel: it goes on to the end.
+    ///
+    /// # Errors
+    /// [`Error::Volume`], [`Error::RootfsMissing`], [`Error::LayerMissing`], [`Error::RootfsMount`], [`Error::NoSpace`],
+    /// [`Error::Store`].
+    pub async fn make_volumes(&self, container: &str, paths: &[PathBuf]) -> Result<Vec<PathBuf>, Error> {
+        let (rootfs, container) = (self.inner.rootfs.clone(), container.to_owned());
+        let paths = paths.to_vec();
+        blocking("making volumes", move || rootfs.make_volumes(&container, &paths)).await
     }
 
     /// Throws a container's writable layer away. Idempotent.

@@ -37,6 +37,29 @@ pub fn open_source(source: &Source) -> Result<OwnedFd, Error> {
     Ok(mount)
 }
 
+/// Takes a detached mount that somebody else has made in the place of a source's path, with the source's flags.
+///
+/// # Errors
+/// [`Error::MountSource`] when they can't be set.
+pub fn take_source(mount: OwnedFd, source: &Source) -> Result<OwnedFd, Error> {
+    let failed = |errno: Errno| Error::MountSource {
+        operation: "set flags of",
+        path: source.path.clone(),
+        source: errno.into(),
+    };
+    sys::set_propagation(mount.as_fd(), Propagation::Private).map_err(failed)?;
+    apply_attributes(mount.as_fd(), &source.attributes).map_err(failed)?;
+    Ok(mount)
+}
+
+/// Whether the kernel can make a mount read-only with all below it (mount_setattr(2), since Linux 5.12).
+pub fn can_be_read_only_with_all_below() -> bool {
+    let root = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+    // Changes nothing: without a flag to set the kernel is done before it has looked at a mount.
+    root.and_then(|root| sys::set_attributes(root.as_fd(), sys::AttributeBits::default(), sys::Reach::All))
+        .is_ok()
+}
+
 /// Opens the executable at `path` through a read-only mount of its own that is attached nowhere:
 /// `/proc/self/fd/N` of it can be executed, and no process can reach a writable file from the `/proc/PID/exe`
 /// of what runs (CVE-2019-5736).

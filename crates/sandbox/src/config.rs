@@ -23,8 +23,25 @@ pub struct Config {
     pub default_cgroup_parent: String,
     /// Runtime handlers by name. The empty name is the default handler and is always there.
     pub handlers: BTreeMap<String, Handler>,
+    /// Where files of the Container Device Interface are looked for; later ones go before earlier ones.
+    pub cdi_spec_dirs: Vec<PathBuf>,
     /// How long each kind of step may take.
     pub deadlines: Deadlines,
+}
+
+/// What this host and the default runtime handler can do (CRI RuntimeHandlerFeatures).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Features {
+    /// A mount can be made read-only with all below it: mount_setattr(2), since Linux 5.12.
+    pub recursive_read_only_mounts: bool,
+}
+
+impl Features {
+    /// Asks the kernel.
+    pub(crate) fn detect() -> Self {
+        let recursive_read_only_mounts = runtime::mount::can_be_read_only_with_all_below();
+        Self { recursive_read_only_mounts }
+    }
 }
 
 /// Who makes cgroups.

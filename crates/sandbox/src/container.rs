@@ -9,3 +9,4 @@ pub(crate) mod make;
 pub(crate) mod start;
 pub(crate) mod state;
 pub mod status;
+pub(crate) mod volumes;

@@ -84,6 +84,21 @@ pub enum Error {
         /// The reference that was asked for.
         image: String,
     },
+    /// An image can't be mounted as a volume (the code of the cause). kubelet knows it by this word (cri-api,
+    /// `pkg/errors`, `ErrImageVolumeMountFailed`).
+    #[error("ImageVolumeMountFailed")]
+    ImageVolume {
+        /// Which, and why.
+        #[source]
+        cause: Arc<Error>,
+    },
+    /// A mount can't be made read-only with all below it (InvalidArgument). kubelet knows it by this word (cri-api,
+    /// `pkg/errors`, `ErrRROUnsupported`).
+    #[error("RROUnsupported: {field}: this kernel cannot make mounts read-only with all below them")]
+    RecursiveReadOnly {
+        /// Path of the field.
+        field: String,
+    },
     /// The pod network is not ready to attach pods (Unavailable).
     #[error("the network is not ready: {reason}")]
     NetworkNotReady {

@@ -6,6 +6,7 @@
 //! processes and sockets.
 
 mod adopt;
+mod cdi;
 pub mod clock;
 pub mod config;
 pub mod container;
@@ -31,7 +32,7 @@ mod supervisor;
 mod undo;
 mod users;
 
-pub use config::{CgroupDriver, Config, Deadlines, Handler};
+pub use config::{CgroupDriver, Config, Deadlines, Features, Handler};
 pub use container::config::{
     ContainerConfig, ContainerMetadata, ContainerNamespaces, ContainerSecurity, Device, ImageReference,
     Mount, MountAccess, MountSource, Profile, Propagation, RunAs, SelinuxOptions, Stdin,

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 
 use crate::adopt::adopt;
 use crate::clock;
-use crate::config::{CgroupDriver, Config};
+use crate::config::{CgroupDriver, Config, Features};
 use crate::container::config::ContainerConfig;
 use crate::container::status::{ContainerFilter, ContainerStatus};
 use crate::error::{Error, Kind, chain};
@@ -85,6 +85,7 @@ impl Pods {
             supervisor,
             users,
             host,
+            features: Features::detect(),
             registry: Registry::new(),
             events: Events::new(),
             network,
@@ -106,6 +107,11 @@ impl Pods {
     /// What can't be done.
     pub fn user_namespaces(&self) -> Result<(), &str> {
         self.shared.users.as_ref().map_err(String::as_str).copied()
+    }
+
+    /// What this host can do.
+    pub fn features(&self) -> Features {
+        self.shared.features
     }
 
     async fn adopt_all(&self) {

@@ -14,7 +14,7 @@
 //!
 //! Not here: what follows from records (see `recover`).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -84,6 +84,9 @@ pub(crate) struct ContainerFacts {
     pub(crate) config: Arc<ContainerConfig>,
     pub(crate) image_id: String,
     pub(crate) image_ref: String,
+    /// Ids of the images that are its volumes, by their number among the mounts.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) image_volumes: BTreeMap<usize, String>,
     pub(crate) user: ProcessUser,
     pub(crate) stop_signal: Signal,
     pub(crate) log_path: Option<PathBuf>,

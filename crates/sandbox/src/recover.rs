@@ -219,6 +219,7 @@ mod tests {
             config: Arc::default(),
             image_id: String::new(),
             image_ref: String::new(),
+            image_volumes: Default::default(),
             user: Default::default(),
             stop_signal: Signal::TERM,
             log_path: None,

@@ -1,6 +1,7 @@
 //! What this crate needs of images: root filesystems for containers. The server plugs them in.
 
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 
@@ -34,6 +35,40 @@ pub trait RootFilesystems: Send + Sync + 'static {
     /// # Errors
     /// What can't be done.
     async fn try_mapping(&self, users: UserMap) -> Result<(), RootfsError>;
+
+    /// Keeps images on the node for a container whose root is prepared, so that they can be mounted as its volumes, also after a
+    /// restart; released with the root. The answer has the id of each.
+    ///
+    /// # Errors
+    /// [`RootfsError::NoImage`] when one is not on this node.
+    async fn hold_images(
+        &self,
+        container: &ContainerId,
+        images: &[String],
+    ) -> Result<Vec<String>, RootfsError>;
+
+    /// A detached read-only mount of an image that is kept for a container, or of what is at a path of it when that is not empty; links
+    /// are followed inside the image. Each call gives a mount of its own.
+    ///
+    /// # Errors
+    /// [`RootfsError::NoPath`] when nothing can be found at the path.
+    async fn mount_image(
+        &self,
+        container: &ContainerId,
+        image_id: &str,
+        path: &Path,
+    ) -> Result<OwnedFd, RootfsError>;
+
+    /// Makes a directory on the host for each of these paths of a prepared root, filled with what the image has there, owners and all.
+    /// Released with the root; their space counts in [`RootFilesystems::usage`].
+    ///
+    /// # Errors
+    /// [`RootfsError::Failed`] for a path that is something else than a directory.
+    async fn make_volumes(
+        &self,
+        container: &ContainerId,
+        paths: &[PathBuf],
+    ) -> Result<Vec<PathBuf>, RootfsError>;
 
     /// Throws the writable layer away. Idempotent.
     ///
@@ -105,6 +140,9 @@ pub enum RootfsError {
     /// The filesystem is full.
     #[error("the filesystem of writable layers is full")]
     Full,
+    /// An image has nothing at the path that was asked for.
+    #[error("the path cannot be found in the image")]
+    NoPath(#[source] Cause),
     /// Anything else.
     #[error("the root filesystem failed")]
     Failed(#[source] Cause),

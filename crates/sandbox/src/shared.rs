@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use runtime::cgroup;
 
-use crate::config::Config;
+use crate::config::{Config, Features};
 use crate::error::Error;
 use crate::events::Events;
 use crate::id::{ContainerId, PodId};
@@ -27,6 +27,7 @@ pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) store: Store,
     pub(crate) host: cgroup::Host,
+    pub(crate) features: Features,
     pub(crate) registry: Registry,
     pub(crate) events: Events,
     pub(crate) network: Arc<dyn Network>,

@@ -20,7 +20,9 @@ use std::path::Path;
 use runtime::identity::Identity;
 use runtime::spec::oci;
 
+use crate::cdi::Edits;
 use crate::container::config::ContainerConfig;
+use crate::container::volumes::Volumes;
 use crate::error::Error;
 use crate::pod::config::PodConfig;
 use crate::rootfs::ImageConfig;
@@ -36,6 +38,10 @@ pub(crate) struct SpecInput<'a> {
     pub(crate) pod_dir: &'a Path,
     pub(crate) container: &'a ContainerConfig,
     pub(crate) image: &'a ImageConfig,
+    /// Volumes that are not the host's.
+    pub(crate) volumes: &'a Volumes,
+    /// What CDI devices change.
+    pub(crate) cdi: &'a Edits,
     pub(crate) identity: &'a Identity,
     /// Devices of the host that the container gets.
     pub(crate) devices: &'a [HostDevice],

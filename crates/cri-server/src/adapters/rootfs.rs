@@ -1,6 +1,7 @@
 //! `image-service` as the root filesystems that `sandbox` asks for.
 
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -37,6 +38,39 @@ impl RootFilesystems for ImageRootfs {
 
     async fn try_mapping(&self, users: UserMap) -> Result<(), RootfsError> {
         self.0.try_mapping(ids(users)).await.map_err(failure)
+    }
+
+    async fn hold_images(
+        &self,
+        container: &ContainerId,
+        images: &[String],
+    ) -> Result<Vec<String>, RootfsError> {
+        let ids = self.0.hold_images(container.as_str(), images).await.map_err(|error| match error {
+            image_service::Error::ImageMissing { image } => RootfsError::NoImage { image },
+            error => failure(error),
+        })?;
+        Ok(ids.iter().map(ToString::to_string).collect())
+    }
+
+    async fn mount_image(
+        &self,
+        container: &ContainerId,
+        image_id: &str,
+        path: &Path,
+    ) -> Result<OwnedFd, RootfsError> {
+        let id = image_id.parse().map_err(failure)?;
+        self.0.mount_image(container.as_str(), &id, path).await.map_err(|error| match error {
+            image_service::Error::ImagePath { .. } => RootfsError::NoPath(Arc::new(error)),
+            error => failure(error),
+        })
+    }
+
+    async fn make_volumes(
+        &self,
+        container: &ContainerId,
+        paths: &[PathBuf],
+    ) -> Result<Vec<PathBuf>, RootfsError> {
+        self.0.make_volumes(container.as_str(), paths).await.map_err(failure)
     }
 
     async fn release(&self, container: &ContainerId) -> Result<(), RootfsError> {

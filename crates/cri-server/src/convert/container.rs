@@ -135,6 +135,9 @@ fn source(
     sub_path: String,
 ) -> Result<MountSource, Error> {
     if let Some(spec) = image.filter(|spec| !spec.image.is_empty()) {
+        if !host_path.is_empty() {
+            return Err(field.refused("host_path", "excludes image"));
+        }
         return Ok(MountSource::Image { image: self::image(spec, &field.path("image"))?, sub_path });
     }
     if !sub_path.is_empty() {
@@ -238,6 +241,9 @@ mod tests {
         assert!(refusal(mount(no_source.clone())).starts_with("mounts[1].host_path"));
         let no_image = cri::Mount { image_sub_path: "etc".into(), host_path: "/tmp".into(), ..no_source };
         assert!(refusal(mount(no_image)).starts_with("mounts[1].image_sub_path: needs image"));
+        let image = Some(cri::ImageSpec { image: "i".into(), ..Default::default() });
+        let both = cri::Mount { image, ..good.clone() };
+        assert!(refusal(mount(both)).starts_with("mounts[1].host_path: excludes image"));
         let variable = cri::KeyValue { key: "A=B".into(), ..Default::default() };
         assert!(refusal(|config| config.envs = vec![variable]).starts_with("envs[0].key: \"A=B\""));
         let handled =

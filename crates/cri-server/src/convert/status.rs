@@ -83,7 +83,7 @@ pub(crate) fn container(container: &ContainerStatus) -> cri::ContainerStatus {
         image_id: container.image_id.clone(),
         labels: unsorted(&container.config.labels),
         annotations: unsorted(&container.config.annotations),
-        mounts: container.config.mounts.iter().map(mount).collect(),
+        mounts: mounts(container),
         log_path: container.log_path.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
         resources: Some(cri::ContainerResources {
             linux: Some(resources::shown(&container.resources)),
@@ -139,6 +139,17 @@ fn user(container: &ContainerStatus) -> cri::ContainerUser {
             supplemental_groups: user.supplemental_groups.iter().map(|group| i64::from(*group)).collect(),
         }),
     }
+}
+
+/// Each image volume with the image that it is of, whatever its name means by now.
+fn mounts(container: &ContainerStatus) -> Vec<cri::Mount> {
+    let mut shown: Vec<cri::Mount> = container.config.mounts.iter().map(mount).collect();
+    for (at, id) in &container.image_volumes {
+        if let Some(image) = shown.get_mut(*at).and_then(|mount| mount.image.as_mut()) {
+            image.image_ref.clone_from(id);
+        }
+    }
+    shown
 }
 
 fn mount(mount: &sandbox::Mount) -> cri::Mount {

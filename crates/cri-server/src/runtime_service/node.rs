@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use proto::runtime::v1 as cri;
+use sandbox::Features;
 use serde_json::json;
 use tonic::Status;
 
@@ -26,7 +27,8 @@ pub(super) fn version() -> cri::VersionResponse {
 /// Internal, when the verbose information can't be written as JSON.
 pub(super) fn status(runtime: &Runtime, verbose: bool) -> Result<cri::StatusResponse, Status> {
     let user_namespaces = runtime.pods.user_namespaces().is_ok();
-    let features = cri::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces };
+    let Features { recursive_read_only_mounts } = runtime.pods.features();
+    let features = cri::RuntimeHandlerFeatures { recursive_read_only_mounts, user_namespaces };
     Ok(cri::StatusResponse {
         status: Some(cri::RuntimeStatus {
             conditions: vec![condition("RuntimeReady", None), network(runtime)],
@@ -35,8 +37,8 @@ pub(super) fn status(runtime: &Runtime, verbose: bool) -> Result<cri::StatusResp
         runtime_handlers: vec![cri::RuntimeHandler { name: String::new(), features: Some(features) }],
         features: Some(cri::RuntimeFeatures {
             supplemental_groups_policy: true,
+            mount_options: true,
             user_namespaces_host_network: user_namespaces,
-            ..Default::default()
         }),
     })
 }

@@ -144,7 +144,8 @@ fn make(upper: &OwnedFd, path: &str, source: &OwnedFd) -> io::Result<()> {
     copy_attributes(source, &dir)
 }
 
-fn copy_attributes(from: &OwnedFd, to: &OwnedFd) -> io::Result<()> {
+/// Gives a file or directory the owner, mode, extended attributes and modification time of another.
+pub(super) fn copy_attributes(from: &OwnedFd, to: &OwnedFd) -> io::Result<()> {
     let stat = rustix::fs::fstat(from)?;
     rustix::fs::fchown(to, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
     rustix::fs::fchmod(to, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
@@ -173,7 +174,7 @@ fn attribute_names(dir: impl AsFd) -> io::Result<Vec<Vec<u8>>> {
     Ok(list.split(|byte| *byte == 0).filter(|name| !name.is_empty()).map(<[u8]>::to_vec).collect())
 }
 
-fn times(stat: &Stat) -> Timestamps {
+pub(super) fn times(stat: &Stat) -> Timestamps {
     let time = Timespec { tv_sec: stat.st_mtime, tv_nsec: i64::try_from(stat.st_mtime_nsec).unwrap_or(0) };
     Timestamps { last_access: time, last_modification: time }
 }

@@ -57,8 +57,11 @@ pub(super) fn give_to_root(dir: &Path, roots: &Path, ids: &IdMap) -> io::Result<
     Ok(())
 }
 
+/// What fails here, in an error's words.
+pub(super) const MAPPING: &str = "map the ids of the layers of";
+
 pub(super) fn failed(container: &str, cause: io::Error) -> Error {
-    Error::RootfsMount { container: container.to_owned(), action: "map the ids of the layers of", cause }
+    Error::RootfsMount { container: container.to_owned(), action: MAPPING, cause }
 }
 
 /// Overlay becomes read-only, without a word, where it can't use its working directory.

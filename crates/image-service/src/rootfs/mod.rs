@@ -3,6 +3,8 @@
 //! ```text
 //! <dir>/<container>/upper        what the container writes
 //! <dir>/<container>/work         overlay's own
+//! <dir>/<container>/images/<n>   what the topmost layer of an image mounted as a volume lacks (see `attributes`)
+//! <dir>/<container>/volumes/<n>  a directory for each volume that the image declares
 //! <dir>/<container>/rootfs.json  the layers, written before the directory gets its name
 //! <dir>/.trash/<random>          renamed away, deleted in the background
 //! <dir>/.empty                   the only layer of an image that has none
@@ -19,9 +21,12 @@
 //! Everything here blocks: call it from a blocking thread.
 
 mod attributes;
+mod copy;
 mod ids;
 mod mount;
 mod record;
+mod views;
+mod volumes;
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -72,6 +77,8 @@ struct Rootfs {
     record: Arc<Record>,
     /// Those layers of the record that are in the store; holding them keeps them there.
     layers: Arc<[Layer]>,
+    /// The same of each image that the container has as a volume, in the order of the record.
+    images: Arc<[Vec<Layer>]>,
 }
 
 impl RootFilesystems {
@@ -110,7 +117,7 @@ impl RootFilesystems {
         let inner = &*self.inner;
         let record = Record::new(diff_ids.to_vec());
         if let Some(present) = inner.containers().get(container) {
-            if *present.record == record {
+            if present.record.layers() == record.layers() {
                 return Ok(());
             }
             return Err(Error::RootfsExists { container: container.to_owned() });
@@ -126,7 +133,8 @@ impl RootFilesystems {
                 return Err(Error::RootfsExists { container: container.to_owned() });
             }
             rustix::fs::rename(&making, &target).map_err(|errno| store("rename", &making, errno.into()))?;
-            containers.insert(container.to_owned(), Rootfs { record: Arc::new(record), layers });
+            let rootfs = Rootfs { record: Arc::new(record), layers, images: Arc::default() };
+            containers.insert(container.to_owned(), rootfs);
             Ok(())
         });
         if made.is_err() {
@@ -153,10 +161,7 @@ impl RootFilesystems {
         let inner = &*self.inner;
         let rootfs = inner.containers().get(container).cloned();
         let rootfs = rootfs.ok_or_else(|| Error::RootfsMissing { container: container.to_owned() })?;
-        let present = |id: &&Digest| !rootfs.layers.iter().any(|layer| layer.diff_id == **id);
-        if let Some(lost) = visible(rootfs.record.layers()).iter().find(present) {
-            return Err(Error::LayerMissing { diff_id: lost.clone() });
-        }
+        all_there(rootfs.record.layers(), &rootfs.layers)?;
         let lowers = Lowers { plain: &inner.lowers(&rootfs.layers)?, ids };
         inner.mounter.mount(container, &inner.dir.join(container), lowers)
     }
@@ -215,7 +220,7 @@ impl RootFilesystems {
         outcome.map(|()| removed)
     }
 
-    /// Disk space and inodes of what the container has written. Reads the whole upper directory.
+    /// Disk space and inodes of what the container has written, volumes of its image included. Reads all of it.
     ///
     /// # Errors
     /// [`Error::RootfsMissing`], [`Error::Store`].
@@ -223,8 +228,11 @@ impl RootFilesystems {
         if !self.inner.containers().contains_key(container) {
             return Err(Error::RootfsMissing { container: container.to_owned() });
         }
-        let upper = self.inner.dir.join(container).join(UPPER);
-        usage::of_tree(&upper).map_err(|cause| store("read", &upper, cause))
+        let measure = |path: PathBuf| usage::of_tree(&path).map_err(|cause| store("read", &path, cause));
+        let dir = self.inner.dir.join(container);
+        let volumes = dir.join(volumes::VOLUMES);
+        let of_volumes = if volumes.exists() { measure(volumes)? } else { Usage::default() };
+        Ok(measure(dir.join(UPPER))? + of_volumes)
     }
 
     /// Disk space and inodes of what all containers have written. Reads all their upper directories.
@@ -309,14 +317,26 @@ impl Inner {
             }
             match Record::read(&path) {
                 Ok(record) if check_id(&name).is_ok() => {
-                    let layers =
-                        visible(record.layers()).iter().filter_map(|id| self.layers.get(id)).collect();
-                    containers.insert(name, Rootfs { record: Arc::new(record), layers });
+                    let held = |layers: &[Digest]| -> Vec<Layer> {
+                        visible(layers).iter().filter_map(|id| self.layers.get(id)).collect()
+                    };
+                    let layers = held(record.layers()).into();
+                    let images = record.images().iter().map(|image| held(&image.layers)).collect();
+                    containers.insert(name, Rootfs { record: Arc::new(record), layers, images });
                 }
                 _ => self.trash.discard(&path)?,
             }
         }
         Ok(containers)
+    }
+}
+
+/// Checks that every layer is there.
+fn all_there(diff_ids: &[Digest], layers: &[Layer]) -> Result<(), Error> {
+    let absent = |id: &&Digest| !layers.iter().any(|layer| layer.diff_id == **id);
+    match visible(diff_ids).iter().find(absent) {
+        Some(lost) => Err(Error::LayerMissing { diff_id: lost.clone() }),
+        None => Ok(()),
     }
 }
 

@@ -65,15 +65,15 @@ struct Parts<'a> {
     lowers: Vec<&'a OwnedFd>,
     /// Clones of them with mapped ids, and how to map.
     mapped: Option<(Vec<OwnedFd>, &'a IdMap)>,
-    upper: OwnedFd,
-    work: OwnedFd,
+    /// The upper directory and overlay's own; a mount without them can't be written to.
+    writable: Option<(OwnedFd, OwnedFd)>,
     /// A directory to mount on where the kernel wants one.
     dir: &'a Path,
     durability: Durability,
 }
 
 /// A step that failed, and why.
-type Failure = (&'static str, io::Error);
+pub(super) type Failure = (&'static str, io::Error);
 
 impl Mounter {
     pub(super) fn new(empty: PathBuf, durability: Durability) -> Mounter {
@@ -82,28 +82,42 @@ impl Mounter {
 
     /// Mounts `lowers` below the container's directory `dir`.
     pub(super) fn mount(&self, container: &str, dir: &Path, lowers: Lowers<'_>) -> Result<OwnedFd, Error> {
-        let failed = |(action, cause)| Error::RootfsMount { container: container.to_owned(), action, cause };
-        let open = |path: &Path| open_place(path).map_err(|cause| failed(("open a directory of", cause)));
-        let empty = if lowers.plain.is_empty() { Some(open(&self.empty)?) } else { None };
+        let open = |name| open_place(&dir.join(name)).map_err(|cause| ("open a directory of", cause));
+        let writable = || Ok((open(UPPER)?, open(WORK)?));
+        let mounted = writable().and_then(|writable| self.overlay(dir, lowers, Some(writable)));
+        mounted.map_err(|failure| error(container, failure))
+    }
+
+    /// Mounts `lowers`, from the top downwards, read-only, for the container with the directory `dir`.
+    pub(super) fn view(&self, container: &str, dir: &Path, lowers: &[OwnedFd]) -> Result<OwnedFd, Error> {
+        let lowers = Lowers { plain: lowers, ids: None };
+        self.overlay(dir, lowers, None).map_err(|failure| error(container, failure))
+    }
+
+    fn overlay(
+        &self,
+        dir: &Path,
+        lowers: Lowers<'_>,
+        writable: Option<(OwnedFd, OwnedFd)>,
+    ) -> Result<OwnedFd, Failure> {
+        // Overlay takes no fewer directories: one below another, two where none is above them.
+        let least = if writable.is_some() { 1 } else { 2 };
+        let empty = match lowers.plain.len() < least {
+            true => Some(open_place(&self.empty).map_err(|cause| ("open a directory of", cause))?),
+            false => None,
+        };
         let plain: Vec<&OwnedFd> = lowers.plain.iter().chain(&empty).collect();
         let mapped = match lowers.ids {
             Some(map) => {
                 let mapped = ids::mapped(plain.iter().copied(), map);
-                Some((mapped.map_err(|cause| ids::failed(container, cause))?, map))
+                Some((mapped.map_err(|cause| (ids::MAPPING, cause))?, map))
             }
             None => None,
         };
         let known = if mapped.is_some() { &self.mapped_way } else { &self.way };
-        let parts = Parts {
-            lowers: plain,
-            mapped,
-            upper: open(&dir.join(UPPER))?,
-            work: open(&dir.join(WORK))?,
-            dir,
-            durability: self.durability,
-        };
+        let parts = Parts { lowers: plain, mapped, writable, dir, durability: self.durability };
         if let Some(way) = known.get() {
-            return parts.mount(*way).map_err(failed);
+            return parts.mount(*way);
         }
         let mut outcome = parts.mount(Way::Descriptors).map(|fd| (Way::Descriptors, fd));
         for way in [Way::Paths, Way::PrivateNamespace] {
@@ -112,13 +126,24 @@ impl Mounter {
                 other => other,
             };
         }
-        let (way, mount) = outcome.map_err(failed)?;
+        let (way, mount) = outcome?;
         let _ = known.set(way);
         Ok(mount)
     }
 }
 
+fn error(container: &str, (action, cause): Failure) -> Error {
+    Error::RootfsMount { container: container.to_owned(), action, cause }
+}
+
 impl Parts<'_> {
+    fn attributes(&self) -> MountAttrFlags {
+        match self.writable {
+            Some(_) => MountAttrFlags::empty(),
+            None => MountAttrFlags::MOUNT_ATTR_RDONLY,
+        }
+    }
+
     fn mount(&self, way: Way) -> Result<OwnedFd, Failure> {
         match way {
             Way::Descriptors | Way::Paths => self.by_context(way),
@@ -133,7 +158,7 @@ impl Parts<'_> {
         configured.map_err(|errno| ("configure", explained(&context, errno)))?;
         let created = rustix::mount::fsconfig_create(&context);
         created.map_err(|errno| ("create", explained(&context, errno)))?;
-        let mount = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty());
+        let mount = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, self.attributes());
         mount.map_err(|errno| ("mount", explained(&context, errno)))
     }
 
@@ -149,12 +174,15 @@ impl Parts<'_> {
             Some((mapped, _)) => mapped.iter().try_for_each(|lower| set("lowerdir+", lower))?,
             None => self.lowers.iter().try_for_each(|lower| set("lowerdir+", lower))?,
         }
-        set("upperdir", &self.upper)?;
-        set("workdir", &self.work)?;
+        if let Some((upper, work)) = &self.writable {
+            set("upperdir", upper)?;
+            set("workdir", work)?;
+        }
         for (key, value) in OPTIONS {
             rustix::mount::fsconfig_set_string(context, key, value)?;
         }
         match self.durability {
+            Durability::Volatile if self.writable.is_none() => Ok(()),
             Durability::Synced => Ok(()),
             Durability::Volatile => rustix::mount::fsconfig_set_flag(context, "volatile"),
         }
@@ -163,11 +191,7 @@ impl Parts<'_> {
     /// Mounts on a directory in a mount namespace that only a short-lived thread is in, and takes the mount from there.
     fn by_private_namespace(&self) -> Result<OwnedFd, Failure> {
         let failed = |errno: Errno| ("mount", errno.into());
-        let in_thread = || -> Result<OwnedFd, Failure> {
-            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)
-                .map_err(|errno| ("make a mount namespace for", errno.into()))?;
-            let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-            rustix::mount::mount_change("/", private).map_err(failed)?;
+        in_private_namespace(|| {
             // Overlay takes directories of the caller's own namespace only, so all are opened again here.
             let open = |dir: &OwnedFd| reopen(dir).map_err(|cause| ("open a directory of", cause));
             if let Some((_, map)) = &self.mapped {
@@ -178,31 +202,50 @@ impl Parts<'_> {
                     .map_err(|cause| ("map the ids of the layers of", cause))?;
             }
             let lowers = self.lowers.iter().map(|lower| open(lower)).collect::<Result<Vec<_>, _>>()?;
-            let (upper, work) = (open(&self.upper)?, open(&self.work)?);
-            let options = options(&lowers, &upper, &work, self.durability);
+            let writable = match &self.writable {
+                Some((upper, work)) => Some((open(upper)?, open(work)?)),
+                None => None,
+            };
+            let options = options(&lowers, writable.as_ref(), self.durability);
             let options = std::ffi::CString::new(options).map_err(|cause| ("mount", cause.into()))?;
             let target = self.dir.join(WORK);
-            rustix::mount::mount("overlay", &target, "overlay", MountFlags::empty(), &*options)
-                .map_err(failed)?;
+            let flags = if writable.is_some() { MountFlags::empty() } else { MountFlags::RDONLY };
+            rustix::mount::mount("overlay", &target, "overlay", flags, &*options).map_err(failed)?;
             let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
             rustix::mount::open_tree(CWD, &target, flags).map_err(failed)
-        };
-        std::thread::scope(|scope| match scope.spawn(in_thread).join() {
-            Ok(outcome) => outcome,
-            Err(_) => Err(("mount", io::Error::other("the mounting thread failed"))),
         })
     }
 }
 
+/// Does work in a mount namespace that only a short-lived thread is in, from which nothing reaches the host's.
+pub(super) fn in_private_namespace<T: Send>(
+    work: impl FnOnce() -> Result<T, Failure> + Send,
+) -> Result<T, Failure> {
+    let in_thread = || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)
+            .map_err(|errno| ("make a mount namespace for", errno.into()))?;
+        let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+        rustix::mount::mount_change("/", private)
+            .map_err(|errno| ("make a mount namespace for", errno.into()))?;
+        work()
+    };
+    std::thread::scope(|scope| match scope.spawn(in_thread).join() {
+        Ok(outcome) => outcome,
+        Err(_) => Err(("mount", io::Error::other("the mounting thread failed"))),
+    })
+}
+
 /// The options as one text, which must fit a page: enough for some 200 layers by these short paths.
-fn options(lowers: &[OwnedFd], upper: &OwnedFd, work: &OwnedFd, durability: Durability) -> String {
+fn options(lowers: &[OwnedFd], writable: Option<&(OwnedFd, OwnedFd)>, durability: Durability) -> String {
     let lowers: Vec<String> = lowers.iter().map(proc_path).collect();
     let mut text = format!("lowerdir={}", lowers.join(":"));
-    text += &format!(",upperdir={},workdir={}", proc_path(upper), proc_path(work));
+    if let Some((upper, work)) = writable {
+        text += &format!(",upperdir={},workdir={}", proc_path(upper), proc_path(work));
+    }
     for (key, value) in OPTIONS {
         text += &format!(",{key}={value}");
     }
-    if durability == Durability::Volatile {
+    if durability == Durability::Volatile && writable.is_some() {
         text += ",volatile";
     }
     text
@@ -228,7 +271,7 @@ fn proc_path(dir: &OwnedFd) -> String {
     format!("/proc/self/fd/{}", dir.as_raw_fd())
 }
 
-fn open_place(path: &Path) -> io::Result<OwnedFd> {
+pub(super) fn open_place(path: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(rustix::fs::open(path, flags, Mode::empty())?)
 }
@@ -378,8 +421,10 @@ mod tests {
             let parts = Parts {
                 lowers: vec![&b, &a],
                 mapped: None,
-                upper: open_place(&dir.path().join("upper")).unwrap(),
-                work: open_place(&dir.path().join("work")).unwrap(),
+                writable: Some((
+                    open_place(&dir.path().join("upper")).unwrap(),
+                    open_place(&dir.path().join("work")).unwrap(),
+                )),
                 dir: dir.path(),
                 durability: Durability::Synced,
             };
@@ -396,6 +441,12 @@ mod tests {
                 fs::read_dir(&root).unwrap().map(|entry| entry.unwrap().file_name()).collect();
             assert_eq!(names, BTreeSet::from(["both".into(), "from-a".into()]), "{way:?}");
             assert_eq!(fs::read_to_string(format!("{root}/both")).unwrap(), "b", "{way:?}");
+            drop(mount);
+            let view = Parts { writable: None, ..parts }.mount(way).unwrap();
+            let root = proc_path(&view);
+            assert_eq!(fs::read_to_string(format!("{root}/both")).unwrap(), "b", "{way:?}");
+            let refused = fs::write(format!("{root}/new"), "").unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::ReadOnlyFilesystem, "{way:?}");
             let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
             assert!(!table.contains(dir.path().to_str().unwrap()), "{way:?}: {table}");
         }

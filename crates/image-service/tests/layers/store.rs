@@ -30,6 +30,12 @@ pub(crate) struct Store {
 /// A mounted root filesystem.
 pub(crate) struct Mounted(OwnedFd);
 
+impl From<OwnedFd> for Mounted {
+    fn from(mount: OwnedFd) -> Mounted {
+        Mounted(mount)
+    }
+}
+
 impl Mounted {
     pub(crate) fn path(&self) -> PathBuf {
         format!("/proc/self/fd/{}", self.0.as_raw_fd()).into()

@@ -16,7 +16,9 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 pub(crate) use alloc::{give_back_memory, give_back_stack};
 pub(crate) use clone::{Child, CloneFlags, Cloned, clone_process};
-pub(crate) use mount::{Reach, attribute_bits, map_ids, mount_id, set_attributes, set_propagation};
+pub(crate) use mount::{
+    AttributeBits, Reach, attribute_bits, map_ids, mount_id, set_attributes, set_propagation,
+};
 pub(crate) use network::bring_loopback_up;
 pub(crate) use process::{
     Awaited, close_all, close_inherited, close_on_exec_above_stdio, exit_now, install_seccomp,

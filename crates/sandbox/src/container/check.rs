@@ -7,7 +7,10 @@ use std::path::Path;
 use runtime::plan::Plan;
 use runtime::wire::MAX_DESCRIPTORS;
 
-use crate::container::config::{ContainerConfig, MountSource, Profile, Propagation, SelinuxOptions};
+use crate::config::Features;
+use crate::container::config::{
+    ContainerConfig, Mount, MountAccess, MountSource, Profile, Propagation, SelinuxOptions,
+};
 use crate::error::{Error, chain};
 use crate::pod::config::{NamespaceMode, PodConfig};
 use crate::sources::Looker;
@@ -24,9 +27,6 @@ pub(crate) fn check(pod: &PodConfig, container: &ContainerConfig) -> Result<(), 
     }
     if container.image.reference.is_empty() {
         return Err(Error::refused("image.image", "is empty"));
-    }
-    if !container.cdi_devices.is_empty() {
-        return Err(Error::refused("CDI_devices", "CDI devices are not supported yet"));
     }
     if container.security.privileged && !pod.security.privileged {
         let why = "a privileged container needs a sandbox that allows it";
@@ -103,15 +103,33 @@ fn profiles(container: &ContainerConfig) -> Result<(), Error> {
 fn mounts(container: &ContainerConfig) -> Result<(), Error> {
     for (at, mount) in container.mounts.iter().enumerate() {
         let refuse = |field: &str, why: &str| Err(Error::refused(format!("mounts[{at}].{field}"), why));
-        match &mount.source {
-            MountSource::Image { .. } => return refuse("image", "image volumes are not supported yet"),
-            MountSource::Host(_) if !mount.options.is_empty() => {
-                return refuse("mount_options", "mount options are not supported yet");
+        if let MountSource::Image { .. } = &mount.source {
+            if mount.id_mapping.is_some() {
+                return refuse("uidMappings", "mapped ids of an image volume are not supported yet");
             }
-            MountSource::Host(_) => {}
+            if mount.access == MountAccess::ReadWrite {
+                return refuse("readonly", "an image volume is always read-only");
+            }
+            if mount.propagation == Propagation::Bidirectional {
+                return refuse("propagation", "nothing of the host's is below an image volume");
+            }
         }
     }
     Ok(())
+}
+
+/// Checks that this host can do what is asked for.
+///
+/// # Errors
+/// [`Error::RecursiveReadOnly`].
+pub(crate) fn features(features: Features, container: &ContainerConfig) -> Result<(), Error> {
+    let is_recursive = |mount: &Mount| mount.access == MountAccess::RecursiveReadOnly;
+    match container.mounts.iter().position(is_recursive) {
+        Some(at) if !features.recursive_read_only_mounts => {
+            Err(Error::RecursiveReadOnly { field: format!("mounts[{at}].recursive_read_only") })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Checks that the sources of all mounts are there and can be mounted as asked. Touches the host's filesystems, some of which may hang:
@@ -151,4 +169,30 @@ pub(crate) fn mounts_fit(container: &ContainerConfig, plan: &Plan) -> Result<(),
     }
     let ours = plan.sources.len().saturating_sub(container.mounts.len());
     Err(Error::refused("mounts", format!("are more than {}", most.saturating_sub(ours))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_cannot_do_is_refused_in_kubelets_words() {
+        let mount = |access| Mount {
+            container_path: "/data".into(),
+            source: MountSource::Host("/srv".into()),
+            access,
+            propagation: Propagation::Private,
+            selinux_relabel: false,
+            id_mapping: None,
+            options: vec![],
+        };
+        let mounts = vec![mount(MountAccess::ReadOnly), mount(MountAccess::RecursiveReadOnly)];
+        let container = ContainerConfig { mounts, ..ContainerConfig::default() };
+        let all = Features { recursive_read_only_mounts: true, user_namespaces: false };
+        features(all, &container).unwrap();
+        let none = Features { recursive_read_only_mounts: false, ..all };
+        let refused = features(none, &container).unwrap_err().to_string();
+        assert!(refused.starts_with("RROUnsupported: mounts[1].recursive_read_only: "), "{refused}");
+        features(none, &ContainerConfig::default()).unwrap();
+    }
 }

@@ -31,7 +31,7 @@ pub struct ContainerConfig {
     pub mounts: Vec<Mount>,
     /// Devices of the host.
     pub devices: Vec<Device>,
-    /// CDI devices by name, which this runtime refuses yet.
+    /// CDI devices by their qualified names, `vendor.com/class=name`.
     pub cdi_devices: Vec<String>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
@@ -97,7 +97,7 @@ pub struct Mount {
     pub selinux_relabel: bool,
     /// Whose the files are that are somebody's on the host: mapped like the users of a user namespace.
     pub id_mapping: Option<UserNamespace>,
-    /// Options such as `noexec`, which this runtime refuses yet.
+    /// Further options of the mount, such as `noexec`.
     pub options: Vec<String>,
 }
 
@@ -106,11 +106,11 @@ pub struct Mount {
 pub enum MountSource {
     /// A path of the host's.
     Host(PathBuf),
-    /// An image, which this runtime refuses yet.
+    /// An image, read-only.
     Image {
         /// The image.
         image: ImageReference,
-        /// The path in it.
+        /// The path in it; empty for all of it.
         sub_path: String,
     },
 }

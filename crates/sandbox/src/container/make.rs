@@ -4,6 +4,7 @@
 //! |---|---|
 //! | directory | removing it |
 //! | root filesystem prepared and mounted (detached) | releasing it |
+//! | volumes of images | releasing the root |
 //! | sources, user, devices and seccomp profile looked at | – |
 //! | specification and plan | – |
 //! | records | removing the directory |
@@ -16,11 +17,13 @@ use runtime::identity::{self, Identity};
 use runtime::plan::{Plan, PlanInput, ProcessPlan, SeccompFilter};
 use runtime::spec::oci;
 
+use crate::cdi::{self, Edits};
 use crate::clock;
 use crate::container::check;
 use crate::container::config::{ContainerConfig, Profile};
 use crate::container::state::ContainerState;
 use crate::container::status::ProcessUser;
+use crate::container::volumes;
 use crate::error::Error;
 use crate::id::ContainerId;
 use crate::record::{self, ContainerFacts, ContainerRecord, PodFacts};
@@ -103,6 +106,7 @@ async fn take_down(making: &Making, part: Part) -> Result<(), Error> {
 async fn steps(making: &Making, undo: &mut Stack<Part>) -> Result<Made, Error> {
     let config = &making.config;
     check::check(&making.pod.config, config)?;
+    check::features(making.shared.features, config)?;
     // Two short files of sysfs at most.
     spec::resources::check(&making.shared.host, &config.resources)?;
     let log_path = files::log_path(&making.pod.config.log_directory, &config.log_path)?;
@@ -112,6 +116,7 @@ async fn steps(making: &Making, undo: &mut Stack<Part>) -> Result<Made, Error> {
         .map_err(|cause| Error::step("creating the directory", directory.display().to_string(), cause))?;
     undo.push(Part::Rootfs);
     let (prepared, root) = root(making).await?;
+    let volumes = volumes::prepare(making, &prepared.config).await?;
     let found = look(making, &prepared, root).await?;
     users::check_identity(&making.pod.config, &found.identity)?;
     let cgroup = format!("{}/{}", making.pod.cgroup, making.id);
@@ -120,6 +125,8 @@ async fn steps(making: &Making, undo: &mut Stack<Part>) -> Result<Made, Error> {
         pod_dir: &making.shared.store.pod_dir(&making.pod.id),
         container: config,
         image: &prepared.config,
+        volumes: &volumes,
+        cdi: &found.cdi,
         identity: &found.identity,
         devices: &found.devices,
         cgroup: &cgroup,
@@ -134,6 +141,7 @@ async fn steps(making: &Making, undo: &mut Stack<Part>) -> Result<Made, Error> {
         config: config.clone(),
         image_id: prepared.image_id,
         image_ref: prepared.image_ref,
+        image_volumes: volumes.image_ids(),
         user: user(found.identity),
         stop_signal: stop_signal(config, prepared.config.stop_signal.as_deref()),
         log_path,
@@ -157,8 +165,11 @@ async fn root(making: &Making) -> Result<(Prepared, OwnedFd), Error> {
         let prepared = rootfs
             .prepare(id, image, users.clone())
             .await
-            .map_err(|error| rootfs_error("preparation", id, error))?;
-        let mount = rootfs.mount(id, users).await.map_err(|error| rootfs_error("mounting", id, error))?;
+            .map_err(|error| rootfs_error("preparing the root filesystem", id, error))?;
+        let mount = rootfs
+            .mount(id, users)
+            .await
+            .map_err(|error| rootfs_error("mounting the root filesystem", id, error))?;
         Ok((prepared, mount))
     };
     within(("preparing the root filesystem", id.as_str(), after), work).await
@@ -176,29 +187,31 @@ pub(crate) async fn mount_again(
     id: &ContainerId,
     users: Option<UserMap>,
 ) -> Result<OwnedFd, Error> {
-    let work =
-        async { shared.rootfs.mount(id, users).await.map_err(|error| rootfs_error("mounting", id, error)) };
+    let work = async {
+        let mounted = shared.rootfs.mount(id, users).await;
+        mounted.map_err(|error| rootfs_error("mounting the root filesystem", id, error))
+    };
     within(("mounting the root filesystem", id.as_str(), shared.config.deadlines.rootfs), work).await
 }
 
 /// Throws a root away.
 pub(crate) async fn release(shared: &Shared, id: &ContainerId) -> Result<(), Error> {
-    let work = async { shared.rootfs.release(id).await.map_err(|error| rootfs_error("release", id, error)) };
+    let work = async {
+        shared
+            .rootfs
+            .release(id)
+            .await
+            .map_err(|error| rootfs_error("releasing the root filesystem", id, error))
+    };
     within(("releasing the root filesystem", id.as_str(), shared.config.deadlines.rootfs), work).await
 }
 
-fn rootfs_error(what: &'static str, id: &ContainerId, error: RootfsError) -> Error {
+/// A step with a container's root or volumes that failed.
+pub(crate) fn rootfs_error(step: &'static str, id: &ContainerId, error: RootfsError) -> Error {
     match error {
         RootfsError::NoImage { image } => Error::NoImage { image },
         RootfsError::Full => Error::Exhausted { what: "disk space", subject: id.to_string(), cause: None },
-        RootfsError::Failed(cause) => {
-            let step = match what {
-                "preparation" => "preparing the root filesystem",
-                "mounting" => "mounting the root filesystem",
-                _ => "releasing the root filesystem",
-            };
-            Error::failed(step, id.as_str(), cause)
-        }
+        RootfsError::NoPath(cause) | RootfsError::Failed(cause) => Error::failed(step, id.as_str(), cause),
     }
 }
 
@@ -206,6 +219,7 @@ fn rootfs_error(what: &'static str, id: &ContainerId, error: RootfsError) -> Err
 struct Found {
     identity: Identity,
     devices: Vec<devices::HostDevice>,
+    cdi: Edits,
     root: OwnedFd,
     confinement: Option<Confinement>,
 }
@@ -213,16 +227,24 @@ struct Found {
 async fn look(making: &Making, prepared: &Prepared, root: OwnedFd) -> Result<Found, Error> {
     let config = making.config.clone();
     let request = spec::process::user_request(&config, &prepared.config);
+    let directories = making.shared.config.cdi_spec_dirs.clone();
     let attempt = ("looking at mount sources, user, devices and seccomp profile", making.id.as_str());
     on_sources(&making.shared, attempt, move |looker| {
         check::sources_exist(&config, looker)?;
-        let identity =
+        let mut cdi = cdi::edits(&directories, &config, looker)?;
+        let mut identity =
             identity::resolve(root.as_fd(), &request).map_err(|error| identity_error(&config, &error))?;
         let mut found = if config.security.privileged { devices::all() } else { Vec::new() };
-        let asked = devices::gather(&config.devices)?;
-        found.retain(|host| !asked.iter().any(|own| own.node().path() == host.node().path()));
-        found.extend(asked);
-        Ok(Found { identity, devices: found, root, confinement: confinement(&config, looker)? })
+        for asked in [devices::gather(&config.devices)?, std::mem::take(&mut cdi.devices)] {
+            found.retain(|host| !asked.iter().any(|own| own.path == host.path));
+            found.extend(asked);
+        }
+        devices::own(&mut found, &identity);
+        identity.additional_gids.append(&mut cdi.gids);
+        identity.additional_gids.sort_unstable();
+        identity.additional_gids.dedup();
+        let confinement = confinement(&config, looker)?;
+        Ok(Found { identity, devices: found, cdi, root, confinement })
     })
     .await
 }

@@ -2,7 +2,9 @@
 //!
 //! A start that fails leaves an exited container that says why; its cgroup is removed as after every end.
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use runtime::cgroup::Cgroup;
@@ -15,6 +17,7 @@ use crate::container::end;
 use crate::container::make::{self, Ready};
 use crate::container::state::ContainerEvent;
 use crate::container::status::{Exited, Reason};
+use crate::container::volumes;
 use crate::error::{Error, chain};
 use crate::record::{self, ContainerFacts};
 use crate::resources::Resources;
@@ -79,7 +82,9 @@ async fn steps(starting: Starting) -> Result<Begun, Error> {
     };
     let mut limits = spec::resources::without_devices(&resources)?;
     limits.set_devices(Some(ready.devices));
-    let (cgroup, sources) = prepare(&shared, &facts, (limits, ready.plan.sources.clone())).await?;
+    let images = volumes::open(&shared, &facts).await?;
+    let wanted = Wanted { sources: ready.plan.sources.clone(), images };
+    let (cgroup, sources) = prepare(&shared, &facts, (limits, wanted)).await?;
     let mut descriptors = vec![ready.root];
     descriptors.extend(sources);
     let request = Start { facts: &facts, plan: ready.plan, cgroup, descriptors };
@@ -101,11 +106,18 @@ async fn read_again(shared: &Shared, facts: &ContainerFacts, client: &Client) ->
     Ok(Ready { plan, devices: make::device_rules(&spec), root })
 }
 
+/// What a container's plan says of its volumes.
+struct Wanted {
+    sources: Vec<Source>,
+    /// Images, mounted already, by what stands for them among the sources.
+    images: BTreeMap<PathBuf, OwnedFd>,
+}
+
 /// One trip to a blocking thread: making a cgroup waits for the kernel, opening a source for whatever is mounted there.
 async fn prepare(
     shared: &Arc<Shared>,
     facts: &Arc<ContainerFacts>,
-    (limits, sources): (oci::LinuxResources, Vec<Source>),
+    (limits, mut wanted): (oci::LinuxResources, Wanted),
 ) -> Result<(Cgroup, Vec<OwnedFd>), Error> {
     let (host, facts) = (shared.host.clone(), facts.clone());
     let subject = facts.id.to_string();
@@ -125,10 +137,14 @@ async fn prepare(
         let cgroup = Cgroup::create(&host, &facts.cgroup).map_err(failed("creating the cgroup"))?;
         cgroup.apply(&limits).map_err(failed("limiting the resources"))?;
         let open = |source: &Source| {
+            if let Some(image) = wanted.images.remove(&source.path) {
+                return mount::take_source(image, source)
+                    .map_err(failed("setting the flags of an image volume"));
+            }
             let _look = looker.at(&source.path)?;
             mount::open_source(source).map_err(failed("opening the mount sources"))
         };
-        let opened: Result<Vec<OwnedFd>, Error> = sources.iter().map(open).collect();
+        let opened: Result<Vec<OwnedFd>, Error> = wanted.sources.iter().map(open).collect();
         Ok((cgroup, opened?))
     })
     .await

@@ -25,6 +25,8 @@ pub struct ContainerStatus {
     pub image_id: String,
     /// What statuses call its image.
     pub image_ref: String,
+    /// Ids of the images that are its volumes, by their number among the mounts.
+    pub image_volumes: BTreeMap<usize, String>,
     /// When it was made, in nanoseconds since the epoch.
     pub created_at: i64,
     /// Its state.

@@ -47,6 +47,7 @@ impl Member {
             config: facts.config.clone(),
             image_id: facts.image_id.clone(),
             image_ref: facts.image_ref.clone(),
+            image_volumes: facts.image_volumes.clone(),
             created_at: facts.created_at,
             phase: phase(&self.state)?,
             resources: self.resources.clone(),

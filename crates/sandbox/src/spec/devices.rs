@@ -5,6 +5,7 @@
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use runtime::identity::Identity;
 use runtime::spec::oci;
 
 use crate::container::config::Device;
@@ -16,14 +17,17 @@ const MOST_NODES: usize = 4096;
 /// A device of the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct HostDevice {
-    path: PathBuf,
-    kind: oci::LinuxDeviceType,
-    major: i64,
-    minor: i64,
-    mode: u32,
-    uid: u32,
-    gid: u32,
-    permissions: String,
+    /// Where it is in the container.
+    pub(crate) path: PathBuf,
+    pub(crate) kind: oci::LinuxDeviceType,
+    pub(crate) major: i64,
+    pub(crate) minor: i64,
+    pub(crate) mode: u32,
+    /// `None` for whom the container runs as.
+    pub(crate) uid: Option<u32>,
+    pub(crate) gid: Option<u32>,
+    /// Some of `r`, `w`, `m`.
+    pub(crate) permissions: String,
 }
 
 impl HostDevice {
@@ -35,9 +39,18 @@ impl HostDevice {
             .set_major(self.major)
             .set_minor(self.minor)
             .set_file_mode(Some(self.mode & 0o7777))
-            .set_uid(Some(self.uid))
-            .set_gid(Some(self.gid));
+            .set_uid(self.uid)
+            .set_gid(self.gid);
         node
+    }
+
+    /// The device at a path of the host.
+    ///
+    /// # Errors
+    /// Those of the filesystem, and one for what is no device node.
+    pub(crate) fn look(path: &Path) -> std::io::Result<Self> {
+        let found = node_at(path, &std::fs::metadata(path)?);
+        found.ok_or_else(|| std::io::Error::other("is not a device"))
     }
 }
 
@@ -87,6 +100,14 @@ pub(crate) fn all() -> Vec<HostDevice> {
     found
 }
 
+/// Gives devices without an owner to whom the container runs as.
+pub(crate) fn own(devices: &mut [HostDevice], identity: &Identity) {
+    for device in devices {
+        device.uid.get_or_insert(identity.uid);
+        device.gid.get_or_insert(identity.gid);
+    }
+}
+
 fn collect(
     host: &Path,
     inside: &Path,
@@ -106,25 +127,29 @@ fn collect(
         }
         return Ok(());
     }
-    let typ = if kind.is_char_device() {
-        oci::LinuxDeviceType::C
-    } else if kind.is_block_device() {
-        oci::LinuxDeviceType::B
-    } else {
-        return Ok(());
+    if let Some(device) = node_at(host, &metadata) {
+        found.push(HostDevice { path: inside.to_owned(), permissions: permissions.to_owned(), ..device });
+    }
+    Ok(())
+}
+
+fn node_at(path: &Path, metadata: &std::fs::Metadata) -> Option<HostDevice> {
+    let kind = match metadata.file_type() {
+        kind if kind.is_char_device() => oci::LinuxDeviceType::C,
+        kind if kind.is_block_device() => oci::LinuxDeviceType::B,
+        _ => return None,
     };
     let number = metadata.rdev();
-    found.push(HostDevice {
-        path: inside.to_owned(),
-        kind: typ,
+    Some(HostDevice {
+        path: path.to_owned(),
+        kind,
         major: i64::from(rustix::fs::major(number)),
         minor: i64::from(rustix::fs::minor(number)),
         mode: metadata.mode(),
-        uid: metadata.uid(),
-        gid: metadata.gid(),
-        permissions: permissions.to_owned(),
-    });
-    Ok(())
+        uid: Some(metadata.uid()),
+        gid: Some(metadata.gid()),
+        permissions: "rwm".to_owned(),
+    })
 }
 
 /// Default devices and what may be done with them (config-linux.md, "Allowed Device list" and the default devices):
@@ -152,7 +177,9 @@ pub(crate) fn rules(devices: &[HostDevice], privileged: bool) -> Vec<oci::LinuxD
     let defaults = DEFAULT_RULES
         .into_iter()
         .map(|(kind, major, minor, access)| rule(true, (kind, major, minor), access));
-    let own = devices.iter().map(|d| rule(true, (d.kind, Some(d.major), Some(d.minor)), &d.permissions));
+    // A pipe has no number that a rule could be about.
+    let numbered = devices.iter().filter(|device| device.kind != oci::LinuxDeviceType::P);
+    let own = numbered.map(|d| rule(true, (d.kind, Some(d.major), Some(d.minor)), &d.permissions));
     std::iter::once(nothing).chain(defaults).chain(own).collect()
 }
 

@@ -1,11 +1,13 @@
 //! What is mounted in a container, in the order in which it is mounted: outer paths before inner ones.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use runtime::spec::oci;
 
 use super::SpecInput;
 use crate::container::config::{Mount, MountAccess, MountSource, Propagation};
+use crate::container::volumes::ImageVolume;
 use crate::error::Error;
 use crate::pod::config::{NamespaceMode, UserNamespace};
 
@@ -20,7 +22,16 @@ pub(crate) fn mounts(input: &SpecInput<'_>) -> Result<Vec<oci::Mount>, Error> {
         defaults(input).into_iter().filter(|mount| is_wanted(mount.destination(), &taken, input)).collect();
     all.extend(pod_files(input).into_iter().filter(|mount| is_free(mount.destination())));
     for (at, mount) in asked.iter().enumerate() {
-        all.push(volume(at, mount)?);
+        all.push(volume(at, mount, &input.volumes.images)?);
+    }
+    // Their files have the owners that the image gives them.
+    let users = input.pod.namespaces.user.as_ref();
+    let declared = |(path, source): &(PathBuf, PathBuf)| with_ids(bind(source, path, &["rw", "rprivate"]), users);
+    all.extend(input.volumes.declared.iter().map(declared));
+    for mount in &input.cdi.mounts {
+        let target = clean(mount.destination());
+        all.retain(|other| clean(other.destination()) != target);
+        all.push(mount.clone());
     }
     // Stable: of two mounts at one depth the one that was asked for first is made first.
     all.sort_by_key(|mount| clean(mount.destination()).components().count());
@@ -79,17 +90,38 @@ fn pod_files(input: &SpecInput<'_>) -> Vec<oci::Mount> {
     POD_FILES.iter().map(mount).collect()
 }
 
-fn volume(at: usize, mount: &Mount) -> Result<oci::Mount, Error> {
+/// What an option of a request is about.
+#[derive(Clone, Copy)]
+enum Effect {
+    Access,
+    Other,
+}
+
+/// Options that a request may add to a mount (OCI runtime-spec, config.md, "Linux mount options"): those that take something away from
+/// it, and those about access times. Options that would give back what the source's mount has taken away do nothing on a bind mount,
+/// and what says the same as a field of the request has its field.
+const OPTIONS: [(&str, Effect); 9] = [
+    ("ro", Effect::Access),
+    ("nodev", Effect::Other),
+    ("noexec", Effect::Other),
+    ("nosuid", Effect::Other),
+    ("nosymfollow", Effect::Other),
+    ("noatime", Effect::Other),
+    ("nodiratime", Effect::Other),
+    ("relatime", Effect::Other),
+    ("strictatime", Effect::Other),
+];
+
+fn volume(at: usize, mount: &Mount, images: &BTreeMap<usize, ImageVolume>) -> Result<oci::Mount, Error> {
     let field = |name: &str| format!("mounts[{at}].{name}");
     if !mount.container_path.is_absolute() {
         let path = mount.container_path.display();
         return Err(Error::refused(field("container_path"), format!("\"{path}\" is not an absolute path")));
     }
-    let source = match &mount.source {
-        MountSource::Host(path) => path,
-        MountSource::Image { .. } => {
-            return Err(Error::refused(field("image"), "image volumes are not supported yet"));
-        }
+    let source = match (&mount.source, images.get(&at)) {
+        (MountSource::Host(path), _) => path,
+        (MountSource::Image { .. }, Some(image)) => &image.place,
+        (MountSource::Image { .. }, None) => return Err(Error::refused(field("image"), "is not held")),
     };
     if !source.is_absolute() {
         return Err(Error::refused(
@@ -110,8 +142,21 @@ fn volume(at: usize, mount: &Mount) -> Result<oci::Mount, Error> {
         Propagation::HostToContainer => "rslave",
         Propagation::Bidirectional => "rshared",
     };
-    let bound = bind(source, &mount.container_path, &[access, propagation]);
-    Ok(with_ids(bound, mount.id_mapping.as_ref()))
+    let mut options = vec![access, propagation];
+    for (number, option) in mount.options.iter().enumerate() {
+        match (OPTIONS.iter().find(|(name, _)| name == option), mount.access) {
+            (Some((_, Effect::Access)), MountAccess::ReadWrite) | (Some((_, Effect::Other)), _) => {
+                options.push(option);
+            }
+            // It is that already, or more.
+            (Some((_, Effect::Access)), MountAccess::ReadOnly | MountAccess::RecursiveReadOnly) => {}
+            (None, _) => {
+                let why = format!("\"{}\" is no option of a mount that is supported", option.escape_debug());
+                return Err(Error::refused(field(&format!("mount_options[{number}]")), why));
+            }
+        }
+    }
+    Ok(with_ids(bind(source, &mount.container_path, &options), mount.id_mapping.as_ref()))
 }
 
 fn with_ids(mut mount: oci::Mount, ids: Option<&UserNamespace>) -> oci::Mount {
@@ -135,7 +180,7 @@ fn bind(source: &Path, destination: &Path, options: &[&str]) -> oci::Mount {
 }
 
 /// Without trailing slashes and dots, for comparing by name alone; the runtime resolves paths inside the root.
-fn clean(path: &Path) -> PathBuf {
+pub(crate) fn clean(path: &Path) -> PathBuf {
     let mut cleaned = PathBuf::from("/");
     for component in path.components() {
         match component {
@@ -154,7 +199,9 @@ fn clean(path: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cdi::Edits;
     use crate::container::config::ContainerConfig;
+    use crate::container::volumes::Volumes;
     use crate::pod::config::PodConfig;
     use crate::rootfs::ImageConfig;
 
@@ -181,6 +228,8 @@ mod tests {
             pod_dir: Path::new("/run/pod"),
             container: &container,
             image: &ImageConfig::default(),
+            volumes: &Volumes::default(),
+            cdi: &Edits::default(),
             identity: &identity,
             devices: &[],
             cgroup: "/c",
@@ -200,5 +249,32 @@ mod tests {
         let usual = ["/dev", "/dev/pts", "/dev/mqueue", "/dev/shm"];
         assert_eq!(below_dev("/srv", "/srv", false), usual);
         assert_eq!(below_dev("/srv", "/dev/shm", false).len(), usual.len(), "one of them is another");
+    }
+
+    fn with_options(access: MountAccess, options: &[&str]) -> Result<Vec<String>, Error> {
+        let mount = Mount {
+            container_path: "/data".into(),
+            source: MountSource::Host("/srv".into()),
+            access,
+            propagation: Propagation::Private,
+            selinux_relabel: false,
+            id_mapping: None,
+            options: options.iter().map(|option| (*option).to_owned()).collect(),
+        };
+        volume(3, &mount, &BTreeMap::new()).map(|mount| mount.options().clone().unwrap())
+    }
+
+    #[test]
+    fn options_take_away_and_never_give_back() {
+        let options = with_options(MountAccess::ReadWrite, &["noexec", "ro", "nosuid"]).unwrap();
+        assert_eq!(options, ["rbind", "rw", "rprivate", "noexec", "ro", "nosuid"]);
+        let options = with_options(MountAccess::RecursiveReadOnly, &["ro", "nodev"]).unwrap();
+        assert_eq!(options, ["rbind", "rro", "rprivate", "nodev"], "what says more stays");
+        for refused in
+            ["rw", "exec", "dev", "suid", "rshared", "bind", "rro", "idmap", "size=5", "no\0dev", ""]
+        {
+            let error = with_options(MountAccess::ReadWrite, &["nodev", refused]).unwrap_err().to_string();
+            assert!(error.starts_with("mounts[3].mount_options[1]: "), "{refused:?}: {error}");
+        }
     }
 }

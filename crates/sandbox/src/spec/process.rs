@@ -91,7 +91,7 @@ fn working_directory(container: &ContainerConfig, image: &ImageConfig) -> Result
     }
 }
 
-/// Later ones win: defaults, the image's, the request's.
+/// Later ones win: defaults, the image's, the request's, those of CDI devices.
 fn environment(input: &SpecInput<'_>) -> Result<Vec<String>, Error> {
     let mut all = vec![DEFAULT_PATH.to_owned(), format!("HOSTNAME={}", input.hostname)];
     if input.container.tty {
@@ -110,6 +110,7 @@ fn environment(input: &SpecInput<'_>) -> Result<Vec<String>, Error> {
         }
         all.push(format!("{key}={value}"));
     }
+    all.extend(input.cdi.env.iter().cloned());
     Ok(last_of_each(all))
 }
 

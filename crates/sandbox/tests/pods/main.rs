@@ -15,4 +15,5 @@ mod lifecycle;
 mod recovery;
 mod speed;
 mod stand_ins;
+mod volumes;
 mod world;

@@ -70,6 +70,7 @@ impl World {
             cgroup_driver: Default::default(),
             default_cgroup_parent: self.parent.clone(),
             handlers: Default::default(),
+            cdi_spec_dirs: vec![self.directory.path().join("cdi")],
             deadlines,
         };
         let daemon = tokio::runtime::Builder::new_multi_thread()

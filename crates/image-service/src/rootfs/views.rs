@@ -1,0 +1,194 @@
+//! Images that containers have as volumes: read-only mounts of all layers of an image, or of one place in it.
+//!
+//! While a container has an image as a volume, its layers aren't collected, as those of its root aren't.
+//! Not here: where the mount goes, and its flags but for read-only.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+use rustix::mount::{MoveMountFlags, OpenTreeFlags};
+
+use super::mount::{Failure, in_private_namespace, open_place};
+use super::record::ImageRecord;
+use super::{Inner, RootFilesystems, Rootfs, WORK, all_there, attributes, check_id, visible};
+use crate::digest::Digest;
+use crate::error::Error;
+use crate::layers::{Layer, make_private_dir, store};
+
+/// Below a container's directory: a directory for each image with what its topmost layer doesn't say.
+const IMAGES: &str = "images";
+
+/// What a path of an image may be resolved by: the image's root is its end, and what is no path leads nowhere.
+pub(super) const IN_IMAGE: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS);
+
+impl RootFilesystems {
+    /// Keeps the layers of images for a container with a root filesystem, so that they can be mounted as volumes: each
+    /// image with its layers from the lowest upwards. Replaces what was kept for it before.
+    ///
+    /// # Errors
+    /// [`Error::RootfsMissing`], [`Error::LayerMissing`], [`Error::NoSpace`], [`Error::Store`].
+    pub fn hold_images(&self, container: &str, images: &[(Digest, Vec<Digest>)]) -> Result<(), Error> {
+        check_id(container)?;
+        let inner = &*self.inner;
+        let dir = inner.dir.join(container);
+        let get =
+            |id: &Digest| inner.layers.get(id).ok_or_else(|| Error::LayerMissing { diff_id: id.clone() });
+        let mut held = Vec::with_capacity(images.len());
+        let mut records = Vec::with_capacity(images.len());
+        for (at, (id, layers)) in images.iter().enumerate() {
+            let found: Vec<Layer> = visible(layers).iter().map(get).collect::<Result<_, _>>()?;
+            inner.make_top(&dir.join(IMAGES).join(at.to_string()), &found)?;
+            held.push(found);
+            records.push(ImageRecord { id: id.clone(), layers: layers.clone() });
+        }
+        let mut containers = inner.containers();
+        let rootfs = containers
+            .get_mut(container)
+            .ok_or_else(|| Error::RootfsMissing { container: container.to_owned() })?;
+        let record = rootfs.record.with_images(records);
+        record.replace(&dir).map_err(|cause| store("write the record of", &dir, cause))?;
+        rootfs.record = Arc::new(record);
+        let before = std::mem::replace(&mut rootfs.images, held.into());
+        drop(containers);
+        // Lets go of layers, which takes the lock of another map.
+        drop(before);
+        Ok(())
+    }
+
+    /// Mounts what is at a path of an image that is kept for a container, read-only and detached; all of it for an empty
+    /// path. Links are followed inside the image.
+    ///
+    /// # Errors
+    /// [`Error::ImagePath`] when nothing can be found there, [`Error::RootfsMissing`], [`Error::ImageMissing`] for an
+    /// image that isn't kept for it, [`Error::LayerMissing`], [`Error::RootfsMount`].
+    pub fn mount_image(&self, container: &str, image: &Digest, path: &Path) -> Result<OwnedFd, Error> {
+        let inner = &*self.inner;
+        let rootfs = inner.containers().get(container).cloned();
+        let rootfs = rootfs.ok_or_else(|| Error::RootfsMissing { container: container.to_owned() })?;
+        let (at, layers) = find(&rootfs, image)?;
+        let dir = inner.dir.join(container);
+        let mount = inner.view(container, (&dir.join(IMAGES).join(at.to_string()), layers))?;
+        if path.as_os_str().is_empty() {
+            return Ok(mount);
+        }
+        let failed = |cause| Error::ImagePath { image: image.clone(), path: path.to_owned(), cause };
+        let place = find_in(&mount, path, OFlags::PATH).map_err(|errno| failed(errno.into()))?;
+        part(&mount, &place, &dir.join(WORK)).map_err(|(_, cause)| failed(cause))
+    }
+
+    /// A read-only mount of what a container's root began as. Not the root once more: overlay empties the directory that
+    /// it works in when it is mounted, under the feet of the mount that the container has.
+    pub(super) fn own_image(&self, container: &str) -> Result<OwnedFd, Error> {
+        let inner = &*self.inner;
+        let rootfs = inner.containers().get(container).cloned();
+        let rootfs = rootfs.ok_or_else(|| Error::RootfsMissing { container: container.to_owned() })?;
+        all_there(rootfs.record.layers(), &rootfs.layers)?;
+        let top = inner.dir.join(container).join(IMAGES).join("own");
+        inner.make_top(&top, &rootfs.layers)?;
+        inner.view(container, (&top, &rootfs.layers))
+    }
+}
+
+impl Inner {
+    /// Makes the directory with what the topmost of these layers doesn't say.
+    fn make_top(&self, top: &Path, layers: &[Layer]) -> Result<(), Error> {
+        make_private_dir(top)?;
+        attributes::copy(top, layers, &self.lowers(layers)?)
+            .map_err(|cause| store("set the attributes of", top, cause))
+    }
+
+    fn view(&self, container: &str, (top, layers): (&Path, &[Layer])) -> Result<OwnedFd, Error> {
+        let mut lowers = vec![open_place(top).map_err(|cause| store("open", top, cause))?];
+        lowers.extend(self.lowers(layers)?);
+        self.mounter.view(container, &self.dir.join(container), &lowers)
+    }
+}
+
+fn find<'r>(rootfs: &'r Rootfs, image: &Digest) -> Result<(usize, &'r [Layer]), Error> {
+    let mut kept = rootfs.record.images().iter().zip(&*rootfs.images).enumerate();
+    let (at, (record, layers)) = kept
+        .find(|(_, (record, _))| record.id == *image)
+        .ok_or_else(|| Error::ImageMissing { image: image.to_string() })?;
+    all_there(&record.layers, layers)?;
+    Ok((at, layers))
+}
+
+/// Opens what is at a path of a root, links followed inside of it.
+pub(super) fn find_in(root: &OwnedFd, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
+    rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), IN_IMAGE)
+}
+
+/// A place of a detached mount as a detached mount of its own.
+fn part(mount: &OwnedFd, place: &OwnedFd, spot: &Path) -> Result<OwnedFd, Failure> {
+    match clone(place) {
+        // Before Linux 6.15 what is attached nowhere can't be cloned.
+        Err(Errno::INVAL) => part_attached(mount, place, spot),
+        cloned => cloned.map_err(|errno| ("clone a part of", errno.into())),
+    }
+}
+
+/// The same by way of a mount namespace of its own, where the mount is attached on the directory `spot` for a moment.
+fn part_attached(mount: &OwnedFd, place: &OwnedFd, spot: &Path) -> Result<OwnedFd, Failure> {
+    let failed = |errno: Errno| -> Failure { ("clone a part of", io::Error::from(errno)) };
+    in_private_namespace(|| {
+        rustix::mount::move_mount(mount, "", CWD, spot, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+            .map_err(failed)?;
+        clone(place).map_err(failed)
+    })
+}
+
+fn clone(place: &OwnedFd) -> Result<OwnedFd, Errno> {
+    let flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    rustix::mount::open_tree(place, "", flags)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd as _;
+
+    use super::*;
+    use crate::rootfs::Durability;
+    use crate::rootfs::mount::Mounter;
+
+    /// Both ways to a part of a mount give the same, and one that nobody can write to.
+    #[test]
+    fn a_part_is_had_on_every_kernel() {
+        if !rustix::process::geteuid().is_root() {
+            println!("skipped: needs root");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["empty", "work", "layer/etc/inner"] {
+            std::fs::create_dir_all(dir.path().join(name)).unwrap();
+        }
+        std::fs::write(dir.path().join("layer/etc/file"), "content").unwrap();
+        let mounter = Mounter::new(dir.path().join("empty"), Durability::default());
+        let view = || {
+            let lower = open_place(&dir.path().join("layer")).unwrap();
+            mounter.view("c", dir.path(), &[lower]).unwrap()
+        };
+        let spot = dir.path().join("work");
+        for way in [part, part_attached] {
+            let mount = view();
+            let place = find_in(&mount, Path::new("etc"), OFlags::PATH).unwrap();
+            let etc = way(&mount, &place, &spot).unwrap();
+            drop((mount, place));
+            let path = format!("/proc/self/fd/{}", etc.as_raw_fd());
+            assert_eq!(std::fs::read_to_string(format!("{path}/file")).unwrap(), "content");
+            let refused = std::fs::write(format!("{path}/new"), "").unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::ReadOnlyFilesystem);
+            let mount = view();
+            let place = find_in(&mount, Path::new("/etc/../etc/file"), OFlags::PATH).unwrap();
+            let file = way(&mount, &place, &spot).unwrap();
+            let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+            assert_eq!(std::fs::read_to_string(path).unwrap(), "content");
+        }
+        let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(!table.contains(dir.path().to_str().unwrap()), "{table}");
+    }
+}
