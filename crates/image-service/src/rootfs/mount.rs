@@ -371,8 +371,10 @@ mod tests {
             let parts = Parts {
                 mapped: Some((ids::mapped([&b, &a].into_iter(), &map).unwrap(), &map)),
                 lowers: vec![&b, &a],
-                upper: open_place(&dir.path().join("upper")).unwrap(),
-                work: open_place(&dir.path().join("work")).unwrap(),
+                writable: Some((
+                    open_place(&dir.path().join("upper")).unwrap(),
+                    open_place(&dir.path().join("work")).unwrap(),
+                )),
                 dir: dir.path(),
                 durability: Durability::Synced,
             };

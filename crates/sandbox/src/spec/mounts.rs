@@ -26,7 +26,8 @@ pub(crate) fn mounts(input: &SpecInput<'_>) -> Result<Vec<oci::Mount>, Error> {
     }
     // Their files have the owners that the image gives them.
     let users = input.pod.namespaces.user.as_ref();
-    let declared = |(path, source): &(PathBuf, PathBuf)| with_ids(bind(source, path, &["rw", "rprivate"]), users);
+    let declared =
+        |(path, source): &(PathBuf, PathBuf)| with_ids(bind(source, path, &["rw", "rprivate"]), users);
     all.extend(input.volumes.declared.iter().map(declared));
     for mount in &input.cdi.mounts {
         let target = clean(mount.destination());
