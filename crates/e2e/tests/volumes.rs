@@ -295,5 +295,5 @@ async fn mount_options_are_applied() {
     let features = Newest::of(&rig.client).status().await.unwrap();
     assert!(features.features.unwrap().mount_options);
     let handler = features.runtime_handlers[0].features.unwrap();
-    assert!(handler.recursive_read_only_mounts && !handler.user_namespaces);
+    assert!(handler.recursive_read_only_mounts);
 }
