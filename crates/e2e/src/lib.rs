@@ -14,12 +14,14 @@ pub mod leaks;
 pub mod needs;
 pub mod newest;
 pub mod node;
+pub mod pod;
 pub mod registry;
 mod until;
 
 pub use client::Client;
 pub use dead_mount::DeadMount;
 pub use node::{Network, Node};
+pub use pod::Pod;
 pub use registry::Registry;
 pub use until::until;
 

@@ -50,6 +50,7 @@ pub use pod::config::{
     DnsConfig, NamespaceMode, PodConfig, PodMetadata, PodNamespaces, PodSecurity, PortMapping, Protocol,
     UserNamespace,
 };
+pub use pod::limits::PodResources;
 pub use pod::status::{PodFilter, PodPhase, PodStatus};
 pub use pods::Pods;
 pub use resources::Resources;

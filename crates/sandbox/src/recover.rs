@@ -208,7 +208,7 @@ mod tests {
             config: Arc::default(),
             cgroup: "/k/p".to_owned(),
         };
-        PodRecord { version: 1, facts: Arc::new(facts), stage }
+        PodRecord { version: 1, facts: Arc::new(facts), stage, limits: None }
     }
 
     fn container(id: &ContainerId, stage: ContainerStage) -> ContainerRecord {

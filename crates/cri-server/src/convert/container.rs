@@ -36,7 +36,7 @@ pub(crate) fn config(config: cri::ContainerConfig) -> Result<ContainerConfig, Er
         log_path: config.log_path,
         stdin: stdin(config.stdin, config.stdin_once)?,
         tty: config.tty,
-        resources: resources::read(linux.resources.unwrap_or_default())?,
+        resources: resources::read(linux.resources.unwrap_or_default(), resources::CONTAINER)?,
         security: security(linux.security_context.unwrap_or_default())?,
         stop_signal: signal::read(config.stop_signal)?,
     })

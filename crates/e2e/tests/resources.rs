@@ -1,0 +1,112 @@
+//! Limits of pods and containers, at the beginning and after updates, as requests say them and as the kernel has them.
+
+use e2e::pod::{linux, resources};
+use e2e::{Network, Pod};
+use proto::runtime::v1 as cri;
+use tonic::Code;
+
+fn shares(cpu_shares: i64) -> cri::LinuxContainerResources {
+    cri::LinuxContainerResources { cpu_shares, ..Default::default() }
+}
+
+/// The weight of a cgroup on the scale of version 1, or what version 2 makes of it.
+fn weight(pod: &Pod, cgroup: &str) -> String {
+    pod.cgroup_file(cgroup, &["cpu.shares", "cpu.weight"]).expect("a weight")
+}
+
+/// Of a number of shares: as it is, and as a weight of version 2.
+fn is_weight(found: &str, (shares, weight): (u64, u64)) -> bool {
+    found == shares.to_string() || found == weight.to_string()
+}
+
+#[tokio::test]
+async fn a_pods_own_limits_are_kept_shown_and_updated() {
+    let mut pod = Pod::new(Network::None, |sandbox| {
+        linux(sandbox).overhead =
+            Some(cri::LinuxContainerResources { memory_limit_in_bytes: 1 << 20, ..shares(24) });
+        let sum = cri::LinuxContainerResources {
+            memory_limit_in_bytes: 64 << 20,
+            cpu_quota: 5_000,
+            cpu_period: 100_000,
+            ..shares(1000)
+        };
+        linux(sandbox).resources = Some(sum);
+    })
+    .await;
+    let id = pod.id.clone();
+    let found = weight(&pod, &id);
+    assert!(is_weight(&found, (1024, 100)), "both parts together: {found}");
+    // The sum leaves out what has no limit: it must not bind a container that has none.
+    let limit = pod.cgroup_file(&id, &["memory.limit_in_bytes", "memory.max"]).unwrap();
+    assert!(limit == "max" || limit.parse::<u64>().unwrap() > 1 << 40, "{limit}");
+    let quota = pod.cgroup_file(&id, &["cpu.cfs_quota_us", "cpu.max"]).unwrap();
+    assert!(quota == "-1" || quota.starts_with("max"), "{quota}");
+
+    let update = cri::UpdatePodSandboxResourcesRequest {
+        pod_sandbox_id: id.clone(),
+        overhead: None,
+        resources: Some(cri::LinuxContainerResources { memory_limit_in_bytes: 96 << 20, ..shares(2) }),
+    };
+    pod.runtime.update_pod_sandbox_resources(update.clone()).await.unwrap();
+    pod.restart();
+    for round in ["before a restart", "after it"] {
+        let found = weight(&pod, &id);
+        assert!(is_weight(&found, (26, 4)), "{round}: {found}");
+        let config = pod.info(&id).await["config"].clone();
+        assert_eq!(config["resources"]["memory_limit"], 96 << 20, "{round}");
+        assert_eq!(config["overhead"]["memory_limit"], 1 << 20, "{round}: what is not said stays");
+        pod.restart();
+    }
+    // Still the pod that was asked for: a retry of the first request finds it.
+    let again = cri::RunPodSandboxRequest { config: Some(pod.sandbox.clone()), ..Default::default() };
+    assert_eq!(pod.runtime.run_pod_sandbox(again).await.unwrap().into_inner().pod_sandbox_id, id);
+
+    let usual = cri::UpdatePodSandboxResourcesRequest {
+        overhead: Some(Default::default()),
+        resources: Some(Default::default()),
+        ..update.clone()
+    };
+    pod.runtime.update_pod_sandbox_resources(usual).await.unwrap();
+    assert!(is_weight(&weight(&pod, &id), (1024, 100)), "back to the usual");
+
+    let negative = cri::UpdatePodSandboxResourcesRequest { overhead: Some(shares(-1)), ..update.clone() };
+    let refused = pod.runtime.update_pod_sandbox_resources(negative).await.unwrap_err();
+    assert_eq!(
+        (refused.code(), refused.message()),
+        (Code::InvalidArgument, "overhead.cpu_shares: -1 is negative")
+    );
+    let unknown = cri::UpdatePodSandboxResourcesRequest { pod_sandbox_id: "none".into(), ..update.clone() };
+    let refused = pod.runtime.update_pod_sandbox_resources(unknown).await.unwrap_err();
+    assert_eq!(refused.code(), Code::NotFound);
+    pod.client.stop_pod(&id).await.unwrap();
+    let late = pod.runtime.update_pod_sandbox_resources(update).await.unwrap_err();
+    assert_eq!(late.code(), Code::FailedPrecondition, "{late}");
+}
+
+#[tokio::test]
+async fn refusals_of_limits_name_the_message_that_they_are_in() {
+    let pod = Pod::new(Network::None, |_| {}).await;
+    let refused = pod.another(|sandbox| linux(sandbox).overhead = Some(shares(-1))).await.unwrap_err();
+    assert_eq!(refused.message(), "linux.overhead.cpu_shares: -1 is negative");
+    let refused = pod.another(|sandbox| linux(sandbox).resources = Some(shares(-1))).await.unwrap_err();
+    assert_eq!(refused.message(), "linux.resources.cpu_shares: -1 is negative");
+    let id = pod.waiting("main", |wanted| resources(wanted).cpu_shares = 512).await;
+    let update = |linux: cri::LinuxContainerResources| cri::UpdateContainerResourcesRequest {
+        container_id: id.clone(),
+        linux: Some(linux),
+        ..Default::default()
+    };
+    let mut runtime = pod.runtime.clone();
+    for (wrong, path) in [
+        (shares(-1), "linux.cpu_shares: "),
+        (cri::LinuxContainerResources { cpu_period: 7, ..Default::default() }, "linux.cpu_period: "),
+        (
+            cri::LinuxContainerResources { cpuset_cpus: "4096".into(), ..Default::default() },
+            "linux.cpuset_cpus: ",
+        ),
+    ] {
+        let refused = runtime.update_container_resources(update(wrong)).await.unwrap_err();
+        assert!(refused.message().starts_with(path), "{refused}");
+    }
+    assert!(is_weight(&weight(&pod, &id), (512, 59)), "{}", weight(&pod, &id));
+}
