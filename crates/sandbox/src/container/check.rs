@@ -35,7 +35,7 @@ pub(crate) fn check(pod: &PodConfig, container: &ContainerConfig) -> Result<(), 
     namespaces(pod, container)?;
     users::check_container(pod, container)?;
     profiles(container)?;
-    mounts(container)
+    mounts(pod, container)
 }
 
 fn namespaces(pod: &PodConfig, container: &ContainerConfig) -> Result<(), Error> {
@@ -100,12 +100,16 @@ fn profiles(container: &ContainerConfig) -> Result<(), Error> {
     }
 }
 
-fn mounts(container: &ContainerConfig) -> Result<(), Error> {
+fn mounts(pod: &PodConfig, container: &ContainerConfig) -> Result<(), Error> {
     for (at, mount) in container.mounts.iter().enumerate() {
         let refuse = |field: &str, why: &str| Err(Error::refused(format!("mounts[{at}].{field}"), why));
         if let MountSource::Image { .. } = &mount.source {
-            if mount.id_mapping.is_some() {
-                return refuse("uidMappings", "mapped ids of an image volume are not supported yet");
+            // Mapped by the user namespace of the pod, as kubelet has it.
+            if mount.id_mapping.is_some() && mount.id_mapping != pod.namespaces.user {
+                return refuse(
+                    "uidMappings",
+                    "an image volume can only be mapped as the users of its pod are",
+                );
             }
             if mount.access == MountAccess::ReadWrite {
                 return refuse("readonly", "an image volume is always read-only");

@@ -175,7 +175,8 @@ async fn root(making: &Making) -> Result<(Prepared, OwnedFd), Error> {
     within(("preparing the root filesystem", id.as_str(), after), work).await
 }
 
-async fn users_of(making: &Making) -> Result<UserMap, Error> {
+/// The users of a pod that has a user namespace.
+pub(crate) async fn users_of(making: &Making) -> Result<UserMap, Error> {
     let pod = making.pod.id.to_string();
     let client = making.client.as_ref().ok_or(Error::OutOfTouch { pod })?;
     client.user_namespace(making.shared.config.deadlines.namespaces).await
