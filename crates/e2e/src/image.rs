@@ -205,6 +205,16 @@ pub fn busybox() -> Image {
     Image::new(json!({ "Cmd": ["sh"], "Env": ["PATH=/bin", "FROM_IMAGE=yes"] })).layer(layer)
 }
 
+/// The same as a directory, for what has no registry.
+///
+/// # Panics
+/// When it can't be written.
+pub fn unpack_busybox(directory: &std::path::Path) {
+    for layer in busybox().layers {
+        tar::Archive::new(&*layer).unpack(directory).expect("an unpacked image");
+    }
+}
+
 fn applets() -> Vec<String> {
     let listed = std::process::Command::new("/bin/busybox").arg("--list").output().expect("busybox runs");
     String::from_utf8_lossy(&listed.stdout)

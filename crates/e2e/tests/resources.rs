@@ -110,3 +110,26 @@ async fn refusals_of_limits_name_the_message_that_they_are_in() {
     }
     assert!(is_weight(&weight(&pod, &id), (512, 59)), "{}", weight(&pod, &id));
 }
+
+/// What makes the container is not in its account but for what a process is begun with.
+#[tokio::test]
+async fn a_container_with_a_mebibyte_of_memory_starts() {
+    let pod = Pod::new(Network::None, |_| {}).await;
+    let little = |wanted: &mut cri::ContainerConfig| {
+        wanted.command = ["sleep", "1000"].map(str::to_owned).to_vec();
+        resources(wanted).memory_limit_in_bytes = 1 << 20;
+    };
+    let id = pod.waiting("little", little).await;
+    let limit = pod.cgroup_file(&id, &["memory.limit_in_bytes", "memory.max"]);
+    assert_eq!(limit.as_deref(), Some("1048576"));
+    assert_eq!(pod.client.exec(&id, &["true"], 10).await.unwrap().exit_code, 0, "there is room for an exec");
+    let status = pod.client.container(&id).await.unwrap();
+    assert_eq!(status.state, e2e::cri::ContainerState::ContainerRunning as i32, "{status:?}");
+    pod.client.stop(&id, 0).await.unwrap();
+    let status = pod.client.container(&id).await.unwrap();
+    assert_eq!(
+        (status.exit_code, status.reason.as_str()),
+        (137, "Error"),
+        "killed by nobody else: {status:?}"
+    );
+}
