@@ -109,6 +109,12 @@ impl Layer {
         self.link(path, EntryType::Symlink, target)
     }
 
+    /// Adds a named pipe.
+    #[must_use]
+    pub fn fifo(self, path: &str) -> Self {
+        self.entry(path, EntryType::Fifo, 0o644, b"")
+    }
+
     /// Adds a hard link to a file of this layer.
     #[must_use]
     pub fn hard_link(self, path: &str, target: &str) -> Self {

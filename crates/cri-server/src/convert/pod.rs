@@ -143,7 +143,15 @@ mod tests {
     #[test]
     fn fields_that_cannot_be_honoured_are_refused_by_path() {
         type Change = fn(&mut cri::PodSandboxConfig);
-        let broken: [(&str, Change); 4] = [
+        #[allow(deprecated, reason = "refused for it")]
+        let broken: [(&str, Change); 7] = [
+            ("windows", |config| config.windows = Some(Default::default())),
+            ("linux.security_context.seccomp_profile_path", |config| {
+                context(config).seccomp_profile_path = "runtime/default".into();
+            }),
+            ("linux.security_context.namespace_options.target_id", |config| {
+                context(config).namespace_options.get_or_insert_default().target_id = "other".into();
+            }),
             ("annotations[\"kubernetes.io/ingress-bandwidth\"]", |config| {
                 config.annotations = [("kubernetes.io/ingress-bandwidth".into(), "fast".into())].into();
             }),
