@@ -133,3 +133,128 @@ async fn a_container_with_a_mebibyte_of_memory_starts() {
         "killed by nobody else: {status:?}"
     );
 }
+
+/// All that a message of limits can say, with numbers of its own.
+fn everything(from: i64) -> cri::LinuxContainerResources {
+    cri::LinuxContainerResources {
+        cpu_period: 100_000 + from,
+        cpu_quota: 20_000 + from,
+        cpu_shares: 300 + from,
+        memory_limit_in_bytes: (1 << 26) + from,
+        memory_swap_limit_in_bytes: (1 << 27) + from,
+        oom_score_adj: 100 + from,
+        cpuset_cpus: "0".into(),
+        cpuset_mems: "0".into(),
+        hugepage_limits: vec![cri::HugepageLimit { page_size: "2MB".into(), limit: 4 << 20 }],
+        unified: [("memory.oom.group".to_owned(), "1".to_owned())].into(),
+    }
+}
+
+#[tokio::test]
+async fn every_limit_of_a_pod_is_kept_and_replaced_by_an_update() {
+    let mut pod = Pod::new(Network::None, |sandbox| {
+        linux(sandbox).overhead = Some(everything(1));
+        linux(sandbox).resources = Some(everything(2));
+    })
+    .await;
+    let shown = |from: i64| {
+        serde_json::json!({
+            "cpu_period": 100_000 + from, "cpu_quota": 20_000 + from, "cpu_shares": 300 + from,
+            "memory_limit": (1 << 26) + from, "memory_swap_limit": (1 << 27) + from, "oom_score_adj": 100 + from,
+            "cpuset_cpus": "0", "cpuset_mems": "0", "hugepage_limits": { "2MB": 4 << 20 },
+            "unified": { "memory.oom.group": "1" },
+        })
+    };
+    let config = pod.info(&pod.id).await["config"].clone();
+    assert_eq!((&config["overhead"], &config["resources"]), (&shown(1), &shown(2)));
+    let update = cri::UpdatePodSandboxResourcesRequest {
+        pod_sandbox_id: pod.id.clone(),
+        overhead: Some(everything(3)),
+        resources: Some(everything(4)),
+    };
+    pod.runtime.update_pod_sandbox_resources(update).await.unwrap();
+    let config = pod.info(&pod.id).await["config"].clone();
+    assert_eq!((&config["overhead"], &config["resources"]), (&shown(3), &shown(4)));
+    // Killing all together would take the supervisor along.
+    let group = pod.cgroup_file(&pod.id, &["memory.oom.group"]);
+    assert!(group.is_none_or(|group| group == "0"));
+}
+
+#[tokio::test]
+async fn an_update_of_a_container_reaches_the_kernel_and_the_status() {
+    let pod = Pod::new(Network::None, |_| {}).await;
+    let id = pod.waiting("main", |wanted| resources(wanted).oom_score_adj = 500).await;
+    let asked = cri::LinuxContainerResources {
+        cpu_period: 50_000,
+        cpu_quota: 25_000,
+        cpu_shares: 512,
+        memory_limit_in_bytes: 64 << 20,
+        memory_swap_limit_in_bytes: 96 << 20,
+        // kubelet sends one always; that of running processes is theirs.
+        oom_score_adj: 900,
+        cpuset_cpus: "0".into(),
+        cpuset_mems: "0".into(),
+        hugepage_limits: vec![cri::HugepageLimit { page_size: "2MB".into(), limit: 4 << 20 }],
+        unified: Default::default(),
+    };
+    let update = cri::UpdateContainerResourcesRequest {
+        container_id: id.clone(),
+        linux: Some(asked.clone()),
+        windows: None,
+        annotations: [("what".to_owned(), "ever".to_owned())].into(),
+    };
+    let mut runtime = pod.runtime.clone();
+    runtime.update_container_resources(update.clone()).await.unwrap();
+    let read = |files: &[&str]| pod.cgroup_file(&id, files);
+    let quota = read(&["cpu.cfs_quota_us", "cpu.max"]).unwrap();
+    assert!(quota == "25000" || quota == "25000 50000", "{quota}");
+    assert!(read(&["cpu.cfs_period_us"]).is_none_or(|period| period == "50000"));
+    assert!(is_weight(&weight(&pod, &id), (512, 59)));
+    assert_eq!(read(&["memory.limit_in_bytes", "memory.max"]).unwrap(), (64 << 20).to_string());
+    // Where the kernel accounts for swap: together on version 1, what is beyond memory on version 2.
+    if let Some(swap) = read(&["memory.memsw.limit_in_bytes", "memory.swap.max"]) {
+        assert!(swap == (96 << 20).to_string() || swap == (32 << 20).to_string(), "{swap}");
+    }
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        assert_eq!(read(&[file]).as_deref(), Some("0"), "{file}");
+    }
+    if let Some(limit) = read(&["hugetlb.2MB.limit_in_bytes", "hugetlb.2MB.max"]) {
+        assert_eq!(limit, (4 << 20).to_string());
+    }
+    assert_eq!(pod.exec(&id, "cat /proc/1/oom_score_adj").await, "500");
+    let (status, _) = pod.container(&id).await;
+    let shown = status.resources.unwrap().linux.unwrap();
+    assert_eq!(shown, cri::LinuxContainerResources { oom_score_adj: 500, ..asked });
+    // What a message doesn't say stays: kubelet's CPU manager sends a set of CPUs and nothing else.
+    let cpus = cri::LinuxContainerResources { cpuset_cpus: "0-1".into(), ..Default::default() };
+    let only = cri::UpdateContainerResourcesRequest { linux: Some(cpus), ..update.clone() };
+    runtime.update_container_resources(only).await.unwrap();
+    assert_eq!(read(&["cpuset.cpus"]).as_deref(), Some("0-1"));
+    assert_eq!(read(&["memory.limit_in_bytes", "memory.max"]).unwrap(), (64 << 20).to_string());
+    let windows =
+        cri::UpdateContainerResourcesRequest { windows: Some(Default::default()), ..update.clone() };
+    let refused = runtime.update_container_resources(windows).await.unwrap_err();
+    assert_eq!(refused.message(), "windows: this node runs Linux");
+    let freeze = [("cgroup.freeze".to_owned(), "1".to_owned())].into();
+    let unified = cri::LinuxContainerResources { unified: freeze, ..Default::default() };
+    let refused = cri::UpdateContainerResourcesRequest { linux: Some(unified), ..update };
+    let refused = runtime.update_container_resources(refused).await.unwrap_err();
+    assert!(refused.message().starts_with("linux.unified: "), "{refused}");
+}
+
+#[tokio::test]
+async fn huge_pages_are_limited_by_their_size() {
+    let pod = Pod::new(Network::None, |_| {}).await;
+    let id = pod
+        .waiting("main", |wanted| {
+            let limit = |page_size: &str, limit| cri::HugepageLimit { page_size: page_size.into(), limit };
+            // kubelet names sizes that a node may not have.
+            resources(wanted).hugepage_limits = vec![limit("2MB", 6 << 20), limit("1GB", 0), limit("3MB", 0)];
+        })
+        .await;
+    let Some(limit) = pod.cgroup_file(&id, &["hugetlb.2MB.limit_in_bytes", "hugetlb.2MB.max"]) else {
+        println!("skipped: this host doesn't limit huge pages of 2 MiB");
+        return;
+    };
+    assert_eq!(limit, (6 << 20).to_string());
+}

@@ -70,12 +70,18 @@ async fn started(pod: &Pod, limit: u64) -> bool {
     let Ok(id) = pod.create(wanted).await else { return false };
     let mut runs = pod.client.start(&id).await.is_ok();
     if runs {
-        tokio::time::sleep(RUNS).await;
+        goes_on();
         let state = proto::runtime::v1::ContainerState::ContainerRunning as i32;
         runs = pod.client.container(&id).await.is_ok_and(|status| status.state == state);
     }
     pod.client.remove(&id).await.expect("removed");
     runs
+}
+
+/// Lets the time pass in which a program that has too little is killed.
+#[expect(clippy::disallowed_methods, reason = "that something goes on is known by time alone")]
+fn goes_on() {
+    std::thread::sleep(RUNS);
 }
 
 /// The first line of what the program says about itself.
@@ -123,7 +129,7 @@ impl Bundle {
         let bundle = self.directory.path().to_string_lossy().into_owned();
         let mut runs = self.run(&["run", "--detach", "--bundle", &bundle, "least"]);
         if runs {
-            std::thread::sleep(RUNS);
+            goes_on();
             runs = self.state().contains("running");
         }
         if runs || !self.state().is_empty() {
