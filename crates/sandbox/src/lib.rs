@@ -53,7 +53,7 @@ pub use pod::config::{
 pub use pod::limits::PodResources;
 pub use pod::status::{PodFilter, PodPhase, PodStatus};
 pub use pods::Pods;
-pub use resources::Resources;
+pub use resources::{Resources, try_device_rules};
 pub use rootfs::{ImageConfig, LayerUsage, Prepared, RootFilesystems, RootfsError};
 pub use signal::Signal;
 pub use stats::{ContainerUsage, Usage};
