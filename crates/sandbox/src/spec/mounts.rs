@@ -236,6 +236,7 @@ mod tests {
             devices: &[],
             cgroup: "/c",
             hostname: "h",
+            apparmor: None,
             seccomp: None,
         };
         let all = mounts(&input).unwrap();
