@@ -3,11 +3,16 @@
 //! Every flag of `knarr serve` is a key here too. What is not known is refused by name, so that a misspelt key can't be
 //! silently without effect.
 
+mod handlers;
+
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+use handlers::HandlerConfig;
 
 /// What `knarr serve` runs by.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,8 +36,12 @@ pub(crate) struct Config {
     pub(crate) log_level: LogLevel,
     /// How log lines look on standard error.
     pub(crate) log_format: LogFormat,
+    /// The runtime handler of pods that ask for none.
+    pub(crate) default_handler: String,
     /// How pods get their network.
     pub(crate) network: NetworkConfig,
+    /// What pods can ask for by `runtime_handler`. `knarr`, the internal runtime with nothing changed, is there without being named.
+    pub(crate) handlers: BTreeMap<String, HandlerConfig>,
 }
 
 /// `[network]`: the time that plugins have, and the built-in bridge, used instead of CNI configuration files when `builtin` is true.
@@ -109,6 +118,13 @@ pub(crate) enum ConfigError {
         /// What it must be.
         why: &'static str,
     },
+    /// A runtime handler with something that can't be honoured.
+    #[error("configuration key")]
+    Handler {
+        /// The key and why.
+        #[source]
+        cause: Box<sandbox::Error>,
+    },
 }
 
 impl Default for Config {
@@ -123,7 +139,9 @@ impl Default for Config {
             cdi_spec_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
             log_level: LogLevel::Info,
             log_format: LogFormat::Text,
+            default_handler: sandbox::handler::INTERNAL.into(),
             network: NetworkConfig::default(),
+            handlers: BTreeMap::new(),
         }
     }
 }
@@ -174,7 +192,13 @@ impl Config {
         paths.into_iter().try_for_each(|(key, path)| absolute(key, path))?;
         self.cni_bin_dir.iter().try_for_each(|path| absolute("cni_bin_dir", path))?;
         self.cdi_spec_dirs.iter().try_for_each(|path| absolute("cdi_spec_dirs", path))?;
+        self.handlers()?;
         self.network.check()
+    }
+
+    /// The runtime handlers.
+    pub(crate) fn handlers(&self) -> Result<sandbox::Handlers, ConfigError> {
+        handlers::handlers(&self.default_handler, &self.handlers)
     }
 
     /// The path of the socket in `listen`.
