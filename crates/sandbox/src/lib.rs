@@ -14,6 +14,7 @@ pub mod container;
 pub mod error;
 pub mod events;
 pub mod exec;
+pub mod handler;
 pub mod id;
 mod name;
 pub mod network;
@@ -34,7 +35,7 @@ mod undo;
 mod users;
 
 pub use apparmor::{ApparmorConfig, LsmUsage, apparmor_of_host};
-pub use config::{CgroupDriver, Config, Deadlines, Features, Handler};
+pub use config::{CgroupDriver, Config, Deadlines, Features};
 pub use container::config::{
     ContainerConfig, ContainerMetadata, ContainerNamespaces, ContainerSecurity, Device, ImageReference,
     Mount, MountAccess, MountSource, Profile, Propagation, RunAs, SelinuxOptions, Stdin,
@@ -46,6 +47,7 @@ pub use container::status::{
 pub use error::{Error, Kind};
 pub use events::{Event, EventKind};
 pub use exec::{ExecOutput, ExecRequest};
+pub use handler::{Handler, HandlerStatus, Handlers, Ulimit, UnsetSeccomp};
 pub use id::{ContainerId, PodId};
 pub use network::{Attached, Attachment, Census, Network, NetworkError};
 pub use pod::config::{

@@ -19,6 +19,7 @@ use crate::clock;
 use crate::config::{CgroupDriver, Config, Features};
 use crate::error::{Error, Kind, chain};
 use crate::events::{Event, Events};
+use crate::handler::{Handler, HandlerStatus};
 use crate::id::PodId;
 use crate::network::Network;
 use crate::pod::actor::{Actor, Beginning};
@@ -83,9 +84,9 @@ impl Pods {
         let shared = Arc::new(Shared {
             store,
             supervisor,
+            features: Features::detect(users.is_ok()),
             users,
             host,
-            features: Features::detect(),
             apparmor: Apparmor::detect(&config.apparmor),
             registry: Registry::new(),
             events: Events::new(),
@@ -118,9 +119,10 @@ impl Pods {
         self.shared.apparmor.state()
     }
 
-    /// What this host can do.
-    pub fn features(&self) -> Features {
-        self.shared.features
+    /// The runtime handlers: the default one under the empty name, then all by their names.
+    pub fn handlers(&self) -> Vec<HandlerStatus> {
+        let status = |name: &str| HandlerStatus { name: name.to_owned(), features: self.shared.features };
+        self.shared.config.handlers.names().map(status).collect()
     }
 
     async fn adopt_all(&self) {
@@ -188,16 +190,17 @@ impl Pods {
     /// what is left is listed as a pod that is not ready.
     pub async fn run(&self, config: PodConfig) -> Result<PodId, Error> {
         self.open_for_business()?;
-        check::check(&self.shared.config, &config)?;
+        let handler = check::handler(&self.shared.config, &config)?;
+        check::check(handler, &config)?;
         self.shared.apparmor.check_pod(&config.security)?;
         if let (Some(_), Err(why)) = (&config.namespaces.user, self.user_namespaces()) {
             let field = "linux.security_context.namespace_options.userns_options";
             return Err(Error::refused(field, format!("this node has no user namespaces: {why}")));
         }
         check::profile_exists(&self.shared, &config).await?;
-        let config = Arc::new(config);
+        let (config, handler) = (Arc::new(config), handler.clone());
         for _ in 0..RUN_ROUNDS {
-            match self.run_or_join(&config).await {
+            match self.run_or_join(&config, &handler).await {
                 // Whoever had the name was just going.
                 Err(Error::NotFound { .. }) => {}
                 outcome => return outcome,
@@ -210,8 +213,8 @@ impl Pods {
         })
     }
 
-    async fn run_or_join(&self, config: &Arc<PodConfig>) -> Result<PodId, Error> {
-        let facts = Arc::new(self.facts(config));
+    async fn run_or_join(&self, config: &Arc<PodConfig>, handler: &Handler) -> Result<PodId, Error> {
+        let facts = Arc::new(self.facts(config, handler));
         let beginning = Beginning {
             shared: self.shared.clone(),
             facts: facts.clone(),
@@ -233,14 +236,14 @@ impl Pods {
         outcome(answer).await
     }
 
-    fn facts(&self, config: &Arc<PodConfig>) -> PodFacts {
+    fn facts(&self, config: &Arc<PodConfig>, handler: &Handler) -> PodFacts {
         let id = PodId::random();
         let parent = match config.cgroup_parent.trim_matches('/') {
             "" => self.shared.config.default_cgroup_parent.trim_matches('/'),
             given => given,
         };
         let cgroup = if parent.is_empty() { format!("/{id}") } else { format!("/{parent}/{id}") };
-        PodFacts { id, created_at: clock::now(), config: config.clone(), cgroup }
+        PodFacts { id, created_at: clock::now(), config: config.clone(), handler: handler.clone(), cgroup }
     }
 
     /// Stops a pod: ends its containers, gives its network back, ends its supervisor. Idempotent; an unknown pod is stopped.

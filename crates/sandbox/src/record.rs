@@ -28,6 +28,7 @@ use crate::container::config::ContainerConfig;
 use crate::container::state::{ContainerState, Process};
 use crate::container::status::{Exited, ProcessUser};
 use crate::error::Error;
+use crate::handler::Handler;
 use crate::id::{ContainerId, PodId};
 use crate::pod::config::PodConfig;
 use crate::pod::limits::PodResources;
@@ -55,6 +56,9 @@ pub(crate) struct PodFacts {
     pub(crate) id: PodId,
     pub(crate) created_at: i64,
     pub(crate) config: Arc<PodConfig>,
+    /// Its runtime handler, as it was when the pod was made.
+    #[serde(default, skip_serializing_if = "Handler::is_plain")]
+    pub(crate) handler: Handler,
     /// Its cgroup, from the root of the hierarchies.
     pub(crate) cgroup: String,
 }
@@ -303,6 +307,7 @@ mod tests {
             id: PodId::random(),
             created_at: 5,
             config: Arc::new(PodConfig { hostname: "h".to_owned(), ..PodConfig::default() }),
+            handler: Handler { privileged_without_host_devices: true, ..Handler::default() },
             cgroup: "/k/p".to_owned(),
         });
         make_dirs(&store.pod_dir(&facts.id)).expect("a directory");
@@ -321,6 +326,7 @@ mod tests {
             id: PodId::random(),
             created_at: 5,
             config: Arc::default(),
+            handler: Handler::default(),
             cgroup: "/k/p".to_owned(),
         });
         make_dirs(&store.pod_dir(&facts.id)).expect("a directory");

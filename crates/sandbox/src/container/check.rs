@@ -175,9 +175,9 @@ mod tests {
         };
         let mounts = vec![mount(MountAccess::ReadOnly), mount(MountAccess::RecursiveReadOnly)];
         let container = ContainerConfig { mounts, ..ContainerConfig::default() };
-        let all = Features { recursive_read_only_mounts: true };
+        let all = Features { recursive_read_only_mounts: true, user_namespaces: true };
         features(all, &container).unwrap();
-        let none = Features { recursive_read_only_mounts: false };
+        let none = Features { recursive_read_only_mounts: false, user_namespaces: true };
         let refused = features(none, &container).unwrap_err().to_string();
         assert!(refused.starts_with("RROUnsupported: mounts[1].recursive_read_only: "), "{refused}");
         features(none, &ContainerConfig::default()).unwrap();

@@ -25,12 +25,14 @@ use crate::container::state::ContainerState;
 use crate::container::status::ProcessUser;
 use crate::container::volumes;
 use crate::error::Error;
+use crate::handler::Handler;
 use crate::id::ContainerId;
 use crate::record::{self, ContainerFacts, ContainerRecord, PodFacts};
 use crate::rootfs::{Prepared, RootfsError};
 use crate::shared::{Shared, within};
 use crate::signal::Signal;
 use crate::sources::{Looker, on_sources};
+use crate::spec::capabilities::Choice;
 use crate::spec::seccomp::Confinement;
 use crate::spec::{self, SpecInput, devices, files};
 use crate::supervisor::client::Client;
@@ -123,6 +125,7 @@ async fn steps(making: &Making, undo: &mut Stack<Part>) -> Result<Made, Error> {
     let cgroup = format!("{}/{}", making.pod.cgroup, making.id);
     let spec = spec::build(&SpecInput {
         pod: &making.pod.config,
+        handler: &making.pod.handler,
         pod_dir: &making.shared.store.pod_dir(&making.pod.id),
         container: config,
         image: &prepared.config,
@@ -229,6 +232,7 @@ struct Found {
 
 async fn look(making: &Making, prepared: &Prepared, root: OwnedFd) -> Result<Found, Error> {
     let config = making.config.clone();
+    let pod = making.pod.clone();
     let request = spec::process::user_request(&config, &prepared.config);
     let directories = making.shared.config.cdi_spec_dirs.clone();
     let attempt = ("looking at mount sources, user, devices and seccomp profile", making.id.as_str());
@@ -237,7 +241,8 @@ async fn look(making: &Making, prepared: &Prepared, root: OwnedFd) -> Result<Fou
         let mut cdi = cdi::edits(&directories, &config, looker)?;
         let mut identity =
             identity::resolve(root.as_fd(), &request).map_err(|error| identity_error(&config, &error))?;
-        let mut found = if config.security.privileged { devices::all() } else { Vec::new() };
+        let all = config.security.privileged && !pod.handler.privileged_without_host_devices;
+        let mut found = if all { devices::all() } else { Vec::new() };
         for asked in [devices::gather(&config.devices)?, std::mem::take(&mut cdi.devices)] {
             found.retain(|host| !asked.iter().any(|own| own.path == host.path));
             found.extend(asked);
@@ -246,19 +251,23 @@ async fn look(making: &Making, prepared: &Prepared, root: OwnedFd) -> Result<Fou
         identity.additional_gids.append(&mut cdi.gids);
         identity.additional_gids.sort_unstable();
         identity.additional_gids.dedup();
-        let confinement = confinement(&config, looker)?;
+        let confinement = confinement(&config, &pod.handler, looker)?;
         Ok(Found { identity, devices: found, cdi, root, confinement })
     })
     .await
 }
 
-fn confinement(config: &ContainerConfig, looker: &Looker) -> Result<Option<Confinement>, Error> {
+fn confinement(
+    config: &ContainerConfig,
+    handler: &Handler,
+    looker: &Looker,
+) -> Result<Option<Confinement>, Error> {
     let _look = match &config.security.seccomp {
         Some(Profile::Localhost(path)) => Some(looker.at(Path::new(path))?),
         _ => None,
     };
-    let capabilities = spec::capabilities::effective(&config.security, &spec::capabilities::available())?;
-    spec::seccomp::confinement(&config.security, &capabilities)
+    let capabilities = spec::capabilities::effective(&config.security, &Choice::of(handler))?;
+    spec::seccomp::confinement(&config.security, handler.unset_seccomp, &capabilities)
 }
 
 fn identity_error(config: &ContainerConfig, error: &runtime::Error) -> Error {

@@ -144,7 +144,7 @@ impl Making<'_> {
             limit_open_files(minder.process.pid, files)
                 .map_err(|cause| Error::step("limiting the open files", subject, cause))?;
         }
-        let plan = namespaces::pod_plan(&self.facts.config);
+        let plan = namespaces::pod_plan(&self.facts.config, &self.facts.handler);
         self.netns = minder.client.create_pod(plan, deadlines.namespaces).await?;
         if self.facts.config.namespaces.network == NamespaceMode::Node {
             self.netns = None;

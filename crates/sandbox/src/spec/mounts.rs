@@ -204,6 +204,7 @@ mod tests {
     use crate::cdi::Edits;
     use crate::container::config::ContainerConfig;
     use crate::container::volumes::Volumes;
+    use crate::handler::Handler;
     use crate::pod::config::PodConfig;
     use crate::rootfs::ImageConfig;
 
@@ -227,6 +228,7 @@ mod tests {
         let container = ContainerConfig { mounts: vec![volume], tty, ..ContainerConfig::default() };
         let input = SpecInput {
             pod: &PodConfig::default(),
+            handler: &Handler::default(),
             pod_dir: Path::new("/run/pod"),
             container: &container,
             image: &ImageConfig::default(),

@@ -33,6 +33,7 @@ use runtime::spec::oci::{self, Capability};
 
 use crate::container::config::{ContainerSecurity, Profile as Wish};
 use crate::error::Error;
+use crate::handler::UnsetSeccomp;
 use architecture::Architecture;
 use profile::{Condition, FLAG_SPEC_ALLOW, Profile, Rule, Verdict};
 use table::{ALLOWED, Administrator, CLONE3, CONDITIONAL, GUARDED};
@@ -53,11 +54,13 @@ pub(crate) struct Confinement {
 /// [`Error::Refused`] with `linux.security_context.seccomp.localhost_ref` for a profile of the node that can't be read, or not be done.
 pub(crate) fn confinement(
     security: &ContainerSecurity,
+    unset: UnsetSeccomp,
     capabilities: &HashSet<Capability>,
 ) -> Result<Option<Confinement>, Error> {
     match (&security.seccomp, security.privileged) {
-        (_, true) | (None | Some(Wish::Unconfined), false) => Ok(None),
-        (Some(Wish::RuntimeDefault), false) => default(capabilities).map(Some),
+        (_, true) | (Some(Wish::Unconfined), false) => Ok(None),
+        (None, false) if unset == UnsetSeccomp::Unconfined => Ok(None),
+        (None | Some(Wish::RuntimeDefault), false) => default(capabilities).map(Some),
         (Some(Wish::Localhost(path)), false) => localhost::load(path, capabilities).map(Some),
     }
 }
