@@ -131,7 +131,9 @@ async fn events_tell_of_every_change_with_the_statuses_of_that_moment() {
     let life = [ContainerCreatedEvent, ContainerStartedEvent, ContainerStoppedEvent, ContainerDeletedEvent];
     let (mut of_pod, mut of_container) = (Vec::new(), Vec::new());
     while of_pod.len() < life.len() || of_container.len() < life.len() {
-        let event = tokio::time::timeout(e2e::patience(e2e::node::PATIENCE), events.next()).await.expect("an event in time");
+        let event = tokio::time::timeout(e2e::patience(e2e::node::PATIENCE), events.next())
+            .await
+            .expect("an event in time");
         let event = event.expect("the stream goes on").unwrap();
         let kind = event.container_event_type();
         if event.container_id == pod {
@@ -161,7 +163,9 @@ async fn a_container_that_goes_with_its_pod_is_told_of_before_it() {
     client.remove_pod(&pod).await.unwrap();
     let mut deleted = Vec::new();
     while deleted.len() < 2 {
-        let event = tokio::time::timeout(e2e::patience(e2e::node::PATIENCE), events.next()).await.expect("an event in time");
+        let event = tokio::time::timeout(e2e::patience(e2e::node::PATIENCE), events.next())
+            .await
+            .expect("an event in time");
         let event = event.expect("the stream goes on").unwrap();
         if event.container_event_type() == ContainerEventType::ContainerDeletedEvent {
             assert!(event.containers_statuses.is_empty(), "{event:?}");
