@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Shared by the scripts here: where the guest's image lies, and how they fail. To be sourced.
 
 here=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
