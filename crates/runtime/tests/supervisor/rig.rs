@@ -26,7 +26,7 @@ use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
 };
 
-use crate::client::{Client, PATIENCE};
+use crate::client::{Client, patience};
 
 /// The binary that is installed, where the Makefile names one; the one that cargo has just built otherwise.
 pub fn binary() -> PathBuf {
@@ -250,12 +250,12 @@ pub fn content(lines: &[String]) -> String {
 
 /// Looks until there is an answer.
 pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let give_up = Instant::now() + PATIENCE;
+    let give_up = Instant::now() + patience();
     loop {
         if let Some(found) = look() {
             return found;
         }
-        assert!(Instant::now() < give_up, "not within {PATIENCE:?}: {what}");
+        assert!(Instant::now() < give_up, "not within {:?}: {what}", patience());
         std::thread::yield_now();
     }
 }
