@@ -13,6 +13,7 @@ pub mod container;
 mod error;
 mod failure;
 pub mod handshake;
+pub mod hooks;
 pub mod identity;
 mod init;
 pub mod mount;
