@@ -20,6 +20,7 @@ pub mod mount;
 pub mod namespaces;
 pub mod plan;
 pub mod record;
+pub mod seccomp;
 pub mod spec;
 pub mod supervisor;
 mod sys;

@@ -21,6 +21,7 @@ pub use build::{PlanInput, plan, plan_in_bundle, process};
 pub use hooks::{About, Bundle, Hook, Hooks};
 pub(crate) use ids::lines as id_lines;
 pub use ids::{IdMapping, IdMappings};
+pub use process::capability_number_of as capability_number;
 pub use seccomp::SeccompFilter;
 pub use sysctl::check_pod;
 
