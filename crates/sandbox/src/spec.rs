@@ -74,7 +74,8 @@ pub(crate) fn build(input: &SpecInput<'_>) -> Result<oci::Spec, Error> {
         .set_hostname(own_hostname.then(|| input.hostname.to_owned()))
         .set_mounts(Some(mounts::mounts(input)?))
         .set_linux(Some(linux(input)?))
-        .set_annotations(Some(annotations(input)));
+        .set_annotations(Some(annotations(input)))
+        .set_hooks((input.cdi.hooks != oci::Hooks::default()).then(|| input.cdi.hooks.clone()));
     Ok(spec)
 }
 

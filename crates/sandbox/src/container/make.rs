@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use runtime::identity::{self, Identity};
-use runtime::plan::{Plan, PlanInput, ProcessPlan, SeccompFilter};
+use runtime::plan::{Bundle, Plan, PlanInput, ProcessPlan, SeccompFilter};
 use runtime::spec::oci;
 
 use crate::cdi::{self, Edits};
@@ -301,7 +301,10 @@ fn stop_signal(config: &ContainerConfig, of_image: Option<&str>) -> Signal {
 fn plan(making: &Making, spec: &oci::Spec, seccomp: Option<SeccompFilter>) -> Result<Plan, Error> {
     let namespaces = spec::namespaces::plan(&making.pod.config, &making.config);
     let input = PlanInput { spec, namespaces, seccomp };
-    let plan = runtime::plan::plan(&input).map_err(|refusal| Error::refused(refusal.field, refusal.why))?;
+    let directory = making.shared.store.container_dir(&making.pod.id, &making.id);
+    let bundle = Bundle { id: making.id.as_str(), directory: &directory, root: &directory.join(BUNDLE_ROOT) };
+    let plan = runtime::plan::plan_in_bundle(&input, &bundle)
+        .map_err(|refusal| Error::refused(refusal.field, refusal.why))?;
     check::mounts_fit(&making.config, &plan)?;
     Ok(plan)
 }
@@ -310,6 +313,20 @@ fn plan(making: &Making, spec: &oci::Spec, seccomp: Option<SeccompFilter>) -> Re
 pub(crate) fn device_rules(spec: &oci::Spec) -> Vec<oci::LinuxDeviceCgroup> {
     let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
     resources.and_then(|resources| resources.devices().clone()).unwrap_or_default()
+}
+
+/// Where hooks find the root filesystem, in a container's directory: as the specification has it.
+const BUNDLE_ROOT: &str = "rootfs";
+
+/// Makes a container's directory the bundle that hooks look for.
+fn for_hooks(directory: &Path) -> Result<(), Error> {
+    let failed = |path: &Path| {
+        let subject = path.display().to_string();
+        move |cause: std::io::Error| Error::step("making a bundle for the hooks", subject, cause)
+    };
+    let (config, root) = (directory.join("config.json"), directory.join(BUNDLE_ROOT));
+    std::fs::hard_link(directory.join("spec.json"), &config).map_err(failed(&config))?;
+    std::fs::create_dir(&root).map_err(failed(&root))
 }
 
 fn save(
@@ -321,6 +338,9 @@ fn save(
     let directory = store.container_dir(&making.pod.id, &making.id);
     record::write_json(&directory.join("spec.json"), spec)?;
     record::write_json(&directory.join("plan.json"), plan)?;
+    if plan.hooks.is_some() {
+        for_hooks(&directory)?;
+    }
     // Last: a directory without this record is one that was never finished.
     match ContainerRecord::of(facts, &making.config.resources, &ContainerState::Created) {
         Some(record) => store.save_container(&record),
