@@ -120,9 +120,14 @@ async fn a_terminal_is_opened_nowhere_else() {
     let mut wanted = with_terminal(rig.script("true"));
     mount(&mut wanted, &pts, "/dev/pts");
     rig.run(wanted).await.prevented("a volume is /dev/pts");
+    // Links to a true devpts, and from the terminal that it gives out to something else.
     std::fs::remove_file(pts.join("ptmx")).unwrap();
-    symlink("/dev/ptmx", pts.join("ptmx")).unwrap();
+    symlink("/true/ptmx", pts.join("ptmx")).unwrap();
+    for number in 0..64 {
+        symlink("/proc/sys/kernel/core_pattern", pts.join(number.to_string())).unwrap();
+    }
     let mut wanted = with_terminal(rig.script("true"));
     mount(&mut wanted, &pts, "/dev/pts");
+    mount(&mut wanted, "/dev/pts".as_ref(), "/true");
     rig.run(wanted).await.prevented("/dev/pts/ptmx of a volume is a link");
 }

@@ -51,20 +51,23 @@ async fn an_odd_user_is_nobody_and_never_root() {
 async fn a_database_that_is_none_is_not_read() {
     let rig = Rig::new().await;
     let etc = || Layer::new().directory("etc", 0o755);
-    let giant = vec![b'x'; 11 << 20];
+    const WWW: &[u8] = b"www:x:33:33::/:/bin/sh\n";
+    let giant = [WWW, &vec![b'x'; 11 << 20]].concat();
     let cases = [
-        ("giant", etc().file("etc/passwd", 0o644, &giant)),
-        ("one-line", etc().file("etc/passwd", 0o644, &[b"root:x:0:0:", giant.as_slice()].concat())),
-        ("fifo", etc().fifo("etc/passwd")),
-        ("zero", etc().device("etc/passwd", (1, 5))),
-        ("zero-link", etc().symlink("etc/passwd", "/dev/zero")),
-        ("host-link", etc().symlink("etc/passwd", "../../../../../../../../etc/passwd")),
-        ("directory", etc().directory("etc/passwd", 0o755)),
-        ("group", etc().file("etc/passwd", 0o644, b"www:x:33:33::/:/bin/sh\n").fifo("etc/group")),
+        ("giant", "www", etc().file("etc/passwd", 0o644, &giant)),
+        ("giant-group", "www:www", etc().file("etc/passwd", 0o644, WWW).file("etc/group", 0o644, &giant)),
+        ("fifo", "www", etc().fifo("etc/passwd")),
+        ("fifo-group", "www:www", etc().file("etc/passwd", 0o644, WWW).fifo("etc/group")),
+        ("zero", "www", etc().device("etc/passwd", (1, 5))),
+        ("zero-link", "www", etc().symlink("etc/passwd", "/dev/zero")),
+        ("directory", "www", etc().directory("etc/passwd", 0o755)),
+        // The hosts that tests run on know him.
+        ("host-link", "daemon", etc().symlink("etc/passwd", "../../../../../../../../etc/passwd")),
+        ("proc-link", "daemon", etc().symlink("etc/passwd", "/proc/self/root/etc/passwd")),
     ];
-    for (name, layer) in cases {
-        let image =
-            Image::new(json!({ "Env": ["PATH=/bin"], "User": "www" })).layer(bare_busybox()).layer(layer);
+    for (name, user, layer) in cases {
+        let config = json!({ "Env": ["PATH=/bin"], "User": user });
+        let image = Image::new(config).layer(bare_busybox()).layer(layer);
         let image = rig.image(&format!("database-{name}:latest"), image).await;
         let begun = std::time::Instant::now();
         rig.run(rig.of(&image, &["busybox", "id"])).await.prevented(name);
