@@ -121,6 +121,25 @@ impl Layer {
         self.link(path, EntryType::Link, target)
     }
 
+    /// Adds a named pipe.
+    #[must_use]
+    pub fn fifo(self, path: &str) -> Self {
+        self.entry(path, EntryType::Fifo, 0o644, b"")
+    }
+
+    /// Adds a character device, by its major and minor number.
+    ///
+    /// # Panics
+    /// When the path doesn't fit into a header.
+    #[must_use]
+    pub fn device(mut self, path: &str, (major, minor): (u32, u32)) -> Self {
+        let mut header = header(EntryType::Char, 0o666);
+        header.set_device_major(major).expect("a header that has devices");
+        header.set_device_minor(minor).expect("a header that has devices");
+        self.tar.append_data(&mut header, path, std::io::empty()).expect("a tar in memory");
+        self
+    }
+
     fn entry(mut self, path: &str, kind: EntryType, mode: u32, content: &[u8]) -> Self {
         let mut header = header(kind, mode);
         header.set_size(content.len() as u64);
