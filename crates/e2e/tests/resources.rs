@@ -190,7 +190,6 @@ async fn an_update_of_a_container_reaches_the_kernel_and_the_status() {
         cpu_shares: 512,
         memory_limit_in_bytes: 64 << 20,
         memory_swap_limit_in_bytes: 96 << 20,
-        // kubelet sends one always; that of running processes is theirs.
         oom_score_adj: 900,
         cpuset_cpus: "0".into(),
         cpuset_mems: "0".into(),
@@ -221,15 +220,17 @@ async fn an_update_of_a_container_reaches_the_kernel_and_the_status() {
     if let Some(limit) = read(&["hugetlb.2MB.limit_in_bytes", "hugetlb.2MB.max"]) {
         assert_eq!(limit, (4 << 20).to_string());
     }
-    assert_eq!(pod.exec(&id, "cat /proc/1/oom_score_adj").await, "500");
+    let scores = "cat /proc/1/oom_score_adj /proc/self/oom_score_adj | xargs";
+    assert_eq!(pod.exec(&id, scores).await, "900 900", "of what runs, and of what is executed from now on");
     let (status, _) = pod.container(&id).await;
     let shown = status.resources.unwrap().linux.unwrap();
-    assert_eq!(shown, cri::LinuxContainerResources { oom_score_adj: 500, ..asked });
+    assert_eq!(shown, asked);
     // What a message doesn't say stays: kubelet's CPU manager sends a set of CPUs and nothing else.
     let cpus = cri::LinuxContainerResources { cpuset_cpus: "0-1".into(), ..Default::default() };
     let only = cri::UpdateContainerResourcesRequest { linux: Some(cpus), ..update.clone() };
     runtime.update_container_resources(only).await.unwrap();
     assert_eq!(read(&["cpuset.cpus"]).as_deref(), Some("0-1"));
+    assert_eq!(pod.exec(&id, scores).await, "900 900");
     assert_eq!(read(&["memory.limit_in_bytes", "memory.max"]).unwrap(), (64 << 20).to_string());
     let windows =
         cri::UpdateContainerResourcesRequest { windows: Some(Default::default()), ..update.clone() };
@@ -240,6 +241,32 @@ async fn an_update_of_a_container_reaches_the_kernel_and_the_status() {
     let refused = cri::UpdateContainerResourcesRequest { linux: Some(unified), ..update };
     let refused = runtime.update_container_resources(refused).await.unwrap_err();
     assert!(refused.message().starts_with("linux.unified: "), "{refused}");
+}
+
+/// What was changed before the start, and over a restart of the daemon.
+#[tokio::test]
+async fn an_oom_score_follows_updates_but_not_into_what_chose_its_own() {
+    let mut pod = Pod::new(Network::None, |_| {}).await;
+    let script = "echo 777 > /proc/self/oom_score_adj; sleep 2000 & echo $! > /own; echo 300 > /proc/self/oom_score_adj; \
+                  touch /ready; exec sleep 1000";
+    let mut wanted = pod.script("main", script);
+    resources(&mut wanted).oom_score_adj = 200;
+    let id = pod.create(wanted).await.unwrap();
+    let update = |oom_score_adj| cri::UpdateContainerResourcesRequest {
+        container_id: id.clone(),
+        linux: Some(cri::LinuxContainerResources { oom_score_adj, ..Default::default() }),
+        ..Default::default()
+    };
+    pod.runtime.update_container_resources(update(300)).await.unwrap();
+    pod.client.start(&id).await.unwrap();
+    let scores = "until test -e /ready; do sleep 0.05; done; \
+                  for p in 1 $(cat /own) self; do cat /proc/$p/oom_score_adj; done | xargs";
+    assert_eq!(pod.exec(&id, scores).await, "300 777 300");
+    pod.runtime.update_container_resources(update(400)).await.unwrap();
+    assert_eq!(pod.exec(&id, scores).await, "400 777 400");
+    pod.restart();
+    assert_eq!(pod.exec(&id, scores).await, "400 777 400");
+    assert_eq!(pod.container(&id).await.0.resources.unwrap().linux.unwrap().oom_score_adj, 400);
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ mod detect;
 mod files;
 mod kill;
 mod legacy;
+mod oom;
 mod stats;
 mod unified;
 
