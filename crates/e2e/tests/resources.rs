@@ -222,7 +222,17 @@ async fn an_update_of_a_container_reaches_the_kernel_and_the_status() {
     }
     let scores = "cat /proc/1/oom_score_adj /proc/self/oom_score_adj | xargs";
     assert_eq!(pod.exec(&id, scores).await, "900 900", "of what runs, and of what is executed from now on");
-    let (status, _) = pod.container(&id).await;
+    let (status, info) = pod.container(&id).await;
+    assert_eq!(info["config"]["resources"]["memory_limit"], 64 << 20);
+    let spec = &info["runtimeSpec"];
+    assert_eq!(
+        (&spec["linux"]["resources"]["memory"]["limit"], &spec["process"]["oomScoreAdj"]),
+        (&(64 << 20).into(), &900.into())
+    );
+    assert!(
+        spec["linux"]["resources"]["devices"].as_array().is_some_and(|rules| !rules.is_empty()),
+        "{spec}"
+    );
     let shown = status.resources.unwrap().linux.unwrap();
     assert_eq!(shown, asked);
     // What a message doesn't say stays: kubelet's CPU manager sends a set of CPUs and nothing else.
@@ -241,6 +251,41 @@ async fn an_update_of_a_container_reaches_the_kernel_and_the_status() {
     let refused = cri::UpdateContainerResourcesRequest { linux: Some(unified), ..update };
     let refused = runtime.update_container_resources(refused).await.unwrap_err();
     assert!(refused.message().starts_with("linux.unified: "), "{refused}");
+}
+
+/// Files of controllers, on hosts with cgroup v2 alone. Of an OOM with `memory.oom.group`, as kubelet asks for, none is left alive.
+#[tokio::test]
+async fn settings_of_version_2_are_written_as_they_are() {
+    if !std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+        println!("skipped: this host doesn't have cgroup v2 alone");
+        return;
+    }
+    let pod = Pod::new(Network::None, |_| {}).await;
+    let script = "until test -e /go; do sleep 0.05; done; sh -c 'head -c 100m /dev/zero | tail' >/dev/null 2>&1; sleep 1000";
+    let mut wanted = pod.script("main", script);
+    let settings = |pairs: &[(&str, &str)]| {
+        pairs.iter().map(|(file, value)| ((*file).to_owned(), (*value).to_owned())).collect()
+    };
+    let limits = resources(&mut wanted);
+    limits.memory_limit_in_bytes = 16 << 20;
+    limits.unified = settings(&[("memory.oom.group", "1"), ("memory.low", "4194304"), ("pids.max", "77")]);
+    let id = pod.create(wanted).await.unwrap();
+    pod.client.start(&id).await.unwrap();
+    let read = |file: &str| pod.cgroup_file(&id, &[file]);
+    for (file, value) in [("memory.oom.group", "1"), ("memory.low", "4194304"), ("pids.max", "77")] {
+        assert_eq!(read(file).as_deref(), Some(value), "{file}");
+    }
+    let unified = settings(&[("pids.max", "78"), ("memory.swap.max", "0")]);
+    let update = cri::UpdateContainerResourcesRequest {
+        container_id: id.clone(),
+        linux: Some(cri::LinuxContainerResources { unified, ..Default::default() }),
+        ..Default::default()
+    };
+    pod.runtime.clone().update_container_resources(update).await.unwrap();
+    assert_eq!((read("pids.max").as_deref(), read("memory.low").as_deref()), (Some("78"), Some("4194304")));
+    pod.exec(&id, "touch /go").await;
+    let status = pod.client.exited(&id).await;
+    assert_eq!((status.exit_code, status.reason.as_str()), (137, "OOMKilled"), "{status:?}");
 }
 
 /// What was changed before the start, and over a restart of the daemon.
