@@ -51,7 +51,7 @@ async fn a_pods_own_limits_are_kept_shown_and_updated() {
     pod.restart();
     for round in ["before a restart", "after it"] {
         let found = weight(&pod, &id);
-        assert!(is_weight(&found, (26, 4)), "{round}: {found}");
+        assert!(is_weight(&found, (26, 7)), "{round}: {found}");
         let config = pod.info(&id).await["config"].clone();
         assert_eq!(config["resources"]["memory_limit"], 96 << 20, "{round}");
         assert_eq!(config["overhead"]["memory_limit"], 1 << 20, "{round}: what is not said stays");
