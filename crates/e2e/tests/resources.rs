@@ -2,6 +2,7 @@
 
 use e2e::pod::{linux, resources};
 use e2e::{Network, Pod};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use proto::runtime::v1 as cri;
 use tonic::Code;
 
@@ -329,4 +330,43 @@ async fn huge_pages_are_limited_by_their_size() {
         return;
     };
     assert_eq!(limit, (6 << 20).to_string());
+}
+
+/// A mount on the host, for as long as this lives.
+struct Mounted(std::path::PathBuf);
+
+impl Mounted {
+    /// None where this machine can't have it.
+    fn huge_pages(path: std::path::PathBuf) -> Option<Self> {
+        std::fs::create_dir_all(&path).unwrap();
+        let size = Some("pagesize=2M");
+        mount(Some("none"), &path, Some("hugetlbfs"), MsFlags::empty(), size).ok().map(|()| Self(path))
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+    }
+}
+
+/// What kubelet mounts for an emptyDir of huge pages is a volume like any other.
+#[tokio::test]
+async fn a_volume_of_huge_pages_is_one_inside() {
+    let pod = Pod::new(Network::None, |_| {}).await;
+    let Some(mounted) = Mounted::huge_pages(pod.node.path("huge")) else {
+        println!("skipped: this host can't mount huge pages of 2 MiB");
+        return;
+    };
+    let volume = cri::Mount {
+        host_path: mounted.0.display().to_string(),
+        container_path: "/huge".into(),
+        ..Default::default()
+    };
+    let found =
+        pod.prints("grep ' /huge hugetlbfs ' /proc/mounts; touch /huge/file && echo there", |wanted| {
+            wanted.mounts = vec![volume];
+        });
+    let found = found.await;
+    assert!(found.contains("rw,") && found.contains("pagesize=2M") && found.ends_with("there"), "{found}");
 }
