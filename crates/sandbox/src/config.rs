@@ -4,7 +4,10 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
+
+use crate::scopes::Scopes;
 
 /// Settings of the daemon's pods.
 #[derive(Debug, Clone)]
@@ -19,7 +22,7 @@ pub struct Config {
     pub open_files: Option<u64>,
     /// Who makes cgroups.
     pub cgroup_driver: CgroupDriver,
-    /// The cgroup below which pods go whose request names none, in cgroupfs form.
+    /// The cgroup below which pods go whose request names none, in the form of the driver.
     pub default_cgroup_parent: String,
     /// Runtime handlers by name. The empty name is the default handler and is always there.
     pub handlers: BTreeMap<String, Handler>,
@@ -44,14 +47,14 @@ impl Features {
     }
 }
 
-/// Who makes cgroups.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// Who makes the cgroups of pods.
+#[derive(Debug, Clone, Default)]
 pub enum CgroupDriver {
     /// This daemon, by directories.
     #[default]
     Cgroupfs,
-    /// systemd, by transient units. Not built yet: `Pods::open` refuses it.
-    Systemd,
+    /// systemd, by a transient scope for each pod.
+    Systemd(Arc<dyn Scopes>),
 }
 
 /// What a runtime handler changes. Nothing yet but its existence; an external OCI runtime comes here.

@@ -2,7 +2,7 @@
 //!
 //! Not here: doing any of it (see `pod::actor`), what only reads (see `exec`, `stats`, `registry`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -31,11 +31,15 @@ use crate::record::{self, PodFacts, Store};
 use crate::registry::{PodEntry, Registry};
 use crate::resources::Resources;
 use crate::rootfs::RootFilesystems;
+use crate::scopes;
 use crate::shared::{Leftovers, Shared, blocking};
 use crate::sources::Sources;
 use crate::stats::{self, ContainerUsage, Usage, Walks};
 use crate::supervisor::spawn::Binary;
 use crate::supervisor::trial::try_users;
+
+/// How long systemd may take to list scopes: the start of the daemon waits for it.
+const LIST_PATIENCE: Duration = Duration::from_secs(3);
 
 /// How often a name is asked for whose holder is going.
 const RUN_ROUNDS: usize = 8;
@@ -70,9 +74,6 @@ impl Pods {
         network: Arc<dyn Network>,
         rootfs: Arc<dyn RootFilesystems>,
     ) -> Result<Self, Error> {
-        if config.cgroup_driver == CgroupDriver::Systemd {
-            return Err(Error::refused("cgroup_driver", "the systemd driver is not supported yet"));
-        }
         let host = runtime::cgroup::Host::detect()
             .map_err(|cause| Error::step("finding the cgroup hierarchies", "/proc/self/mountinfo", cause))?;
         let (store, supervisor) = (Store::open(&config.state_dir)?, Binary::open(&config.supervisor)?);
@@ -140,7 +141,7 @@ impl Pods {
         self.collect().await;
     }
 
-    /// Has the network free what belongs to no pod. To be called from time to time. Safe to cancel.
+    /// Has the network free what belongs to no pod, and ends the scopes of such. To be called from time to time. Safe to cancel.
     pub async fn collect(&self) {
         let shared = self.shared.clone();
         let census = move || {
@@ -149,6 +150,7 @@ impl Pods {
             pods.extend(shared.store.pod_ids());
             pods
         };
+        collect_scopes(&self.shared, &census).await;
         if let Err(error) = self.shared.network.collect(Arc::new(census)).await {
             tracing::warn!(error = chain(&error), "the network did not free what belongs to no pod");
         }
@@ -224,11 +226,12 @@ impl Pods {
 
     fn facts(&self, config: &Arc<PodConfig>) -> PodFacts {
         let id = PodId::random();
+        let settings = &self.shared.config;
         let parent = match config.cgroup_parent.trim_matches('/') {
-            "" => self.shared.config.default_cgroup_parent.trim_matches('/'),
-            given => given,
+            "" => &settings.default_cgroup_parent,
+            _ => &config.cgroup_parent,
         };
-        let cgroup = if parent.is_empty() { format!("/{id}") } else { format!("/{parent}/{id}") };
+        let cgroup = scopes::pod_cgroup(&settings.cgroup_driver, parent, &id);
         PodFacts { id, created_at: clock::now(), config: config.clone(), cgroup }
     }
 
@@ -457,6 +460,9 @@ impl Pods {
         if tokio::time::timeout(last, async { while actors.join_next().await.is_some() {} }).await.is_err() {
             actors.shutdown().await;
         }
+        if let CgroupDriver::Systemd(_) = self.shared.config.cgroup_driver {
+            return;
+        }
         // Made with the first pod in it; several daemons may share it.
         let parent = format!("/{}", self.shared.config.default_cgroup_parent.trim_matches('/'));
         if parent != "/" {
@@ -467,6 +473,31 @@ impl Pods {
 
     fn open_for_business(&self) -> Result<(), Error> {
         if self.shared.closing.load(Ordering::Relaxed) { Err(Error::ShuttingDown) } else { Ok(()) }
+    }
+}
+
+/// Ends the scopes of this daemon's that belong to no pod: the state directory was lost under them.
+async fn collect_scopes(shared: &Shared, census: &(dyn Fn() -> BTreeSet<PodId> + Sync)) {
+    let CgroupDriver::Systemd(systemd) = &shared.config.cgroup_driver else { return };
+    let found = match tokio::time::timeout(LIST_PATIENCE, systemd.list(scopes::PATTERN)).await {
+        Ok(Ok(found)) => found,
+        Ok(Err(error)) => {
+            return tracing::warn!(error = chain(&error), "systemd does not list its scopes");
+        }
+        Err(_) => return tracing::warn!("systemd does not list its scopes in time"),
+    };
+    // Asked for afterwards: pods are made meanwhile.
+    let pods = census();
+    for (name, description) in found {
+        let Some(pod) = scopes::pod_of(&name).filter(|pod| !pods.contains(pod)) else { continue };
+        // Those of daemons on other directories are theirs.
+        if description != scopes::description(&pod, &shared.config.state_dir) {
+            continue;
+        }
+        tracing::warn!(scope = name, "a scope without a pod is ended");
+        if let Err(error) = systemd.end(&name).await {
+            tracing::error!(scope = name, error = chain(&error), "a scope without a pod stays");
+        }
     }
 }
 

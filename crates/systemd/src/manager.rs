@@ -14,6 +14,8 @@ const INTERFACE: &str = "org.freedesktop.systemd1.Manager";
 /// No limit, as properties of 64 bits say it.
 const NO_LIMIT: u64 = u64::MAX;
 
+const SIGKILL: u32 = 9;
+
 /// The result of a job that did what it was for.
 const DONE: &str = "done";
 
@@ -83,32 +85,40 @@ impl Manager {
         self.within("starting a scope", work).await
     }
 
-    /// Stops a unit, whose processes get SIGTERM, and waits until that is done. One that there is not is stopped.
+    /// Ends everything in a scope at once (SIGKILL) and waits until the unit has stopped; one that failed is forgotten. One
+    /// that there is not has ended.
     ///
     /// Safe to cancel, and to repeat.
     ///
     /// # Errors
     /// As for [`Manager::start_scope`].
-    pub async fn stop(&self, unit: &str) -> Result<(), Error> {
+    pub async fn end_scope(&self, name: &str) -> Result<(), Error> {
         let work = |connection: Arc<Connection>| async move {
-            let mut jobs = connection.jobs(unit);
             let mut arguments = Writer::default();
-            arguments.string(unit);
-            arguments.string("replace");
+            [name, "all"].into_iter().for_each(|text| arguments.string(text));
+            arguments.uint32(SIGKILL);
+            match connection.call(&manager("KillUnit", "ssi", arguments.into_bytes())).await {
+                // One that has no processes is stopped all the same.
+                Ok(_) | Err(Error::Call { .. }) => {}
+                Err(error) => return Err(error),
+            }
+            let mut jobs = connection.jobs(name);
+            let mut arguments = Writer::default();
+            [name, "replace"].into_iter().for_each(|text| arguments.string(text));
             match connection.call(&manager("StopUnit", "ss", arguments.into_bytes())).await {
-                Ok(body) => done(unit, &jobs.result(body.read("o")?.string()?).await?)?,
+                Ok(body) => done(name, &jobs.result(body.read("o")?.string()?).await?)?,
                 Err(error) if error.is_no_such_unit() => return Ok(()),
                 Err(error) => return Err(error),
             }
             let mut arguments = Writer::default();
-            arguments.string(unit);
+            arguments.string(name);
             match connection.call(&manager("ResetFailedUnit", "s", arguments.into_bytes())).await {
                 // It goes when it is stopped, unless it failed under a systemd that keeps such units.
                 Err(error) if !error.is_no_such_unit() => Err(error),
                 Ok(_) | Err(_) => Ok(()),
             }
         };
-        self.within("stopping a unit", work).await
+        self.within("ending a scope", work).await
     }
 
     /// The units whose names match a pattern of fnmatch(3). Safe to cancel.
@@ -126,23 +136,19 @@ impl Manager {
         self.within("listing units", work).await
     }
 
-    /// Does work over the connection, which is made if need be. When the time is over the connection is given up: the bus
-    /// passes on nothing of whom it has lost, and half a message would spoil those after it.
+    /// Does work over the connection, which is made if need be. When the time is over, or nobody waits any more, the
+    /// connection is given up: the bus passes on nothing of whom it has lost, and half a message would spoil those after it.
     async fn within<T, F: Future<Output = Result<T, Error>>>(
         &self,
         what: &'static str,
         work: impl FnOnce(Arc<Connection>) -> F,
     ) -> Result<T, Error> {
+        let unfinished = Unfinished(self);
         let begun = async { work(self.connected().await?).await };
-        match tokio::time::timeout(self.deadline, begun).await {
-            Ok(outcome) => outcome,
-            Err(_) => {
-                if let Some(connection) = self.kept().take() {
-                    connection.give_up();
-                }
-                Err(Error::Deadline { what, after: self.deadline })
-            }
-        }
+        let outcome = tokio::time::timeout(self.deadline, begun).await;
+        let outcome = outcome.map_err(|_| Error::Deadline { what, after: self.deadline })?;
+        std::mem::forget(unfinished);
+        outcome
     }
 
     async fn connected(&self) -> Result<Arc<Connection>, Error> {
@@ -166,6 +172,17 @@ impl Manager {
 
     fn kept(&self) -> MutexGuard<'_, Option<Arc<Connection>>> {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Gives the connection up when it is dropped.
+struct Unfinished<'a>(&'a Manager);
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        if let Some(connection) = self.0.kept().take() {
+            connection.give_up();
+        }
     }
 }
 
@@ -369,10 +386,18 @@ mod tests {
         let bus =
             Bus::new(LATE, &[("StartTransientUnit", Does::Job("done")), ("StopUnit", Does::Job("done"))]);
         bus.manager.start_scope(&scope()).await.unwrap();
-        bus.manager.stop("x.scope").await.unwrap();
+        bus.manager.end_scope("x.scope").await.unwrap();
         assert_eq!(
             bus.calls(),
-            ["Hello", "AddMatch", "Subscribe", "StartTransientUnit", "StopUnit", "ResetFailedUnit"],
+            [
+                "Hello",
+                "AddMatch",
+                "Subscribe",
+                "StartTransientUnit",
+                "KillUnit",
+                "StopUnit",
+                "ResetFailedUnit"
+            ],
             "one connection, and a call for a scope"
         );
     }
@@ -386,6 +411,7 @@ mod tests {
             &[
                 ("StartTransientUnit", Does::Job("failed")),
                 ("StartTransientUnit", Does::Refuses(exists)),
+                ("KillUnit", gone),
                 ("StopUnit", gone),
                 ("StopUnit", Does::Job("done")),
                 ("ResetFailedUnit", gone),
@@ -397,9 +423,12 @@ mod tests {
         assert_eq!(error.to_string(), "the job for \"x.scope\" ended with \"failed\"");
         let error = bus.manager.start_scope(&scope()).await.unwrap_err();
         assert_eq!(error.to_string(), format!("StartTransientUnit is refused: so it is ({exists})"));
-        bus.manager.stop("x.scope").await.unwrap();
-        bus.manager.stop("x.scope").await.unwrap();
-        assert!(matches!(bus.manager.stop("x.scope").await, Err(Error::Call { method: "StopUnit", .. })));
+        bus.manager.end_scope("x.scope").await.unwrap();
+        bus.manager.end_scope("x.scope").await.unwrap();
+        assert!(matches!(
+            bus.manager.end_scope("x.scope").await,
+            Err(Error::Call { method: "StopUnit", .. })
+        ));
         let units = bus.manager.list("*").await.unwrap();
         assert_eq!(units.iter().map(|unit| unit.name.as_str()).collect::<Vec<_>>(), ["a.scope", "b.scope"]);
         assert_eq!((units[1].description.as_str(), units[1].state.as_str()), ("of us", "active"));

@@ -8,6 +8,7 @@ use crate::config::Config;
 use crate::container::config::Profile;
 use crate::error::Error;
 use crate::pod::config::{NamespaceMode, PodConfig};
+use crate::scopes;
 use crate::shared::Shared;
 use crate::sources::on_sources;
 use crate::spec::{files, namespaces, seccomp};
@@ -44,7 +45,7 @@ pub(crate) fn check(config: &Config, pod: &PodConfig) -> Result<(), Error> {
             format!("\"{}\" is not an absolute path", pod.log_directory.display()),
         ));
     }
-    cgroup_parent(pod)?;
+    scopes::check_parent(&config.cgroup_driver, &pod.cgroup_parent)?;
     modes(pod)?;
     security(pod)?;
     files::resolv_conf(pod.dns.as_ref())?;
@@ -73,17 +74,6 @@ fn seccomp_profile(pod: &PodConfig) -> Option<&str> {
         (Some(Profile::Localhost(path)), false) => Some(path),
         _ => None,
     }
-}
-
-fn cgroup_parent(pod: &PodConfig) -> Result<(), Error> {
-    let parent = pod.cgroup_parent.trim_end_matches('/');
-    let refuse = |why: String| Err(Error::refused("linux.cgroup_parent", why));
-    if parent.ends_with(".slice") {
-        return refuse(format!("\"{parent}\" is a systemd slice, and the cgroup driver is cgroupfs"));
-    }
-    let relative = parent.strip_prefix('/').unwrap_or(parent);
-    let is_clean = relative.is_empty() || relative.split('/').all(|part| !matches!(part, "" | "." | ".."));
-    if is_clean { Ok(()) } else { refuse(format!("\"{parent}\" is not a clean path")) }
 }
 
 fn modes(pod: &PodConfig) -> Result<(), Error> {
