@@ -198,8 +198,9 @@ fn pod_config(config: &Config, open_files: Option<u64>) -> Result<sandbox::Confi
         open_files,
         cgroup_driver,
         default_cgroup_parent: parent.to_owned(),
-        handlers: std::collections::BTreeMap::new(),
+        handlers: config.handlers()?,
         cdi_spec_dirs: config.cdi_spec_dirs.clone(),
+        apparmor: config.security.apparmor(),
         deadlines,
     })
 }

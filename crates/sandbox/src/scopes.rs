@@ -19,8 +19,11 @@ use crate::config::CgroupDriver;
 use crate::error::{Cause, Error};
 use crate::id::PodId;
 
-/// The longest name of a unit (systemd.unit(5), UNIT_NAME_MAX with its end).
+/// NAME_MAX of linux/limits.h; the longest name of a unit is as long (systemd.unit(5)).
 const LONGEST_NAME: usize = 255;
+
+/// Half of PATH_MAX (linux/limits.h): the rest is for the hierarchy's mount, two ids, and what others make below.
+const LONGEST_PARENT: usize = 2048;
 
 const SLICE: &str = ".slice";
 const PREFIX: &str = "knarr-";
@@ -128,8 +131,18 @@ pub(crate) fn check_parent(driver: &CgroupDriver, parent: &str) -> Result<(), Er
     let parent = parent.trim_end_matches('/');
     let refuse = |why: &str| Err(Error::refused("linux.cgroup_parent", format!("\"{parent}\" {why}")));
     let relative = parent.strip_prefix('/').unwrap_or(parent);
-    if !relative.is_empty() && relative.split('/').any(|part| matches!(part, "" | "." | "..")) {
+    let is_odd = |part: &str| matches!(part, "" | "." | "..") || part.contains('\0');
+    if !relative.is_empty() && relative.split('/').any(is_odd) {
         return refuse("is not a clean path");
+    }
+    // What the kernel has no place for can neither be made nor, which is worse, removed.
+    let length = if relative.ends_with(SLICE) {
+        expanded(last(relative)).map_or(0, |path| path.len())
+    } else {
+        relative.len()
+    };
+    if length > LONGEST_PARENT || relative.split('/').any(|part| part.len() > LONGEST_NAME) {
+        return refuse("is too long for a path of cgroups");
     }
     match (driver, relative.ends_with(SLICE)) {
         (CgroupDriver::Cgroupfs, true) => refuse("is a systemd slice, and the cgroup driver is cgroupfs"),

@@ -25,6 +25,7 @@ use crate::error::Error;
 use crate::network::{Attachment, NetworkError};
 use crate::pod::config::NamespaceMode;
 use crate::pod::dismantle::{Dismantling, dismantle_part};
+use crate::pod::limits::{self, PodResources, Weigh};
 use crate::pod::state::{Live, Part, Parts, PodState};
 use crate::record::{self, PodFacts, PodRecord};
 use crate::scopes::{self, Scope, Scopes};
@@ -179,7 +180,7 @@ impl Making<'_> {
             // The controllers, now that the scope itself is empty.
             create_cgroup(self.shared, self.facts).await?;
         }
-        let plan = namespaces::pod_plan(&self.facts.config);
+        let plan = namespaces::pod_plan(&self.facts.config, &self.facts.handler);
         self.netns = minder.client.create_pod(plan, deadlines.namespaces).await?;
         if self.facts.config.namespaces.network == NamespaceMode::Node {
             self.netns = None;
@@ -188,15 +189,16 @@ impl Making<'_> {
     }
 }
 
-/// Makes the supervisor's leaf, and with it the pod's own cgroup above it.
-async fn create_cgroup(shared: &Shared, facts: &PodFacts) -> Result<(), Error> {
+/// Makes the supervisor's leaf, and with it the pod's own cgroup above it, which gets its weight.
+async fn create_cgroup(shared: &Arc<Shared>, facts: &PodFacts) -> Result<(), Error> {
     let (host, path) = (shared.host.clone(), supervisor_cgroup(facts));
     let after = shared.config.deadlines.cgroup;
     blocking(("creating the cgroup", facts.id.as_str(), after), move || {
         let created = Cgroup::create(&host, &path);
         created.map(drop).map_err(|cause| Error::step("creating the cgroup", path, cause))
     })
-    .await
+    .await?;
+    limits::weigh(shared, facts, (&PodResources::of(&facts.config), Weigh::Anew)).await
 }
 
 /// Gives a supervisor its own limit. By its process id once it has said which that is and before it has made anything: what it
