@@ -121,12 +121,6 @@ impl Layer {
         self.link(path, EntryType::Link, target)
     }
 
-    /// Adds a named pipe.
-    #[must_use]
-    pub fn fifo(self, path: &str) -> Self {
-        self.entry(path, EntryType::Fifo, 0o644, b"")
-    }
-
     /// Adds a character device, by its major and minor number.
     ///
     /// # Panics
