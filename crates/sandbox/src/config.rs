@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::apparmor::ApparmorConfig;
+
 /// Settings of the daemon's pods.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -25,6 +27,8 @@ pub struct Config {
     pub handlers: BTreeMap<String, Handler>,
     /// Where files of the Container Device Interface are looked for; later ones go before earlier ones.
     pub cdi_spec_dirs: Vec<PathBuf>,
+    /// What is done with AppArmor.
+    pub apparmor: ApparmorConfig,
     /// How long each kind of step may take.
     pub deadlines: Deadlines,
 }

@@ -6,6 +6,7 @@
 //! processes and sockets.
 
 mod adopt;
+mod apparmor;
 mod cdi;
 pub mod clock;
 pub mod config;
@@ -32,6 +33,7 @@ mod supervisor;
 mod undo;
 mod users;
 
+pub use apparmor::{ApparmorConfig, LsmUsage, apparmor_of_host};
 pub use config::{CgroupDriver, Config, Deadlines, Features, Handler};
 pub use container::config::{
     ContainerConfig, ContainerMetadata, ContainerNamespaces, ContainerSecurity, Device, ImageReference,

@@ -12,6 +12,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use crate::adopt::adopt;
+use crate::apparmor::Apparmor;
 use crate::clock;
 use crate::config::{CgroupDriver, Config, Features};
 use crate::container::config::ContainerConfig;
@@ -86,6 +87,7 @@ impl Pods {
             users,
             host,
             features: Features::detect(),
+            apparmor: Apparmor::detect(&config.apparmor),
             registry: Registry::new(),
             events: Events::new(),
             network,
@@ -107,6 +109,14 @@ impl Pods {
     /// What can't be done.
     pub fn user_namespaces(&self) -> Result<(), &str> {
         self.shared.users.as_ref().map_err(String::as_str).copied()
+    }
+
+    /// What AppArmor does here, in words.
+    ///
+    /// # Errors
+    /// Why it does nothing.
+    pub fn apparmor(&self) -> Result<String, String> {
+        self.shared.apparmor.state()
     }
 
     /// What this host can do.
@@ -180,6 +190,7 @@ impl Pods {
     pub async fn run(&self, config: PodConfig) -> Result<PodId, Error> {
         self.open_for_business()?;
         check::check(&self.shared.config, &config)?;
+        self.shared.apparmor.check_pod(&config.security)?;
         if let (Some(_), Err(why)) = (&config.namespaces.user, self.user_namespaces()) {
             let field = "linux.security_context.namespace_options.userns_options";
             return Err(Error::refused(field, format!("this node has no user namespaces: {why}")));

@@ -49,6 +49,8 @@ pub(crate) struct SpecInput<'a> {
     pub(crate) cgroup: &'a str,
     /// The hostname that the process sees.
     pub(crate) hostname: &'a str,
+    /// The AppArmor profile of its processes; `None` for none.
+    pub(crate) apparmor: Option<&'a str>,
     /// What its seccomp filter is about; `None` for none.
     pub(crate) seccomp: Option<&'a oci::LinuxSeccomp>,
 }

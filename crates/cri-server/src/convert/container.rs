@@ -9,7 +9,9 @@ use sandbox::{
 };
 
 use super::image::handler;
-use super::security::{group_ids, groups_policy, mappings, namespaces, profile, selinux, wants_nodes_users};
+use super::security::{
+    apparmor, group_ids, groups_policy, mappings, namespaces, profile, selinux, wants_nodes_users,
+};
 use super::{known, required, resources, signal, sorted};
 
 /// A container as it was asked for.
@@ -163,6 +165,8 @@ fn security(context: cri::LinuxContainerSecurityContext) -> Result<ContainerSecu
     let nodes_users = wants_nodes_users(context.namespace_options.as_ref());
     let PodNamespaces { network, pid, ipc, user } =
         namespaces(context.namespace_options.unwrap_or_default())?;
+    #[allow(deprecated, reason = "the old form counts where the new one is absent")]
+    let apparmor = apparmor(context.apparmor, &context.apparmor_profile)?;
     // Unsaid is the pod's.
     let user = if nodes_users { Some(UserNamespace::default()) } else { user };
     Ok(ContainerSecurity {
@@ -183,7 +187,7 @@ fn security(context: cri::LinuxContainerSecurityContext) -> Result<ContainerSecu
         masked_paths: Some(context.masked_paths),
         readonly_paths: Some(context.readonly_paths),
         seccomp: profile(context.seccomp, "linux.security_context.seccomp")?,
-        apparmor: profile(context.apparmor, "linux.security_context.apparmor")?,
+        apparmor,
         selinux: selinux(context.selinux_options),
     })
 }
@@ -193,10 +197,6 @@ fn deprecated(context: &cri::LinuxContainerSecurityContext) -> Result<(), Error>
     let refused = |field: &str, instead: &str| {
         Error::refused(format!("linux.security_context.{field}"), format!("is deprecated, use {instead}"))
     };
-    // kubelet still fills the old AppArmor field beside the new one.
-    if !context.apparmor_profile.is_empty() && context.apparmor.is_none() {
-        return Err(refused("apparmor_profile", "apparmor"));
-    }
     if !context.seccomp_profile_path.is_empty() && context.seccomp.is_none() {
         return Err(refused("seccomp_profile_path", "seccomp"));
     }

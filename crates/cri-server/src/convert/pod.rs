@@ -3,7 +3,7 @@
 use proto::runtime::v1 as cri;
 use sandbox::{DnsConfig, Error, PodConfig, PodMetadata, PodSecurity, PortMapping, Protocol};
 
-use super::security::{group_ids, groups_policy, id, namespaces, profile, selinux};
+use super::security::{apparmor, group_ids, groups_policy, id, namespaces, profile, selinux};
 use super::{bandwidth, known, required, resources, sorted};
 
 /// A pod as it was asked for.
@@ -86,7 +86,7 @@ fn security(context: cri::LinuxSandboxSecurityContext) -> Result<PodSecurity, Er
         supplemental_groups_policy: groups_policy(context.supplemental_groups_policy)?,
         readonly_rootfs: context.readonly_rootfs,
         seccomp: profile(context.seccomp, "linux.security_context.seccomp")?,
-        apparmor: profile(context.apparmor, "linux.security_context.apparmor")?,
+        apparmor: apparmor(context.apparmor, "")?,
         selinux: selinux(context.selinux_options),
     })
 }

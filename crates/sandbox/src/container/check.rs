@@ -2,8 +2,6 @@
 //!
 //! What the specification can't express is found by `spec`, what the plan can't do by the runtime; here is the rest.
 
-use std::path::Path;
-
 use runtime::plan::Plan;
 use runtime::wire::MAX_DESCRIPTORS;
 
@@ -76,21 +74,6 @@ fn profiles(container: &ContainerConfig) -> Result<(), Error> {
     let security = &container.security;
     if let (Some(Profile::Localhost(path)), false) = (&security.seccomp, security.privileged) {
         seccomp::check(path)?;
-    }
-    let has_apparmor = Path::new("/sys/kernel/security/apparmor").is_dir();
-    match &security.apparmor {
-        None | Some(Profile::Unconfined) => {}
-        // Where there is no AppArmor, its default confines nothing, and kubelet asks for it all the same.
-        Some(Profile::RuntimeDefault) if !has_apparmor => {}
-        Some(Profile::RuntimeDefault) => {
-            return refuse("apparmor", "AppArmor profiles are not supported yet".to_owned());
-        }
-        Some(Profile::Localhost(name)) => {
-            return refuse(
-                "apparmor",
-                format!("the profile \"{name}\": AppArmor profiles are not supported yet"),
-            );
-        }
     }
     match &security.selinux {
         Some(options) if *options != SelinuxOptions::default() => {

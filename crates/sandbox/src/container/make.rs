@@ -109,6 +109,7 @@ async fn steps(making: &Making, undo: &mut Stack<Part>) -> Result<Made, Error> {
     check::features(making.shared.features, config)?;
     // Two short files of sysfs at most.
     spec::resources::check(&making.shared.host, &config.resources)?;
+    let apparmor = making.shared.apparmor.profile(&config.security).await?;
     let log_path = files::log_path(&making.pod.config.log_directory, &config.log_path)?;
     let directory = making.shared.store.container_dir(&making.pod.id, &making.id);
     undo.push(Part::Files);
@@ -131,6 +132,7 @@ async fn steps(making: &Making, undo: &mut Stack<Part>) -> Result<Made, Error> {
         devices: &found.devices,
         cgroup: &cgroup,
         hostname: &hostname(&making.pod),
+        apparmor: apparmor.as_deref(),
         seccomp: found.confinement.as_ref().map(|confinement| &confinement.described),
     })?;
     let plan = plan(making, &spec, found.confinement.map(|confinement| confinement.filter))?;

@@ -108,14 +108,6 @@ fn modes(pod: &PodConfig) -> Result<(), Error> {
 fn security(pod: &PodConfig) -> Result<(), Error> {
     let refuse =
         |field: &str, why: String| Err(Error::refused(format!("linux.security_context.{field}"), why));
-    // Nothing of a workload's runs as the sandbox: the default confines nothing here, but a profile by name is a wish.
-    match &pod.security.apparmor {
-        None | Some(Profile::Unconfined | Profile::RuntimeDefault) => {}
-        Some(Profile::Localhost(name)) => {
-            let why = format!("the profile \"{name}\": AppArmor profiles are not supported yet");
-            return refuse("apparmor", why);
-        }
-    }
     if let Some(path) = seccomp_profile(pod) {
         seccomp::check(path)?;
     }

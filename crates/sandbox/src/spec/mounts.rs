@@ -235,6 +235,7 @@ mod tests {
             devices: &[],
             cgroup: "/c",
             hostname: "h",
+            apparmor: None,
             seccomp: None,
         };
         let all = mounts(&input).unwrap();

@@ -71,6 +71,7 @@ impl World {
             default_cgroup_parent: self.parent.clone(),
             handlers: Default::default(),
             cdi_spec_dirs: vec![self.directory.path().join("cdi")],
+            apparmor: Default::default(),
             deadlines,
         };
         let daemon = tokio::runtime::Builder::new_multi_thread()
