@@ -3,11 +3,16 @@
 //! Every flag of `knarr serve` is a key here too. What is not known is refused by name, so that a misspelt key can't be
 //! silently without effect.
 
+mod handlers;
+
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+use handlers::HandlerConfig;
 
 /// What `knarr serve` runs by.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,8 +38,12 @@ pub(crate) struct Config {
     pub(crate) log_format: LogFormat,
     /// What is done with the security modules of the kernel.
     pub(crate) security: SecurityConfig,
+    /// The runtime handler of pods that ask for none.
+    pub(crate) default_handler: String,
     /// How pods get their network.
     pub(crate) network: NetworkConfig,
+    /// What pods can ask for by `runtime_handler`. `knarr`, the internal runtime with nothing changed, is there without being named.
+    pub(crate) handlers: BTreeMap<String, HandlerConfig>,
 }
 
 /// `[security]`: which of the kernel's security modules are used.
@@ -121,6 +130,13 @@ pub(crate) enum ConfigError {
         /// What it must be.
         why: &'static str,
     },
+    /// A runtime handler with something that can't be honoured.
+    #[error("configuration key")]
+    Handler {
+        /// The key and why.
+        #[source]
+        cause: Box<sandbox::Error>,
+    },
 }
 
 impl Default for Config {
@@ -136,7 +152,9 @@ impl Default for Config {
             log_level: LogLevel::Info,
             log_format: LogFormat::Text,
             security: SecurityConfig::default(),
+            default_handler: sandbox::handler::INTERNAL.into(),
             network: NetworkConfig::default(),
+            handlers: BTreeMap::new(),
         }
     }
 }
@@ -193,7 +211,13 @@ impl Config {
         paths.into_iter().try_for_each(|(key, path)| absolute(key, path))?;
         self.cni_bin_dir.iter().try_for_each(|path| absolute("cni_bin_dir", path))?;
         self.cdi_spec_dirs.iter().try_for_each(|path| absolute("cdi_spec_dirs", path))?;
+        self.handlers()?;
         self.network.check()
+    }
+
+    /// The runtime handlers.
+    pub(crate) fn handlers(&self) -> Result<sandbox::Handlers, ConfigError> {
+        handlers::handlers(&self.default_handler, &self.handlers)
     }
 
     /// The path of the socket in `listen`.

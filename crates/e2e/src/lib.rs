@@ -15,6 +15,7 @@ pub mod leaks;
 pub mod needs;
 pub mod newest;
 pub mod node;
+pub mod pod;
 pub mod registry;
 mod until;
 
@@ -22,6 +23,7 @@ pub use client::Client;
 pub use dead_mount::DeadMount;
 pub use driver::CgroupDriver;
 pub use node::{Network, Node};
+pub use pod::Pod;
 pub use registry::Registry;
 pub use until::{patience, until};
 

@@ -24,7 +24,7 @@ struct Check {
     without: &'static str,
 }
 
-const CHECKS: [Check; 11] = [
+const CHECKS: [Check; 12] = [
     Check {
         what: "kernel",
         need: Need::Must,
@@ -42,6 +42,12 @@ const CHECKS: [Check; 11] = [
         without: "pods that ask for one are refused",
     },
     Check { what: "cgroups", need: Need::Must, look: cgroups, without: "limits can't be set" },
+    Check {
+        what: "device rules",
+        need: Need::Must,
+        look: device_rules,
+        without: "only privileged containers start",
+    },
     Check {
         what: "seccomp",
         need: Need::May,
@@ -145,6 +151,10 @@ fn cgroups() -> Result<String, String> {
     } else {
         Err(format!("no usable hierarchy at /sys/fs/cgroup ({})", present.join(" ")))
     }
+}
+
+fn device_rules() -> Result<String, String> {
+    sandbox::try_device_rules().map(str::to_owned)
 }
 
 fn seccomp() -> Result<String, String> {

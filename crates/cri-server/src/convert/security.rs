@@ -10,9 +10,13 @@ use super::known;
 /// The namespace options of a pod or container.
 ///
 /// # Errors
-/// [`Error::Refused`] for a mode that the contract doesn't have, or a target without an id.
+/// [`Error::Refused`] for a mode that the contract doesn't have, a target without an id or an id without a target.
 pub(crate) fn namespaces(options: cri::NamespaceOption) -> Result<PodNamespaces, Error> {
     let path = |field: &str| format!("linux.security_context.namespace_options.{field}");
+    let target = cri::NamespaceMode::Target as i32;
+    if !options.target_id.is_empty() && ![options.network, options.pid, options.ipc].contains(&target) {
+        return Err(Error::refused(path("target_id"), "is said, and no mode is TARGET"));
+    }
     Ok(PodNamespaces {
         network: mode(options.network, &options.target_id, &path("network"))?,
         pid: mode(options.pid, &options.target_id, &path("pid"))?,

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use runtime::cgroup::{Cgroup, Host};
-use runtime::container::{ExecRequest, LaunchRequest, Launched, Streams, exec, launch};
+use runtime::container::{ExecRequest, LaunchRequest, Launched, Streams, Until, exec, launch};
 use runtime::handshake::{Handshake, Progress};
 use runtime::namespaces::{PodNamespaces, create_pod};
 use runtime::plan::{
@@ -229,6 +229,7 @@ impl Rig {
                 pid_target: None,
                 cgroup: &self.cgroup,
                 streams: Streams { stdin: None, stdout: Some(output.as_fd()), stderr: Some(output.as_fd()) },
+                until: Until::Executed,
             },
         )
     }
@@ -283,6 +284,7 @@ pub fn handshake(handshake: &mut Handshake) -> (Option<OwnedFd>, Result<(), Fail
                 assert!(ready > 0, "the child has not reported for 20 s");
             }
             Progress::Terminal(master) => terminal = Some(master),
+            Progress::Waiting(halt) => panic!("it waits: {halt:?}"),
             Progress::Ready => return (terminal, Ok(())),
             Progress::Failed(failure) => return (terminal, Err(failure)),
         }

@@ -85,7 +85,7 @@ async fn steps(starting: Starting) -> Result<Begun, Error> {
     }
     let mut limits = spec::resources::without_devices(&resources)?;
     limits.set_devices(Some(ready.devices));
-    let images = volumes::open(&shared, &facts).await?;
+    let images = volumes::open(&shared, &facts, &client).await?;
     let wanted = Wanted { sources: ready.plan.sources.clone(), images };
     let (cgroup, sources) = prepare(&shared, &facts, (limits, wanted)).await?;
     let mut descriptors = vec![ready.root];

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::config::Config;
 use crate::container::config::Profile;
 use crate::error::Error;
+use crate::handler::Handler;
 use crate::pod::config::{NamespaceMode, PodConfig};
 use crate::shared::Shared;
 use crate::sources::on_sources;
@@ -16,21 +17,24 @@ use crate::users;
 /// The longest name that the kernel takes for a host (HOST_NAME_MAX).
 const LONGEST_HOSTNAME: usize = 64;
 
+/// The runtime handler that a pod asks for.
+///
+/// # Errors
+/// [`Error::Refused`] when there is none of the name.
+pub(crate) fn handler<'a>(config: &'a Config, pod: &PodConfig) -> Result<&'a Handler, Error> {
+    let (handlers, name) = (&config.handlers, &pod.runtime_handler);
+    handlers.get(name).ok_or_else(|| Error::refused("runtime_handler", handlers.unknown(name)))
+}
+
 /// Checks all that can be checked without doing anything.
 ///
 /// # Errors
 /// [`Error::Refused`] with the first field that is wrong or not supported.
-pub(crate) fn check(config: &Config, pod: &PodConfig) -> Result<(), Error> {
+pub(crate) fn check(handler: &Handler, pod: &PodConfig) -> Result<(), Error> {
     for (field, value) in [("name", &pod.metadata.name), ("namespace", &pod.metadata.namespace)] {
         if value.is_empty() {
             return Err(Error::refused(format!("metadata.{field}"), "is empty"));
         }
-    }
-    if !pod.runtime_handler.is_empty() && !config.handlers.contains_key(&pod.runtime_handler) {
-        return Err(Error::refused(
-            "runtime_handler",
-            format!("\"{}\" is not configured", pod.runtime_handler),
-        ));
     }
     if pod.hostname.len() > LONGEST_HOSTNAME || pod.hostname.contains(['\0', '\n', '/']) {
         return Err(Error::refused(
@@ -48,7 +52,7 @@ pub(crate) fn check(config: &Config, pod: &PodConfig) -> Result<(), Error> {
     modes(pod)?;
     security(pod)?;
     files::resolv_conf(pod.dns.as_ref())?;
-    runtime::plan::check_pod(&namespaces::pod_plan(pod)).map_err(|refusal| {
+    runtime::plan::check_pod(&namespaces::pod_plan(pod, handler)).map_err(|refusal| {
         Error::refused(refusal.field.replace("linux.sysctl", "linux.sysctls"), refusal.why)
     })
 }
@@ -83,8 +87,21 @@ fn cgroup_parent(pod: &PodConfig) -> Result<(), Error> {
     }
     let relative = parent.strip_prefix('/').unwrap_or(parent);
     let is_clean = relative.is_empty() || relative.split('/').all(|part| !matches!(part, "" | "." | ".."));
-    if is_clean { Ok(()) } else { refuse(format!("\"{parent}\" is not a clean path")) }
+    if !is_clean || relative.contains('\0') {
+        return refuse(format!("\"{parent}\" is not a clean path"));
+    }
+    // What the kernel has no place for can neither be made nor, which is worse, removed.
+    if relative.len() > LONGEST_PARENT || relative.split('/').any(|part| part.len() > LONGEST_NAME) {
+        return refuse(format!("\"{parent}\" is too long for a path of cgroups"));
+    }
+    Ok(())
 }
+
+/// NAME_MAX of linux/limits.h.
+const LONGEST_NAME: usize = 255;
+
+/// Half of PATH_MAX (linux/limits.h): the rest is for the hierarchy's mount, two ids, and what others make below.
+const LONGEST_PARENT: usize = 2048;
 
 fn modes(pod: &PodConfig) -> Result<(), Error> {
     let refuse = |field: &str, why: &str| {

@@ -255,7 +255,11 @@ fn supervisor() -> PathBuf {
 pub(crate) fn shell(name: &str, script: &str) -> ContainerConfig {
     ContainerConfig {
         metadata: ContainerMetadata { name: name.to_owned(), attempt: 0 },
-        image: ImageReference { reference: "busybox".to_owned(), user_specified: "busybox".to_owned() },
+        image: ImageReference {
+            reference: "busybox".to_owned(),
+            user_specified: "busybox".to_owned(),
+            ..Default::default()
+        },
         command: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),
         log_path: format!("{name}.log"),
         ..ContainerConfig::default()
