@@ -6,6 +6,12 @@
 use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
+use std::time::Duration;
+
+use crate::config::{CgroupDriver, Config};
+
+/// How long systemd may take to answer.
+const SYSTEMD_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How much a missing thing matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,10 +71,10 @@ const CHECKS: [Check; 12] = [
 ];
 
 /// Prints the table. `Ok(false)` when something that must be there is missing.
-pub(crate) fn run() -> io::Result<bool> {
+pub(crate) fn run(config: &Config) -> io::Result<bool> {
     let mut out = io::stdout().lock();
     let mut healthy = true;
-    for check in &CHECKS {
+    for check in CHECKS.iter().chain([&cgroup_driver(config)]) {
         match (check.look)() {
             Ok(seen) => writeln!(out, "ok       {:<16} {seen}", check.what)?,
             Err(why) => {
@@ -79,6 +85,26 @@ pub(crate) fn run() -> io::Result<bool> {
         }
     }
     Ok(healthy)
+}
+
+/// Who makes cgroups, by the configuration. systemd is looked for in any case.
+fn cgroup_driver(config: &Config) -> Check {
+    let (what, need, without) = match config.cgroup_driver {
+        CgroupDriver::Cgroupfs => (
+            "driver cgroupfs",
+            Need::May,
+            "cgroup_driver can't be systemd (it is cgroupfs, which needs none)",
+        ),
+        CgroupDriver::Systemd => ("driver systemd", Need::Must, "the cgroups of pods are its scopes"),
+    };
+    Check { what, need, look: systemd, without }
+}
+
+fn systemd() -> Result<String, String> {
+    let executor = crate::executor().map_err(|error| error.to_string())?;
+    let manager = systemd::Manager::new(SYSTEMD_PATIENCE);
+    let scopes = executor.block_on(manager.list("knarr-*.scope")).map_err(|error| crate::chain(&error))?;
+    Ok(format!("systemd answers, {} scopes of pods", scopes.len()))
 }
 
 fn kernel() -> Result<String, String> {
