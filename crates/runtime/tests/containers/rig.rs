@@ -179,7 +179,7 @@ impl Rig {
         };
         // Attached over itself while the overlay is made: kernels before 6.15 name no layer that is attached nowhere.
         let image = self.image();
-        move_mount(&mapped(&image), "", CWD, &image, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).unwrap();
+        move_mount(mapped(&image), "", CWD, &image, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).unwrap();
         // What is written belongs to the users outside.
         let upper = self.directory.path().join("upper");
         let owner = self.pod.user.as_ref().and_then(|user| user.ids.outside_uid(0));
