@@ -4,7 +4,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
-use super::birth::{Birth, become_process};
 use super::pid_namespace::Chosen;
 use super::{LaunchRequest, Launched, finish};
 use crate::cgroup::Cgroup;
@@ -52,7 +51,7 @@ fn launch_on_host(proof: &SingleThread, request: &LaunchRequest<'_>) -> Result<L
                     None => carry_out(&launch::steps(), &mut launch)?,
                     Some(_) => carry_out(&launch::steps_with_hooks(), &mut launch)?,
                 }
-                become_process(proof, &mut launch.process, Birth::Over)
+                carry_out(&init::process::steps(), &mut launch.process)
             })
         }
         Cloned::Parent(child) => {

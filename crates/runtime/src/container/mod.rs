@@ -3,7 +3,6 @@
 //! Called by the supervisor, in a process with one thread. Both return as soon as the child runs; how far it
 //! got is read from the [`Handshake`]. What the child does is in `init`.
 
-mod birth;
 mod exec;
 mod ids;
 mod launch;
@@ -111,7 +110,7 @@ pub(crate) fn finish(child: Child, handshake: Handshake) -> Result<Launched, Fai
 
 /// Field 22 of /proc/PID/stat. The second field is a name in parentheses that may hold anything, so counting
 /// starts after the last of them.
-pub(crate) fn start_time(pid: i32) -> Result<u64, Failure> {
+fn start_time(pid: i32) -> Result<u64, Failure> {
     let failed = |errno| Failure::system(FailedStep::Clone, errno, "start time");
     let text = std::fs::read(format!("/proc/{pid}/stat"))
         .map_err(|error| failed(rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO)))?;

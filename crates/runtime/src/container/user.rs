@@ -8,7 +8,6 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::event::Timespec;
 
-use super::birth::{Birth, become_process};
 use super::launch::{namespaces, open_cgroup, pid_namespace};
 use super::pid_namespace::Chosen;
 use super::{LaunchRequest, Launched, finish};
@@ -62,7 +61,7 @@ fn prepare_and_clone(
     match clone_process(proof, flags, None).map_err(failed)? {
         Cloned::Child => init::run_child(reporter, || {
             carry_out(&launch::inside_steps(), &mut launch)?;
-            become_process(proof, &mut launch.process, Birth::Over)
+            carry_out(&init::process::steps(), &mut launch.process)
         }),
         Cloned::Parent(child) => {
             let (pid, pidfd) = child.hand_over().ok_or_else(|| failed(rustix::io::Errno::CHILD))?;

@@ -7,6 +7,7 @@ use nix::unistd::execve;
 use rustix::fs::{AtFlags, CWD, statat};
 use rustix::io::Errno;
 
+use super::handles::Procfs;
 use crate::plan::{Hook, ProcessPlan};
 use crate::{FailedStep, Failure, FailureKind};
 
@@ -22,8 +23,7 @@ pub(crate) struct Command {
 }
 
 impl Command {
-    /// `own`: device and inode of this very program.
-    pub(super) fn find(plan: &ProcessPlan, own: Option<(u64, u64)>) -> Result<Self, Failure> {
+    pub(super) fn find(plan: &ProcessPlan, procfs: &Procfs) -> Result<Self, Failure> {
         let name = plan.args.first().cloned().unwrap_or_default();
         let found = Self {
             candidates: texts(&candidates(plan), &name)?,
@@ -31,7 +31,7 @@ impl Command {
             env: texts(&plan.env, &name)?,
             name,
         };
-        found.check(own)?;
+        found.check(procfs)?;
         Ok(found)
     }
 
@@ -46,7 +46,8 @@ impl Command {
 
     /// # Errors
     /// It is this very program.
-    pub(super) fn check(&self, own: Option<(u64, u64)>) -> Result<(), Failure> {
+    pub(super) fn check(&self, procfs: &Procfs) -> Result<(), Failure> {
+        let own = procfs.executable().ok();
         if self.candidates.iter().any(|candidate| is_own_executable(candidate, own)) {
             return Err(super::process::outside(FailedStep::Exec, self.name.as_str()));
         }

@@ -1,4 +1,4 @@
-//! Entering a running container. Its pid namespace is entered by the child of this process that becomes what was asked for.
+//! Entering a running container.
 
 use std::os::fd::BorrowedFd;
 
@@ -10,7 +10,7 @@ use super::process::Process;
 use crate::namespaces::PodUser;
 use crate::{FailedStep, Failure};
 
-/// What is done, in this order.
+/// What is done, in this order. The pid namespace was chosen before the clone.
 pub(crate) fn steps<'a>() -> [Step<Join<'a>>; 6] {
     [
         |join| join.process.prepare(),
@@ -44,8 +44,7 @@ impl<'a> Join<'a> {
             | ThreadNameSpaceType::NETWORK
             | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
             | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
-            | ThreadNameSpaceType::CONTROL_GROUP
-            | ThreadNameSpaceType::PROCESS_ID;
+            | ThreadNameSpaceType::CONTROL_GROUP;
         if self.user.is_some() {
             kinds |= ThreadNameSpaceType::USER;
         }

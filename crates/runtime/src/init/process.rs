@@ -20,8 +20,8 @@ use crate::plan::{Hooks, IdMappings, ProcessPlan};
 use crate::thread::SingleThread;
 use crate::{FailedStep, Failure, FailureKind, sys};
 
-/// What is done before others can see the process, in this order.
-pub(crate) fn preparing_steps<'a>() -> [Step<Process<'a>>; 10] {
+/// What is done, in this order.
+pub(crate) fn steps<'a>() -> [Step<Process<'a>>; 15] {
     [
         Process::set_up_streams,
         Process::limit_resources,
@@ -31,18 +31,11 @@ pub(crate) fn preparing_steps<'a>() -> [Step<Process<'a>>; 10] {
         |process| credentials::change_user(process.plan),
         Process::enter_working_directory_as_user,
         Process::clean_up,
-        |process| credentials::set_capabilities(process.plan),
-        |process| credentials::give_up_privileges_by_exec(process.plan),
-    ]
-}
-
-/// What is done when they can, in this order. Nothing of the host's is in reach any more.
-pub(crate) fn final_steps<'a>() -> [Step<Process<'a>>; 6] {
-    [
-        Process::begin_session,
         Process::wait_for_start,
         Process::run_start_hooks,
         Process::find_command,
+        |process| credentials::set_capabilities(process.plan),
+        |process| credentials::give_up_privileges_by_exec(process.plan),
         // From here on a filter of the user's may be in force, that knows nothing of what this program needs: nothing but execve is to follow.
         |process| credentials::install_filter(process.plan),
         Process::execute,
@@ -56,8 +49,6 @@ pub(crate) struct Process<'a> {
     streams: &'a Streams<'a>,
     reporter: &'a Reporter,
     procfs: Option<Procfs>,
-    /// Device and inode of this very program.
-    own: Option<(u64, u64)>,
     /// The container's root, once it is entered.
     pub(super) root: Option<Root>,
     null: Option<OwnedFd>,
@@ -88,7 +79,6 @@ impl<'a> Process<'a> {
             streams,
             reporter,
             procfs: None,
-            own: None,
             root: None,
             null: None,
             terminal: None,
@@ -121,10 +111,6 @@ impl<'a> Process<'a> {
         Runner { proof, hooks, pid, watched: Some(self.reporter.as_fd()), directory, enter }.run(moment)
     }
 
-    pub(crate) fn reporter(&self) -> &'a Reporter {
-        self.reporter
-    }
-
     pub(super) fn procfs(&self) -> Result<&Procfs, Failure> {
         self.procfs.as_ref().ok_or_else(|| super::launch::missing("procfs"))
     }
@@ -145,9 +131,7 @@ impl<'a> Process<'a> {
         set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(failed)?;
         sys::reset_signal_dispositions();
         umask(Mode::empty());
-        let procfs = Procfs::open()?;
-        self.own = procfs.executable().ok();
-        self.procfs = Some(procfs);
+        self.procfs = Some(Procfs::open()?);
         self.null = Some(stdio::open_null()?);
         Ok(())
     }
@@ -191,17 +175,13 @@ impl<'a> Process<'a> {
     }
 
     fn set_up_streams(&mut self) -> Result<(), Failure> {
+        // A session of its own, so that no signal of a terminal of the host's reaches it.
+        rustix::process::setsid().map_err(|errno| Failure::system(FailedStep::Stdio, errno, "session"))?;
         let null = self.null.take().ok_or_else(|| super::launch::missing("null device"))?;
         match self.terminal.take() {
             Some(terminal) => stdio::use_terminal(&terminal, self.plan.uid),
             None => stdio::use_streams(self.streams, &null, self.plan.uid),
         }
-    }
-
-    /// A session of its own, so that no signal of a terminal of the host's reaches it.
-    fn begin_session(&mut self) -> Result<(), Failure> {
-        rustix::process::setsid().map_err(|errno| Failure::system(FailedStep::Stdio, errno, "session"))?;
-        if self.plan.terminal.is_some() { stdio::control_terminal() } else { Ok(()) }
     }
 
     fn limit_resources(&mut self) -> Result<(), Failure> {
@@ -274,7 +254,7 @@ impl<'a> Process<'a> {
     fn run_start_hooks(&mut self) -> Result<(), Failure> {
         let Some(hooks) = self.before.and_then(|before| before.hooks) else { return Ok(()) };
         for hook in &hooks.start_container {
-            Command::of_hook(hook)?.check(self.own)?;
+            Command::of_hook(hook)?.check(self.procfs()?)?;
         }
         self.run_hooks(
             Moment::StartContainer,
@@ -288,7 +268,7 @@ impl<'a> Process<'a> {
     }
 
     fn find_command(&mut self) -> Result<(), Failure> {
-        self.command = Some(Command::find(self.plan, self.own)?);
+        self.command = Some(Command::find(self.plan, self.procfs()?)?);
         // A supervisor that is gone would never hear of this process: it ends here instead.
         self.reporter
             .send(&Message::Executing)

@@ -26,8 +26,8 @@ pub(crate) use mount::{
 };
 pub(crate) use network::bring_loopback_up;
 pub(crate) use process::{
-    Awaited, close_above_stdio_but, close_all, close_inherited, close_on_exec_above_stdio, exit_now,
-    install_seccomp, reset_signal_dispositions, set_resource_limit, wait_for_signal,
+    Awaited, close_all, close_inherited, close_on_exec_above_stdio, exit_now, install_seccomp,
+    reset_signal_dispositions, set_resource_limit, wait_for_signal,
 };
 
 pub(crate) use signal::signal;
