@@ -188,8 +188,9 @@ fn pod_config(config: &Config, open_files: Option<u64>) -> Result<sandbox::Confi
         open_files,
         cgroup_driver: CgroupDriver::Cgroupfs,
         default_cgroup_parent: CGROUP_PARENT.to_owned(),
-        handlers: std::collections::BTreeMap::new(),
+        handlers: config.handlers()?,
         cdi_spec_dirs: config.cdi_spec_dirs.clone(),
+        apparmor: config.security.apparmor(),
         deadlines: Deadlines::default(),
     })
 }

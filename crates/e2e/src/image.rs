@@ -109,16 +109,16 @@ impl Layer {
         self.link(path, EntryType::Symlink, target)
     }
 
-    /// Adds a hard link to a file of this layer.
-    #[must_use]
-    pub fn hard_link(self, path: &str, target: &str) -> Self {
-        self.link(path, EntryType::Link, target)
-    }
-
     /// Adds a named pipe.
     #[must_use]
     pub fn fifo(self, path: &str) -> Self {
         self.entry(path, EntryType::Fifo, 0o644, b"")
+    }
+
+    /// Adds a hard link to a file of this layer.
+    #[must_use]
+    pub fn hard_link(self, path: &str, target: &str) -> Self {
+        self.link(path, EntryType::Link, target)
     }
 
     /// Adds a character device, by its major and minor number.
@@ -222,6 +222,16 @@ pub fn busybox() -> Image {
         .file("etc/group", 0o644, b"root:x:0:\nwww:x:33:\nextra:x:50:www\n")
         .file("etc/not-executable", 0o644, b"#!/bin/sh\n");
     Image::new(json!({ "Cmd": ["sh"], "Env": ["PATH=/bin", "FROM_IMAGE=yes"] })).layer(layer)
+}
+
+/// The same as a directory, for what has no registry.
+///
+/// # Panics
+/// When it can't be written.
+pub fn unpack_busybox(directory: &std::path::Path) {
+    for layer in busybox().layers {
+        tar::Archive::new(&*layer).unpack(directory).expect("an unpacked image");
+    }
 }
 
 fn applets() -> Vec<String> {

@@ -17,7 +17,8 @@ pub struct Failure {
     pub step: FailedStep,
     /// The kernel's error number, when a system call failed.
     pub errno: Option<i32>,
-    /// The thing that the step was done to: a path, a command, a sysctl. May be empty.
+    /// The thing that the step was done to: a path, a command, a sysctl. May be empty. Of a hook what became
+    /// of it as well, and the last it said: `createRuntime[0] "/bin/hook" ended with exit code 1: "no device"`.
     pub subject: String,
 }
 
@@ -83,6 +84,7 @@ pub enum FailedStep {
     Handshake,
     Network,
     MapIds,
+    Hook,
 }
 
 impl FailedStep {
@@ -120,12 +122,16 @@ impl FailedStep {
             Self::Handshake => "report to the supervisor",
             Self::Network => "configure network",
             Self::MapIds => "map ids of",
+            Self::Hook => "run hook",
         }
     }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.step == FailedStep::Hook {
+            return write!(f, "hook {}", self.subject);
+        }
         write!(f, "cannot {}", self.step.what())?;
         if !self.subject.is_empty() {
             write!(f, " {:?}", self.subject)?;

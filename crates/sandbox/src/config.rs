@@ -2,9 +2,11 @@
 //!
 //! Not here: what a request says about one pod or container (see `pod::config`, `container::config`).
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use crate::apparmor::ApparmorConfig;
+use crate::handler::Handlers;
 
 /// Settings of the daemon's pods.
 #[derive(Debug, Clone)]
@@ -21,26 +23,30 @@ pub struct Config {
     pub cgroup_driver: CgroupDriver,
     /// The cgroup below which pods go whose request names none, in cgroupfs form.
     pub default_cgroup_parent: String,
-    /// Runtime handlers by name. The empty name is the default handler and is always there.
-    pub handlers: BTreeMap<String, Handler>,
+    /// Runtime handlers by name.
+    pub handlers: Handlers,
     /// Where files of the Container Device Interface are looked for; later ones go before earlier ones.
     pub cdi_spec_dirs: Vec<PathBuf>,
+    /// What is done with AppArmor.
+    pub apparmor: ApparmorConfig,
     /// How long each kind of step may take.
     pub deadlines: Deadlines,
 }
 
-/// What this host and the default runtime handler can do (CRI RuntimeHandlerFeatures).
+/// What a runtime handler can do on this host (CRI RuntimeHandlerFeatures).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Features {
+    /// Pods can have user namespaces.
+    pub user_namespaces: bool,
     /// A mount can be made read-only with all below it: mount_setattr(2), since Linux 5.12.
     pub recursive_read_only_mounts: bool,
 }
 
 impl Features {
-    /// Asks the kernel.
-    pub(crate) fn detect() -> Self {
+    /// What the internal runtime can do: asks the kernel. Whether there are user namespaces has been tried out before.
+    pub(crate) fn detect(user_namespaces: bool) -> Self {
         let recursive_read_only_mounts = runtime::mount::can_be_read_only_with_all_below();
-        Self { recursive_read_only_mounts }
+        Self { user_namespaces, recursive_read_only_mounts }
     }
 }
 
@@ -53,10 +59,6 @@ pub enum CgroupDriver {
     /// systemd, by transient units. Not built yet: `Pods::open` refuses it.
     Systemd,
 }
-
-/// What a runtime handler changes. Nothing yet but its existence; an external OCI runtime comes here.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Handler {}
 
 /// How long each kind of step may take before it counts as failed.
 #[derive(Debug, Clone)]

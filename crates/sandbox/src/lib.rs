@@ -6,6 +6,7 @@
 //! processes and sockets.
 
 mod adopt;
+mod apparmor;
 mod cdi;
 pub mod clock;
 pub mod config;
@@ -13,6 +14,7 @@ pub mod container;
 pub mod error;
 pub mod events;
 pub mod exec;
+pub mod handler;
 pub mod id;
 mod name;
 pub mod network;
@@ -32,7 +34,8 @@ mod supervisor;
 mod undo;
 mod users;
 
-pub use config::{CgroupDriver, Config, Deadlines, Features, Handler};
+pub use apparmor::{ApparmorConfig, LsmUsage, apparmor_of_host};
+pub use config::{CgroupDriver, Config, Deadlines, Features};
 pub use container::config::{
     ContainerConfig, ContainerMetadata, ContainerNamespaces, ContainerSecurity, Device, ImageReference,
     Mount, MountAccess, MountSource, Profile, Propagation, RunAs, SelinuxOptions, Stdin,
@@ -44,15 +47,17 @@ pub use container::status::{
 pub use error::{Error, Kind};
 pub use events::{Event, EventKind};
 pub use exec::{ExecOutput, ExecRequest};
+pub use handler::{Handler, HandlerStatus, Handlers, Ulimit, UnsetSeccomp};
 pub use id::{ContainerId, PodId};
 pub use network::{Attached, Attachment, Census, Network, NetworkError};
 pub use pod::config::{
     DnsConfig, NamespaceMode, PodConfig, PodMetadata, PodNamespaces, PodSecurity, PortMapping, Protocol,
     UserNamespace,
 };
+pub use pod::limits::PodResources;
 pub use pod::status::{PodFilter, PodPhase, PodStatus};
 pub use pods::Pods;
-pub use resources::Resources;
+pub use resources::{Resources, try_device_rules};
 pub use rootfs::{ImageConfig, LayerUsage, Prepared, RootFilesystems, RootfsError};
 pub use signal::Signal;
 pub use stats::{ContainerUsage, Usage};

@@ -28,8 +28,10 @@ use crate::container::config::ContainerConfig;
 use crate::container::state::{ContainerState, Process};
 use crate::container::status::{Exited, ProcessUser};
 use crate::error::Error;
+use crate::handler::Handler;
 use crate::id::{ContainerId, PodId};
 use crate::pod::config::PodConfig;
+use crate::pod::limits::PodResources;
 use crate::pod::state::{Live, Parts, PodState};
 use crate::resources::Resources;
 use crate::signal::Signal;
@@ -43,6 +45,9 @@ pub(crate) struct PodRecord {
     pub(crate) version: u32,
     pub(crate) facts: Arc<PodFacts>,
     pub(crate) stage: PodStage,
+    /// Its limits, once they are not those that it was asked for with any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) limits: Option<PodResources>,
 }
 
 /// What never changes about a pod.
@@ -51,6 +56,9 @@ pub(crate) struct PodFacts {
     pub(crate) id: PodId,
     pub(crate) created_at: i64,
     pub(crate) config: Arc<PodConfig>,
+    /// Its runtime handler, as it was when the pod was made.
+    #[serde(default, skip_serializing_if = "Handler::is_plain")]
+    pub(crate) handler: Handler,
     /// Its cgroup, from the root of the hierarchies.
     pub(crate) cgroup: String,
 }
@@ -119,7 +127,12 @@ impl PodRecord {
             | PodState::Removing { parts } => PodStage::NotReady(parts.clone()),
             PodState::Gone => return None,
         };
-        Some(Self { version: VERSION, facts: facts.clone(), stage })
+        Some(Self { version: VERSION, facts: facts.clone(), stage, limits: None })
+    }
+
+    /// The record with the limits that have changed.
+    pub(crate) fn with_limits(self, limits: Option<&PodResources>) -> Self {
+        Self { limits: limits.cloned(), ..self }
     }
 }
 
@@ -294,6 +307,7 @@ mod tests {
             id: PodId::random(),
             created_at: 5,
             config: Arc::new(PodConfig { hostname: "h".to_owned(), ..PodConfig::default() }),
+            handler: Handler { privileged_without_host_devices: true, ..Handler::default() },
             cgroup: "/k/p".to_owned(),
         });
         make_dirs(&store.pod_dir(&facts.id)).expect("a directory");
@@ -312,10 +326,11 @@ mod tests {
             id: PodId::random(),
             created_at: 5,
             config: Arc::default(),
+            handler: Handler::default(),
             cgroup: "/k/p".to_owned(),
         });
         make_dirs(&store.pod_dir(&facts.id)).expect("a directory");
-        let record = PodRecord { version: 2, facts: facts.clone(), stage: PodStage::Making };
+        let record = PodRecord { version: 2, facts: facts.clone(), stage: PodStage::Making, limits: None };
         store.save_pod(&record).expect("saved");
         let (_, found) = store.pods().remove(0);
         assert!(crate::error::chain(&found.expect_err("refused")).contains("version 2"));

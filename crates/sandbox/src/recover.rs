@@ -206,9 +206,10 @@ mod tests {
             id: PodId::random(),
             created_at: 1,
             config: Arc::default(),
+            handler: Default::default(),
             cgroup: "/k/p".to_owned(),
         };
-        PodRecord { version: 1, facts: Arc::new(facts), stage }
+        PodRecord { version: 1, facts: Arc::new(facts), stage, limits: None }
     }
 
     fn container(id: &ContainerId, stage: ContainerStage) -> ContainerRecord {

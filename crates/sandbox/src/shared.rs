@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use runtime::cgroup;
 
+use crate::apparmor::Apparmor;
 use crate::config::{Config, Features};
 use crate::error::Error;
 use crate::events::Events;
@@ -28,6 +29,7 @@ pub(crate) struct Shared {
     pub(crate) store: Store,
     pub(crate) host: cgroup::Host,
     pub(crate) features: Features,
+    pub(crate) apparmor: Apparmor,
     pub(crate) registry: Registry,
     pub(crate) events: Events,
     pub(crate) network: Arc<dyn Network>,

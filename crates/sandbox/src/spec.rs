@@ -24,6 +24,7 @@ use crate::cdi::Edits;
 use crate::container::config::ContainerConfig;
 use crate::container::volumes::Volumes;
 use crate::error::Error;
+use crate::handler::Handler;
 use crate::pod::config::PodConfig;
 use crate::rootfs::ImageConfig;
 use devices::HostDevice;
@@ -34,6 +35,8 @@ const OCI_VERSION: &str = "1.2.0";
 /// All that a container's specification is made from.
 pub(crate) struct SpecInput<'a> {
     pub(crate) pod: &'a PodConfig,
+    /// The pod's runtime handler.
+    pub(crate) handler: &'a Handler,
     /// The pod's directory, where its /etc files are.
     pub(crate) pod_dir: &'a Path,
     pub(crate) container: &'a ContainerConfig,
@@ -49,6 +52,8 @@ pub(crate) struct SpecInput<'a> {
     pub(crate) cgroup: &'a str,
     /// The hostname that the process sees.
     pub(crate) hostname: &'a str,
+    /// The AppArmor profile of its processes; `None` for none.
+    pub(crate) apparmor: Option<&'a str>,
     /// What its seccomp filter is about; `None` for none.
     pub(crate) seccomp: Option<&'a oci::LinuxSeccomp>,
 }
@@ -69,7 +74,8 @@ pub(crate) fn build(input: &SpecInput<'_>) -> Result<oci::Spec, Error> {
         .set_hostname(own_hostname.then(|| input.hostname.to_owned()))
         .set_mounts(Some(mounts::mounts(input)?))
         .set_linux(Some(linux(input)?))
-        .set_annotations(Some(annotations(input)));
+        .set_annotations(Some(annotations(input)))
+        .set_hooks((input.cdi.hooks != oci::Hooks::default()).then(|| input.cdi.hooks.clone()));
     Ok(spec)
 }
 
@@ -92,7 +98,7 @@ fn linux(input: &SpecInput<'_>) -> Result<oci::Linux, Error> {
         .set_resources(Some(resources::limits(
             &input.container.resources,
             input.devices,
-            security.privileged,
+            security.privileged && !input.handler.privileged_without_host_devices,
         )?))
         .set_devices(Some(input.devices.iter().map(HostDevice::node).collect()))
         .set_seccomp(input.seccomp.cloned())
@@ -110,7 +116,8 @@ fn mapped(mappings: &[(u32, u32, u32)]) -> Vec<oci::LinuxIdMapping> {
     mappings.iter().filter_map(one).collect()
 }
 
-/// Annotations that tools which read specifications of Kubernetes' containers look for, and the container's own.
+/// Annotations that tools which read specifications of Kubernetes' containers look for, and those of pod and container that the
+/// handler lets through.
 fn annotations(input: &SpecInput<'_>) -> HashMap<String, String> {
     let metadata = &input.pod.metadata;
     let known = [
@@ -121,6 +128,11 @@ fn annotations(input: &SpecInput<'_>) -> HashMap<String, String> {
         ("io.kubernetes.cri.sandbox-namespace", &metadata.namespace),
         ("io.kubernetes.cri.sandbox-uid", &metadata.uid),
     ];
-    let own = input.container.annotations.iter().map(|(key, value)| (key.clone(), value.clone()));
+    let passed = [
+        (&input.pod.annotations, &input.handler.pod_annotations),
+        (&input.container.annotations, &input.handler.container_annotations),
+    ];
+    let own = passed.into_iter().flat_map(|(all, names)| all.iter().filter(|(key, _)| names.contains(*key)));
+    let own = own.map(|(key, value)| (key.clone(), value.clone()));
     own.chain(known.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned()))).collect()
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use proto::runtime::v1 as cri;
-use sandbox::Features;
+use sandbox::{Features, HandlerStatus};
 use serde_json::json;
 use tonic::Status;
 
@@ -27,14 +27,17 @@ pub(super) fn version() -> cri::VersionResponse {
 /// Internal, when the verbose information can't be written as JSON.
 pub(super) fn status(runtime: &Runtime, verbose: bool) -> Result<cri::StatusResponse, Status> {
     let user_namespaces = runtime.pods.user_namespaces().is_ok();
-    let Features { recursive_read_only_mounts } = runtime.pods.features();
-    let features = cri::RuntimeHandlerFeatures { recursive_read_only_mounts, user_namespaces };
+    let handlers = runtime.pods.handlers().into_iter().map(|HandlerStatus { name, features }| {
+        let Features { recursive_read_only_mounts, user_namespaces } = features;
+        let features = cri::RuntimeHandlerFeatures { recursive_read_only_mounts, user_namespaces };
+        cri::RuntimeHandler { name, features: Some(features) }
+    });
     Ok(cri::StatusResponse {
         status: Some(cri::RuntimeStatus {
             conditions: vec![condition("RuntimeReady", None), network(runtime)],
         }),
         info: if verbose { info(runtime)? } else { HashMap::new() },
-        runtime_handlers: vec![cri::RuntimeHandler { name: String::new(), features: Some(features) }],
+        runtime_handlers: handlers.collect(),
         features: Some(cri::RuntimeFeatures {
             supplemental_groups_policy: true,
             mount_options: true,
@@ -67,7 +70,12 @@ fn info(runtime: &Runtime) -> Result<HashMap<String, String>, Status> {
     let config = serde_json::to_string(&runtime.config);
     let config =
         config.map_err(|error| Status::internal(format!("writing the configuration as JSON: {error}")))?;
-    Ok(HashMap::from([("config".to_owned(), config), ("network".to_owned(), network.to_string())]))
+    let apparmor = match runtime.pods.apparmor() {
+        Ok(state) => json!({ "enabled": true, "state": state }),
+        Err(reason) => json!({ "enabled": false, "reason": reason }),
+    };
+    let parts = [("config", config), ("network", network.to_string()), ("apparmor", apparmor.to_string())];
+    Ok(parts.into_iter().map(|(name, text)| (name.to_owned(), text)).collect())
 }
 
 pub(super) fn runtime_config() -> cri::RuntimeConfigResponse {

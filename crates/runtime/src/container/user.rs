@@ -49,7 +49,8 @@ fn prepare_and_clone(
     request: &LaunchRequest<'_>,
     (reporter, herald): (&Reporter, &Reporter),
 ) -> Result<(), Failure> {
-    let process = Process::new(&request.plan.process, request.cgroup, &request.streams, reporter);
+    let process = Process::new(&request.plan.process, request.cgroup, &request.streams, reporter)
+        .before_start(proof, request);
     let mut launch = Launch::new(process, request);
     // Chosen as the host's root, who may look into any process.
     let mut pid_namespace = Chosen::enter(pid_namespace(request)?)?;

@@ -13,13 +13,15 @@ use super::handles::Procfs;
 use super::path::Root;
 use super::{Step, credentials, devices, stdio};
 use crate::cgroup::Cgroup;
-use crate::container::Streams;
-use crate::handshake::{Message, Reporter};
-use crate::plan::{IdMappings, ProcessPlan};
+use crate::container::{LaunchRequest, Streams, Until};
+use crate::handshake::{Halt, Message, Reporter};
+use crate::hooks::{Moment, Runner};
+use crate::plan::{Hooks, IdMappings, ProcessPlan};
+use crate::thread::SingleThread;
 use crate::{FailedStep, Failure, FailureKind, sys};
 
 /// What is done, in this order.
-pub(crate) fn steps<'a>() -> [Step<Process<'a>>; 13] {
+pub(crate) fn steps<'a>() -> [Step<Process<'a>>; 15] {
     [
         Process::set_up_streams,
         Process::limit_resources,
@@ -29,6 +31,8 @@ pub(crate) fn steps<'a>() -> [Step<Process<'a>>; 13] {
         |process| credentials::change_user(process.plan),
         Process::enter_working_directory_as_user,
         Process::clean_up,
+        Process::wait_for_start,
+        Process::run_start_hooks,
         Process::find_command,
         |process| credentials::set_capabilities(process.plan),
         |process| credentials::give_up_privileges_by_exec(process.plan),
@@ -51,6 +55,15 @@ pub(crate) struct Process<'a> {
     terminal: Option<OwnedFd>,
     entered: bool,
     command: Option<Command>,
+    before: Option<BeforeStart<'a>>,
+}
+
+/// What comes before the command of a container's first process, where anything does.
+#[derive(Clone, Copy)]
+struct BeforeStart<'a> {
+    proof: &'a SingleThread,
+    hooks: Option<&'a Hooks>,
+    until: Until,
 }
 
 impl<'a> Process<'a> {
@@ -71,7 +84,31 @@ impl<'a> Process<'a> {
             terminal: None,
             entered: false,
             command: None,
+            before: None,
         }
+    }
+
+    /// With what a request wants done before the command is executed.
+    pub(crate) fn before_start(self, proof: &'a SingleThread, request: &LaunchRequest<'a>) -> Self {
+        let (hooks, until) = (request.plan.hooks.as_deref(), request.until);
+        Self { before: Some(BeforeStart { proof, hooks, until }), ..self }
+    }
+
+    /// Waits until the parent lets it go on.
+    pub(super) fn wait(&self, halt: Halt) -> Result<(), Failure> {
+        self.reporter.wait(halt)
+    }
+
+    /// Runs hooks of a moment, in a directory, which do something last before they execute their programs.
+    pub(super) fn run_hooks(
+        &self,
+        moment: Moment,
+        (directory, enter): (&Path, &dyn Fn() -> Result<(), Failure>),
+    ) -> Result<(), Failure> {
+        let Some(BeforeStart { proof, hooks: Some(hooks), .. }) = self.before else { return Ok(()) };
+        // As it is in here: the pid namespace may be its own.
+        let pid = Some(rustix::process::getpid().as_raw_pid());
+        Runner { proof, hooks, pid, watched: Some(self.reporter.as_fd()), directory, enter }.run(moment)
     }
 
     pub(super) fn procfs(&self) -> Result<&Procfs, Failure> {
@@ -204,6 +241,30 @@ impl<'a> Process<'a> {
             Failure::system(FailedStep::Prepare, crate::handshake::to_rustix(errno), "signals")
         })?;
         sys::close_on_exec_above_stdio().map_err(|errno| Failure::system(FailedStep::Descriptors, errno, ""))
+    }
+
+    fn wait_for_start(&mut self) -> Result<(), Failure> {
+        match self.before {
+            Some(BeforeStart { until: Until::Created, .. }) => self.wait(Halt::Created),
+            _ => Ok(()),
+        }
+    }
+
+    /// They are programs of the image's, and get the rights of its process.
+    fn run_start_hooks(&mut self) -> Result<(), Failure> {
+        let Some(hooks) = self.before.and_then(|before| before.hooks) else { return Ok(()) };
+        for hook in &hooks.start_container {
+            Command::of_hook(hook)?.check(self.procfs()?)?;
+        }
+        self.run_hooks(
+            Moment::StartContainer,
+            (Path::new("."), &|| {
+                umask(Mode::from_raw_mode(self.plan.umask));
+                credentials::set_capabilities(self.plan)?;
+                credentials::give_up_privileges_by_exec(self.plan)?;
+                credentials::install_filter(self.plan)
+            }),
+        )
     }
 
     fn find_command(&mut self) -> Result<(), Failure> {

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::AsFd;
 
-use super::container::{Container, State};
+use super::container::{Container, Stage, State};
 use super::event_loop::{Key, Supervisor};
 use super::lines::Source;
 use super::process::{self, Process};
@@ -56,6 +56,7 @@ impl Supervisor {
                 complain(&format!("writing the exit record of container \"{}\": {error}", exit.container));
             }
             self.tell(Event::ContainerExited(exit.clone()));
+            self.run_poststop(container.hooks.as_deref());
         }
         self.containers.push((key, container));
         self.has_spare_memory();
@@ -92,6 +93,12 @@ impl Supervisor {
                 process.kill();
             }
         }
+        let executed = |(key, container): &(Key, Container)| {
+            matches!(container.state, State::Starting { stage: Stage::Executed(_), .. }).then_some(*key)
+        };
+        for key in self.containers.iter().filter_map(executed).collect::<Vec<_>>() {
+            self.start_failed(key, super::container::too_late("poststart hooks"));
+        }
         self.execs.iter().for_each(|(_, exec)| exec.kill());
         if let Some(pid) = self.pod.as_ref().and_then(|pod| pod.pid.as_ref()) {
             let _ = rustix::process::pidfd_send_signal(&pid.init_pidfd, rustix::process::Signal::KILL);
@@ -109,12 +116,13 @@ impl Supervisor {
         self.containers.iter().all(|(_, container)| over(container))
             && self.execs.is_empty()
             && self.leaving.is_empty()
+            && self.poststops.is_empty()
             && self.pod.as_ref().is_none_or(|pod| pod.pid.is_none())
     }
 }
 
 /// Standard error is the pod's supervisor.log.
-fn complain(what: &str) {
+pub(super) fn complain(what: &str) {
     use std::io::Write;
     let _ = writeln!(io::stderr(), "{what}");
 }

@@ -22,6 +22,7 @@ mod container;
 mod ends;
 mod event_loop;
 mod exec;
+mod hooks;
 mod lines;
 mod log;
 mod placement;

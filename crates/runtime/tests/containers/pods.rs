@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::os::fd::AsFd;
 
-use runtime::container::{LaunchRequest, Streams, launch};
+use runtime::container::{LaunchRequest, Streams, Until, launch};
 use runtime::plan::{NamespacePlan, NamespaceSource, PlanInput, PodNamespace, PodPlan, plan};
 use runtime::thread::SingleThread;
 use rustix::process::{Signal, pidfd_send_signal};
@@ -122,6 +122,7 @@ fn target_pid() {
             pid_target: Some(target.pidfd.as_fd()),
             cgroup: &other.cgroup,
             streams: Streams { stdin: None, stdout: Some(write.as_fd()), stderr: None },
+            until: Until::Executed,
         },
     )
     .unwrap();

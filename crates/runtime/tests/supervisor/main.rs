@@ -14,6 +14,7 @@
 
 mod client;
 mod exec;
+mod hooks;
 mod life;
 mod limits;
 mod logs;

@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use runtime::identity::{self, Identity};
-use runtime::plan::{Plan, PlanInput, ProcessPlan, SeccompFilter};
+use runtime::plan::{Bundle, Plan, PlanInput, ProcessPlan, SeccompFilter};
 use runtime::spec::oci;
 
 use crate::cdi::{self, Edits};
@@ -25,12 +25,14 @@ use crate::container::state::ContainerState;
 use crate::container::status::ProcessUser;
 use crate::container::volumes;
 use crate::error::Error;
+use crate::handler::Handler;
 use crate::id::ContainerId;
 use crate::record::{self, ContainerFacts, ContainerRecord, PodFacts};
 use crate::rootfs::{Prepared, RootfsError};
 use crate::shared::{Shared, within};
 use crate::signal::Signal;
 use crate::sources::{Looker, on_sources};
+use crate::spec::capabilities::Choice;
 use crate::spec::seccomp::Confinement;
 use crate::spec::{self, SpecInput, devices, files};
 use crate::supervisor::client::Client;
@@ -109,6 +111,7 @@ async fn steps(making: &Making, undo: &mut Stack<Part>) -> Result<Made, Error> {
     check::features(making.shared.features, config)?;
     // Two short files of sysfs at most.
     spec::resources::check(&making.shared.host, &config.resources)?;
+    let apparmor = making.shared.apparmor.profile(&config.security).await?;
     let log_path = files::log_path(&making.pod.config.log_directory, &config.log_path)?;
     let directory = making.shared.store.container_dir(&making.pod.id, &making.id);
     undo.push(Part::Files);
@@ -122,6 +125,7 @@ async fn steps(making: &Making, undo: &mut Stack<Part>) -> Result<Made, Error> {
     let cgroup = format!("{}/{}", making.pod.cgroup, making.id);
     let spec = spec::build(&SpecInput {
         pod: &making.pod.config,
+        handler: &making.pod.handler,
         pod_dir: &making.shared.store.pod_dir(&making.pod.id),
         container: config,
         image: &prepared.config,
@@ -131,6 +135,7 @@ async fn steps(making: &Making, undo: &mut Stack<Part>) -> Result<Made, Error> {
         devices: &found.devices,
         cgroup: &cgroup,
         hostname: &hostname(&making.pod),
+        apparmor: apparmor.as_deref(),
         seccomp: found.confinement.as_ref().map(|confinement| &confinement.described),
     })?;
     let plan = plan(making, &spec, found.confinement.map(|confinement| confinement.filter))?;
@@ -175,7 +180,8 @@ async fn root(making: &Making) -> Result<(Prepared, OwnedFd), Error> {
     within(("preparing the root filesystem", id.as_str(), after), work).await
 }
 
-async fn users_of(making: &Making) -> Result<UserMap, Error> {
+/// The users of a pod that has a user namespace.
+pub(crate) async fn users_of(making: &Making) -> Result<UserMap, Error> {
     let pod = making.pod.id.to_string();
     let client = making.client.as_ref().ok_or(Error::OutOfTouch { pod })?;
     client.user_namespace(making.shared.config.deadlines.namespaces).await
@@ -226,6 +232,7 @@ struct Found {
 
 async fn look(making: &Making, prepared: &Prepared, root: OwnedFd) -> Result<Found, Error> {
     let config = making.config.clone();
+    let pod = making.pod.clone();
     let request = spec::process::user_request(&config, &prepared.config);
     let directories = making.shared.config.cdi_spec_dirs.clone();
     let attempt = ("looking at mount sources, user, devices and seccomp profile", making.id.as_str());
@@ -234,7 +241,8 @@ async fn look(making: &Making, prepared: &Prepared, root: OwnedFd) -> Result<Fou
         let mut cdi = cdi::edits(&directories, &config, looker)?;
         let mut identity =
             identity::resolve(root.as_fd(), &request).map_err(|error| identity_error(&config, &error))?;
-        let mut found = if config.security.privileged { devices::all() } else { Vec::new() };
+        let all = config.security.privileged && !pod.handler.privileged_without_host_devices;
+        let mut found = if all { devices::all() } else { Vec::new() };
         for asked in [devices::gather(&config.devices)?, std::mem::take(&mut cdi.devices)] {
             found.retain(|host| !asked.iter().any(|own| own.path == host.path));
             found.extend(asked);
@@ -243,19 +251,23 @@ async fn look(making: &Making, prepared: &Prepared, root: OwnedFd) -> Result<Fou
         identity.additional_gids.append(&mut cdi.gids);
         identity.additional_gids.sort_unstable();
         identity.additional_gids.dedup();
-        let confinement = confinement(&config, looker)?;
+        let confinement = confinement(&config, &pod.handler, looker)?;
         Ok(Found { identity, devices: found, cdi, root, confinement })
     })
     .await
 }
 
-fn confinement(config: &ContainerConfig, looker: &Looker) -> Result<Option<Confinement>, Error> {
+fn confinement(
+    config: &ContainerConfig,
+    handler: &Handler,
+    looker: &Looker,
+) -> Result<Option<Confinement>, Error> {
     let _look = match &config.security.seccomp {
         Some(Profile::Localhost(path)) => Some(looker.at(Path::new(path))?),
         _ => None,
     };
-    let capabilities = spec::capabilities::effective(&config.security, &spec::capabilities::available())?;
-    spec::seccomp::confinement(&config.security, &capabilities)
+    let capabilities = spec::capabilities::effective(&config.security, &Choice::of(handler))?;
+    spec::seccomp::confinement(&config.security, handler.unset_seccomp, &capabilities)
 }
 
 fn identity_error(config: &ContainerConfig, error: &runtime::Error) -> Error {
@@ -289,7 +301,10 @@ fn stop_signal(config: &ContainerConfig, of_image: Option<&str>) -> Signal {
 fn plan(making: &Making, spec: &oci::Spec, seccomp: Option<SeccompFilter>) -> Result<Plan, Error> {
     let namespaces = spec::namespaces::plan(&making.pod.config, &making.config);
     let input = PlanInput { spec, namespaces, seccomp };
-    let plan = runtime::plan::plan(&input).map_err(|refusal| Error::refused(refusal.field, refusal.why))?;
+    let directory = making.shared.store.container_dir(&making.pod.id, &making.id);
+    let bundle = Bundle { id: making.id.as_str(), directory: &directory, root: &directory.join(BUNDLE_ROOT) };
+    let plan = runtime::plan::plan_in_bundle(&input, &bundle)
+        .map_err(|refusal| Error::refused(refusal.field, refusal.why))?;
     check::mounts_fit(&making.config, &plan)?;
     Ok(plan)
 }
@@ -298,6 +313,20 @@ fn plan(making: &Making, spec: &oci::Spec, seccomp: Option<SeccompFilter>) -> Re
 pub(crate) fn device_rules(spec: &oci::Spec) -> Vec<oci::LinuxDeviceCgroup> {
     let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
     resources.and_then(|resources| resources.devices().clone()).unwrap_or_default()
+}
+
+/// Where hooks find the root filesystem, in a container's directory: as the specification has it.
+const BUNDLE_ROOT: &str = "rootfs";
+
+/// Makes a container's directory the bundle that hooks look for.
+fn for_hooks(directory: &Path) -> Result<(), Error> {
+    let failed = |path: &Path| {
+        let subject = path.display().to_string();
+        move |cause: std::io::Error| Error::step("making a bundle for the hooks", subject, cause)
+    };
+    let (config, root) = (directory.join("config.json"), directory.join(BUNDLE_ROOT));
+    std::fs::hard_link(directory.join("spec.json"), &config).map_err(failed(&config))?;
+    std::fs::create_dir(&root).map_err(failed(&root))
 }
 
 fn save(
@@ -309,6 +338,9 @@ fn save(
     let directory = store.container_dir(&making.pod.id, &making.id);
     record::write_json(&directory.join("spec.json"), spec)?;
     record::write_json(&directory.join("plan.json"), plan)?;
+    if plan.hooks.is_some() {
+        for_hooks(&directory)?;
+    }
     // Last: a directory without this record is one that was never finished.
     match ContainerRecord::of(facts, &making.config.resources, &ContainerState::Created) {
         Some(record) => store.save_container(&record),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::config::Config;
 use crate::container::config::Profile;
 use crate::error::Error;
+use crate::handler::Handler;
 use crate::pod::config::{NamespaceMode, PodConfig};
 use crate::shared::Shared;
 use crate::sources::on_sources;
@@ -16,21 +17,24 @@ use crate::users;
 /// The longest name that the kernel takes for a host (HOST_NAME_MAX).
 const LONGEST_HOSTNAME: usize = 64;
 
+/// The runtime handler that a pod asks for.
+///
+/// # Errors
+/// [`Error::Refused`] when there is none of the name.
+pub(crate) fn handler<'a>(config: &'a Config, pod: &PodConfig) -> Result<&'a Handler, Error> {
+    let (handlers, name) = (&config.handlers, &pod.runtime_handler);
+    handlers.get(name).ok_or_else(|| Error::refused("runtime_handler", handlers.unknown(name)))
+}
+
 /// Checks all that can be checked without doing anything.
 ///
 /// # Errors
 /// [`Error::Refused`] with the first field that is wrong or not supported.
-pub(crate) fn check(config: &Config, pod: &PodConfig) -> Result<(), Error> {
+pub(crate) fn check(handler: &Handler, pod: &PodConfig) -> Result<(), Error> {
     for (field, value) in [("name", &pod.metadata.name), ("namespace", &pod.metadata.namespace)] {
         if value.is_empty() {
             return Err(Error::refused(format!("metadata.{field}"), "is empty"));
         }
-    }
-    if !pod.runtime_handler.is_empty() && !config.handlers.contains_key(&pod.runtime_handler) {
-        return Err(Error::refused(
-            "runtime_handler",
-            format!("\"{}\" is not configured", pod.runtime_handler),
-        ));
     }
     if pod.hostname.len() > LONGEST_HOSTNAME || pod.hostname.contains(['\0', '\n', '/']) {
         return Err(Error::refused(
@@ -48,7 +52,7 @@ pub(crate) fn check(config: &Config, pod: &PodConfig) -> Result<(), Error> {
     modes(pod)?;
     security(pod)?;
     files::resolv_conf(pod.dns.as_ref())?;
-    runtime::plan::check_pod(&namespaces::pod_plan(pod)).map_err(|refusal| {
+    runtime::plan::check_pod(&namespaces::pod_plan(pod, handler)).map_err(|refusal| {
         Error::refused(refusal.field.replace("linux.sysctl", "linux.sysctls"), refusal.why)
     })
 }
@@ -121,14 +125,6 @@ fn modes(pod: &PodConfig) -> Result<(), Error> {
 fn security(pod: &PodConfig) -> Result<(), Error> {
     let refuse =
         |field: &str, why: String| Err(Error::refused(format!("linux.security_context.{field}"), why));
-    // Nothing of a workload's runs as the sandbox: the default confines nothing here, but a profile by name is a wish.
-    match &pod.security.apparmor {
-        None | Some(Profile::Unconfined | Profile::RuntimeDefault) => {}
-        Some(Profile::Localhost(name)) => {
-            let why = format!("the profile \"{name}\": AppArmor profiles are not supported yet");
-            return refuse("apparmor", why);
-        }
-    }
     if let Some(path) = seccomp_profile(pod) {
         seccomp::check(path)?;
     }

@@ -19,6 +19,7 @@ use crate::error::{Error, chain};
 use crate::id::ContainerId;
 use crate::pod::contact::{self, Seek};
 use crate::pod::dismantle::{Dismantling, dismantle, summary};
+use crate::pod::limits::{self, PodResources, Weigh};
 use crate::pod::make;
 use crate::pod::members::Member;
 use crate::pod::state::{Part, Parts, PodEvent};
@@ -56,6 +57,11 @@ pub(crate) enum Work {
         written: Box<Resources>,
         reply: Reply,
     },
+    /// Give the pod's cgroup the weight that these limits say.
+    Weigh {
+        after: Box<PodResources>,
+        reply: Reply,
+    },
 }
 
 /// What came of it.
@@ -76,6 +82,11 @@ pub(crate) enum Done {
     Updated {
         id: ContainerId,
         change: Box<Resources>,
+        outcome: Result<(), Error>,
+        reply: Reply,
+    },
+    Weighed {
+        after: Box<PodResources>,
         outcome: Result<(), Error>,
         reply: Reply,
     },
@@ -121,6 +132,7 @@ impl Work {
             Self::Tidy(id) => tidy(&world, &id),
             Self::EraseContainer(id) => erase_one(&world, id),
             Self::Update { id, change, written, reply } => Some(update(&world, (id, change, written), reply)),
+            Self::Weigh { after, reply } => Some(weigh(&world, after, reply)),
         }
     }
 }
@@ -302,6 +314,14 @@ fn update(
             None => Ok(()),
         };
         Done::Updated { id, change, outcome, reply }
+    })
+}
+
+fn weigh(world: &World<'_>, after: Box<PodResources>, reply: Reply) -> Task {
+    let (shared, facts) = (world.shared.clone(), world.facts.clone());
+    Box::pin(async move {
+        let outcome = limits::weigh(&shared, &facts, (&after, Weigh::Again)).await;
+        Done::Weighed { after, outcome, reply }
     })
 }
 

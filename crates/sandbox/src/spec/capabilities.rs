@@ -7,6 +7,7 @@ use runtime::spec::oci::{Capability, LinuxCapabilities};
 
 use crate::container::config::ContainerSecurity;
 use crate::error::Error;
+use crate::handler::Handler;
 
 /// What an ordinary container has: the set that Kubernetes' runtimes and Docker agree on.
 const DEFAULT: [Capability; 14] = [
@@ -73,12 +74,6 @@ const ALL: [Capability; 41] = [
 
 type Set = HashSet<Capability>;
 
-/// The number of the capability with this name, as in "CAP_SYS_ADMIN".
-pub(crate) fn number(name: &str) -> Option<usize> {
-    let short = name.strip_prefix("CAP_")?;
-    ALL.iter().position(|known| known.to_string().trim_start_matches("CAP_") == short)
-}
-
 /// A set as a bit for each number.
 pub(crate) fn mask(set: &Set) -> u64 {
     let there = |(_, known): &(usize, &Capability)| set.contains(known);
@@ -86,7 +81,7 @@ pub(crate) fn mask(set: &Set) -> u64 {
 }
 
 /// What this process could give: its bounding set. All that it may hand on, on a host that took some away from it.
-pub(crate) fn available() -> Set {
+fn available() -> Set {
     static AVAILABLE: OnceLock<Set> = OnceLock::new();
     AVAILABLE
         .get_or_init(|| from_status(&std::fs::read_to_string("/proc/self/status").unwrap_or_default()))
@@ -103,8 +98,41 @@ fn from_status(status: &str) -> Set {
         .collect()
 }
 
+/// What a container's capabilities are chosen from.
+#[derive(Debug, Clone)]
+pub(crate) struct Choice {
+    /// What this process could give.
+    pub(crate) available: Set,
+    /// What a container has that says nothing.
+    pub(crate) ordinary: Set,
+}
+
+impl Choice {
+    /// What containers of a handler can have.
+    pub(crate) fn of(handler: &Handler) -> Self {
+        // They were checked with the handler.
+        let own = handler.default_capabilities.as_ref().and_then(|names| named(names).ok());
+        Self { available: available(), ordinary: own.unwrap_or_else(|| DEFAULT.into_iter().collect()) }
+    }
+}
+
+/// Capabilities by their names, with or without `CAP_`.
+///
+/// # Errors
+/// The name that none has.
+pub(crate) fn named(names: &[String]) -> Result<Set, &String> {
+    names.iter().map(|name| known(name).ok_or(name)).collect()
+}
+
+fn known(name: &str) -> Option<Capability> {
+    let upper = name.to_ascii_uppercase();
+    let short = upper.strip_prefix("CAP_").unwrap_or(&upper);
+    ALL.into_iter().find(|known| known.to_string().trim_start_matches("CAP_") == short)
+}
+
 /// The effective set of a container.
-pub(crate) fn effective(security: &ContainerSecurity, available: &Set) -> Result<Set, Error> {
+pub(crate) fn effective(security: &ContainerSecurity, choice: &Choice) -> Result<Set, Error> {
+    let Choice { available, ordinary } = choice;
     if security.privileged {
         return Ok(available.clone());
     }
@@ -114,15 +142,16 @@ pub(crate) fn effective(security: &ContainerSecurity, available: &Set) -> Result
         // Adding all and dropping all leaves what is added by name, as other runtimes read it.
         (_, true) => Set::new(),
         (true, false) => available.clone(),
-        (false, false) => DEFAULT.into_iter().collect(),
+        (false, false) => ordinary.clone(),
     };
     set.extend(add.named);
     Ok(set.difference(&drop.named).copied().filter(|capability| available.contains(capability)).collect())
 }
 
 /// The sets of a container's process. Nothing is inheritable but what is ambient (CVE-2022-24769).
-pub(crate) fn sets(security: &ContainerSecurity, available: &Set) -> Result<LinuxCapabilities, Error> {
-    let mut set = effective(security, available)?;
+pub(crate) fn sets(security: &ContainerSecurity, choice: &Choice) -> Result<LinuxCapabilities, Error> {
+    let available = &choice.available;
+    let mut set = effective(security, choice)?;
     let ambient = Wish::read(&security.capabilities_ambient, "add_ambient_capabilities")?;
     let ambient: Set = match ambient.all {
         true => available.clone(),
@@ -147,16 +176,14 @@ impl Wish {
     fn read(names: &[String], field: &str) -> Result<Self, Error> {
         let mut wish = Self { all: false, named: Set::new() };
         for (at, name) in names.iter().enumerate() {
-            let upper = name.to_ascii_uppercase();
-            let short = upper.strip_prefix("CAP_").unwrap_or(&upper);
-            if short == "ALL" {
+            if name.eq_ignore_ascii_case("ALL") || name.eq_ignore_ascii_case("CAP_ALL") {
                 wish.all = true;
                 continue;
             }
-            let known = ALL.into_iter().find(|known| known.to_string().trim_start_matches("CAP_") == short);
             let field = || format!("linux.security_context.capabilities.{field}[{at}]");
             wish.named.insert(
-                known.ok_or_else(|| Error::refused(field(), format!("\"{name}\" is not a capability")))?,
+                known(name)
+                    .ok_or_else(|| Error::refused(field(), format!("\"{name}\" is not a capability")))?,
             );
         }
         Ok(wish)
@@ -171,6 +198,10 @@ mod tests {
         ALL.into_iter().collect()
     }
 
+    fn any() -> Choice {
+        Choice { available: everything(), ordinary: DEFAULT.into_iter().collect() }
+    }
+
     fn with(add: &[&str], drop: &[&str]) -> Set {
         let own = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         let security = ContainerSecurity {
@@ -178,7 +209,7 @@ mod tests {
             capabilities_drop: own(drop),
             ..ContainerSecurity::default()
         };
-        effective(&security, &everything()).expect("capabilities")
+        effective(&security, &any()).expect("capabilities")
     }
 
     #[test]
@@ -189,6 +220,21 @@ mod tests {
         assert_eq!(with(&["NET_ADMIN"], &["ALL"]), [Capability::NetAdmin].into());
         assert!(!with(&["ALL"], &["CAP_SYS_ADMIN"]).contains(&Capability::SysAdmin));
         assert!(!with(&["CHOWN"], &["CHOWN"]).contains(&Capability::Chown));
+    }
+
+    #[test]
+    fn a_handlers_set_is_what_is_added_to_and_dropped_from() {
+        let own = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let handler =
+            Handler { default_capabilities: Some(own(&["chown", "CAP_KILL"])), ..Handler::default() };
+        let choice = Choice { available: everything(), ..Choice::of(&handler) };
+        let security = ContainerSecurity {
+            capabilities_add: own(&["NET_ADMIN"]),
+            capabilities_drop: own(&["KILL"]),
+            ..ContainerSecurity::default()
+        };
+        let set = effective(&security, &choice).expect("capabilities");
+        assert_eq!(set, [Capability::Chown, Capability::NetAdmin].into());
     }
 
     #[test]
@@ -203,7 +249,7 @@ mod tests {
             capabilities_add: vec!["CAP_FLY".to_owned()],
             ..ContainerSecurity::default()
         };
-        assert!(matches!(effective(&security, &everything()), Err(Error::Refused { .. })));
+        assert!(matches!(effective(&security, &any()), Err(Error::Refused { .. })));
     }
 
     #[test]
@@ -213,7 +259,7 @@ mod tests {
                 capabilities_ambient: names.iter().map(|name| (*name).to_owned()).collect(),
                 ..ContainerSecurity::default()
             };
-            sets(&security, &everything()).expect("capabilities").ambient().clone()
+            sets(&security, &any()).expect("capabilities").ambient().clone()
         };
         assert_eq!(ambient(&["ALL"]), Some(everything()));
         assert_eq!(ambient(&["NET_ADMIN"]), Some([Capability::NetAdmin].into()));
@@ -224,6 +270,7 @@ mod tests {
         let available = from_status("Name:\tx\nCapBnd:\t0000000000000001\n");
         assert_eq!(available, [Capability::Chown].into());
         let security = ContainerSecurity { privileged: true, ..ContainerSecurity::default() };
-        assert_eq!(effective(&security, &available).expect("capabilities"), available);
+        let choice = Choice { available: available.clone(), ..any() };
+        assert_eq!(effective(&security, &choice).expect("capabilities"), available);
     }
 }

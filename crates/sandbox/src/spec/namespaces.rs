@@ -4,11 +4,12 @@ use runtime::plan::{NamespacePlan, NamespaceSource, PodNamespace, PodPlan, SHARE
 use runtime::spec::oci;
 
 use crate::container::config::ContainerConfig;
+use crate::handler::Handler;
 use crate::pod::config::{NamespaceMode, PodConfig};
 use crate::users;
 
 /// What the pod's supervisor makes.
-pub(crate) fn pod_plan(pod: &PodConfig) -> PodPlan {
+pub(crate) fn pod_plan(pod: &PodConfig, handler: &Handler) -> PodPlan {
     let own = |mode: &NamespaceMode| match mode {
         NamespaceMode::Pod => PodNamespace::Own,
         NamespaceMode::Node | NamespaceMode::Container | NamespaceMode::Target(_) => PodNamespace::Host,
@@ -16,7 +17,7 @@ pub(crate) fn pod_plan(pod: &PodConfig) -> PodPlan {
     let (network, ipc) = (own(&pod.namespaces.network), own(&pod.namespaces.ipc));
     // A pod on the host's network has the host's name, too.
     let uts = network;
-    PodPlan {
+    handler.sysctls(PodPlan {
         network,
         ipc,
         uts,
@@ -25,7 +26,7 @@ pub(crate) fn pod_plan(pod: &PodConfig) -> PodPlan {
         sysctls: pod.sysctls.clone(),
         shared_memory: (ipc == PodNamespace::Own).then_some(SHARED_MEMORY_BYTES),
         user: pod.namespaces.user.as_ref().map(users::ids),
-    }
+    })
 }
 
 /// Where a container's namespaces come from.

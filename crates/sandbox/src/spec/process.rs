@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use runtime::identity::{GroupName, ImageGroups, UserName, UserRequest};
 use runtime::spec::oci;
 
-use super::{SpecInput, capabilities};
+use super::SpecInput;
+use super::capabilities::{self, Choice};
 use crate::container::config::{ContainerConfig, RunAs, SupplementalGroupsPolicy};
 use crate::error::Error;
+use crate::handler::Ulimit;
 use crate::rootfs::ImageConfig;
 
 /// Where commands are looked for when neither image nor request says.
@@ -46,12 +48,38 @@ pub(crate) fn process(input: &SpecInput<'_>) -> Result<oci::Process, Error> {
         .set_env(Some(environment(input)?))
         .set_cwd(working_directory(input.container, input.image)?)
         .set_user(user(input))
-        .set_capabilities(Some(capabilities::sets(security, &capabilities::available())?))
-        .set_rlimits(None)
+        .set_capabilities(Some(capabilities::sets(security, &Choice::of(input.handler))?))
+        .set_rlimits(input.handler.rlimits())
+        .set_apparmor_profile(input.apparmor.map(str::to_owned))
         .set_no_new_privileges(Some(security.no_new_privileges))
         // Said even when it is 0: the supervisor's own would be inherited, and that spares it.
         .set_oom_score_adj(Some(input.container.resources.oom_score_adj.unwrap_or(0)));
     Ok(process)
+}
+
+/// The limit with this name (setrlimit(2), without `RLIMIT_` and in lower case); `None` when there is none.
+pub(crate) fn rlimit(name: &str, limit: Ulimit) -> Option<oci::PosixRlimit> {
+    use oci::PosixRlimitType as Kind;
+    let kind = match name {
+        "as" => Kind::RlimitAs,
+        "core" => Kind::RlimitCore,
+        "cpu" => Kind::RlimitCpu,
+        "data" => Kind::RlimitData,
+        "fsize" => Kind::RlimitFsize,
+        "locks" => Kind::RlimitLocks,
+        "memlock" => Kind::RlimitMemlock,
+        "msgqueue" => Kind::RlimitMsgqueue,
+        "nice" => Kind::RlimitNice,
+        "nofile" => Kind::RlimitNofile,
+        "nproc" => Kind::RlimitNproc,
+        "rss" => Kind::RlimitRss,
+        "rtprio" => Kind::RlimitRtprio,
+        "rttime" => Kind::RlimitRttime,
+        "sigpending" => Kind::RlimitSigpending,
+        "stack" => Kind::RlimitStack,
+        _ => return None,
+    };
+    oci::PosixRlimitBuilder::default().typ(kind).soft(limit.soft).hard(limit.hard).build().ok()
 }
 
 fn user(input: &SpecInput<'_>) -> oci::User {

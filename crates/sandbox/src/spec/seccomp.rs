@@ -11,15 +11,10 @@
 //!
 //! A filter is compiled once for each content and set of capabilities, and shared by all containers that have it.
 //!
-//! Not here: installing a filter (the runtime's init).
+//! Not here: reading a profile and compiling it (`runtime::seccomp`), installing a filter (the runtime's init).
 
-mod architecture;
-mod bpf;
 mod describe;
 mod localhost;
-mod parse;
-mod profile;
-mod resolve;
 mod shared;
 mod table;
 #[cfg(test)]
@@ -33,8 +28,8 @@ use runtime::spec::oci::{self, Capability};
 
 use crate::container::config::{ContainerSecurity, Profile as Wish};
 use crate::error::Error;
-use architecture::Architecture;
-use profile::{Condition, FLAG_SPEC_ALLOW, Profile, Rule, Verdict};
+use crate::handler::UnsetSeccomp;
+use runtime::seccomp::profile::{Condition, FLAG_SPEC_ALLOW, Profile, Rule, Verdict};
 use table::{ALLOWED, Administrator, CLONE3, CONDITIONAL, GUARDED};
 
 pub(crate) use localhost::{check, load};
@@ -53,11 +48,13 @@ pub(crate) struct Confinement {
 /// [`Error::Refused`] with `linux.security_context.seccomp.localhost_ref` for a profile of the node that can't be read, or not be done.
 pub(crate) fn confinement(
     security: &ContainerSecurity,
+    unset: UnsetSeccomp,
     capabilities: &HashSet<Capability>,
 ) -> Result<Option<Confinement>, Error> {
     match (&security.seccomp, security.privileged) {
-        (_, true) | (None | Some(Wish::Unconfined), false) => Ok(None),
-        (Some(Wish::RuntimeDefault), false) => default(capabilities).map(Some),
+        (_, true) | (Some(Wish::Unconfined), false) => Ok(None),
+        (None, false) if unset == UnsetSeccomp::Unconfined => Ok(None),
+        (None | Some(Wish::RuntimeDefault), false) => default(capabilities).map(Some),
         (Some(Wish::Localhost(path)), false) => localhost::load(path, capabilities).map(Some),
     }
 }
@@ -100,16 +97,4 @@ fn default_profile(granted: u32) -> Profile {
 
 fn rule(names: &[&'static str], conditions: Vec<Condition>, verdict: Verdict) -> Rule {
     Rule { names: names.iter().copied().map(Cow::Borrowed).collect(), conditions, verdict }
-}
-
-/// The program of a profile on this machine.
-///
-/// # Errors
-/// Why there is none.
-fn compile(profile: &Profile) -> Result<SeccompFilter, String> {
-    let sections = resolve::sections(profile, Architecture::NATIVE);
-    let program = bpf::compile(&sections).map_err(|needed| {
-        format!("takes {needed} instructions, and the kernel has no room for more than {}", bpf::LONGEST)
-    })?;
-    Ok(SeccompFilter { flags: profile.flags, program: program.into() })
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use runtime::cgroup::Cgroup;
+use runtime::container::Until;
 use runtime::plan::{Plan, PodPlan, ProcessPlan};
 use runtime::wire::{
     self, ContainerState, ExecExit, Exit, Reply, Request, Scope, StartContainer, StartExec, Stream, Target,
@@ -144,7 +145,7 @@ impl Client {
         let seen = |container: wire::ContainerSnapshot| {
             let id = ContainerId::try_from(container.container).ok()?;
             let seen = match container.state {
-                ContainerState::Starting => Seen::Begins,
+                ContainerState::Starting | ContainerState::Created { .. } => Seen::Begins,
                 ContainerState::Running { pid, start_time, started_at } => {
                     Seen::Runs(Process { id: ProcessId { pid, start_time }, started_at })
                 }
@@ -173,6 +174,8 @@ impl Client {
                 Stdin::Once => wire::Stdin::Once,
             },
             deadline_ms: milliseconds(after),
+            until: Until::Executed,
+            streams: Vec::new(),
         }));
         match self.connection.ask(request, start.descriptors, (step, after + MARGIN)).await? {
             Reply::Started { pid, start_time, started_at } => {
@@ -292,6 +295,7 @@ impl Client {
             | Reply::PodCreated(_)
             | Reply::Snapshot(_)
             | Reply::Started { .. }
+            | Reply::Created { .. }
             | Reply::Exited(_)
             | Reply::ExecStarted { .. }
             | Reply::Gone

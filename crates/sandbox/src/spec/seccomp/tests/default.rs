@@ -4,12 +4,14 @@ use std::collections::HashSet;
 
 use runtime::spec::oci::Capability;
 
-use super::super::architecture::{Architecture, X32_BIT};
-use super::super::profile::{Profile, Verdict};
 use super::super::table::{ALLOWED, CONDITIONAL, GUARDED};
-use super::super::{bpf, confinement, default_profile, granted, resolve};
+use super::super::{confinement, default_profile, granted};
 use super::machine::{Call, assert_valid, run};
 use crate::container::config::{ContainerSecurity, Profile as Wish};
+use crate::handler::UnsetSeccomp;
+use runtime::seccomp::architecture::{Architecture, X32_BIT};
+use runtime::seccomp::profile::{Profile, Verdict};
+use runtime::seccomp::{bpf, resolve};
 
 const ALLOW: u32 = 0x7fff_0000;
 const EPERM: u32 = 0x0005_0001;
@@ -27,7 +29,9 @@ fn verdict(capabilities: &[Capability], call: libc::c_long, argument: u64) -> u3
 
 fn said(capabilities: &[Capability], call: &Call) -> u32 {
     let security = ContainerSecurity { seccomp: Some(Wish::RuntimeDefault), ..ContainerSecurity::default() };
-    let confinement = confinement(&security, &capabilities.iter().copied().collect()).unwrap().unwrap();
+    let confinement =
+        confinement(&security, UnsetSeccomp::Unconfined, &capabilities.iter().copied().collect());
+    let confinement = confinement.unwrap().unwrap();
     assert_valid(&confinement.filter.program);
     run(&confinement.filter.program, call)
 }
@@ -189,10 +193,12 @@ fn every_name_in_the_table_is_one() {
 #[test]
 fn privileged_and_unconfined_containers_have_no_filter() {
     let none = HashSet::new();
-    assert!(confinement(&ContainerSecurity::default(), &none).unwrap().is_none());
+    let unset = |choice| confinement(&ContainerSecurity::default(), choice, &none).unwrap();
+    assert!(unset(UnsetSeccomp::Unconfined).is_none());
+    assert!(unset(UnsetSeccomp::RuntimeDefault).is_some(), "a handler may say so");
     for profile in [Wish::RuntimeDefault, Wish::Localhost("/no/such/profile".to_owned())] {
         let security =
             ContainerSecurity { privileged: true, seccomp: Some(profile), ..ContainerSecurity::default() };
-        assert!(confinement(&security, &none).unwrap().is_none());
+        assert!(confinement(&security, UnsetSeccomp::RuntimeDefault, &none).unwrap().is_none());
     }
 }

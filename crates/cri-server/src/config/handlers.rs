@@ -1,0 +1,167 @@
+//! `[handlers.<name>]`: what a pod can ask for by `runtime_handler`, and what each handler changes.
+//!
+//! Not here: what the values mean (see `sandbox::Handler`, which also checks them).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sandbox::{Handler, Handlers, Ulimit, UnsetSeccomp};
+use serde::{Deserialize, Serialize};
+
+use super::ConfigError;
+
+/// One handler.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct HandlerConfig {
+    /// Privileged containers get the devices of an ordinary one.
+    pub(crate) privileged_without_host_devices: bool,
+    /// Annotations of a pod that the specifications of its containers have, by their exact names.
+    pub(crate) pod_annotations: BTreeSet<String>,
+    /// Annotations of a container that its specification has, by their exact names.
+    pub(crate) container_annotations: BTreeSet<String>,
+    /// The capabilities of a container before it adds and drops some.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) default_capabilities: Option<Vec<String>>,
+    /// What becomes of a container that says nothing of seccomp.
+    pub(crate) unset_seccomp: SeccompChoice,
+    /// Kernel parameters of pods that don't set them themselves.
+    pub(crate) default_sysctls: BTreeMap<String, String>,
+    /// Limits of processes by their names in setrlimit(2), without `RLIMIT_` and in lower case.
+    pub(crate) default_ulimits: BTreeMap<String, UlimitConfig>,
+}
+
+/// `unset_seccomp`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum SeccompChoice {
+    /// No filter.
+    #[default]
+    Unconfined,
+    /// The default profile.
+    RuntimeDefault,
+}
+
+/// A resource limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct UlimitConfig {
+    /// What applies; -1 for no limit.
+    pub(crate) soft: i64,
+    /// How far a process may raise it; -1 for no limit.
+    pub(crate) hard: i64,
+}
+
+/// The handlers of a configuration.
+///
+/// # Errors
+/// [`ConfigError::Handler`] with the key of what can't be honoured.
+pub(crate) fn handlers(
+    default: &str,
+    configured: &BTreeMap<String, HandlerConfig>,
+) -> Result<Handlers, ConfigError> {
+    let read = |(name, handler): (&String, &HandlerConfig)| {
+        check_name(name)?;
+        Ok((name.clone(), handler.read(name)?))
+    };
+    let by_name = configured.iter().map(read).collect::<Result<_, ConfigError>>()?;
+    Handlers::new(default, by_name).map_err(|cause| ConfigError::Handler { cause: Box::new(cause) })
+}
+
+/// RuntimeClass takes no other names of handlers (a DNS label, RFC 1123).
+fn check_name(name: &str) -> Result<(), ConfigError> {
+    let inside = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    if inside && (1..=63).contains(&name.len()) && !name.starts_with('-') && !name.ends_with('-') {
+        return Ok(());
+    }
+    let why = "the name of a handler must be a DNS label of 1 to 63 bytes";
+    Err(ConfigError::Value { key: "handlers", value: name.to_owned(), why })
+}
+
+impl HandlerConfig {
+    fn read(&self, name: &str) -> Result<Handler, ConfigError> {
+        let limit = |(kind, limit): (&String, &UlimitConfig)| {
+            let side = |value: i64| match value {
+                -1 => Ok(u64::MAX),
+                other => u64::try_from(other).map_err(|_| {
+                    let field = format!("handlers.{name}.default_ulimits.{kind}");
+                    let why = format!("{other} is neither a limit nor -1 for none");
+                    ConfigError::Handler { cause: Box::new(sandbox::Error::refused(field, why)) }
+                }),
+            };
+            Ok((kind.clone(), Ulimit { soft: side(limit.soft)?, hard: side(limit.hard)? }))
+        };
+        Ok(Handler {
+            privileged_without_host_devices: self.privileged_without_host_devices,
+            pod_annotations: self.pod_annotations.clone(),
+            container_annotations: self.container_annotations.clone(),
+            default_capabilities: self.default_capabilities.clone(),
+            default_sysctls: self.default_sysctls.clone(),
+            default_ulimits: self.default_ulimits.iter().map(limit).collect::<Result<_, ConfigError>>()?,
+            unset_seccomp: match self.unset_seccomp {
+                SeccompChoice::Unconfined => UnsetSeccomp::Unconfined,
+                SeccompChoice::RuntimeDefault => UnsetSeccomp::RuntimeDefault,
+            },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Config;
+
+    const ALL_KEYS: &str = r#"
+        default_handler = "strict"
+        [handlers.strict]
+        privileged_without_host_devices = true
+        pod_annotations = ["example.com/pod"]
+        container_annotations = ["example.com/container"]
+        default_capabilities = ["CHOWN", "CAP_KILL"]
+        unset_seccomp = "runtime-default"
+        [handlers.strict.default_sysctls]
+        "net.ipv4.ping_group_range" = "0 0"
+        [handlers.strict.default_ulimits]
+        nofile = { soft = 1024, hard = -1 }
+        [handlers.plain]
+    "#;
+
+    #[test]
+    fn every_key_is_read_and_written_again() {
+        let config: Config = toml::from_str(ALL_KEYS).unwrap();
+        config.check().unwrap();
+        let handlers = config.handlers().unwrap();
+        let strict = handlers.get("").unwrap();
+        assert!(strict.privileged_without_host_devices);
+        assert_eq!(strict.default_ulimits["nofile"].hard, u64::MAX);
+        assert_eq!(strict.unset_seccomp, sandbox::UnsetSeccomp::RuntimeDefault);
+        assert!(strict.pod_annotations.contains("example.com/pod"));
+        assert!(strict.container_annotations.contains("example.com/container"));
+        assert_eq!(strict.default_sysctls["net.ipv4.ping_group_range"], "0 0");
+        assert_eq!(handlers.names().collect::<Vec<_>>(), ["", "knarr", "plain", "strict"]);
+        let again: Config = toml::from_str(&toml::to_string(&config).unwrap()).unwrap();
+        assert_eq!(again, config);
+    }
+
+    #[test]
+    fn what_is_wrong_is_refused_with_its_key() {
+        let wrong = [
+            ("default_handler = \"kata\"", "default_handler"),
+            ("[handlers.UPPER]", "UPPER"),
+            ("[handlers.x]\nruntme = 1", "runtme"),
+            ("[handlers.x]\nunset_seccomp = \"none\"", "unset_seccomp"),
+            ("[handlers.x]\npod_annotations = [\"io.example.*\"]", "handlers.x.pod_annotations"),
+            ("[handlers.x]\ndefault_capabilities = [\"FLY\"]", "handlers.x.default_capabilities"),
+            (
+                "[handlers.x.default_ulimits]\nnofile = { soft = -2, hard = 1 }",
+                "handlers.x.default_ulimits.nofile",
+            ),
+            ("[handlers.x.default_sysctls]\n\"vm.swappiness\" = \"1\"", "handlers.x.default_sysctls"),
+        ];
+        for (text, key) in wrong {
+            let refused = match toml::from_str::<Config>(text) {
+                Err(error) => error.to_string(),
+                Ok(config) => crate::chain(&config.check().unwrap_err()),
+            };
+            assert!(refused.contains(key), "{text}: {refused}");
+        }
+    }
+}

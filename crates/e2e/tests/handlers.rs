@@ -1,0 +1,111 @@
+//! Runtime handlers: what a pod can ask for by name.
+
+use e2e::{Client, Network, Node, config};
+use k8s_cri::v1::*;
+use tonic::{Code, Status};
+
+/// Gives a node these handlers, as its operator would: into the file, and a new start.
+fn configure(node: &mut Node, handlers: &str) {
+    node.stop_daemon();
+    let path = node.path("knarr.toml");
+    let before = std::fs::read_to_string(&path).expect("the configuration");
+    let kept = before.split("\n[handlers").next().expect("a part");
+    std::fs::write(&path, format!("{kept}\n{handlers}")).expect("writing the configuration");
+    node.start_daemon();
+}
+
+async fn run(client: &Client, pod: &PodSandboxConfig, handler: &str) -> Result<String, Status> {
+    let request = RunPodSandboxRequest { config: Some(pod.clone()), runtime_handler: handler.to_owned() };
+    Ok(client.runtime.clone().run_pod_sandbox(request).await?.into_inner().pod_sandbox_id)
+}
+
+/// The annotations of the specification in a verbose status.
+fn annotations(
+    info: &std::collections::HashMap<String, String>,
+) -> serde_json::Map<String, serde_json::Value> {
+    let info: serde_json::Value = serde_json::from_str(&info["info"]).expect("JSON");
+    let spec = ["runtimeSpec", "spec"].iter().find_map(|key| info.get(key)).expect("a specification");
+    spec["annotations"].as_object().expect("annotations").clone()
+}
+
+#[tokio::test]
+async fn handlers_of_the_internal_runtime_have_defaults_of_their_own() {
+    let mut node = Node::start(Network::BuiltIn).await;
+    let own = "\
+        [handlers.own]\n\
+        privileged_without_host_devices = true\n\
+        container_annotations = [\"example.com/passed\"]\n\
+        default_capabilities = [\"CHOWN\"]\n\
+        unset_seccomp = \"runtime-default\"\n\
+        default_sysctls = { \"net.ipv4.ip_unprivileged_port_start\" = \"77\" }\n\
+        default_ulimits = { nofile = { soft = 321, hard = 654 } }\n";
+    configure(&mut node, own);
+    let client = node.client();
+    let mut wanted = node.pod();
+    wanted.linux.as_mut().and_then(|linux| linux.security_context.as_mut()).expect("a context").privileged =
+        true;
+    let pod = run(&client, &wanted, "own").await.expect("a pod");
+    assert_eq!(client.pod(&pod).await.expect("a status").runtime_handler, "own");
+    assert!(client.pods().await.expect("a list").iter().all(|item| item.runtime_handler == "own"));
+
+    let mut ordinary = node.busybox("ordinary", &["sleep", "1000"]);
+    ordinary.annotations = [("example.com/passed", "yes"), ("example.com/passed-by", "no")]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into();
+    client.pull(&node.registry.image("busybox:latest")).await.expect("a pull");
+    let id = client.create(&pod, ordinary, &wanted).await.expect("a container");
+    client.start(&id).await.expect("a start");
+    let check = "grep -E '^(CapBnd|Seccomp):' /proc/self/status | tr -d '\\t\\n'; ulimit -Sn; ulimit -Hn; \
+                 cat /proc/sys/net/ipv4/ip_unprivileged_port_start";
+    let seen = client.exec(&id, &["sh", "-c", check], 10).await.expect("an exec");
+    assert_eq!(seen.stdout, "CapBnd:0000000000000001Seccomp:2321\n654\n77\n");
+    let verbose = ContainerStatusRequest { container_id: id, verbose: true };
+    let info = client.runtime.clone().container_status(verbose).await.expect("a status").into_inner().info;
+    let annotations = annotations(&info);
+    assert_eq!(annotations["example.com/passed"], "yes");
+    assert_eq!(annotations.get("example.com/passed-by"), None, "a name is a name, not a beginning");
+
+    let mut privileged = node.busybox("privileged", &["sleep", "1000"]);
+    config::security(&mut privileged).privileged = true;
+    let id = client.create(&pod, privileged, &wanted).await.expect("a container");
+    client.start(&id).await.expect("a start");
+    let nodes = client.exec(&id, &["sh", "-c", "ls /dev | tr '\\n' ' '"], 10).await.expect("an exec");
+    assert!(nodes.stdout.contains("null") && !nodes.stdout.contains("kmsg"), "{}", nodes.stdout);
+}
+
+#[tokio::test]
+async fn the_node_says_which_handlers_there_are() {
+    let mut node = Node::start(Network::None).await;
+    configure(&mut node, "[handlers.a]\n[handlers.b]\n");
+    let client = node.client();
+    let status = client.runtime.clone().status(StatusRequest { verbose: false }).await.expect("a status");
+    let handlers = status.into_inner().runtime_handlers;
+    let names: Vec<_> = handlers.iter().map(|handler| handler.name.as_str()).collect();
+    assert_eq!(names, ["", "a", "b", "knarr"]);
+    assert!(handlers.iter().all(|handler| handler.features == handlers[0].features), "{handlers:?}");
+    let refused = run(&client, &node.pod(), "kata").await.expect_err("there is none");
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    let message = refused.message();
+    assert!(message.contains("runtime_handler") && message.contains("\"a\", \"b\", \"knarr\""), "{message}");
+}
+
+#[tokio::test]
+async fn pods_of_a_handler_that_is_gone_stay_what_they_are_and_can_be_removed() {
+    let mut node = Node::start(Network::None).await;
+    configure(&mut node, "[handlers.gone]\ndefault_capabilities = [\"CHOWN\"]\n");
+    let client = node.client();
+    let wanted = node.pod();
+    let pod = run(&client, &wanted, "gone").await.expect("a pod");
+    configure(&mut node, "");
+    let client = node.client();
+    assert_eq!(client.pod(&pod).await.expect("a status").runtime_handler, "gone");
+    client.pull(&node.registry.image("busybox:latest")).await.expect("a pull");
+    let id = client.create(&pod, node.busybox("c", &["sleep", "1000"]), &wanted).await.expect("a container");
+    client.start(&id).await.expect("a start");
+    let seen = client.exec(&id, &["grep", "CapBnd", "/proc/self/status"], 10).await.expect("an exec");
+    assert_eq!(seen.stdout.trim(), "CapBnd:\t0000000000000001", "what it was made with");
+    client.stop_pod(&pod).await.expect("a stop");
+    client.remove_pod(&pod).await.expect("a removal");
+    let refused = run(&client, &node.pod(), "gone").await.expect_err("there is none");
+    assert_eq!(refused.code(), Code::InvalidArgument);
+}

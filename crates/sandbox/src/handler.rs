@@ -1,0 +1,273 @@
+//! Runtime handlers: what a pod can ask for by name (CRI `runtime_handler`, RuntimeClass), and what each changes.
+//!
+//! A pod is recorded with its handler as it was when the pod was made: a handler that is changed or taken away later has no effect on pods
+//! that are there.
+//!
+//! Not here: reading a configuration file, and what a container's specification looks like (see `spec`).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use runtime::plan::{PodNamespace, PodPlan};
+use runtime::spec::oci;
+use serde::{Deserialize, Serialize};
+
+use crate::config::Features;
+use crate::error::Error;
+use crate::spec::{capabilities, process};
+
+/// The name of the handler that is there without any configuration.
+pub const INTERNAL: &str = "knarr";
+
+/// All handlers of a node. Never empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Handlers {
+    default: String,
+    by_name: BTreeMap<String, Handler>,
+}
+
+/// What a handler changes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Handler {
+    /// Privileged containers get the devices of an ordinary one, not all of the host's.
+    pub privileged_without_host_devices: bool,
+    /// Annotations of a pod that its containers' specifications have, by their exact names: what a runtime does upon an annotation is
+    /// the operator's to allow (CVE-2023-6476).
+    pub pod_annotations: BTreeSet<String>,
+    /// Annotations of a container that its specification has, by their exact names.
+    pub container_annotations: BTreeSet<String>,
+    /// The capabilities of a container before it adds and drops some; `None` for the usual ones.
+    pub default_capabilities: Option<Vec<String>>,
+    /// Kernel parameters of a pod that doesn't set them itself, as far as they are of namespaces that it has of its own.
+    pub default_sysctls: BTreeMap<String, String>,
+    /// Limits of a container's processes, by their names in setrlimit(2) without `RLIMIT_`, in lower case.
+    pub default_ulimits: BTreeMap<String, Ulimit>,
+    /// What becomes of a container that says nothing of seccomp.
+    pub unset_seccomp: UnsetSeccomp,
+}
+
+/// A resource limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ulimit {
+    /// What applies; `u64::MAX` for no limit.
+    pub soft: u64,
+    /// How far a process may raise it.
+    pub hard: u64,
+}
+
+/// What becomes of a container that says nothing of seccomp.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UnsetSeccomp {
+    /// It is not confined, as CRI has it.
+    #[default]
+    Unconfined,
+    /// It gets the default profile.
+    RuntimeDefault,
+}
+
+/// A handler, as the node shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HandlerStatus {
+    /// Its name; empty for the default one.
+    pub name: String,
+    /// What it can do.
+    pub features: Features,
+}
+
+impl Default for Handlers {
+    fn default() -> Self {
+        Self {
+            default: INTERNAL.to_owned(),
+            by_name: BTreeMap::from([(INTERNAL.to_owned(), Handler::default())]),
+        }
+    }
+}
+
+impl Handlers {
+    /// Handlers by name, and the name of the one that pods get which ask for none. [`INTERNAL`] is there whether it is among them
+    /// or not.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with `default_handler` when that one is not there, with `handlers.<name>.<field>` for what can't be done.
+    pub fn new(default: &str, mut by_name: BTreeMap<String, Handler>) -> Result<Self, Error> {
+        by_name.entry(INTERNAL.to_owned()).or_default();
+        for (name, handler) in &by_name {
+            let of = |what: &str| format!("handlers.{name}.{what}");
+            handler.check().map_err(|(field, why)| Error::refused(of(&field), why))?;
+        }
+        let handlers = Self { default: default.to_owned(), by_name };
+        match handlers.get(default) {
+            Some(_) if !default.is_empty() => Ok(handlers),
+            _ => Err(Error::refused("default_handler", handlers.unknown(default))),
+        }
+    }
+
+    /// The handler that a request names; the empty name means the default one.
+    pub fn get(&self, name: &str) -> Option<&Handler> {
+        self.by_name.get(if name.is_empty() { self.default.as_str() } else { name })
+    }
+
+    /// The names that requests may use: the empty one first.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        std::iter::once("").chain(self.by_name.keys().map(String::as_str))
+    }
+
+    /// What to say of a name that none has.
+    pub(crate) fn unknown(&self, name: &str) -> String {
+        let known: Vec<_> = self.by_name.keys().map(|known| format!("\"{known}\"")).collect();
+        format!("\"{name}\" is not configured; there is {}", known.join(", "))
+    }
+}
+
+impl Handler {
+    /// Checks what can be judged without the machine.
+    fn check(&self) -> Result<(), (String, String)> {
+        let lists = [
+            ("pod_annotations", &self.pod_annotations),
+            ("container_annotations", &self.container_annotations),
+        ];
+        for (field, names) in lists {
+            if let Some(name) = names.iter().find(|name| name.is_empty() || name.contains('*')) {
+                return Err((field.to_owned(), format!("\"{name}\" is not the exact name of an annotation")));
+            }
+        }
+        let names = self.default_capabilities.as_deref().unwrap_or_default();
+        capabilities::named(names)
+            .map_err(|name| ("default_capabilities".to_owned(), format!("\"{name}\" is not a capability")))?;
+        self.check_sysctls()?;
+        for (name, limit) in &self.default_ulimits {
+            let field = || format!("default_ulimits.{name}");
+            process::rlimit(name, *limit)
+                .ok_or_else(|| (field(), "is not a limit that there is".to_owned()))?;
+            if limit.soft > limit.hard {
+                let why = format!("its soft limit {} is above its hard limit {}", limit.soft, limit.hard);
+                return Err((field(), why));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_sysctls(&self) -> Result<(), (String, String)> {
+        for (name, value) in &self.default_sysctls {
+            let one = BTreeMap::from([(name.clone(), value.clone())]);
+            let refused = runtime::plan::check_pod(&isolated(one));
+            refused.map_err(|refusal| (format!("default_sysctls.\"{name}\""), refusal.why))?;
+        }
+        Ok(())
+    }
+
+    /// Whether it changes nothing.
+    pub(crate) fn is_plain(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The kernel parameters of a pod: its own, and those of the handler that it can have.
+    pub(crate) fn sysctls(&self, mut plan: PodPlan) -> PodPlan {
+        for (name, value) in &self.default_sysctls {
+            if plan.sysctls.contains_key(name) {
+                continue;
+            }
+            let alone = PodPlan { sysctls: BTreeMap::from([(name.clone(), value.clone())]), ..plan.clone() };
+            if runtime::plan::check_pod(&alone).is_ok() {
+                plan.sysctls.insert(name.clone(), value.clone());
+            }
+        }
+        plan
+    }
+
+    /// The limits of a container's processes; `None` for those of the supervisor.
+    pub(crate) fn rlimits(&self) -> Option<Vec<oci::PosixRlimit>> {
+        let limits = self.default_ulimits.iter().filter_map(|(name, limit)| process::rlimit(name, *limit));
+        Some(limits.collect()).filter(|limits: &Vec<_>| !limits.is_empty())
+    }
+}
+
+/// A pod that has every namespace of its own.
+fn isolated(sysctls: BTreeMap<String, String>) -> PodPlan {
+    PodPlan {
+        network: PodNamespace::Own,
+        ipc: PodNamespace::Own,
+        uts: PodNamespace::Own,
+        pid: PodNamespace::Own,
+        hostname: None,
+        sysctls,
+        shared_memory: None,
+        user: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(handler: Handler) -> Result<Handlers, Error> {
+        Handlers::new("own", BTreeMap::from([("own".to_owned(), handler)]))
+    }
+
+    fn one<T>(key: &str, value: T) -> BTreeMap<String, T> {
+        BTreeMap::from([(key.to_owned(), value)])
+    }
+
+    #[test]
+    fn the_empty_name_and_the_name_of_the_default_mean_the_same() {
+        let handlers =
+            with(Handler { privileged_without_host_devices: true, ..Handler::default() }).expect("handlers");
+        assert_eq!(handlers.get(""), handlers.get("own"));
+        assert!(handlers.get("").expect("the default").privileged_without_host_devices);
+        assert_eq!(handlers.get(INTERNAL), Some(&Handler::default()), "there without being configured");
+        assert_eq!(handlers.get("kata"), None);
+        assert_eq!(handlers.names().collect::<Vec<_>>(), ["", INTERNAL, "own"]);
+        assert_eq!(handlers.unknown("kata"), "\"kata\" is not configured; there is \"knarr\", \"own\"");
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_refused_by_name() {
+        type Change = fn(&mut Handler);
+        let broken: [(&str, Change); 7] = [
+            ("handlers.own.pod_annotations", |h| {
+                h.pod_annotations = BTreeSet::from(["io.example.*".to_owned()])
+            }),
+            ("handlers.own.container_annotations", |h| {
+                h.container_annotations = BTreeSet::from([String::new()])
+            }),
+            ("handlers.own.default_capabilities", |h| h.default_capabilities = Some(vec!["FLY".to_owned()])),
+            ("handlers.own.default_sysctls.\"kernel.core_pattern\"", |h| {
+                h.default_sysctls = one("kernel.core_pattern", "|/x".to_owned());
+            }),
+            ("handlers.own.default_sysctls.\"net.ipv4.x\"", |h| {
+                h.default_sysctls = one("net.ipv4.x", "1\n2".to_owned());
+            }),
+            ("handlers.own.default_ulimits.files", |h| {
+                h.default_ulimits = one("files", Ulimit { soft: 1, hard: 1 });
+            }),
+            ("handlers.own.default_ulimits.nofile", |h| {
+                h.default_ulimits = one("nofile", Ulimit { soft: 2, hard: 1 });
+            }),
+        ];
+        for (field, change) in broken {
+            let mut handler = Handler::default();
+            change(&mut handler);
+            match with(handler) {
+                Err(Error::Refused { field: refused, .. }) => assert_eq!(refused, field),
+                other => panic!("{field}: {other:?}"),
+            }
+        }
+        let unknown = Handlers::new("kata", BTreeMap::new());
+        assert!(matches!(unknown, Err(Error::Refused { field, .. }) if field == "default_handler"));
+        assert!(Handlers::new("", BTreeMap::new()).is_err(), "the empty name is no name of a handler");
+    }
+
+    #[test]
+    fn kernel_parameters_of_a_handler_are_set_where_the_pod_owns_them_and_says_nothing() {
+        let mut handler = Handler::default();
+        for (name, value) in
+            [("net.core.somaxconn", "7"), ("kernel.shmmax", "8"), ("net.ipv4.ip_forward", "1")]
+        {
+            handler.default_sysctls.insert(name.to_owned(), value.to_owned());
+        }
+        let asked = isolated(one("net.core.somaxconn", "9".to_owned()));
+        let plan = handler.sysctls(PodPlan { ipc: PodNamespace::Host, ..asked });
+        let set: Vec<_> = plan.sysctls.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        assert_eq!(set, [("net.core.somaxconn", "9"), ("net.ipv4.ip_forward", "1")]);
+    }
+}
