@@ -33,8 +33,8 @@ async fn no_cgroup_can_be_written_from_a_user_namespace() {
         let mut options = config::namespaces(network, e2e::cri::NamespaceMode::Container);
         options.userns_options = Some(e2e::cri::UserNamespace {
             mode: e2e::cri::NamespaceMode::Pod as i32,
-            uids: vec![users.clone()],
-            gids: vec![users.clone()],
+            uids: vec![users],
+            gids: vec![users],
         });
         options
     };

@@ -57,7 +57,7 @@ async fn nothing_is_so_long_that_it_means_something_else() {
 }
 
 fn variable(key: &str, value: String) -> KeyValue {
-    KeyValue { key: key.into(), value: value.into() }
+    KeyValue { key: key.into(), value }
 }
 
 #[tokio::test]
