@@ -26,7 +26,7 @@ pub(crate) use mount::{
 };
 pub(crate) use network::bring_loopback_up;
 pub(crate) use process::{
-    Awaited, close_all, close_inherited, close_on_exec_above_stdio, exit_now, install_seccomp,
+    Awaited, close_all, close_all_but, close_inherited, close_on_exec_above_stdio, exit_now, install_seccomp,
     reset_signal_dispositions, set_resource_limit, wait_for_signal,
 };
 
