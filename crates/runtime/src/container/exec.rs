@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::launch::open_cgroup;
-use super::pid_namespace::Chosen;
+use super::pid_namespace::{Chosen, Target};
 use super::{ExecRequest, Launched, finish};
 use crate::handshake;
 use crate::init::join::{self, Join};
@@ -21,7 +21,7 @@ use crate::{FailedStep, Failure};
 pub fn exec(proof: &SingleThread, request: &ExecRequest<'_>) -> Result<Launched, Failure> {
     let (parent_end, reporter) = handshake::pair()?;
     let cgroup = open_cgroup(request.cgroup)?;
-    let mut pid_namespace = Chosen::enter(Some(request.container))?;
+    let mut pid_namespace = Chosen::enter(Some(Target::Process(request.container)))?;
     let cloned = clone_process(proof, CloneFlags::default(), cgroup.as_ref().map(OwnedFd::as_fd));
     match cloned.map_err(|errno| Failure::system(FailedStep::Clone, errno, ""))? {
         Cloned::Child => {
