@@ -25,6 +25,8 @@ pub struct Prepared {
     pub plan: Plan,
     pub cgroup: Cgroup,
     pub limits: oci::LinuxResources,
+    /// Without one it can be created, and not started (runtime.md, "Start").
+    pub has_process: bool,
 }
 
 /// Reads a bundle. Nothing is changed, and all that can be refused is.
@@ -38,6 +40,10 @@ pub fn prepare(id: &str, directory: &Path) -> Outcome<Prepared> {
         return Err(format!("root.path: {} is not a directory", rootfs.display()).into());
     }
     resolve_sources(&mut spec, &directory);
+    let has_process = spec.process().is_some();
+    if !has_process {
+        spec.set_process(Some(placeholder()?));
+    }
     let (pod, namespaces) = namespaces::read(&spec)?;
     let bundle = Bundle { id, directory: &directory, root: &rootfs };
     let mut plan = plan(&spec, (namespaces, filter), &bundle)?;
@@ -46,7 +52,14 @@ pub fn prepare(id: &str, directory: &Path) -> Outcome<Prepared> {
     let path = cgroup_path(id, linux.and_then(|linux| linux.cgroups_path().as_deref()))?;
     let cgroup = Cgroup::at(&Host::detect()?, &path)?;
     let limits = resources::limits(linux.and_then(|linux| linux.resources().as_ref()));
-    Ok(Prepared { spec, directory, rootfs, pod, plan, cgroup, limits })
+    Ok(Prepared { spec, directory, rootfs, pod, plan, cgroup, limits, has_process })
+}
+
+/// What stands for a process that is not there, and is never executed.
+fn placeholder() -> Outcome<oci::Process> {
+    Ok(serde_json::from_value(
+        serde_json::json!({ "args": ["/"], "cwd": "/", "user": { "uid": 0, "gid": 0 } }),
+    )?)
 }
 
 fn plan(

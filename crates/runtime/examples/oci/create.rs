@@ -174,7 +174,7 @@ fn start(
         start_time,
         cgroup: cgroup.clone(),
         process,
-        asked: serde_json::to_value(spec.process())?,
+        asked: serde_json::to_value(spec.process().as_ref().filter(|_| prepared.has_process))?,
         users,
         hooks,
     })

@@ -32,6 +32,9 @@ pub fn execute(store: &Store, record: &Record) -> Outcome<()> {
     if status != Status::Created {
         return Err(format!("cannot start container {:?}: it is {}", record.id, status.name()).into());
     }
+    if record.asked.is_null() {
+        return Err("process: is missing".into());
+    }
     let mut client = Client::connect(&store.directory(&record.id))?;
     // Before it is asked for: a container that has begun by itself must not look created.
     store.mark_started(&record.id)?;

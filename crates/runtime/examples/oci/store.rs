@@ -39,7 +39,7 @@ pub struct Record {
     pub start_time: u64,
     pub cgroup: Cgroup,
     pub process: ProcessPlan,
-    /// The process as it was asked for, for those that join.
+    /// The process as it was asked for, for those that join; null when none was.
     pub asked: serde_json::Value,
     pub users: Option<IdMappings>,
     /// Run when it is deleted.

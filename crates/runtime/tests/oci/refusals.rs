@@ -11,11 +11,10 @@ fn bundles_that_cannot_be_are_refused_by_field() {
     let mut rig = Rig::new("true");
     let good = rig.config.clone();
     type Edit = fn(&mut Value);
-    let cases: [(&str, Edit); 14] = [
+    let cases: [(&str, Edit); 13] = [
         ("ociVersion: \"2.0.0\"", |c| c["ociVersion"] = json!("2.0.0")),
         ("ociVersion: \"one\"", |c| c["ociVersion"] = json!("one")),
         ("root.path: ", |c| c["root"]["path"] = json!("bin/sh")),
-        ("process: is missing", |c| c["process"] = Value::Null),
         ("process.args: names no command", |c| c["process"]["args"] = json!([])),
         ("process.execCPUAffinity: is not supported", |c| {
             c["process"]["execCPUAffinity"] = json!({ "initial": "0" });
@@ -55,6 +54,16 @@ fn bundles_that_cannot_be_are_refused_by_field() {
     fs::remove_file(rig.file("bundle/config.json")).unwrap();
     let missing = rig.call(&["create", "--bundle", &rig.bundle(), "c"]).refused();
     assert!(missing.contains("config.json: No such file"), "{missing}");
+}
+
+#[test]
+fn a_container_without_a_process_is_not_started() {
+    let mut rig = Rig::new("true");
+    rig.config.as_object_mut().unwrap().remove("process");
+    rig.make(&["create", "c"]).ok();
+    assert!(rig.call(&["start", "c"]).refused().contains("process: is missing"));
+    assert_eq!(rig.state()["status"], "created");
+    rig.call(&["delete", "--force", "c"]).ok();
 }
 
 #[test]
