@@ -17,15 +17,16 @@ use crate::cgroup::Cgroup;
 use crate::container::{LaunchRequest, Streams, Until};
 use crate::handshake::{Halt, Message, Reporter};
 use crate::hooks::{Moment, Runner};
-use crate::plan::{Hooks, IdMappings, ProcessPlan};
+use crate::plan::{Hooks, IdMappings, ProcessPlan, Scheduling};
 use crate::thread::SingleThread;
 use crate::{FailedStep, Failure, FailureKind, sys};
 
 /// What is done, in this order.
-pub(crate) fn steps<'a>() -> [Step<Process<'a>>; 15] {
+pub(crate) fn steps<'a>() -> [Step<Process<'a>>; 16] {
     [
         Process::set_up_streams,
         Process::limit_resources,
+        Process::schedule,
         Process::label,
         Process::enter_working_directory,
         |process| credentials::drop_bounding(process.plan),
@@ -204,6 +205,22 @@ impl<'a> Process<'a> {
         if !self.labelled {
             credentials::label(self.procfs()?, self.plan)?;
             self.labelled = true;
+        }
+        Ok(())
+    }
+
+    /// As root: some classes are not for everybody.
+    fn schedule(&mut self) -> Result<(), Failure> {
+        let Scheduling { personality, io_priority, policy } = &self.plan.scheduling;
+        let failed = |what: &'static str| move |errno| Failure::system(FailedStep::Schedule, errno, what);
+        if let Some(domain) = personality {
+            sys::set_personality(*domain).map_err(failed("personality"))?;
+        }
+        if let Some(priority) = io_priority {
+            sys::set_io_priority(*priority).map_err(failed("priority of input and output"))?;
+        }
+        if let Some(policy) = policy {
+            sys::set_policy(policy).map_err(failed("policy"))?;
         }
         Ok(())
     }
