@@ -191,6 +191,7 @@ fn pod_config(config: &Config, open_files: Option<u64>) -> Result<sandbox::Confi
         handlers: std::collections::BTreeMap::new(),
         cdi_spec_dirs: config.cdi_spec_dirs.clone(),
         apparmor: config.security.apparmor(),
+        selinux: config.security.selinux(),
         deadlines: Deadlines::default(),
     })
 }

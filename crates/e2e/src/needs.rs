@@ -38,6 +38,15 @@ pub fn apparmor() -> Result<(), String> {
     program("apparmor_parser").map(drop).ok_or_else(|| "apparmor_parser is not installed".to_owned())
 }
 
+/// Whether the kernel has SELinux with a policy loaded.
+///
+/// # Errors
+/// Why not, for the report of a skipped test.
+pub fn selinux() -> Result<(), String> {
+    let path = "/sys/fs/selinux/enforce";
+    std::fs::read_to_string(path).map(drop).map_err(|error| format!("{path}: {error}"))
+}
+
 fn is_file(path: &Path) -> bool {
     path.metadata().is_ok_and(|meta| meta.is_file())
 }

@@ -167,10 +167,18 @@ fn later() -> Vec<(&'static str, u64, Message)> {
         deadline_ms: 30_000,
     };
     let created = PodCreated { user: Some("/proc/42/fd/9".into()), ..created() };
+    let labelled =
+        PodPlan { mount_label: Some("system_u:object_r:container_file_t:s0:c1,c2".into()), ..self::pod() };
+    let mut start_labelled = start.clone();
+    start_labelled.plan.mount_label.clone_from(&labelled.mount_label);
+    start_labelled.plan.namespaces.user = NamespaceSource::Host;
+    start_labelled.plan.sources[0].ids = None;
     vec![
         ("create_pod_with_users", 25, Message::Request(Request::CreatePod(pod))),
         ("start_with_users", 26, Message::Request(Request::Start(Box::new(start)))),
         ("pod_created_with_users", 27, Message::Reply(Reply::PodCreated(created))),
+        ("create_pod_labelled", 28, Message::Request(Request::CreatePod(labelled))),
+        ("start_labelled", 29, Message::Request(Request::Start(Box::new(start_labelled)))),
     ]
 }
 

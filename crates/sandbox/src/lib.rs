@@ -24,6 +24,7 @@ mod recover;
 mod registry;
 pub mod resources;
 pub mod rootfs;
+mod selinux;
 mod shared;
 pub mod signal;
 mod sources;
@@ -55,7 +56,8 @@ pub use pod::config::{
 pub use pod::status::{PodFilter, PodPhase, PodStatus};
 pub use pods::Pods;
 pub use resources::Resources;
-pub use rootfs::{ImageConfig, LayerUsage, Prepared, RootFilesystems, RootfsError};
+pub use rootfs::{ImageConfig, LayerUsage, MountFor, Prepared, RootFilesystems, RootfsError};
+pub use selinux::selinux_of_host;
 pub use signal::Signal;
 pub use stats::{ContainerUsage, Usage};
 pub use supervisor::trial::try_user_namespaces;

@@ -32,6 +32,7 @@ use crate::record::{self, PodFacts, Store};
 use crate::registry::{PodEntry, Registry};
 use crate::resources::Resources;
 use crate::rootfs::RootFilesystems;
+use crate::selinux::{self, Selinux};
 use crate::shared::{Leftovers, Shared, blocking};
 use crate::sources::Sources;
 use crate::stats::{self, ContainerUsage, Usage, Walks};
@@ -88,6 +89,7 @@ impl Pods {
             host,
             features: Features::detect(),
             apparmor: Apparmor::detect(&config.apparmor),
+            selinux: Selinux::detect(config.selinux),
             registry: Registry::new(),
             events: Events::new(),
             network,
@@ -98,6 +100,7 @@ impl Pods {
             closing: AtomicBool::new(false),
             config,
         });
+        selinux::announce(&shared.selinux);
         let pods = Self { shared, actors: Arc::default() };
         pods.adopt_all().await;
         Ok(pods)
@@ -119,6 +122,14 @@ impl Pods {
         self.shared.apparmor.state()
     }
 
+    /// What SELinux does here, in words.
+    ///
+    /// # Errors
+    /// Why it does nothing.
+    pub fn selinux(&self) -> Result<String, String> {
+        self.shared.selinux.state()
+    }
+
     /// What this host can do.
     pub fn features(&self) -> Features {
         self.shared.features
@@ -128,6 +139,9 @@ impl Pods {
         let adopted = adopt(&self.shared).await;
         for pod in adopted {
             let id = pod.beginning.facts.id.clone();
+            if let Some(labels) = &pod.beginning.facts.selinux {
+                self.shared.selinux.adopt(&id, labels);
+            }
             if pod.is_half_made {
                 tracing::warn!(pod = %id, "a pod that was never finished is taken down");
             }
@@ -212,7 +226,7 @@ impl Pods {
     }
 
     async fn run_or_join(&self, config: &Arc<PodConfig>) -> Result<PodId, Error> {
-        let facts = Arc::new(self.facts(config));
+        let facts = Arc::new(self.facts(config)?);
         let beginning = Beginning {
             shared: self.shared.clone(),
             facts: facts.clone(),
@@ -224,6 +238,7 @@ impl Pods {
         let (id, mailbox) = match self.begin(beginning) {
             Ok(mailbox) => (facts.id.clone(), mailbox),
             Err(holder) => {
+                self.shared.selinux.free(&facts.id);
                 let mailbox = self.shared.registry.pod(holder.as_str())?.mailbox;
                 (holder, mailbox)
             }
@@ -233,14 +248,15 @@ impl Pods {
         outcome(answer).await
     }
 
-    fn facts(&self, config: &Arc<PodConfig>) -> PodFacts {
+    fn facts(&self, config: &Arc<PodConfig>) -> Result<PodFacts, Error> {
         let id = PodId::random();
         let parent = match config.cgroup_parent.trim_matches('/') {
             "" => self.shared.config.default_cgroup_parent.trim_matches('/'),
             given => given,
         };
         let cgroup = if parent.is_empty() { format!("/{id}") } else { format!("/{parent}/{id}") };
-        PodFacts { id, created_at: clock::now(), config: config.clone(), cgroup }
+        let selinux = self.shared.selinux.of_pod(&id, config.security.selinux.as_ref())?;
+        Ok(PodFacts { id, created_at: clock::now(), config: config.clone(), cgroup, selinux })
     }
 
     /// Stops a pod: ends its containers, gives its network back, ends its supervisor. Idempotent; an unknown pod is stopped.

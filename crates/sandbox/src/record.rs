@@ -32,6 +32,7 @@ use crate::id::{ContainerId, PodId};
 use crate::pod::config::PodConfig;
 use crate::pod::state::{Live, Parts, PodState};
 use crate::resources::Resources;
+use crate::selinux::Labels;
 use crate::signal::Signal;
 
 /// The version of all records.
@@ -53,6 +54,9 @@ pub(crate) struct PodFacts {
     pub(crate) config: Arc<PodConfig>,
     /// Its cgroup, from the root of the hierarchies.
     pub(crate) cgroup: String,
+    /// Its SELinux contexts, and with them its level.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) selinux: Option<Labels>,
 }
 
 /// How far a pod has got.
@@ -295,6 +299,7 @@ mod tests {
             created_at: 5,
             config: Arc::new(PodConfig { hostname: "h".to_owned(), ..PodConfig::default() }),
             cgroup: "/k/p".to_owned(),
+            selinux: None,
         });
         make_dirs(&store.pod_dir(&facts.id)).expect("a directory");
         let record = PodRecord::of(&facts, &PodState::Making).expect("a record");
@@ -313,6 +318,7 @@ mod tests {
             created_at: 5,
             config: Arc::default(),
             cgroup: "/k/p".to_owned(),
+            selinux: None,
         });
         make_dirs(&store.pod_dir(&facts.id)).expect("a directory");
         let record = PodRecord { version: 2, facts: facts.clone(), stage: PodStage::Making };

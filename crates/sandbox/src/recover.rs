@@ -207,6 +207,7 @@ mod tests {
             created_at: 1,
             config: Arc::default(),
             cgroup: "/k/p".to_owned(),
+            selinux: None,
         };
         PodRecord { version: 1, facts: Arc::new(facts), stage }
     }

@@ -14,7 +14,7 @@ use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
-use super::filesystems::{clone_mount, make, place};
+use super::filesystems::{clone_mount, context, make, place};
 use super::path::{Kind, Root};
 use super::process::{outside, path_text};
 use crate::plan::{DeviceKind, DeviceNode, IdMappings, MountAttributes, TerminalSize};
@@ -51,6 +51,7 @@ pub(super) fn node(root: &Root, node: &DeviceNode) -> Result<(), Failure> {
 pub(super) fn make_outside<'n>(
     nodes: impl Iterator<Item = &'n DeviceNode>,
     ids: &IdMappings,
+    label: Option<&str>,
 ) -> Result<VecDeque<OwnedFd>, Failure> {
     let mut base = None;
     nodes
@@ -59,10 +60,9 @@ pub(super) fn make_outside<'n>(
             let failed = |errno| Failure::system(FailedStep::Device, errno, path_text(&node.path));
             if base.is_none() {
                 let attributes = MountAttributes { nosuid: true, noexec: true, ..MountAttributes::default() };
-                base = Some(
-                    make("tmpfs", &[("source", Some("dev")), ("mode", Some("700"))], &attributes)
-                        .map_err(failed)?,
-                );
+                let options = [("source", Some("dev")), ("mode", Some("700"))];
+                let options: Vec<_> = options.into_iter().chain(context(label)).collect();
+                base = Some(make("tmpfs", &options, &attributes).map_err(failed)?);
             }
             let base = base.as_ref().ok_or_else(|| failed(Errno::INVAL))?;
             let name = number.to_string();

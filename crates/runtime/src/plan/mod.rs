@@ -47,6 +47,9 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// The process itself.
     pub process: ProcessPlan,
+    /// The SELinux context of what is mounted for the container and has no labels of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mount_label: Option<String>,
 }
 
 /// Where each of a container's namespaces comes from. The mount namespace is always its own.
@@ -400,6 +403,9 @@ pub struct PodPlan {
     /// The pod's user namespace, which owns its other ones; none when the pod uses the host's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<IdMappings>,
+    /// The SELinux context of the pod's /dev/shm.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mount_label: Option<String>,
 }
 
 /// Whether the pod has a namespace of a kind.

@@ -21,7 +21,8 @@ use crate::container::make::{Making, rootfs_error};
 use crate::error::Error;
 use crate::record::ContainerFacts;
 use crate::rootfs::{ImageConfig, RootfsError};
-use crate::shared::{Shared, within};
+use crate::selinux::relabel;
+use crate::shared::{Shared, blocking, within};
 use crate::spec::mounts::{POD_FILES, clean};
 
 /// Images declare a handful. Each takes a descriptor of a start.
@@ -58,8 +59,12 @@ impl Volumes {
 ///
 /// # Errors
 /// [`Error::ImageVolume`] for an image or path that is missing, [`Error::Refused`] for a declared volume at an impossible place.
-pub(crate) async fn prepare(making: &Making, image: &ImageConfig) -> Result<Volumes, Error> {
-    let images = prepare_images(making).await?;
+pub(crate) async fn prepare(
+    making: &Making,
+    image: &ImageConfig,
+    label: Option<&str>,
+) -> Result<Volumes, Error> {
+    let images = prepare_images(making, label).await?;
     let wanted = declared(&image.volumes, &making.config.mounts)?;
     if wanted.is_empty() {
         return Ok(Volumes { images, declared: Vec::new() });
@@ -70,10 +75,20 @@ pub(crate) async fn prepare(making: &Making, image: &ImageConfig) -> Result<Volu
         shared.rootfs.make_volumes(id, &wanted).await.map_err(|error| rootfs_error(step, id, error))
     };
     let made = within((step, id.as_str(), shared.config.deadlines.rootfs), work).await?;
+    label_own(making, &made, label).await?;
     Ok(Volumes { images, declared: wanted.into_iter().zip(made).collect() })
 }
 
-async fn prepare_images(making: &Making) -> Result<BTreeMap<usize, ImageVolume>, Error> {
+async fn label_own(making: &Making, made: &[PathBuf], label: Option<&str>) -> Result<(), Error> {
+    let Some(label) = label.map(str::to_owned) else { return Ok(()) };
+    let (made, after) = (made.to_vec(), making.shared.config.deadlines.relabel);
+    blocking(("relabelling the volumes of the image", making.id.as_str(), after), move || {
+        made.iter().try_for_each(|path| relabel::own(path, &label).map_err(Error::from))
+    })
+    .await
+}
+
+async fn prepare_images(making: &Making, label: Option<&str>) -> Result<BTreeMap<usize, ImageVolume>, Error> {
     let (shared, id) = (&making.shared, &making.id);
     let wanted: Vec<(usize, String)> =
         images(&making.config.mounts).map(|(at, image, _)| (at, image)).collect();
@@ -95,7 +110,7 @@ async fn prepare_images(making: &Making) -> Result<BTreeMap<usize, ImageVolume>,
     for (at, _, sub_path) in images(&making.config.mounts) {
         let Some(volume) = volumes.get(&at) else { continue };
         // Mounted to find out whether it can be; the start mounts it again.
-        drop(mount(shared, id, (at, &volume.image_id, sub_path)).await?);
+        drop(mount(shared, id, (at, &volume.image_id, sub_path, label)).await?);
     }
     Ok(volumes)
 }
@@ -109,12 +124,13 @@ async fn prepare_images(making: &Making) -> Result<BTreeMap<usize, ImageVolume>,
 pub(crate) async fn open(
     shared: &Shared,
     facts: &ContainerFacts,
+    label: Option<&str>,
 ) -> Result<BTreeMap<PathBuf, OwnedFd>, Error> {
     let directory = shared.store.container_dir(&facts.pod, &facts.id);
     let mut opened = BTreeMap::new();
     for (at, _, sub_path) in images(&facts.config.mounts) {
         let Some(image_id) = facts.image_volumes.get(&at) else { continue };
-        let mounted = mount(shared, &facts.id, (at, image_id, sub_path)).await?;
+        let mounted = mount(shared, &facts.id, (at, image_id, sub_path, label)).await?;
         opened.insert(place(&directory, at), mounted);
     }
     Ok(opened)
@@ -123,10 +139,10 @@ pub(crate) async fn open(
 async fn mount(
     shared: &Shared,
     id: &crate::id::ContainerId,
-    (at, image_id, sub_path): (usize, &str, &str),
+    (at, image_id, sub_path, label): (usize, &str, &str, Option<&str>),
 ) -> Result<OwnedFd, Error> {
     let work = async {
-        let mounted = shared.rootfs.mount_image(id, image_id, Path::new(sub_path)).await;
+        let mounted = shared.rootfs.mount_image(id, (image_id, Path::new(sub_path)), label).await;
         mounted.map_err(|error| match error {
             RootfsError::NoPath(cause) => {
                 let refused =

@@ -25,6 +25,7 @@ use crate::pod::config::NamespaceMode;
 use crate::pod::dismantle::{Dismantling, dismantle_part};
 use crate::pod::state::{Live, Part, Parts, PodState};
 use crate::record::{self, PodFacts, PodRecord};
+use crate::selinux::relabel;
 use crate::shared::{Shared, blocking, within};
 use crate::spec::{files, namespaces};
 use crate::supervisor::Minder;
@@ -142,7 +143,8 @@ impl Making<'_> {
             limit_open_files(minder.process.pid, files)
                 .map_err(|cause| Error::step("limiting the open files", subject, cause))?;
         }
-        let plan = namespaces::pod_plan(&self.facts.config);
+        let label = self.facts.selinux.as_ref().map(|labels| labels.mount.clone());
+        let plan = namespaces::pod_plan(&self.facts.config, label);
         self.netns = minder.client.create_pod(plan, deadlines.namespaces).await?;
         if self.facts.config.namespaces.network == NamespaceMode::Node {
             self.netns = None;
@@ -226,6 +228,9 @@ fn write_files(directory: &Path, facts: &PodFacts) -> Result<(), Error> {
         std::fs::write(&path, bytes).map_err(failed)?;
         // Read by whoever the containers run as, whatever this process's umask is.
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).map_err(failed)?;
+        if let Some(labels) = &facts.selinux {
+            relabel::own(&path, &labels.mount).map_err(Error::from)?;
+        }
     }
     Ok(())
 }

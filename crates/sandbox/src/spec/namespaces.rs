@@ -8,7 +8,7 @@ use crate::pod::config::{NamespaceMode, PodConfig};
 use crate::users;
 
 /// What the pod's supervisor makes.
-pub(crate) fn pod_plan(pod: &PodConfig) -> PodPlan {
+pub(crate) fn pod_plan(pod: &PodConfig, mount_label: Option<String>) -> PodPlan {
     let own = |mode: &NamespaceMode| match mode {
         NamespaceMode::Pod => PodNamespace::Own,
         NamespaceMode::Node | NamespaceMode::Container | NamespaceMode::Target(_) => PodNamespace::Host,
@@ -25,6 +25,7 @@ pub(crate) fn pod_plan(pod: &PodConfig) -> PodPlan {
         sysctls: pod.sysctls.clone(),
         shared_memory: (ipc == PodNamespace::Own).then_some(SHARED_MEMORY_BYTES),
         user: pod.namespaces.user.as_ref().map(users::ids),
+        mount_label,
     }
 }
 
