@@ -83,7 +83,7 @@ async fn label_own(making: &Making, made: &[PathBuf], label: Option<&str>) -> Re
     let Some(label) = label.map(str::to_owned) else { return Ok(()) };
     let (made, after) = (made.to_vec(), making.shared.config.deadlines.relabel);
     blocking(("relabelling the volumes of the image", making.id.as_str(), after), move || {
-        made.iter().try_for_each(|path| relabel::own(path, &label).map_err(Error::from))
+        made.iter().try_for_each(|path| relabel::own(path, &label).map_err(relabel::Failed::into_step))
     })
     .await
 }

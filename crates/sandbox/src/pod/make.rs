@@ -229,7 +229,7 @@ fn write_files(directory: &Path, facts: &PodFacts) -> Result<(), Error> {
         // Read by whoever the containers run as, whatever this process's umask is.
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).map_err(failed)?;
         if let Some(labels) = &facts.selinux {
-            relabel::own(&path, &labels.mount).map_err(Error::from)?;
+            relabel::own(&path, &labels.mount).map_err(relabel::Failed::into_step)?;
         }
     }
     Ok(())

@@ -80,19 +80,18 @@ impl Failed {
                 let why = format!("\"{}\" is the system's, which is never relabelled", path.display());
                 Error::refused(format!("mounts[{at}].selinux_relabel"), why)
             }
-            other => other.into(),
+            other => other.into_step(),
         }
     }
-}
 
-impl From<Failed> for Error {
-    fn from(failed: Failed) -> Self {
-        let (path, cause) = match failed {
-            Failed::File(path, cause) => (path, cause),
-            Failed::System(path) => (path, io::Error::other("it is the system's")),
-            Failed::Stopped => (PathBuf::new(), io::Error::other("nobody waits for it")),
+    /// As the failure of a step.
+    pub(crate) fn into_step(self) -> Error {
+        let (path, cause) = match self {
+            Self::File(path, cause) => (path, cause),
+            Self::System(path) => (path, io::Error::other("it is the system's")),
+            Self::Stopped => (PathBuf::new(), io::Error::other("nobody waits for it")),
         };
-        Self::step("relabelling the file", path.display().to_string(), cause)
+        Error::step("relabelling the file", path.display().to_string(), cause)
     }
 }
 
