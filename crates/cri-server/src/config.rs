@@ -56,6 +56,8 @@ pub(crate) struct SecurityConfig {
     pub(crate) apparmor: bool,
     /// The profile of the node's that stands for RuntimeDefault; empty for `knarr-default`, which is loaded when it is needed.
     pub(crate) apparmor_default_profile: String,
+    /// Whether SELinux is used where the host has it and its policy knows containers.
+    pub(crate) selinux: bool,
 }
 
 /// `[network]`: the time that plugins have, and the built-in bridge, used instead of CNI configuration files when `builtin` is true.
@@ -174,7 +176,7 @@ impl Default for Config {
 
 impl Default for SecurityConfig {
     fn default() -> Self {
-        Self { apparmor: true, apparmor_default_profile: String::new() }
+        Self { apparmor: true, apparmor_default_profile: String::new(), selinux: true }
     }
 }
 
@@ -242,13 +244,22 @@ impl Config {
 }
 
 impl SecurityConfig {
+    /// What the domain is told of SELinux.
+    pub(crate) fn selinux(&self) -> sandbox::LsmUsage {
+        usage(self.selinux)
+    }
+
     /// What the domain is told of AppArmor.
     pub(crate) fn apparmor(&self) -> sandbox::ApparmorConfig {
         sandbox::ApparmorConfig {
-            usage: if self.apparmor { sandbox::LsmUsage::AsHost } else { sandbox::LsmUsage::Off },
+            usage: usage(self.apparmor),
             default_profile: Some(self.apparmor_default_profile.clone()).filter(|name| !name.is_empty()),
         }
     }
+}
+
+fn usage(is_on: bool) -> sandbox::LsmUsage {
+    if is_on { sandbox::LsmUsage::AsHost } else { sandbox::LsmUsage::Off }
 }
 
 impl NetworkConfig {

@@ -51,6 +51,15 @@ pub fn systemd() -> Result<(), String> {
     program("systemctl").map(drop).ok_or_else(|| "systemctl is not installed".to_owned())
 }
 
+/// Whether the kernel has SELinux with a policy loaded.
+///
+/// # Errors
+/// Why not, for the report of a skipped test.
+pub fn selinux() -> Result<(), String> {
+    let path = "/sys/fs/selinux/enforce";
+    std::fs::read_to_string(path).map(drop).map_err(|error| format!("{path}: {error}"))
+}
+
 fn is_file(path: &Path) -> bool {
     path.metadata().is_ok_and(|meta| meta.is_file())
 }

@@ -15,7 +15,7 @@ use crate::image::{FilesystemUsage, Image, ImageId, RootfsInfo};
 use crate::layers::Layers;
 use crate::pull::{PullRequest, Puller, Pulls};
 use crate::reference::Reference;
-use crate::rootfs::{Durability, IdMap, RootFilesystems};
+use crate::rootfs::{Durability, IdMap, MountAs, RootFilesystems};
 use crate::usage::Usage;
 
 /// The image service. Cheap to clone; all clones are the same service, and pulls under way end with the last one.
@@ -162,15 +162,22 @@ impl Images {
         blocking("preparing a root filesystem", prepare).await.map(|()| info)
     }
 
-    /// A detached mount of a prepared root, writable. Each call gives a mount of its own.
+    /// A detached mount of a prepared root, writable, whose files have the SELinux context `label`. Each call gives a mount of its own.
     ///
     /// Safe to cancel.
     ///
     /// # Errors
     /// [`Error::RootfsMissing`], [`Error::LayerMissing`], [`Error::RootfsMount`].
-    pub async fn mount_rootfs(&self, container: &str, ids: Option<IdMap>) -> Result<OwnedFd, Error> {
+    pub async fn mount_rootfs(
+        &self,
+        container: &str,
+        ids: Option<IdMap>,
+        label: Option<String>,
+    ) -> Result<OwnedFd, Error> {
         let (rootfs, container) = (self.inner.rootfs.clone(), container.to_owned());
-        blocking("mounting a root filesystem", move || rootfs.mount_as(&container, ids.as_ref())).await
+        let mount =
+            move || rootfs.mount_as(&container, &MountAs { ids: ids.as_ref(), label: label.as_deref() });
+        blocking("mounting a root filesystem", mount).await
     }
 
     /// Tries out whether root filesystems can have their ids mapped here.
@@ -220,12 +227,12 @@ impl Images {
         &self,
         container: &str,
         (id, path): (&ImageId, &Path),
-        ids: Option<IdMap>,
+        (ids, label): (Option<IdMap>, Option<String>),
     ) -> Result<OwnedFd, Error> {
         let (rootfs, container) = (self.inner.rootfs.clone(), container.to_owned());
         let (id, path) = (id.clone(), path.to_owned());
-        blocking("mounting an image", move || rootfs.mount_image(&container, (&id, &path), ids.as_ref()))
-            .await
+        let mount = move || rootfs.mount_image(&container, (&id, &path), (ids.as_ref(), label.as_deref()));
+        blocking("mounting an image", mount).await
     }
 
     /// Makes a directory for each of these paths of a container with a prepared root, filled with what the image has

@@ -227,6 +227,12 @@ fn later() -> Vec<(&'static str, u64, Message)> {
         subject: "createRuntime[0] \"/bin/hook\" ended with exit code 1".to_owned(),
     };
     let created = PodCreated { user: Some("/proc/42/fd/9".into()), ..created() };
+    let labelled =
+        PodPlan { mount_label: Some("system_u:object_r:container_file_t:s0:c1,c2".into()), ..self::pod() };
+    let mut start_labelled = start.clone();
+    start_labelled.plan.mount_label.clone_from(&labelled.mount_label);
+    start_labelled.plan.namespaces.user = NamespaceSource::Host;
+    start_labelled.plan.sources[0].ids = None;
     vec![
         ("create_pod_with_users", 25, Message::Request(Request::CreatePod(pod))),
         ("start_with_users", 26, Message::Request(Request::Start(Box::new(start)))),
@@ -241,6 +247,8 @@ fn later() -> Vec<(&'static str, u64, Message)> {
             33,
             Message::Request(Request::CreatePod(PodPlan { joined: Some(Box::new(joined())), ..self::pod() })),
         ),
+        ("create_pod_labelled", 34, Message::Request(Request::CreatePod(labelled))),
+        ("start_labelled", 35, Message::Request(Request::Start(Box::new(start_labelled)))),
     ]
 }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::apparmor::ApparmorConfig;
+use crate::apparmor::{ApparmorConfig, LsmUsage};
 use crate::handler::Handlers;
 use crate::scopes::Scopes;
 
@@ -31,6 +31,8 @@ pub struct Config {
     pub cdi_spec_dirs: Vec<PathBuf>,
     /// What is done with AppArmor.
     pub apparmor: ApparmorConfig,
+    /// Whether SELinux is used.
+    pub selinux: LsmUsage,
     /// How long each kind of step may take.
     pub deadlines: Deadlines,
 }
@@ -77,6 +79,8 @@ pub struct Deadlines {
     pub rootfs: Duration,
     /// Opening mount sources, some of which may be on a dead network filesystem.
     pub sources: Duration,
+    /// Giving the files of a container's volumes their SELinux context; kubelet gives CreateContainer two minutes.
+    pub relabel: Duration,
     /// Starting a process, up to its execve.
     pub start: Duration,
     /// How long after SIGKILL a container may take to be gone.
@@ -98,6 +102,7 @@ impl Default for Deadlines {
             detach: seconds(60),
             rootfs: seconds(60),
             sources: seconds(20),
+            relabel: seconds(100),
             start: seconds(60),
             kill: seconds(10),
             cgroup: seconds(20),

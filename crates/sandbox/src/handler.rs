@@ -193,6 +193,8 @@ fn isolated(sysctls: BTreeMap<String, String>) -> PodPlan {
         sysctls,
         shared_memory: None,
         user: None,
+        joined: None,
+        mount_label: None,
     }
 }
 

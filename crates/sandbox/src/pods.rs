@@ -33,6 +33,7 @@ use crate::record::{PodFacts, Store};
 use crate::registry::Registry;
 use crate::rootfs::RootFilesystems;
 use crate::scopes;
+use crate::selinux::{self, Selinux};
 use crate::shared::{Leftovers, Shared};
 use crate::sources::Sources;
 use crate::stats::{self, Usage, Walks};
@@ -89,6 +90,7 @@ impl Pods {
             users,
             host,
             apparmor: Apparmor::detect(&config.apparmor),
+            selinux: Selinux::detect(config.selinux),
             registry: Registry::new(),
             events: Events::new(),
             network,
@@ -99,6 +101,7 @@ impl Pods {
             closing: AtomicBool::new(false),
             config,
         });
+        selinux::announce(&shared.selinux);
         let pods = Self { shared, actors: Arc::default() };
         pods.adopt_all().await;
         Ok(pods)
@@ -120,6 +123,14 @@ impl Pods {
         self.shared.apparmor.state()
     }
 
+    /// What SELinux does here, in words.
+    ///
+    /// # Errors
+    /// Why it does nothing.
+    pub fn selinux(&self) -> Result<String, String> {
+        self.shared.selinux.state()
+    }
+
     /// The runtime handlers: the default one under the empty name, then all by their names.
     pub fn handlers(&self) -> Vec<HandlerStatus> {
         let status = |name: &str| HandlerStatus { name: name.to_owned(), features: self.shared.features };
@@ -130,6 +141,9 @@ impl Pods {
         let adopted = adopt(&self.shared).await;
         for pod in adopted {
             let id = pod.beginning.facts.id.clone();
+            if let Some(labels) = &pod.beginning.facts.selinux {
+                self.shared.selinux.adopt(&id, labels);
+            }
             if pod.is_half_made {
                 tracing::warn!(pod = %id, "a pod that was never finished is taken down");
             }
@@ -216,7 +230,7 @@ impl Pods {
     }
 
     async fn run_or_join(&self, config: &Arc<PodConfig>, handler: &Handler) -> Result<PodId, Error> {
-        let facts = Arc::new(self.facts(config, handler));
+        let facts = Arc::new(self.facts(config, handler)?);
         let beginning = Beginning {
             shared: self.shared.clone(),
             facts: facts.clone(),
@@ -229,6 +243,7 @@ impl Pods {
         let (id, mailbox) = match self.begin(beginning) {
             Ok(mailbox) => (facts.id.clone(), mailbox),
             Err(holder) => {
+                self.shared.selinux.free(&facts.id);
                 let mailbox = self.shared.registry.pod(holder.as_str())?.mailbox;
                 (holder, mailbox)
             }
@@ -238,7 +253,7 @@ impl Pods {
         outcome(answer).await
     }
 
-    fn facts(&self, config: &Arc<PodConfig>, handler: &Handler) -> PodFacts {
+    fn facts(&self, config: &Arc<PodConfig>, handler: &Handler) -> Result<PodFacts, Error> {
         let id = PodId::random();
         let settings = &self.shared.config;
         let parent = match config.cgroup_parent.trim_matches('/') {
@@ -246,7 +261,9 @@ impl Pods {
             _ => &config.cgroup_parent,
         };
         let cgroup = scopes::pod_cgroup(&settings.cgroup_driver, parent, &id);
-        PodFacts { id, created_at: clock::now(), config: config.clone(), handler: handler.clone(), cgroup }
+        let selinux = self.shared.selinux.of_pod(&id, config.security.selinux.as_ref())?;
+        let (config, handler) = (config.clone(), handler.clone());
+        Ok(PodFacts { id, created_at: clock::now(), config, handler, cgroup, selinux })
     }
 
     /// Stops a pod: ends its containers, gives its network back, ends its supervisor. Idempotent; an unknown pod is stopped.

@@ -34,6 +34,7 @@ use crate::pod::config::PodConfig;
 use crate::pod::limits::PodResources;
 use crate::pod::state::{Live, Parts, PodState};
 use crate::resources::Resources;
+use crate::selinux::Labels;
 use crate::signal::Signal;
 
 /// The version of all records.
@@ -61,6 +62,9 @@ pub(crate) struct PodFacts {
     pub(crate) handler: Handler,
     /// Its cgroup, from the root of the hierarchies.
     pub(crate) cgroup: String,
+    /// Its SELinux contexts, and with them its level.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) selinux: Option<Labels>,
 }
 
 /// How far a pod has got.
@@ -309,6 +313,7 @@ mod tests {
             config: Arc::new(PodConfig { hostname: "h".to_owned(), ..PodConfig::default() }),
             handler: Handler { privileged_without_host_devices: true, ..Handler::default() },
             cgroup: "/k/p".to_owned(),
+            selinux: None,
         });
         make_dirs(&store.pod_dir(&facts.id)).expect("a directory");
         let record = PodRecord::of(&facts, &PodState::Making).expect("a record");
@@ -328,6 +333,7 @@ mod tests {
             config: Arc::default(),
             handler: Handler::default(),
             cgroup: "/k/p".to_owned(),
+            selinux: None,
         });
         make_dirs(&store.pod_dir(&facts.id)).expect("a directory");
         let record = PodRecord { version: 2, facts: facts.clone(), stage: PodStage::Making, limits: None };

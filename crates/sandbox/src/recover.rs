@@ -208,6 +208,7 @@ mod tests {
             config: Arc::default(),
             handler: Default::default(),
             cgroup: "/k/p".to_owned(),
+            selinux: None,
         };
         PodRecord { version: 1, facts: Arc::new(facts), stage, limits: None }
     }

@@ -28,7 +28,7 @@ pub trait RootFilesystems: Send + Sync + 'static {
     ///
     /// # Errors
     /// Those of the filesystem.
-    async fn mount(&self, container: &ContainerId, users: Option<UserMap>) -> Result<OwnedFd, RootfsError>;
+    async fn mount(&self, container: &ContainerId, to: MountFor) -> Result<OwnedFd, RootfsError>;
 
     /// Tries out whether roots can be made for users who are mapped.
     ///
@@ -48,7 +48,7 @@ pub trait RootFilesystems: Send + Sync + 'static {
     ) -> Result<Vec<String>, RootfsError>;
 
     /// A detached read-only mount of an image that is kept for a container, or of what is at a path of it when that is not empty; links
-    /// are followed inside the image. The files belong to users who are mapped when `users` says how. Each call gives a mount of its own.
+    /// are followed inside the image. Each call gives a mount of its own; its files belong to whom and have the SELinux context that `to` says.
     ///
     /// # Errors
     /// [`RootfsError::NoPath`] when nothing can be found at the path.
@@ -56,7 +56,7 @@ pub trait RootFilesystems: Send + Sync + 'static {
         &self,
         container: &ContainerId,
         (image_id, path): (&str, &Path),
-        users: Option<UserMap>,
+        to: MountFor,
     ) -> Result<OwnedFd, RootfsError>;
 
     /// Makes a directory on the host for each of these paths of a prepared root, filled with what the image has there, owners and all.
@@ -84,6 +84,15 @@ pub trait RootFilesystems: Send + Sync + 'static {
     /// # Errors
     /// Those of the filesystem.
     async fn usage(&self, container: &ContainerId) -> Result<LayerUsage, RootfsError>;
+}
+
+/// Whom a root filesystem is mounted for.
+#[derive(Debug, Clone, Default)]
+pub struct MountFor {
+    /// Users, when they are mapped.
+    pub users: Option<UserMap>,
+    /// The SELinux context that all its files have.
+    pub label: Option<String>,
 }
 
 /// A prepared root and what its image says.

@@ -19,6 +19,7 @@ use crate::network::Network;
 use crate::record::Store;
 use crate::registry::Registry;
 use crate::rootfs::RootFilesystems;
+use crate::selinux::Selinux;
 use crate::sources::Sources;
 use crate::stats::Walks;
 use crate::supervisor::spawn::Binary;
@@ -30,6 +31,7 @@ pub(crate) struct Shared {
     pub(crate) host: cgroup::Host,
     pub(crate) features: Features,
     pub(crate) apparmor: Apparmor,
+    pub(crate) selinux: Selinux,
     pub(crate) registry: Registry,
     pub(crate) events: Events,
     pub(crate) network: Arc<dyn Network>,

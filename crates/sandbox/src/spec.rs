@@ -27,6 +27,7 @@ use crate::error::Error;
 use crate::handler::Handler;
 use crate::pod::config::PodConfig;
 use crate::rootfs::ImageConfig;
+use crate::selinux::Labels;
 use devices::HostDevice;
 
 /// The version of the runtime specification that specifications are written in.
@@ -54,6 +55,8 @@ pub(crate) struct SpecInput<'a> {
     pub(crate) hostname: &'a str,
     /// The AppArmor profile of its processes; `None` for none.
     pub(crate) apparmor: Option<&'a str>,
+    /// Its SELinux contexts.
+    pub(crate) selinux: Option<&'a Labels>,
     /// What its seccomp filter is about; `None` for none.
     pub(crate) seccomp: Option<&'a oci::LinuxSeccomp>,
 }
@@ -102,6 +105,7 @@ fn linux(input: &SpecInput<'_>) -> Result<oci::Linux, Error> {
         )?))
         .set_devices(Some(input.devices.iter().map(HostDevice::node).collect()))
         .set_seccomp(input.seccomp.cloned())
+        .set_mount_label(input.selinux.map(|labels| labels.mount.clone()))
         .set_masked_paths(paths(&security.masked_paths, runtime::spec::MASKED_PATHS))
         .set_readonly_paths(paths(&security.readonly_paths, runtime::spec::READONLY_PATHS));
     Ok(linux)

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use image_service::rootfs::IdMap;
 use image_service::{ErrorKind, Images};
-use sandbox::{ContainerId, ImageConfig, LayerUsage, Prepared, RootFilesystems, RootfsError, UserMap};
+use sandbox::{
+    ContainerId, ImageConfig, LayerUsage, MountFor, Prepared, RootFilesystems, RootfsError, UserMap,
+};
 
 /// Makes containers' roots from the node's images.
 pub(crate) struct ImageRootfs(pub(crate) Images);
@@ -32,8 +34,8 @@ impl RootFilesystems for ImageRootfs {
         })
     }
 
-    async fn mount(&self, container: &ContainerId, users: Option<UserMap>) -> Result<OwnedFd, RootfsError> {
-        self.0.mount_rootfs(container.as_str(), users.map(ids)).await.map_err(failure)
+    async fn mount(&self, container: &ContainerId, to: MountFor) -> Result<OwnedFd, RootfsError> {
+        self.0.mount_rootfs(container.as_str(), to.users.map(ids), to.label).await.map_err(failure)
     }
 
     async fn try_mapping(&self, users: UserMap) -> Result<(), RootfsError> {
@@ -56,11 +58,12 @@ impl RootFilesystems for ImageRootfs {
         &self,
         container: &ContainerId,
         (image_id, path): (&str, &Path),
-        users: Option<UserMap>,
+        to: MountFor,
     ) -> Result<OwnedFd, RootfsError> {
         let id = image_id.parse().map_err(failure)?;
-        self.0.mount_image(container.as_str(), (&id, path), users.map(ids)).await.map_err(|error| match error
-        {
+        let mounted =
+            self.0.mount_image(container.as_str(), (&id, path), (to.users.map(ids), to.label)).await;
+        mounted.map_err(|error| match error {
             image_service::Error::ImagePath { .. } => RootfsError::NoPath(Arc::new(error)),
             error => failure(error),
         })

@@ -192,7 +192,7 @@ fn apparmor() -> Result<String, String> {
 }
 
 fn selinux() -> Result<String, String> {
-    read("/sys/fs/selinux/enforce").map(|enforce| format!("enforce {enforce}"))
+    sandbox::selinux_of_host()
 }
 
 fn supervisor() -> Result<String, String> {

@@ -71,11 +71,16 @@ fn info(runtime: &Runtime) -> Result<HashMap<String, String>, Status> {
     let config = serde_json::to_string(&runtime.config);
     let config =
         config.map_err(|error| Status::internal(format!("writing the configuration as JSON: {error}")))?;
-    let apparmor = match runtime.pods.apparmor() {
-        Ok(state) => json!({ "enabled": true, "state": state }),
-        Err(reason) => json!({ "enabled": false, "reason": reason }),
+    let module = |state: Result<String, String>| match state {
+        Ok(state) => json!({ "enabled": true, "state": state }).to_string(),
+        Err(reason) => json!({ "enabled": false, "reason": reason }).to_string(),
     };
-    let parts = [("config", config), ("network", network.to_string()), ("apparmor", apparmor.to_string())];
+    let parts = [
+        ("config", config),
+        ("network", network.to_string()),
+        ("apparmor", module(runtime.pods.apparmor())),
+        ("selinux", module(runtime.pods.selinux())),
+    ];
     Ok(parts.into_iter().map(|(name, text)| (name.to_owned(), text)).collect())
 }
 

@@ -71,6 +71,15 @@ struct Inner {
     containers: Mutex<HashMap<String, Rootfs>>,
 }
 
+/// Whom a root filesystem is mounted for.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct MountAs<'a> {
+    /// Users, when their ids are mapped.
+    pub ids: Option<&'a IdMap>,
+    /// The SELinux context that all its files have.
+    pub label: Option<&'a str>,
+}
+
 /// One container's root filesystem, as it is written down.
 #[derive(Debug, Clone)]
 struct Rootfs {
@@ -150,19 +159,19 @@ impl RootFilesystems {
     /// # Errors
     /// [`Error::RootfsMissing`], [`Error::LayerMissing`], [`Error::RootfsMount`].
     pub fn mount(&self, container: &str) -> Result<OwnedFd, Error> {
-        self.mount_as(container, None)
+        self.mount_as(container, &MountAs::default())
     }
 
-    /// Does as [`mount`](Self::mount), for users whose ids are mapped: the same as when it was prepared.
+    /// Does as [`mount`](Self::mount), for others than the host: users whose ids are mapped, the same as when it was prepared.
     ///
     /// # Errors
     /// As there.
-    pub fn mount_as(&self, container: &str, ids: Option<&IdMap>) -> Result<OwnedFd, Error> {
+    pub fn mount_as(&self, container: &str, to: &MountAs<'_>) -> Result<OwnedFd, Error> {
         let inner = &*self.inner;
         let rootfs = inner.containers().get(container).cloned();
         let rootfs = rootfs.ok_or_else(|| Error::RootfsMissing { container: container.to_owned() })?;
         all_there(rootfs.record.layers(), &rootfs.layers)?;
-        let lowers = Lowers { plain: &inner.lowers(&rootfs.layers)?, ids };
+        let lowers = Lowers { plain: &inner.lowers(&rootfs.layers)?, ids: to.ids, label: to.label };
         inner.mounter.mount(container, &inner.dir.join(container), lowers)
     }
 
@@ -178,7 +187,9 @@ impl RootFilesystems {
             .iter()
             .try_for_each(|dir| make_private_dir(dir));
         let tried = made
-            .and_then(|()| inner.mounter.mount(&name, &trial, Lowers { plain: &[], ids: Some(ids) }))
+            .and_then(|()| {
+                inner.mounter.mount(&name, &trial, Lowers { plain: &[], ids: Some(ids), label: None })
+            })
             .and_then(|root| ids::check_writable(&root, &name));
         // The outcome of the trial is what counts; what stays is removed at the next open.
         let _ = inner.trash.discard(&trial);

@@ -50,6 +50,8 @@ pub(super) struct Lowers<'a> {
     pub(super) plain: &'a [OwnedFd],
     /// How their ids are to be mapped.
     pub(super) ids: Option<&'a IdMap>,
+    /// The SELinux context of all that is seen through the mount.
+    pub(super) label: Option<&'a str>,
 }
 
 /// How the kernel is told about layers; see the module's table.
@@ -70,6 +72,8 @@ struct Parts<'a> {
     /// A directory to mount on where the kernel wants one.
     dir: &'a Path,
     durability: Durability,
+    /// The SELinux context of all files.
+    label: Option<&'a str>,
 }
 
 /// A step that failed, and why.
@@ -114,7 +118,8 @@ impl Mounter {
             None => None,
         };
         let known = if mapped.is_some() { &self.mapped_way } else { &self.way };
-        let parts = Parts { lowers: plain, mapped, writable, dir, durability: self.durability };
+        let (durability, label) = (self.durability, lowers.label);
+        let parts = Parts { lowers: plain, mapped, writable, dir, durability, label };
         if let Some(way) = known.get() {
             return parts.mount(*way);
         }
@@ -180,6 +185,9 @@ impl Parts<'_> {
         for (key, value) in OPTIONS {
             rustix::mount::fsconfig_set_string(context, key, value)?;
         }
+        if let Some(label) = self.label {
+            rustix::mount::fsconfig_set_string(context, "context", label)?;
+        }
         match self.durability {
             Durability::Volatile if self.writable.is_none() => Ok(()),
             Durability::Synced => Ok(()),
@@ -205,7 +213,11 @@ impl Parts<'_> {
                 Some((upper, work)) => Some((open(upper)?, open(work)?)),
                 None => None,
             };
-            let options = options(&lowers, writable.as_ref(), self.durability);
+            let mut options = options(&lowers, writable.as_ref(), self.durability);
+            if let Some(label) = self.label {
+                // Quoted, since there are commas in it.
+                options += &format!(",context=\"{label}\"");
+            }
             let options = std::ffi::CString::new(options).map_err(|cause| ("mount", cause.into()))?;
             let target = self.dir.join(WORK);
             let flags = if writable.is_some() { MountFlags::empty() } else { MountFlags::RDONLY };
@@ -376,6 +388,7 @@ mod tests {
                 )),
                 dir: dir.path(),
                 durability: Durability::Synced,
+                label: None,
             };
             let mount = match parts.mount(way) {
                 Ok(mount) => mount,
@@ -428,6 +441,7 @@ mod tests {
                 )),
                 dir: dir.path(),
                 durability: Durability::Synced,
+                label: None,
             };
             let mount = match parts.mount(way) {
                 Ok(mount) => mount,

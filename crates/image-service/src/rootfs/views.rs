@@ -70,14 +70,15 @@ impl RootFilesystems {
         &self,
         container: &str,
         (image, path): (&Digest, &Path),
-        ids: Option<&IdMap>,
+        (ids, label): (Option<&IdMap>, Option<&str>),
     ) -> Result<OwnedFd, Error> {
         let inner = &*self.inner;
         let rootfs = inner.containers().get(container).cloned();
         let rootfs = rootfs.ok_or_else(|| Error::RootfsMissing { container: container.to_owned() })?;
         let (at, layers) = find(&rootfs, image)?;
         let dir = inner.dir.join(container);
-        let mount = inner.view(container, (&dir.join(IMAGES).join(at.to_string()), layers), ids)?;
+        let top = dir.join(IMAGES).join(at.to_string());
+        let mount = inner.view(container, (&top, layers), (ids, label))?;
         if path.as_os_str().is_empty() {
             return Ok(mount);
         }
@@ -95,7 +96,7 @@ impl RootFilesystems {
         all_there(rootfs.record.layers(), &rootfs.layers)?;
         let top = inner.dir.join(container).join(IMAGES).join("own");
         inner.make_top(&top, &rootfs.layers)?;
-        inner.view(container, (&top, &rootfs.layers), None)
+        inner.view(container, (&top, &rootfs.layers), (None, None))
     }
 }
 
@@ -111,11 +112,12 @@ impl Inner {
         &self,
         container: &str,
         (top, layers): (&Path, &[Layer]),
-        ids: Option<&IdMap>,
+        (ids, label): (Option<&IdMap>, Option<&str>),
     ) -> Result<OwnedFd, Error> {
         let mut lowers = vec![open_place(top).map_err(|cause| store("open", top, cause))?];
         lowers.extend(self.lowers(layers)?);
-        self.mounter.view(container, &self.dir.join(container), Lowers { plain: &lowers, ids })
+        let lowers = Lowers { plain: &lowers, ids, label };
+        self.mounter.view(container, &self.dir.join(container), lowers)
     }
 }
 
@@ -181,7 +183,8 @@ mod tests {
         let mounter = Mounter::new(dir.path().join("empty"), Durability::default());
         let view = || {
             let lower = open_place(&dir.path().join("layer")).unwrap();
-            mounter.view("c", dir.path(), Lowers { plain: &[lower], ids: None }).unwrap()
+            let lowers = Lowers { plain: &[lower], ids: None, label: None };
+            mounter.view("c", dir.path(), lowers).unwrap()
         };
         let spot = dir.path().join("work");
         for way in [part, part_attached] {

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use runtime::supervisor::Arguments;
+use runtime::supervisor::{Arguments, Begin};
 use runtime::wire::{Listener, Message, Received, Reply, Request, Socket, WireError};
 use rustix::event::{PollFd, PollFlags, poll};
 
@@ -25,7 +25,8 @@ impl Client {
         let listener = Listener::bind(directory, SOCKET)?;
         // The supervisor takes fewer characters for an id than runc does.
         let pod = id.replace('+', "_");
-        let arguments = Arguments { pod, directory: directory.to_owned(), cgroup: None };
+        let arguments =
+            Arguments { pod, directory: directory.to_owned(), cgroup: None, begin: Begin::AtOnce };
         Command::new("/proc/self/exe")
             .arg(SUPERVISE)
             .args(arguments.to_vec())

@@ -20,6 +20,7 @@ pub fn read(spec: &oci::Spec) -> Outcome<(PodPlan, NamespacePlan)> {
         shared_memory: None,
         user: None,
         joined: None,
+        mount_label: None,
     };
     let mut joined = Joined::default();
     let mut container = NamespacePlan {

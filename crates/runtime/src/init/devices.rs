@@ -17,7 +17,7 @@ use rustix::mount::{
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
-use super::filesystems::{clone_mount, make, place};
+use super::filesystems::{clone_mount, context, make, place};
 use super::path::{Kind, Root};
 use super::process::{outside, path_text};
 use crate::plan::{DeviceKind, DeviceNode, IdMappings, MountAttributes, TerminalSize};
@@ -55,6 +55,7 @@ pub(super) fn node(root: &Root, node: &DeviceNode) -> Result<(), Failure> {
 pub(super) fn make_outside<'n>(
     nodes: impl Iterator<Item = &'n DeviceNode>,
     ids: &IdMappings,
+    label: Option<&str>,
 ) -> Result<VecDeque<OwnedFd>, Failure> {
     let mut workshop = None;
     let made = nodes
@@ -67,7 +68,7 @@ pub(super) fn make_outside<'n>(
                 ids.outside_gid(node.gid).or_else(|| ids.outside_gid(0)).ok_or_else(unmapped)?,
             );
             if workshop.is_none() {
-                workshop = Some(Workshop::new().map_err(failed)?);
+                workshop = Some(Workshop::new(label).map_err(failed)?);
             }
             let workshop = workshop.as_mut().ok_or_else(|| failed(Errno::INVAL))?;
             workshop.make(&number.to_string(), node, owner).map_err(failed)
@@ -87,9 +88,11 @@ struct Workshop {
 }
 
 impl Workshop {
-    fn new() -> Result<Self, Errno> {
+    fn new(label: Option<&str>) -> Result<Self, Errno> {
         let attributes = MountAttributes { nosuid: true, noexec: true, ..MountAttributes::default() };
-        let base = make("tmpfs", &[("source", Some("dev")), ("mode", Some("700"))], &attributes)?;
+        let options = [("source", Some("dev")), ("mode", Some("700"))];
+        let options: Vec<_> = options.into_iter().chain(context(label)).collect();
+        let base = make("tmpfs", &options, &attributes)?;
         Ok(Self { base, attached: false })
     }
 

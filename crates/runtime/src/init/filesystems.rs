@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{CWD, FileType, fstat};
+use rustix::fs::{CWD, FileType, Mode, OFlags, XattrFlags, fsetxattr, fstat, openat};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
@@ -43,16 +43,33 @@ pub(crate) fn place(mount: impl AsFd, target: impl AsFd) -> Result<(), Errno> {
     move_mount(mount, "", target, "", both)
 }
 
-pub(super) fn mount(root: &Root, mount: &FilesystemMount) -> Result<(), Failure> {
-    attach_new(root, mount, &new(mount)?)
+pub(super) fn mount(root: &Root, mount: &FilesystemMount, label: Option<&str>) -> Result<(), Failure> {
+    attach_new(root, mount, &new(mount, label)?)
 }
 
-/// A filesystem of a plan's, attached nowhere yet.
-pub(super) fn new(mount: &FilesystemMount) -> Result<OwnedFd, Failure> {
+/// A filesystem of a plan's, attached nowhere yet. Those whose files have no labels of their own get the one that is given.
+pub(super) fn new(mount: &FilesystemMount, label: Option<&str>) -> Result<OwnedFd, Failure> {
     let failed = |errno| Failure::system(FailedStep::Mount, errno, path_text(&mount.target));
-    let options: Vec<(&str, Option<&str>)> =
-        mount.options.iter().map(|(name, value)| (name.as_str(), value.as_deref())).collect();
-    make(&mount.fstype, &options, &mount.attributes).map_err(failed)
+    let options = mount.options.iter().map(|(name, value)| (name.as_str(), value.as_deref()));
+    let is_labelled = matches!(mount.fstype.as_str(), "tmpfs" | "devpts");
+    let options: Vec<_> = options.chain(context(label.filter(|_| is_labelled))).collect();
+    let made = make(&mount.fstype, &options, &mount.attributes).map_err(failed)?;
+    if let ("mqueue", Some(label)) = (mount.fstype.as_str(), label) {
+        label_root(&made, label).map_err(failed)?;
+    }
+    Ok(made)
+}
+
+/// The option that labels a filesystem as a whole.
+pub(crate) fn context(label: Option<&str>) -> Option<(&'static str, Option<&str>)> {
+    label.map(|label| ("context", Some(label)))
+}
+
+/// An IPC namespace has its one mqueue mounted before anybody could say how it is labelled: only its root can be.
+fn label_root(mount: &OwnedFd, label: &str) -> Result<(), Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = openat(mount, ".", flags, Mode::empty())?;
+    fsetxattr(&root, "security.selinux", label.as_bytes(), XattrFlags::empty())
 }
 
 pub(super) fn attach_new(root: &Root, mount: &FilesystemMount, made: &OwnedFd) -> Result<(), Failure> {

@@ -153,6 +153,10 @@ impl<'a> Launch<'a> {
         Ok(())
     }
 
+    fn mount_label(&self) -> Option<&'a str> {
+        self.request.plan.mount_label.as_deref()
+    }
+
     fn user(&self) -> Result<&'a PodUser, Failure> {
         self.request.pod.user.as_ref().ok_or_else(|| missing("user namespace of the pod"))
     }
@@ -162,7 +166,7 @@ impl<'a> Launch<'a> {
             plan::Step::Device(node) => Some(node),
             _ => None,
         });
-        self.devices = devices::make_outside(nodes, &self.user()?.ids)?;
+        self.devices = devices::make_outside(nodes, &self.user()?.ids, self.mount_label())?;
         Ok(())
     }
 
@@ -183,7 +187,8 @@ impl<'a> Launch<'a> {
             plan::Step::Mount(mount) if is_guarded(mount) => Some(mount),
             _ => None,
         });
-        self.filesystems = mounts.map(filesystems::new).collect::<Result<_, _>>()?;
+        let new = |mount| filesystems::new(mount, self.mount_label());
+        self.filesystems = mounts.map(new).collect::<Result<_, _>>()?;
         Ok(())
     }
 
@@ -270,7 +275,7 @@ impl<'a> Launch<'a> {
                 let memory = self.shared_memory.take().ok_or_else(|| missing("shared memory"))?;
                 filesystems::attach(self.process.root()?, &memory, target, attributes)
             }
-            Step::Mount(mount) => filesystems::mount(self.process.root()?, mount),
+            Step::Mount(mount) => filesystems::mount(self.process.root()?, mount, self.mount_label()),
             Step::Cgroups { target, attributes } => {
                 let views = std::mem::take(&mut self.cgroups);
                 super::cgroups::show(self.process.root()?, &views, target, attributes)
@@ -283,7 +288,10 @@ impl<'a> Launch<'a> {
             Step::Hostname(name) => restrict::hostname(name),
             Step::Domainname(name) => restrict::domainname(name),
             Step::CreateDirectory(path) => create_working_directory(self.process.root()?, path),
-            Step::MaskPath(path) => restrict::mask(self.process.root()?, path, &mut self.empty),
+            Step::MaskPath(path) => {
+                let label = self.mount_label();
+                restrict::mask(self.process.root()?, path, (&mut self.empty, label))
+            }
             Step::ReadonlyPath(path) => restrict::read_only(self.process.root()?, path),
         }
     }

@@ -29,7 +29,7 @@ use crate::{FailedStep, Failure, FailureKind, sys};
 
 pub(crate) use command::Command;
 pub(crate) use credentials::become_root;
-pub(crate) use filesystems::{clone_mount, make as make_filesystem};
+pub(crate) use filesystems::{clone_mount, context, make as make_filesystem};
 pub(crate) use handles::Procfs;
 pub(crate) use restrict::sysctl;
 pub(crate) use root::{isolate_mounts, pivot_into};

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
 
 use super::devices::is_null;
-use super::filesystems::{clone_mount, make, place};
+use super::filesystems::{clone_mount, context, make, place};
 use super::handles::Procfs;
 use super::path::Root;
 use super::process::{outside, path_text};
@@ -33,14 +33,18 @@ pub(crate) fn sysctl(procfs: &Procfs, name: &str, value: &str) -> Result<(), Fai
 }
 
 /// Hides a file behind the null device and a directory behind an empty one. What is not there needs no mask.
-pub(super) fn mask(root: &Root, path: &Path, empty: &mut Option<OwnedFd>) -> Result<(), Failure> {
+pub(super) fn mask(
+    root: &Root,
+    path: &Path,
+    (empty, label): (&mut Option<OwnedFd>, Option<&str>),
+) -> Result<(), Failure> {
     let failed = |errno| Failure::system(FailedStep::MaskPath, errno, path_text(path));
     let target = match root.find(path) {
         Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => return Ok(()),
         other => other.map_err(failed)?,
     };
     if FileType::from_raw_mode(fstat(&target).map_err(failed)?.st_mode) == FileType::Directory {
-        return mask_directory(&target, empty).map_err(failed);
+        return mask_directory(&target, (empty, label)).map_err(failed);
     }
     let null = root.find_plain(Path::new("/dev/null")).map_err(failed)?;
     if !is_null(&null).map_err(failed)? {
@@ -51,7 +55,10 @@ pub(super) fn mask(root: &Root, path: &Path, empty: &mut Option<OwnedFd>) -> Res
 }
 
 /// The first masked directory gets a new filesystem, the others further mounts of it.
-fn mask_directory(target: &OwnedFd, empty: &mut Option<OwnedFd>) -> Result<(), Errno> {
+fn mask_directory(
+    target: &OwnedFd,
+    (empty, label): (&mut Option<OwnedFd>, Option<&str>),
+) -> Result<(), Errno> {
     if let Some(empty) = empty {
         return place(clone_mount(&*empty)?, target);
     }
@@ -62,8 +69,9 @@ fn mask_directory(target: &OwnedFd, empty: &mut Option<OwnedFd>) -> Result<(), E
         noexec: true,
         ..MountAttributes::default()
     };
-    let made =
-        make("tmpfs", &[("source", Some("tmpfs")), ("mode", Some("755")), ("size", Some("0"))], &attributes)?;
+    let options = [("source", Some("tmpfs")), ("mode", Some("755")), ("size", Some("0"))];
+    let options: Vec<_> = options.into_iter().chain(context(label)).collect();
+    let made = make("tmpfs", &options, &attributes)?;
     place(&made, target)?;
     *empty = Some(made);
     Ok(())

@@ -12,7 +12,7 @@ use super::user::{Gate, open_namespace};
 use super::{PodNamespaces, PodPid, PodUser, SharedMemory, reaper};
 use crate::handshake::{self, Message, Reporter};
 use crate::init::{self, Procfs, Step, carry_out};
-use crate::plan::{IdMappings, Joined, MountAttributes, PodNamespace, PodPlan};
+use crate::plan::{Joined, MountAttributes, PodNamespace, PodPlan};
 use crate::sys::{self, Child, CloneFlags, Cloned, clone_process};
 use crate::thread::SingleThread;
 use crate::{FailedStep, Failure};
@@ -33,7 +33,7 @@ pub fn create_pod(proof: &SingleThread, plan: &PodPlan) -> Result<PodNamespaces,
         errno: None,
         subject: refusal.to_string(),
     })?;
-    let memory = plan.shared_memory.map(|bytes| make_shared_memory(bytes, plan.user.as_ref())).transpose()?;
+    let memory = plan.shared_memory.map(|bytes| make_shared_memory(bytes, plan)).transpose()?;
     let empty_root =
         (plan.pid == PodNamespace::Own || needs_holder(&memory)).then(|| empty_root(&memory)).transpose()?;
     let flags = flags(plan, empty_root.is_some());
@@ -221,7 +221,8 @@ impl From<OwnedFd> for SharedMemory {
     }
 }
 
-fn make_shared_memory(bytes: u64, ids: Option<&IdMappings>) -> Result<OwnedFd, Failure> {
+fn make_shared_memory(bytes: u64, plan: &PodPlan) -> Result<OwnedFd, Failure> {
+    let ids = plan.user.as_ref();
     let size = bytes.to_string();
     let uid = ids.and_then(|ids| ids.outside_uid(0)).unwrap_or(0).to_string();
     let gid = ids.and_then(|ids| ids.outside_gid(0)).unwrap_or(0).to_string();
@@ -232,6 +233,7 @@ fn make_shared_memory(bytes: u64, ids: Option<&IdMappings>) -> Result<OwnedFd, F
         ("uid", Some(uid.as_str())),
         ("gid", Some(gid.as_str())),
     ];
+    let options: Vec<_> = options.into_iter().chain(init::context(plan.mount_label.as_deref())).collect();
     let attributes =
         MountAttributes { nosuid: true, nodev: true, noexec: true, ..MountAttributes::default() };
     init::make_filesystem("tmpfs", &options, &attributes)

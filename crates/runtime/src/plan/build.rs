@@ -64,6 +64,7 @@ fn without_hooks(input: &PlanInput<'_>) -> Result<Plan, Refusal> {
         steps: builder.steps,
         process,
         hooks: None,
+        mount_label: mount_label(input.spec)?,
     })
 }
 
@@ -266,6 +267,16 @@ fn device_node(at: usize, device: &oci::LinuxDevice) -> Result<Option<DeviceNode
     }))
 }
 
+fn mount_label(spec: &oci::Spec) -> Result<Option<String>, Refusal> {
+    let label = spec.linux().as_ref().and_then(|linux| linux.mount_label().as_deref());
+    match label.filter(|label| !label.is_empty()) {
+        Some(label) if label.contains(['"', '\\']) || label.contains(|c: char| c.is_control()) => {
+            Err(refuse("linux.mountLabel", format!("{label:?} is no context")))
+        }
+        label => Ok(label.map(str::to_owned)),
+    }
+}
+
 /// The user namespace is made with the pod: a container says who is in it, or nothing.
 fn users(linux: Option<&oci::Linux>, source: &NamespaceSource) -> Result<(), Refusal> {
     let list =
@@ -296,7 +307,6 @@ fn refuse_what_is_not_done(input: &PlanInput<'_>) -> Result<(), Refusal> {
         ("linux.intelRdt", asks(|l| l.intel_rdt().is_some())),
         ("linux.memoryPolicy", asks(|l| l.memory_policy().is_some())),
         ("linux.netDevices", asks(|l| l.net_devices().as_ref().is_some_and(|d| !d.is_empty()))),
-        ("linux.mountLabel", asks(|l| l.mount_label().as_ref().is_some_and(|label| !label.is_empty()))),
     ];
     if let Some((field, _)) = refused.into_iter().find(|(_, present)| *present) {
         return Err(refuse(field, "is not supported"));

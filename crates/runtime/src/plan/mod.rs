@@ -58,6 +58,9 @@ pub struct Plan {
     /// Programs that run around it; none when there are none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hooks: Option<Box<Hooks>>,
+    /// The SELinux context of what is mounted for the container and has no labels of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mount_label: Option<String>,
 }
 
 /// Where each of a container's namespaces comes from. The mount namespace is always its own.

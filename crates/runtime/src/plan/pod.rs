@@ -31,6 +31,9 @@ pub struct PodPlan {
     /// Namespaces that somebody else made, and that are the pod's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub joined: Option<Box<Joined>>,
+    /// The SELinux context of the pod's /dev/shm.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mount_label: Option<String>,
 }
 
 /// Namespaces by path, as `linux.namespaces` has them. One that isn't of the kind it is given for fails the first

@@ -143,6 +143,7 @@ fn host() {
         shared_memory: None,
         user: None,
         joined: None,
+        mount_label: None,
     };
     let rig = Rig::with_pod(&plan);
     assert!(rig.pod.network.is_none() && rig.pod.shared_memory.is_none());

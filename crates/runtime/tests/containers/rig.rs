@@ -99,6 +99,7 @@ pub fn pod_plan() -> PodPlan {
         shared_memory: Some(SHARED_MEMORY_BYTES),
         user: None,
         joined: None,
+        mount_label: None,
     }
 }
 

@@ -6,9 +6,7 @@ use runtime::plan::Plan;
 use runtime::wire::MAX_DESCRIPTORS;
 
 use crate::config::Features;
-use crate::container::config::{
-    ContainerConfig, Mount, MountAccess, MountSource, Profile, Propagation, SelinuxOptions,
-};
+use crate::container::config::{ContainerConfig, Mount, MountAccess, MountSource, Profile, Propagation};
 use crate::error::{Error, chain};
 use crate::pod::config::{NamespaceMode, PodConfig};
 use crate::sources::Looker;
@@ -69,18 +67,11 @@ fn namespaces(pod: &PodConfig, container: &ContainerConfig) -> Result<(), Error>
 }
 
 fn profiles(container: &ContainerConfig) -> Result<(), Error> {
-    let refuse =
-        |field: &str, why: String| Err(Error::refused(format!("linux.security_context.{field}"), why));
     let security = &container.security;
     if let (Some(Profile::Localhost(path)), false) = (&security.seccomp, security.privileged) {
         seccomp::check(path)?;
     }
-    match &security.selinux {
-        Some(options) if *options != SelinuxOptions::default() => {
-            refuse("selinux_options", "SELinux is not supported yet".to_owned())
-        }
-        _ => Ok(()),
-    }
+    Ok(())
 }
 
 fn mounts(pod: &PodConfig, container: &ContainerConfig) -> Result<(), Error> {

@@ -12,6 +12,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use runtime::identity::{self, Identity};
 use runtime::plan::{Bundle, Plan, PlanInput, ProcessPlan, SeccompFilter};
@@ -20,7 +21,7 @@ use runtime::spec::oci;
 use crate::cdi::{self, Edits};
 use crate::clock;
 use crate::container::check;
-use crate::container::config::{ContainerConfig, Profile};
+use crate::container::config::{ContainerConfig, MountSource, Profile};
 use crate::container::state::ContainerState;
 use crate::container::status::ProcessUser;
 use crate::container::volumes;
@@ -28,8 +29,9 @@ use crate::error::Error;
 use crate::handler::Handler;
 use crate::id::ContainerId;
 use crate::record::{self, ContainerFacts, ContainerRecord, PodFacts};
-use crate::rootfs::{Prepared, RootfsError};
-use crate::shared::{Shared, within};
+use crate::rootfs::{MountFor, Prepared, RootfsError};
+use crate::selinux::relabel;
+use crate::shared::{Shared, blocking, within};
 use crate::signal::Signal;
 use crate::sources::{Looker, on_sources};
 use crate::spec::capabilities::Choice;
@@ -112,16 +114,19 @@ async fn steps(making: &Making, undo: &mut Stack<Part>) -> Result<Made, Error> {
     // Two short files of sysfs at most.
     spec::resources::check(&making.shared.host, &config.resources)?;
     let apparmor = making.shared.apparmor.profile(&config.security).await?;
+    let selinux = making.shared.selinux.of_container(making.pod.selinux.as_ref(), &config.security)?;
+    let label = selinux.as_ref().map(|labels| labels.mount.as_str());
     let log_path = files::log_path(&making.pod.config.log_directory, &config.log_path)?;
     let directory = making.shared.store.container_dir(&making.pod.id, &making.id);
     undo.push(Part::Files);
     record::make_dirs(&directory)
         .map_err(|cause| Error::step("creating the directory", directory.display().to_string(), cause))?;
     undo.push(Part::Rootfs);
-    let (prepared, root) = root(making).await?;
-    let volumes = volumes::prepare(making, &prepared.config).await?;
+    let (prepared, root) = root(making, label).await?;
+    let volumes = volumes::prepare(making, &prepared.config, label).await?;
     let found = look(making, &prepared, root).await?;
     users::check_identity(&making.pod.config, &found.identity)?;
+    relabel_volumes(making, label).await?;
     let cgroup = format!("{}/{}", making.pod.cgroup, making.id);
     let spec = spec::build(&SpecInput {
         pod: &making.pod.config,
@@ -136,6 +141,7 @@ async fn steps(making: &Making, undo: &mut Stack<Part>) -> Result<Made, Error> {
         cgroup: &cgroup,
         hostname: &hostname(&making.pod),
         apparmor: apparmor.as_deref(),
+        selinux: selinux.as_ref(),
         seccomp: found.confinement.as_ref().map(|confinement| &confinement.described),
     })?;
     let plan = plan(making, &spec, found.confinement.map(|confinement| confinement.filter))?;
@@ -158,7 +164,36 @@ async fn steps(making: &Making, undo: &mut Stack<Part>) -> Result<Made, Error> {
     Ok(Made { facts, process, ready: Some(Ready { plan, devices, root: found.root }) })
 }
 
-async fn root(making: &Making) -> Result<(Prepared, OwnedFd), Error> {
+/// Ends what is no longer waited for.
+struct Stop(Arc<AtomicBool>);
+
+impl Drop for Stop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Gives the volumes that ask for it the container's context. Off such a host kubelet asks for it all the same.
+async fn relabel_volumes(making: &Making, label: Option<&str>) -> Result<(), Error> {
+    let Some(label) = label.map(str::to_owned) else { return Ok(()) };
+    if !making.config.mounts.iter().any(|mount| mount.selinux_relabel) {
+        return Ok(());
+    }
+    let (config, stop) = (making.config.clone(), Arc::new(AtomicBool::new(false)));
+    let stopped = stop.clone();
+    let _stops = Stop(stop);
+    let after = making.shared.config.deadlines.relabel;
+    blocking(("relabelling the volumes", making.id.as_str(), after), move || {
+        for (at, mount) in config.mounts.iter().enumerate().filter(|(_, mount)| mount.selinux_relabel) {
+            let MountSource::Host(path) = &mount.source else { continue };
+            relabel::volume(path, &label, &stopped).map_err(|failed| failed.of_mount(at))?;
+        }
+        Ok(())
+    })
+    .await
+}
+
+async fn root(making: &Making, label: Option<&str>) -> Result<(Prepared, OwnedFd), Error> {
     let (id, rootfs) = (&making.id, &making.shared.rootfs);
     let after = making.shared.config.deadlines.rootfs;
     let users = match making.pod.config.namespaces.user {
@@ -172,7 +207,7 @@ async fn root(making: &Making) -> Result<(Prepared, OwnedFd), Error> {
             .await
             .map_err(|error| rootfs_error("preparing the root filesystem", id, error))?;
         let mount = rootfs
-            .mount(id, users)
+            .mount(id, MountFor { users, label: label.map(str::to_owned) })
             .await
             .map_err(|error| rootfs_error("mounting the root filesystem", id, error))?;
         Ok((prepared, mount))
@@ -188,13 +223,9 @@ pub(crate) async fn users_of(making: &Making) -> Result<UserMap, Error> {
 }
 
 /// Mounts a prepared root once more, for the users that it was prepared for.
-pub(crate) async fn mount_again(
-    shared: &Shared,
-    id: &ContainerId,
-    users: Option<UserMap>,
-) -> Result<OwnedFd, Error> {
+pub(crate) async fn mount_again(shared: &Shared, id: &ContainerId, to: MountFor) -> Result<OwnedFd, Error> {
     let work = async {
-        let mounted = shared.rootfs.mount(id, users).await;
+        let mounted = shared.rootfs.mount(id, to).await;
         mounted.map_err(|error| rootfs_error("mounting the root filesystem", id, error))
     };
     within(("mounting the root filesystem", id.as_str(), shared.config.deadlines.rootfs), work).await

@@ -21,6 +21,7 @@ use crate::container::volumes;
 use crate::error::{Error, chain};
 use crate::record::{self, ContainerFacts};
 use crate::resources::Resources;
+use crate::rootfs::MountFor;
 use crate::shared::Shared;
 use crate::sources::on_sources;
 use crate::spec;
@@ -87,7 +88,7 @@ async fn steps(starting: Starting) -> Result<Begun, Error> {
     limits.set_devices(Some(ready.devices));
     // Of an update since it was made.
     ready.plan.process.oom_score_adj = Some(resources.oom_score());
-    let images = volumes::open(&shared, &facts, &client).await?;
+    let images = volumes::open(&shared, &facts, (&client, ready.plan.mount_label.as_deref())).await?;
     let wanted = Wanted { sources: ready.plan.sources.clone(), images };
     let (cgroup, sources) = prepare(&shared, &facts, (limits, wanted)).await?;
     let mut descriptors = vec![ready.root];
@@ -107,7 +108,8 @@ async fn read_again(shared: &Shared, facts: &ContainerFacts, client: &Client) ->
         NamespaceSource::Pod => Some(client.user_namespace(shared.config.deadlines.namespaces).await?),
         NamespaceSource::Host | NamespaceSource::Own | NamespaceSource::Container(_) => None,
     };
-    let root = make::mount_again(shared, &facts.id, users).await?;
+    let to = MountFor { users, label: plan.mount_label.clone() };
+    let root = make::mount_again(shared, &facts.id, to).await?;
     Ok(Ready { plan, devices: make::device_rules(&spec), root })
 }
 

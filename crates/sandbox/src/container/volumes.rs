@@ -21,8 +21,9 @@ use crate::container::make::{self, Making, rootfs_error};
 use crate::error::Error;
 use crate::id::ContainerId;
 use crate::record::ContainerFacts;
-use crate::rootfs::{ImageConfig, RootfsError};
-use crate::shared::{Shared, within};
+use crate::rootfs::{ImageConfig, MountFor, RootfsError};
+use crate::selinux::relabel;
+use crate::shared::{Shared, blocking, within};
 use crate::spec::mounts::{POD_FILES, clean};
 use crate::supervisor::client::Client;
 use crate::users::UserMap;
@@ -61,8 +62,12 @@ impl Volumes {
 ///
 /// # Errors
 /// [`Error::ImageVolume`] for an image or path that is missing, [`Error::Refused`] for a declared volume at an impossible place.
-pub(crate) async fn prepare(making: &Making, image: &ImageConfig) -> Result<Volumes, Error> {
-    let images = prepare_images(making).await?;
+pub(crate) async fn prepare(
+    making: &Making,
+    image: &ImageConfig,
+    label: Option<&str>,
+) -> Result<Volumes, Error> {
+    let images = prepare_images(making, label).await?;
     let wanted = declared(&image.volumes, &making.config.mounts)?;
     if wanted.is_empty() {
         return Ok(Volumes { images, declared: Vec::new() });
@@ -73,10 +78,20 @@ pub(crate) async fn prepare(making: &Making, image: &ImageConfig) -> Result<Volu
         shared.rootfs.make_volumes(id, &wanted).await.map_err(|error| rootfs_error(step, id, error))
     };
     let made = within((step, id.as_str(), shared.config.deadlines.rootfs), work).await?;
+    label_own(making, &made, label).await?;
     Ok(Volumes { images, declared: wanted.into_iter().zip(made).collect() })
 }
 
-async fn prepare_images(making: &Making) -> Result<BTreeMap<usize, ImageVolume>, Error> {
+async fn label_own(making: &Making, made: &[PathBuf], label: Option<&str>) -> Result<(), Error> {
+    let Some(label) = label.map(str::to_owned) else { return Ok(()) };
+    let (made, after) = (made.to_vec(), making.shared.config.deadlines.relabel);
+    blocking(("relabelling the volumes of the image", making.id.as_str(), after), move || {
+        made.iter().try_for_each(|path| relabel::own(path, &label).map_err(relabel::Failed::into_step))
+    })
+    .await
+}
+
+async fn prepare_images(making: &Making, label: Option<&str>) -> Result<BTreeMap<usize, ImageVolume>, Error> {
     let (shared, id) = (&making.shared, &making.id);
     let wanted: Vec<(usize, String)> =
         images(&making.config.mounts).map(|(at, image, _)| (at, image)).collect();
@@ -102,14 +117,9 @@ async fn prepare_images(making: &Making) -> Result<BTreeMap<usize, ImageVolume>,
     for (at, _, sub_path) in images(&making.config.mounts) {
         let Some(volume) = volumes.get(&at) else { continue };
         // Mounted to find out whether it can be; the start mounts it again.
-        drop(
-            mount(
-                shared,
-                (id, users_for(&making.config.mounts, at, users.as_ref())),
-                (at, &volume.image_id, sub_path),
-            )
-            .await?,
-        );
+        let users = users_for(&making.config.mounts, at, users.as_ref());
+        let to = MountFor { users, label: label.map(str::to_owned) };
+        drop(mount(shared, (id, to), (at, &volume.image_id, sub_path)).await?);
     }
     Ok(volumes)
 }
@@ -123,7 +133,7 @@ async fn prepare_images(making: &Making) -> Result<BTreeMap<usize, ImageVolume>,
 pub(crate) async fn open(
     shared: &Shared,
     facts: &ContainerFacts,
-    client: &Client,
+    (client, label): (&Client, Option<&str>),
 ) -> Result<BTreeMap<PathBuf, OwnedFd>, Error> {
     let mounts = &facts.config.mounts;
     let users = match is_mapped(mounts) {
@@ -134,8 +144,9 @@ pub(crate) async fn open(
     let mut opened = BTreeMap::new();
     for (at, _, sub_path) in images(mounts) {
         let Some(image_id) = facts.image_volumes.get(&at) else { continue };
-        let who = (&facts.id, users_for(mounts, at, users.as_ref()));
-        let mounted = mount(shared, who, (at, image_id, sub_path)).await?;
+        let users = users_for(mounts, at, users.as_ref());
+        let to = MountFor { users, label: label.map(str::to_owned) };
+        let mounted = mount(shared, (&facts.id, to), (at, image_id, sub_path)).await?;
         opened.insert(place(&directory, at), mounted);
     }
     Ok(opened)
@@ -153,11 +164,11 @@ fn users_for(mounts: &[Mount], at: usize, users: Option<&UserMap>) -> Option<Use
 
 async fn mount(
     shared: &Shared,
-    (id, users): (&ContainerId, Option<UserMap>),
+    (id, to): (&ContainerId, MountFor),
     (at, image_id, sub_path): (usize, &str, &str),
 ) -> Result<OwnedFd, Error> {
     let work = async {
-        let mounted = shared.rootfs.mount_image(id, (image_id, Path::new(sub_path)), users).await;
+        let mounted = shared.rootfs.mount_image(id, (image_id, Path::new(sub_path)), to).await;
         mounted.map_err(|error| match error {
             RootfsError::NoPath(cause) => {
                 let refused =

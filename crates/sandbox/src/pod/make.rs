@@ -29,6 +29,7 @@ use crate::pod::limits::{self, PodResources, Weigh};
 use crate::pod::state::{Live, Part, Parts, PodState};
 use crate::record::{self, PodFacts, PodRecord};
 use crate::scopes::{self, Scope, Scopes};
+use crate::selinux::relabel;
 use crate::shared::{Shared, blocking, within};
 use crate::spec::{files, namespaces};
 use crate::supervisor::Minder;
@@ -180,7 +181,8 @@ impl Making<'_> {
             // The controllers, now that the scope itself is empty.
             create_cgroup(self.shared, self.facts).await?;
         }
-        let plan = namespaces::pod_plan(&self.facts.config, &self.facts.handler);
+        let label = self.facts.selinux.as_ref().map(|labels| labels.mount.clone());
+        let plan = namespaces::pod_plan(&self.facts.config, &self.facts.handler, label);
         self.netns = minder.client.create_pod(plan, deadlines.namespaces).await?;
         if self.facts.config.namespaces.network == NamespaceMode::Node {
             self.netns = None;
@@ -276,6 +278,9 @@ fn write_files(directory: &Path, facts: &PodFacts) -> Result<(), Error> {
         std::fs::write(&path, bytes).map_err(failed)?;
         // Read by whoever the containers run as, whatever this process's umask is.
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).map_err(failed)?;
+        if let Some(labels) = &facts.selinux {
+            relabel::own(&path, &labels.mount).map_err(relabel::Failed::into_step)?;
+        }
     }
     Ok(())
 }

@@ -239,6 +239,7 @@ mod tests {
             cgroup: "/c",
             hostname: "h",
             apparmor: None,
+            selinux: None,
             seccomp: None,
         };
         let all = mounts(&input).unwrap();

@@ -9,7 +9,7 @@ use crate::pod::config::{NamespaceMode, PodConfig};
 use crate::users;
 
 /// What the pod's supervisor makes.
-pub(crate) fn pod_plan(pod: &PodConfig, handler: &Handler) -> PodPlan {
+pub(crate) fn pod_plan(pod: &PodConfig, handler: &Handler, mount_label: Option<String>) -> PodPlan {
     let own = |mode: &NamespaceMode| match mode {
         NamespaceMode::Pod => PodNamespace::Own,
         NamespaceMode::Node | NamespaceMode::Container | NamespaceMode::Target(_) => PodNamespace::Host,
@@ -27,6 +27,7 @@ pub(crate) fn pod_plan(pod: &PodConfig, handler: &Handler) -> PodPlan {
         shared_memory: (ipc == PodNamespace::Own).then_some(SHARED_MEMORY_BYTES),
         user: pod.namespaces.user.as_ref().map(users::ids),
         joined: None,
+        mount_label,
     })
 }
 

@@ -13,8 +13,8 @@ use rustix::mount::{
     fsopen, open_tree,
 };
 use sandbox::{
-    Attached, Attachment, Census, ContainerId, ImageConfig, LayerUsage, Network, NetworkError, PodId,
-    Prepared, RootFilesystems, RootfsError, UserMap,
+    Attached, Attachment, Census, ContainerId, ImageConfig, LayerUsage, MountFor, Network, NetworkError,
+    PodId, Prepared, RootFilesystems, RootfsError, UserMap,
 };
 use tokio::sync::Notify;
 
@@ -149,7 +149,7 @@ impl RootFilesystems for Images {
         Ok(())
     }
 
-    async fn mount(&self, container: &ContainerId, _: Option<UserMap>) -> Result<OwnedFd, RootfsError> {
+    async fn mount(&self, container: &ContainerId, _: MountFor) -> Result<OwnedFd, RootfsError> {
         if self.fail_mount.load(Ordering::SeqCst) {
             return Err(RootfsError::Failed(Arc::new(std::io::Error::other("ordered by the test"))));
         }
@@ -181,7 +181,7 @@ impl RootFilesystems for Images {
         &self,
         _container: &ContainerId,
         (image_id, path): (&str, &Path),
-        _: Option<UserMap>,
+        _: MountFor,
     ) -> Result<OwnedFd, RootfsError> {
         assert_eq!(image_id, "sha256:1");
         let place = self.directory.join("lower").join(path);

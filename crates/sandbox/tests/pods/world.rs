@@ -90,6 +90,7 @@ impl World {
             handlers: Default::default(),
             cdi_spec_dirs: vec![self.directory.path().join("cdi")],
             apparmor: Default::default(),
+            selinux: Default::default(),
             deadlines,
         };
         let daemon = tokio::runtime::Builder::new_multi_thread()

@@ -51,6 +51,7 @@ impl Actor {
             self.shared.registry.forget_container(&id);
             self.tell(id.to_string(), EventKind::Deleted, self.status());
         }
+        self.shared.selinux.free(&self.facts.id);
         self.shared.registry.forget_pod(&self.facts.id, &self.facts.config.metadata);
     }
 
