@@ -364,3 +364,27 @@ async fn the_node_says_that_it_can() {
     let text = String::from_utf8_lossy(&doctor.stdout).into_owned();
     assert!(text.contains("ids of files can be mapped"), "{text}");
 }
+
+#[tokio::test]
+async fn hooks_run_as_who_is_who_and_those_that_could_not_see_the_root_are_refused() {
+    let pod = Pod::new(Network::None, |_| {}).await;
+    let hook = |moment: &str| serde_json::json!({ "hookName": moment, "path": "/bin/sh", "args": ["sh", "-c", "id -u >/tmp/hook"] });
+    let device = |name: &str, moment: &str| serde_json::json!({ "name": name, "containerEdits": { "hooks": [hook(moment)] } });
+    let file = serde_json::json!({
+        "cdiVersion": "1.0.0", "kind": "v.com/hook",
+        "devices": [device("start", "startContainer"), device("create", "createContainer"), device("runtime", "createRuntime")],
+    });
+    let directory = pod.node.path("cdi-run");
+    std::fs::create_dir_all(&directory).unwrap();
+    std::fs::write(directory.join("hook.json"), file.to_string()).unwrap();
+    let asks = |name: &str| vec![cri::CdiDevice { name: format!("v.com/hook={name}") }];
+    let id = pod.waiting("start", |wanted| wanted.cdi_devices = asks("start")).await;
+    assert_eq!(pod.sh(&id, "cat /tmp/hook; stat -c %u /tmp/hook").await, "0 0", "root in there");
+    for name in ["create", "runtime"] {
+        let mut wanted = pod.wanted(name, &["true"]);
+        wanted.cdi_devices = asks(name);
+        let refused = pod.client.create(&pod.id, wanted, &pod.sandbox).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+        assert!(refused.message().starts_with("hooks: "), "{refused}");
+    }
+}

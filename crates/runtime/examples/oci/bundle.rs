@@ -16,6 +16,9 @@ use crate::{Outcome, namespaces, resources};
 /// Larger configurations are refused, in bytes.
 const LARGEST: u64 = 16 << 20;
 
+/// Where cgroups are that a configuration gives no absolute path for.
+pub const OWN_CGROUPS: &str = "/knarr-oci";
+
 /// Everything that a container is made from.
 pub struct Prepared {
     pub spec: oci::Spec,
@@ -133,9 +136,9 @@ fn resolve_sources(spec: &mut oci::Spec, directory: &Path) {
 /// Relative paths are below a place of this program's own (config-linux.md, "Cgroups Path").
 fn cgroup_path(id: &str, asked: Option<&Path>) -> Outcome<String> {
     let Some(asked) = asked.filter(|path| !path.as_os_str().is_empty()) else {
-        return Ok(format!("/knarr-oci/{id}"));
+        return Ok(format!("{OWN_CGROUPS}/{id}"));
     };
     let text = asked.to_str().ok_or("linux.cgroupsPath: is not UTF-8")?;
     let clean = text.trim_end_matches('/');
-    Ok(if asked.is_absolute() { clean.to_owned() } else { format!("/knarr-oci/{clean}") })
+    Ok(if asked.is_absolute() { clean.to_owned() } else { format!("{OWN_CGROUPS}/{clean}") })
 }

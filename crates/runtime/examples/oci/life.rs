@@ -3,12 +3,14 @@
 use std::path::Path;
 use std::time::Duration;
 
+use runtime::cgroup::{Cgroup, Host};
 use runtime::record::read_exit;
 use runtime::wire::{Reply, Request, Scope, Target};
 use serde_json::json;
 
 use crate::Outcome;
 use crate::arguments::{Flags, Parsed};
+use crate::bundle::OWN_CGROUPS;
 use crate::client::{Client, unexpected};
 use crate::create::{DEADLINE_MS, stopped};
 use crate::store::{Record, Status, Store};
@@ -160,8 +162,21 @@ pub fn destroy(store: &Store, record: &Record) -> Outcome<()> {
     shut_down(&store.directory(&record.id));
     record.cgroup.kill()?;
     record.cgroup.remove()?;
+    leave_parents(record.cgroup.path())?;
     store.remove(&record.id)?;
     stopped(record.hooks.as_deref());
+    Ok(())
+}
+
+/// Removes what is unused of the places of this program's own above a cgroup; a configuration's own are its writer's.
+fn leave_parents(path: &str) -> Outcome<()> {
+    let host = Host::detect()?;
+    let own = |path: &&str| *path == OWN_CGROUPS || path.starts_with(&format!("{OWN_CGROUPS}/"));
+    let mut above = path.rsplit_once('/').map(|(parent, _)| parent).filter(own);
+    while let Some(parent) = above {
+        Cgroup::at(&host, parent)?.remove_if_unused();
+        above = parent.rsplit_once('/').map(|(parent, _)| parent).filter(own);
+    }
     Ok(())
 }
 
