@@ -111,6 +111,7 @@ async fn remove_scope(down: &Dismantling<'_>, name: &str) -> Result<(), Error> {
     };
     if !is_gone.await.unwrap_or(false) {
         let subject = down.facts.id.as_str();
+        tracing::warn!(scope = name, "systemd has not removed an empty scope; it is asked to");
         systemd.end(name).await.map_err(|error| error.of("ending the scope", subject))?;
     }
     // Hierarchies that systemd doesn't keep its units in; and all, should it have lost sight of the scope.
