@@ -85,6 +85,8 @@ pub enum FailedStep {
     Network,
     MapIds,
     Hook,
+    RootPropagation,
+    Schedule,
 }
 
 impl FailedStep {
@@ -123,6 +125,8 @@ impl FailedStep {
             Self::Network => "configure network",
             Self::MapIds => "map ids of",
             Self::Hook => "run hook",
+            Self::RootPropagation => "set the propagation of the root filesystem",
+            Self::Schedule => "set scheduling",
         }
     }
 }

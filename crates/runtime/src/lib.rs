@@ -12,6 +12,7 @@ pub mod cgroup;
 pub mod container;
 mod error;
 mod failure;
+pub mod features;
 pub mod handshake;
 pub mod hooks;
 pub mod identity;

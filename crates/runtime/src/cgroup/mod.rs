@@ -15,6 +15,7 @@ mod devices;
 mod files;
 mod kill;
 mod legacy;
+mod oom;
 mod stats;
 mod unified;
 
@@ -177,7 +178,23 @@ impl Cgroup {
         refuse_what_is_not_done(resources)?;
         match (&self.unified, self.legacy.is_empty()) {
             (Some(directory), true) => unified::apply(directory, resources),
-            (beside, _) => legacy::apply(&self.legacy, beside.as_deref(), resources),
+            (beside, _) => {
+                if resources.hugepage_limits().as_ref().is_some_and(|limits| !limits.is_empty()) {
+                    self.enable_beside();
+                }
+                legacy::apply(&self.legacy, beside.as_deref(), resources)
+            }
+        }
+    }
+
+    /// On a hybrid host, has the tree beside limit huge pages where no version 1 hierarchy does. Best effort: the kernel refuses where one
+    /// above has processes of its own, and the limits are passed over then.
+    fn enable_beside(&self) {
+        let Some(directory) = &self.unified else { return };
+        if let (None, Some(mount)) =
+            (self.controller("hugetlb"), directory.ancestors().nth(self.path.matches('/').count()))
+        {
+            let _passed_over = unified::enable_above(mount, directory);
         }
     }
 

@@ -3,6 +3,7 @@
 //! Called by the supervisor, in a process with one thread. Both return as soon as the child runs; how far it
 //! got is read from the [`Handshake`]. What the child does is in `init`.
 
+mod birth;
 mod exec;
 mod ids;
 mod launch;

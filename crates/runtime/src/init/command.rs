@@ -7,7 +7,6 @@ use nix::unistd::execve;
 use rustix::fs::{AtFlags, CWD, statat};
 use rustix::io::Errno;
 
-use super::handles::Procfs;
 use crate::plan::{Hook, ProcessPlan};
 use crate::{FailedStep, Failure, FailureKind};
 
@@ -23,7 +22,7 @@ pub(crate) struct Command {
 }
 
 impl Command {
-    pub(super) fn find(plan: &ProcessPlan, procfs: &Procfs) -> Result<Self, Failure> {
+    pub(super) fn find(plan: &ProcessPlan, own: Option<(u64, u64)>) -> Result<Self, Failure> {
         let name = plan.args.first().cloned().unwrap_or_default();
         let found = Self {
             candidates: texts(&candidates(plan), &name)?,
@@ -31,7 +30,7 @@ impl Command {
             env: texts(&plan.env, &name)?,
             name,
         };
-        found.check(procfs)?;
+        found.check(own)?;
         Ok(found)
     }
 
@@ -46,8 +45,7 @@ impl Command {
 
     /// # Errors
     /// It is this very program.
-    pub(super) fn check(&self, procfs: &Procfs) -> Result<(), Failure> {
-        let own = procfs.executable().ok();
+    pub(super) fn check(&self, own: Option<(u64, u64)>) -> Result<(), Failure> {
         if self.candidates.iter().any(|candidate| is_own_executable(candidate, own)) {
             return Err(super::process::outside(FailedStep::Exec, self.name.as_str()));
         }

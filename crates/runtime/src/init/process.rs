@@ -1,12 +1,13 @@
 //! From a child inside its container to the process that was asked for: streams, limits, rights, command.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, fchdir, getcwd, set_dumpable_behavior, umask};
+use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
 use super::command::Command;
 use super::handles::Procfs;
@@ -16,15 +17,16 @@ use crate::cgroup::Cgroup;
 use crate::container::{LaunchRequest, Streams, Until};
 use crate::handshake::{Halt, Message, Reporter};
 use crate::hooks::{Moment, Runner};
-use crate::plan::{Hooks, IdMappings, ProcessPlan};
+use crate::plan::{Hooks, IdMappings, ProcessPlan, Scheduling};
 use crate::thread::SingleThread;
 use crate::{FailedStep, Failure, FailureKind, sys};
 
 /// What is done, in this order.
-pub(crate) fn steps<'a>() -> [Step<Process<'a>>; 15] {
+pub(crate) fn steps<'a>() -> [Step<Process<'a>>; 16] {
     [
         Process::set_up_streams,
         Process::limit_resources,
+        Process::schedule,
         Process::label,
         Process::enter_working_directory,
         |process| credentials::drop_bounding(process.plan),
@@ -49,6 +51,9 @@ pub(crate) struct Process<'a> {
     streams: &'a Streams<'a>,
     reporter: &'a Reporter,
     procfs: Option<Procfs>,
+    /// Device and inode of this very program.
+    own_program: Option<(u64, u64)>,
+    labelled: bool,
     /// The container's root, once it is entered.
     pub(super) root: Option<Root>,
     null: Option<OwnedFd>,
@@ -79,6 +84,8 @@ impl<'a> Process<'a> {
             streams,
             reporter,
             procfs: None,
+            own_program: None,
+            labelled: false,
             root: None,
             null: None,
             terminal: None,
@@ -131,7 +138,9 @@ impl<'a> Process<'a> {
         set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(failed)?;
         sys::reset_signal_dispositions();
         umask(Mode::empty());
-        self.procfs = Some(Procfs::open()?);
+        let procfs = Procfs::open()?;
+        self.own_program = procfs.executable().ok();
+        self.procfs = Some(procfs);
         self.null = Some(stdio::open_null()?);
         Ok(())
     }
@@ -191,8 +200,43 @@ impl<'a> Process<'a> {
         })
     }
 
-    fn label(&mut self) -> Result<(), Failure> {
-        credentials::label(self.procfs()?, self.plan)
+    /// A process that is cloned afterwards has them too, and need not do it again.
+    pub(super) fn label(&mut self) -> Result<(), Failure> {
+        if !self.labelled {
+            credentials::label(self.procfs()?, self.plan)?;
+            self.labelled = true;
+        }
+        Ok(())
+    }
+
+    /// As root: some classes are not for everybody.
+    fn schedule(&mut self) -> Result<(), Failure> {
+        let Scheduling { personality, io_priority, policy } = &self.plan.scheduling;
+        let failed = |what: &'static str| move |errno| Failure::system(FailedStep::Schedule, errno, what);
+        if let Some(domain) = personality {
+            sys::set_personality(*domain).map_err(failed("personality"))?;
+        }
+        if let Some(priority) = io_priority {
+            sys::set_io_priority(*priority).map_err(failed("priority of input and output"))?;
+        }
+        if let Some(policy) = policy {
+            sys::set_policy(policy).map_err(failed("policy"))?;
+        }
+        Ok(())
+    }
+
+    /// Closes what the container is not to find in a process that it sees: all but the root, the streams, and what it is
+    /// reported by, `starter` among it.
+    pub(super) fn let_go_of_the_host(&mut self, starter: BorrowedFd<'_>) -> Result<(), Failure> {
+        self.procfs = None;
+        let null = self.null.as_ref().ok_or_else(|| super::launch::missing("null device"))?;
+        let failed = |errno| Failure::system(FailedStep::Descriptors, errno, "");
+        for result in [dup2_stdin(null), dup2_stdout(null), dup2_stderr(null)] {
+            result.map_err(failed)?;
+        }
+        let streams = [self.streams.stdin, self.streams.stdout, self.streams.stderr];
+        let own = [self.reporter.as_fd(), self.root()?.as_fd(), null.as_fd(), starter];
+        sys::close_all_but(streams.into_iter().flatten().chain(own)).map_err(failed)
     }
 
     /// As root, which may enter every directory of the image's.
@@ -254,7 +298,7 @@ impl<'a> Process<'a> {
     fn run_start_hooks(&mut self) -> Result<(), Failure> {
         let Some(hooks) = self.before.and_then(|before| before.hooks) else { return Ok(()) };
         for hook in &hooks.start_container {
-            Command::of_hook(hook)?.check(self.procfs()?)?;
+            Command::of_hook(hook)?.check(self.own_program)?;
         }
         self.run_hooks(
             Moment::StartContainer,
@@ -268,7 +312,7 @@ impl<'a> Process<'a> {
     }
 
     fn find_command(&mut self) -> Result<(), Failure> {
-        self.command = Some(Command::find(self.plan, self.procfs()?)?);
+        self.command = Some(Command::find(self.plan, self.own_program)?);
         // A supervisor that is gone would never hear of this process: it ends here instead.
         self.reporter
             .send(&Message::Executing)

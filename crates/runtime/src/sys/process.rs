@@ -1,5 +1,7 @@
 //! What a process does to itself: signals, limits, descriptors, filters.
 
+use std::os::fd::{AsRawFd, BorrowedFd};
+
 use rustix::io::Errno;
 
 use super::clone::last_error;
@@ -57,6 +59,23 @@ pub(crate) fn close_inherited() {
     // three standard ones. The call can only fail on kernels that don't have it, where what was inherited
     // stays open.
     unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
+}
+
+/// Closes every descriptor above 2 but these, in a copy of a process that never uses or drops the others.
+pub(crate) fn close_all_but<'a>(kept: impl Iterator<Item = BorrowedFd<'a>>) -> Result<(), Errno> {
+    let mut kept: Vec<u32> = kept.map(|fd| fd.as_raw_fd().cast_unsigned()).filter(|fd| *fd > 2).collect();
+    kept.sort_unstable();
+    kept.push(u32::MAX);
+    let mut from = 3;
+    for next in kept {
+        if next > from {
+            // SAFETY: the caller is a child between clone and execve, whose copies of the parent's owners are neither used nor
+            // dropped any more; what it does use is kept.
+            check(unsafe { libc::syscall(libc::SYS_close_range, from, next - 1, 0) })?;
+        }
+        from = next.saturating_add(1);
+    }
+    Ok(())
 }
 
 /// Closes every descriptor of a process that uses none any more and never returns to code that owns one.

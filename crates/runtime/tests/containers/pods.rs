@@ -142,6 +142,7 @@ fn host() {
         sysctls: [].into(),
         shared_memory: None,
         user: None,
+        joined: None,
     };
     let rig = Rig::with_pod(&plan);
     assert!(rig.pod.network.is_none() && rig.pod.shared_memory.is_none());

@@ -98,6 +98,7 @@ pub fn pod_plan() -> PodPlan {
         sysctls: [("net.ipv4.ip_unprivileged_port_start".to_owned(), "81".to_owned())].into(),
         shared_memory: Some(SHARED_MEMORY_BYTES),
         user: None,
+        joined: None,
     }
 }
 

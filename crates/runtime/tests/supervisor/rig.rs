@@ -303,6 +303,7 @@ pub fn pod_plan() -> PodPlan {
         sysctls: std::collections::BTreeMap::new(),
         shared_memory: Some(SHARED_MEMORY_BYTES),
         user: None,
+        joined: None,
     }
 }
 

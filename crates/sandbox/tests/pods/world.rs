@@ -212,11 +212,11 @@ impl World {
     /// Nothing is left of what was removed.
     pub(crate) async fn assert_clean(&self) {
         until("nothing to be left", || {
-            let left = self.leftovers();
-            if left.is_empty() { Ok(()) } else { Err(format!("{left:#?}")) }
+            // A pod's files go before it is forgotten.
+            let (left, listed) = (self.leftovers(), self.pods().pods(&PodFilter::default()));
+            if left.is_empty() && listed.is_empty() { Ok(()) } else { Err(format!("{left:#?} {listed:#?}")) }
         })
         .await;
-        assert!(self.pods().pods(&PodFilter::default()).is_empty());
     }
 
     /// Removes all pods and checks that nothing is left.
