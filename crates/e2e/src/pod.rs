@@ -147,7 +147,9 @@ impl Pod {
         while let Some(directory) = todo.pop() {
             let inside = std::fs::read_dir(&directory).into_iter().flatten().flatten();
             todo.extend(inside.map(|entry| entry.path()).filter(|path| path.is_dir()));
-            if directory.to_string_lossy().ends_with(cgroup) {
+            let path = directory.to_string_lossy();
+            // What systemd makes is called after its unit.
+            if path.strip_suffix(".scope").unwrap_or(&path).ends_with(cgroup) {
                 let read = files.iter().find_map(|file| std::fs::read_to_string(directory.join(file)).ok());
                 if let Some(text) = read {
                     return Some(text.trim().to_owned());
