@@ -7,7 +7,7 @@ use e2e::cri::{Capability, ContainerConfig};
 use e2e::image::{Image, Layer};
 use serde_json::json;
 
-use crate::rig::{Host, Rig, bare_busybox, hostile, mount, output};
+use crate::rig::{Host, Rig, bare_busybox, hostile, is_unarmed, mount, output};
 
 #[tokio::test]
 async fn a_working_directory_is_no_descriptor() {
@@ -67,6 +67,9 @@ async fn who_may_trace_those_that_join_gets_nothing_of_the_host() {
 }
 
 async fn watch_joins(kind: &str, change: impl FnOnce(&mut ContainerConfig)) {
+    if is_unarmed(module_path!()) {
+        return;
+    }
     let rig = Rig::new().await;
     let (id, log) = rig.attacker((&["hunt", kind], "hunting"), Layer::new(), change).await;
     for _ in 0..300 {

@@ -24,10 +24,17 @@ fn victim(rig: &Rig, script: &str, below: &str) -> ContainerConfig {
 
 async fn prepared() -> Rig {
     let rig = Rig::new().await;
-    std::fs::create_dir_all(rig.node.path("volume/a")).unwrap();
     std::fs::create_dir_all(rig.node.path("other")).unwrap();
     std::fs::write(rig.node.path("other/file"), "other\n").unwrap();
     rig
+}
+
+/// A volume with a directory, and beside it a link to swap it for.
+fn arrange(rig: &Rig, directory: &str, link: &str) {
+    let volume = rig.node.path("volume");
+    let _ = std::fs::remove_dir_all(&volume);
+    std::fs::create_dir_all(volume.join(directory)).unwrap();
+    symlink(link, volume.join("b")).unwrap();
 }
 
 /// The number of starts in which the container ran.
@@ -47,10 +54,7 @@ async fn a_target_that_is_swapped_for_a_link_makes_nothing_on_the_host() {
     let rig = prepared().await;
     let host = Host::new();
     for link in [host.path().display().to_string(), host.climb()] {
-        let _ = std::fs::remove_file(rig.node.path("volume/b"));
-        let _ = std::fs::remove_dir_all(rig.node.path("volume/a"));
-        std::fs::create_dir(rig.node.path("volume/a")).unwrap();
-        symlink(&link, rig.node.path("volume/b")).unwrap();
+        arrange(&rig, "a", &link);
         let swapper = Swapper::between(&rig.node.path("volume/a"), &rig.node.path("volume/b"));
         let wanted = victim(&rig, "cat /proc/self/mountinfo", "/volume/a/new-#/deep");
         let ran = start_again_and_again(&rig, &wanted, |mounts| {
@@ -70,10 +74,7 @@ async fn a_target_that_is_swapped_for_a_link_makes_nothing_on_the_host() {
 async fn a_target_that_is_swapped_for_a_link_to_proc_covers_nothing_of_it() {
     let rig = prepared().await;
     for link in ["/proc/self", "/proc/sys/kernel", "/proc/1"] {
-        let _ = std::fs::remove_file(rig.node.path("volume/b"));
-        let _ = std::fs::remove_dir_all(rig.node.path("volume/a"));
-        std::fs::create_dir_all(rig.node.path("volume/a/attr")).unwrap();
-        symlink(link, rig.node.path("volume/b")).unwrap();
+        arrange(&rig, "a/attr", link);
         let swapper = Swapper::between(&rig.node.path("volume/a"), &rig.node.path("volume/b"));
         let wanted = victim(&rig, "cat /proc/self/mountinfo", "/volume/a/attr");
         let wanted = ContainerConfig { mounts: wanted.mounts[..2].to_vec(), ..wanted };

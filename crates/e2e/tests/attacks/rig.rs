@@ -186,6 +186,15 @@ fn attackers_image() -> Image {
     e2e::image::busybox().layer(Layer::new().file("attacker", 0o755, &program))
 }
 
+/// Whether a test has to be left, which it says, because nothing can be attacked with.
+pub fn is_unarmed(test: &str) -> bool {
+    let unarmed = !e2e::node::binary("attacker").is_file() && e2e::needs::program("rustc").is_none();
+    if unarmed {
+        println!("skipped: {test} needs \"attacker\" beside the binaries, or \"rustc\" on PATH to build it");
+    }
+    unarmed
+}
+
 /// The attacker's program, linked statically: beside the built binaries, or else built here by the compiler alone.
 fn attacker() -> &'static Path {
     static BUILT: OnceLock<(PathBuf, Option<TempDir>)> = OnceLock::new();
