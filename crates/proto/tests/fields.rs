@@ -14,7 +14,7 @@ const MESSAGES: [&str; 2] = ["PodSandboxConfig", "ContainerConfig"];
 const WORDS: [&str; 6] = ["honoured", "checked", "recorded", "ignored", "refused", "group"];
 
 /// How many rows say that no test would notice. Only ever smaller.
-const UNTESTED: usize = 66;
+const UNTESTED: usize = 55;
 
 /// A row of a table.
 #[derive(Debug)]
