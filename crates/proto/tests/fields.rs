@@ -19,7 +19,7 @@ const MESSAGES: [(&str, usize); 4] = [
 const WORDS: [&str; 6] = ["honoured", "checked", "recorded", "ignored", "refused", "group"];
 
 /// How many rows say that no test would notice. Only ever smaller.
-const UNTESTED: usize = 12;
+const UNTESTED: usize = 1;
 
 /// A row of a table.
 #[derive(Debug)]

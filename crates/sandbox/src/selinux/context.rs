@@ -57,15 +57,15 @@ impl fmt::Display for Context {
 pub(super) fn check(options: &SelinuxOptions) -> Result<(), (&'static str, String)> {
     let name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
     // Ranges and categories (semanage-user(8)): "s0-s15:c0.c1023", "s0:c1,c2".
-    let level = |c: char| c.is_ascii_alphanumeric() || matches!(c, ':' | ',' | '.' | '-' | '_');
-    let parts: [(&'static str, &String, &dyn Fn(char) -> bool); 4] = [
-        ("user", &options.user, &name),
-        ("role", &options.role, &name),
-        ("type", &options.kind, &name),
-        ("level", &options.level, &level),
+    let level = |c: char| name(c) || matches!(c, ':' | ',');
+    let parts = [
+        ("user", &options.user, options.user.chars().all(name)),
+        ("role", &options.role, options.role.chars().all(name)),
+        ("type", &options.kind, options.kind.chars().all(name)),
+        ("level", &options.level, options.level.chars().all(level)),
     ];
     for (part, text, is_allowed) in parts {
-        if text.len() > LONGEST || !text.chars().all(is_allowed) {
+        if text.len() > LONGEST || !is_allowed {
             return Err((part, format!("\"{}\" cannot be part of a context", text.escape_debug())));
         }
     }
