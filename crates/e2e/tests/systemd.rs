@@ -241,7 +241,7 @@ async fn a_pod_is_a_delegated_scope_in_the_slice_of_its_parent() {
     let [memory, cpu, weight] = &limits;
     assert_eq!(*memory, (64 << 20).to_string());
     assert!(cpu.starts_with("50000"), "{cpu}");
-    assert!(["4096", "259"].contains(&weight.as_str()), "{weight}");
+    assert!(["4096", "303"].contains(&weight.as_str()), "{weight}");
     // systemd may look at all that it has at any time: what is delegated is left alone.
     systemctl(&["daemon-reload"]);
     let beside = rig.pod().await;

@@ -48,6 +48,13 @@ pub trait Scopes: fmt::Debug + Send + Sync + 'static {
     /// [`ScopeError`].
     async fn end(&self, name: &str) -> Result<(), ScopeError>;
 
+    /// Sets the weight of a scope's cgroup (1 to 10000, 100 is the usual) where systemd keeps it: what others write there is
+    /// written over when systemd is reloaded.
+    ///
+    /// # Errors
+    /// [`ScopeError`].
+    async fn weigh(&self, name: &str, weight: u64) -> Result<(), ScopeError>;
+
     /// The names and descriptions of the scopes whose names match a pattern of fnmatch(3).
     ///
     /// # Errors
@@ -196,6 +203,9 @@ mod tests {
             Ok(())
         }
         async fn end(&self, _: &str) -> Result<(), ScopeError> {
+            Ok(())
+        }
+        async fn weigh(&self, _: &str, _: u64) -> Result<(), ScopeError> {
             Ok(())
         }
         async fn list(&self, _: &str) -> Result<Vec<(String, String)>, ScopeError> {

@@ -121,6 +121,25 @@ impl Manager {
         self.within("ending a scope", work).await
     }
 
+    /// Sets the CPU weight of a unit's cgroup, 1 to 10000, until the unit goes. Safe to cancel.
+    ///
+    /// # Errors
+    /// As for [`Manager::start_scope`].
+    pub async fn set_cpu_weight(&self, unit: &str, weight: u64) -> Result<(), Error> {
+        let work = |connection: Arc<Connection>| async move {
+            let mut arguments = Writer::default();
+            arguments.string(unit);
+            // Not beyond the next boot.
+            arguments.uint32(1);
+            arguments.array(8, |properties| {
+                property(properties, "CPUWeight", "t", |to| to.uint64(weight));
+            });
+            let call = manager("SetUnitProperties", "sba(sv)", arguments.into_bytes());
+            connection.call(&call).await.map(drop)
+        };
+        self.within("weighing a unit", work).await
+    }
+
     /// The units whose names match a pattern of fnmatch(3). Safe to cancel.
     ///
     /// # Errors

@@ -21,6 +21,10 @@ impl Scopes for SystemdScopes {
         self.0.end_scope(name).await.map_err(failure)
     }
 
+    async fn weigh(&self, name: &str, weight: u64) -> Result<(), ScopeError> {
+        self.0.set_cpu_weight(name, weight).await.map_err(failure)
+    }
+
     async fn list(&self, pattern: &str) -> Result<Vec<(String, String)>, ScopeError> {
         let units = self.0.list(pattern).await.map_err(failure)?;
         Ok(units.into_iter().map(|unit| (unit.name, unit.description)).collect())

@@ -198,6 +198,17 @@ impl Cgroup {
         }
     }
 
+    /// Its CPU weight as version 2 has it; none where that has no cpu controller.
+    ///
+    /// # Errors
+    /// [`Error::Cgroup`] when it is there and can't be read.
+    pub fn weight(&self) -> Result<Option<u64>, Error> {
+        match &self.unified {
+            Some(directory) => files::number_if_there(&directory.join("cpu.weight")),
+            None => Ok(None),
+        }
+    }
+
     /// Moves a process, with all its threads, into this cgroup.
     ///
     /// # Errors

@@ -16,10 +16,12 @@ use std::sync::Arc;
 use runtime::cgroup::Cgroup;
 use serde::{Deserialize, Serialize};
 
+use crate::config::CgroupDriver;
 use crate::error::Error;
 use crate::pod::config::PodConfig;
 use crate::record::PodFacts;
 use crate::resources::Resources;
+use crate::scopes;
 use crate::shared::{Shared, blocking};
 use crate::spec;
 
@@ -132,14 +134,22 @@ pub(crate) async fn weigh(
     let weight =
         spec::resources::without_devices(&Resources { cpu_shares: Some(shares), ..Resources::default() })?;
     let (host, path, pod) = (shared.host.clone(), facts.cgroup.clone(), facts.id.to_string());
-    blocking(("weighing the pod", facts.id.as_str(), shared.config.deadlines.cgroup), move || {
-        match Cgroup::at(&host, &path).and_then(|cgroup| cgroup.apply(&weight)) {
+    let after = shared.config.deadlines.cgroup;
+    let weight = blocking(("weighing the pod", facts.id.as_str(), after), move || {
+        let weigh = |cgroup: Cgroup| cgroup.apply(&weight).and_then(|()| cgroup.weight());
+        match Cgroup::at(&host, &path).and_then(weigh) {
             // kubelet says shares always; a host without the controller shares in no way at all.
-            Err(runtime::Error::NoController { .. }) | Ok(()) => Ok(()),
-            Err(cause) => Err(Error::step("weighing the pod", pod, cause)),
+            Err(runtime::Error::NoController { .. }) => Ok(None),
+            weighed => weighed.map_err(|cause| Error::step("weighing the pod", pod, cause)),
         }
-    })
-    .await
+    });
+    match (weight.await?, &shared.config.cgroup_driver, scopes::of_cgroup(&facts.cgroup)) {
+        (Some(weight), CgroupDriver::Systemd(systemd), Some((name, _))) => {
+            let told = systemd.weigh(name, weight).await;
+            told.map_err(|error| error.of("weighing the pod", facts.id.as_str()))
+        }
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]
