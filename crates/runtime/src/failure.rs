@@ -83,6 +83,7 @@ pub enum FailedStep {
     Handshake,
     Network,
     MapIds,
+    ExternalRuntime,
 }
 
 impl FailedStep {
@@ -120,12 +121,17 @@ impl FailedStep {
             Self::Handshake => "report to the supervisor",
             Self::Network => "configure network",
             Self::MapIds => "map ids of",
+            Self::ExternalRuntime => "have it done by the OCI runtime:",
         }
     }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // What a program has said in its own words.
+        if self.step == FailedStep::ExternalRuntime {
+            return write!(f, "the OCI runtime could not {}", self.subject);
+        }
         write!(f, "cannot {}", self.step.what())?;
         if !self.subject.is_empty() {
             write!(f, " {:?}", self.subject)?;

@@ -22,6 +22,7 @@ mod container;
 mod ends;
 mod event_loop;
 mod exec;
+mod external;
 mod lines;
 mod log;
 mod placement;

@@ -60,8 +60,10 @@ impl Supervisor {
     pub(super) fn started(&mut self, key: Key) {
         let Some(container) = self.take(key) else { return };
         let waiting = match &container.state {
-            State::Starting { waiting, .. } => waiting.clone(),
-            State::Running { .. } | State::Draining { .. } | State::Exited(_) => Vec::new(),
+            State::Starting { waiting, .. } | State::Making { waiting, .. } => waiting.clone(),
+            State::Running { .. } | State::Draining { .. } | State::Clearing { .. } | State::Exited(_) => {
+                Vec::new()
+            }
         };
         let container = container.executed();
         if let State::Running { process, started_at, .. } = &container.state {
@@ -134,6 +136,7 @@ impl Supervisor {
 
     /// Starts that take too long, and output that somebody else holds open.
     pub(super) fn expire(&mut self, now: Instant) {
+        self.expire_work(now);
         let late =
             self.containers.iter().filter(|(_, c)| c.deadline().is_some_and(|deadline| deadline <= now));
         for key in late.map(|(key, _)| *key).collect::<Vec<_>>() {
