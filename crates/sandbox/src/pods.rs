@@ -19,7 +19,8 @@ use crate::container::status::{ContainerFilter, ContainerStatus};
 use crate::error::{Error, Kind, chain};
 use crate::events::{Event, Events};
 use crate::exec::{self, ExecOutput, ExecRequest};
-use crate::handler::{Handler, HandlerStatus};
+use crate::external;
+use crate::handler::{Handler, HandlerStatus, Handlers};
 use crate::id::{ContainerId, PodId};
 use crate::network::Network;
 use crate::pod::actor::{Actor, Beginning};
@@ -85,6 +86,7 @@ impl Pods {
             store,
             supervisor,
             features: Features::detect(users.is_ok()),
+            runtimes: ask(&config.handlers).await,
             users,
             host,
             registry: Registry::new(),
@@ -112,7 +114,8 @@ impl Pods {
 
     /// The runtime handlers: the default one under the empty name, then all by their names.
     pub fn handlers(&self) -> Vec<HandlerStatus> {
-        let status = |name: &str| HandlerStatus { name: name.to_owned(), features: self.shared.features };
+        let status =
+            |name: &str| HandlerStatus { name: name.to_owned(), features: self.shared.features(name) };
         self.shared.config.handlers.names().map(status).collect()
     }
 
@@ -182,6 +185,13 @@ impl Pods {
     pub async fn run(&self, config: PodConfig) -> Result<PodId, Error> {
         self.open_for_business()?;
         let handler = check::handler(&self.shared.config, &config)?;
+        if let Err(why) = self.shared.features(&config.runtime_handler) {
+            let why = format!(
+                "\"{}\" can't be used: {why}",
+                self.shared.config.handlers.resolve(&config.runtime_handler)
+            );
+            return Err(Error::refused("runtime_handler", why));
+        }
         check::check(handler, &config)?;
         if let (Some(_), Err(why)) = (&config.namespaces.user, self.user_namespaces()) {
             let field = "linux.security_context.namespace_options.userns_options";
@@ -471,6 +481,22 @@ impl Pods {
     fn open_for_business(&self) -> Result<(), Error> {
         if self.shared.closing.load(Ordering::Relaxed) { Err(Error::ShuttingDown) } else { Ok(()) }
     }
+}
+
+/// Asks all external runtimes side by side what they can do.
+async fn ask(handlers: &Handlers) -> BTreeMap<String, Result<Features, String>> {
+    let mut asked = JoinSet::new();
+    for (name, runtime) in handlers.external() {
+        let (name, runtime) = (name.clone(), runtime.clone());
+        asked.spawn(async move {
+            let features = external::ask(&runtime).await;
+            if let Err(why) = &features {
+                tracing::error!(handler = name, why, "pods of a runtime handler are refused");
+            }
+            (name, features)
+        });
+    }
+    asked.join_all().await.into_iter().collect()
 }
 
 /// Puts a wish into a mailbox; one that is full answers at once instead of making everybody wait.

@@ -50,6 +50,10 @@ pub(crate) fn check(handler: &Handler, pod: &PodConfig) -> Result<(), Error> {
     }
     cgroup_parent(pod)?;
     modes(pod)?;
+    if handler.external.is_some() && pod.namespaces.user.is_some() {
+        let field = "linux.security_context.namespace_options.userns_options";
+        return Err(Error::refused(field, "is not supported with the external runtime of its handler"));
+    }
     security(pod)?;
     files::resolv_conf(pod.dns.as_ref())?;
     runtime::plan::check_pod(&namespaces::pod_plan(pod, handler)).map_err(|refusal| {

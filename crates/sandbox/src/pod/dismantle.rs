@@ -7,6 +7,7 @@ use std::sync::Arc;
 use runtime::cgroup::Cgroup;
 
 use crate::error::Error;
+use crate::external;
 use crate::pod::make::{attachment, network_error, supervisor_cgroup};
 use crate::pod::state::{Part, Parts};
 use crate::record::PodFacts;
@@ -85,6 +86,7 @@ async fn end_supervisor(down: &Dismantling<'_>) -> Result<(), Error> {
 
 async fn remove_cgroup(down: &Dismantling<'_>) -> Result<(), Error> {
     let (host, path) = (down.shared.host.clone(), down.facts.cgroup.clone());
+    let (shared, facts) = (down.shared.clone(), down.facts.clone());
     let leaf = supervisor_cgroup(down.facts);
     let after = down.shared.config.deadlines.cgroup;
     blocking(("removing the cgroup", down.facts.id.as_str(), after), move || {
@@ -93,7 +95,8 @@ async fn remove_cgroup(down: &Dismantling<'_>) -> Result<(), Error> {
         let killed = cgroup.kill();
         // The leaf first: finding a cgroup below costs a wait in every hierarchy.
         let _removed_below = Cgroup::at(&host, &leaf).and_then(|leaf| leaf.remove());
-        cgroup.remove().and(killed).map_err(failed)
+        cgroup.remove().and(killed).map_err(failed)?;
+        external::detach_pod(&shared, &facts)
     })
     .await
 }

@@ -7,7 +7,7 @@ use runtime::spec::oci::Capability;
 use super::super::architecture::{Architecture, X32_BIT};
 use super::super::profile::{Profile, Verdict};
 use super::super::table::{ALLOWED, CONDITIONAL, GUARDED};
-use super::super::{bpf, confinement, default_profile, granted, resolve};
+use super::super::{bpf, confinement, default_profile, describe, granted, parse, resolve};
 use super::machine::{Call, assert_valid, run};
 use crate::container::config::{ContainerSecurity, Profile as Wish};
 use crate::handler::UnsetSeccomp;
@@ -199,5 +199,29 @@ fn privileged_and_unconfined_containers_have_no_filter() {
         let security =
             ContainerSecurity { privileged: true, seccomp: Some(profile), ..ContainerSecurity::default() };
         assert!(confinement(&security, UnsetSeccomp::RuntimeDefault, &none).unwrap().is_none());
+    }
+}
+
+#[test]
+fn other_runtimes_are_told_the_same_without_exceptions() {
+    let described = describe::explicit(&default_profile(0));
+    let text = serde_json::to_string(&described).unwrap();
+    let around = parse::Surroundings { capabilities: 0, machine: Architecture::NATIVE, kernel: (6, 0) };
+    let read = parse::parse(text.as_bytes(), &around).unwrap();
+    assert!(read.exceptions.is_empty());
+    let program = bpf::compile(&resolve::sections(&read, Architecture::NATIVE)).unwrap();
+    let arguments =
+        [0, 1, 8, 38, 39, 40, 41, 0x2_0008, 0xffff_ffff, 38 | 1 << 40, 0x1000_0000, 0x2_0000, u64::MAX];
+    for call in
+        [libc::SYS_clone, libc::SYS_personality, libc::SYS_socket, libc::SYS_socketpair, libc::SYS_read]
+    {
+        for argument in arguments {
+            let call = Call {
+                number: u32::try_from(call).unwrap(),
+                audit: Architecture::NATIVE.audit(),
+                arguments: [argument, 0, 0, 0, 0, 0],
+            };
+            assert_eq!(run(&program, &call), said(&[], &call), "{call:?}");
+        }
     }
 }
