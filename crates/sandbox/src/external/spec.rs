@@ -55,6 +55,12 @@ pub(super) fn config(mut spec: oci::Spec, places: &Places<'_>) -> Result<oci::Sp
     let described = namespaces(places)?;
     if let Some(linux) = spec.linux_mut() {
         linux.set_namespaces(Some(described)).set_rootfs_propagation(propagation);
+        if let Some(seccomp) = linux.seccomp_mut() {
+            // The others only make it faster, and not all runtimes know any.
+            let log = oci::LinuxSeccompFilterFlag::SeccompFilterFlagLog;
+            let kept = seccomp.flags().iter().flatten().filter(|flag| **flag == log).copied().collect();
+            seccomp.set_flags(Some(kept).filter(|flags: &Vec<_>| !flags.is_empty()));
+        }
         if let Some(resources) = linux.resources_mut() {
             // Written by the daemon before the runtime is called, wherever the host has them.
             resources.set_hugepage_limits(None).set_unified(None);

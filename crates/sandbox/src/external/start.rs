@@ -15,7 +15,7 @@ use runtime::spec::oci;
 use super::spec::{Places, config};
 use super::{bundle, shared_memory};
 use crate::container::start::{Starting, make_log_directory};
-use crate::container::volumes;
+use crate::container::{make, volumes};
 use crate::error::Error;
 use crate::id::ContainerId;
 use crate::record::{self, ContainerFacts};
@@ -51,11 +51,12 @@ pub(crate) async fn start(starting: Starting, runtime: ExternalRuntime) -> Resul
     let root = match ready {
         _ if is_mounted => None,
         Some(ready) => Some(ready.root),
-        None => Some(crate::container::make::mount_again(&shared, &facts.id, None).await?),
+        None => Some(make::mount_again(&shared, &facts.id, None).await?),
     };
     let images = if is_mounted { BTreeMap::new() } else { volumes::open(&shared, &facts).await? };
     let spec = described(&shared, (&client, &facts), &plan).await?;
-    let limits = resources::without_devices(&resources)?;
+    let mut limits = resources::without_devices(&resources)?;
+    limits.set_devices(Some(make::device_rules(&spec)));
     let cgroup = prepare(&shared, &facts, (limits, spec), Mounts { root, images }).await?;
     let process = ProcessPlan { seccomp: None, ..plan.process };
     let plan = Plan { sources: Vec::new(), steps: Vec::new(), process, ..plan };
@@ -123,7 +124,7 @@ async fn prepare(
         };
         make_log_directory(&facts, looker)?;
         let cgroup = Cgroup::create(&host, &facts.cgroup).map_err(failed("creating the cgroup"))?;
-        // Devices are the runtime's: it knows which ones it makes itself.
+        // A runtime that is told to leave cgroups alone limits nothing.
         cgroup.apply(&limits).map_err(failed("limiting the resources"))?;
         let memory = shared_memory(&store.pod_dir(&facts.pod));
         make_dir(&memory)?;

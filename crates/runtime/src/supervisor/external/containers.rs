@@ -105,10 +105,19 @@ impl Supervisor {
         if !joined {
             return Err(failed("the container whose processes it was to see has ended".to_owned()));
         }
-        // A runtime may leave out a hierarchy that it makes no use of; the cgroup is also what the container is killed by.
-        let is_in = container.cgroup.procs().is_ok_and(|inside| inside.contains(&pid));
-        let placed = if is_in { Ok(()) } else { container.cgroup.join(pid) };
-        placed.map_err(|error| failed(format!("{error} for process {pid}")))
+        self.place(key, pid).map_err(failed)
+    }
+
+    /// Puts a process into its container's cgroup, unless its runtime has: one may leave out a hierarchy that it makes no use of, or
+    /// be told to leave all of them alone.
+    pub(super) fn place(&self, key: Key, pid: i32) -> Result<(), String> {
+        let Some((_, container)) = self.containers.iter().find(|(other, _)| *other == key) else {
+            return Err("the container has ended".to_owned());
+        };
+        if container.cgroup.procs().is_ok_and(|inside| inside.contains(&pid)) {
+            return Ok(());
+        }
+        container.cgroup.join(pid).map_err(|error| format!("{error} for process {pid}"))
     }
 
     pub(super) fn call_start(&mut self, key: Key) -> Result<(), Failure> {

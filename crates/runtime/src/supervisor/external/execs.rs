@@ -22,6 +22,7 @@ use crate::wire::{Reply, StartExec, Stream};
 pub(super) struct Wanted {
     /// The daemon's name for it.
     name: String,
+    container: Key,
     /// Who waits for it; none once nobody wants it any more.
     sequence: Option<u64>,
     console: Option<Console>,
@@ -69,6 +70,7 @@ impl Supervisor {
         };
         let wanted = Wanted {
             name: start.exec.clone(),
+            container: key,
             sequence: Some(sequence),
             console,
             files: [file("json"), file("pid")],
@@ -103,6 +105,10 @@ impl Supervisor {
             }
         };
         let Some(sequence) = wanted.sequence else { return self.end(process) };
+        if let Err(why) = self.place(wanted.container, process.pid) {
+            self.end(process);
+            return self.refuse_exec(&wanted, failure("exec", why, None));
+        }
         let terminal = match wanted.console.as_ref().map(Console::terminal).transpose() {
             Ok(terminal) => terminal,
             Err(errno) => {
