@@ -14,6 +14,7 @@
 
 mod client;
 mod exec;
+mod external;
 mod life;
 mod limits;
 mod logs;

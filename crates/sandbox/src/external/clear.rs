@@ -45,8 +45,8 @@ fn take_away(directory: &Path) -> Result<(), Error> {
 
 fn detach_all(directory: &Path) -> Result<(), runtime::Error> {
     detach(&bundle(directory).join("rootfs"))?;
-    let images = std::fs::read_dir(directory.join("images")).into_iter().flatten().flatten();
-    images.map(|image| detach(&image.path())).collect()
+    let mut images = std::fs::read_dir(directory.join("images")).into_iter().flatten().flatten();
+    images.try_for_each(|image| detach(&image.path()))
 }
 
 /// Takes away all that is mounted for a pod none of whose containers runs any more. For a blocking thread.
