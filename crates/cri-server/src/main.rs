@@ -48,7 +48,9 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Demo(arguments) => cli::demo::run(&arguments).map(|()| ExitCode::SUCCESS),
-        Command::Doctor => Ok(if cli::doctor::run()? { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
+        Command::Doctor(arguments) => {
+            Ok(if cli::doctor::run(&arguments)? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
         Command::Config(command) => cli::config::run(command).map(|()| ExitCode::SUCCESS),
         Command::Version => {
             writeln!(io::stdout(), "knarr {}", env!("CARGO_PKG_VERSION"))?;

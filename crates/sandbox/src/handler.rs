@@ -120,7 +120,7 @@ impl Handlers {
     }
 
     /// The external runtimes of handlers, by the names of those.
-    pub(crate) fn external(&self) -> impl Iterator<Item = (&String, &ExternalRuntime)> {
+    pub fn external(&self) -> impl Iterator<Item = (&String, &ExternalRuntime)> {
         self.by_name.iter().filter_map(|(name, handler)| Some((name, handler.external.as_ref()?)))
     }
 

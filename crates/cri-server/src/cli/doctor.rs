@@ -7,6 +7,11 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 
+use sandbox::ExternalRuntime;
+
+use super::DoctorArgs;
+use crate::config::Config;
+
 /// How much a missing thing matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Need {
@@ -59,7 +64,12 @@ const CHECKS: [Check; 11] = [
 ];
 
 /// Prints the table. `Ok(false)` when something that must be there is missing.
-pub(crate) fn run() -> io::Result<bool> {
+///
+/// # Errors
+/// For the person at the terminal: a configuration that can't be used among them.
+pub(crate) fn run(arguments: &DoctorArgs) -> Result<bool, Box<dyn std::error::Error>> {
+    let config = arguments.config.as_deref().map_or_else(|| Ok(Config::default()), Config::read)?;
+    let handlers = config.handlers()?;
     let mut out = io::stdout().lock();
     let mut healthy = true;
     for check in &CHECKS {
@@ -72,7 +82,21 @@ pub(crate) fn run() -> io::Result<bool> {
             }
         }
     }
+    for (name, runtime) in handlers.external() {
+        let what = format!("handler {name}");
+        match external(runtime) {
+            Ok(seen) => writeln!(out, "ok       {what:<16} {seen}")?,
+            Err(why) => writeln!(out, "without  {what:<16} {why}: pods that ask for it are refused")?,
+        }
+    }
     Ok(healthy)
+}
+
+fn external(runtime: &ExternalRuntime) -> Result<String, String> {
+    let executor = crate::executor().map_err(|error| error.to_string())?;
+    let features = executor.block_on(sandbox::external::ask(runtime))?;
+    let can = if features.recursive_read_only_mounts { "" } else { "no " };
+    Ok(format!("{}: {can}recursive read-only mounts, no user namespaces", runtime.path.display()))
 }
 
 fn kernel() -> Result<String, String> {

@@ -26,7 +26,7 @@ pub(crate) enum Command {
     /// Run the main job on its own: a registry, a pull, a pod, its logs, an exec, its stats
     Demo(DemoArgs),
     /// Say what this machine can and cannot do, and why
-    Doctor,
+    Doctor(DoctorArgs),
     /// Show the default configuration or check a file
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -44,6 +44,14 @@ pub(crate) enum ConfigCommand {
         /// The file
         file: PathBuf,
     },
+}
+
+/// `knarr doctor`.
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// Configuration file whose runtime handlers are looked at (TOML)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
 }
 
 /// `knarr demo`.
