@@ -7,9 +7,9 @@ BIN := $(TARGET)/release
 STATIC := -- -C target-feature=+crt-static -C relocation-model=static
 STATIC_DIR := $(TARGET)/static
 
-.PHONY: help setup build demo test check bench doc fmt clean check-setup test-setup
+.PHONY: help setup build demo test test-guest critest-guest check bench doc fmt clean check-setup test-setup
 help:
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## installs what building needs (Debian; a C compiler for two of the dependencies)
 	@scripts/setup.sh build
@@ -39,6 +39,13 @@ test-setup:
 
 test: test-setup build ## everything: pure tests, crate tests with real kernels, system tests against the built binaries
 	KNARR_BIN_DIR=$(BIN) cargo test --workspace --locked --features runtime/supervisor
+	KNARR_BIN_DIR=$(BIN) crates/e2e/guest/test short
+
+test-guest: test-setup build ## the tests for every kind of host in a virtual machine: cgroup v2 with cgroupfs and systemd, AppArmor
+	KNARR_BIN_DIR=$(BIN) crates/e2e/guest/test full $(KINDS)
+
+critest-guest: build ## Kubernetes' critest (on PATH) in the virtual machine; FLAGS are its own, KNARR_CRITEST_REGISTRY has its images
+	KNARR_BIN_DIR=$(BIN) crates/e2e/guest/critest $(FLAGS)
 
 bench: test-setup build ## side by side with containerd (runc, crun): the table of ratios
 	KNARR_BIN_DIR=$(BIN) scripts/bench.sh

@@ -36,12 +36,24 @@ pub(crate) struct Config {
     pub(crate) log_level: LogLevel,
     /// How log lines look on standard error.
     pub(crate) log_format: LogFormat,
+    /// What is done with the security modules of the kernel.
+    pub(crate) security: SecurityConfig,
     /// The runtime handler of pods that ask for none.
     pub(crate) default_handler: String,
     /// How pods get their network.
     pub(crate) network: NetworkConfig,
     /// What pods can ask for by `runtime_handler`. `knarr`, the internal runtime with nothing changed, is there without being named.
     pub(crate) handlers: BTreeMap<String, HandlerConfig>,
+}
+
+/// `[security]`: which of the kernel's security modules are used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct SecurityConfig {
+    /// Whether AppArmor is used where the host has it.
+    pub(crate) apparmor: bool,
+    /// The profile of the node's that stands for RuntimeDefault; empty for `knarr-default`, which is loaded when it is needed.
+    pub(crate) apparmor_default_profile: String,
 }
 
 /// `[network]`: the time that plugins have, and the built-in bridge, used instead of CNI configuration files when `builtin` is true.
@@ -139,10 +151,17 @@ impl Default for Config {
             cdi_spec_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
             log_level: LogLevel::Info,
             log_format: LogFormat::Text,
+            security: SecurityConfig::default(),
             default_handler: sandbox::handler::INTERNAL.into(),
             network: NetworkConfig::default(),
             handlers: BTreeMap::new(),
         }
+    }
+}
+
+impl Default for SecurityConfig {
+    fn default() -> Self {
+        Self { apparmor: true, apparmor_default_profile: String::new() }
     }
 }
 
@@ -206,6 +225,16 @@ impl Config {
         let why = "must be unix:// and an absolute path";
         let path = self.listen.strip_prefix("unix://").map(Path::new).filter(|path| path.is_absolute());
         path.ok_or_else(|| ConfigError::Value { key: "listen", value: self.listen.clone(), why })
+    }
+}
+
+impl SecurityConfig {
+    /// What the domain is told of AppArmor.
+    pub(crate) fn apparmor(&self) -> sandbox::ApparmorConfig {
+        sandbox::ApparmorConfig {
+            usage: if self.apparmor { sandbox::LsmUsage::AsHost } else { sandbox::LsmUsage::Off },
+            default_profile: Some(self.apparmor_default_profile.clone()).filter(|name| !name.is_empty()),
+        }
     }
 }
 

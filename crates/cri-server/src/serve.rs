@@ -190,6 +190,7 @@ fn pod_config(config: &Config, open_files: Option<u64>) -> Result<sandbox::Confi
         default_cgroup_parent: CGROUP_PARENT.to_owned(),
         handlers: config.handlers()?,
         cdi_spec_dirs: config.cdi_spec_dirs.clone(),
+        apparmor: config.security.apparmor(),
         deadlines: Deadlines::default(),
     })
 }

@@ -30,7 +30,22 @@ const REGISTRY: &str = "RegistryUnavailable";
 
 /// The answer to a call that failed.
 pub(crate) fn of_sandbox(error: &Error) -> Status {
-    Status::new(code(error), chain(error))
+    answer(code(error), &chain(error))
+}
+
+/// What a message may have before and after what is left out of it, in bytes. gRPC sends it as a header, in which a byte may
+/// take three; a client that bounds its headers (Rust's h2: 16 KiB in all) would drop the connection, and all calls on it.
+const BEGINNING: usize = 3 << 10;
+const END: usize = 1 << 10;
+
+/// A request may have brought a text of any length that the message repeats.
+fn answer(code: Code, message: &str) -> Status {
+    if message.len() <= BEGINNING + END {
+        return Status::new(code, message);
+    }
+    let beginning = message.get(..message.floor_char_boundary(BEGINNING)).unwrap_or_default();
+    let end = message.get(message.ceil_char_boundary(message.len() - END)..).unwrap_or_default();
+    Status::new(code, format!("{beginning} […] {end}"))
 }
 
 fn code(error: &Error) -> Code {
@@ -56,13 +71,13 @@ pub(crate) fn of_images(error: &image_service::Error) -> Status {
         ErrorKind::NotFound => Code::NotFound,
         ErrorKind::Unauthenticated => Code::Unauthenticated,
         ErrorKind::PermissionDenied => Code::PermissionDenied,
-        ErrorKind::Unavailable => return Status::new(Code::Unknown, format!("{REGISTRY}: {}", chain(error))),
+        ErrorKind::Unavailable => return answer(Code::Unknown, &format!("{REGISTRY}: {}", chain(error))),
         ErrorKind::DeadlineExceeded => Code::DeadlineExceeded,
         ErrorKind::NoSpace => Code::ResourceExhausted,
         ErrorKind::Conflict => Code::FailedPrecondition,
         ErrorKind::Corrupt | ErrorKind::Internal => Code::Internal,
     };
-    Status::new(code, chain(error))
+    answer(code, &chain(error))
 }
 
 #[cfg(test)]
@@ -70,6 +85,14 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+
+    #[test]
+    fn a_message_fits_into_a_header() {
+        let long = "ä".repeat(70_000);
+        let refused = of_sandbox(&Error::refused("hostname", format!("\"{long}\" is longer than 64 bytes")));
+        assert!(refused.message().len() < 5 << 10, "{}", refused.message().len());
+        assert!(refused.message().starts_with("hostname: ") && refused.message().ends_with(" than 64 bytes"));
+    }
 
     #[test]
     fn leftovers_do_not_hide_what_failed() {

@@ -109,10 +109,29 @@ impl Layer {
         self.link(path, EntryType::Symlink, target)
     }
 
+    /// Adds a named pipe.
+    #[must_use]
+    pub fn fifo(self, path: &str) -> Self {
+        self.entry(path, EntryType::Fifo, 0o644, b"")
+    }
+
     /// Adds a hard link to a file of this layer.
     #[must_use]
     pub fn hard_link(self, path: &str, target: &str) -> Self {
         self.link(path, EntryType::Link, target)
+    }
+
+    /// Adds a character device, by its major and minor number.
+    ///
+    /// # Panics
+    /// When the path doesn't fit into a header.
+    #[must_use]
+    pub fn device(mut self, path: &str, (major, minor): (u32, u32)) -> Self {
+        let mut header = header(EntryType::Char, 0o666);
+        header.set_device_major(major).expect("a header that has devices");
+        header.set_device_minor(minor).expect("a header that has devices");
+        self.tar.append_data(&mut header, path, std::io::empty()).expect("a tar in memory");
+        self
     }
 
     fn entry(mut self, path: &str, kind: EntryType, mode: u32, content: &[u8]) -> Self {
@@ -203,6 +222,16 @@ pub fn busybox() -> Image {
         .file("etc/group", 0o644, b"root:x:0:\nwww:x:33:\nextra:x:50:www\n")
         .file("etc/not-executable", 0o644, b"#!/bin/sh\n");
     Image::new(json!({ "Cmd": ["sh"], "Env": ["PATH=/bin", "FROM_IMAGE=yes"] })).layer(layer)
+}
+
+/// The same as a directory, for what has no registry.
+///
+/// # Panics
+/// When it can't be written.
+pub fn unpack_busybox(directory: &std::path::Path) {
+    for layer in busybox().layers {
+        tar::Archive::new(&*layer).unpack(directory).expect("an unpacked image");
+    }
 }
 
 fn applets() -> Vec<String> {

@@ -9,19 +9,23 @@ pub mod bench;
 pub mod client;
 pub mod config;
 mod dead_mount;
+mod driver;
 pub mod image;
 pub mod leaks;
 pub mod needs;
 pub mod newest;
 pub mod node;
+pub mod pod;
 pub mod registry;
 mod until;
 
 pub use client::Client;
 pub use dead_mount::DeadMount;
+pub use driver::CgroupDriver;
 pub use node::{Network, Node};
+pub use pod::Pod;
 pub use registry::Registry;
-pub use until::until;
+pub use until::{patience, until};
 
 /// Messages and enums of the contract, as the independent client has them.
 pub use k8s_cri::v1 as cri;

@@ -24,6 +24,20 @@ pub fn program(name: &str) -> Option<PathBuf> {
         .find(|candidate| is_file(candidate))
 }
 
+/// Whether the kernel has AppArmor switched on and profiles can be loaded.
+///
+/// # Errors
+/// Why not, for the report of a skipped test.
+pub fn apparmor() -> Result<(), String> {
+    let path = "/sys/module/apparmor/parameters/enabled";
+    match std::fs::read_to_string(path) {
+        Ok(enabled) if enabled.trim() == "Y" => {}
+        Ok(enabled) => return Err(format!("{path} is {}", enabled.trim())),
+        Err(error) => return Err(format!("{path}: {error}")),
+    }
+    program("apparmor_parser").map(drop).ok_or_else(|| "apparmor_parser is not installed".to_owned())
+}
+
 fn is_file(path: &Path) -> bool {
     path.metadata().is_ok_and(|meta| meta.is_file())
 }

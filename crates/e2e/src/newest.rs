@@ -52,7 +52,7 @@ pub fn container(config: &ContainerConfig) -> cri::ContainerConfig {
     translated(config)
 }
 
-fn translated<T: Message + Default>(old: &impl Message) -> T {
+pub(crate) fn translated<T: Message + Default>(old: &impl Message) -> T {
     // Fields keep their numbers, so what one side doesn't know is the only thing that gets lost.
     T::decode(&*old.encode_to_vec()).unwrap_or_default()
 }

@@ -18,7 +18,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::leaks::Traces;
-use crate::{Client, Registry, config};
+use crate::{CgroupDriver, Client, Registry, config};
 
 /// What connects the node's pods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +35,7 @@ pub enum Network {
 pub struct Node {
     directory: TempDir,
     network: Network,
+    driver: CgroupDriver,
     slot: Slot,
     serial: AtomicU32,
     daemon: Option<Child>,
@@ -59,6 +60,7 @@ impl Node {
         let mut node = Self {
             directory,
             network,
+            driver: CgroupDriver::of_this_run(),
             slot: Slot::take(),
             serial: AtomicU32::new(0),
             daemon: None,
@@ -158,9 +160,14 @@ impl Node {
         config::container(name, &self.registry.image("busybox:latest"), command)
     }
 
-    /// The cgroup below which the node's pods live.
+    /// Who makes the pods' cgroups.
+    pub fn cgroup_driver(&self) -> CgroupDriver {
+        self.driver
+    }
+
+    /// The cgroup below which the node's pods live, as their configurations name it.
     pub fn cgroup_parent(&self) -> String {
-        format!("/knarr-e2e-{}-{}", std::process::id(), self.slot.number)
+        self.driver.parent(self.slot.number)
     }
 
     /// The first three bytes of the node's pod addresses.
@@ -197,15 +204,24 @@ impl Node {
             std::fs::write(self.path("cni/10-e2e.conflist"), conflist).expect("writing the conflist");
         }
         let toml = format!(
-            "listen = \"unix://{dir}/state/knarr.sock\"\nroot = \"{dir}/root\"\nstate = \"{dir}/state\"\n\
+            "listen = \"unix://{dir}/state/knarr.sock\"\n{driver}root = \"{dir}/root\"\nstate = \"{dir}/state\"\n\
              cni_conf_dir = \"{dir}/cni\"\ncni_bin_dir = [\"{dir}/plugins\", \"/usr/lib/cni\"]\nregistry_config_dir = \"{dir}/certs.d\"\n\
              cdi_spec_dirs = [\"{dir}/cdi-fixed\", \"{dir}/cdi-run\"]\nlog_level = \"debug\"\n[network]\nbuiltin = {builtin}\nbridge = \"{bridge}\"\nsubnets = [\"{subnet}.0/24\"]\n",
             dir = self.directory.path().display(),
+            driver = self.driver_key(),
             builtin = self.network == Network::BuiltIn,
             bridge = self.bridge(),
             subnet = self.subnet(),
         );
         std::fs::write(self.path("knarr.toml"), toml).expect("writing the configuration");
+    }
+
+    /// Nothing where the driver is the default.
+    fn driver_key(&self) -> String {
+        match self.driver {
+            CgroupDriver::Cgroupfs => String::new(),
+            CgroupDriver::Systemd => format!("cgroup_driver = \"{}\"\n", self.driver.name()),
+        }
     }
 
     fn conflist(&self) -> String {
@@ -242,6 +258,7 @@ impl Node {
         for parent in traces.cgroup_parents() {
             remove_cgroups(&parent);
         }
+        self.driver.forget(&self.cgroup_parent());
         delete_link(&self.bridge());
     }
 }

@@ -259,7 +259,9 @@ async fn a_plugin_that_is_missing_or_hangs_says_so_and_the_next_attempt_works() 
     node.stop_daemon();
     // The last section of the file is the network's.
     let mut file = std::fs::File::options().append(true).open(node.path("knarr.toml")).unwrap();
-    writeln!(file, "plugin_deadline = 5").unwrap();
+    // Long enough for the plugins that work.
+    let deadline = e2e::patience(std::time::Duration::from_secs(5)).as_secs();
+    writeln!(file, "plugin_deadline = {deadline}").unwrap();
     node.start_daemon();
     let client = node.client();
     let good = std::fs::read_to_string(node.path("cni/10-e2e.conflist")).unwrap();

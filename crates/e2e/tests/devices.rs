@@ -204,7 +204,7 @@ async fn a_cdi_device_that_cannot_be_is_refused_by_path() {
     let rig = Rig::new().await;
     let device = |name: &str, edits: serde_json::Value| json!({ "name": name, "containerEdits": edits });
     let devices = [
-        device("hook", json!({ "hooks": [{ "hookName": "createContainer", "path": "/usr/bin/hook" }] })),
+        device("hook", json!({ "hooks": [{ "hookName": "createContainer", "path": "hook" }] })),
         device("rdt", json!({ "intelRdt": { "closID": "x" } })),
         device("missing", json!({ "deviceNodes": [{ "path": "/dev/not-there" }] })),
         device("type", json!({ "deviceNodes": [{ "path": "/dev/null", "type": "b" }] })),
@@ -212,6 +212,11 @@ async fn a_cdi_device_that_cannot_be_is_refused_by_path() {
         device("mount", json!({ "mounts": [{ "hostPath": "/not-there", "containerPath": "/x" }] })),
         device("fstype", json!({ "mounts": [{ "hostPath": "x", "containerPath": "/x", "type": "nfs" }] })),
         device("env", json!({ "env": ["A"] })),
+        device("moment", json!({ "hooks": [{ "hookName": "createPod", "path": "/bin/hook" }] })),
+        device(
+            "timeout",
+            json!({ "hooks": [{ "hookName": "poststop", "path": "/bin/hook", "timeout": 0 }] }),
+        ),
     ];
     let file = |devices: &[serde_json::Value]| json!({ "cdiVersion": "1.0.0", "kind": "v.com/c", "devices": devices });
     rig.cdi("a.json", &file(&devices).to_string());
@@ -219,7 +224,9 @@ async fn a_cdi_device_that_cannot_be_is_refused_by_path() {
     rig.cdi("c.json", &file(&[device("twice", json!({}))]).to_string());
     rig.cdi("new.json", &json!({ "cdiVersion": "7.0.0", "kind": "v.com/new", "devices": [] }).to_string());
     for (name, says) in [
-        ("hook", "devices[0].containerEdits.hooks[0]: the hook \"/usr/bin/hook\" (createContainer)"),
+        ("hook", "devices[0].containerEdits.hooks[0].path: \"hook\" is not an absolute path"),
+        ("moment", "devices[8].containerEdits.hooks[0].hookName: \"createPod\""),
+        ("timeout", "devices[9].containerEdits.hooks[0].timeout: 0"),
         ("rdt", "devices[1].containerEdits.intelRdt: is not supported"),
         ("missing", "devices[2].containerEdits.deviceNodes[0].path: \"/dev/not-there\""),
         ("type", "devices[3].containerEdits.deviceNodes[0].type: "),
@@ -238,4 +245,73 @@ async fn a_cdi_device_that_cannot_be_is_refused_by_path() {
         assert!(error.message().contains(says), "{says:?}: {error}");
     }
     rig.create("c", asks("v.com/c=fine")).await.unwrap();
+}
+
+/// A hook of the host's shell.
+fn hook(moment: &str, script: &str) -> serde_json::Value {
+    json!({ "hookName": moment, "path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/usr/bin:/bin"] })
+}
+
+#[tokio::test]
+async fn the_hooks_of_a_cdi_device_run_at_their_moments() {
+    let rig = Rig::new().await;
+    let proofs = rig.node.path("proofs");
+    std::fs::create_dir_all(&proofs).unwrap();
+    let told = |moment: &str| {
+        let script = format!("cat >{0}/{moment}.new && mv {0}/{moment}.new {0}/{moment}", proofs.display());
+        hook(moment, &script)
+    };
+    // As vendors' hooks do: from the state to the bundle, from there to the root, and change it.
+    let change = "bundle=$(sed 's/.*\"bundle\":\"\\([^\"]*\\)\".*/\\1/'); root=$bundle/rootfs; \
+                  grep -q '\"path\":\"rootfs\"' $bundle/config.json && \
+                  test \"$(stat -f -c %T $root/proc)\" = proc && cat $root/lib/library >$root/made && ln -s made $root/link";
+    let library = rig.node.path("library");
+    std::fs::write(&library, "of the driver").unwrap();
+    let slow =
+        json!({ "hookName": "createRuntime", "path": "/bin/sleep", "args": ["sleep", "1000"], "timeout": 1 });
+    let file = json!({
+        "cdiVersion": "1.0.0", "kind": "v.com/hooked",
+        "containerEdits": {
+            "mounts": [{ "hostPath": library, "containerPath": "/lib/library", "options": ["ro"] }],
+            "hooks": [told("prestart"), told("createRuntime"), hook("createContainer", change), told("poststart"), told("poststop"),
+                { "hookName": "startContainer", "path": "/bin/sh", "args": ["sh", "-c", "id -u >/started"] }],
+        },
+        "devices": [
+            { "name": "good", "containerEdits": {} },
+            { "name": "bad", "containerEdits": { "hooks": [hook("createContainer", "echo no such GPU >&2; exit 7")] } },
+            { "name": "slow", "containerEdits": { "hooks": [slow] } },
+        ],
+    });
+    rig.cdi("hooked.json", &file.to_string());
+    let id = rig.start("good", asks("v.com/hooked=good")).await;
+    assert_eq!(rig.says(&id, "cat /link /started").await, "of the driver0\n");
+    let state = |moment: &str| -> serde_json::Value {
+        serde_json::from_slice(&std::fs::read(proofs.join(moment)).unwrap()).unwrap()
+    };
+    for (moment, status) in
+        [("prestart", "creating"), ("createRuntime", "creating"), ("poststart", "running")]
+    {
+        let told = state(moment);
+        assert_eq!((&told["status"], &told["id"]), (&json!(status), &json!(id)), "{told}");
+        assert!(told["pid"].as_i64().is_some_and(|pid| pid > 1), "{told}");
+        assert_eq!(told["annotations"]["io.kubernetes.cri.container-name"], "good", "{told}");
+    }
+    assert!(!proofs.join("poststop").exists());
+    rig.client.stop(&id, 0).await.unwrap();
+    let stopped = async || std::fs::metadata(proofs.join("poststop"));
+    e2e::until(std::time::Duration::from_secs(10), "the poststop hook", stopped).await;
+    assert_eq!(state("poststop")["status"], "stopped");
+    rig.client.remove(&id).await.unwrap();
+    for (name, says) in [
+        ("bad", "hook createContainer[1] \"/bin/sh\" ended with exit code 7: \"no such GPU\""),
+        ("slow", "hook createRuntime[1] \"/bin/sleep\" was killed after 1 s"),
+    ] {
+        let id = rig.create(name, asks(&format!("v.com/hooked={name}"))).await.unwrap();
+        let error = rig.client.start(&id).await.unwrap_err();
+        assert!(error.message().contains(says), "{error}");
+        let status = rig.client.container(&id).await.unwrap();
+        assert_eq!((status.exit_code, status.reason.as_str()), (128, "StartError"));
+        assert!(status.message.contains(says), "{status:?}");
+        rig.client.remove(&id).await.unwrap();
+    }
 }

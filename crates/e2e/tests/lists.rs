@@ -131,7 +131,9 @@ async fn events_tell_of_every_change_with_the_statuses_of_that_moment() {
     let life = [ContainerCreatedEvent, ContainerStartedEvent, ContainerStoppedEvent, ContainerDeletedEvent];
     let (mut of_pod, mut of_container) = (Vec::new(), Vec::new());
     while of_pod.len() < life.len() || of_container.len() < life.len() {
-        let event = tokio::time::timeout(e2e::node::PATIENCE, events.next()).await.expect("an event in time");
+        let event = tokio::time::timeout(e2e::patience(e2e::node::PATIENCE), events.next())
+            .await
+            .expect("an event in time");
         let event = event.expect("the stream goes on").unwrap();
         let kind = event.container_event_type();
         if event.container_id == pod {
@@ -161,7 +163,9 @@ async fn a_container_that_goes_with_its_pod_is_told_of_before_it() {
     client.remove_pod(&pod).await.unwrap();
     let mut deleted = Vec::new();
     while deleted.len() < 2 {
-        let event = tokio::time::timeout(e2e::node::PATIENCE, events.next()).await.expect("an event in time");
+        let event = tokio::time::timeout(e2e::patience(e2e::node::PATIENCE), events.next())
+            .await
+            .expect("an event in time");
         let event = event.expect("the stream goes on").unwrap();
         if event.container_event_type() == ContainerEventType::ContainerDeletedEvent {
             assert!(event.containers_statuses.is_empty(), "{event:?}");
@@ -178,7 +182,11 @@ async fn the_node_says_what_it_is() {
     let version = runtime.version(newest::VersionRequest::default()).await.unwrap().into_inner();
     assert_eq!((version.runtime_name.as_str(), version.runtime_api_version.as_str()), ("knarr", "v1"));
     let config = runtime.runtime_config(newest::RuntimeConfigRequest {}).await.unwrap().into_inner();
-    assert_eq!(config.linux.unwrap().cgroup_driver(), newest::CgroupDriver::Cgroupfs);
+    let driver = match node.cgroup_driver() {
+        e2e::CgroupDriver::Cgroupfs => newest::CgroupDriver::Cgroupfs,
+        e2e::CgroupDriver::Systemd => newest::CgroupDriver::Systemd,
+    };
+    assert_eq!(config.linux.unwrap().cgroup_driver(), driver);
     let status = runtime.status(newest::StatusRequest { verbose: true }).await.unwrap().into_inner();
     let conditions = status.status.unwrap().conditions;
     assert!(conditions.iter().all(|condition| condition.status), "{conditions:?}");

@@ -208,17 +208,24 @@ impl Images {
         blocking("keeping the layers of image volumes", hold).await.map(|()| ids)
     }
 
-    /// A detached, read-only mount of an image that is kept for a container, or of what is at a path of it.
+    /// A detached, read-only mount of an image that is kept for a container, or of what is at a path of it, with the ids
+    /// that `ids` maps.
     ///
     /// Safe to cancel.
     ///
     /// # Errors
     /// [`Error::ImagePath`], [`Error::ImageMissing`], [`Error::RootfsMissing`], [`Error::LayerMissing`],
     /// [`Error::RootfsMount`].
-    pub async fn mount_image(&self, container: &str, id: &ImageId, path: &Path) -> Result<OwnedFd, Error> {
+    pub async fn mount_image(
+        &self,
+        container: &str,
+        (id, path): (&ImageId, &Path),
+        ids: Option<IdMap>,
+    ) -> Result<OwnedFd, Error> {
         let (rootfs, container) = (self.inner.rootfs.clone(), container.to_owned());
         let (id, path) = (id.clone(), path.to_owned());
-        blocking("mounting an image", move || rootfs.mount_image(&container, &id, &path)).await
+        blocking("mounting an image", move || rootfs.mount_image(&container, (&id, &path), ids.as_ref()))
+            .await
     }
 
     /// Makes a directory for each of these paths of a container with a prepared root, filled with what the image has

@@ -7,14 +7,19 @@ use std::path::PathBuf;
 
 use prost_reflect::{DescriptorPool, FieldDescriptor, Kind, MessageDescriptor};
 
-/// The configurations that the document has a section for each.
-const MESSAGES: [&str; 2] = ["PodSandboxConfig", "ContainerConfig"];
+/// The messages that the document has a section for each, and how many fields they have at least.
+const MESSAGES: [(&str, usize); 4] = [
+    ("PodSandboxConfig", 80),
+    ("ContainerConfig", 80),
+    ("UpdateContainerResourcesRequest", 15),
+    ("UpdatePodSandboxResourcesRequest", 25),
+];
 
 /// What a row can say first, as the document explains it.
 const WORDS: [&str; 6] = ["honoured", "checked", "recorded", "ignored", "refused", "group"];
 
 /// How many rows say that no test would notice. Only ever smaller.
-const UNTESTED: usize = 70;
+const UNTESTED: usize = 12;
 
 /// A row of a table.
 #[derive(Debug)]
@@ -28,13 +33,17 @@ struct Row {
 fn every_field_has_a_row_and_every_row_a_field() {
     let pool = DescriptorPool::decode(proto::FILE_DESCRIPTOR_SET).unwrap();
     let sections = sections();
-    assert_eq!(sections.keys().map(String::as_str).collect::<BTreeSet<_>>(), BTreeSet::from(MESSAGES));
-    for (message, rows) in &sections {
+    assert_eq!(
+        sections.keys().map(String::as_str).collect::<BTreeSet<_>>(),
+        MESSAGES.map(|(message, _)| message).into()
+    );
+    for (message, least) in MESSAGES {
+        let rows = &sections[message];
         let descriptor = pool.get_message_by_name(&format!("runtime.v1.{message}")).unwrap();
         let mut fields = Vec::new();
         walk(&descriptor, "", &mut fields);
         let fields: BTreeSet<_> = fields.into_iter().collect();
-        assert!(fields.len() > 80, "the walk of {message} found only {} fields", fields.len());
+        assert!(fields.len() >= least, "the walk of {message} found only {} fields", fields.len());
         let mut named = BTreeSet::new();
         for row in rows {
             assert!(named.insert(row.path.clone()), "{message} has two rows for `{}`", row.path);

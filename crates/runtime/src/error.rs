@@ -45,6 +45,16 @@ pub enum Error {
         /// The setting asked for.
         setting: &'static str,
     },
+    /// The kernel does not take a cgroup's device rules as a program.
+    #[error("cannot load the device rules of cgroup {path:?}: {why}")]
+    DeviceProgram {
+        /// The cgroup's directory.
+        path: PathBuf,
+        /// What is missing, or the end of what the kernel's verifier said.
+        why: String,
+        /// The kernel's answer.
+        source: std::io::Error,
+    },
     /// A cgroup still has processes after they were killed for as long as this crate waits.
     #[error("processes in cgroup {path:?} did not end when killed")]
     CgroupBusy {

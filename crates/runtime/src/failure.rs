@@ -17,7 +17,8 @@ pub struct Failure {
     pub step: FailedStep,
     /// The kernel's error number, when a system call failed.
     pub errno: Option<i32>,
-    /// The thing that the step was done to: a path, a command, a sysctl. May be empty.
+    /// The thing that the step was done to: a path, a command, a sysctl. May be empty. Of a hook what became
+    /// of it as well, and the last it said: `createRuntime[0] "/bin/hook" ended with exit code 1: "no device"`.
     pub subject: String,
 }
 
@@ -84,6 +85,7 @@ pub enum FailedStep {
     Network,
     MapIds,
     ExternalRuntime,
+    Hook,
 }
 
 impl FailedStep {
@@ -122,6 +124,7 @@ impl FailedStep {
             Self::Network => "configure network",
             Self::MapIds => "map ids of",
             Self::ExternalRuntime => "have it done by the OCI runtime:",
+            Self::Hook => "run hook",
         }
     }
 }
@@ -131,6 +134,9 @@ impl fmt::Display for Failure {
         // What a program has said in its own words.
         if self.step == FailedStep::ExternalRuntime {
             return write!(f, "the OCI runtime could not {}", self.subject);
+        }
+        if self.step == FailedStep::Hook {
+            return write!(f, "hook {}", self.subject);
         }
         write!(f, "cannot {}", self.step.what())?;
         if !self.subject.is_empty() {

@@ -3,14 +3,16 @@
 //!
 //! | from the child | means |
 //! |---|---|
-//! | `Born(pid)` + 1 descriptor | the process that it was cloned for, and its pidfd (user namespaces; on a socket of its own) |
+//! | `Born(pid)` + 1 descriptor | the process that goes on in its place, and its pidfd (user namespaces on a socket of their own; pid namespaces that are joined) |
 //! | `Terminal` + 1 descriptor | the master side of the terminal it will use; at most once, first |
+//! | `Waiting(halt)` | it goes on when it is told to: `Go`, the one word from the parent |
 //! | `Executing` | everything is in place; execve(2) is next |
 //! | `Failed(Failure)` | a step failed; the child ends |
 //! | end of file after `Executing` | the command runs |
 //! | end of file before | the child was killed on its way |
 //!
-//! Nothing goes from parent to child: a child whose parent is gone finds out when it sends, and ends.
+//! Nothing goes from parent to child that has not asked for it: a child whose parent is gone finds out when it
+//! sends or waits, and ends.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -41,10 +43,24 @@ pub enum Progress {
     Pending,
     /// The master side of its terminal.
     Terminal(OwnedFd),
+    /// Another process goes on in its place, and is a child of the same parent; it ends itself.
+    Born(i32, OwnedFd),
+    /// It waits for [`Handshake::go`].
+    Waiting(Halt),
     /// The command has been executed; there is nothing more to come.
     Ready,
     /// It was not executed; there is nothing more to come.
     Failed(Failure),
+}
+
+/// Where a child waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Halt {
+    /// The container is built beside the host's root; its hooks on the host are next.
+    Built,
+    /// All is in place but the command (and its startContainer hooks).
+    Created,
 }
 
 #[derive(Debug, Serialize, Deserialize, PartialEq, Eq)]
@@ -52,6 +68,8 @@ pub enum Progress {
 pub(crate) enum Message {
     Born(i32),
     Terminal,
+    Waiting(Halt),
+    Go,
     Executing,
     Failed(Failure),
 }
@@ -107,9 +125,30 @@ impl Handshake {
                 Some(master) => Progress::Terminal(master),
                 None => broken("a terminal without its descriptor"),
             },
-            Ok(Message::Born(_)) => broken("a process where none is expected"),
+            Ok(Message::Waiting(halt)) => Progress::Waiting(halt),
+            Ok(Message::Born(pid)) => match descriptor {
+                Some(pidfd) => Progress::Born(pid, pidfd),
+                None => broken("a process without its descriptor"),
+            },
+            Ok(Message::Go) => broken("a word that is for the child"),
             Err(_) => broken("an unreadable message"),
         }
+    }
+
+    /// Lets a child go on that waits.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn go(&self) -> Result<(), Failure> {
+        let sent = serde_json::to_vec(&Message::Go)
+            .map_err(|_| Errno::INVAL)
+            .and_then(|body| rustix::net::send(&self.socket, &body, rustix::net::SendFlags::NOSIGNAL));
+        sent.map(drop).map_err(|errno| Failure::system(FailedStep::Handshake, errno, "go"))
+    }
+
+    /// Gives the child up: it finds the end of the socket even while copies of this end are open in other children.
+    pub(crate) fn close(self) {
+        let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
     }
 
     /// Waits until the child says that everything is in place.
@@ -153,7 +192,11 @@ impl Handshake {
             (Ok(Message::Failed(failure)), _) => Err(failure),
             _ => match self.ended() {
                 Progress::Failed(failure) => Err(failure),
-                Progress::Pending | Progress::Terminal(_) | Progress::Ready => Err(failed(Errno::PROTO)),
+                Progress::Pending
+                | Progress::Terminal(_)
+                | Progress::Born(..)
+                | Progress::Waiting(_)
+                | Progress::Ready => Err(failed(Errno::PROTO)),
             },
         }
     }
@@ -223,6 +266,29 @@ impl Reporter {
             .map_err(to_rustix)
     }
 
+    /// Waits until the parent says that this process may go on.
+    pub(crate) fn wait(&self, halt: Halt) -> Result<(), Failure> {
+        use rustix::event::{PollFd, PollFlags, poll};
+        let failed = |errno| Failure::system(FailedStep::Handshake, errno, "");
+        self.send(&Message::Waiting(halt)).map_err(failed)?;
+        let mut buffer = [0; 64];
+        loop {
+            match poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], None) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => return Err(failed(errno)),
+            }
+            match receive_one(&self.socket, &mut buffer) {
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                Err(errno) => return Err(failed(errno)),
+                Ok((length, _)) => match serde_json::from_slice(&buffer[..length]) {
+                    Ok(Message::Go) => return Ok(()),
+                    // The parent is gone, or has given up.
+                    _ => return Err(failed(Errno::PIPE)),
+                },
+            }
+        }
+    }
+
     /// Reports a failure; that the parent is gone is no news to a child that ends anyway.
     pub(crate) fn fail(&self, mut failure: Failure) {
         if failure.subject.len() > LONGEST / 8 {
@@ -272,6 +338,25 @@ mod tests {
             }
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn a_child_that_waits_goes_on_when_told_to_and_ends_when_nobody_is_there() {
+        let (mut parent, child) = pair().unwrap();
+        let waiting = std::thread::spawn(move || (child.wait(Halt::Built), child.wait(Halt::Created)));
+        let next = |parent: &mut Handshake| loop {
+            match parent.receive() {
+                Progress::Pending => std::thread::yield_now(),
+                other => return other,
+            }
+        };
+        assert!(matches!(next(&mut parent), Progress::Waiting(Halt::Built)));
+        parent.go().unwrap();
+        assert!(matches!(next(&mut parent), Progress::Waiting(Halt::Created)));
+        drop(parent);
+        let (first, second) = waiting.join().unwrap();
+        assert_eq!(first, Ok(()));
+        assert_eq!(second.unwrap_err().step, FailedStep::Handshake);
     }
 
     #[test]

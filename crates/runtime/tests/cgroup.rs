@@ -72,9 +72,10 @@ impl Drop for Own {
 }
 
 fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let factor = std::env::var("KNARR_TEST_SLOWNESS").map_or(1, |factor| factor.parse().unwrap());
     let begun = Instant::now();
     while !condition() {
-        assert!(begun.elapsed() < Duration::from_secs(20), "{what}");
+        assert!(begun.elapsed() < factor * Duration::from_secs(20), "{what}");
         std::thread::yield_now();
     }
 }
@@ -147,19 +148,107 @@ fn nothing_is_left_beside_what_others_removed() {
     assert!(!beside.exists() && beside.parent().unwrap().exists());
 }
 
+fn device_rule(allow: bool, numbers: Option<(i64, i64)>, access: &str) -> oci::LinuxDeviceCgroup {
+    let rule = oci::LinuxDeviceCgroupBuilder::default().allow(allow).access(access);
+    match numbers {
+        None => rule.build().unwrap(),
+        Some((major, minor)) => rule.typ(oci::LinuxDeviceType::C).major(major).minor(minor).build().unwrap(),
+    }
+}
+
+fn devices(rules: &[oci::LinuxDeviceCgroup]) -> oci::LinuxResources {
+    oci::LinuxResourcesBuilder::default().devices(rules.to_vec()).build().unwrap()
+}
+
+/// Whether a process in the cgroup may do each of these.
+fn may(cgroup: &Cgroup, scripts: &[&str]) -> Vec<bool> {
+    let may = |script: &&str| Own::run_in(cgroup, script).wait().unwrap().success();
+    scripts.iter().map(may).collect()
+}
+
+const USES: [&str; 4] =
+    ["true </dev/null", "true >/dev/null", "true </dev/zero", "n=$(mktemp -u) && mknod $n c 120 7 && rm $n"];
+
 #[test]
 fn devices_are_an_allow_list() {
     let Some(own) = Own::new("devices") else { return };
-    if own.host.layout() == Layout::Unified {
+    let list = |access: &str| {
+        [
+            device_rule(false, None, "rwm"),
+            device_rule(true, Some((-1, -1)), "m"),
+            device_rule(true, Some((1, 3)), access),
+        ]
+    };
+    own.cgroup.apply(&devices(&list("rw"))).unwrap();
+    assert_eq!(may(&own.cgroup, &USES), [true, true, false, true]);
+    own.cgroup.apply(&devices(&[])).unwrap();
+    assert_eq!(may(&own.cgroup, &USES), [true, true, false, true], "an empty list says nothing");
+    own.cgroup.apply(&devices(&list("r"))).unwrap();
+    assert_eq!(may(&own.cgroup, &USES), [true, false, false, true]);
+    own.cgroup.apply(&devices(&[device_rule(true, None, "rwm")])).unwrap();
+    assert_eq!(may(&own.cgroup, &USES), [true; 4]);
+}
+
+/// The host as it would be without the devices controller of version 1.
+fn without_devices_controller(host: &Host) -> Host {
+    let mut host = serde_json::to_value(host).unwrap();
+    let hierarchies = host["legacy"].as_array_mut().unwrap();
+    hierarchies.retain(|h| !h["controllers"].as_array().unwrap().contains(&"devices".into()));
+    serde_json::from_value(host).unwrap()
+}
+
+#[test]
+fn without_the_controller_devices_are_limited_by_a_program() {
+    let Some(own) = Own::new("program") else { return };
+    let host = without_devices_controller(&own.host);
+    if host.layout() == Layout::Legacy {
+        let cgroup = Cgroup::at(&host, own.cgroup.path()).unwrap();
+        let refused = cgroup.apply(&devices(&[device_rule(false, None, "rwm")]));
+        assert!(matches!(refused, Err(Error::NoController { .. })), "{refused:?}");
         return;
     }
-    let rule = |allow| oci::LinuxDeviceCgroupBuilder::default().allow(allow).access("rwm");
-    let null = rule(true).typ(oci::LinuxDeviceType::C).major(1).minor(3).build().unwrap();
-    let rules = vec![rule(false).build().unwrap(), null];
-    let resources = oci::LinuxResourcesBuilder::default().devices(rules).build().unwrap();
-    own.cgroup.apply(&resources).unwrap();
-    let status = own.run("true > /dev/null && ! true < /dev/zero").wait().unwrap();
-    assert!(status.success(), "{status:?}");
+    assert_eq!(host.try_devices().unwrap(), runtime::cgroup::DeviceControl::Program);
+    let above = Cgroup::at(&host, own.cgroup.path()).unwrap();
+    let cgroup = Cgroup::create(&host, &format!("{}/below", own.cgroup.path())).unwrap();
+    let nothing = device_rule(false, None, "rwm");
+    let null = |access| device_rule(true, Some((1, 3)), access);
+    cgroup.apply(&devices(&[nothing.clone(), null("w")])).unwrap();
+    assert_eq!(may(&cgroup, &USES), [false, true, false, false]);
+    // In order: what is said later counts, of each access.
+    let later = [nothing.clone(), null("rwm"), device_rule(false, Some((1, -1)), "w")];
+    cgroup.apply(&devices(&later)).unwrap();
+    assert_eq!(may(&cgroup, &USES), [true, false, false, false], "replaced, not added to");
+    // What is forbidden above is forbidden below, whatever is said there.
+    above.apply(&devices(&[nothing.clone(), device_rule(true, Some((1, -1)), "r")])).unwrap();
+    cgroup.apply(&devices(&[nothing, null("rwm")])).unwrap();
+    assert_eq!(may(&cgroup, &USES), [true, false, false, false]);
+    cgroup.apply(&devices(&[device_rule(true, None, "rwm")])).unwrap();
+    assert_eq!(may(&cgroup, &USES), [true, false, true, false]);
+    above.apply(&devices(&[device_rule(true, None, "rwm")])).unwrap();
+    assert_eq!(may(&cgroup, &USES), [true; 4]);
+    let refused = cgroup.apply(&devices(&[device_rule(true, Some((1, 1 << 40)), "r")])).unwrap_err();
+    assert!(refused.to_string().starts_with("linux.resources.devices[0].minor"), "{refused}");
+    until("nothing of it is held open", || {
+        let mut open = fs::read_dir("/proc/self/fd").unwrap().flatten();
+        !open.any(|entry| fs::read_link(entry.path()).is_ok_and(|link| link.ends_with("anon_inode:bpf-prog")))
+    });
+}
+
+/// As many rules as a container can have nodes, all of which the kernel's verifier has to follow.
+#[test]
+fn a_program_may_have_a_rule_for_each_of_many_devices() {
+    let Some(own) = Own::new("rules") else { return };
+    let host = without_devices_controller(&own.host);
+    if host.layout() == Layout::Legacy {
+        return;
+    }
+    let cgroup = Cgroup::at(&host, own.cgroup.path()).unwrap();
+    let mut rules = vec![device_rule(false, None, "rwm"), device_rule(true, Some((1, 3)), "r")];
+    rules.extend(
+        (0..5000).map(|at| device_rule(at % 3 != 0, Some((300, at)), ["r", "rw", "rwm"][at as usize % 3])),
+    );
+    cgroup.apply(&devices(&rules)).unwrap();
+    assert_eq!(may(&cgroup, &USES), [true, false, false, false]);
 }
 
 #[test]

@@ -7,8 +7,8 @@ use std::path::{Component, Path, PathBuf};
 use proptest::prelude::*;
 use runtime::plan::seccomp::Instruction;
 use runtime::plan::{
-    IdMapping, IdMappings, NamespacePlan, NamespaceSource, Plan, PlanInput, Refusal, SeccompFilter, Step,
-    plan,
+    Bundle, IdMapping, IdMappings, NamespacePlan, NamespaceSource, Plan, PlanInput, Refusal, SeccompFilter,
+    Step, plan, plan_in_bundle,
 };
 use runtime::spec::{self, oci};
 
@@ -270,6 +270,47 @@ fn what_is_not_done_is_refused_with_its_field() {
         let refusal = make(&spec).unwrap_err();
         assert_eq!(refusal.field, *field, "{refusal}");
     }
+}
+
+#[test]
+fn hooks_need_a_bundle_and_are_refused_by_path() {
+    let bundle = Bundle { id: "c1", directory: Path::new("/bundle"), root: Path::new("/bundle/rootfs") };
+    let with = |hooks: serde_json::Value, user: NamespaceSource| {
+        let mut spec = full_spec();
+        spec.set_hooks(Some(serde_json::from_value(hooks).unwrap()));
+        let namespaces = NamespacePlan { user, ..namespaces() };
+        assert!(spec.hooks() == &Some(oci::Hooks::default()) || make(&spec).unwrap_err().field == "hooks");
+        plan_in_bundle(&PlanInput { spec: &spec, namespaces, seccomp: None }, &bundle)
+    };
+    let host = || NamespaceSource::Host;
+    let hook = serde_json::json!([{ "path": "/bin/hook", "timeout": 3 }]);
+    let made = with(serde_json::json!({ "poststop": hook, "prestart": [] }), host()).unwrap();
+    let hooks = made.hooks.clone().unwrap();
+    assert_eq!(
+        (hooks.poststop[0].timeout_s, hooks.prestart.len(), hooks.about.id.as_str()),
+        (Some(3), 0, "c1")
+    );
+    let text = serde_json::to_string(&made).unwrap();
+    assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), made);
+    assert_eq!(with(serde_json::json!({}), host()).unwrap().hooks, None);
+    assert_eq!(with(serde_json::json!({ "poststart": [] }), host()).unwrap().hooks, None);
+    for (field, hooks) in [
+        ("hooks.createRuntime[0].path", serde_json::json!({ "createRuntime": [{ "path": "hook" }] })),
+        (
+            "hooks.poststart[1].timeout",
+            serde_json::json!({ "poststart": [{ "path": "/x" }, { "path": "/x", "timeout": 0 }] }),
+        ),
+        (
+            "hooks.prestart[0].args[1]",
+            serde_json::json!({ "prestart": [{ "path": "/x", "args": ["x", "a\0b"] }] }),
+        ),
+        ("hooks.poststop[0].env[0]", serde_json::json!({ "poststop": [{ "path": "/x", "env": ["A\0"] }] })),
+    ] {
+        assert_eq!(with(hooks, host()).unwrap_err().field, field);
+    }
+    let create = serde_json::json!({ "createContainer": hook });
+    assert_eq!(with(create, NamespaceSource::Pod).unwrap_err().field, "hooks");
+    assert!(with(serde_json::json!({ "startContainer": hook }), NamespaceSource::Pod).is_ok());
 }
 
 #[test]

@@ -9,8 +9,9 @@
 use std::path::{Path, PathBuf};
 
 use runtime::cgroup::Cgroup;
+use runtime::container::Until;
 use runtime::external::{External, ExternalRuntime};
-use runtime::plan::{IdMappings, NamespaceSource, Plan, PodPlan, ProcessPlan};
+use runtime::plan::{About, Hook, Hooks, IdMappings, NamespaceSource, Plan, PodPlan, ProcessPlan};
 use runtime::wire::frame::{Header, Place};
 use runtime::wire::{
     ContainerSnapshot, ContainerState, Event, ExecExit, Exit, Message, PodCreated, Reply, Request, Scope,
@@ -88,6 +89,8 @@ fn requests() -> Vec<(&'static str, Request)> {
             stdin,
             deadline_ms: 30_000,
             external: None,
+            until: Until::Executed,
+            streams: Vec::new(),
         }))
     };
     let signal = |target, scope| Request::Signal { target, signal: 15, scope };
@@ -149,6 +152,30 @@ fn events() -> Vec<(&'static str, Event)> {
     ]
 }
 
+fn hooks() -> Hooks {
+    let hook = |path: &str| Hook {
+        path: path.into(),
+        args: vec!["hook".to_owned(), "--now".to_owned()],
+        env: vec!["A=1".to_owned()],
+        timeout_s: Some(5),
+    };
+    Hooks {
+        about: About {
+            oci_version: "1.2.0".to_owned(),
+            id: "c1".to_owned(),
+            bundle: "/run/bundle".into(),
+            root: "/run/bundle/rootfs".into(),
+            annotations: [("key".to_owned(), "value".to_owned())].into(),
+        },
+        prestart: vec![hook("/bin/prestart")],
+        create_runtime: vec![hook("/bin/create-runtime")],
+        create_container: vec![hook("/bin/create-container")],
+        start_container: vec![hook("/bin/start-container")],
+        poststart: vec![hook("/bin/poststart")],
+        poststop: vec![Hook { args: Vec::new(), env: Vec::new(), timeout_s: None, ..hook("/bin/poststop") }],
+    }
+}
+
 /// What messages gained after their first release: lines are only ever added.
 fn later() -> Vec<(&'static str, u64, Message)> {
     let ids: IdMappings = serde_json::from_value(serde_json::json!({
@@ -168,12 +195,39 @@ fn later() -> Vec<(&'static str, u64, Message)> {
         stdin: Stdin::Null,
         deadline_ms: 30_000,
         external: None,
+        until: Until::Executed,
+        streams: Vec::new(),
+    };
+    let held = StartContainer {
+        plan: Plan { hooks: Some(Box::new(hooks())), ..self::plan() },
+        until: Until::Created,
+        streams: vec![Stream::Stdout],
+        ..start.clone()
+    };
+    let snapshot = Snapshot {
+        pod: None,
+        containers: vec![ContainerSnapshot {
+            container: "c1".to_owned(),
+            state: ContainerState::Created { pid: 4711, start_time: 123_456 },
+        }],
+    };
+    let execute = Request::Execute { container: "c1".to_owned(), deadline_ms: 30_000 };
+    let hook = Failure {
+        kind: FailureKind::System,
+        step: FailedStep::Hook,
+        errno: None,
+        subject: "createRuntime[0] \"/bin/hook\" ended with exit code 1".to_owned(),
     };
     let created = PodCreated { user: Some("/proc/42/fd/9".into()), ..created() };
     vec![
         ("create_pod_with_users", 25, Message::Request(Request::CreatePod(pod))),
         ("start_with_users", 26, Message::Request(Request::Start(Box::new(start)))),
         ("pod_created_with_users", 27, Message::Reply(Reply::PodCreated(created))),
+        ("start_held_with_hooks", 28, Message::Request(Request::Start(Box::new(held)))),
+        ("execute", 29, Message::Request(execute)),
+        ("created", 30, Message::Reply(Reply::Created { pid: 4711, start_time: 123_456 })),
+        ("created_snapshot", 31, Message::Reply(Reply::Snapshot(snapshot))),
+        ("failed_hook", 32, Message::Reply(Reply::Failed(hook))),
     ]
     .into_iter()
     .chain(external())
@@ -190,6 +244,8 @@ fn external() -> Vec<(&'static str, u64, Message)> {
         log: None,
         stdin: Stdin::Null,
         deadline_ms: 30_000,
+        until: Until::Executed,
+        streams: Vec::new(),
         external: Some(External { runtime, bundle: "/run/knarr/pods/p1/containers/c1/bundle".into() }),
     };
     let created = PodCreated {
@@ -281,7 +337,7 @@ fn every_message_is_there() {
     let kinds = |messages: &[(&'static str, u64, Message)]| {
         messages.iter().map(|(.., message)| number(message)).collect::<std::collections::BTreeSet<u8>>()
     };
-    let all: std::collections::BTreeSet<u8> = (0..22).collect();
+    let all: std::collections::BTreeSet<u8> = (0..24).collect();
     assert_eq!(kinds(&messages()), all);
 }
 
@@ -297,6 +353,7 @@ fn number(message: &Message) -> u8 {
             Request::ReopenLog { .. } => 6,
             Request::Forget { .. } => 7,
             Request::Shutdown => 8,
+            Request::Execute { .. } => 22,
         },
         Message::Reply(reply) => match reply {
             Reply::Welcome { .. } => 9,
@@ -309,6 +366,7 @@ fn number(message: &Message) -> u8 {
             Reply::Gone => 16,
             Reply::Failed(_) => 17,
             Reply::Unknown { .. } => 18,
+            Reply::Created { .. } => 23,
         },
         Message::Event(event) => match event {
             Event::ContainerExited(_) => 19,

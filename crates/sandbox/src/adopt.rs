@@ -91,7 +91,8 @@ async fn one(shared: Arc<Shared>, pod: PodRecord) -> Adopted {
         Action::Undo(parts) => {
             // Its containers, if it has any, are erased with it. A silent supervisor ends with its cgroup.
             let (state, members) = (PodState::Unmade { parts }, BTreeMap::new());
-            let beginning = Beginning { shared, facts: pod.facts, state, members, minder, seeks: None };
+            let beginning =
+                Beginning { shared, facts: pod.facts, state, members, minder, limits: None, seeks: None };
             Adopted { beginning, is_half_made: true }
         }
         Action::Adopt { state, containers, strays } => {
@@ -102,7 +103,8 @@ async fn one(shared: Arc<Shared>, pod: PodRecord) -> Adopted {
                 kill_strays(&shared, &minder.client, strays).await;
             }
             let members = keep(&shared, &found, containers).await;
-            let beginning = Beginning { shared, facts: pod.facts, state, members, minder, seeks };
+            let beginning =
+                Beginning { shared, facts: pod.facts, state, members, minder, limits: pod.limits, seeks };
             Adopted { beginning, is_half_made: false }
         }
     }

@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::apparmor::ApparmorConfig;
 use crate::handler::Handlers;
 
 /// Settings of the daemon's pods.
@@ -26,6 +27,8 @@ pub struct Config {
     pub handlers: Handlers,
     /// Where files of the Container Device Interface are looked for; later ones go before earlier ones.
     pub cdi_spec_dirs: Vec<PathBuf>,
+    /// What is done with AppArmor.
+    pub apparmor: ApparmorConfig,
     /// How long each kind of step may take.
     pub deadlines: Deadlines,
 }

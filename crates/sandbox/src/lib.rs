@@ -6,6 +6,7 @@
 //! processes and sockets.
 
 mod adopt;
+mod apparmor;
 mod cdi;
 pub mod clock;
 pub mod config;
@@ -34,6 +35,7 @@ mod supervisor;
 mod undo;
 mod users;
 
+pub use apparmor::{ApparmorConfig, LsmUsage, apparmor_of_host};
 pub use config::{CgroupDriver, Config, Deadlines, Features};
 pub use container::config::{
     ContainerConfig, ContainerMetadata, ContainerNamespaces, ContainerSecurity, Device, ImageReference,
@@ -53,9 +55,10 @@ pub use pod::config::{
     DnsConfig, NamespaceMode, PodConfig, PodMetadata, PodNamespaces, PodSecurity, PortMapping, Protocol,
     UserNamespace,
 };
+pub use pod::limits::PodResources;
 pub use pod::status::{PodFilter, PodPhase, PodStatus};
 pub use pods::Pods;
-pub use resources::Resources;
+pub use resources::{Resources, try_device_rules};
 pub use rootfs::{ImageConfig, LayerUsage, Prepared, RootFilesystems, RootfsError};
 pub use runtime::external::ExternalRuntime;
 pub use signal::Signal;

@@ -5,6 +5,7 @@ pub(crate) mod check;
 pub mod config;
 pub(crate) mod contact;
 pub(crate) mod dismantle;
+pub mod limits;
 pub(crate) mod make;
 pub(crate) mod members;
 pub(crate) mod state;

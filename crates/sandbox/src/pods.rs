@@ -1,6 +1,8 @@
 //! The handle through which everything is asked for: it finds whose wish it is, puts it into the mailbox and waits for the answer.
 //!
-//! Not here: doing any of it (see `pod::actor`), what only reads (see `exec`, `stats`, `registry`).
+//! Here is what is asked of the daemon and of pods, `containers` has the rest. Not here: doing any of it (see `pod::actor`), what only reads (see `exec`, `stats`, `registry`).
+
+mod containers;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,30 +14,28 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use crate::adopt::adopt;
+use crate::apparmor::Apparmor;
 use crate::clock;
 use crate::config::{CgroupDriver, Config, Features};
-use crate::container::config::ContainerConfig;
-use crate::container::status::{ContainerFilter, ContainerStatus};
 use crate::error::{Error, Kind, chain};
 use crate::events::{Event, Events};
-use crate::exec::{self, ExecOutput, ExecRequest};
 use crate::external;
 use crate::handler::{Handler, HandlerStatus, Handlers};
-use crate::id::{ContainerId, PodId};
+use crate::id::PodId;
 use crate::network::Network;
 use crate::pod::actor::{Actor, Beginning};
 use crate::pod::check;
 use crate::pod::config::{PodConfig, full_name};
+use crate::pod::limits::PodResources;
 use crate::pod::state::PodState;
 use crate::pod::status::{PodFilter, PodStatus};
-use crate::pod::wish::{ContainerWish, MAILBOX, Reply, Wish};
-use crate::record::{self, PodFacts, Store};
-use crate::registry::{PodEntry, Registry};
-use crate::resources::Resources;
+use crate::pod::wish::{MAILBOX, Reply, Wish};
+use crate::record::{PodFacts, Store};
+use crate::registry::Registry;
 use crate::rootfs::RootFilesystems;
-use crate::shared::{Leftovers, Shared, blocking};
+use crate::shared::{Leftovers, Shared};
 use crate::sources::Sources;
-use crate::stats::{self, ContainerUsage, Usage, Walks};
+use crate::stats::{self, Usage, Walks};
 use crate::supervisor::spawn::Binary;
 use crate::supervisor::trial::try_users;
 
@@ -89,6 +89,7 @@ impl Pods {
             runtimes: ask(&config.handlers).await,
             users,
             host,
+            apparmor: Apparmor::detect(&config.apparmor),
             registry: Registry::new(),
             events: Events::new(),
             network,
@@ -110,6 +111,14 @@ impl Pods {
     /// What can't be done.
     pub fn user_namespaces(&self) -> Result<(), &str> {
         self.shared.users.as_ref().map_err(String::as_str).copied()
+    }
+
+    /// What AppArmor does here, in words.
+    ///
+    /// # Errors
+    /// Why it does nothing.
+    pub fn apparmor(&self) -> Result<String, String> {
+        self.shared.apparmor.state()
     }
 
     /// The runtime handlers: the default one under the empty name, then all by their names.
@@ -193,6 +202,7 @@ impl Pods {
             return Err(Error::refused("runtime_handler", why));
         }
         check::check(handler, &config)?;
+        self.shared.apparmor.check_pod(&config.security)?;
         if let (Some(_), Err(why)) = (&config.namespaces.user, self.user_namespaces()) {
             let field = "linux.security_context.namespace_options.userns_options";
             return Err(Error::refused(field, format!("this node has no user namespaces: {why}")));
@@ -221,6 +231,7 @@ impl Pods {
             state: PodState::Making,
             members: BTreeMap::new(),
             minder: None,
+            limits: None,
             seeks: None,
         };
         let (id, mailbox) = match self.begin(beginning) {
@@ -298,119 +309,17 @@ impl Pods {
         self.shared.registry.pods(filter)
     }
 
-    // ---- containers ----------------------------------------------------------------------------------------------------
-
-    /// Makes a container in a pod. A retry joins as in [`Pods::run`].
-    ///
-    /// Safe to cancel.
+    /// Changes a pod's own limits: each of the two that is said is taken whole. What is written of them, `pod::limits` says. Safe to
+    /// cancel.
     ///
     /// # Errors
-    /// [`Error::NotFound`] for the pod, [`Error::WrongState`] when it is not ready, [`Error::Refused`], [`Error::NoImage`], [`Error::NameTaken`], and those
-    /// of the steps. Nothing is left then.
-    pub async fn create_container(&self, pod: &str, config: ContainerConfig) -> Result<ContainerId, Error> {
+    /// [`Error::NotFound`], [`Error::WrongState`] when the pod is not ready, and what the kernel refuses.
+    pub async fn update_pod_resources(&self, id: &str, limits: PodResources) -> Result<(), Error> {
         self.open_for_business()?;
-        let entry = self.shared.registry.pod(pod)?;
-        let (reply, answer) = oneshot::channel();
-        post(&entry.mailbox, pod, Wish::Create { config: Box::new(config), reply })?;
-        outcome(answer).await
-    }
-
-    /// Starts a container. Safe to cancel.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`], [`Error::WrongState`], [`Error::Start`] with the step that failed; the container is exited then.
-    pub async fn start_container(&self, id: &str) -> Result<(), Error> {
-        let (container, pod) = self.shared.registry.container_and_pod(id)?;
-        self.of_container((&container.status.id, &pod), ContainerWish::Start).await
-    }
-
-    /// Stops a container: its stop signal, then SIGKILL after the grace period. Idempotent; an unknown container is stopped.
-    ///
-    /// Safe to cancel; the stop goes on.
-    ///
-    /// # Errors
-    /// [`Error::Deadline`] when it doesn't even end after SIGKILL; to be asked again.
-    pub async fn stop_container(&self, id: &str, grace: Duration) -> Result<(), Error> {
-        self.end_container(id, ContainerWish::Stop { grace }).await
-    }
-
-    /// Kills a container if it must be, and removes it. Its log stays. Idempotent; an unknown container is removed.
-    ///
-    /// Safe to cancel; the removal goes on.
-    ///
-    /// # Errors
-    /// [`Error::Deadline`] and those of the steps; to be asked again.
-    pub async fn remove_container(&self, id: &str) -> Result<(), Error> {
-        self.end_container(id, ContainerWish::Remove).await
-    }
-
-    async fn end_container(&self, id: &str, wish: ContainerWish) -> Result<(), Error> {
-        match self.shared.registry.container_and_pod(id) {
-            Err(Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(error),
-            Ok((container, pod)) => match self.of_container((&container.status.id, &pod), wish).await {
-                // It went in this moment.
-                Err(Error::NotFound { .. }) => Ok(()),
-                outcome => outcome,
-            },
-        }
-    }
-
-    async fn of_container(
-        &self,
-        (id, pod): (&ContainerId, &PodEntry),
-        wish: ContainerWish,
-    ) -> Result<(), Error> {
-        self.open_for_business()?;
+        let entry = self.shared.registry.pod(id)?;
         let (reply, answer) = Reply::channel(());
-        post(&pod.mailbox, id.as_str(), Wish::Container { id: id.clone(), wish, reply })?;
+        post(&entry.mailbox, id, Wish::UpdatePod { limits: Box::new(limits), reply })?;
         outcome(answer).await
-    }
-
-    /// What was published of a container.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`], [`Error::Ambiguous`].
-    pub fn container(&self, id: &str) -> Result<Arc<ContainerStatus>, Error> {
-        Ok(self.shared.registry.container(id)?.status)
-    }
-
-    /// All containers that a filter matches.
-    pub fn containers(&self, filter: &ContainerFilter) -> Vec<Arc<ContainerStatus>> {
-        self.shared.registry.containers(filter)
-    }
-
-    /// Changes a container's limits. Safe to cancel.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`], [`Error::WrongState`], [`Error::Refused`], and what the kernel refuses.
-    pub async fn update_resources(&self, id: &str, resources: Resources) -> Result<(), Error> {
-        self.open_for_business()?;
-        let (container, pod) = self.shared.registry.container_and_pod(id)?;
-        let (reply, answer) = Reply::channel(());
-        let (id, resources) = (container.status.id.clone(), Box::new(resources));
-        post(&pod.mailbox, container.status.id.as_str(), Wish::Update { id, resources, reply })?;
-        outcome(answer).await
-    }
-
-    /// Has a running container's log opened anew, after kubelet has moved the old one away. Safe to cancel.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`], [`Error::WrongState`] when it doesn't run, [`Error::Step`] when the file can't be opened.
-    pub async fn reopen_log(&self, id: &str) -> Result<(), Error> {
-        let (container, pod) = self.shared.registry.container_and_pod(id)?;
-        let client = exec::running(&container, &pod, "have its log opened anew")?;
-        client.reopen_log(&container.status.id, self.shared.config.deadlines.start).await
-    }
-
-    /// Runs a command in a running container and collects what it prints. Safe to cancel; the command is killed then.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`], [`Error::WrongState`] when it doesn't run, [`Error::Deadline`] when the command takes too long (it is killed),
-    /// [`Error::Exec`] when it can't be executed.
-    pub async fn exec_sync(&self, id: &str, request: ExecRequest) -> Result<ExecOutput, Error> {
-        let (container, pod) = self.shared.registry.container_and_pod(id)?;
-        exec::sync(&self.shared, (&container, &pod), request).await
     }
 
     // ---- the rest ------------------------------------------------------------------------------------------------------
@@ -420,42 +329,12 @@ impl Pods {
         self.shared.events.subscribe()
     }
 
-    /// What a container uses. Safe to cancel.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`], [`Error::Step`] when its counters can't be read.
-    pub async fn container_stats(&self, id: &str) -> Result<ContainerUsage, Error> {
-        let container = self.shared.registry.container(id)?;
-        let pod = self.shared.registry.pod(container.pod.as_str())?;
-        stats::container(&self.shared, &container.status, &pod).await
-    }
-
-    /// What all containers use that a filter matches. One that ends meanwhile is left out. Safe to cancel.
-    pub async fn containers_stats(
-        &self,
-        filter: &ContainerFilter,
-    ) -> Vec<(Arc<ContainerStatus>, ContainerUsage)> {
-        stats::containers(&self.shared, self.containers(filter)).await
-    }
-
     /// What a pod uses with all its containers. Safe to cancel.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Step`] when its counters can't be read.
     pub async fn pod_stats(&self, id: &str) -> Result<Usage, Error> {
         stats::pod(&self.shared, &*self.pod(id)?).await
-    }
-
-    /// The OCI specification of a container, as JSON, for verbose statuses. Safe to cancel.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`], [`Error::Step`] when it can't be read.
-    pub async fn container_spec(&self, id: &str) -> Result<serde_json::Value, Error> {
-        let status = self.container(id)?;
-        let path = self.shared.store.container_dir(&status.pod, &status.id).join("spec.json");
-        // The state directory may be on a disk.
-        let attempt = ("reading the specification", status.id.as_str(), self.shared.config.deadlines.cgroup);
-        blocking(attempt, move || record::read_json(&path)).await
     }
 
     /// Ends the daemon's part. The pods go on; work that is under way gets a few seconds to finish. Safe to cancel.

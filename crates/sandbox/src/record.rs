@@ -32,6 +32,7 @@ use crate::error::Error;
 use crate::handler::Handler;
 use crate::id::{ContainerId, PodId};
 use crate::pod::config::PodConfig;
+use crate::pod::limits::PodResources;
 use crate::pod::state::{Live, Parts, PodState};
 use crate::resources::Resources;
 use crate::signal::Signal;
@@ -45,6 +46,9 @@ pub(crate) struct PodRecord {
     pub(crate) version: u32,
     pub(crate) facts: Arc<PodFacts>,
     pub(crate) stage: PodStage,
+    /// Its limits, once they are not those that it was asked for with any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) limits: Option<PodResources>,
 }
 
 /// What never changes about a pod.
@@ -127,7 +131,12 @@ impl PodRecord {
             | PodState::Removing { parts } => PodStage::NotReady(parts.clone()),
             PodState::Gone => return None,
         };
-        Some(Self { version: VERSION, facts: facts.clone(), stage })
+        Some(Self { version: VERSION, facts: facts.clone(), stage, limits: None })
+    }
+
+    /// The record with the limits that have changed.
+    pub(crate) fn with_limits(self, limits: Option<&PodResources>) -> Self {
+        Self { limits: limits.cloned(), ..self }
     }
 }
 
@@ -325,7 +334,7 @@ mod tests {
             cgroup: "/k/p".to_owned(),
         });
         make_dirs(&store.pod_dir(&facts.id)).expect("a directory");
-        let record = PodRecord { version: 2, facts: facts.clone(), stage: PodStage::Making };
+        let record = PodRecord { version: 2, facts: facts.clone(), stage: PodStage::Making, limits: None };
         store.save_pod(&record).expect("saved");
         let (_, found) = store.pods().remove(0);
         assert!(crate::error::chain(&found.expect_err("refused")).contains("version 2"));

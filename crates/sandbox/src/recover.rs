@@ -209,7 +209,7 @@ mod tests {
             handler: Default::default(),
             cgroup: "/k/p".to_owned(),
         };
-        PodRecord { version: 1, facts: Arc::new(facts), stage }
+        PodRecord { version: 1, facts: Arc::new(facts), stage, limits: None }
     }
 
     fn container(id: &ContainerId, stage: ContainerStage) -> ContainerRecord {

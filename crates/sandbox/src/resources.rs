@@ -4,7 +4,23 @@
 
 use std::collections::BTreeMap;
 
+use runtime::cgroup::{DeviceControl, Host};
 use serde::{Deserialize, Serialize};
+
+use crate::error::chain;
+
+/// Finds out how the use of devices is limited on this host, in words; where that takes programs in the kernel, one is
+/// loaded and let go.
+///
+/// # Errors
+/// Why it can't be, in words.
+pub fn try_device_rules() -> Result<&'static str, String> {
+    let control = Host::detect().and_then(|host| host.try_devices());
+    match control.map_err(|error| chain(&error))? {
+        DeviceControl::Controller => Ok("by the devices controller"),
+        DeviceControl::Program => Ok("by programs at cgroups"),
+    }
+}
 
 /// Limits; `None` and empty mean that the request says nothing (CRI's zero).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

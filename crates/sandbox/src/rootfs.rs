@@ -48,15 +48,15 @@ pub trait RootFilesystems: Send + Sync + 'static {
     ) -> Result<Vec<String>, RootfsError>;
 
     /// A detached read-only mount of an image that is kept for a container, or of what is at a path of it when that is not empty; links
-    /// are followed inside the image. Each call gives a mount of its own.
+    /// are followed inside the image. The files belong to users who are mapped when `users` says how. Each call gives a mount of its own.
     ///
     /// # Errors
     /// [`RootfsError::NoPath`] when nothing can be found at the path.
     async fn mount_image(
         &self,
         container: &ContainerId,
-        image_id: &str,
-        path: &Path,
+        (image_id, path): (&str, &Path),
+        users: Option<UserMap>,
     ) -> Result<OwnedFd, RootfsError>;
 
     /// Makes a directory on the host for each of these paths of a prepared root, filled with what the image has there, owners and all.

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use runtime::cgroup;
 
+use crate::apparmor::Apparmor;
 use crate::config::{Config, Features};
 use crate::error::Error;
 use crate::events::Events;
@@ -31,6 +32,7 @@ pub(crate) struct Shared {
     pub(crate) features: Features,
     /// What external runtimes can do, by handler, or why one can't be used.
     pub(crate) runtimes: BTreeMap<String, Result<Features, String>>,
+    pub(crate) apparmor: Apparmor,
     pub(crate) registry: Registry,
     pub(crate) events: Events,
     pub(crate) network: Arc<dyn Network>,

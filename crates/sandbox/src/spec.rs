@@ -52,6 +52,8 @@ pub(crate) struct SpecInput<'a> {
     pub(crate) cgroup: &'a str,
     /// The hostname that the process sees.
     pub(crate) hostname: &'a str,
+    /// The AppArmor profile of its processes; `None` for none.
+    pub(crate) apparmor: Option<&'a str>,
     /// What its seccomp filter is about; `None` for none.
     pub(crate) seccomp: Option<&'a oci::LinuxSeccomp>,
 }
@@ -72,7 +74,8 @@ pub(crate) fn build(input: &SpecInput<'_>) -> Result<oci::Spec, Error> {
         .set_hostname(own_hostname.then(|| input.hostname.to_owned()))
         .set_mounts(Some(mounts::mounts(input)?))
         .set_linux(Some(linux(input)?))
-        .set_annotations(Some(annotations(input)));
+        .set_annotations(Some(annotations(input)))
+        .set_hooks((input.cdi.hooks != oci::Hooks::default()).then(|| input.cdi.hooks.clone()));
     Ok(spec)
 }
 

@@ -165,10 +165,11 @@ mod tests {
         assert!(check_pod(&pod(GOOD, GOOD)).is_ok());
         assert!(check_pod(&pod(GOOD, &[(0, 9, 1)])).is_ok(), "users and groups are two things");
         assert!(check_pod(&PodConfig::default()).is_ok());
-        let bad: [(&[_], &[_], &str); 7] = [
+        let bad: [(&[_], &[_], &str); 8] = [
             (&[], GOOD, "userns_options.uids"),
             (GOOD, &[], "userns_options.gids"),
             (&[(1, 65_536, 9)], GOOD, "userns_options.uids[0]"),
+            (GOOD, &[(1, 65_536, 9)], "userns_options.gids[0]"),
             (&[(0, 65_536, 0)], GOOD, "userns_options.uids[0]"),
             (&[(0, 1, 1), (1, 2, 1)], GOOD, "userns_options.uids"),
             (GOOD, &[(0, u32::MAX - 8, 9)], "userns_options.gids[0]"),
@@ -192,6 +193,22 @@ mod tests {
         let mut asked = pod(GOOD, GOOD);
         asked.security.privileged = true;
         assert_eq!(field(check_pod(&asked)), "linux.security_context.privileged");
+    }
+
+    #[test]
+    fn each_number_of_a_containers_users_is_its_pods() {
+        let pod = pod(GOOD, GOOD);
+        let asked = |uids: (u32, u32, u32), gids: (u32, u32, u32)| {
+            let mut container = ContainerConfig::default();
+            container.security.namespaces.user = Some(UserNamespace { uids: vec![uids], gids: vec![gids] });
+            check_container(&pod, &container)
+        };
+        let good = GOOD[0];
+        assert!(asked(good, good).is_ok());
+        for other in [(1, good.1, good.2), (good.0, 1, good.2), (good.0, good.1, 1)] {
+            assert_eq!(field(asked(other, good)), "userns_options", "uids {other:?}");
+            assert_eq!(field(asked(good, other)), "userns_options", "gids {other:?}");
+        }
     }
 
     #[test]

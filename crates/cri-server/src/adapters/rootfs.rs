@@ -55,11 +55,12 @@ impl RootFilesystems for ImageRootfs {
     async fn mount_image(
         &self,
         container: &ContainerId,
-        image_id: &str,
-        path: &Path,
+        (image_id, path): (&str, &Path),
+        users: Option<UserMap>,
     ) -> Result<OwnedFd, RootfsError> {
         let id = image_id.parse().map_err(failure)?;
-        self.0.mount_image(container.as_str(), &id, path).await.map_err(|error| match error {
+        self.0.mount_image(container.as_str(), (&id, path), users.map(ids)).await.map_err(|error| match error
+        {
             image_service::Error::ImagePath { .. } => RootfsError::NoPath(Arc::new(error)),
             error => failure(error),
         })

@@ -29,7 +29,7 @@ struct Check {
     without: &'static str,
 }
 
-const CHECKS: [Check; 11] = [
+const CHECKS: [Check; 12] = [
     Check {
         what: "kernel",
         need: Need::Must,
@@ -47,6 +47,12 @@ const CHECKS: [Check; 11] = [
         without: "pods that ask for one are refused",
     },
     Check { what: "cgroups", need: Need::Must, look: cgroups, without: "limits can't be set" },
+    Check {
+        what: "device rules",
+        need: Need::Must,
+        look: device_rules,
+        without: "only privileged containers start",
+    },
     Check {
         what: "seccomp",
         need: Need::May,
@@ -171,13 +177,16 @@ fn cgroups() -> Result<String, String> {
     }
 }
 
+fn device_rules() -> Result<String, String> {
+    sandbox::try_device_rules().map(str::to_owned)
+}
+
 fn seccomp() -> Result<String, String> {
     read("/proc/sys/kernel/seccomp/actions_avail")
 }
 
 fn apparmor() -> Result<String, String> {
-    let enabled = read("/sys/module/apparmor/parameters/enabled")?;
-    if enabled == "Y" { Ok("enabled".into()) } else { Err(format!("enabled is {enabled}")) }
+    sandbox::apparmor_of_host()
 }
 
 fn selinux() -> Result<String, String> {

@@ -9,7 +9,9 @@ use sandbox::{
 };
 
 use super::image::handler;
-use super::security::{group_ids, groups_policy, mappings, namespaces, profile, selinux, wants_nodes_users};
+use super::security::{
+    apparmor, group_ids, groups_policy, mappings, namespaces, profile, selinux, wants_nodes_users,
+};
 use super::{known, required, resources, signal, sorted};
 
 /// A container as it was asked for.
@@ -36,7 +38,7 @@ pub(crate) fn config(config: cri::ContainerConfig) -> Result<ContainerConfig, Er
         log_path: config.log_path,
         stdin: stdin(config.stdin, config.stdin_once)?,
         tty: config.tty,
-        resources: resources::read(linux.resources.unwrap_or_default())?,
+        resources: resources::read(linux.resources.unwrap_or_default(), resources::CONTAINER)?,
         security: security(linux.security_context.unwrap_or_default())?,
         stop_signal: signal::read(config.stop_signal)?,
     })
@@ -48,7 +50,11 @@ fn metadata(metadata: cri::ContainerMetadata) -> ContainerMetadata {
 
 fn image(spec: cri::ImageSpec, field: &str) -> Result<ImageReference, Error> {
     handler(&spec.runtime_handler, field)?;
-    Ok(ImageReference { reference: spec.image, user_specified: spec.user_specified_image })
+    Ok(ImageReference {
+        reference: spec.image,
+        user_specified: spec.user_specified_image,
+        annotations: sorted(spec.annotations),
+    })
 }
 
 fn variable((at, variable): (usize, cri::KeyValue)) -> Result<(String, String), Error> {
@@ -163,6 +169,8 @@ fn security(context: cri::LinuxContainerSecurityContext) -> Result<ContainerSecu
     let nodes_users = wants_nodes_users(context.namespace_options.as_ref());
     let PodNamespaces { network, pid, ipc, user } =
         namespaces(context.namespace_options.unwrap_or_default())?;
+    #[allow(deprecated, reason = "the old form counts where the new one is absent")]
+    let apparmor = apparmor(context.apparmor, &context.apparmor_profile)?;
     // Unsaid is the pod's.
     let user = if nodes_users { Some(UserNamespace::default()) } else { user };
     Ok(ContainerSecurity {
@@ -183,7 +191,7 @@ fn security(context: cri::LinuxContainerSecurityContext) -> Result<ContainerSecu
         masked_paths: Some(context.masked_paths),
         readonly_paths: Some(context.readonly_paths),
         seccomp: profile(context.seccomp, "linux.security_context.seccomp")?,
-        apparmor: profile(context.apparmor, "linux.security_context.apparmor")?,
+        apparmor,
         selinux: selinux(context.selinux_options),
     })
 }
@@ -193,10 +201,6 @@ fn deprecated(context: &cri::LinuxContainerSecurityContext) -> Result<(), Error>
     let refused = |field: &str, instead: &str| {
         Error::refused(format!("linux.security_context.{field}"), format!("is deprecated, use {instead}"))
     };
-    // kubelet still fills the old AppArmor field beside the new one.
-    if !context.apparmor_profile.is_empty() && context.apparmor.is_none() {
-        return Err(refused("apparmor_profile", "apparmor"));
-    }
     if !context.seccomp_profile_path.is_empty() && context.seccomp.is_none() {
         return Err(refused("seccomp_profile_path", "seccomp"));
     }
@@ -229,6 +233,40 @@ mod tests {
     }
 
     #[test]
+    fn what_is_deprecated_or_of_another_system_is_refused_by_path() {
+        assert!(refusal(|config| config.windows = Some(Default::default())).starts_with("windows: "));
+        type Change = fn(&mut cri::LinuxContainerSecurityContext);
+        #[allow(deprecated, reason = "that is what it is about")]
+        let old: [(&str, Change, Change); 2] = [
+            (
+                "seccomp_profile_path",
+                |context| context.seccomp_profile_path = "runtime/default".into(),
+                |context| context.seccomp = Some(cri::SecurityProfile::default()),
+            ),
+            (
+                "apparmor_profile",
+                |context| context.apparmor_profile = "runtime/default".into(),
+                |context| context.apparmor = Some(cri::SecurityProfile::default()),
+            ),
+        ];
+        for (field, old, new) in old {
+            let mut context = cri::LinuxContainerSecurityContext::default();
+            old(&mut context);
+            let asked_with = |context: &cri::LinuxContainerSecurityContext| cri::ContainerConfig {
+                linux: Some(cri::LinuxContainerConfig {
+                    security_context: Some(context.clone()),
+                    ..Default::default()
+                }),
+                ..asked()
+            };
+            let refused = config(asked_with(&context)).unwrap_err().to_string();
+            assert!(refused.starts_with(&format!("linux.security_context.{field}: ")), "{refused}");
+            new(&mut context);
+            config(asked_with(&context)).expect("the new field beside the old one, as kubelet sends it");
+        }
+    }
+
+    #[test]
     fn fields_that_cannot_be_honoured_are_refused_by_path() {
         let good =
             cri::Mount { container_path: "/good".into(), host_path: "/tmp".into(), ..Default::default() };
@@ -249,6 +287,12 @@ mod tests {
         let handled =
             cri::ImageSpec { image: "i".into(), runtime_handler: "vm".into(), ..Default::default() };
         assert!(refusal(|config| config.image = Some(handled)).starts_with("image.runtime_handler: \"vm\""));
+        let target = cri::NamespaceOption { target_id: "other".into(), ..Default::default() };
+        let context =
+            cri::LinuxContainerSecurityContext { namespace_options: Some(target), ..Default::default() };
+        let linux = cri::LinuxContainerConfig { security_context: Some(context), ..Default::default() };
+        let refused = refusal(|config| config.linux = Some(linux));
+        assert!(refused.starts_with("linux.security_context.namespace_options.target_id: "), "{refused}");
         assert!(refusal(|config| config.stdin_once = true).starts_with("stdin_once"));
         assert!(refusal(|config| config.stop_signal = 99).starts_with("stop_signal"));
         assert!(refusal(|config| config.image = None).starts_with("image"));

@@ -1,9 +1,11 @@
 //! PodSandboxConfig, read.
 
 use proto::runtime::v1 as cri;
-use sandbox::{DnsConfig, Error, PodConfig, PodMetadata, PodSecurity, PortMapping, Protocol};
+use sandbox::{
+    DnsConfig, Error, PodConfig, PodMetadata, PodResources, PodSecurity, PortMapping, Protocol, Resources,
+};
 
-use super::security::{group_ids, groups_policy, id, namespaces, profile, selinux};
+use super::security::{apparmor, group_ids, groups_policy, id, namespaces, profile, selinux};
 use super::{bandwidth, known, required, resources, sorted};
 
 /// A pod as it was asked for.
@@ -31,10 +33,25 @@ pub(crate) fn config(config: cri::PodSandboxConfig, runtime_handler: String) -> 
         sysctls: sorted(linux.sysctls),
         namespaces: namespaces(context.namespace_options.clone().unwrap_or_default())?,
         security: security(context)?,
-        overhead: linux.overhead.map(resources::read).transpose()?,
-        resources: linux.resources.map(resources::read).transpose()?,
+        overhead: limits(linux.overhead, "linux.overhead")?,
+        resources: limits(linux.resources, "linux.resources")?,
         runtime_handler,
     })
+}
+
+/// New limits of a pod.
+///
+/// # Errors
+/// [`Error::Refused`] with the path of the field.
+pub(crate) fn update(request: cri::UpdatePodSandboxResourcesRequest) -> Result<PodResources, Error> {
+    Ok(PodResources {
+        overhead: limits(request.overhead, "overhead")?,
+        resources: limits(request.resources, "resources")?,
+    })
+}
+
+fn limits(said: Option<cri::LinuxContainerResources>, path: &str) -> Result<Option<Resources>, Error> {
+    said.map(|said| resources::read(said, path)).transpose()
 }
 
 fn metadata(metadata: cri::PodSandboxMetadata) -> PodMetadata {
@@ -86,7 +103,7 @@ fn security(context: cri::LinuxSandboxSecurityContext) -> Result<PodSecurity, Er
         supplemental_groups_policy: groups_policy(context.supplemental_groups_policy)?,
         readonly_rootfs: context.readonly_rootfs,
         seccomp: profile(context.seccomp, "linux.security_context.seccomp")?,
-        apparmor: profile(context.apparmor, "linux.security_context.apparmor")?,
+        apparmor: apparmor(context.apparmor, "")?,
         selinux: selinux(context.selinux_options),
     })
 }
@@ -126,7 +143,15 @@ mod tests {
     #[test]
     fn fields_that_cannot_be_honoured_are_refused_by_path() {
         type Change = fn(&mut cri::PodSandboxConfig);
-        let broken: [(&str, Change); 4] = [
+        #[allow(deprecated, reason = "refused for it")]
+        let broken: [(&str, Change); 7] = [
+            ("windows", |config| config.windows = Some(Default::default())),
+            ("linux.security_context.seccomp_profile_path", |config| {
+                context(config).seccomp_profile_path = "runtime/default".into();
+            }),
+            ("linux.security_context.namespace_options.target_id", |config| {
+                context(config).namespace_options.get_or_insert_default().target_id = "other".into();
+            }),
             ("annotations[\"kubernetes.io/ingress-bandwidth\"]", |config| {
                 config.annotations = [("kubernetes.io/ingress-bandwidth".into(), "fast".into())].into();
             }),

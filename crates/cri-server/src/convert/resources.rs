@@ -5,19 +5,35 @@ use sandbox::{Error, Resources};
 
 use super::{sorted, unsorted};
 
-/// Limits as they were asked for.
+/// Where a container's limits are in its configuration.
+pub(crate) const CONTAINER: &str = "linux.resources";
+
+/// Where they are in an update of them.
+pub(crate) const UPDATE: &str = "linux";
+
+/// A refusal of an update in the terms of that message: inside, limits are known by the path that they have in the configuration.
+pub(crate) fn in_update(error: Error) -> Error {
+    match error {
+        Error::Refused { field, why } => {
+            let short = field.strip_prefix(CONTAINER).map(|rest| format!("{UPDATE}{rest}"));
+            Error::Refused { field: short.unwrap_or(field), why }
+        }
+        other => other,
+    }
+}
+
+/// Limits as they were asked for in the field at `path`.
 ///
 /// # Errors
 /// [`Error::Refused`] for a number that can't be one.
-pub(crate) fn read(resources: cri::LinuxContainerResources) -> Result<Resources, Error> {
+pub(crate) fn read(resources: cri::LinuxContainerResources, path: &str) -> Result<Resources, Error> {
+    let refused = |field: &str, why: String| Error::refused(format!("{path}.{field}"), why);
     let unsigned = |field: &str, value: i64| {
-        let path = || format!("linux.resources.{field}");
-        u64::try_from(value).map_err(|_| Error::refused(path(), format!("{value} is negative")))
+        u64::try_from(value).map_err(|_| refused(field, format!("{value} is negative")))
     };
     let score = resources.oom_score_adj;
     let oom_score_adj = i32::try_from(score).ok().filter(|score| (-1000..=1000).contains(score));
-    let bad_score =
-        || Error::refused("linux.resources.oom_score_adj", format!("{score} is not in -1000 to 1000"));
+    let bad_score = || refused("oom_score_adj", format!("{score} is not in -1000 to 1000"));
     Ok(Resources {
         cpu_period: said(unsigned("cpu_period", resources.cpu_period)?),
         cpu_quota: said(resources.cpu_quota),
@@ -79,15 +95,19 @@ mod tests {
             unified: [("memory.high".to_owned(), "1000000".to_owned())].into(),
             ..Default::default()
         };
-        assert_eq!(shown(&read(asked.clone()).unwrap()), asked);
+        assert_eq!(shown(&read(asked.clone(), CONTAINER).unwrap()), asked);
     }
 
     #[test]
     fn impossible_numbers_are_refused_with_their_field() {
         let negative = cri::LinuxContainerResources { cpu_shares: -1, ..Default::default() };
-        let error = read(negative).unwrap_err().to_string();
+        let error = read(negative.clone(), CONTAINER).unwrap_err().to_string();
         assert!(error.starts_with("linux.resources.cpu_shares"), "{error}");
         let beyond = cri::LinuxContainerResources { oom_score_adj: 1001, ..Default::default() };
-        assert!(read(beyond).unwrap_err().to_string().contains("oom_score_adj"));
+        assert!(read(beyond, CONTAINER).unwrap_err().to_string().contains("oom_score_adj"));
+        let error = read(negative, "linux.overhead").unwrap_err().to_string();
+        assert!(error.starts_with("linux.overhead.cpu_shares"), "{error}");
+        let inside = Error::refused("linux.resources.cpu_period", "is bad");
+        assert_eq!(in_update(inside).to_string(), "linux.cpu_period: is bad");
     }
 }

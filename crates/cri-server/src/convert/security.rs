@@ -10,9 +10,13 @@ use super::known;
 /// The namespace options of a pod or container.
 ///
 /// # Errors
-/// [`Error::Refused`] for a mode that the contract doesn't have, or a target without an id.
+/// [`Error::Refused`] for a mode that the contract doesn't have, a target without an id or an id without a target.
 pub(crate) fn namespaces(options: cri::NamespaceOption) -> Result<PodNamespaces, Error> {
     let path = |field: &str| format!("linux.security_context.namespace_options.{field}");
+    let target = cri::NamespaceMode::Target as i32;
+    if !options.target_id.is_empty() && ![options.network, options.pid, options.ipc].contains(&target) {
+        return Err(Error::refused(path("target_id"), "is said, and no mode is TARGET"));
+    }
     Ok(PodNamespaces {
         network: mode(options.network, &options.target_id, &path("network"))?,
         pid: mode(options.pid, &options.target_id, &path("pid"))?,
@@ -114,6 +118,38 @@ pub(crate) fn profile(profile: Option<cri::SecurityProfile>, field: &str) -> Res
     }))
 }
 
+/// An AppArmor profile. kubelet fills the old field beside the new one, which goes before it; tools that are older than the new one
+/// fill the old one alone.
+///
+/// # Errors
+/// As for [`profile`], and for words of the old field that say nothing.
+pub(crate) fn apparmor(
+    wanted: Option<cri::SecurityProfile>,
+    deprecated: &str,
+) -> Result<Option<Profile>, Error> {
+    let wanted = profile(wanted, "linux.security_context.apparmor")?;
+    Ok(match (wanted, deprecated) {
+        // Either form of the name is sent in the new field.
+        (Some(Profile::Localhost(name)), _) => {
+            Some(Profile::Localhost(name.strip_prefix(LOCALHOST).unwrap_or(&name).to_owned()))
+        }
+        (Some(other), _) => Some(other),
+        (None, "") => None,
+        (None, "runtime/default") => Some(Profile::RuntimeDefault),
+        (None, "unconfined") => Some(Profile::Unconfined),
+        (None, text) => match text.strip_prefix(LOCALHOST).filter(|name| !name.is_empty()) {
+            Some(name) => Some(Profile::Localhost(name.to_owned())),
+            None => {
+                let why = format!("\"{text}\" is not runtime/default, unconfined or localhost/ and a name");
+                return Err(Error::refused("linux.security_context.apparmor_profile", why));
+            }
+        },
+    })
+}
+
+/// What the name of a profile of the node's begins with in the old form.
+const LOCALHOST: &str = "localhost/";
+
 /// An SELinux context; one without content asks for nothing.
 pub(crate) fn selinux(options: Option<cri::SeLinuxOption>) -> Option<SelinuxOptions> {
     let cri::SeLinuxOption { user, role, r#type: kind, level } = options?;
@@ -146,5 +182,36 @@ pub(crate) fn shown(namespaces: &PodNamespaces) -> cri::NamespaceOption {
         ipc: number(&namespaces.ipc),
         userns_options: namespaces.user.as_ref().map(shown_users),
         ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cri::security_profile::ProfileType;
+
+    use super::*;
+
+    #[test]
+    fn the_old_apparmor_field_counts_where_the_new_one_is_absent() {
+        let new = |kind: ProfileType, name: &str| {
+            Some(cri::SecurityProfile { profile_type: kind as i32, localhost_ref: name.into() })
+        };
+        let named = |name: &str| Some(Profile::Localhost(name.to_owned()));
+        for (wanted, deprecated, expected) in [
+            (None, "", None),
+            (None, "runtime/default", Some(Profile::RuntimeDefault)),
+            (None, "unconfined", Some(Profile::Unconfined)),
+            (None, "localhost/mine", named("mine")),
+            (new(ProfileType::Localhost, "localhost/mine"), "", named("mine")),
+            (new(ProfileType::Localhost, "mine"), "localhost/other", named("mine")),
+            (new(ProfileType::Unconfined, ""), "localhost/other", Some(Profile::Unconfined)),
+            (new(ProfileType::RuntimeDefault, ""), "unconfined", Some(Profile::RuntimeDefault)),
+        ] {
+            assert_eq!(apparmor(wanted.clone(), deprecated).unwrap(), expected, "{wanted:?} {deprecated}");
+        }
+        for nonsense in ["mine", "localhost/", "docker/default"] {
+            let refused = apparmor(None, nonsense).unwrap_err().to_string();
+            assert!(refused.starts_with("linux.security_context.apparmor_profile: "), "{refused}");
+        }
     }
 }

@@ -126,6 +126,7 @@ fn image(image: &ImageReference) -> cri::ImageSpec {
     cri::ImageSpec {
         image: image.reference.clone(),
         user_specified_image: image.user_specified.clone(),
+        annotations: unsorted(&image.annotations),
         ..Default::default()
     }
 }

@@ -98,8 +98,10 @@ pub(super) async fn update(
     if request.windows.is_some() {
         return Err(of_sandbox(&Error::refused("windows", "this node runs Linux")));
     }
-    let limits = resources::read(request.linux.unwrap_or_default()).map_err(|error| of_sandbox(&error))?;
-    runtime.pods.update_resources(&request.container_id, limits).await.map_err(|error| of_sandbox(&error))?;
+    let limits = resources::read(request.linux.unwrap_or_default(), resources::UPDATE)
+        .map_err(|error| of_sandbox(&error))?;
+    let updated = runtime.pods.update_resources(&request.container_id, limits).await;
+    updated.map_err(|error| of_sandbox(&resources::in_update(error)))?;
     Ok(cri::UpdateContainerResourcesResponse {})
 }
 

@@ -296,8 +296,8 @@ impl RuntimeService for Runtime {
 
     async fn update_pod_sandbox_resources(
         &self,
-        _: Request<cri::UpdatePodSandboxResourcesRequest>,
+        request: Request<cri::UpdatePodSandboxResourcesRequest>,
     ) -> Answer<cri::UpdatePodSandboxResourcesResponse> {
-        unimplemented("UpdatePodSandboxResources")
+        pods::update(self, request.into_inner()).await.map(Response::new)
     }
 }

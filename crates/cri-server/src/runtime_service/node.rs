@@ -76,7 +76,12 @@ fn info(runtime: &Runtime) -> Result<HashMap<String, String>, Status> {
     let config = serde_json::to_string(&runtime.config);
     let config =
         config.map_err(|error| Status::internal(format!("writing the configuration as JSON: {error}")))?;
-    Ok(HashMap::from([("config".to_owned(), config), ("network".to_owned(), network.to_string())]))
+    let apparmor = match runtime.pods.apparmor() {
+        Ok(state) => json!({ "enabled": true, "state": state }),
+        Err(reason) => json!({ "enabled": false, "reason": reason }),
+    };
+    let parts = [("config", config), ("network", network.to_string()), ("apparmor", apparmor.to_string())];
+    Ok(parts.into_iter().map(|(name, text)| (name.to_owned(), text)).collect())
 }
 
 pub(super) fn runtime_config() -> cri::RuntimeConfigResponse {

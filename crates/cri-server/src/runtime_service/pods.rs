@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use proto::runtime::v1 as cri;
-use sandbox::{ContainerFilter, Error, PodStatus};
+use sandbox::{ContainerFilter, Error, PodConfig, PodResources, PodStatus};
 use serde_json::json;
 use tonic::Status;
 
@@ -65,15 +65,29 @@ pub(super) fn list(
     Ok(runtime.pods.pods(&filter).iter().map(|pod| status::pod_item(pod)).collect())
 }
 
-/// One JSON object under the key that crictl prints.
+pub(super) async fn update(
+    runtime: &Runtime,
+    request: cri::UpdatePodSandboxResourcesRequest,
+) -> Result<cri::UpdatePodSandboxResourcesResponse, Status> {
+    let id = request.pod_sandbox_id.clone();
+    call_log::about_pod(&id);
+    let limits = convert::pod::update(request).map_err(|error| of_sandbox(&error))?;
+    runtime.pods.update_pod_resources(&id, limits).await.map_err(|error| of_sandbox(&error))?;
+    Ok(cri::UpdatePodSandboxResourcesResponse {})
+}
+
+/// One JSON object under the key that crictl prints. The limits are those of now, in the configuration too: that is what an update
+/// changes, as the contract has it.
 fn info(pod: &PodStatus) -> HashMap<String, String> {
+    let PodResources { overhead, resources } = pod.limits.clone();
+    let config = PodConfig { overhead, resources, ..(*pod.config).clone() };
     let info = json!({
         "pid": pod.supervisor,
         "netns": pod.netns,
         "cgroup": pod.cgroup,
         "message": pod.message,
         "runtimeHandler": pod.config.runtime_handler,
-        "config": *pod.config,
+        "config": config,
     });
     HashMap::from([("info".to_owned(), info.to_string())])
 }

@@ -88,9 +88,8 @@ impl Mounter {
         mounted.map_err(|failure| error(container, failure))
     }
 
-    /// Mounts `lowers`, from the top downwards, read-only, for the container with the directory `dir`.
-    pub(super) fn view(&self, container: &str, dir: &Path, lowers: &[OwnedFd]) -> Result<OwnedFd, Error> {
-        let lowers = Lowers { plain: lowers, ids: None };
+    /// Mounts `lowers` read-only for the container with the directory `dir`.
+    pub(super) fn view(&self, container: &str, dir: &Path, lowers: Lowers<'_>) -> Result<OwnedFd, Error> {
         self.overlay(dir, lowers, None).map_err(|failure| error(container, failure))
     }
 

@@ -12,7 +12,8 @@ use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags};
 
-use super::mount::{Failure, in_private_namespace, open_place};
+use super::ids::IdMap;
+use super::mount::{Failure, Lowers, in_private_namespace, open_place};
 use super::record::ImageRecord;
 use super::{Inner, RootFilesystems, Rootfs, WORK, all_there, attributes, check_id, visible};
 use crate::digest::Digest;
@@ -60,18 +61,23 @@ impl RootFilesystems {
     }
 
     /// Mounts what is at a path of an image that is kept for a container, read-only and detached; all of it for an empty
-    /// path. Links are followed inside the image.
+    /// path. Links are followed inside the image. With `ids`, files belong to those whom these map their owners to.
     ///
     /// # Errors
     /// [`Error::ImagePath`] when nothing can be found there, [`Error::RootfsMissing`], [`Error::ImageMissing`] for an
     /// image that isn't kept for it, [`Error::LayerMissing`], [`Error::RootfsMount`].
-    pub fn mount_image(&self, container: &str, image: &Digest, path: &Path) -> Result<OwnedFd, Error> {
+    pub fn mount_image(
+        &self,
+        container: &str,
+        (image, path): (&Digest, &Path),
+        ids: Option<&IdMap>,
+    ) -> Result<OwnedFd, Error> {
         let inner = &*self.inner;
         let rootfs = inner.containers().get(container).cloned();
         let rootfs = rootfs.ok_or_else(|| Error::RootfsMissing { container: container.to_owned() })?;
         let (at, layers) = find(&rootfs, image)?;
         let dir = inner.dir.join(container);
-        let mount = inner.view(container, (&dir.join(IMAGES).join(at.to_string()), layers))?;
+        let mount = inner.view(container, (&dir.join(IMAGES).join(at.to_string()), layers), ids)?;
         if path.as_os_str().is_empty() {
             return Ok(mount);
         }
@@ -89,7 +95,7 @@ impl RootFilesystems {
         all_there(rootfs.record.layers(), &rootfs.layers)?;
         let top = inner.dir.join(container).join(IMAGES).join("own");
         inner.make_top(&top, &rootfs.layers)?;
-        inner.view(container, (&top, &rootfs.layers))
+        inner.view(container, (&top, &rootfs.layers), None)
     }
 }
 
@@ -101,10 +107,15 @@ impl Inner {
             .map_err(|cause| store("set the attributes of", top, cause))
     }
 
-    fn view(&self, container: &str, (top, layers): (&Path, &[Layer])) -> Result<OwnedFd, Error> {
+    fn view(
+        &self,
+        container: &str,
+        (top, layers): (&Path, &[Layer]),
+        ids: Option<&IdMap>,
+    ) -> Result<OwnedFd, Error> {
         let mut lowers = vec![open_place(top).map_err(|cause| store("open", top, cause))?];
         lowers.extend(self.lowers(layers)?);
-        self.mounter.view(container, &self.dir.join(container), &lowers)
+        self.mounter.view(container, &self.dir.join(container), Lowers { plain: &lowers, ids })
     }
 }
 
@@ -170,7 +181,7 @@ mod tests {
         let mounter = Mounter::new(dir.path().join("empty"), Durability::default());
         let view = || {
             let lower = open_place(&dir.path().join("layer")).unwrap();
-            mounter.view("c", dir.path(), &[lower]).unwrap()
+            mounter.view("c", dir.path(), Lowers { plain: &[lower], ids: None }).unwrap()
         };
         let spot = dir.path().join("work");
         for way in [part, part_attached] {

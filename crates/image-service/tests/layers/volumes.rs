@@ -10,7 +10,7 @@ use crate::archive::{Tar, dir, file, hard_link, symlink};
 use crate::store::{Form, Mounted, Store, snapshot};
 
 fn mount(store: &Store, image: &Digest, path: &str) -> Result<Mounted, Error> {
-    store.roots.mount_image("c", image, Path::new(path)).map(Mounted::from)
+    store.roots.mount_image("c", (image, Path::new(path)), None).map(Mounted::from)
 }
 
 pub(crate) fn an_image_is_mounted_as_a_volume(form: Form) {

@@ -6,8 +6,8 @@ use std::path::Path;
 use rustix::io::Errno;
 
 use super::files::{error, make_directories, number_if_there, read, write, write_raw};
-use super::{Directory, Error, unified};
-use crate::spec::oci::{LinuxCpu, LinuxDeviceCgroup, LinuxDeviceType, LinuxMemory, LinuxResources};
+use super::{Directory, Error, devices, unified};
+use crate::spec::oci::{LinuxCpu, LinuxMemory, LinuxResources};
 
 pub(super) fn find<'a>(directories: &'a [Directory], controller: &str) -> Option<&'a Path> {
     directories
@@ -69,7 +69,11 @@ pub(super) fn apply(
         write(&need("pids", "linux.resources.pids")?.join("pids.max"), &unified::limit(pids.limit()))?;
     }
     if let Some(rules) = resources.devices() {
-        devices(need("devices", "linux.resources.devices")?, rules)?;
+        match (find(directories, "devices"), beside) {
+            (Some(directory), _) => devices::by_controller(directory, rules)?,
+            (None, Some(directory)) => devices::by_program(directory, rules)?,
+            (None, None) => return Err(devices::MISSING),
+        }
     }
     for limit in resources.hugepage_limits().iter().flatten() {
         let size = limit.page_size();
@@ -161,46 +165,4 @@ fn cpu(directory: &Path, limits: &LinuxCpu) -> Result<(), Error> {
     set("cpu.idle", limits.idle().map(|idle| idle.to_string()))?;
     set("cpu.rt_period_us", limits.realtime_period().map(|period| period.to_string()))?;
     set("cpu.rt_runtime_us", limits.realtime_runtime().map(|runtime| runtime.to_string()))
-}
-
-fn devices(directory: &Path, rules: &[LinuxDeviceCgroup]) -> Result<(), Error> {
-    let (allow, deny) = (directory.join("devices.allow"), directory.join("devices.deny"));
-    for rule in rules {
-        write(if rule.allow() { &allow } else { &deny }, &device_rule(rule))?;
-    }
-    Ok(())
-}
-
-/// A rule in the words of Documentation/admin-guide/cgroup-v1/devices.rst; a missing number is any.
-fn device_rule(rule: &LinuxDeviceCgroup) -> String {
-    let number = |value: Option<i64>| match value {
-        Some(value) if value >= 0 => value.to_string(),
-        _ => "*".to_owned(),
-    };
-    let access = rule.access().as_deref().filter(|access| !access.is_empty()).unwrap_or("rwm");
-    let kind = match rule.typ().unwrap_or(LinuxDeviceType::A) {
-        LinuxDeviceType::B => "b",
-        LinuxDeviceType::C | LinuxDeviceType::U => "c",
-        LinuxDeviceType::A | LinuxDeviceType::P => return "a".to_owned(),
-    };
-    format!("{kind} {}:{} {access}", number(rule.major()), number(rule.minor()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::spec::oci::LinuxDeviceCgroupBuilder;
-
-    #[test]
-    fn device_rules_are_written_as_the_controller_reads_them() {
-        let rule = |typ, major, minor: i64| {
-            let builder =
-                LinuxDeviceCgroupBuilder::default().allow(true).typ(typ).major(major as i64).access("rw");
-            device_rule(&builder.minor(minor).build().unwrap())
-        };
-        assert_eq!(rule(LinuxDeviceType::C, 1, 3), "c 1:3 rw");
-        assert_eq!(rule(LinuxDeviceType::B, 8, -1), "b 8:* rw");
-        let all = LinuxDeviceCgroupBuilder::default().allow(false).access("rwm").build().unwrap();
-        assert_eq!(device_rule(&all), "a");
-    }
 }

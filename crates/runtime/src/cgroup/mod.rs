@@ -11,6 +11,7 @@
 
 mod check;
 mod detect;
+mod devices;
 mod files;
 mod kill;
 mod legacy;
@@ -26,6 +27,7 @@ use crate::Error;
 use crate::spec::oci::LinuxResources;
 
 pub use check::Machine;
+pub use devices::DeviceControl;
 pub use stats::{CpuStats, MemoryStats, Stats};
 
 /// Where the host has its hierarchies mounted.
@@ -150,11 +152,12 @@ impl Cgroup {
     /// Sets limits; those that are not given stay as they are.
     ///
     /// Limits of huge pages are passed over where the host has no hugetlb controller, since kubelet sends
-    /// them always; swap limits where swap is not accounted. Device rules do nothing on a unified host.
+    /// them always; swap limits where swap is not accounted. Device rules take the place of earlier ones, in one
+    /// step where they are a program (see [`DeviceControl`]).
     ///
     /// # Errors
-    /// [`Error::NoController`] for a limit that the host cannot set, [`Error::Cgroup`] for what the kernel
-    /// refuses.
+    /// [`Error::NoController`] for a limit that the host cannot set, [`Error::Refused`] for a device rule that is
+    /// none, [`Error::Cgroup`] and [`Error::DeviceProgram`] for what the kernel refuses.
     pub fn apply(&self, resources: &LinuxResources) -> Result<(), Error> {
         refuse_what_is_not_done(resources)?;
         match (&self.unified, self.legacy.is_empty()) {

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use rustix::io::Errno;
 
-use super::Error;
 use super::files::{error, make_directories, read, write, write_raw};
+use super::{Error, devices};
 use crate::spec::oci::{LinuxCpu, LinuxMemory, LinuxResources};
 
 /// The controllers that limits or statistics here use.
@@ -58,6 +58,9 @@ pub(super) fn apply(directory: &Path, resources: &LinuxResources) -> Result<(), 
             Ok(()) | Err(Errno::NOENT) => {}
             Err(errno) => return Err(error("write cgroup file", &file, errno)),
         }
+    }
+    if let Some(rules) = resources.devices() {
+        devices::by_program(directory, rules)?;
     }
     let mut settings: Vec<_> = resources.unified().iter().flatten().collect();
     settings.sort();

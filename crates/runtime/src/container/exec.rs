@@ -2,8 +2,8 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
+use super::birth::{Birth, become_process};
 use super::launch::open_cgroup;
-use super::pid_namespace::Chosen;
 use super::{ExecRequest, Launched, finish};
 use crate::handshake;
 use crate::init::join::{self, Join};
@@ -21,22 +21,17 @@ use crate::{FailedStep, Failure};
 pub fn exec(proof: &SingleThread, request: &ExecRequest<'_>) -> Result<Launched, Failure> {
     let (parent_end, reporter) = handshake::pair()?;
     let cgroup = open_cgroup(request.cgroup)?;
-    let mut pid_namespace = Chosen::enter(Some(request.container))?;
     let cloned = clone_process(proof, CloneFlags::default(), cgroup.as_ref().map(OwnedFd::as_fd));
     match cloned.map_err(|errno| Failure::system(FailedStep::Clone, errno, ""))? {
         Cloned::Child => {
-            pid_namespace.forget();
             drop(parent_end);
             init::run_child(&reporter, || {
                 let process = Process::new(request.process, request.cgroup, &request.streams, &reporter);
                 let mut join = Join::new(process, request.container, request.user);
                 carry_out(&join::steps(), &mut join)?;
-                carry_out(&init::process::steps(), &mut join.process)
+                become_process(proof, &mut join.process, Birth::Ahead)
             })
         }
-        Cloned::Parent(child) => {
-            pid_namespace.leave()?;
-            finish(child, parent_end)
-        }
+        Cloned::Parent(child) => finish(child, parent_end),
     }
 }

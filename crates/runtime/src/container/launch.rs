@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
+use super::birth::{Birth, become_process};
 use super::pid_namespace::Chosen;
 use super::{LaunchRequest, Launched, finish};
 use crate::cgroup::Cgroup;
@@ -11,7 +12,7 @@ use crate::handshake;
 use crate::init::launch::{self, Launch};
 use crate::init::process::Process;
 use crate::init::{self, carry_out};
-use crate::plan::{NamespacePlan, NamespaceSource};
+use crate::plan::{Hooks, NamespacePlan, NamespaceSource};
 use crate::sys::{CloneFlags, Cloned, clone_process};
 use crate::thread::SingleThread;
 use crate::{FailedStep, Failure, FailureKind};
@@ -44,10 +45,14 @@ fn launch_on_host(proof: &SingleThread, request: &LaunchRequest<'_>) -> Result<L
             drop(parent_end);
             init::run_child(&reporter, || {
                 let process =
-                    Process::new(&request.plan.process, request.cgroup, &request.streams, &reporter);
+                    Process::new(&request.plan.process, request.cgroup, &request.streams, &reporter)
+                        .before_start(proof, request);
                 let mut launch = Launch::new(process, request);
-                carry_out(&launch::steps(), &mut launch)?;
-                carry_out(&init::process::steps(), &mut launch.process)
+                match hooks_before_pivot(request) {
+                    None => carry_out(&launch::steps(), &mut launch)?,
+                    Some(_) => carry_out(&launch::steps_with_hooks(), &mut launch)?,
+                }
+                become_process(proof, &mut launch.process, Birth::Over)
             })
         }
         Cloned::Parent(child) => {
@@ -55,6 +60,10 @@ fn launch_on_host(proof: &SingleThread, request: &LaunchRequest<'_>) -> Result<L
             finish(child, parent_end)
         }
     }
+}
+
+fn hooks_before_pivot<'a>(request: &LaunchRequest<'a>) -> Option<&'a Hooks> {
+    request.plan.hooks.as_deref().filter(|hooks| hooks.are_before_pivot())
 }
 
 fn check_descriptors(request: &LaunchRequest<'_>) -> Result<(), Failure> {

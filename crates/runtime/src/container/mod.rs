@@ -3,6 +3,7 @@
 //! Called by the supervisor, in a process with one thread. Both return as soon as the child runs; how far it
 //! got is read from the [`Handshake`]. What the child does is in `init`.
 
+mod birth;
 mod exec;
 mod ids;
 mod launch;
@@ -10,6 +11,8 @@ mod pid_namespace;
 mod user;
 
 use std::os::fd::{BorrowedFd, OwnedFd};
+
+use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Cgroup;
 use crate::handshake::Handshake;
@@ -38,6 +41,25 @@ pub struct LaunchRequest<'a> {
     pub cgroup: &'a Cgroup,
     /// Its streams, unless the plan has a terminal.
     pub streams: Streams<'a>,
+    /// How far it goes by itself.
+    pub until: Until,
+}
+
+/// How far a container's first process goes by itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Until {
+    /// It executes its command.
+    #[default]
+    Executed,
+    /// It waits when all but that is done, until it is told to go on (runtime.md, "Create" and "Start").
+    Created,
+}
+
+impl Until {
+    pub(crate) fn is_executed(&self) -> bool {
+        *self == Self::Executed
+    }
 }
 
 /// A process that joins a running container.
@@ -80,7 +102,7 @@ pub struct Launched {
 }
 
 /// Gives a child that runs to the caller. Until its identity is known it is killed when anything fails.
-fn finish(child: Child, handshake: Handshake) -> Result<Launched, Failure> {
+pub(crate) fn finish(child: Child, handshake: Handshake) -> Result<Launched, Failure> {
     let start_time = start_time(child.pid())?;
     let (pid, pidfd) =
         child.hand_over().ok_or_else(|| Failure::system(FailedStep::Clone, rustix::io::Errno::CHILD, ""))?;

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::event::Timespec;
 
+use super::birth::{Birth, become_process};
 use super::launch::{namespaces, open_cgroup, pid_namespace};
 use super::pid_namespace::Chosen;
 use super::{LaunchRequest, Launched, finish};
@@ -49,7 +50,8 @@ fn prepare_and_clone(
     request: &LaunchRequest<'_>,
     (reporter, herald): (&Reporter, &Reporter),
 ) -> Result<(), Failure> {
-    let process = Process::new(&request.plan.process, request.cgroup, &request.streams, reporter);
+    let process = Process::new(&request.plan.process, request.cgroup, &request.streams, reporter)
+        .before_start(proof, request);
     let mut launch = Launch::new(process, request);
     // Chosen as the host's root, who may look into any process.
     let mut pid_namespace = Chosen::enter(pid_namespace(request)?)?;
@@ -60,7 +62,7 @@ fn prepare_and_clone(
     match clone_process(proof, flags, None).map_err(failed)? {
         Cloned::Child => init::run_child(reporter, || {
             carry_out(&launch::inside_steps(), &mut launch)?;
-            carry_out(&init::process::steps(), &mut launch.process)
+            become_process(proof, &mut launch.process, Birth::Over)
         }),
         Cloned::Parent(child) => {
             let (pid, pidfd) = child.hand_over().ok_or_else(|| failed(rustix::io::Errno::CHILD))?;

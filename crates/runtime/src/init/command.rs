@@ -1,20 +1,20 @@
 //! Finding the command in the container and executing it.
 
 use std::ffi::{CStr, CString};
+use std::os::unix::ffi::OsStrExt;
 
 use nix::unistd::execve;
 use rustix::fs::{AtFlags, CWD, statat};
 use rustix::io::Errno;
 
-use super::handles::Procfs;
-use crate::plan::ProcessPlan;
+use crate::plan::{Hook, ProcessPlan};
 use crate::{FailedStep, Failure, FailureKind};
 
 /// Where a command without a slash is looked for when the environment says nothing.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// A command with its arguments and environment, ready for execve(2).
-pub(super) struct Command {
+pub(crate) struct Command {
     name: String,
     candidates: Vec<CString>,
     args: Vec<CString>,
@@ -22,27 +22,39 @@ pub(super) struct Command {
 }
 
 impl Command {
-    pub(super) fn find(plan: &ProcessPlan, procfs: &Procfs) -> Result<Self, Failure> {
+    /// `own`: device and inode of this very program.
+    pub(super) fn find(plan: &ProcessPlan, own: Option<(u64, u64)>) -> Result<Self, Failure> {
         let name = plan.args.first().cloned().unwrap_or_default();
-        let texts = |texts: &[String]| {
-            let texts: Result<Vec<_>, _> = texts.iter().map(|text| CString::new(text.as_str())).collect();
-            texts.map_err(|_| failure(FailureKind::NotFound, Errno::INVAL, &name))
-        };
         let found = Self {
-            candidates: texts(&candidates(plan))?,
-            args: texts(&plan.args)?,
-            env: texts(&plan.env)?,
-            name: name.clone(),
+            candidates: texts(&candidates(plan), &name)?,
+            args: texts(&plan.args, &name)?,
+            env: texts(&plan.env, &name)?,
+            name,
         };
-        let own = procfs.executable().ok();
-        if found.candidates.iter().any(|candidate| is_own_executable(candidate, own)) {
-            return Err(super::process::outside(FailedStep::Exec, name));
-        }
+        found.check(own)?;
         Ok(found)
     }
 
+    /// The program of a hook.
+    pub(crate) fn of_hook(hook: &Hook) -> Result<Self, Failure> {
+        let name = hook.path.to_string_lossy().into_owned();
+        let path = CString::new(hook.path.as_os_str().as_bytes())
+            .map_err(|_| failure(FailureKind::NotFound, Errno::INVAL, &name))?;
+        let args = if hook.args.is_empty() { vec![path.clone()] } else { texts(&hook.args, &name)? };
+        Ok(Self { args, env: texts(&hook.env, &name)?, candidates: vec![path], name })
+    }
+
+    /// # Errors
+    /// It is this very program.
+    pub(super) fn check(&self, own: Option<(u64, u64)>) -> Result<(), Failure> {
+        if self.candidates.iter().any(|candidate| is_own_executable(candidate, own)) {
+            return Err(super::process::outside(FailedStep::Exec, self.name.as_str()));
+        }
+        Ok(())
+    }
+
     /// Executes the first candidate that can be; returns why none could.
-    pub(super) fn execute(&self) -> Failure {
+    pub(crate) fn execute(&self) -> Failure {
         let mut answer = Errno::NOENT;
         for candidate in &self.candidates {
             let Err(errno) = execve(candidate, &self.args, &self.env);
@@ -58,6 +70,11 @@ impl Command {
         }
         Failure::system(FailedStep::Exec, answer, self.name.as_str())
     }
+}
+
+fn texts(texts: &[String], command: &str) -> Result<Vec<CString>, Failure> {
+    let texts: Result<Vec<_>, _> = texts.iter().map(|text| CString::new(text.as_str())).collect();
+    texts.map_err(|_| failure(FailureKind::NotFound, Errno::INVAL, command))
 }
 
 fn failure(kind: FailureKind, errno: Errno, command: &str) -> Failure {

@@ -108,23 +108,22 @@ pub(super) fn install_filter(plan: &ProcessPlan) -> Result<(), Failure> {
 }
 
 /// Has the next execve(2) change the security labels, through the host's procfs.
+///
+/// Before no_new_privs: AppArmor lets go of the unconfined under it, and the other way round nothing would be left to choose. A profile that the
+/// kernel doesn't have is an error here; a transition that the runtime's own confinement forbids is one of execve(2).
 pub(super) fn label(procfs: &Procfs, plan: &ProcessPlan) -> Result<(), Failure> {
-    let write = |path: &str, text: String, subject: &str| {
-        procfs
-            .write(path, text.as_bytes())
-            .map_err(|errno| Failure::system(FailedStep::SecurityLabel, errno, subject))
+    let failed = |subject: &str| {
+        let subject = subject.to_owned();
+        move |errno| Failure::system(FailedStep::SecurityLabel, errno, subject.clone())
     };
     if let Some(profile) = &plan.apparmor {
         // Kernels since 5.8 have a directory for each security module, older ones one file for all.
-        match write("self/attr/apparmor/exec", format!("exec {profile}"), profile) {
-            Err(failure) if failure.errno == Some(libc::ENOENT) => {
-                write("self/attr/exec", format!("exec {profile}"), profile)?;
-            }
-            other => other?,
-        }
+        let own = procfs.has("self/attr/apparmor").map_err(failed(profile))?;
+        let file = if own { "self/attr/apparmor/exec" } else { "self/attr/exec" };
+        procfs.write(file, format!("exec {profile}").as_bytes()).map_err(failed(profile))?;
     }
     match &plan.selinux {
-        Some(label) => write("self/attr/exec", label.clone(), label),
+        Some(label) => procfs.write("self/attr/exec", label.as_bytes()).map_err(failed(label)),
         None => Ok(()),
     }
 }

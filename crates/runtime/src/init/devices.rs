@@ -10,7 +10,10 @@ use rustix::fs::{
     openat, symlinkat,
 };
 use rustix::io::Errno;
-use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
+use rustix::mount::{
+    MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount_change, move_mount, open_tree,
+    unmount,
+};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
@@ -47,48 +50,75 @@ pub(super) fn node(root: &Root, node: &DeviceNode) -> Result<(), Failure> {
 }
 
 /// Makes the nodes for a container in whose user namespace nobody may: on a filesystem of the host's that is
-/// attached nowhere, each as a mount of its own.
+/// attached nowhere, each as a mount of its own. Where the kernel wants it (before 6.15), the process gets a mount
+/// namespace of its own for that.
 pub(super) fn make_outside<'n>(
     nodes: impl Iterator<Item = &'n DeviceNode>,
     ids: &IdMappings,
 ) -> Result<VecDeque<OwnedFd>, Failure> {
-    let mut base = None;
-    nodes
+    let mut workshop = None;
+    let made = nodes
         .enumerate()
         .map(|(number, node)| {
             let failed = |errno| Failure::system(FailedStep::Device, errno, path_text(&node.path));
-            if base.is_none() {
-                let attributes = MountAttributes { nosuid: true, noexec: true, ..MountAttributes::default() };
-                base = Some(
-                    make("tmpfs", &[("source", Some("dev")), ("mode", Some("700"))], &attributes)
-                        .map_err(failed)?,
-                );
-            }
-            let base = base.as_ref().ok_or_else(|| failed(Errno::INVAL))?;
-            let name = number.to_string();
             let unmapped = || failed(Errno::INVAL);
             let owner = (
                 ids.outside_uid(node.uid).or_else(|| ids.outside_uid(0)).ok_or_else(unmapped)?,
                 ids.outside_gid(node.gid).or_else(|| ids.outside_gid(0)).ok_or_else(unmapped)?,
             );
-            make_node(base, name.as_ref(), node, owner).map_err(failed)?;
-            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let made = openat(base, name, flags, Mode::empty()).map_err(failed)?;
-            // Kernels before 6.15 cannot clone what is attached nowhere: there it is the host's own node.
-            clone_mount(&made).or_else(|_| host_node(node)).map_err(failed)
+            if workshop.is_none() {
+                workshop = Some(Workshop::new().map_err(failed)?);
+            }
+            let workshop = workshop.as_mut().ok_or_else(|| failed(Errno::INVAL))?;
+            workshop.make(&number.to_string(), node, owner).map_err(failed)
         })
-        .collect()
+        .collect::<Result<_, _>>()?;
+    if let Some(workshop) = workshop {
+        workshop.clear().map_err(|errno| Failure::system(FailedStep::Device, errno, "/dev"))?;
+    }
+    Ok(made)
 }
 
-fn host_node(node: &DeviceNode) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let place = openat(CWD, &node.path, flags, Mode::empty())?;
-    let stat = fstat(&place)?;
-    if FileType::from_raw_mode(stat.st_mode) != kind(node) || stat.st_rdev != makedev(node.major, node.minor)
-    {
-        return Err(Errno::NXIO);
+/// A filesystem on which nodes are made, of which each is cloned as a mount.
+struct Workshop {
+    base: OwnedFd,
+    /// Whether it lies over /dev, in a mount namespace of this process' own.
+    attached: bool,
+}
+
+impl Workshop {
+    fn new() -> Result<Self, Errno> {
+        let attributes = MountAttributes { nosuid: true, noexec: true, ..MountAttributes::default() };
+        let base = make("tmpfs", &[("source", Some("dev")), ("mode", Some("700"))], &attributes)?;
+        Ok(Self { base, attached: false })
     }
-    clone_mount(&place)
+
+    fn make(&mut self, name: &str, node: &DeviceNode, owner: (u32, u32)) -> Result<OwnedFd, Errno> {
+        make_node(&self.base, name.as_ref(), node, owner)?;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let made = openat(&self.base, name, flags, Mode::empty())?;
+        match clone_mount(&made) {
+            // Kernels before 6.15 clone only what is attached.
+            Err(Errno::INVAL) if !self.attached => {
+                self.attach()?;
+                clone_mount(&made)
+            }
+            cloned => cloned,
+        }
+    }
+
+    fn attach(&mut self) -> Result<(), Errno> {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).map_err(crate::handshake::to_rustix)?;
+        // Nothing that is mounted here is to be seen by the host.
+        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+        move_mount(&self.base, "", CWD, "/dev", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+        self.attached = true;
+        Ok(())
+    }
+
+    fn clear(self) -> Result<(), Errno> {
+        if self.attached { unmount("/dev", UnmountFlags::DETACH) } else { Ok(()) }
+    }
 }
 
 /// Attaches a node that was made outside.

@@ -33,6 +33,15 @@ impl Procfs {
         Ok(Self { root })
     }
 
+    /// Whether there is something below it.
+    pub(super) fn has(&self, path: &str) -> Result<bool, Errno> {
+        match self.open_file(path, OFlags::PATH) {
+            Ok(_) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(errno) => Err(errno),
+        }
+    }
+
     /// Writes a file below it, as one write.
     pub(crate) fn write(&self, path: &str, value: &[u8]) -> Result<(), Errno> {
         let file = self.open_file(path, OFlags::WRONLY)?;

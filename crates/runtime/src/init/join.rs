@@ -1,4 +1,4 @@
-//! Entering a running container.
+//! Entering a running container. Its pid namespace is entered by the child of this process that becomes what was asked for.
 
 use std::os::fd::BorrowedFd;
 
@@ -10,7 +10,7 @@ use super::process::Process;
 use crate::namespaces::PodUser;
 use crate::{FailedStep, Failure};
 
-/// What is done, in this order. The pid namespace was chosen before the clone.
+/// What is done, in this order.
 pub(crate) fn steps<'a>() -> [Step<Join<'a>>; 6] {
     [
         |join| join.process.prepare(),
@@ -44,7 +44,8 @@ impl<'a> Join<'a> {
             | ThreadNameSpaceType::NETWORK
             | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
             | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
-            | ThreadNameSpaceType::CONTROL_GROUP;
+            | ThreadNameSpaceType::CONTROL_GROUP
+            | ThreadNameSpaceType::PROCESS_ID;
         if self.user.is_some() {
             kinds |= ThreadNameSpaceType::USER;
         }

@@ -12,8 +12,10 @@ use super::path::Root;
 use super::process::Process;
 use super::{Step, devices, filesystems, restrict};
 use crate::container::LaunchRequest;
+use crate::handshake::Halt;
+use crate::hooks::Moment;
 use crate::namespaces::PodUser;
-use crate::plan::{self, Access, NamespaceSource, Propagation};
+use crate::plan::{self, Access, Hooks, NamespaceSource, Propagation};
 use crate::{FailedStep, Failure, FailureKind, sys};
 
 /// What is done, in this order. Up to `enter_root` paths are the host's, afterwards the container's.
@@ -29,6 +31,27 @@ pub(crate) fn steps<'a>() -> [Step<Launch<'a>>; 11] {
         |_| super::root::isolate_mounts(),
         Launch::enter_root,
         Launch::carry_out_plan,
+        Launch::finish_root,
+    ]
+}
+
+/// The same for a container with hooks that run before the root is changed, and have to see it by a path: the container
+/// is built beside the host's root first.
+pub(crate) fn steps_with_hooks<'a>() -> [Step<Launch<'a>>; 14] {
+    [
+        |launch| launch.process.prepare(),
+        |launch| launch.process.join_cgroup(),
+        |launch| launch.process.adjust_oom_score(),
+        Launch::take_cgroups_along,
+        Launch::take_shared_memory_along,
+        Launch::join_namespaces,
+        Launch::isolate_cgroups,
+        |_| super::root::isolate_mounts(),
+        Launch::attach_root,
+        Launch::carry_out_plan,
+        Launch::let_hooks_run_on_host,
+        Launch::run_create_hooks,
+        Launch::change_root,
         Launch::finish_root,
     ]
 }
@@ -191,9 +214,35 @@ impl<'a> Launch<'a> {
 
     fn enter_root(&mut self) -> Result<(), Failure> {
         super::root::pivot_into(self.request.root)?;
-        let root = Root::own().map_err(|errno| Failure::system(FailedStep::PivotRoot, errno, "/"))?;
-        self.process.root = Some(root);
+        self.take_root(Root::own())
+    }
+
+    fn hooks(&self) -> Result<&'a Hooks, Failure> {
+        self.request.plan.hooks.as_deref().ok_or_else(|| missing("hooks"))
+    }
+
+    fn attach_root(&mut self) -> Result<(), Failure> {
+        super::root::attach_at(self.request.root, &self.hooks()?.about.root)?;
+        self.take_root(Root::of(self.request.root))
+    }
+
+    fn change_root(&mut self) -> Result<(), Failure> {
+        super::root::change_to(self.request.root)?;
+        self.take_root(Root::own())
+    }
+
+    fn take_root(&mut self, root: Result<Root, Errno>) -> Result<(), Failure> {
+        self.process.root = Some(root.map_err(|errno| Failure::system(FailedStep::PivotRoot, errno, "/"))?);
         Ok(())
+    }
+
+    fn let_hooks_run_on_host(&mut self) -> Result<(), Failure> {
+        if self.hooks()?.are_on_host_first() { self.process.wait(Halt::Built) } else { Ok(()) }
+    }
+
+    fn run_create_hooks(&mut self) -> Result<(), Failure> {
+        let hooks = self.hooks()?;
+        self.process.run_hooks(Moment::CreateContainer, (&hooks.about.root, &|| Ok(())))
     }
 
     fn carry_out_plan(&mut self) -> Result<(), Failure> {

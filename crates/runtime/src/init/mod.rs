@@ -27,6 +27,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use crate::handshake::Reporter;
 use crate::{FailedStep, Failure, FailureKind, sys};
 
+pub(crate) use command::Command;
 pub(crate) use credentials::become_root;
 pub(crate) use filesystems::{clone_mount, make as make_filesystem};
 pub(crate) use handles::Procfs;

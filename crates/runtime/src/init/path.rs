@@ -39,6 +39,12 @@ impl Root {
         Ok(Self { directory: openat(CWD, "/", flags, Mode::empty())? })
     }
 
+    /// A mount's root, wherever it is attached.
+    pub(crate) fn of(mount: BorrowedFd<'_>) -> Result<Self, Errno> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(Self { directory: openat(mount, ".", flags, Mode::empty())? })
+    }
+
     /// The thing at a path, links followed inside the root.
     pub(crate) fn find(&self, path: &Path) -> Result<OwnedFd, Errno> {
         self.open(path, OFlags::PATH, ResolveFlags::empty())

@@ -13,13 +13,15 @@ use super::handles::Procfs;
 use super::path::Root;
 use super::{Step, credentials, devices, stdio};
 use crate::cgroup::Cgroup;
-use crate::container::Streams;
-use crate::handshake::{Message, Reporter};
-use crate::plan::{IdMappings, ProcessPlan};
+use crate::container::{LaunchRequest, Streams, Until};
+use crate::handshake::{Halt, Message, Reporter};
+use crate::hooks::{Moment, Runner};
+use crate::plan::{Hooks, IdMappings, ProcessPlan};
+use crate::thread::SingleThread;
 use crate::{FailedStep, Failure, FailureKind, sys};
 
-/// What is done, in this order.
-pub(crate) fn steps<'a>() -> [Step<Process<'a>>; 13] {
+/// What is done before others can see the process, in this order.
+pub(crate) fn preparing_steps<'a>() -> [Step<Process<'a>>; 10] {
     [
         Process::set_up_streams,
         Process::limit_resources,
@@ -29,9 +31,18 @@ pub(crate) fn steps<'a>() -> [Step<Process<'a>>; 13] {
         |process| credentials::change_user(process.plan),
         Process::enter_working_directory_as_user,
         Process::clean_up,
-        Process::find_command,
         |process| credentials::set_capabilities(process.plan),
         |process| credentials::give_up_privileges_by_exec(process.plan),
+    ]
+}
+
+/// What is done when they can, in this order. Nothing of the host's is in reach any more.
+pub(crate) fn final_steps<'a>() -> [Step<Process<'a>>; 6] {
+    [
+        Process::begin_session,
+        Process::wait_for_start,
+        Process::run_start_hooks,
+        Process::find_command,
         // From here on a filter of the user's may be in force, that knows nothing of what this program needs: nothing but execve is to follow.
         |process| credentials::install_filter(process.plan),
         Process::execute,
@@ -45,12 +56,23 @@ pub(crate) struct Process<'a> {
     streams: &'a Streams<'a>,
     reporter: &'a Reporter,
     procfs: Option<Procfs>,
+    /// Device and inode of this very program.
+    own: Option<(u64, u64)>,
     /// The container's root, once it is entered.
     pub(super) root: Option<Root>,
     null: Option<OwnedFd>,
     terminal: Option<OwnedFd>,
     entered: bool,
     command: Option<Command>,
+    before: Option<BeforeStart<'a>>,
+}
+
+/// What comes before the command of a container's first process, where anything does.
+#[derive(Clone, Copy)]
+struct BeforeStart<'a> {
+    proof: &'a SingleThread,
+    hooks: Option<&'a Hooks>,
+    until: Until,
 }
 
 impl<'a> Process<'a> {
@@ -66,12 +88,41 @@ impl<'a> Process<'a> {
             streams,
             reporter,
             procfs: None,
+            own: None,
             root: None,
             null: None,
             terminal: None,
             entered: false,
             command: None,
+            before: None,
         }
+    }
+
+    /// With what a request wants done before the command is executed.
+    pub(crate) fn before_start(self, proof: &'a SingleThread, request: &LaunchRequest<'a>) -> Self {
+        let (hooks, until) = (request.plan.hooks.as_deref(), request.until);
+        Self { before: Some(BeforeStart { proof, hooks, until }), ..self }
+    }
+
+    /// Waits until the parent lets it go on.
+    pub(super) fn wait(&self, halt: Halt) -> Result<(), Failure> {
+        self.reporter.wait(halt)
+    }
+
+    /// Runs hooks of a moment, in a directory, which do something last before they execute their programs.
+    pub(super) fn run_hooks(
+        &self,
+        moment: Moment,
+        (directory, enter): (&Path, &dyn Fn() -> Result<(), Failure>),
+    ) -> Result<(), Failure> {
+        let Some(BeforeStart { proof, hooks: Some(hooks), .. }) = self.before else { return Ok(()) };
+        // As it is in here: the pid namespace may be its own.
+        let pid = Some(rustix::process::getpid().as_raw_pid());
+        Runner { proof, hooks, pid, watched: Some(self.reporter.as_fd()), directory, enter }.run(moment)
+    }
+
+    pub(crate) fn reporter(&self) -> &'a Reporter {
+        self.reporter
     }
 
     pub(super) fn procfs(&self) -> Result<&Procfs, Failure> {
@@ -94,7 +145,9 @@ impl<'a> Process<'a> {
         set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(failed)?;
         sys::reset_signal_dispositions();
         umask(Mode::empty());
-        self.procfs = Some(Procfs::open()?);
+        let procfs = Procfs::open()?;
+        self.own = procfs.executable().ok();
+        self.procfs = Some(procfs);
         self.null = Some(stdio::open_null()?);
         Ok(())
     }
@@ -138,13 +191,17 @@ impl<'a> Process<'a> {
     }
 
     fn set_up_streams(&mut self) -> Result<(), Failure> {
-        // A session of its own, so that no signal of a terminal of the host's reaches it.
-        rustix::process::setsid().map_err(|errno| Failure::system(FailedStep::Stdio, errno, "session"))?;
         let null = self.null.take().ok_or_else(|| super::launch::missing("null device"))?;
         match self.terminal.take() {
             Some(terminal) => stdio::use_terminal(&terminal, self.plan.uid),
             None => stdio::use_streams(self.streams, &null, self.plan.uid),
         }
+    }
+
+    /// A session of its own, so that no signal of a terminal of the host's reaches it.
+    fn begin_session(&mut self) -> Result<(), Failure> {
+        rustix::process::setsid().map_err(|errno| Failure::system(FailedStep::Stdio, errno, "session"))?;
+        if self.plan.terminal.is_some() { stdio::control_terminal() } else { Ok(()) }
     }
 
     fn limit_resources(&mut self) -> Result<(), Failure> {
@@ -206,8 +263,32 @@ impl<'a> Process<'a> {
         sys::close_on_exec_above_stdio().map_err(|errno| Failure::system(FailedStep::Descriptors, errno, ""))
     }
 
+    fn wait_for_start(&mut self) -> Result<(), Failure> {
+        match self.before {
+            Some(BeforeStart { until: Until::Created, .. }) => self.wait(Halt::Created),
+            _ => Ok(()),
+        }
+    }
+
+    /// They are programs of the image's, and get the rights of its process.
+    fn run_start_hooks(&mut self) -> Result<(), Failure> {
+        let Some(hooks) = self.before.and_then(|before| before.hooks) else { return Ok(()) };
+        for hook in &hooks.start_container {
+            Command::of_hook(hook)?.check(self.own)?;
+        }
+        self.run_hooks(
+            Moment::StartContainer,
+            (Path::new("."), &|| {
+                umask(Mode::from_raw_mode(self.plan.umask));
+                credentials::set_capabilities(self.plan)?;
+                credentials::give_up_privileges_by_exec(self.plan)?;
+                credentials::install_filter(self.plan)
+            }),
+        )
+    }
+
     fn find_command(&mut self) -> Result<(), Failure> {
-        self.command = Some(Command::find(self.plan, self.procfs()?)?);
+        self.command = Some(Command::find(self.plan, self.own)?);
         // A supervisor that is gone would never hear of this process: it ends here instead.
         self.reporter
             .send(&Message::Executing)

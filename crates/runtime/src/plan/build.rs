@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use super::mounts::{MountReader, Slot};
 use super::{
-    Access, DeviceKind, DeviceNode, IdMappings, NamespacePlan, NamespaceSource, Plan, ProcessPlan, Refusal,
-    RootPlan, SeccompFilter, Step, sysctl,
+    Access, Bundle, DeviceKind, DeviceNode, IdMappings, NamespacePlan, NamespaceSource, Plan, ProcessPlan,
+    Refusal, RootPlan, SeccompFilter, Step, sysctl,
 };
 use crate::spec::oci;
 
@@ -22,11 +22,27 @@ pub struct PlanInput<'a> {
     pub seccomp: Option<SeccompFilter>,
 }
 
-/// Makes the plan of a container.
+/// Makes the plan of a container without hooks.
 ///
 /// # Errors
 /// The first field that this runtime refuses.
 pub fn plan(input: &PlanInput<'_>) -> Result<Plan, Refusal> {
+    if input.spec.hooks().as_ref().is_some_and(|hooks| *hooks != oci::Hooks::default()) {
+        return Err(refuse("hooks", "need a bundle"));
+    }
+    without_hooks(input)
+}
+
+/// Makes the plan of a container whose hooks can be told where its bundle is.
+///
+/// # Errors
+/// The first field that this runtime refuses.
+pub fn plan_in_bundle(input: &PlanInput<'_>, bundle: &Bundle<'_>) -> Result<Plan, Refusal> {
+    let hooks = super::hooks::read(input.spec, bundle, &input.namespaces.user)?;
+    Ok(Plan { hooks, ..without_hooks(input)? })
+}
+
+fn without_hooks(input: &PlanInput<'_>) -> Result<Plan, Refusal> {
     refuse_what_is_not_done(input)?;
     let process_spec = input.spec.process().as_ref().ok_or_else(|| refuse("process", "is missing"))?;
     let process = super::process::read(process_spec, input.seccomp.clone())?;
@@ -42,6 +58,7 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, Refusal> {
         sources: builder.sources,
         steps: builder.steps,
         process,
+        hooks: None,
     })
 }
 
@@ -251,13 +268,11 @@ fn users(linux: Option<&oci::Linux>, source: &NamespaceSource) -> Result<(), Ref
 /// over.
 fn refuse_what_is_not_done(input: &PlanInput<'_>) -> Result<(), Refusal> {
     let spec = input.spec;
-    let hooks = spec.hooks().as_ref().is_some_and(|hooks| *hooks != oci::Hooks::default());
     let platforms =
         spec.windows().is_some() || spec.solaris().is_some() || spec.vm().is_some() || spec.zos().is_some();
     let linux = spec.linux().as_ref();
     let asks = |test: fn(&oci::Linux) -> bool| linux.is_some_and(test);
     let refused = [
-        ("hooks", hooks),
         ("windows, solaris, vm or zos", platforms),
         ("uidMappings", spec.uid_mappings().is_some() || spec.gid_mappings().is_some()),
         ("linux.timeOffsets", asks(|l| l.time_offsets().as_ref().is_some_and(|t| !t.is_empty()))),

@@ -5,6 +5,7 @@
 //! [`Plan`] is carried out in order by `init`. No system call happens here.
 
 mod build;
+mod hooks;
 mod ids;
 pub(crate) mod mounts;
 mod process;
@@ -16,9 +17,11 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-pub use build::{PlanInput, plan, process};
+pub use build::{PlanInput, plan, plan_in_bundle, process};
+pub use hooks::{About, Bundle, Hook, Hooks};
 pub(crate) use ids::lines as id_lines;
 pub use ids::{IdMapping, IdMappings};
+pub use process::capability_number_of as capability_number;
 pub use seccomp::SeccompFilter;
 pub use sysctl::check_pod;
 
@@ -47,6 +50,9 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// The process itself.
     pub process: ProcessPlan,
+    /// Programs that run around it; none when there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hooks: Option<Box<Hooks>>,
 }
 
 /// Where each of a container's namespaces comes from. The mount namespace is always its own.

@@ -152,6 +152,11 @@ fn capabilities(spec: &oci::Process) -> Result<Capabilities, Refusal> {
     }
 }
 
+/// The number of the capability with this name, as in "CAP_SYS_ADMIN".
+pub fn capability_number_of(name: &str) -> Option<u32> {
+    name.strip_prefix("CAP_")?.parse().ok().map(capability_number)
+}
+
 /// The numbers of linux/capability.h.
 fn capability_number(capability: oci::Capability) -> u32 {
     use oci::Capability as C;

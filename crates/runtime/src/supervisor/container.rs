@@ -4,13 +4,15 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use super::clock;
+use super::hooks::Hooking;
 use super::process::{Ended, Process};
 use super::streams::{self, Buffer, LogFailure, Output};
 use crate::cgroup::Cgroup;
-use crate::container::{LaunchRequest, launch};
+use crate::container::{LaunchRequest, Until, launch};
 use crate::external::External;
 use crate::handshake::Handshake;
 use crate::namespaces::PodNamespaces;
+use crate::plan::Hooks;
 use crate::thread::SingleThread;
 use crate::wire::{ContainerState, Exit, StartContainer};
 use crate::{FailedStep, Failure, FailureKind};
@@ -24,6 +26,10 @@ const DRAIN: Duration = Duration::from_secs(1);
 pub(super) struct Container {
     pub(super) id: String,
     pub(super) cgroup: Cgroup,
+    /// What else is run for it, if anything.
+    pub(super) hooks: Option<Box<Hooks>>,
+    /// How far it goes by itself.
+    pub(super) until: Until,
     pub(super) state: State,
     /// Who makes it, when it is not this program.
     pub(super) external: Option<Box<External>>,
@@ -36,6 +42,9 @@ pub(super) enum State {
     Starting {
         process: Process,
         handshake: Handshake,
+        stage: Stage,
+        /// The master side of its terminal, when that is for whoever asked for the container.
+        terminal: Option<OwnedFd>,
         output: Output,
         /// Kept open for a container that wants input; nobody writes yet.
         input: Option<OwnedFd>,
@@ -69,6 +78,19 @@ pub(super) enum State {
     Exited(Exit),
 }
 
+/// What a start waits for.
+#[derive(Debug)]
+pub(super) enum Stage {
+    /// The first process, which is on its way.
+    Child,
+    /// Hooks on the host; the first process waits.
+    Hooks(Hooking),
+    /// The word to go on; the first process waits.
+    Held,
+    /// Hooks on the host; the command runs.
+    Executed(Hooking),
+}
+
 /// What a start needs besides the request.
 pub(super) struct Surroundings<'a> {
     pub(super) proof: &'a SingleThread,
@@ -78,10 +100,10 @@ pub(super) struct Surroundings<'a> {
 }
 
 impl Container {
-    /// Clones the container's first process. `descriptors`: its root, then its volumes.
+    /// Clones the container's first process. `descriptors`: its root, its volumes, its streams.
     pub(super) fn start(
         around: &Surroundings<'_>,
-        start: StartContainer,
+        mut start: StartContainer,
         mut descriptors: Vec<OwnedFd>,
         sequence: u64,
     ) -> Result<Self, Failure> {
@@ -89,7 +111,12 @@ impl Container {
             return Err(no_root());
         }
         let root = descriptors.remove(0);
+        let given = descriptors.split_off(descriptors.len().saturating_sub(start.streams.len()));
         let (output, child, input) = streams::make(&start.plan.process, start.log, start.stdin)?;
+        let streams = match start.streams.as_slice() {
+            [] => child.streams(),
+            names => super::exec::streams(names, &given)?,
+        };
         let launched = launch(
             around.proof,
             &LaunchRequest {
@@ -99,14 +126,18 @@ impl Container {
                 pod: around.pod,
                 pid_target: around.pid_target,
                 cgroup: &start.cgroup,
-                streams: child.streams(),
+                streams,
+                until: start.until,
             },
         )?;
         let process = Process { pid: launched.pid, pidfd: launched.pidfd, start_time: launched.start_time };
         let deadline = Instant::now() + Duration::from_millis(start.deadline_ms);
         let handshake = launched.handshake;
-        let state = State::Starting { process, handshake, output, input, waiting: vec![sequence], deadline };
-        Ok(Self { id: start.container, cgroup: start.cgroup, state, external: None })
+        let (stage, terminal, waiting) = (Stage::Child, None, vec![sequence]);
+        let state = State::Starting { process, handshake, stage, terminal, output, input, waiting, deadline };
+        let hooks = start.plan.hooks.take();
+        let (id, cgroup) = (start.container, start.cgroup);
+        Ok(Self { id, cgroup, hooks, until: start.until, state, external: None })
     }
 
     /// Nobody waits for its start any more.
@@ -204,6 +235,7 @@ impl Container {
     /// When something is to be done about it though nothing has happened.
     pub(super) fn deadline(&self) -> Option<Instant> {
         match &self.state {
+            State::Starting { stage: Stage::Held, .. } => None,
             State::Starting { deadline, .. } => Some(*deadline),
             State::Draining { until, .. } => Some(*until),
             // The runtime's work has a deadline of its own.
@@ -215,6 +247,9 @@ impl Container {
     /// is complete.
     pub(super) fn snapshot(&self) -> ContainerState {
         match &self.state {
+            State::Starting { stage: Stage::Held, process, .. } => {
+                ContainerState::Created { pid: process.pid, start_time: process.start_time }
+            }
             State::Starting { .. } | State::Making { .. } => ContainerState::Starting,
             State::Running { process, started_at, .. } => ContainerState::Running {
                 pid: process.pid,

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::AsFd;
 
-use super::container::{Container, State};
+use super::container::{Container, Stage, State};
 use super::event_loop::{Key, Supervisor};
 use super::lines::Source;
 use super::process::{self, Process};
@@ -69,7 +69,9 @@ impl Supervisor {
             if let Err(error) = record::write_exit(&directory, &exit) {
                 complain(&format!("writing the exit record of container \"{}\": {error}", exit.container));
             }
+            let hooks = container.hooks.clone();
             self.tell(Event::ContainerExited(exit));
+            self.run_poststop(hooks.as_deref());
         }
     }
 
@@ -107,6 +109,12 @@ impl Supervisor {
                 process.kill();
             }
         }
+        let executed = |(key, container): &(Key, Container)| {
+            matches!(container.state, State::Starting { stage: Stage::Executed(_), .. }).then_some(*key)
+        };
+        for key in self.containers.iter().filter_map(executed).collect::<Vec<_>>() {
+            self.start_failed(key, super::container::too_late("poststart hooks"));
+        }
         self.execs.iter().for_each(|(_, exec)| exec.kill());
         self.abandon_execs(None);
         if let Some(pid) = self.pod.as_ref().and_then(|pod| pod.pid.as_ref()) {
@@ -126,6 +134,7 @@ impl Supervisor {
             && self.execs.is_empty()
             && self.leaving.is_empty()
             && self.work.is_empty()
+            && self.poststops.is_empty()
             && self.pod.as_ref().is_none_or(|pod| pod.pid.is_none())
     }
 }

@@ -8,9 +8,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::Place;
-use super::container::{Container, State};
+use super::container::{Container, Stage, State};
 use super::exec::{self, Exec};
 use super::external::{Orphans, Work};
+use super::hooks::Hooking;
 use super::lines::Source;
 use super::session::{Incoming, Lost, Session};
 use super::starts::Leaving;
@@ -45,6 +46,8 @@ pub(super) struct Supervisor {
     pub(super) work: Vec<(Key, Work)>,
     /// Told of ends of children, when it adopts orphans.
     pub(super) orphans: Option<Orphans>,
+    /// Hooks of containers that are over.
+    pub(super) poststops: Vec<(Key, Hooking)>,
     /// Killed, and to be waited for.
     pub(super) leaving: Vec<(Key, Leaving)>,
     /// Once it was asked to end: the requests that wait for that.
@@ -62,6 +65,7 @@ enum Token {
     Session,
     PodInit,
     Handshake(Key),
+    Hooks(Key),
     Exit(Key),
     Output(Key, Source),
     ExecHandshake(Key),
@@ -83,6 +87,7 @@ impl Supervisor {
             session: None,
             work: Vec::new(),
             orphans: None,
+            poststops: Vec::new(),
             leaving: Vec::new(),
             ending: None,
             next_key: 0,
@@ -114,7 +119,8 @@ impl Supervisor {
         let execs = self.execs.iter().filter_map(|(_, exec)| exec.deadline());
         let leaving = self.leaving.iter().filter_map(|(_, left)| left.deadline());
         let work = self.work.iter().map(|(_, work)| work.call.until);
-        let next = deadlines.chain(execs).chain(leaving).chain(work).min();
+        let poststops = self.poststops.iter().filter_map(|(_, hooking)| hooking.deadline());
+        let next = deadlines.chain(execs).chain(leaving).chain(work).chain(poststops).min();
         let next = next.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         if self.buffer.is_large() {
             self.has_spare_memory();
@@ -167,8 +173,13 @@ impl Supervisor {
         waited.extend(init.map(|pid| (Token::PodInit, pid.init_pidfd.as_fd(), PollFlags::IN)));
         for (key, container) in &self.containers {
             let output = match &container.state {
-                State::Starting { handshake, output, .. } => {
-                    waited.push((Token::Handshake(*key), handshake.as_fd(), PollFlags::IN));
+                State::Starting { handshake, output, stage, .. } => {
+                    if !matches!(stage, Stage::Executed(_)) {
+                        waited.push((Token::Handshake(*key), handshake.as_fd(), PollFlags::IN));
+                    }
+                    if let Stage::Hooks(hooking) | Stage::Executed(hooking) = stage {
+                        waited.push((Token::Hooks(*key), hooking.as_fd(), PollFlags::IN));
+                    }
                     output
                 }
                 State::Running { process, output, .. } => {
@@ -190,6 +201,8 @@ impl Supervisor {
                 exec::State::Running => (Token::ExecExit(*key), exec.process.as_fd(), PollFlags::IN),
             });
         }
+        let poststops = self.poststops.iter();
+        waited.extend(poststops.map(|(key, hooking)| (Token::Hooks(*key), hooking.as_fd(), PollFlags::IN)));
         waited.extend(
             self.leaving
                 .iter()
@@ -207,6 +220,7 @@ impl Supervisor {
             Token::Session => self.serve(),
             Token::PodInit => self.reap_pod_init(),
             Token::Handshake(key) => self.progress(key),
+            Token::Hooks(key) => self.hooked(key),
             Token::Exit(key) => self.exited(key),
             Token::Output(key, source) => self.output(key, source),
             Token::ExecHandshake(key) => self.exec_progress(key),

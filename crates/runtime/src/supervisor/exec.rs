@@ -86,7 +86,8 @@ impl Exec {
 /// SIGKILL.
 pub(super) const KILL: i32 = 9;
 
-fn streams<'a>(names: &[Stream], descriptors: &'a [OwnedFd]) -> Result<Streams<'a>, Failure> {
+/// Which descriptor is which stream.
+pub(super) fn streams<'a>(names: &[Stream], descriptors: &'a [OwnedFd]) -> Result<Streams<'a>, Failure> {
     if names.len() != descriptors.len() {
         return Err(Failure {
             kind: FailureKind::System,

@@ -23,6 +23,7 @@ mod ends;
 mod event_loop;
 mod exec;
 mod external;
+mod hooks;
 mod lines;
 mod log;
 mod placement;

@@ -5,7 +5,7 @@ use std::os::fd::AsRawFd;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
-use super::container::{Container, State, Surroundings};
+use super::container::{Container, Stage, State, Surroundings};
 use super::event_loop::Supervisor;
 use super::exec::{Exec, Joined};
 use crate::namespaces::{PodNamespaces, create_pod};
@@ -24,7 +24,11 @@ impl Supervisor {
         request: Request,
         descriptors: Vec<OwnedFd>,
     ) -> Option<Reply> {
-        if self.is_ending() && matches!(request, Request::CreatePod(_) | Request::Start(_) | Request::Exec(_))
+        if self.is_ending()
+            && matches!(
+                request,
+                Request::CreatePod(_) | Request::Start(_) | Request::Execute { .. } | Request::Exec(_)
+            )
         {
             return Some(Reply::Failed(refused(FailureKind::Gone, "the supervisor is about to end")));
         }
@@ -37,6 +41,7 @@ impl Supervisor {
             Request::CreatePod(plan) => Some(self.create_pod(&plan)),
             Request::Snapshot => Some(Reply::Snapshot(self.snapshot())),
             Request::Start(start) => self.start(sequence, *start, descriptors),
+            Request::Execute { container, deadline_ms } => self.execute(&container, (sequence, deadline_ms)),
             Request::Exec(start) => self.exec(sequence, *start, descriptors),
             Request::Signal { target, signal, scope } => self.signal(sequence, &target, (signal, scope)),
             Request::ReopenLog { container } => Some(self.reopen_log(&container)),
@@ -208,8 +213,11 @@ pub(super) fn signalled(sent: Result<(), rustix::io::Errno>, signal: i32) -> Rep
 }
 
 /// A start of a container that is there already.
-fn again(container: &mut Container, sequence: u64) -> Option<Reply> {
+pub(super) fn again(container: &mut Container, sequence: u64) -> Option<Reply> {
     match &mut container.state {
+        State::Starting { stage: Stage::Held, process, .. } => {
+            Some(Reply::Created { pid: process.pid, start_time: process.start_time })
+        }
         State::Starting { waiting, .. } | State::Making { waiting, .. } => {
             waiting.push(sequence);
             None
@@ -225,7 +233,9 @@ fn again(container: &mut Container, sequence: u64) -> Option<Reply> {
 
 fn running(container: &Container) -> Option<(BorrowedFd<'_>, &crate::cgroup::Cgroup)> {
     match &container.state {
-        State::Running { process, .. } => Some((process.as_fd(), &container.cgroup)),
+        State::Running { process, .. } | State::Starting { process, stage: Stage::Held, .. } => {
+            Some((process.as_fd(), &container.cgroup))
+        }
         State::Starting { .. }
         | State::Making { .. }
         | State::Draining { .. }

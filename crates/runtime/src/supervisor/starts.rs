@@ -5,13 +5,15 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use super::container::{self, Container, State};
+use super::container::{self, Container, Stage, State};
 use super::event_loop::{Key, Supervisor};
 use super::exec::{self, Exec};
 use super::lines::Source;
 use super::process::Process;
 use crate::Failure;
-use crate::handshake::{Handshake, Progress};
+use crate::container::Until;
+use crate::handshake::{Halt, Handshake, Progress};
+use crate::hooks::Moment;
 use crate::wire::Reply;
 
 /// How long the answer to a start that failed may wait for the end of its process, so that its cgroup is
@@ -49,11 +51,77 @@ impl Supervisor {
         let Some((_, container)) = self.containers.iter_mut().find(|(other, _)| *other == key) else {
             return;
         };
-        let State::Starting { handshake, output, .. } = &mut container.state else { return };
-        match receive(handshake, |master| output.add(Source::Stdout, master)) {
+        let State::Starting { handshake, output, stage, terminal, .. } = &mut container.state else { return };
+        let is_held = matches!(stage, Stage::Held);
+        let received = receive(handshake, |master| match container.until {
+            Until::Executed => output.add(Source::Stdout, master),
+            Until::Created => {
+                *terminal = Some(master);
+                Ok(())
+            }
+        });
+        match received {
             Progress::Pending | Progress::Terminal(_) => {}
+            Progress::Born(pid, pidfd) => {
+                let State::Starting { process, .. } = &mut container.state else { return };
+                match process.succeed(pid, pidfd) {
+                    Ok(former) => self.leave_to_end(former),
+                    Err(failure) => return self.start_failed(key, failure),
+                }
+                self.progress(key);
+            }
+            Progress::Waiting(Halt::Built) => self.run_hooks(key, &[Moment::Prestart, Moment::CreateRuntime]),
+            Progress::Waiting(Halt::Created) => self.hold(key),
+            Progress::Ready if container.hooks.as_ref().is_some_and(|hooks| !hooks.poststart.is_empty()) => {
+                self.run_hooks(key, &[Moment::Poststart]);
+            }
             Progress::Ready => self.started(key),
+            // It was created, and is over like one that ran.
+            Progress::Failed(_) if is_held => {
+                self.started(key);
+                self.exited(key);
+            }
             Progress::Failed(failure) => self.start_failed(key, failure),
+        }
+    }
+
+    /// The first process waits for the word to go on.
+    fn hold(&mut self, key: Key) {
+        let Some((_, container)) = self.containers.iter_mut().find(|(other, _)| *other == key) else {
+            return;
+        };
+        let State::Starting { process, stage, terminal, waiting, .. } = &mut container.state else { return };
+        *stage = Stage::Held;
+        let (pid, start_time, mut terminal) = (process.pid, process.start_time, terminal.take());
+        for sequence in std::mem::take(waiting) {
+            self.reply_with(
+                sequence,
+                Reply::Created { pid, start_time },
+                terminal.take().into_iter().collect(),
+            );
+        }
+    }
+
+    /// Lets a container go on that waits; none when the answer comes later.
+    pub(super) fn execute(&mut self, id: &str, (sequence, deadline_ms): (u64, u64)) -> Option<Reply> {
+        let Some(at) = self.find(id) else { return Some(Reply::Gone) };
+        let (_, container) = &mut self.containers[at];
+        match &mut container.state {
+            State::Starting { stage: stage @ Stage::Held, handshake, deadline, waiting, .. } => {
+                if let Err(failure) = handshake.go() {
+                    return Some(Reply::Failed(failure));
+                }
+                *stage = Stage::Child;
+                *deadline = Instant::now() + Duration::from_millis(deadline_ms);
+                waiting.push(sequence);
+                None
+            }
+            State::Starting { .. }
+            | State::Making { .. }
+            | State::Running { .. }
+            | State::Draining { .. }
+            | State::Clearing { .. }
+            | State::Exited(_) => super::requests::again(container, sequence),
         }
     }
 
@@ -82,12 +150,24 @@ impl Supervisor {
     /// the retry would die.
     pub(super) fn start_failed(&mut self, key: Key, failure: Failure) {
         let Some(container) = self.take(key) else { return };
-        if let State::Starting { process, waiting, .. } = container.state {
+        if let State::Starting { process, waiting, stage, .. } = container.state {
             process.kill();
             let until = Instant::now() + LEAVE;
             self.leaving.push((key, Leaving { process, waiting, failure: Some(failure), until }));
             self.left(key);
+            if let Stage::Hooks(hooking) | Stage::Executed(hooking) = stage {
+                let key = self.key();
+                self.leave(key, hooking);
+            }
+            self.run_poststop(container.hooks.as_deref());
         }
+    }
+
+    /// A process that ends by itself is waited for.
+    fn leave_to_end(&mut self, process: Process) {
+        let key = self.key();
+        self.leaving.push((key, Leaving::unasked(process)));
+        self.left(key);
     }
 
     /// A process that was killed may have ended.
@@ -115,7 +195,15 @@ impl Supervisor {
             Ok(())
         });
         match received {
-            Progress::Pending | Progress::Terminal(_) => {}
+            Progress::Born(pid, pidfd) => match exec.process.succeed(pid, pidfd) {
+                Ok(former) => {
+                    self.leave_to_end(former);
+                    self.exec_progress(key);
+                }
+                Err(failure) => self.exec_failed(key, sequence, failure),
+            },
+            // An exec has nothing to wait for.
+            Progress::Pending | Progress::Terminal(_) | Progress::Waiting(_) => {}
             Progress::Ready => {
                 let pid = exec.process.pid;
                 let terminal = terminal.take();
@@ -137,9 +225,12 @@ impl Supervisor {
     /// Starts that take too long, and output that somebody else holds open.
     pub(super) fn expire(&mut self, now: Instant) {
         self.expire_work(now);
+        self.expire_hooks(now);
         let late =
             self.containers.iter().filter(|(_, c)| c.deadline().is_some_and(|deadline| deadline <= now));
         for key in late.map(|(key, _)| *key).collect::<Vec<_>>() {
+            // It may have been born, and what is known would then not be what is to be killed.
+            self.progress(key);
             let starting =
                 |(other, c): &(Key, Container)| *other == key && matches!(c.state, State::Starting { .. });
             match self.containers.iter().find(|entry| starting(entry)) {
@@ -153,6 +244,7 @@ impl Supervisor {
         let late =
             self.execs.iter().filter(|(_, exec)| exec.deadline().is_some_and(|deadline| deadline <= now));
         for key in late.map(|(key, _)| *key).collect::<Vec<_>>() {
+            self.exec_progress(key);
             let Some((_, exec)) = self.execs.iter().find(|(other, _)| *other == key) else { continue };
             if let exec::State::Starting { sequence, .. } = &exec.state {
                 let (sequence, failure) = (*sequence, container::too_late(&exec.name));

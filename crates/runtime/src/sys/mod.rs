@@ -6,6 +6,7 @@
 #![allow(unsafe_code, reason = "the one home of unsafe code in this project")]
 
 mod alloc;
+mod bpf;
 mod clone;
 mod mount;
 mod network;
@@ -15,14 +16,18 @@ mod signal;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 pub(crate) use alloc::{give_back_memory, give_back_stack};
+pub(crate) use bpf::{
+    BpfInstruction, attach_device_program, attached_device_programs, bpf_program_name, detach_device_program,
+    load_device_program, open_bpf_program,
+};
 pub(crate) use clone::{Child, CloneFlags, Cloned, clone_process};
 pub(crate) use mount::{
     AttributeBits, Reach, attribute_bits, map_ids, mount_id, set_attributes, set_propagation,
 };
 pub(crate) use network::bring_loopback_up;
 pub(crate) use process::{
-    Awaited, close_all, close_inherited, close_on_exec_above_stdio, exit_now, install_seccomp,
-    reset_signal_dispositions, set_resource_limit, wait_for_signal,
+    Awaited, close_above_stdio_but, close_all, close_inherited, close_on_exec_above_stdio, exit_now,
+    install_seccomp, reset_signal_dispositions, set_resource_limit, wait_for_signal,
 };
 
 pub(crate) use signal::signal;

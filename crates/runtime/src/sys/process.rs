@@ -1,5 +1,7 @@
 //! What a process does to itself: signals, limits, descriptors, filters.
 
+use std::os::fd::{AsRawFd, BorrowedFd};
+
 use rustix::io::Errno;
 
 use super::clone::last_error;
@@ -57,6 +59,18 @@ pub(crate) fn close_inherited() {
     // three standard ones. The call can only fail on kernels that don't have it, where what was inherited
     // stays open.
     unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
+}
+
+/// Closes every descriptor above 2 but one, in a process that never returns to code that owns any of them.
+pub(crate) fn close_above_stdio_but(kept: BorrowedFd<'_>) -> Result<(), Errno> {
+    let kept = kept.as_raw_fd().unsigned_abs();
+    for (first, last) in [(3, kept.saturating_sub(1)), (kept + 1, libc::c_uint::MAX)] {
+        if first <= last {
+            // SAFETY: the caller ends by execve(2) or _exit and drops no owner of what is closed.
+            check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) })?;
+        }
+    }
+    Ok(())
 }
 
 /// Closes every descriptor of a process that uses none any more and never returns to code that owns one.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Failure;
 use crate::cgroup::Cgroup;
+use crate::container::Until;
 use crate::external::External;
 use crate::plan::{Plan, PodPlan, ProcessPlan};
 
@@ -35,9 +36,18 @@ pub enum Request {
     /// What is there? Answered by [`Reply::Snapshot`].
     Snapshot,
     /// Start a container. Descriptors: its root filesystem, then its volumes in the order of the plan's
-    /// sources. Answered by [`Reply::Started`], [`Reply::Exited`] when it has run already, or
+    /// sources, then its streams in the order of [`StartContainer::streams`]. Answered by [`Reply::Started`],
+    /// [`Reply::Created`] when that is all that was asked for, [`Reply::Exited`] when it has run already, or
     /// [`Reply::Failed`].
     Start(Box<StartContainer>),
+    /// Let a container go on that was only to be created. Answered as [`Request::Start`];
+    /// [`Reply::Gone`] when there is none.
+    Execute {
+        /// The container.
+        container: String,
+        /// After so many milliseconds without an execve(2) it is killed, and the start has failed.
+        deadline_ms: u64,
+    },
     /// Send a signal. Answered by [`Reply::Done`]; [`Reply::Gone`] when it has ended.
     Signal {
         /// To whom.
@@ -90,6 +100,14 @@ pub enum Reply {
         start_time: u64,
         /// When it started, in nanoseconds since the epoch.
         started_at: i64,
+    },
+    /// To [`Request::Start`] of a container that is to be created only: all is done but the command.
+    /// Descriptor: the master side of its terminal, if it has one.
+    Created {
+        /// The container's first process, as the supervisor sees it.
+        pid: i32,
+        /// When it started, in clock ticks since boot.
+        start_time: u64,
     },
     /// To [`Request::Start`] of a container that has run.
     Exited(Exit),
@@ -150,6 +168,12 @@ pub struct StartContainer {
     /// The OCI runtime that makes it in place of the supervisor, which then needs no descriptors.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub external: Option<External>,
+    /// How far it goes without being told.
+    #[serde(default, skip_serializing_if = "Until::is_executed")]
+    pub until: Until,
+    /// Which streams the last descriptors are, in their order, instead of a log; the others are /dev/null.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub streams: Vec<Stream>,
 }
 
 /// What a container finds on standard input.
@@ -257,6 +281,13 @@ pub struct ContainerSnapshot {
 pub enum ContainerState {
     /// Its command has not been executed yet.
     Starting,
+    /// It waits for [`Request::Execute`].
+    Created {
+        /// Its first process.
+        pid: i32,
+        /// When it started, in clock ticks since boot.
+        start_time: u64,
+    },
     /// It runs.
     Running {
         /// Its first process.

@@ -10,7 +10,7 @@ use runtime::thread::SingleThread;
 use runtime::{FailedStep, FailureKind};
 
 use crate::Test;
-use crate::rig::{Rig, add_mount, edit_process, namespaces, shell, spec};
+use crate::rig::{Rig, add_mount, edit_process, finish, namespaces, planned, shell, spec};
 
 pub const TESTS: &[Test] = &[
     ("proc_that_is_a_link_is_refused", proc_link),
@@ -25,6 +25,7 @@ pub const TESTS: &[Test] = &[
     ("the_supervisors_executable_can_be_write_protected", protected_executable),
     ("a_process_with_threads_does_not_clone", threads),
     ("a_plan_with_odd_fields_is_refused", odd_plans),
+    ("a_label_that_cannot_be_given_is_not_passed_over", unknown_labels),
 ];
 
 fn proc_link() {
@@ -78,6 +79,29 @@ fn volume_on_proc() {
     let outcome = rig.run(&behind);
     assert_eq!(outcome.failed().subject, "/innocent", "{outcome:?}");
     assert_eq!(outcome.failed().kind, FailureKind::Unsafe);
+}
+
+/// On a kernel without the security module and on one that doesn't know the label.
+fn unknown_labels() {
+    let rig = Rig::new();
+    let (apparmor, selinux) = ("knarr-test-no-such-profile", "no_u:such_r:label_t:s0");
+    let mut labelled = [shell("true"), shell("true")];
+    edit_process(&mut labelled[0], |process| {
+        process.set_apparmor_profile(Some(apparmor.to_owned()));
+    });
+    edit_process(&mut labelled[1], |process| {
+        process.set_selinux_label(Some(selinux.to_owned()));
+    });
+    for (spec, subject) in labelled.iter().zip([apparmor, selinux]) {
+        let failure = rig.run(spec).failed().clone();
+        assert_eq!((failure.step, failure.subject.as_str()), (FailedStep::SecurityLabel, subject));
+    }
+    let (read, write) = rustix::pipe::pipe().unwrap();
+    let container = rig.start(&planned(&shell("read forever || true")), &write).unwrap();
+    let joining = planned(&labelled[0]).process;
+    assert_eq!(rig.exec(&container, &joining).failed().step, FailedStep::SecurityLabel);
+    drop((read, write));
+    finish(container, fs::File::open("/dev/null").unwrap());
 }
 
 fn false_null() {

@@ -3,7 +3,7 @@
 //!
 //! A program without the standard harness, since launching takes a process with one thread: the tests run one
 //! after the other in it, each with its own rig. An argument that is no option selects the tests with it in
-//! their names.
+//! their names, and `--skip` leaves out the one that is called so.
 
 #![allow(
     clippy::unwrap_used,
@@ -43,16 +43,17 @@ fn main() {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
     let private = rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC;
     rustix::mount::mount_change("/", private).unwrap();
-    let wanted: Vec<String> =
-        std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let (wanted, left_out) = arguments();
     let tests: Vec<Test> =
         [basics::TESTS, hostile::TESTS, joining::TESTS, pods::TESTS, users::TESTS, volumes::TESTS]
             .into_iter()
             .flatten()
             .copied()
             .collect();
-    let selected =
-        tests.iter().filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|part| name.contains(part)));
+    let selected = tests
+        .iter()
+        .filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|part| name.contains(part)))
+        .filter(|(name, _)| !left_out.iter().any(|left| left == name));
     let mut failed = Vec::new();
     let mut count = 0;
     for (name, test) in selected {
@@ -71,4 +72,18 @@ fn main() {
     }
     println!("\n{count} run, {} failed {failed:?}", failed.len());
     std::process::exit(i32::from(!failed.is_empty()));
+}
+
+/// The parts of names that are wanted, and the names that are not.
+fn arguments() -> (Vec<String>, Vec<String>) {
+    let (mut wanted, mut left_out) = (Vec::new(), Vec::new());
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        if argument == "--skip" {
+            left_out.extend(arguments.next());
+        } else if !argument.starts_with('-') {
+            wanted.push(argument);
+        }
+    }
+    (wanted, left_out)
 }

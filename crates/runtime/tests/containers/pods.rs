@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::os::fd::AsFd;
 
-use runtime::container::{LaunchRequest, Streams, launch};
+use runtime::container::{LaunchRequest, Streams, Until, launch};
 use runtime::plan::{NamespacePlan, NamespaceSource, PlanInput, PodNamespace, PodPlan, plan};
 use runtime::thread::SingleThread;
 use rustix::process::{Signal, pidfd_send_signal};
@@ -97,7 +97,7 @@ fn target_pid() {
     });
     let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
     let mut target = rig.start(&first.unwrap(), &write).unwrap();
-    handshake(&mut target.handshake).1.unwrap();
+    handshake(&mut target).1.unwrap();
     let mut output = File::from(read);
     assert_eq!(line(&mut output), "up");
 
@@ -122,6 +122,7 @@ fn target_pid() {
             pid_target: Some(target.pidfd.as_fd()),
             cgroup: &other.cgroup,
             streams: Streams { stdin: None, stdout: Some(write.as_fd()), stderr: None },
+            until: Until::Executed,
         },
     )
     .unwrap();

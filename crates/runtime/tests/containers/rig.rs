@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use runtime::cgroup::{Cgroup, Host};
-use runtime::container::{ExecRequest, LaunchRequest, Launched, Streams, exec, launch};
-use runtime::handshake::{Handshake, Progress};
+use runtime::container::{ExecRequest, LaunchRequest, Launched, Streams, Until, exec, launch};
+use runtime::handshake::Progress;
 use runtime::namespaces::{PodNamespaces, create_pod};
 use runtime::plan::{
     NamespacePlan, NamespaceSource, Plan, PlanInput, PodNamespace, PodPlan, ProcessPlan, SHARED_MEMORY_BYTES,
@@ -20,8 +20,8 @@ use runtime::{Failure, mount, plan};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::CWD;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_fd,
-    fsconfig_set_string, fsmount, fsopen, open_tree,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
+    fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
 };
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
@@ -167,12 +167,7 @@ impl Rig {
         if let Some(user) = &self.pod.user {
             return self.mapped_root(user.namespace.as_fd());
         }
-        let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).unwrap();
-        for (name, part) in [("lowerdir", "image"), ("upperdir", "upper"), ("workdir", "work")] {
-            fsconfig_set_string(&context, name, self.directory.path().join(part).as_os_str()).unwrap();
-        }
-        fsconfig_create(&context).unwrap();
-        fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).unwrap()
+        self.overlay()
     }
 
     fn mapped_root(&self, user: BorrowedFd<'_>) -> OwnedFd {
@@ -182,15 +177,23 @@ impl Rig {
             mount::map_ids(clone.as_fd(), user).unwrap();
             clone
         };
-        // It has to be there until the overlay is made. What is written belongs to the users outside.
-        let image = mapped(&self.image());
+        // Attached over itself while the overlay is made: kernels before 6.15 name no layer that is attached nowhere.
+        let image = self.image();
+        move_mount(&mapped(&image), "", CWD, &image, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).unwrap();
+        // What is written belongs to the users outside.
         let upper = self.directory.path().join("upper");
         let owner = self.pod.user.as_ref().and_then(|user| user.ids.outside_uid(0));
         std::os::unix::fs::chown(&upper, owner, owner).unwrap();
+        let overlay = self.overlay();
+        unmount(&image, UnmountFlags::DETACH).unwrap();
+        overlay
+    }
+
+    fn overlay(&self) -> OwnedFd {
         let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).unwrap();
-        fsconfig_set_fd(&context, "lowerdir+", &image).unwrap();
-        fsconfig_set_string(&context, "upperdir", upper.as_os_str()).unwrap();
-        fsconfig_set_string(&context, "workdir", self.directory.path().join("work").as_os_str()).unwrap();
+        for (name, part) in [("lowerdir", "image"), ("upperdir", "upper"), ("workdir", "work")] {
+            fsconfig_set_string(&context, name, self.directory.path().join(part).as_os_str()).unwrap();
+        }
         fsconfig_create(&context).unwrap();
         fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).unwrap()
     }
@@ -226,6 +229,7 @@ impl Rig {
                 pid_target: None,
                 cgroup: &self.cgroup,
                 streams: Streams { stdin: None, stdout: Some(output.as_fd()), stderr: Some(output.as_fd()) },
+                until: Until::Executed,
             },
         )
     }
@@ -270,16 +274,22 @@ pub fn wait(pidfd: &OwnedFd) -> (i32, i32) {
 }
 
 /// Waits until the handshake is over; the terminal's master comes along.
-pub fn handshake(handshake: &mut Handshake) -> (Option<OwnedFd>, Result<(), Failure>) {
+pub fn handshake(launched: &mut Launched) -> (Option<OwnedFd>, Result<(), Failure>) {
     let mut terminal = None;
     let bound = Timespec { tv_sec: 20, tv_nsec: 0 };
     loop {
-        match handshake.receive() {
+        match launched.handshake.receive() {
             Progress::Pending => {
-                let ready = poll(&mut [PollFd::new(&*handshake, PollFlags::IN)], Some(&bound)).unwrap();
+                let ready =
+                    poll(&mut [PollFd::new(&launched.handshake, PollFlags::IN)], Some(&bound)).unwrap();
                 assert!(ready > 0, "the child has not reported for 20 s");
             }
             Progress::Terminal(master) => terminal = Some(master),
+            Progress::Born(pid, pidfd) => {
+                assert_eq!(wait(&launched.pidfd), (0, 0));
+                (launched.pid, launched.pidfd) = (pid, pidfd);
+            }
+            Progress::Waiting(halt) => panic!("it waits: {halt:?}"),
             Progress::Ready => return (terminal, Ok(())),
             Progress::Failed(failure) => return (terminal, Err(failure)),
         }
@@ -287,7 +297,7 @@ pub fn handshake(handshake: &mut Handshake) -> (Option<OwnedFd>, Result<(), Fail
 }
 
 pub fn finish(mut launched: Launched, mut output: File) -> Outcome {
-    let (_, result) = handshake(&mut launched.handshake);
+    let (_, result) = handshake(&mut launched);
     let mut bytes = Vec::new();
     output.read_to_end(&mut bytes).unwrap();
     let (code, signal) = wait(&launched.pidfd);

@@ -10,7 +10,13 @@ use runtime::wire::{Event, Exit, Message, Received, Reply, Request, Snapshot, So
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// Nothing here takes long: a test that waits longer has failed.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long to wait for what must happen; longer by the factor `KNARR_TEST_SLOWNESS` on a slow machine.
+pub fn patience() -> Duration {
+    let factor = std::env::var("KNARR_TEST_SLOWNESS").ok();
+    PATIENCE * factor.map_or(1, |factor| factor.parse().unwrap())
+}
 
 pub struct Client {
     pub socket: Socket,
@@ -59,14 +65,14 @@ impl Client {
         loop {
             match self.socket.send(sequence, &message, descriptors) {
                 Ok(()) => return sequence,
-                Err(WireError::Full) => wait(&self.socket, PollFlags::OUT, Instant::now() + PATIENCE),
+                Err(WireError::Full) => wait(&self.socket, PollFlags::OUT, Instant::now() + patience()),
                 Err(error) => panic!("{error}"),
             }
         }
     }
 
     pub fn reply(&mut self, wanted: u64) -> (Reply, Vec<OwnedFd>) {
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + patience();
         loop {
             let (sequence, message, descriptors) = self.next_message(until);
             match message {
@@ -82,7 +88,7 @@ impl Client {
 
     /// The next event that `wanted` takes; others stay.
     pub fn event<T>(&mut self, what: &str, wanted: impl Fn(&Event) -> Option<T>) -> T {
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + patience();
         loop {
             if let Some(at) = self.events.iter().position(|event| wanted(event).is_some()) {
                 return wanted(&self.events.remove(at).unwrap()).unwrap();
@@ -123,7 +129,7 @@ impl Client {
 
     /// Waits until the supervisor has closed the connection.
     pub fn expect_closed(&mut self) {
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + patience();
         loop {
             match self.socket.receive() {
                 Ok(Received::Closed) => return,
@@ -151,5 +157,5 @@ fn wait(socket: &Socket, flags: PollFlags, until: Instant) {
     let left = until.saturating_duration_since(Instant::now());
     let timeout = Timespec::try_from(left).unwrap();
     let ready = poll(&mut [PollFd::from_borrowed_fd(socket.as_fd(), flags)], Some(&timeout)).unwrap();
-    assert!(ready > 0, "the supervisor has not answered for {PATIENCE:?}");
+    assert!(ready > 0, "the supervisor has not answered for {:?}", patience());
 }

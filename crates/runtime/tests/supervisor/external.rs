@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use runtime::FailedStep;
+use runtime::container::Until;
 use runtime::external::{External, ExternalRuntime, KNOWN};
 use runtime::record::read_exit;
 use runtime::wire::{Reply, Request, Scope, StartContainer, Stdin, Stream, Target};
@@ -85,6 +86,8 @@ fn request(rig: &Rig, script: &Script, command: &str) -> StartContainer {
         log: Some(rig.log_path("c1")),
         stdin: Stdin::Null,
         deadline_ms: 10_000,
+        until: Until::Executed,
+        streams: Vec::new(),
         external: Some(External {
             runtime: ExternalRuntime { path, args: vec!["--root=/x".to_owned()] },
             bundle,

@@ -43,7 +43,7 @@ fn an_exit_while_no_daemon_is_there_is_known_later() {
     let mut client = rig.connect();
     let exit = until("the snapshot has the exit", || match client.snapshot().containers.pop()?.state {
         ContainerState::Exited(exit) => Some(exit),
-        ContainerState::Starting | ContainerState::Running { .. } => None,
+        ContainerState::Starting | ContainerState::Created { .. } | ContainerState::Running { .. } => None,
     });
     assert_eq!(exit.exit_code, 7);
     assert_eq!(rig.log("c1"), ["stdout F before", "stdout F after"]);

@@ -15,6 +15,7 @@
 mod client;
 mod exec;
 mod external;
+mod hooks;
 mod life;
 mod limits;
 mod logs;

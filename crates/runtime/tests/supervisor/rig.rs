@@ -10,8 +10,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use runtime::cgroup::{Cgroup, Host};
+use runtime::container::Until;
 use runtime::plan::{
-    NamespacePlan, NamespaceSource, Plan, PlanInput, PodNamespace, PodPlan, ProcessPlan, SHARED_MEMORY_BYTES,
+    Bundle, NamespacePlan, NamespaceSource, Plan, PlanInput, PodNamespace, PodPlan, ProcessPlan,
+    SHARED_MEMORY_BYTES,
 };
 use runtime::spec::{self, oci};
 use runtime::supervisor::Arguments;
@@ -26,7 +28,7 @@ use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
 };
 
-use crate::client::{Client, PATIENCE};
+use crate::client::{Client, patience};
 
 /// The binary that is installed, where the Makefile names one; the one that cargo has just built otherwise.
 pub fn binary() -> PathBuf {
@@ -50,6 +52,7 @@ pub struct Container<'a> {
     pub namespaces: NamespacePlan,
     pub stdin: Stdin,
     pub deadline_ms: u64,
+    pub until: Until,
 }
 
 pub fn container<'a>(id: &'a str, script: &str) -> Container<'a> {
@@ -59,6 +62,7 @@ pub fn container<'a>(id: &'a str, script: &str) -> Container<'a> {
         namespaces: namespaces(),
         stdin: Stdin::Null,
         deadline_ms: 10_000,
+        until: Until::Executed,
     }
 }
 
@@ -143,9 +147,22 @@ impl Rig {
         fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).unwrap()
     }
 
+    /// Where a container's specification would be.
+    pub fn bundle(&self, id: &str) -> PathBuf {
+        self.pod().join("containers").join(id)
+    }
+
+    fn planned_in_bundle(&self, container: &Container<'_>) -> Plan {
+        let (directory, root) = (self.bundle(container.id), self.bundle(container.id).join("rootfs"));
+        fs::create_dir_all(&root).unwrap();
+        let (namespaces, seccomp) = (container.namespaces.clone(), None);
+        let bundle = Bundle { id: container.id, directory: &directory, root: &root };
+        plan::plan_in_bundle(&PlanInput { spec: &container.spec, namespaces, seccomp }, &bundle).unwrap()
+    }
+
     /// Everything but sending it.
     pub fn request(&self, container: &Container<'_>) -> (StartContainer, Vec<OwnedFd>) {
-        let plan = planned(&container.spec, &container.namespaces);
+        let plan = self.planned_in_bundle(container);
         let mut descriptors = vec![self.root(container.id)];
         descriptors.extend(plan.sources.iter().map(|source| mount::open_source(source).unwrap()));
         let start = StartContainer {
@@ -156,6 +173,8 @@ impl Rig {
             stdin: container.stdin,
             deadline_ms: container.deadline_ms,
             external: None,
+            until: container.until,
+            streams: Vec::new(),
         };
         (start, descriptors)
     }
@@ -251,12 +270,12 @@ pub fn content(lines: &[String]) -> String {
 
 /// Looks until there is an answer.
 pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let give_up = Instant::now() + PATIENCE;
+    let give_up = Instant::now() + patience();
     loop {
         if let Some(found) = look() {
             return found;
         }
-        assert!(Instant::now() < give_up, "not within {PATIENCE:?}: {what}");
+        assert!(Instant::now() < give_up, "not within {:?}: {what}", patience());
         std::thread::yield_now();
     }
 }

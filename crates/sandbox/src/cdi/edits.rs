@@ -20,6 +20,8 @@ pub(crate) struct Edits {
     pub(crate) mounts: Vec<oci::Mount>,
     /// Further groups of the process.
     pub(crate) gids: Vec<u32>,
+    /// Programs that run around it.
+    pub(crate) hooks: oci::Hooks,
 }
 
 /// Where something stands, who asks for it, and who looks at files.
@@ -39,6 +41,18 @@ impl Context<'_> {
         path.map(Path::to_owned)
             .ok_or_else(|| self.refused(part, format!("\"{}\" is not an absolute path", text.escape_debug())))
     }
+
+    fn variables(&self, part: &str, variables: &[String]) -> Result<(), Error> {
+        for (at, variable) in variables.iter().enumerate() {
+            let is_variable =
+                variable.split_once('=').is_some_and(|(key, _)| !key.is_empty()) && !variable.contains('\0');
+            if !is_variable {
+                let why = format!("\"{}\" is not of the form KEY=value", variable.escape_debug());
+                return Err(self.refused(&format!("{part}[{at}]"), why));
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Edits {
@@ -52,21 +66,13 @@ impl Edits {
         (field, looker): (&str, &Looker),
     ) -> Result<(), Error> {
         let context = Context { place, field, looker };
-        if let Some((at, Hook { hook_name, path, .. })) = edits.hooks.iter().enumerate().next() {
-            let why = format!("the hook \"{path}\" ({hook_name}): hooks are not supported yet");
-            return Err(context.refused(&format!("hooks[{at}]"), why));
+        for (at, wanted) in edits.hooks.iter().enumerate() {
+            hook(&mut self.hooks, wanted, (&format!("hooks[{at}]"), &context))?;
         }
         if edits.intel_rdt.is_some() {
             return Err(context.refused("intelRdt", "is not supported"));
         }
-        for (at, variable) in edits.env.iter().enumerate() {
-            let is_variable =
-                variable.split_once('=').is_some_and(|(key, _)| !key.is_empty()) && !variable.contains('\0');
-            if !is_variable {
-                let why = format!("\"{}\" is not of the form KEY=value", variable.escape_debug());
-                return Err(context.refused(&format!("env[{at}]"), why));
-            }
-        }
+        context.variables("env", &edits.env)?;
         self.env.extend(edits.env.iter().cloned());
         for (at, node) in edits.device_nodes.iter().enumerate() {
             let device = device(node, &format!("deviceNodes[{at}]"), &context)?;
@@ -128,6 +134,38 @@ fn device(node: &DeviceNode, part: &str, context: &Context<'_>) -> Result<HostDe
         gid: node.gid,
         permissions: permissions.to_owned(),
     })
+}
+
+fn hook(hooks: &mut oci::Hooks, wanted: &Hook, (part, context): (&str, &Context<'_>)) -> Result<(), Error> {
+    let within = |name: &str| format!("{part}.{name}");
+    #[allow(deprecated, reason = "prestart: files still have it")]
+    let list = match wanted.hook_name.as_str() {
+        "prestart" => hooks.prestart_mut(),
+        "createRuntime" => hooks.create_runtime_mut(),
+        "createContainer" => hooks.create_container_mut(),
+        "startContainer" => hooks.start_container_mut(),
+        "poststart" => hooks.poststart_mut(),
+        "poststop" => hooks.poststop_mut(),
+        other => {
+            let why = format!("\"{}\" is no hook's name", other.escape_debug());
+            return Err(context.refused(&within("hookName"), why));
+        }
+    };
+    let path = context.absolute(&within("path"), &wanted.path)?;
+    context.variables(&within("env"), &wanted.env)?;
+    if let Some(at) = wanted.args.iter().position(|arg| arg.contains('\0')) {
+        return Err(context.refused(&within(&format!("args[{at}]")), "contains a zero byte"));
+    }
+    if let Some(seconds) = wanted.timeout.filter(|seconds| !(1..=i64::from(u32::MAX)).contains(seconds)) {
+        return Err(context.refused(&within("timeout"), format!("{seconds} is not from 1 to {}", u32::MAX)));
+    }
+    let mut hook = oci::Hook::default();
+    hook.set_path(path)
+        .set_args(Some(wanted.args.clone()))
+        .set_env(Some(wanted.env.clone()))
+        .set_timeout(wanted.timeout);
+    list.get_or_insert_default().push(hook);
+    Ok(())
 }
 
 fn mount(wanted: &Mount, part: &str, context: &Context<'_>) -> Result<oci::Mount, Error> {

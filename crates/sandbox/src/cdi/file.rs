@@ -84,18 +84,17 @@ pub(super) struct Mount {
     pub(super) kind: String,
 }
 
-/// A program that is to run around a container's start; read to be refused by name.
+/// A program that runs around a container's start or end.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Hook {
     pub(super) hook_name: String,
     pub(super) path: String,
-    #[serde(default, rename = "args")]
-    _args: IgnoredAny,
-    #[serde(default, rename = "env")]
-    _env: IgnoredAny,
-    #[serde(default, rename = "timeout")]
-    _timeout: IgnoredAny,
+    #[serde(default)]
+    pub(super) args: Vec<String>,
+    #[serde(default)]
+    pub(super) env: Vec<String>,
+    pub(super) timeout: Option<i64>,
 }
 
 impl File {
@@ -178,6 +177,8 @@ mod tests {
         assert_eq!((yaml.kind.as_str(), yaml.devices[1].name.as_str()), ("vendor.com/gpu", "1"));
         assert_eq!(yaml.devices[0].container_edits.device_nodes[0].file_mode, Some(0o660));
         assert_eq!(yaml.container_edits.additional_gids, [44]);
+        let hook = &yaml.container_edits.hooks[0];
+        assert_eq!((hook.hook_name.as_str(), hook.args.len(), hook.timeout), ("createContainer", 2, None));
         let json = r#"{"cdiVersion":"1.0.0","kind":"v.com/c","devices":[{"name":"d","containerEdits":{}}]}"#;
         assert_eq!(read("a.json", json).unwrap().devices[0].name, "d");
     }

@@ -2,8 +2,6 @@
 //!
 //! What the specification can't express is found by `spec`, what the plan can't do by the runtime; here is the rest.
 
-use std::path::Path;
-
 use runtime::plan::Plan;
 use runtime::wire::MAX_DESCRIPTORS;
 
@@ -36,7 +34,7 @@ pub(crate) fn check(pod: &PodConfig, container: &ContainerConfig) -> Result<(), 
     namespaces(pod, container)?;
     users::check_container(pod, container)?;
     profiles(container)?;
-    mounts(container)
+    mounts(pod, container)
 }
 
 fn namespaces(pod: &PodConfig, container: &ContainerConfig) -> Result<(), Error> {
@@ -78,21 +76,6 @@ fn profiles(container: &ContainerConfig) -> Result<(), Error> {
     if let (Some(Profile::Localhost(path)), false) = (&security.seccomp, security.privileged) {
         seccomp::check(path)?;
     }
-    let has_apparmor = Path::new("/sys/kernel/security/apparmor").is_dir();
-    match &security.apparmor {
-        None | Some(Profile::Unconfined) => {}
-        // Where there is no AppArmor, its default confines nothing, and kubelet asks for it all the same.
-        Some(Profile::RuntimeDefault) if !has_apparmor => {}
-        Some(Profile::RuntimeDefault) => {
-            return refuse("apparmor", "AppArmor profiles are not supported yet".to_owned());
-        }
-        Some(Profile::Localhost(name)) => {
-            return refuse(
-                "apparmor",
-                format!("the profile \"{name}\": AppArmor profiles are not supported yet"),
-            );
-        }
-    }
     match &security.selinux {
         Some(options) if *options != SelinuxOptions::default() => {
             refuse("selinux_options", "SELinux is not supported yet".to_owned())
@@ -101,12 +84,16 @@ fn profiles(container: &ContainerConfig) -> Result<(), Error> {
     }
 }
 
-fn mounts(container: &ContainerConfig) -> Result<(), Error> {
+fn mounts(pod: &PodConfig, container: &ContainerConfig) -> Result<(), Error> {
     for (at, mount) in container.mounts.iter().enumerate() {
         let refuse = |field: &str, why: &str| Err(Error::refused(format!("mounts[{at}].{field}"), why));
         if let MountSource::Image { .. } = &mount.source {
-            if mount.id_mapping.is_some() {
-                return refuse("uidMappings", "mapped ids of an image volume are not supported yet");
+            // Mapped by the user namespace of the pod, as kubelet has it.
+            if mount.id_mapping.is_some() && mount.id_mapping != pod.namespaces.user {
+                return refuse(
+                    "uidMappings",
+                    "an image volume can only be mapped as the users of its pod are",
+                );
             }
             if mount.access == MountAccess::ReadWrite {
                 return refuse("readonly", "an image volume is always read-only");

@@ -68,6 +68,9 @@ pub struct ImageReference {
     pub reference: String,
     /// What the user wrote.
     pub user_specified: String,
+    /// What the request says beside it. For answers.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// What a process finds on standard input.

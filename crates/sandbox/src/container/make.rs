@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use runtime::identity::{self, Identity};
-use runtime::plan::{Plan, PlanInput, ProcessPlan, SeccompFilter};
+use runtime::plan::{Bundle, Plan, PlanInput, ProcessPlan, SeccompFilter};
 use runtime::spec::oci;
 
 use crate::cdi::{self, Edits};
@@ -114,6 +114,7 @@ async fn steps(making: &Making, undo: &mut Stack<Part>) -> Result<Made, Error> {
     check::features(features.unwrap_or(Features::NONE), config)?;
     // Two short files of sysfs at most.
     spec::resources::check(&making.shared.host, &config.resources)?;
+    let apparmor = making.shared.apparmor.profile(&config.security).await?;
     let log_path = files::log_path(&making.pod.config.log_directory, &config.log_path)?;
     let directory = making.shared.store.container_dir(&making.pod.id, &making.id);
     undo.push(Part::Files);
@@ -137,6 +138,7 @@ async fn steps(making: &Making, undo: &mut Stack<Part>) -> Result<Made, Error> {
         devices: &found.devices,
         cgroup: &cgroup,
         hostname: &hostname(&making.pod),
+        apparmor: apparmor.as_deref(),
         seccomp: found.confinement.as_ref().map(|confinement| &confinement.described),
     })?;
     let plan = plan(making, &spec, found.confinement.map(|confinement| confinement.filter))?;
@@ -182,7 +184,8 @@ async fn root(making: &Making) -> Result<(Prepared, OwnedFd), Error> {
     within(("preparing the root filesystem", id.as_str(), after), work).await
 }
 
-async fn users_of(making: &Making) -> Result<UserMap, Error> {
+/// The users of a pod that has a user namespace.
+pub(crate) async fn users_of(making: &Making) -> Result<UserMap, Error> {
     let pod = making.pod.id.to_string();
     let client = making.client.as_ref().ok_or(Error::OutOfTouch { pod })?;
     client.user_namespace(making.shared.config.deadlines.namespaces).await
@@ -311,7 +314,10 @@ fn stop_signal(config: &ContainerConfig, of_image: Option<&str>) -> Signal {
 fn plan(making: &Making, spec: &oci::Spec, seccomp: Option<SeccompFilter>) -> Result<Plan, Error> {
     let namespaces = spec::namespaces::plan(&making.pod.config, &making.config);
     let input = PlanInput { spec, namespaces, seccomp };
-    let plan = runtime::plan::plan(&input).map_err(|refusal| Error::refused(refusal.field, refusal.why))?;
+    let directory = making.shared.store.container_dir(&making.pod.id, &making.id);
+    let bundle = Bundle { id: making.id.as_str(), directory: &directory, root: &directory.join(BUNDLE_ROOT) };
+    let plan = runtime::plan::plan_in_bundle(&input, &bundle)
+        .map_err(|refusal| Error::refused(refusal.field, refusal.why))?;
     check::mounts_fit(&making.config, &plan)?;
     Ok(plan)
 }
@@ -320,6 +326,20 @@ fn plan(making: &Making, spec: &oci::Spec, seccomp: Option<SeccompFilter>) -> Re
 pub(crate) fn device_rules(spec: &oci::Spec) -> Vec<oci::LinuxDeviceCgroup> {
     let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
     resources.and_then(|resources| resources.devices().clone()).unwrap_or_default()
+}
+
+/// Where hooks find the root filesystem, in a container's directory: as the specification has it.
+const BUNDLE_ROOT: &str = "rootfs";
+
+/// Makes a container's directory the bundle that hooks look for.
+fn for_hooks(directory: &Path) -> Result<(), Error> {
+    let failed = |path: &Path| {
+        let subject = path.display().to_string();
+        move |cause: std::io::Error| Error::step("making a bundle for the hooks", subject, cause)
+    };
+    let (config, root) = (directory.join("config.json"), directory.join(BUNDLE_ROOT));
+    std::fs::hard_link(directory.join("spec.json"), &config).map_err(failed(&config))?;
+    std::fs::create_dir(&root).map_err(failed(&root))
 }
 
 fn save(
@@ -331,6 +351,9 @@ fn save(
     let directory = store.container_dir(&making.pod.id, &making.id);
     record::write_json(&directory.join("spec.json"), spec)?;
     record::write_json(&directory.join("plan.json"), plan)?;
+    if plan.hooks.is_some() {
+        for_hooks(&directory)?;
+    }
     // Last: a directory without this record is one that was never finished.
     match ContainerRecord::of(facts, &making.config.resources, &ContainerState::Created) {
         Some(record) => store.save_container(&record),

@@ -92,9 +92,12 @@ async fn start_internal(starting: Starting) -> Result<Begun, Error> {
         Some(ready) => ready,
         None => read_again(&shared, &facts, &client).await?,
     };
+    if let Some(profile) = &ready.plan.process.apparmor {
+        shared.apparmor.stands(profile).await?;
+    }
     let mut limits = spec::resources::without_devices(&resources)?;
     limits.set_devices(Some(ready.devices));
-    let images = volumes::open(&shared, &facts).await?;
+    let images = volumes::open(&shared, &facts, &client).await?;
     let wanted = Wanted { sources: ready.plan.sources.clone(), images };
     let (cgroup, sources) = prepare(&shared, &facts, (limits, wanted)).await?;
     let mut descriptors = vec![ready.root];

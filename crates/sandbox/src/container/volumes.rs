@@ -17,12 +17,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::container::config::{Mount, MountSource};
-use crate::container::make::{Making, rootfs_error};
+use crate::container::make::{self, Making, rootfs_error};
 use crate::error::Error;
+use crate::id::ContainerId;
 use crate::record::ContainerFacts;
 use crate::rootfs::{ImageConfig, RootfsError};
 use crate::shared::{Shared, within};
 use crate::spec::mounts::{POD_FILES, clean};
+use crate::supervisor::client::Client;
+use crate::users::UserMap;
 
 /// Images declare a handful. Each takes a descriptor of a start.
 const MOST_DECLARED: usize = 128;
@@ -92,10 +95,21 @@ async fn prepare_images(making: &Making) -> Result<BTreeMap<usize, ImageVolume>,
         .zip(ids)
         .map(|(at, image_id)| (at, ImageVolume { image_id, place: place(&directory, at) }))
         .collect();
+    let users = match is_mapped(&making.config.mounts) {
+        true => Some(make::users_of(making).await?),
+        false => None,
+    };
     for (at, _, sub_path) in images(&making.config.mounts) {
         let Some(volume) = volumes.get(&at) else { continue };
         // Mounted to find out whether it can be; the start mounts it again.
-        drop(mount(shared, id, (at, &volume.image_id, sub_path)).await?);
+        drop(
+            mount(
+                shared,
+                (id, users_for(&making.config.mounts, at, users.as_ref())),
+                (at, &volume.image_id, sub_path),
+            )
+            .await?,
+        );
     }
     Ok(volumes)
 }
@@ -109,24 +123,41 @@ async fn prepare_images(making: &Making) -> Result<BTreeMap<usize, ImageVolume>,
 pub(crate) async fn open(
     shared: &Shared,
     facts: &ContainerFacts,
+    client: &Client,
 ) -> Result<BTreeMap<PathBuf, OwnedFd>, Error> {
+    let mounts = &facts.config.mounts;
+    let users = match is_mapped(mounts) {
+        true => Some(client.user_namespace(shared.config.deadlines.namespaces).await?),
+        false => None,
+    };
     let directory = shared.store.container_dir(&facts.pod, &facts.id);
     let mut opened = BTreeMap::new();
-    for (at, _, sub_path) in images(&facts.config.mounts) {
+    for (at, _, sub_path) in images(mounts) {
         let Some(image_id) = facts.image_volumes.get(&at) else { continue };
-        let mounted = mount(shared, &facts.id, (at, image_id, sub_path)).await?;
+        let who = (&facts.id, users_for(mounts, at, users.as_ref()));
+        let mounted = mount(shared, who, (at, image_id, sub_path)).await?;
         opened.insert(place(&directory, at), mounted);
     }
     Ok(opened)
 }
 
+/// Whether any of the image volumes has mapped ids, which are the pod's.
+fn is_mapped(mounts: &[Mount]) -> bool {
+    images(mounts).any(|(at, ..)| mounts.get(at).is_some_and(|mount| mount.id_mapping.is_some()))
+}
+
+fn users_for(mounts: &[Mount], at: usize, users: Option<&UserMap>) -> Option<UserMap> {
+    mounts.get(at)?.id_mapping.as_ref()?;
+    users.cloned()
+}
+
 async fn mount(
     shared: &Shared,
-    id: &crate::id::ContainerId,
+    (id, users): (&ContainerId, Option<UserMap>),
     (at, image_id, sub_path): (usize, &str, &str),
 ) -> Result<OwnedFd, Error> {
     let work = async {
-        let mounted = shared.rootfs.mount_image(id, image_id, Path::new(sub_path)).await;
+        let mounted = shared.rootfs.mount_image(id, (image_id, Path::new(sub_path)), users).await;
         mounted.map_err(|error| match error {
             RootfsError::NoPath(cause) => {
                 let refused =

@@ -53,13 +53,13 @@ pub(crate) async fn start(starting: Starting, runtime: ExternalRuntime) -> Resul
         Some(ready) => Some(ready.root),
         None => Some(make::mount_again(&shared, &facts.id, None).await?),
     };
-    let images = if is_mounted { BTreeMap::new() } else { volumes::open(&shared, &facts).await? };
+    let images = if is_mounted { BTreeMap::new() } else { volumes::open(&shared, &facts, &client).await? };
     let spec = described(&shared, (&client, &facts), &plan).await?;
     let mut limits = resources::without_devices(&resources)?;
     limits.set_devices(Some(make::device_rules(&spec)));
     let cgroup = prepare(&shared, &facts, (limits, spec), Mounts { root, images }).await?;
     let process = ProcessPlan { seccomp: None, ..plan.process };
-    let plan = Plan { sources: Vec::new(), steps: Vec::new(), process, ..plan };
+    let plan = Plan { sources: Vec::new(), steps: Vec::new(), hooks: None, process, ..plan };
     let external = Some(External { runtime, bundle });
     let request = Start { facts: &facts, plan, cgroup, descriptors: Vec::new(), external };
     client.start(request, shared.config.deadlines.start).await

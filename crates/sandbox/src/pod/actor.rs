@@ -26,6 +26,7 @@ use crate::container::state::{ContainerEvent, ContainerGoal, ContainerState};
 use crate::error::{Error, Kind, chain};
 use crate::id::ContainerId;
 use crate::pod::contact::Seek;
+use crate::pod::limits::{Limits, PodResources};
 use crate::pod::members::Member;
 use crate::pod::state::{Part, Parts, PodEvent, PodGoal, PodState};
 use crate::pod::wish::{Reply, Wish};
@@ -60,6 +61,7 @@ pub(crate) struct Actor {
     message: String,
     members: BTreeMap<ContainerId, Member>,
     minder: Option<Minder>,
+    limits: Limits<Reply>,
     /// The supervisor that is out of touch and looked for.
     seeks: Option<Seek>,
     mailbox: mpsc::Receiver<Wish>,
@@ -79,6 +81,8 @@ pub(crate) struct Beginning {
     pub(crate) state: PodState,
     pub(crate) members: BTreeMap<ContainerId, Member>,
     pub(crate) minder: Option<Minder>,
+    /// The pod's limits, when they are not those of the request any more.
+    pub(crate) limits: Option<PodResources>,
     /// The supervisor, when it is there but doesn't answer.
     pub(crate) seeks: Option<Seek>,
 }
@@ -86,7 +90,7 @@ pub(crate) struct Beginning {
 impl Actor {
     /// An actor for a pod in any state: a new one, or one found in the records.
     pub(crate) fn new(beginning: Beginning, mailbox: mpsc::Receiver<Wish>) -> Self {
-        let Beginning { shared, facts, state, members, minder, seeks } = beginning;
+        let Beginning { shared, facts, state, members, minder, limits, seeks } = beginning;
         Self {
             shared,
             facts,
@@ -94,6 +98,7 @@ impl Actor {
             message: String::new(),
             members,
             minder,
+            limits: Limits::new(limits),
             seeks,
             mailbox,
             work: JoinSet::new(),
@@ -218,6 +223,7 @@ impl Actor {
             Ok(Done::Updated { id, change, outcome, reply }) => {
                 self.updated(&id, &change, (outcome, reply));
             }
+            Ok(Done::Weighed { after, outcome, reply }) => self.weighed(*after, (outcome, reply)),
             Ok(Done::Nothing) => {}
             Err(error) => tracing::error!(pod = %self.facts.id, %error, "a task of the pod's failed"),
         }

@@ -91,8 +91,21 @@ fn cgroup_parent(pod: &PodConfig) -> Result<(), Error> {
     }
     let relative = parent.strip_prefix('/').unwrap_or(parent);
     let is_clean = relative.is_empty() || relative.split('/').all(|part| !matches!(part, "" | "." | ".."));
-    if is_clean { Ok(()) } else { refuse(format!("\"{parent}\" is not a clean path")) }
+    if !is_clean || relative.contains('\0') {
+        return refuse(format!("\"{parent}\" is not a clean path"));
+    }
+    // What the kernel has no place for can neither be made nor, which is worse, removed.
+    if relative.len() > LONGEST_PARENT || relative.split('/').any(|part| part.len() > LONGEST_NAME) {
+        return refuse(format!("\"{parent}\" is too long for a path of cgroups"));
+    }
+    Ok(())
 }
+
+/// NAME_MAX of linux/limits.h.
+const LONGEST_NAME: usize = 255;
+
+/// Half of PATH_MAX (linux/limits.h): the rest is for the hierarchy's mount, two ids, and what others make below.
+const LONGEST_PARENT: usize = 2048;
 
 fn modes(pod: &PodConfig) -> Result<(), Error> {
     let refuse = |field: &str, why: &str| {
@@ -116,14 +129,6 @@ fn modes(pod: &PodConfig) -> Result<(), Error> {
 fn security(pod: &PodConfig) -> Result<(), Error> {
     let refuse =
         |field: &str, why: String| Err(Error::refused(format!("linux.security_context.{field}"), why));
-    // Nothing of a workload's runs as the sandbox: the default confines nothing here, but a profile by name is a wish.
-    match &pod.security.apparmor {
-        None | Some(Profile::Unconfined | Profile::RuntimeDefault) => {}
-        Some(Profile::Localhost(name)) => {
-            let why = format!("the profile \"{name}\": AppArmor profiles are not supported yet");
-            return refuse("apparmor", why);
-        }
-    }
     if let Some(path) = seccomp_profile(pod) {
         seccomp::check(path)?;
     }

@@ -36,10 +36,9 @@ pub struct PodConfig {
     pub namespaces: PodNamespaces,
     /// Security settings of the sandbox itself.
     pub security: PodSecurity,
-    /// What the pod costs beyond its containers, as the runtime class says. For information: kubelet has it in the limits of the
-    /// pod's cgroup, which it makes itself (`cgroup_parent`).
+    /// What the pod costs beyond its containers, as the runtime class says (see `pod::limits`).
     pub overhead: Option<Resources>,
-    /// Sum of the containers' resources, for information.
+    /// The sum of what the containers ask for, likewise.
     pub resources: Option<Resources>,
     /// The runtime handler; empty for the default one.
     pub runtime_handler: String,

@@ -23,6 +23,7 @@ use crate::error::Error;
 use crate::network::{Attachment, NetworkError};
 use crate::pod::config::NamespaceMode;
 use crate::pod::dismantle::{Dismantling, dismantle_part};
+use crate::pod::limits::{self, PodResources, Weigh};
 use crate::pod::state::{Live, Part, Parts, PodState};
 use crate::record::{self, PodFacts, PodRecord};
 use crate::shared::{Shared, blocking, within};
@@ -90,6 +91,7 @@ impl Making<'_> {
         self.intent()?;
         undo.push(Part::Cgroup);
         self.cgroup().await?;
+        limits::weigh(self.shared, self.facts, (&PodResources::of(&self.facts.config), Weigh::Anew)).await?;
         undo.push(Part::Supervisor);
         let supervisor = self.supervisor().await?;
         let ips = match &self.netns {

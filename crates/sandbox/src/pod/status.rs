@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::id::PodId;
 use crate::pod::config::PodConfig;
+use crate::pod::limits::PodResources;
 
 /// A pod, at one moment.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,6 +28,8 @@ pub struct PodStatus {
     pub netns: Option<PathBuf>,
     /// Its cgroup.
     pub cgroup: String,
+    /// Its limits now.
+    pub limits: PodResources,
     /// Why it is not ready and what of it is left, where there is something to say.
     pub message: String,
 }

@@ -9,6 +9,7 @@ use crate::container::config::ContainerConfig;
 use crate::error::Error;
 use crate::id::ContainerId;
 use crate::pod::config::PodConfig;
+use crate::pod::limits::PodResources;
 use crate::resources::Resources;
 
 /// Wishes that may wait in a pod's mailbox; who comes then is told so.
@@ -59,6 +60,8 @@ pub(crate) enum Wish {
     Container { id: ContainerId, wish: ContainerWish, reply: Reply },
     /// To change a container's limits.
     Update { id: ContainerId, resources: Box<Resources>, reply: Reply },
+    /// To change the pod's own limits.
+    UpdatePod { limits: Box<PodResources>, reply: Reply },
     /// To end the actor, not the pod.
     Quit,
 }
@@ -71,7 +74,8 @@ impl Wish {
             | Self::Stop(reply)
             | Self::Remove(reply)
             | Self::Container { reply, .. }
-            | Self::Update { reply, .. } => reply.send(Err(why)),
+            | Self::Update { reply, .. }
+            | Self::UpdatePod { reply, .. } => reply.send(Err(why)),
             Self::Create { reply, .. } => {
                 let _nobody_waits = reply.send(Err(why));
             }

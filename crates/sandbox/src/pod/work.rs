@@ -20,6 +20,7 @@ use crate::external;
 use crate::id::ContainerId;
 use crate::pod::contact::{self, Seek};
 use crate::pod::dismantle::{Dismantling, dismantle, summary};
+use crate::pod::limits::{self, PodResources, Weigh};
 use crate::pod::make;
 use crate::pod::members::Member;
 use crate::pod::state::{Part, Parts, PodEvent};
@@ -57,6 +58,11 @@ pub(crate) enum Work {
         written: Box<Resources>,
         reply: Reply,
     },
+    /// Give the pod's cgroup the weight that these limits say.
+    Weigh {
+        after: Box<PodResources>,
+        reply: Reply,
+    },
 }
 
 /// What came of it.
@@ -77,6 +83,11 @@ pub(crate) enum Done {
     Updated {
         id: ContainerId,
         change: Box<Resources>,
+        outcome: Result<(), Error>,
+        reply: Reply,
+    },
+    Weighed {
+        after: Box<PodResources>,
         outcome: Result<(), Error>,
         reply: Reply,
     },
@@ -122,6 +133,7 @@ impl Work {
             Self::Tidy(id) => tidy(&world, &id),
             Self::EraseContainer(id) => erase_one(&world, id),
             Self::Update { id, change, written, reply } => Some(update(&world, (id, change, written), reply)),
+            Self::Weigh { after, reply } => Some(weigh(&world, after, reply)),
         }
     }
 }
@@ -306,6 +318,14 @@ fn update(
             None => Ok(()),
         };
         Done::Updated { id, change, outcome, reply }
+    })
+}
+
+fn weigh(world: &World<'_>, after: Box<PodResources>, reply: Reply) -> Task {
+    let (shared, facts) = (world.shared.clone(), world.facts.clone());
+    Box::pin(async move {
+        let outcome = limits::weigh(&shared, &facts, (&after, Weigh::Again)).await;
+        Done::Weighed { after, outcome, reply }
     })
 }
 

@@ -74,12 +74,6 @@ const ALL: [Capability; 41] = [
 
 type Set = HashSet<Capability>;
 
-/// The number of the capability with this name, as in "CAP_SYS_ADMIN".
-pub(crate) fn number(name: &str) -> Option<usize> {
-    let short = name.strip_prefix("CAP_")?;
-    ALL.iter().position(|known| known.to_string().trim_start_matches("CAP_") == short)
-}
-
 /// A set as a bit for each number.
 pub(crate) fn mask(set: &Set) -> u64 {
     let there = |(_, known): &(usize, &Capability)| set.contains(known);

@@ -119,9 +119,10 @@ fn volume(at: usize, mount: &Mount, images: &BTreeMap<usize, ImageVolume>) -> Re
         let path = mount.container_path.display();
         return Err(Error::refused(field("container_path"), format!("\"{path}\" is not an absolute path")));
     }
-    let source = match (&mount.source, images.get(&at)) {
-        (MountSource::Host(path), _) => path,
-        (MountSource::Image { .. }, Some(image)) => &image.place,
+    // An image's layers are mapped one by one before overlay has them, which as a whole can't be.
+    let (source, ids) = match (&mount.source, images.get(&at)) {
+        (MountSource::Host(path), _) => (path, mount.id_mapping.as_ref()),
+        (MountSource::Image { .. }, Some(image)) => (&image.place, None),
         (MountSource::Image { .. }, None) => return Err(Error::refused(field("image"), "is not held")),
     };
     if !source.is_absolute() {
@@ -157,7 +158,7 @@ fn volume(at: usize, mount: &Mount, images: &BTreeMap<usize, ImageVolume>) -> Re
             }
         }
     }
-    Ok(with_ids(bind(source, &mount.container_path, &options), mount.id_mapping.as_ref()))
+    Ok(with_ids(bind(source, &mount.container_path, &options), ids))
 }
 
 fn with_ids(mut mount: oci::Mount, ids: Option<&UserNamespace>) -> oci::Mount {
@@ -237,6 +238,7 @@ mod tests {
             devices: &[],
             cgroup: "/c",
             hostname: "h",
+            apparmor: None,
             seccomp: None,
         };
         let all = mounts(&input).unwrap();

@@ -50,6 +50,7 @@ pub(crate) fn process(input: &SpecInput<'_>) -> Result<oci::Process, Error> {
         .set_user(user(input))
         .set_capabilities(Some(capabilities::sets(security, &Choice::of(input.handler))?))
         .set_rlimits(input.handler.rlimits())
+        .set_apparmor_profile(input.apparmor.map(str::to_owned))
         .set_no_new_privileges(Some(security.no_new_privileges))
         // Said even when it is 0: the supervisor's own would be inherited, and that spares it.
         .set_oom_score_adj(Some(input.container.resources.oom_score_adj.unwrap_or(0)));

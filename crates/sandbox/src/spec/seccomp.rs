@@ -11,15 +11,10 @@
 //!
 //! A filter is compiled once for each content and set of capabilities, and shared by all containers that have it.
 //!
-//! Not here: installing a filter (the runtime's init).
+//! Not here: reading a profile and compiling it (`runtime::seccomp`), installing a filter (the runtime's init).
 
-mod architecture;
-mod bpf;
 mod describe;
 mod localhost;
-mod parse;
-mod profile;
-mod resolve;
 mod shared;
 mod table;
 #[cfg(test)]
@@ -34,8 +29,7 @@ use runtime::spec::oci::{self, Capability};
 use crate::container::config::{ContainerSecurity, Profile as Wish};
 use crate::error::Error;
 use crate::handler::UnsetSeccomp;
-use architecture::Architecture;
-use profile::{Condition, FLAG_SPEC_ALLOW, Profile, Rule, Verdict};
+use runtime::seccomp::profile::{Condition, FLAG_SPEC_ALLOW, Profile, Rule, Verdict};
 use table::{ALLOWED, Administrator, CLONE3, CONDITIONAL, GUARDED};
 
 pub(crate) use localhost::{check, load};
@@ -117,16 +111,4 @@ fn default_profile(granted: u32) -> Profile {
 
 fn rule(names: &[&'static str], conditions: Vec<Condition>, verdict: Verdict) -> Rule {
     Rule { names: names.iter().copied().map(Cow::Borrowed).collect(), conditions, verdict }
-}
-
-/// The program of a profile on this machine.
-///
-/// # Errors
-/// Why there is none.
-fn compile(profile: &Profile) -> Result<SeccompFilter, String> {
-    let sections = resolve::sections(profile, Architecture::NATIVE);
-    let program = bpf::compile(&sections).map_err(|needed| {
-        format!("takes {needed} instructions, and the kernel has no room for more than {}", bpf::LONGEST)
-    })?;
-    Ok(SeccompFilter { flags: profile.flags, program: program.into() })
 }

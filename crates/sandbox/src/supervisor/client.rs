@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use runtime::cgroup::Cgroup;
+use runtime::container::Until;
 use runtime::external::External;
 use runtime::plan::{Plan, PodPlan, ProcessPlan};
 use runtime::wire::{
@@ -156,7 +157,7 @@ impl Client {
         let seen = |container: wire::ContainerSnapshot| {
             let id = ContainerId::try_from(container.container).ok()?;
             let seen = match container.state {
-                ContainerState::Starting => Seen::Begins,
+                ContainerState::Starting | ContainerState::Created { .. } => Seen::Begins,
                 ContainerState::Running { pid, start_time, started_at } => {
                     Seen::Runs(Process { id: ProcessId { pid, start_time }, started_at })
                 }
@@ -186,6 +187,8 @@ impl Client {
             },
             deadline_ms: milliseconds(after),
             external: start.external,
+            until: Until::Executed,
+            streams: Vec::new(),
         }));
         match self.connection.ask(request, start.descriptors, (step, after + MARGIN)).await? {
             Reply::Started { pid, start_time, started_at } => {
@@ -305,6 +308,7 @@ impl Client {
             | Reply::PodCreated(_)
             | Reply::Snapshot(_)
             | Reply::Started { .. }
+            | Reply::Created { .. }
             | Reply::Exited(_)
             | Reply::ExecStarted { .. }
             | Reply::Gone

@@ -80,13 +80,16 @@ async fn a_network_that_is_broken_does_not_keep_a_pod() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bad_pod_is_refused_by_field() {
     let world = World::new().await;
-    let cases: [(&str, Change<PodConfig>); 7] = [
+    let cases: [(&str, Change<PodConfig>); 10] = [
         ("runtime_handler", |c| c.runtime_handler = "kata".to_owned()),
         ("hostname", |c| c.hostname = "h".repeat(65)),
         ("linux.security_context.namespace_options.userns_options.uids", |c| {
             c.namespaces.user = Some(Default::default())
         }),
         ("linux.cgroup_parent", |c| c.cgroup_parent = "/a/../b".to_owned()),
+        ("linux.cgroup_parent", |c| c.cgroup_parent = "/a\0b".to_owned()),
+        ("linux.cgroup_parent", |c| c.cgroup_parent = format!("/{}", "x".repeat(256))),
+        ("linux.cgroup_parent", |c| c.cgroup_parent = "/x".repeat(1025)),
         ("dns_config.searches[0]", |c| {
             c.dns = Some(sandbox::DnsConfig { searches: vec!["a b".to_owned()], ..Default::default() });
         }),

@@ -180,8 +180,8 @@ impl RootFilesystems for Images {
     async fn mount_image(
         &self,
         _container: &ContainerId,
-        image_id: &str,
-        path: &Path,
+        (image_id, path): (&str, &Path),
+        _: Option<UserMap>,
     ) -> Result<OwnedFd, RootfsError> {
         assert_eq!(image_id, "sha256:1");
         let place = self.directory.join("lower").join(path);

@@ -8,7 +8,11 @@ fn image_mount(image: &str, container_path: &str, sub_path: &str) -> Mount {
     Mount {
         container_path: container_path.into(),
         source: MountSource::Image {
-            image: ImageReference { reference: image.to_owned(), user_specified: image.to_owned() },
+            image: ImageReference {
+                reference: image.to_owned(),
+                user_specified: image.to_owned(),
+                ..Default::default()
+            },
             sub_path: sub_path.to_owned(),
         },
         access: MountAccess::ReadOnly,

@@ -71,6 +71,7 @@ impl World {
             default_cgroup_parent: self.parent.clone(),
             handlers: Default::default(),
             cdi_spec_dirs: vec![self.directory.path().join("cdi")],
+            apparmor: Default::default(),
             deadlines,
         };
         let daemon = tokio::runtime::Builder::new_multi_thread()
@@ -254,7 +255,11 @@ fn supervisor() -> PathBuf {
 pub(crate) fn shell(name: &str, script: &str) -> ContainerConfig {
     ContainerConfig {
         metadata: ContainerMetadata { name: name.to_owned(), attempt: 0 },
-        image: ImageReference { reference: "busybox".to_owned(), user_specified: "busybox".to_owned() },
+        image: ImageReference {
+            reference: "busybox".to_owned(),
+            user_specified: "busybox".to_owned(),
+            ..Default::default()
+        },
         command: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),
         log_path: format!("{name}.log"),
         ..ContainerConfig::default()

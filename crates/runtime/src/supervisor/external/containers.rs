@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::call::{self, Call, Order, failure};
 use super::console::Console;
 use super::{Purpose, Supervisor};
+use crate::container::Until;
 use crate::external::{External, KNOWN};
 use crate::plan::NamespaceSource;
 use crate::supervisor::container::{Container, State};
@@ -67,7 +68,9 @@ impl Supervisor {
         let state = State::Making { process: None, output, input, waiting: vec![sequence], until };
         let (id, cgroup, external) = (start.container, start.cgroup, Some(Box::new(external)));
         let key = self.key();
-        self.containers.push((key, Container { id, cgroup, state, external }));
+        // Its hooks are in its specification, and so the runtime's.
+        let container = Container { id, cgroup, hooks: None, until: Until::Executed, state, external };
+        self.containers.push((key, container));
         self.begin(call, Purpose::Create { container: key, console, pid_target });
         Ok(())
     }

@@ -140,6 +140,7 @@ impl Actor {
 
     pub(super) fn save(&self) {
         let Some(record) = PodRecord::of(&self.facts, &self.state) else { return };
+        let record = record.with_limits(self.limits.changed());
         if let Err(error) = self.shared.store.save_pod(&record) {
             tracing::error!(pod = %self.facts.id, error = chain(&error), "the pod's record is out of date");
         }
@@ -172,6 +173,7 @@ impl Actor {
             supervisor: live.and_then(|live| pid(&live.supervisor)),
             netns: live.and_then(|live| live.netns.clone()),
             cgroup: self.facts.cgroup.clone(),
+            limits: self.limits.now(&self.facts.config),
             message: self.message.clone(),
         })
     }

@@ -15,6 +15,7 @@ use crate::container::state::{
 use crate::error::{Error, Kind};
 use crate::id::ContainerId;
 use crate::pod::config::{PodConfig, full_name};
+use crate::pod::limits::PodResources;
 use crate::pod::members::Member;
 use crate::pod::state::{PodDenied, PodEvent, PodGoal, PodState, Then};
 use crate::pod::wish::{ContainerWish, Reply, Wish};
@@ -39,6 +40,7 @@ impl Actor {
             Wish::Create { config, reply } => self.create(Arc::new(*config), reply),
             Wish::Container { id, wish, reply } => self.container_wish(id, wish, reply),
             Wish::Update { id, resources, reply } => self.update(&id, &resources, reply),
+            Wish::UpdatePod { limits, reply } => self.update_pod(*limits, reply),
             Wish::Quit => self.quitting = Some(Instant::now() + LAST_WORK),
         }
     }
@@ -196,6 +198,28 @@ impl Actor {
                 state: other.name(),
                 wish: "have its resources changed",
             })),
+        }
+    }
+
+    pub(super) fn update_pod(&mut self, limits: PodResources, reply: Reply) {
+        if !matches!(self.state, PodState::Ready(_)) {
+            return reply.send(Err(self.wrong_pod_state("have its resources changed")));
+        }
+        if let Some((after, reply)) = self.limits.begin(&self.facts.config, (limits, reply)) {
+            self.begin(Work::Weigh { after: Box::new(after), reply });
+        }
+    }
+
+    /// Takes in what came of a change of the pod's own limits, and goes on to the next one.
+    pub(super) fn weighed(&mut self, after: PodResources, (outcome, reply): (Result<(), Error>, Reply)) {
+        let waiting = self.limits.end(outcome.is_ok().then_some(after));
+        if outcome.is_ok() {
+            self.save();
+            self.publish();
+        }
+        reply.send(outcome);
+        for (limits, reply) in waiting {
+            self.update_pod(limits, reply);
         }
     }
 

@@ -2,8 +2,10 @@
 
 use runtime::spec::oci;
 
-use super::architecture::Architecture;
-use super::profile::{Condition, FLAG_LOG, FLAG_SPEC_ALLOW, FLAG_TSYNC, Profile, Rule, Test, Verdict};
+use runtime::seccomp::architecture::Architecture;
+use runtime::seccomp::profile::{
+    Condition, FLAG_LOG, FLAG_SPEC_ALLOW, FLAG_TSYNC, Profile, Rule, Test, Verdict,
+};
 
 /// Its default action alone: what the default profile allows is the same everywhere, and long.
 pub(super) fn outline(profile: &Profile) -> oci::LinuxSeccomp {

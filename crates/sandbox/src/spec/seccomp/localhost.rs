@@ -5,12 +5,11 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use runtime::seccomp::{Architecture, Surroundings, kernel, parse};
 use runtime::spec::oci::Capability;
 use rustix::fs::{FileType, Mode, OFlags};
 use sha2::{Digest, Sha256};
 
-use super::architecture::Architecture;
-use super::parse::{self, Surroundings};
 use super::shared::{self, Key};
 use super::{Confinement, Error};
 use crate::spec::capabilities;
@@ -45,7 +44,7 @@ pub(crate) fn load(path: &str, capabilities: &HashSet<Capability>) -> Result<Con
         kernel: kernel(),
     };
     let key = Key::Text(Sha256::digest(&text).into(), surroundings.capabilities);
-    shared::compiled(key, || parse::parse(&text, &surroundings)).map_err(refuse)
+    shared::compiled(key, || parse(&text, &surroundings)).map_err(refuse)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {
@@ -63,8 +62,4 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
         return Err(format!("is larger than {LARGEST} bytes"));
     }
     Ok(text)
-}
-
-fn kernel() -> (u32, u32) {
-    parse::version(&rustix::system::uname().release().to_string_lossy()).unwrap_or_default()
 }

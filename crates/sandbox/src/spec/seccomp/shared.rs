@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use runtime::plan::SeccompFilter;
 use runtime::plan::seccomp::Instruction;
 
-use super::profile::Profile;
-use super::{Confinement, compile, describe};
+use super::{Confinement, describe};
+use runtime::seccomp::compile;
+use runtime::seccomp::profile::Profile;
 
 /// What a filter is compiled from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -5,7 +5,7 @@
 
 use runtime::spec::oci::Capability;
 
-use super::profile::{Test, Verdict};
+use runtime::seccomp::profile::{Test, Verdict};
 
 /// Calls that only pass with one of these capabilities, and answer EPERM otherwise.
 pub(super) const GUARDED: &[(&[Capability], &[&str])] = &[

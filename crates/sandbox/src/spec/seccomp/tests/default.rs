@@ -4,13 +4,14 @@ use std::collections::HashSet;
 
 use runtime::spec::oci::Capability;
 
-use super::super::architecture::{Architecture, X32_BIT};
-use super::super::profile::{Profile, Verdict};
 use super::super::table::{ALLOWED, CONDITIONAL, GUARDED};
-use super::super::{bpf, confinement, default_profile, describe, granted, parse, resolve};
+use super::super::{confinement, default_profile, describe, granted};
 use super::machine::{Call, assert_valid, run};
 use crate::container::config::{ContainerSecurity, Profile as Wish};
 use crate::handler::UnsetSeccomp;
+use runtime::seccomp::architecture::{Architecture, X32_BIT};
+use runtime::seccomp::profile::{Profile, Verdict};
+use runtime::seccomp::{bpf, parse, resolve};
 
 const ALLOW: u32 = 0x7fff_0000;
 const EPERM: u32 = 0x0005_0001;

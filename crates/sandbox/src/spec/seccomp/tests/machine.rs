@@ -2,7 +2,7 @@
 
 use runtime::plan::seccomp::Instruction;
 
-use super::super::bpf::{ABOVE, AND, EQUAL, JUMP, LOAD, LONGEST, NOT_BELOW, RETURN};
+use runtime::seccomp::bpf::{ABOVE, AND, EQUAL, JUMP, LOAD, LONGEST, NOT_BELOW, RETURN};
 
 /// What a filter is asked about (struct seccomp_data).
 #[derive(Debug, Clone, Copy)]

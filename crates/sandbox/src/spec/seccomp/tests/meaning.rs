@@ -3,10 +3,10 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::super::architecture::{Architecture, X32_BIT};
-use super::super::parse::{Surroundings, parse};
-use super::super::{bpf, resolve};
 use super::machine::{Call, assert_valid, run};
+use runtime::seccomp::architecture::{Architecture, X32_BIT};
+use runtime::seccomp::parse::{Surroundings, parse};
+use runtime::seccomp::{bpf, resolve};
 
 fn surroundings(machine: Architecture) -> Surroundings {
     Surroundings { capabilities: 0, machine, kernel: (6, 12) }
@@ -228,7 +228,7 @@ fn a_filter_that_is_too_long_is_refused() {
     let compiled = |rules: u64| {
         let profile = json!({ "defaultAction": "SCMP_ACT_ERRNO", "syscalls": (0..rules).map(rule).collect::<Vec<_>>() });
         let profile = parse(profile.to_string().as_bytes(), &surroundings(Architecture::X86_64)).unwrap();
-        super::super::compile(&profile).map(|filter| filter.program.len())
+        runtime::seccomp::compile(&profile).map(|filter| filter.program.len())
     };
     assert!(compiled(800).is_ok_and(|length| length > 4000));
     assert!(compiled(1000).is_err_and(|why| why.contains("takes 5") && why.contains("4096")));

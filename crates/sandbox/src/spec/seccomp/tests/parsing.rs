@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::super::architecture::Architecture;
-use super::super::parse::{Surroundings, parse, version};
-use super::super::profile::{Profile, Verdict};
 use super::super::{describe, shared};
+use runtime::seccomp::architecture::Architecture;
+use runtime::seccomp::parse::{Surroundings, parse, version};
+use runtime::seccomp::profile::{Profile, Verdict};
 
 fn read(profile: &Value, capabilities: u64) -> Result<Profile, String> {
     let surroundings = Surroundings { capabilities, machine: Architecture::X86_64, kernel: (6, 1) };
@@ -90,7 +90,7 @@ proptest::proptest! {
         let at = at % text.len();
         text.splice(at..(at + noise.len() / 8).min(text.len()), noise);
         if let Ok(profile) = parse(&text, &surroundings) {
-            let _either = super::super::compile(&profile);
+            let _either = runtime::seccomp::compile(&profile);
         }
     }
 }

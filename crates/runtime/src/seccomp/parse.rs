@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use super::architecture::Architecture;
 use super::profile::{Condition, FLAG_LOG, FLAG_SPEC_ALLOW, FLAG_TSYNC, Profile, Rule, Test, Verdict};
-use crate::spec::capabilities;
+use crate::plan::capability_number;
 
 /// The largest error number that the kernel answers with (MAX_ERRNO).
 const LARGEST_ERRNO: u32 = 4095;
@@ -21,12 +21,12 @@ const MOST: usize = 1 << 16;
 
 /// What the conditional parts of a profile depend on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Surroundings {
+pub struct Surroundings {
     /// The container's capabilities, a bit each.
-    pub(super) capabilities: u64,
-    pub(super) machine: Architecture,
+    pub capabilities: u64,
+    pub machine: Architecture,
     /// Major and minor version.
-    pub(super) kernel: (u32, u32),
+    pub kernel: (u32, u32),
 }
 
 #[derive(Debug, Deserialize)]
@@ -83,7 +83,7 @@ struct When {
 ///
 /// # Errors
 /// What is wrong with it, and where.
-pub(super) fn parse(text: &[u8], surroundings: &Surroundings) -> Result<Profile, String> {
+pub fn parse(text: &[u8], surroundings: &Surroundings) -> Result<Profile, String> {
     let written: Written = serde_json::from_slice(text).map_err(|error| error.to_string())?;
     for (field, value) in
         [("listenerPath", &written.listener_path), ("listenerMetadata", &written.listener_metadata)]
@@ -254,7 +254,7 @@ impl When {
     fn met(&self, surroundings: &Surroundings) -> Result<Met, String> {
         let caps = self.caps.as_deref().filter(|caps| !caps.is_empty());
         let has = |name: &String| {
-            capabilities::number(name).is_some_and(|number| surroundings.capabilities >> number & 1 == 1)
+            capability_number(name).is_some_and(|number| surroundings.capabilities >> number & 1 == 1)
         };
         let arches = self.arches.as_deref().filter(|arches| !arches.is_empty());
         let kernel = match self.min_kernel.as_deref() {
@@ -273,7 +273,7 @@ impl When {
 }
 
 /// Major and minor version at the beginning of a text like "6.12.3-amd64".
-pub(super) fn version(text: &str) -> Option<(u32, u32)> {
+pub fn version(text: &str) -> Option<(u32, u32)> {
     let mut parts = text.split(|c: char| !c.is_ascii_digit());
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }

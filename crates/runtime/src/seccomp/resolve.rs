@@ -12,27 +12,27 @@ type Rules = Vec<(Vec<Condition>, Verdict)>;
 
 /// What becomes of the calls of a range of numbers.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Decision {
+pub struct Decision {
     /// The first whose conditions hold decides; none of them is without conditions.
-    pub(super) rules: Rules,
+    pub rules: Rules,
     /// When none does.
-    pub(super) otherwise: Verdict,
+    pub otherwise: Verdict,
 }
 
 /// What a filter says about one architecture.
 #[derive(Debug)]
-pub(super) struct Section {
+pub struct Section {
     /// AUDIT_ARCH_*.
-    pub(super) audit: u32,
+    pub audit: u32,
     /// From which number on which decision holds, up to the next one. Begins at 0.
-    pub(super) ranges: Vec<(u32, Decision)>,
+    pub ranges: Vec<(u32, Decision)>,
 }
 
 /// What becomes of calls of an architecture that the profile doesn't name: nothing in it can be about them.
-pub(super) const FOREIGN: Verdict = Verdict::KILL_PROCESS;
+pub const FOREIGN: Verdict = Verdict::KILL_PROCESS;
 
 /// The sections of a profile on a machine, its own architecture first.
-pub(super) fn sections(profile: &Profile, native: Architecture) -> Vec<Section> {
+pub fn sections(profile: &Profile, native: Architecture) -> Vec<Section> {
     let named = |architecture: &Architecture| profile.architectures.contains(architecture);
     let mut sections = Vec::new();
     for architecture in std::iter::once(native).chain(native.relatives().iter().copied().filter(named)) {
@@ -125,7 +125,7 @@ fn demultiplex(rules: &mut HashMap<&str, Rules>, profile: &Profile) {
 }
 
 impl Decision {
-    pub(super) fn plain(verdict: Verdict) -> Self {
+    pub fn plain(verdict: Verdict) -> Self {
         Self { rules: Vec::new(), otherwise: verdict }
     }
 

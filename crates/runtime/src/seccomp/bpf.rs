@@ -11,18 +11,18 @@
 
 use std::collections::HashMap;
 
-use runtime::plan::seccomp::Instruction;
+use crate::plan::seccomp::Instruction;
 
 use super::profile::{Condition, Test, Verdict};
 use super::resolve::{Decision, FOREIGN, Section};
 
-pub(super) const LOAD: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS
-pub(super) const AND: u16 = 0x54; // BPF_ALU | BPF_AND | BPF_K
-pub(super) const JUMP: u16 = 0x05; // BPF_JMP | BPF_JA
-pub(super) const EQUAL: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
-pub(super) const ABOVE: u16 = 0x25; // BPF_JMP | BPF_JGT | BPF_K
-pub(super) const NOT_BELOW: u16 = 0x35; // BPF_JMP | BPF_JGE | BPF_K
-pub(super) const RETURN: u16 = 0x06; // BPF_RET | BPF_K
+pub const LOAD: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS
+pub const AND: u16 = 0x54; // BPF_ALU | BPF_AND | BPF_K
+pub const JUMP: u16 = 0x05; // BPF_JMP | BPF_JA
+pub const EQUAL: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
+pub const ABOVE: u16 = 0x25; // BPF_JMP | BPF_JGT | BPF_K
+pub const NOT_BELOW: u16 = 0x35; // BPF_JMP | BPF_JGE | BPF_K
+pub const RETURN: u16 = 0x06; // BPF_RET | BPF_K
 
 /// Offsets in struct seccomp_data.
 const NUMBER: u32 = 0;
@@ -30,13 +30,13 @@ const ARCHITECTURE: u32 = 4;
 const ARGUMENTS: u32 = 16;
 
 /// The longest program that the kernel takes (BPF_MAXINSNS of linux/bpf_common.h).
-pub(super) const LONGEST: usize = 4096;
+pub const LONGEST: usize = 4096;
 
 /// Compiles sections.
 ///
 /// # Errors
 /// How many instructions it would take, when the kernel doesn't take so many.
-pub(super) fn compile(sections: &[Section]) -> Result<Vec<Instruction>, usize> {
+pub fn compile(sections: &[Section]) -> Result<Vec<Instruction>, usize> {
     let mut assembler = Assembler::default();
     let labels: Vec<Label> = sections.iter().map(|_| assembler.label()).collect();
     assembler.lines.push(say(LOAD, ARCHITECTURE));

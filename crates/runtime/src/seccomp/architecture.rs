@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 /// An architecture that some machine we run on can execute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Architecture {
+pub enum Architecture {
     X86_64,
     X86,
     X32,
@@ -16,18 +16,18 @@ pub(super) enum Architecture {
 }
 
 /// The bit that x32 sets in its numbers (__X32_SYSCALL_BIT).
-pub(super) const X32_BIT: u32 = 0x4000_0000;
+pub const X32_BIT: u32 = 0x4000_0000;
 
 impl Architecture {
     /// The machine's own.
     #[cfg(target_arch = "x86_64")]
-    pub(super) const NATIVE: Self = Self::X86_64;
+    pub const NATIVE: Self = Self::X86_64;
     /// The machine's own.
     #[cfg(target_arch = "aarch64")]
-    pub(super) const NATIVE: Self = Self::Aarch64;
+    pub const NATIVE: Self = Self::Aarch64;
 
     /// AUDIT_ARCH_* of linux/audit.h.
-    pub(super) const fn audit(self) -> u32 {
+    pub const fn audit(self) -> u32 {
         match self {
             Self::X86_64 | Self::X32 => 0xc000_003e,
             Self::X86 => 0x4000_0003,
@@ -37,7 +37,7 @@ impl Architecture {
     }
 
     /// The ones that a machine with this one runs besides it, where its kernel is built so.
-    pub(super) const fn relatives(self) -> &'static [Self] {
+    pub const fn relatives(self) -> &'static [Self] {
         match self {
             Self::X86_64 => &[Self::X86, Self::X32],
             Self::Aarch64 => &[Self::Arm],
@@ -45,12 +45,12 @@ impl Architecture {
         }
     }
 
-    pub(super) const fn has_narrow_arguments(self) -> bool {
+    pub const fn has_narrow_arguments(self) -> bool {
         matches!(self, Self::X86 | Self::Arm)
     }
 
     /// What Go calls it, as profiles of Docker's form do.
-    pub(super) const fn go_name(self) -> &'static str {
+    pub const fn go_name(self) -> &'static str {
         match self {
             Self::X86_64 => "amd64",
             Self::X86 => "x86",
@@ -64,7 +64,7 @@ impl Architecture {
     ///
     /// # Errors
     /// Nothing is known by that name.
-    pub(super) fn parse(name: &str) -> Result<Option<Self>, ()> {
+    pub fn parse(name: &str) -> Result<Option<Self>, ()> {
         Ok(Some(match name {
             "SCMP_ARCH_NATIVE" => Self::NATIVE,
             "SCMP_ARCH_X86_64" => Self::X86_64,
@@ -78,7 +78,7 @@ impl Architecture {
     }
 
     /// The numbers that a call has; none for one that this architecture, or this program, doesn't know.
-    pub(super) fn numbers(self, name: &str) -> Vec<u32> {
+    pub fn numbers(self, name: &str) -> Vec<u32> {
         let numbers = match self {
             Self::X86_64 => vec![number(syscalls::x86_64::Sysno::from_str(name).map(|call| call.id()))],
             Self::X86 => vec![number(syscalls::x86::Sysno::from_str(name).map(|call| call.id()))],
@@ -175,16 +175,16 @@ const ELSEWHERE: [&str; 19] = [
 ];
 
 /// A call that stands for many.
-pub(super) struct Multiplexer {
-    pub(super) name: &'static str,
+pub struct Multiplexer {
+    pub name: &'static str,
     /// The bits of its first argument that say which one is meant.
-    pub(super) mask: u64,
+    pub mask: u64,
     /// Those, by what the argument is then.
-    pub(super) calls: &'static [(u64, &'static str)],
+    pub calls: &'static [(u64, &'static str)],
 }
 
 /// Calls of 32-bit x86 that stand for many (linux/net.h, linux/ipc.h).
-pub(super) const MULTIPLEXERS: [Multiplexer; 2] = [
+pub const MULTIPLEXERS: [Multiplexer; 2] = [
     Multiplexer {
         name: "socketcall",
         mask: 0xffff_ffff,

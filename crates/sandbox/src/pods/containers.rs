@@ -1,0 +1,166 @@
+//! What is asked of containers and about them.
+//!
+//! Not here: what is asked of pods (see the parent module).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::{Pods, outcome, post};
+use crate::container::config::ContainerConfig;
+use crate::container::status::{ContainerFilter, ContainerStatus};
+use crate::error::Error;
+use crate::exec::{self, ExecOutput, ExecRequest};
+use crate::id::ContainerId;
+use crate::pod::wish::{ContainerWish, Reply, Wish};
+use crate::record;
+use crate::registry::PodEntry;
+use crate::resources::Resources;
+use crate::shared::blocking;
+use crate::stats::{self, ContainerUsage};
+
+impl Pods {
+    /// Makes a container in a pod. A retry joins as in [`Pods::run`].
+    ///
+    /// Safe to cancel.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for the pod, [`Error::WrongState`] when it is not ready, [`Error::Refused`], [`Error::NoImage`], [`Error::NameTaken`], and those
+    /// of the steps. Nothing is left then.
+    pub async fn create_container(&self, pod: &str, config: ContainerConfig) -> Result<ContainerId, Error> {
+        self.open_for_business()?;
+        let entry = self.shared.registry.pod(pod)?;
+        let (reply, answer) = oneshot::channel();
+        post(&entry.mailbox, pod, Wish::Create { config: Box::new(config), reply })?;
+        outcome(answer).await
+    }
+
+    /// Starts a container. Safe to cancel.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::WrongState`], [`Error::Start`] with the step that failed; the container is exited then.
+    pub async fn start_container(&self, id: &str) -> Result<(), Error> {
+        let (container, pod) = self.shared.registry.container_and_pod(id)?;
+        self.of_container((&container.status.id, &pod), ContainerWish::Start).await
+    }
+
+    /// Stops a container: its stop signal, then SIGKILL after the grace period. Idempotent; an unknown container is stopped.
+    ///
+    /// Safe to cancel; the stop goes on.
+    ///
+    /// # Errors
+    /// [`Error::Deadline`] when it doesn't even end after SIGKILL; to be asked again.
+    pub async fn stop_container(&self, id: &str, grace: Duration) -> Result<(), Error> {
+        self.end_container(id, ContainerWish::Stop { grace }).await
+    }
+
+    /// Kills a container if it must be, and removes it. Its log stays. Idempotent; an unknown container is removed.
+    ///
+    /// Safe to cancel; the removal goes on.
+    ///
+    /// # Errors
+    /// [`Error::Deadline`] and those of the steps; to be asked again.
+    pub async fn remove_container(&self, id: &str) -> Result<(), Error> {
+        self.end_container(id, ContainerWish::Remove).await
+    }
+
+    async fn end_container(&self, id: &str, wish: ContainerWish) -> Result<(), Error> {
+        match self.shared.registry.container_and_pod(id) {
+            Err(Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error),
+            Ok((container, pod)) => match self.of_container((&container.status.id, &pod), wish).await {
+                // It went in this moment.
+                Err(Error::NotFound { .. }) => Ok(()),
+                outcome => outcome,
+            },
+        }
+    }
+
+    async fn of_container(
+        &self,
+        (id, pod): (&ContainerId, &PodEntry),
+        wish: ContainerWish,
+    ) -> Result<(), Error> {
+        self.open_for_business()?;
+        let (reply, answer) = Reply::channel(());
+        post(&pod.mailbox, id.as_str(), Wish::Container { id: id.clone(), wish, reply })?;
+        outcome(answer).await
+    }
+
+    /// What was published of a container.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Ambiguous`].
+    pub fn container(&self, id: &str) -> Result<Arc<ContainerStatus>, Error> {
+        Ok(self.shared.registry.container(id)?.status)
+    }
+
+    /// All containers that a filter matches.
+    pub fn containers(&self, filter: &ContainerFilter) -> Vec<Arc<ContainerStatus>> {
+        self.shared.registry.containers(filter)
+    }
+
+    /// Changes a container's limits. Safe to cancel.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::WrongState`], [`Error::Refused`], and what the kernel refuses.
+    pub async fn update_resources(&self, id: &str, resources: Resources) -> Result<(), Error> {
+        self.open_for_business()?;
+        let (container, pod) = self.shared.registry.container_and_pod(id)?;
+        let (reply, answer) = Reply::channel(());
+        let (id, resources) = (container.status.id.clone(), Box::new(resources));
+        post(&pod.mailbox, container.status.id.as_str(), Wish::Update { id, resources, reply })?;
+        outcome(answer).await
+    }
+
+    /// Has a running container's log opened anew, after kubelet has moved the old one away. Safe to cancel.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::WrongState`] when it doesn't run, [`Error::Step`] when the file can't be opened.
+    pub async fn reopen_log(&self, id: &str) -> Result<(), Error> {
+        let (container, pod) = self.shared.registry.container_and_pod(id)?;
+        let client = exec::running(&container, &pod, "have its log opened anew")?;
+        client.reopen_log(&container.status.id, self.shared.config.deadlines.start).await
+    }
+
+    /// Runs a command in a running container and collects what it prints. Safe to cancel; the command is killed then.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::WrongState`] when it doesn't run, [`Error::Deadline`] when the command takes too long (it is killed),
+    /// [`Error::Exec`] when it can't be executed.
+    pub async fn exec_sync(&self, id: &str, request: ExecRequest) -> Result<ExecOutput, Error> {
+        let (container, pod) = self.shared.registry.container_and_pod(id)?;
+        exec::sync(&self.shared, (&container, &pod), request).await
+    }
+
+    /// What a container uses. Safe to cancel.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Step`] when its counters can't be read.
+    pub async fn container_stats(&self, id: &str) -> Result<ContainerUsage, Error> {
+        let container = self.shared.registry.container(id)?;
+        let pod = self.shared.registry.pod(container.pod.as_str())?;
+        stats::container(&self.shared, &container.status, &pod).await
+    }
+
+    /// What all containers use that a filter matches. One that ends meanwhile is left out. Safe to cancel.
+    pub async fn containers_stats(
+        &self,
+        filter: &ContainerFilter,
+    ) -> Vec<(Arc<ContainerStatus>, ContainerUsage)> {
+        stats::containers(&self.shared, self.containers(filter)).await
+    }
+
+    /// The OCI specification of a container, as JSON, for verbose statuses. Safe to cancel.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Step`] when it can't be read.
+    pub async fn container_spec(&self, id: &str) -> Result<serde_json::Value, Error> {
+        let status = self.container(id)?;
+        let path = self.shared.store.container_dir(&status.pod, &status.id).join("spec.json");
+        // The state directory may be on a disk.
+        let attempt = ("reading the specification", status.id.as_str(), self.shared.config.deadlines.cgroup);
+        blocking(attempt, move || record::read_json(&path)).await
+    }
+}
