@@ -7,7 +7,7 @@ BIN := $(TARGET)/release
 STATIC := -- -C target-feature=+crt-static -C relocation-model=static
 STATIC_DIR := $(TARGET)/static
 
-.PHONY: help setup build demo test test-guest critest-guest check bench doc fmt clean check-setup test-setup
+.PHONY: help setup build demo test test-guest critest-guest check prove bench doc fmt clean check-setup test-setup
 help:
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -46,6 +46,9 @@ test-guest: test-setup build ## the tests for every kind of host in a virtual ma
 
 critest-guest: build ## Kubernetes' critest (on PATH) in the virtual machine; FLAGS are its own, KNARR_CRITEST_REGISTRY has its images
 	KNARR_BIN_DIR=$(BIN) crates/e2e/guest/critest $(FLAGS)
+
+prove: test-setup ## shows that the attack tests notice: one defence switched off after another, in a scratch copy
+	crates/e2e/tests/attacks/prove.sh
 
 bench: test-setup build ## side by side with containerd (runc, crun): the table of ratios
 	KNARR_BIN_DIR=$(BIN) scripts/bench.sh

@@ -32,6 +32,8 @@ pub(crate) struct Config {
     pub(crate) registry_config_dir: PathBuf,
     /// Where files of the Container Device Interface are looked for; later directories go before earlier ones.
     pub(crate) cdi_spec_dirs: Vec<PathBuf>,
+    /// Who makes the cgroups of pods; as kubelet has it.
+    pub(crate) cgroup_driver: CgroupDriver,
     /// The least important level that is logged: error, warn, info, debug, trace.
     pub(crate) log_level: LogLevel,
     /// How log lines look on standard error.
@@ -87,6 +89,16 @@ pub(crate) enum LogLevel {
     Debug,
     /// Everything.
     Trace,
+}
+
+/// Who makes the cgroups of pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum CgroupDriver {
+    /// This daemon, by directories.
+    Cgroupfs,
+    /// systemd, by a scope for each pod.
+    Systemd,
 }
 
 /// How a log line is written.
@@ -149,6 +161,7 @@ impl Default for Config {
             cni_bin_dir: vec!["/opt/cni/bin".into()],
             registry_config_dir: "/etc/knarr/certs.d".into(),
             cdi_spec_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
+            cgroup_driver: CgroupDriver::Cgroupfs,
             log_level: LogLevel::Info,
             log_format: LogFormat::Text,
             security: SecurityConfig::default(),

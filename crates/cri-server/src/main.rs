@@ -49,7 +49,8 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
         }
         Command::Demo(arguments) => cli::demo::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Doctor(arguments) => {
-            Ok(if cli::doctor::run(&arguments)? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+            let healthy = cli::doctor::run(&arguments.into_config()?)?;
+            Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Command::Config(command) => cli::config::run(command).map(|()| ExitCode::SUCCESS),
         Command::Version => {

@@ -24,8 +24,9 @@ use tokio_stream::wrappers::UnixListenerStream;
 
 use crate::adapters::network::CniNetwork;
 use crate::adapters::rootfs::ImageRootfs;
+use crate::adapters::scopes::SystemdScopes;
 use crate::call_log::CallLog;
-use crate::config::{Config, ConfigError};
+use crate::config::{self, Config, ConfigError};
 use crate::deadline::Deadline;
 use crate::images::Images;
 use crate::runtime_service::Runtime;
@@ -45,8 +46,9 @@ const LAST_DETACHES: Duration = Duration::from_secs(2);
 /// How often what belongs to no pod any more is looked for.
 const COLLECTION: Duration = Duration::from_secs(600);
 
-/// The cgroup below which pods go whose request names none.
+/// The cgroup below which pods go whose request names none, and the slice with systemd.
 const CGROUP_PARENT: &str = "/knarr";
+const CGROUP_SLICE: &str = "knarr.slice";
 
 /// Why the daemon did not come up.
 #[derive(Debug, Error)]
@@ -182,16 +184,24 @@ fn pod_config(config: &Config, open_files: Option<u64>) -> Result<sandbox::Confi
         path: "knarr-supervisor".into(),
         cause,
     })?;
+    let deadlines = Deadlines::default();
+    let (cgroup_driver, parent) = match config.cgroup_driver {
+        config::CgroupDriver::Cgroupfs => (CgroupDriver::Cgroupfs, CGROUP_PARENT),
+        config::CgroupDriver::Systemd => {
+            let scopes = SystemdScopes(systemd::Manager::new(deadlines.cgroup));
+            (CgroupDriver::Systemd(Arc::new(scopes)), CGROUP_SLICE)
+        }
+    };
     Ok(sandbox::Config {
         state_dir: config.state.clone(),
         supervisor,
         open_files,
-        cgroup_driver: CgroupDriver::Cgroupfs,
-        default_cgroup_parent: CGROUP_PARENT.to_owned(),
+        cgroup_driver,
+        default_cgroup_parent: parent.to_owned(),
         handlers: config.handlers()?,
         cdi_spec_dirs: config.cdi_spec_dirs.clone(),
         apparmor: config.security.apparmor(),
-        deadlines: Deadlines::default(),
+        deadlines,
     })
 }
 

@@ -38,6 +38,19 @@ pub fn apparmor() -> Result<(), String> {
     program("apparmor_parser").map(drop).ok_or_else(|| "apparmor_parser is not installed".to_owned())
 }
 
+/// Whether this machine is run by systemd, which can be asked over the system bus.
+///
+/// # Errors
+/// Why not, for the report of a skipped test.
+pub fn systemd() -> Result<(), String> {
+    for path in ["/run/systemd/system", "/run/dbus/system_bus_socket"] {
+        if !Path::new(path).exists() {
+            return Err(format!("\"{path}\" is not there"));
+        }
+    }
+    program("systemctl").map(drop).ok_or_else(|| "systemctl is not installed".to_owned())
+}
+
 fn is_file(path: &Path) -> bool {
     path.metadata().is_ok_and(|meta| meta.is_file())
 }

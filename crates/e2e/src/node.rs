@@ -36,6 +36,8 @@ pub struct Node {
     directory: TempDir,
     network: Network,
     driver: CgroupDriver,
+    /// What the daemon's environment has beside the test's.
+    pub environment: Vec<(String, String)>,
     slot: Slot,
     serial: AtomicU32,
     daemon: Option<Child>,
@@ -55,12 +57,21 @@ impl Node {
     /// # Panics
     /// When the daemon doesn't come up.
     pub async fn start(network: Network) -> Self {
+        Self::with(network, CgroupDriver::of_this_run(), &[]).await
+    }
+
+    /// The same with a cgroup driver of its own, and with more in the daemon's environment.
+    ///
+    /// # Panics
+    /// As [`Node::start`].
+    pub async fn with(network: Network, driver: CgroupDriver, environment: &[(&str, &str)]) -> Self {
         let directory = tempfile::Builder::new().prefix("knarr-e2e-").tempdir().expect("a directory");
         let registry = Registry::shared().await;
         let mut node = Self {
             directory,
             network,
-            driver: CgroupDriver::of_this_run(),
+            driver,
+            environment: environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
             slot: Slot::take(),
             serial: AtomicU32::new(0),
             daemon: None,
@@ -128,6 +139,7 @@ impl Node {
             .arg("serve")
             .arg("--config")
             .arg(self.path("knarr.toml"))
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)

@@ -2,6 +2,7 @@
 
 use e2e::pod::{linux, resources};
 use e2e::{Network, Pod};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use proto::runtime::v1 as cri;
 use tonic::Code;
 
@@ -51,7 +52,7 @@ async fn a_pods_own_limits_are_kept_shown_and_updated() {
     pod.restart();
     for round in ["before a restart", "after it"] {
         let found = weight(&pod, &id);
-        assert!(is_weight(&found, (26, 4)), "{round}: {found}");
+        assert!(is_weight(&found, (26, 7)), "{round}: {found}");
         let config = pod.info(&id).await["config"].clone();
         assert_eq!(config["resources"]["memory_limit"], 96 << 20, "{round}");
         assert_eq!(config["overhead"]["memory_limit"], 1 << 20, "{round}: what is not said stays");
@@ -190,7 +191,6 @@ async fn an_update_of_a_container_reaches_the_kernel_and_the_status() {
         cpu_shares: 512,
         memory_limit_in_bytes: 64 << 20,
         memory_swap_limit_in_bytes: 96 << 20,
-        // kubelet sends one always; that of running processes is theirs.
         oom_score_adj: 900,
         cpuset_cpus: "0".into(),
         cpuset_mems: "0".into(),
@@ -221,15 +221,27 @@ async fn an_update_of_a_container_reaches_the_kernel_and_the_status() {
     if let Some(limit) = read(&["hugetlb.2MB.limit_in_bytes", "hugetlb.2MB.max"]) {
         assert_eq!(limit, (4 << 20).to_string());
     }
-    assert_eq!(pod.exec(&id, "cat /proc/1/oom_score_adj").await, "500");
-    let (status, _) = pod.container(&id).await;
+    let scores = "cat /proc/1/oom_score_adj /proc/self/oom_score_adj | xargs";
+    assert_eq!(pod.exec(&id, scores).await, "900 900", "of what runs, and of what is executed from now on");
+    let (status, info) = pod.container(&id).await;
+    assert_eq!(info["config"]["resources"]["memory_limit"], 64 << 20);
+    let spec = &info["runtimeSpec"];
+    assert_eq!(
+        (&spec["linux"]["resources"]["memory"]["limit"], &spec["process"]["oomScoreAdj"]),
+        (&(64 << 20).into(), &900.into())
+    );
+    assert!(
+        spec["linux"]["resources"]["devices"].as_array().is_some_and(|rules| !rules.is_empty()),
+        "{spec}"
+    );
     let shown = status.resources.unwrap().linux.unwrap();
-    assert_eq!(shown, cri::LinuxContainerResources { oom_score_adj: 500, ..asked });
+    assert_eq!(shown, asked);
     // What a message doesn't say stays: kubelet's CPU manager sends a set of CPUs and nothing else.
     let cpus = cri::LinuxContainerResources { cpuset_cpus: "0-1".into(), ..Default::default() };
     let only = cri::UpdateContainerResourcesRequest { linux: Some(cpus), ..update.clone() };
     runtime.update_container_resources(only).await.unwrap();
     assert_eq!(read(&["cpuset.cpus"]).as_deref(), Some("0-1"));
+    assert_eq!(pod.exec(&id, scores).await, "900 900");
     assert_eq!(read(&["memory.limit_in_bytes", "memory.max"]).unwrap(), (64 << 20).to_string());
     let windows =
         cri::UpdateContainerResourcesRequest { windows: Some(Default::default()), ..update.clone() };
@@ -240,6 +252,67 @@ async fn an_update_of_a_container_reaches_the_kernel_and_the_status() {
     let refused = cri::UpdateContainerResourcesRequest { linux: Some(unified), ..update };
     let refused = runtime.update_container_resources(refused).await.unwrap_err();
     assert!(refused.message().starts_with("linux.unified: "), "{refused}");
+}
+
+/// Files of controllers, on hosts with cgroup v2 alone. Of an OOM with `memory.oom.group`, as kubelet asks for, none is left alive.
+#[tokio::test]
+async fn settings_of_version_2_are_written_as_they_are() {
+    if !std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+        println!("skipped: this host doesn't have cgroup v2 alone");
+        return;
+    }
+    let pod = Pod::new(Network::None, |_| {}).await;
+    let script = "until test -e /go; do sleep 0.05; done; sh -c 'head -c 100m /dev/zero | tail' >/dev/null 2>&1; sleep 1000";
+    let mut wanted = pod.script("main", script);
+    let settings = |pairs: &[(&str, &str)]| {
+        pairs.iter().map(|(file, value)| ((*file).to_owned(), (*value).to_owned())).collect()
+    };
+    let limits = resources(&mut wanted);
+    limits.memory_limit_in_bytes = 16 << 20;
+    limits.unified = settings(&[("memory.oom.group", "1"), ("memory.low", "4194304"), ("pids.max", "77")]);
+    let id = pod.create(wanted).await.unwrap();
+    pod.client.start(&id).await.unwrap();
+    let read = |file: &str| pod.cgroup_file(&id, &[file]);
+    for (file, value) in [("memory.oom.group", "1"), ("memory.low", "4194304"), ("pids.max", "77")] {
+        assert_eq!(read(file).as_deref(), Some(value), "{file}");
+    }
+    let unified = settings(&[("pids.max", "78"), ("memory.swap.max", "0")]);
+    let update = cri::UpdateContainerResourcesRequest {
+        container_id: id.clone(),
+        linux: Some(cri::LinuxContainerResources { unified, ..Default::default() }),
+        ..Default::default()
+    };
+    pod.runtime.clone().update_container_resources(update).await.unwrap();
+    assert_eq!((read("pids.max").as_deref(), read("memory.low").as_deref()), (Some("78"), Some("4194304")));
+    pod.exec(&id, "touch /go").await;
+    let status = pod.client.exited(&id).await;
+    assert_eq!((status.exit_code, status.reason.as_str()), (137, "OOMKilled"), "{status:?}");
+}
+
+/// What was changed before the start, and over a restart of the daemon.
+#[tokio::test]
+async fn an_oom_score_follows_updates_but_not_into_what_chose_its_own() {
+    let mut pod = Pod::new(Network::None, |_| {}).await;
+    let script = "echo 777 > /proc/self/oom_score_adj; sleep 2000 & echo $! > /own; echo 300 > /proc/self/oom_score_adj; \
+                  touch /ready; exec sleep 1000";
+    let mut wanted = pod.script("main", script);
+    resources(&mut wanted).oom_score_adj = 200;
+    let id = pod.create(wanted).await.unwrap();
+    let update = |oom_score_adj| cri::UpdateContainerResourcesRequest {
+        container_id: id.clone(),
+        linux: Some(cri::LinuxContainerResources { oom_score_adj, ..Default::default() }),
+        ..Default::default()
+    };
+    pod.runtime.update_container_resources(update(300)).await.unwrap();
+    pod.client.start(&id).await.unwrap();
+    let scores = "until test -e /ready; do sleep 0.05; done; \
+                  for p in 1 $(cat /own) self; do cat /proc/$p/oom_score_adj; done | xargs";
+    assert_eq!(pod.exec(&id, scores).await, "300 777 300");
+    pod.runtime.update_container_resources(update(400)).await.unwrap();
+    assert_eq!(pod.exec(&id, scores).await, "400 777 400");
+    pod.restart();
+    assert_eq!(pod.exec(&id, scores).await, "400 777 400");
+    assert_eq!(pod.container(&id).await.0.resources.unwrap().linux.unwrap().oom_score_adj, 400);
 }
 
 #[tokio::test]
@@ -257,4 +330,43 @@ async fn huge_pages_are_limited_by_their_size() {
         return;
     };
     assert_eq!(limit, (6 << 20).to_string());
+}
+
+/// A mount on the host, for as long as this lives.
+struct Mounted(std::path::PathBuf);
+
+impl Mounted {
+    /// None where this machine can't have it.
+    fn huge_pages(path: std::path::PathBuf) -> Option<Self> {
+        std::fs::create_dir_all(&path).unwrap();
+        let size = Some("pagesize=2M");
+        mount(Some("none"), &path, Some("hugetlbfs"), MsFlags::empty(), size).ok().map(|()| Self(path))
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+    }
+}
+
+/// What kubelet mounts for an emptyDir of huge pages is a volume like any other.
+#[tokio::test]
+async fn a_volume_of_huge_pages_is_one_inside() {
+    let pod = Pod::new(Network::None, |_| {}).await;
+    let Some(mounted) = Mounted::huge_pages(pod.node.path("huge")) else {
+        println!("skipped: this host can't mount huge pages of 2 MiB");
+        return;
+    };
+    let volume = cri::Mount {
+        host_path: mounted.0.display().to_string(),
+        container_path: "/huge".into(),
+        ..Default::default()
+    };
+    let found =
+        pod.prints("grep ' /huge hugetlbfs ' /proc/mounts; touch /huge/file && echo there", |wanted| {
+            wanted.mounts = vec![volume];
+        });
+    let found = found.await;
+    assert!(found.contains("rw,") && found.contains("pagesize=2M") && found.ends_with("there"), "{found}");
 }

@@ -173,6 +173,7 @@ mod tests {
             no_new_privileges: true,
             rlimits: vec![ResourceLimit { resource: 7, soft: 1, hard: u64::MAX }],
             oom_score_adj: Some(-5),
+            scheduling: crate::plan::Scheduling::default(),
             terminal: Some(TerminalSize { rows: 2, columns: 3 }),
             seccomp: None,
             apparmor: None,

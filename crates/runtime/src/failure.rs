@@ -86,6 +86,8 @@ pub enum FailedStep {
     MapIds,
     ExternalRuntime,
     Hook,
+    RootPropagation,
+    Schedule,
 }
 
 impl FailedStep {
@@ -125,6 +127,8 @@ impl FailedStep {
             Self::MapIds => "map ids of",
             Self::ExternalRuntime => "have it done by the OCI runtime:",
             Self::Hook => "run hook",
+            Self::RootPropagation => "set the propagation of the root filesystem",
+            Self::Schedule => "set scheduling",
         }
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! | from the child | means |
 //! |---|---|
-//! | `Born(pid)` + 1 descriptor | the process that goes on in its place, and its pidfd (user namespaces on a socket of their own; pid namespaces that are joined) |
+//! | `Born(pid)` + 1 descriptor | the process that it was cloned for, and its pidfd (user namespaces; on a socket of its own) |
 //! | `Terminal` + 1 descriptor | the master side of the terminal it will use; at most once, first |
 //! | `Waiting(halt)` | it goes on when it is told to: `Go`, the one word from the parent |
 //! | `Executing` | everything is in place; execve(2) is next |
@@ -43,8 +43,6 @@ pub enum Progress {
     Pending,
     /// The master side of its terminal.
     Terminal(OwnedFd),
-    /// Another process goes on in its place, and is a child of the same parent; it ends itself.
-    Born(i32, OwnedFd),
     /// It waits for [`Handshake::go`].
     Waiting(Halt),
     /// The command has been executed; there is nothing more to come.
@@ -126,10 +124,7 @@ impl Handshake {
                 None => broken("a terminal without its descriptor"),
             },
             Ok(Message::Waiting(halt)) => Progress::Waiting(halt),
-            Ok(Message::Born(pid)) => match descriptor {
-                Some(pidfd) => Progress::Born(pid, pidfd),
-                None => broken("a process without its descriptor"),
-            },
+            Ok(Message::Born(_)) => broken("a process where none is expected"),
             Ok(Message::Go) => broken("a word that is for the child"),
             Err(_) => broken("an unreadable message"),
         }
@@ -192,11 +187,9 @@ impl Handshake {
             (Ok(Message::Failed(failure)), _) => Err(failure),
             _ => match self.ended() {
                 Progress::Failed(failure) => Err(failure),
-                Progress::Pending
-                | Progress::Terminal(_)
-                | Progress::Born(..)
-                | Progress::Waiting(_)
-                | Progress::Ready => Err(failed(Errno::PROTO)),
+                Progress::Pending | Progress::Terminal(_) | Progress::Waiting(_) | Progress::Ready => {
+                    Err(failed(Errno::PROTO))
+                }
             },
         }
     }

@@ -13,6 +13,7 @@ pub mod container;
 mod error;
 pub mod external;
 mod failure;
+pub mod features;
 pub mod handshake;
 pub mod hooks;
 pub mod identity;

@@ -218,6 +218,43 @@ fn what_is_not_done_is_refused_with_its_field() {
                 p.set_rlimits(Some(vec![limit.soft(2u64).hard(1u64).build().unwrap()]));
             });
         }),
+        ("process.ioPriority.priority", |spec| {
+            process(spec, |p| {
+                let asked = serde_json::json!({ "class": "IOPRIO_CLASS_BE", "priority": 8 });
+                p.set_io_priority(serde_json::from_value(asked).unwrap());
+            });
+        }),
+        ("process.scheduler.policy", |spec| {
+            process(spec, |p| {
+                p.set_scheduler(
+                    serde_json::from_value(serde_json::json!({ "policy": "SCHED_ISO" })).unwrap(),
+                );
+            });
+        }),
+        ("process.scheduler.flags[0]", |spec| {
+            process(spec, |p| {
+                let asked =
+                    serde_json::json!({ "policy": "SCHED_OTHER", "flags": ["SCHED_FLAG_UTIL_CLAMP_MIN"] });
+                p.set_scheduler(serde_json::from_value(asked).unwrap());
+            });
+        }),
+        ("process.scheduler.nice", |spec| {
+            process(spec, |p| {
+                let asked = serde_json::json!({ "policy": "SCHED_OTHER", "nice": 20 });
+                p.set_scheduler(serde_json::from_value(asked).unwrap());
+            });
+        }),
+        ("linux.rootfsPropagation", |spec| {
+            linux(spec, |l| {
+                l.set_rootfs_propagation(Some("sideways".to_owned()));
+            });
+        }),
+        ("linux.personality.flags", |spec| {
+            linux(spec, |l| {
+                let asked = serde_json::json!({ "domain": "LINUX", "flags": ["ADDR_NO_RANDOMIZE"] });
+                l.set_personality(serde_json::from_value(asked).unwrap());
+            });
+        }),
         ("process.capabilities.inheritable", |spec| {
             process(spec, |p| {
                 let mut sets = p.capabilities().clone().unwrap();

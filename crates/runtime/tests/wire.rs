@@ -11,7 +11,10 @@ use std::path::{Path, PathBuf};
 use runtime::cgroup::Cgroup;
 use runtime::container::Until;
 use runtime::external::{External, ExternalRuntime};
-use runtime::plan::{About, Hook, Hooks, IdMappings, NamespaceSource, Plan, PodPlan, ProcessPlan};
+use runtime::plan::{
+    About, Hook, Hooks, IdMappings, Joined, NamespaceSource, Plan, PodPlan, Policy, ProcessPlan, Propagation,
+    Scheduling,
+};
 use runtime::wire::frame::{Header, Place};
 use runtime::wire::{
     ContainerSnapshot, ContainerState, Event, ExecExit, Exit, Message, PodCreated, Reply, Request, Scope,
@@ -152,6 +155,16 @@ fn events() -> Vec<(&'static str, Event)> {
     ]
 }
 
+fn scheduling() -> Scheduling {
+    let policy = Policy { policy: 6, flags: 1, nice: -5, priority: 2, runtime: 3, deadline: 4, period: 5 };
+    Scheduling { personality: Some(8), io_priority: Some(0x4007), policy: Some(policy) }
+}
+
+fn joined() -> Joined {
+    let path = |name: &str| Some(PathBuf::from("/run/netns").join(name));
+    Joined { network: path("n"), ipc: path("i"), uts: path("u"), pid: path("p"), cgroup: path("c") }
+}
+
 fn hooks() -> Hooks {
     let hook = |path: &str| Hook {
         path: path.into(),
@@ -198,12 +211,10 @@ fn later() -> Vec<(&'static str, u64, Message)> {
         until: Until::Executed,
         streams: Vec::new(),
     };
-    let held = StartContainer {
-        plan: Plan { hooks: Some(Box::new(hooks())), ..self::plan() },
-        until: Until::Created,
-        streams: vec![Stream::Stdout],
-        ..start.clone()
-    };
+    let mut plan = Plan { hooks: Some(Box::new(hooks())), ..self::plan() };
+    plan.root.propagation = Propagation::Unbindable;
+    plan.process.scheduling = scheduling();
+    let held = StartContainer { plan, until: Until::Created, streams: vec![Stream::Stdout], ..start.clone() };
     let snapshot = Snapshot {
         pod: None,
         containers: vec![ContainerSnapshot {
@@ -228,6 +239,11 @@ fn later() -> Vec<(&'static str, u64, Message)> {
         ("created", 30, Message::Reply(Reply::Created { pid: 4711, start_time: 123_456 })),
         ("created_snapshot", 31, Message::Reply(Reply::Snapshot(snapshot))),
         ("failed_hook", 32, Message::Reply(Reply::Failed(hook))),
+        (
+            "create_pod_joined",
+            33,
+            Message::Request(Request::CreatePod(PodPlan { joined: Some(Box::new(joined())), ..self::pod() })),
+        ),
     ]
     .into_iter()
     .chain(external())

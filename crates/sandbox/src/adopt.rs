@@ -166,14 +166,16 @@ fn member(shared: &Shared, record: &ContainerRecord, state: ContainerState) -> O
     };
     let seccomp = plan.process.seccomp.map(crate::spec::seccomp::shared);
     let process = Arc::new(runtime::plan::ProcessPlan { seccomp, ..plan.process });
-    Some(Member {
+    let mut member = Member {
         config: record.facts.config.clone(),
         state,
         made: Some(Made { facts: record.facts.clone(), process, ready: None }),
         resources: record.resources.clone(),
         is_launching: false,
         updates: None,
-    })
+    };
+    member.process_as_updated();
+    Some(member)
 }
 
 async fn discard(shared: &Shared, pod: &PodId, id: &ContainerId) {

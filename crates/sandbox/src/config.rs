@@ -3,10 +3,12 @@
 //! Not here: what a request says about one pod or container (see `pod::config`, `container::config`).
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::apparmor::ApparmorConfig;
 use crate::handler::Handlers;
+use crate::scopes::Scopes;
 
 /// Settings of the daemon's pods.
 #[derive(Debug, Clone)]
@@ -21,7 +23,7 @@ pub struct Config {
     pub open_files: Option<u64>,
     /// Who makes cgroups.
     pub cgroup_driver: CgroupDriver,
-    /// The cgroup below which pods go whose request names none, in cgroupfs form.
+    /// The cgroup below which pods go whose request names none, in the form of the driver.
     pub default_cgroup_parent: String,
     /// Runtime handlers by name.
     pub handlers: Handlers,
@@ -53,14 +55,14 @@ impl Features {
     }
 }
 
-/// Who makes cgroups.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// Who makes the cgroups of pods.
+#[derive(Debug, Clone, Default)]
 pub enum CgroupDriver {
     /// This daemon, by directories.
     #[default]
     Cgroupfs,
-    /// systemd, by transient units. Not built yet: `Pods::open` refuses it.
-    Systemd,
+    /// systemd, by a transient scope for each pod.
+    Systemd(Arc<dyn Scopes>),
 }
 
 /// How long each kind of step may take before it counts as failed.

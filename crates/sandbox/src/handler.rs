@@ -210,6 +210,7 @@ fn isolated(sysctls: BTreeMap<String, String>) -> PodPlan {
         sysctls,
         shared_memory: None,
         user: None,
+        joined: None,
     }
 }
 

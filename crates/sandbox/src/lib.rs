@@ -2,7 +2,7 @@
 //!
 //! What lives here: one actor a pod, the pure states of pods and containers, the specification of containers, records on disk and
 //! recovery from them, the daemon's end of the supervisor's socket. What doesn't: protobuf, registries, network plugins
-//! (two small traits, [`Network`] and [`RootFilesystems`], say what is needed of the others), and system calls beyond files,
+//! (small traits, [`Network`], [`RootFilesystems`] and [`Scopes`], say what is needed of the others), and system calls beyond files,
 //! processes and sockets.
 
 mod adopt;
@@ -26,6 +26,7 @@ mod recover;
 mod registry;
 pub mod resources;
 pub mod rootfs;
+mod scopes;
 mod shared;
 pub mod signal;
 mod sources;
@@ -61,6 +62,7 @@ pub use pods::Pods;
 pub use resources::{Resources, try_device_rules};
 pub use rootfs::{ImageConfig, LayerUsage, Prepared, RootFilesystems, RootfsError};
 pub use runtime::external::ExternalRuntime;
+pub use scopes::{Scope, ScopeError, Scopes};
 pub use signal::Signal;
 pub use stats::{ContainerUsage, Usage};
 pub use supervisor::trial::try_user_namespaces;

@@ -4,7 +4,7 @@
 
 mod containers;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -33,11 +33,15 @@ use crate::pod::wish::{MAILBOX, Reply, Wish};
 use crate::record::{PodFacts, Store};
 use crate::registry::Registry;
 use crate::rootfs::RootFilesystems;
+use crate::scopes;
 use crate::shared::{Leftovers, Shared};
 use crate::sources::Sources;
 use crate::stats::{self, Usage, Walks};
 use crate::supervisor::spawn::Binary;
 use crate::supervisor::trial::try_users;
+
+/// How long systemd may take to list scopes: the start of the daemon waits for it.
+const LIST_PATIENCE: Duration = Duration::from_secs(3);
 
 /// How often a name is asked for whose holder is going.
 const RUN_ROUNDS: usize = 8;
@@ -72,9 +76,6 @@ impl Pods {
         network: Arc<dyn Network>,
         rootfs: Arc<dyn RootFilesystems>,
     ) -> Result<Self, Error> {
-        if config.cgroup_driver == CgroupDriver::Systemd {
-            return Err(Error::refused("cgroup_driver", "the systemd driver is not supported yet"));
-        }
         let host = runtime::cgroup::Host::detect()
             .map_err(|cause| Error::step("finding the cgroup hierarchies", "/proc/self/mountinfo", cause))?;
         let (store, supervisor) = (Store::open(&config.state_dir)?, Binary::open(&config.supervisor)?);
@@ -154,7 +155,7 @@ impl Pods {
         self.collect().await;
     }
 
-    /// Has the network free what belongs to no pod. To be called from time to time. Safe to cancel.
+    /// Has the network free what belongs to no pod, and ends the scopes of such. To be called from time to time. Safe to cancel.
     pub async fn collect(&self) {
         let shared = self.shared.clone();
         let census = move || {
@@ -163,6 +164,7 @@ impl Pods {
             pods.extend(shared.store.pod_ids());
             pods
         };
+        collect_scopes(&self.shared, &census).await;
         if let Err(error) = self.shared.network.collect(Arc::new(census)).await {
             tracing::warn!(error = chain(&error), "the network did not free what belongs to no pod");
         }
@@ -195,13 +197,10 @@ impl Pods {
         self.open_for_business()?;
         let handler = check::handler(&self.shared.config, &config)?;
         if let Err(why) = self.shared.features(&config.runtime_handler) {
-            let why = format!(
-                "\"{}\" can't be used: {why}",
-                self.shared.config.handlers.resolve(&config.runtime_handler)
-            );
-            return Err(Error::refused("runtime_handler", why));
+            let name = self.shared.config.handlers.resolve(&config.runtime_handler);
+            return Err(Error::refused("runtime_handler", format!("\"{name}\" can't be used: {why}")));
         }
-        check::check(handler, &config)?;
+        check::check((&self.shared.config.cgroup_driver, handler), &config)?;
         self.shared.apparmor.check_pod(&config.security)?;
         if let (Some(_), Err(why)) = (&config.namespaces.user, self.user_namespaces()) {
             let field = "linux.security_context.namespace_options.userns_options";
@@ -248,11 +247,12 @@ impl Pods {
 
     fn facts(&self, config: &Arc<PodConfig>, handler: &Handler) -> PodFacts {
         let id = PodId::random();
+        let settings = &self.shared.config;
         let parent = match config.cgroup_parent.trim_matches('/') {
-            "" => self.shared.config.default_cgroup_parent.trim_matches('/'),
-            given => given,
+            "" => &settings.default_cgroup_parent,
+            _ => &config.cgroup_parent,
         };
-        let cgroup = if parent.is_empty() { format!("/{id}") } else { format!("/{parent}/{id}") };
+        let cgroup = scopes::pod_cgroup(&settings.cgroup_driver, parent, &id);
         PodFacts { id, created_at: clock::now(), config: config.clone(), handler: handler.clone(), cgroup }
     }
 
@@ -349,6 +349,9 @@ impl Pods {
         if tokio::time::timeout(last, async { while actors.join_next().await.is_some() {} }).await.is_err() {
             actors.shutdown().await;
         }
+        if let CgroupDriver::Systemd(_) = self.shared.config.cgroup_driver {
+            return;
+        }
         // Made with the first pod in it; several daemons may share it.
         let parent = format!("/{}", self.shared.config.default_cgroup_parent.trim_matches('/'));
         if parent != "/" {
@@ -376,6 +379,31 @@ async fn ask(handlers: &Handlers) -> BTreeMap<String, Result<Features, String>> 
         });
     }
     asked.join_all().await.into_iter().collect()
+}
+
+/// Ends the scopes of this daemon's that belong to no pod: the state directory was lost under them.
+async fn collect_scopes(shared: &Shared, census: &(dyn Fn() -> BTreeSet<PodId> + Sync)) {
+    let CgroupDriver::Systemd(systemd) = &shared.config.cgroup_driver else { return };
+    let found = match tokio::time::timeout(LIST_PATIENCE, systemd.list(scopes::PATTERN)).await {
+        Ok(Ok(found)) => found,
+        Ok(Err(error)) => {
+            return tracing::warn!(error = chain(&error), "systemd does not list its scopes");
+        }
+        Err(_) => return tracing::warn!("systemd does not list its scopes in time"),
+    };
+    // Asked for afterwards: pods are made meanwhile.
+    let pods = census();
+    for (name, description) in found {
+        let Some(pod) = scopes::pod_of(&name).filter(|pod| !pods.contains(pod)) else { continue };
+        // Those of daemons on other directories are theirs.
+        if description != scopes::description(&pod, &shared.config.state_dir) {
+            continue;
+        }
+        tracing::warn!(scope = name, "a scope without a pod is ended");
+        if let Err(error) = systemd.end(&name).await {
+            tracing::error!(scope = name, error = chain(&error), "a scope without a pod stays");
+        }
+    }
 }
 
 /// Puts a wish into a mailbox; one that is full answers at once instead of making everybody wait.

@@ -49,8 +49,8 @@ pub struct Resources {
 }
 
 impl Resources {
-    /// These limits with those that `update` names changed. The OOM score stays: it belongs to processes, which got it when they were
-    /// started, and kubelet sends one with every update, a zero or what it would give a new container.
+    /// These limits with those that `update` names changed. An OOM score of 0 names none here: kubelet's CPU manager sends one with every
+    /// set of CPUs.
     #[must_use]
     pub fn updated(&self, update: &Self) -> Self {
         let text = |new: &String, old: &String| if new.is_empty() { old.clone() } else { new.clone() };
@@ -64,12 +64,17 @@ impl Resources {
             cpu_shares: update.cpu_shares.or(self.cpu_shares),
             memory_limit: update.memory_limit.or(self.memory_limit),
             memory_swap_limit: update.memory_swap_limit.or(self.memory_swap_limit),
-            oom_score_adj: self.oom_score_adj,
+            oom_score_adj: update.oom_score_adj.filter(|score| *score != 0).or(self.oom_score_adj),
             cpuset_cpus: text(&update.cpuset_cpus, &self.cpuset_cpus),
             cpuset_mems: text(&update.cpuset_mems, &self.cpuset_mems),
             hugepage_limits,
             unified,
         }
+    }
+
+    /// The OOM score of processes with these limits.
+    pub(crate) fn oom_score(&self) -> i32 {
+        self.oom_score_adj.unwrap_or(0)
     }
 
     /// What has to be written when `self` was updated to `updated`: what the update names, and the limits of memory and of memory with
@@ -90,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_update_changes_what_it_names_and_no_score() {
+    fn an_update_changes_what_it_names() {
         let before = Resources {
             cpu_shares: Some(512),
             memory_limit: Some(100),
@@ -100,6 +105,8 @@ mod tests {
         let cpus = Resources { cpuset_cpus: "0".to_owned(), oom_score_adj: Some(0), ..Resources::default() };
         let after = before.updated(&cpus);
         assert_eq!(after, Resources { cpuset_cpus: "0".to_owned(), ..before.clone() });
+        let score = Resources { oom_score_adj: Some(100), ..Resources::default() };
+        assert_eq!(before.updated(&score), Resources { oom_score_adj: Some(100), ..before.clone() });
         // In either order both of two updates count.
         let memory = Resources { memory_limit: Some(200), ..Resources::default() };
         assert_eq!(after.updated(&memory), before.updated(&memory).updated(&cpus));

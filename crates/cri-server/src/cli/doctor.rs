@@ -6,11 +6,14 @@
 use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
+use std::time::Duration;
 
 use sandbox::ExternalRuntime;
 
-use super::DoctorArgs;
-use crate::config::Config;
+use crate::config::{CgroupDriver, Config};
+
+/// How long systemd may take to answer.
+const SYSTEMD_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How much a missing thing matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,12 +76,11 @@ const CHECKS: [Check; 12] = [
 ///
 /// # Errors
 /// For the person at the terminal: a configuration that can't be used among them.
-pub(crate) fn run(arguments: &DoctorArgs) -> Result<bool, Box<dyn std::error::Error>> {
-    let config = arguments.config.as_deref().map_or_else(|| Ok(Config::default()), Config::read)?;
+pub(crate) fn run(config: &Config) -> Result<bool, Box<dyn std::error::Error>> {
     let handlers = config.handlers()?;
     let mut out = io::stdout().lock();
     let mut healthy = true;
-    for check in &CHECKS {
+    for check in CHECKS.iter().chain([&cgroup_driver(config)]) {
         match (check.look)() {
             Ok(seen) => writeln!(out, "ok       {:<16} {seen}", check.what)?,
             Err(why) => {
@@ -103,6 +105,26 @@ fn external(runtime: &ExternalRuntime) -> Result<String, String> {
     let features = executor.block_on(sandbox::external::ask(runtime))?;
     let can = if features.recursive_read_only_mounts { "" } else { "no " };
     Ok(format!("{}: {can}recursive read-only mounts, no user namespaces", runtime.path.display()))
+}
+
+/// Who makes cgroups, by the configuration. systemd is looked for in any case.
+fn cgroup_driver(config: &Config) -> Check {
+    let (what, need, without) = match config.cgroup_driver {
+        CgroupDriver::Cgroupfs => (
+            "driver cgroupfs",
+            Need::May,
+            "cgroup_driver can't be systemd (it is cgroupfs, which needs none)",
+        ),
+        CgroupDriver::Systemd => ("driver systemd", Need::Must, "the cgroups of pods are its scopes"),
+    };
+    Check { what, need, look: systemd, without }
+}
+
+fn systemd() -> Result<String, String> {
+    let executor = crate::executor().map_err(|error| error.to_string())?;
+    let manager = systemd::Manager::new(SYSTEMD_PATIENCE);
+    let scopes = executor.block_on(manager.list("knarr-*.scope")).map_err(|error| crate::chain(&error))?;
+    Ok(format!("systemd answers, {} scopes of pods", scopes.len()))
 }
 
 fn kernel() -> Result<String, String> {

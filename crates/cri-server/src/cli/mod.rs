@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{Config, ConfigError, LogFormat, LogLevel};
+use crate::config::{CgroupDriver, Config, ConfigError, LogFormat, LogLevel};
 
 pub(crate) mod config;
 pub(crate) mod demo;
@@ -49,9 +49,16 @@ pub(crate) enum ConfigCommand {
 /// `knarr doctor`.
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
-    /// Configuration file whose runtime handlers are looked at (TOML)
+    /// Configuration file (TOML) whose needs are looked at
     #[arg(long, value_name = "FILE")]
-    pub(crate) config: Option<PathBuf>,
+    config: Option<PathBuf>,
+}
+
+impl DoctorArgs {
+    /// The file's configuration, or the defaults.
+    pub(crate) fn into_config(self) -> Result<Config, ConfigError> {
+        self.config.as_deref().map_or_else(|| Ok(Config::default()), Config::read)
+    }
 }
 
 /// `knarr demo`.
@@ -89,6 +96,9 @@ pub(crate) struct ServeArgs {
     /// hosts.toml files of registries [default: /etc/knarr/certs.d]
     #[arg(long, value_name = "DIR")]
     registry_config_dir: Option<PathBuf>,
+    /// Who makes the cgroups of pods; must be kubelet's [default: cgroupfs]
+    #[arg(long, value_name = "DRIVER")]
+    cgroup_driver: Option<CgroupDriver>,
     /// Least important level to log [default: info]
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<LogLevel>,
@@ -107,6 +117,7 @@ impl ServeArgs {
         overlay(&mut config.cni_conf_dir, self.cni_conf_dir);
         overlay(&mut config.cni_bin_dir, Some(self.cni_bin_dir).filter(|dirs| !dirs.is_empty()));
         overlay(&mut config.registry_config_dir, self.registry_config_dir);
+        overlay(&mut config.cgroup_driver, self.cgroup_driver);
         overlay(&mut config.log_level, self.log_level);
         overlay(&mut config.log_format, self.log_format);
         config.network.builtin |= self.builtin_network;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use proto::runtime::v1 as cri;
-use sandbox::{ContainerPhase, ContainerStatus, Error};
+use sandbox::{ContainerConfig, ContainerPhase, ContainerStatus, Error};
 use serde_json::json;
 use tonic::Status;
 
@@ -81,10 +81,12 @@ async fn info(runtime: &Runtime, container: &ContainerStatus) -> Result<HashMap<
         ContainerPhase::Running { pid, .. } => Some(*pid),
         ContainerPhase::Created | ContainerPhase::Exited(_) => None,
     };
+    // As it is by now: updates change it.
+    let config = ContainerConfig { resources: container.resources.clone(), ..(*container.config).clone() };
     let info = json!({
         "sandboxID": container.pod.as_str(),
         "pid": pid.unwrap_or(0),
-        "config": *container.config,
+        "config": config,
         "runtimeSpec": spec,
     });
     Ok(HashMap::from([("info".to_owned(), info.to_string())]))

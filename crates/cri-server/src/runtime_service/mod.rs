@@ -57,7 +57,7 @@ impl RuntimeService for Runtime {
         &self,
         _: Request<cri::RuntimeConfigRequest>,
     ) -> Answer<cri::RuntimeConfigResponse> {
-        Ok(Response::new(node::runtime_config()))
+        Ok(Response::new(node::runtime_config(self)))
     }
 
     async fn update_runtime_config(

@@ -8,6 +8,7 @@ use serde_json::json;
 use tonic::Status;
 
 use super::Runtime;
+use crate::config::CgroupDriver;
 
 /// The version of CRI that is spoken: the contract's own version field, not its package.
 const KUBELET_API_VERSION: &str = "0.1.0";
@@ -84,8 +85,12 @@ fn info(runtime: &Runtime) -> Result<HashMap<String, String>, Status> {
     Ok(parts.into_iter().map(|(name, text)| (name.to_owned(), text)).collect())
 }
 
-pub(super) fn runtime_config() -> cri::RuntimeConfigResponse {
-    let cgroup_driver = cri::CgroupDriver::Cgroupfs as i32;
+/// What kubelet has to have alike.
+pub(super) fn runtime_config(runtime: &Runtime) -> cri::RuntimeConfigResponse {
+    let cgroup_driver = match runtime.config.cgroup_driver {
+        CgroupDriver::Cgroupfs => cri::CgroupDriver::Cgroupfs,
+        CgroupDriver::Systemd => cri::CgroupDriver::Systemd,
+    } as i32;
     cri::RuntimeConfigResponse { linux: Some(cri::LinuxRuntimeConfiguration { cgroup_driver }) }
 }
 

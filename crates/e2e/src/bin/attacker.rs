@@ -33,7 +33,8 @@ fn say(line: &str) -> io::Result<()> {
 }
 
 /// Watches every process that comes into this pid namespace and tries to get hold of what it was born with, until the file
-/// that ends the hunt is there. `links`: root, working directory and descriptors. `program`: the executable, to change it.
+/// that ends the hunt is there. `links`: root, working directory, executable and descriptors, whatever they are. `places`: those that
+/// are places outside of this container. `program`: the executable, to change it.
 fn hunt(kind: &str) -> io::Result<()> {
     let own = Own::find()?;
     let mut seen = u64::from(std::process::id());
@@ -46,11 +47,21 @@ fn hunt(kind: &str) -> io::Result<()> {
             seen = pid;
             while own.look(kind, pid)? {}
         }
-        if round % 64 == 0 && Path::new(STOP).exists() {
-            break;
+        if round % 64 == 0 {
+            // Those that were too quick are gone.
+            seen = seen.max(last_pid()?.saturating_sub(2));
+            if Path::new(STOP).exists() {
+                break;
+            }
         }
     }
     say(&format!("met {met}"))
+}
+
+/// The number that was given out last in this pid namespace (proc_loadavg(5)).
+fn last_pid() -> io::Result<u64> {
+    let text = std::fs::read_to_string("/proc/loadavg")?;
+    Ok(text.split_whitespace().last().and_then(|field| field.parse().ok()).unwrap_or(0))
 }
 
 /// What belongs to this container.
@@ -68,22 +79,25 @@ impl Own {
 
     /// Whether the process is there still and worth another look.
     fn look(&self, kind: &str, pid: u64) -> io::Result<bool> {
-        if kind == "program" { self.look_at_program(pid) } else { self.look_at_links(pid) }
+        if kind == "program" { self.look_at_program(pid) } else { self.look_at_links(pid, kind == "places") }
     }
 
-    fn look_at_links(&self, pid: u64) -> io::Result<bool> {
-        for name in ["root", "cwd", "exe"] {
+    fn look_at_links(&self, pid: u64, places: bool) -> io::Result<bool> {
+        let links = ["root", "cwd", "exe"].map(str::to_owned).into_iter();
+        let descriptors = (3..48).map(|number| format!("fd/{number}"));
+        for name in links.chain(descriptors) {
             let Ok(file) = handle(&format!("/proc/{pid}/{name}")) else { continue };
             let found = file.metadata()?;
-            let is_own = (found.dev(), found.ino()) == self.root || found.dev() == self.device;
+            let is_root = (found.dev(), found.ino()) == self.root;
+            let is_own = if places {
+                // The runtime's program can be had otherwise; what can be done with it is another hunt's.
+                let is_place = found.is_dir() || found.is_file();
+                is_root || !is_place || name == "exe"
+            } else {
+                !name.starts_with("fd/") && (is_root || found.dev() == self.device)
+            };
             if !is_own {
                 say(&format!("foreign {name} of {pid}: {}", link(&file)))?;
-            }
-        }
-        for number in 3..48 {
-            let path = format!("/proc/{pid}/fd/{number}");
-            if let Ok(file) = handle(&path) {
-                say(&format!("foreign descriptor {number} of {pid}: {}", link(&file)))?;
             }
         }
         Ok(Path::new(&format!("/proc/{pid}/root")).symlink_metadata().is_ok()

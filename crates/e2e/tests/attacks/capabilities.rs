@@ -28,7 +28,8 @@ async fn nothing_is_inheritable_in_the_first_process_or_in_one_that_joins() {
     let as_user =
         |c: &mut ContainerConfig| config::security(c).run_as_user = Some(Int64Value { value: 1000 });
     let privileged = |c: &mut ContainerConfig| config::security(c).privileged = true;
-    let cases: [(&str, Box<dyn Fn(&mut ContainerConfig)>); 5] = [
+    type Change = Box<dyn Fn(&mut ContainerConfig)>;
+    let cases: [(&str, Change); 5] = [
         ("default", Box::new(|_| {})),
         ("added", Box::new(move |c| add(&["NET_ADMIN", "SYS_PTRACE"])(c))),
         ("all", Box::new(move |c| add(&["ALL"])(c))),

@@ -33,8 +33,8 @@ async fn no_cgroup_can_be_written_from_a_user_namespace() {
         let mut options = config::namespaces(network, e2e::cri::NamespaceMode::Container);
         options.userns_options = Some(e2e::cri::UserNamespace {
             mode: e2e::cri::NamespaceMode::Pod as i32,
-            uids: vec![users.clone()],
-            gids: vec![users.clone()],
+            uids: vec![users],
+            gids: vec![users],
         });
         options
     };
@@ -47,4 +47,22 @@ async fn no_cgroup_can_be_written_from_a_user_namespace() {
     let mut wanted = rig.script(TRY);
     config::security(&mut wanted).namespace_options = Some(options(network));
     assert_eq!(rig.prints(wanted).await, "tried", "the attack succeeded");
+
+    let mut wanted = rig.script("echo up; exec sleep 4711");
+    config::security(&mut wanted).namespace_options = Some(options(network));
+    let id = rig.running(wanted).await;
+    let found = rig.node.traces().processes();
+    let (pid, _) =
+        found.iter().find(|(_, command)| command.contains("4711")).expect("the container's process");
+    let cgroups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let outside: Vec<&str> = cgroups
+        .lines()
+        .filter(|line| is_limited(line) && !(line.contains(&rig.pod) && line.ends_with(&id)))
+        .collect();
+    assert!(outside.is_empty(), "the attack succeeded: it runs outside of its pod's: {outside:?}");
+}
+
+/// Whether a line of /proc/PID/cgroup is of a hierarchy that limits something.
+fn is_limited(line: &str) -> bool {
+    ["memory", "pids", "cpu,", ":cpu:", "devices", "0::"].iter().any(|name| line.contains(name))
 }

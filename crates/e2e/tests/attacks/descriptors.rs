@@ -56,19 +56,19 @@ async fn nothing_is_open_but_the_streams() {
 /// look into it.
 #[tokio::test]
 async fn who_watches_those_that_join_gets_nothing_of_the_host() {
-    watch_joins(|_| {}).await;
+    watch_joins("links", |_| {}).await;
 }
 
-/// The same by somebody who may look into all processes that he sees.
+/// Somebody who may look into all processes that he sees finds the runtime's streams, and no place outside of the container.
 #[tokio::test]
 async fn who_may_trace_those_that_join_gets_nothing_of_the_host() {
     let tracer = Capability { add_capabilities: vec!["SYS_PTRACE".into()], ..Default::default() };
-    watch_joins(|wanted| config::security(wanted).capabilities = Some(tracer)).await;
+    watch_joins("places", |wanted| config::security(wanted).capabilities = Some(tracer)).await;
 }
 
-async fn watch_joins(change: impl FnOnce(&mut ContainerConfig)) {
+async fn watch_joins(kind: &str, change: impl FnOnce(&mut ContainerConfig)) {
     let rig = Rig::new().await;
-    let (id, log) = rig.attacker((&["hunt", "links"], "hunting"), Layer::new(), change).await;
+    let (id, log) = rig.attacker((&["hunt", kind], "hunting"), Layer::new(), change).await;
     for _ in 0..300 {
         rig.client.exec(&id, &["true"], 10).await.unwrap();
         if output(&log).contains("foreign") {
@@ -80,7 +80,7 @@ async fn watch_joins(change: impl FnOnce(&mut ContainerConfig)) {
     let found = output(&log);
     assert!(!found.contains("foreign"), "the attack succeeded: {found}");
     let met = found.lines().find_map(|line| line.strip_prefix("met ")?.parse::<u32>().ok());
-    assert!(met.is_some_and(|met| met >= 100), "hardly anybody was met: {found}");
+    assert!(met.is_some_and(|met| met >= 20), "hardly anybody was met: {found}");
 }
 
 /// A terminal is opened in the container's own devpts, whatever the names in /dev lead to.

@@ -5,7 +5,7 @@ use e2e::config;
 use e2e::image::{Image, Layer};
 use serde_json::json;
 
-use crate::rig::{Host, Rig, bare_busybox, hostile, mount};
+use crate::rig::{Host, Outcome, Rig, bare_busybox, hostile, mount};
 
 #[tokio::test]
 async fn a_link_in_the_place_of_a_kernel_filesystem_ends_the_start() {
@@ -51,9 +51,10 @@ async fn nothing_that_is_set_up_in_a_root_is_made_on_the_host() {
         mount(&mut wanted, &volume, "/data/x");
         mount(&mut wanted, &volume.join("file"), "/file");
         mount(&mut wanted, &volume.join("file"), "/run/secret");
-        let printed = rig.prints(wanted).await;
+        let outcome = rig.run(wanted).await;
         host.untouched("links in the image");
-        assert_eq!(printed, "from the volume\nfrom the volume", "the volumes are where they were asked for");
+        let Outcome::Ran { code: 0, output } = outcome else { panic!("{outcome:?}") };
+        assert_eq!(output, "from the volume\nfrom the volume", "the volumes are where they were asked for");
     }
 }
 
@@ -97,8 +98,7 @@ async fn declared_volumes_show_nothing_of_the_host() {
             .layer(layer);
         let image = rig.image(&format!("declared-{number}:latest"), image).await;
         let script = format!("busybox find / -xdev -name victim; busybox ls {volume}; busybox ls -R /etc");
-        if let crate::rig::Outcome::Ran { output, .. } = rig.run(rig.of(&image, &["sh", "-c", &script])).await
-        {
+        if let Outcome::Ran { output, .. } = rig.run(rig.of(&image, &["sh", "-c", &script])).await {
             assert!(!output.contains("victim"), "the attack succeeded: VOLUME {volume}: {output}");
             assert!(!output.contains("shadow"), "the attack succeeded: VOLUME {volume}: {output}");
         }
@@ -109,8 +109,7 @@ async fn declared_volumes_show_nothing_of_the_host() {
             Image::new(json!({ "Env": ["PATH=/bin"], "Volumes": { volume: {} } })).layer(bare_busybox());
         let image = rig.image("declared-kernel:latest", image).await;
         let script = "busybox test -e /proc/self/status && busybox test -d /sys/kernel && busybox test -c /dev/null && echo kernel";
-        if let crate::rig::Outcome::Ran { output, .. } = rig.run(rig.of(&image, &["sh", "-c", script])).await
-        {
+        if let Outcome::Ran { output, .. } = rig.run(rig.of(&image, &["sh", "-c", script])).await {
             assert_eq!(output, "kernel", "the attack succeeded: VOLUME {volume}");
         }
     }

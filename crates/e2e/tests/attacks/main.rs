@@ -7,6 +7,7 @@
 mod capabilities;
 mod cgroups;
 mod descriptors;
+mod document;
 mod host_binary;
 mod identity;
 mod links;

@@ -1,4 +1,4 @@
-//! Requests that are too long, and paths that lead elsewhere: CVE-2021-43784 (lengths), 2025-0750 (logs), 2022-0811 and 2022-0532
+//! Requests that are too long, and paths that lead elsewhere: CVE-2021-43784 (lengths), 2021-21334 (variables), 2025-0750 (logs), 2022-0811 and 2022-0532
 //! (kernel parameters).
 
 use std::os::unix::fs::symlink;
@@ -57,7 +57,7 @@ async fn nothing_is_so_long_that_it_means_something_else() {
 }
 
 fn variable(key: &str, value: String) -> KeyValue {
-    KeyValue { key: key.into(), value: value.into() }
+    KeyValue { key: key.into(), value }
 }
 
 #[tokio::test]
@@ -91,6 +91,28 @@ async fn a_pod_of_too_many_words_is_refused_whole() {
         let left = rig.client.pods().await.unwrap().len();
         assert_eq!(left, 1, "the attack succeeded: {field}: something is left after {status}");
     }
+}
+
+/// CVE-2021-21334.
+#[tokio::test]
+async fn containers_of_one_image_have_their_own_variables() {
+    let rig = Rig::new().await;
+    let create = |number: usize| {
+        let mut wanted = rig.node.busybox(&format!("own-{number}"), &["sh", "-c", "echo $OWN"]);
+        wanted.envs = vec![variable("OWN", number.to_string())];
+        let rig = &rig;
+        async move {
+            let log = rig.log(&wanted);
+            let id = rig.running(wanted).await;
+            rig.client.exited(&id).await;
+            assert_eq!(
+                crate::rig::output(&log),
+                number.to_string(),
+                "the attack succeeded: another's variable"
+            );
+        }
+    };
+    futures::future::join_all((0..32).map(create)).await;
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ fn main() -> ExitCode {
     let arguments = match Arguments::parse(std::env::args().skip(1)) {
         Ok(arguments) => arguments,
         Err(error) => {
-            let usage = "usage: knarr-supervisor --pod ID --dir DIRECTORY [--cgroup JSON] <LISTENING_SOCKET";
+            let usage = "usage: knarr-supervisor --pod ID --dir DIRECTORY [--cgroup JSON] [--begin called] <LISTENING_SOCKET";
             return fail(USAGE, &format!("{error}; {usage}"));
         }
     };

@@ -1,6 +1,7 @@
 //! Ending what is in a cgroup, and removing it.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rustix::event::Timespec;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -99,7 +100,7 @@ pub(super) fn procs(directory: &Path) -> Result<Vec<i32>, Error> {
 }
 
 /// The cgroups directly below one; none when it is gone.
-fn children(directory: &Path) -> Vec<std::path::PathBuf> {
+pub(super) fn children(directory: &Path) -> Vec<std::path::PathBuf> {
     let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
     entries
         .filter_map(Result::ok)
@@ -126,6 +127,22 @@ pub(super) fn remove(directory: &Path) -> Result<(), Error> {
         }
     }
     Err(Error::CgroupBusy { path: directory.to_owned() })
+}
+
+/// Whether directories go by somebody else's hand, within a time. A kernel file system tells nobody when one is removed in
+/// a way that could be waited for here, so they are looked for: first often, then every 20 ms.
+pub(super) fn are_gone(directories: &[&Path], within: Duration) -> bool {
+    let begun = Instant::now();
+    let mut pause = Duration::from_micros(500);
+    while directories.iter().any(|directory| directory.exists()) {
+        if begun.elapsed() >= within {
+            return false;
+        }
+        let bound = Timespec { tv_sec: 0, tv_nsec: i64::from(pause.subsec_nanos()) };
+        let _ = poll(&mut [], Some(&bound));
+        pause = (2 * pause).min(Duration::from_millis(20));
+    }
+    true
 }
 
 /// Waits until a cgroup has no processes, at most so long. Version 2 says so by an event; version 1 has

@@ -15,10 +15,12 @@ mod devices;
 mod files;
 mod kill;
 mod legacy;
+mod oom;
 mod stats;
 mod unified;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -139,6 +141,20 @@ impl Cgroup {
         Ok(cgroup)
     }
 
+    /// Makes its directories alone, in a cgroup above that has a process in it: controllers can't be handed down from
+    /// there in version 2 until that is gone ([`create`](Self::create) again does that then).
+    ///
+    /// # Errors
+    /// As for [`create`](Self::create).
+    pub fn create_directories(host: &Host, path: &str) -> Result<Self, Error> {
+        let cgroup = Self::at(host, path)?;
+        if let Some(directory) = &cgroup.unified {
+            files::make_directories(directory)?;
+        }
+        cgroup.legacy.iter().try_for_each(legacy::create)?;
+        Ok(cgroup)
+    }
+
     /// Its path from the root of the hierarchies.
     pub fn path(&self) -> &str {
         &self.path
@@ -162,7 +178,23 @@ impl Cgroup {
         refuse_what_is_not_done(resources)?;
         match (&self.unified, self.legacy.is_empty()) {
             (Some(directory), true) => unified::apply(directory, resources),
-            (beside, _) => legacy::apply(&self.legacy, beside.as_deref(), resources),
+            (beside, _) => {
+                if resources.hugepage_limits().as_ref().is_some_and(|limits| !limits.is_empty()) {
+                    self.enable_beside();
+                }
+                legacy::apply(&self.legacy, beside.as_deref(), resources)
+            }
+        }
+    }
+
+    /// On a hybrid host, has the tree beside limit huge pages where no version 1 hierarchy does. Best effort: the kernel refuses where one
+    /// above has processes of its own, and the limits are passed over then.
+    fn enable_beside(&self) {
+        let Some(directory) = &self.unified else { return };
+        if let (None, Some(mount)) =
+            (self.controller("hugetlb"), directory.ancestors().nth(self.path.matches('/').count()))
+        {
+            let _passed_over = unified::enable_above(mount, directory);
         }
     }
 
@@ -221,6 +253,24 @@ impl Cgroup {
         let removed: Vec<_> = self.directories().map(kill::remove).collect();
         self.prune_beside();
         removed.into_iter().collect()
+    }
+
+    /// Removes what was made below it, waiting as [`remove`](Self::remove) does, and leaves it to whom it belongs.
+    ///
+    /// # Errors
+    /// As for [`remove`](Self::remove).
+    pub fn remove_below(&self) -> Result<(), Error> {
+        let removed: Vec<_> =
+            self.directories().flat_map(kill::children).map(|below| kill::remove(&below)).collect();
+        removed.into_iter().collect()
+    }
+
+    /// Waits until systemd has removed it, which it does when nothing runs in it any more; at most so long. False when it
+    /// is still there. systemd keeps its units in the version 2 tree and in the hierarchy named after it.
+    pub fn is_removed_by_systemd(&self, within: Duration) -> bool {
+        let named = self.legacy.iter().filter(|d| d.controllers.iter().any(|name| name == "name=systemd"));
+        let theirs = self.unified.as_deref().into_iter().chain(named.map(|d| d.directory.as_path()));
+        kill::are_gone(&theirs.collect::<Vec<_>>(), within)
     }
 
     /// Removes it from every hierarchy where nothing lives in it or below it. What is in use stays.

@@ -18,6 +18,13 @@ pub(super) fn create(mount: &Path, directory: &Path) -> Result<(), Error> {
     }
     let parent = directory.parent().unwrap_or(mount);
     make_directories(parent)?;
+    enable_above(mount, directory)?;
+    make_directories(directory)
+}
+
+/// Gives a cgroup all controllers that the tree has, by switching them on in those above it.
+pub(super) fn enable_above(mount: &Path, directory: &Path) -> Result<(), Error> {
+    let parent = directory.parent().unwrap_or(mount);
     let below = parent.strip_prefix(mount).unwrap_or(Path::new(""));
     let mut ancestor = mount.to_owned();
     enable(&ancestor)?;
@@ -25,7 +32,7 @@ pub(super) fn create(mount: &Path, directory: &Path) -> Result<(), Error> {
         ancestor.push(part);
         enable(&ancestor)?;
     }
-    make_directories(directory)
+    Ok(())
 }
 
 /// Gives the children of a cgroup the controllers that it has itself.

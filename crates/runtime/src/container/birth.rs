@@ -1,61 +1,73 @@
-//! Being born where others look on.
-//!
-//! A process is in sight of everybody in its pid namespace from the clone on, and who may trace there (CAP_SYS_PTRACE)
-//! may look at its root, its descriptors and its memory, dumpable or not. One that joins a container does all its work
-//! outside of that namespace, and clones itself at the end: what is born has the container's root, the rights of the
-//! process that was asked for, and no descriptor but its streams and its end of the handshake.
-//!
-//! The first process of a container that shares a pid namespace is born early all the same: a procfs is made for the
-//! namespace that its maker lives in.
+//! Two clones instead of one: a starter, which is the host's and prepares, clones the process that is meant, which finds
+//! itself where it belongs. That one is a sibling of the starter, and so a child of the supervisor's.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::process::{Signal, pidfd_send_signal};
+use rustix::event::Timespec;
+use rustix::io::Errno;
 
-use crate::handshake::Message;
-use crate::init::process::{self, Process};
-use crate::init::{self, carry_out};
-use crate::sys::{self, CloneFlags, Cloned, clone_process};
+use super::launch::open_cgroup;
+use super::{Launched, finish};
+use crate::cgroup::Cgroup;
+use crate::handshake::{self, Message, Reporter};
+use crate::init;
+use crate::sys::{Child, CloneFlags, Cloned, clone_process};
 use crate::thread::SingleThread;
 use crate::{FailedStep, Failure};
 
-/// Where a process is when it has come into its container.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Birth {
-    /// In the pid namespace that it is for.
-    Over,
-    /// Outside of the one that its children are born in.
-    Ahead,
+/// How long a starter may take: a dozen system calls, none of which waits for anything.
+const BOUND: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
+
+/// What a starter reports to.
+pub(super) struct Reporters {
+    /// Of the process that is meant.
+    pub(super) process: Reporter,
+    /// Of the starter itself.
+    pub(super) starter: Reporter,
 }
 
-/// Turns a process that has come into its container into the one that was asked for.
-pub(super) fn become_process(
+/// Clones a starter into a cgroup and waits for the process that it is to [`bear`].
+pub(super) fn by_starter(
     proof: &SingleThread,
-    process: &mut Process<'_>,
-    birth: Birth,
-) -> Result<(), Failure> {
-    carry_out(&process::preparing_steps(), process)?;
-    match birth {
-        Birth::Over => carry_out(&process::final_steps(), process),
-        Birth::Ahead => be_born(proof, process),
+    cgroup: &Cgroup,
+    work: impl FnOnce(&Reporters) -> Result<(), Failure>,
+) -> Result<Launched, Failure> {
+    let (parent_end, process) = handshake::pair()?;
+    let (mut births, starter) = handshake::pair()?;
+    let reporters = Reporters { process, starter };
+    let cgroup = open_cgroup(cgroup)?;
+    match clone_process(proof, CloneFlags::default(), cgroup.as_ref().map(OwnedFd::as_fd)).map_err(failed)? {
+        Cloned::Child => {
+            drop((parent_end, births));
+            init::run_child(&reporters.starter, || work(&reporters))
+        }
+        Cloned::Parent(starter) => {
+            drop(reporters);
+            let (pid, pidfd) = births.wait_for_birth(&BOUND)?;
+            let child = Child::adopt(pid, pidfd);
+            // Its work is done.
+            drop(starter);
+            finish(child, parent_end)
+        }
     }
 }
 
-fn be_born(proof: &SingleThread, process: &mut Process<'_>) -> Result<(), Failure> {
-    let failed = |errno| Failure::system(FailedStep::Clone, errno, "");
-    let reporter = process.reporter();
-    sys::close_above_stdio_but(reporter.as_fd()).map_err(failed)?;
-    // From here on nothing returns to those who owned what is closed now.
-    match clone_process(proof, CloneFlags::SIBLING, None) {
-        Ok(Cloned::Child) => init::run_child(reporter, || carry_out(&process::final_steps(), process)),
-        Ok(Cloned::Parent(child)) => {
-            if let Some((pid, pidfd)) = child.hand_over()
-                && reporter.send_with(&Message::Born(pid), Some(pidfd.as_fd())).is_err()
-            {
-                let _ = pidfd_send_signal(&pidfd, Signal::KILL);
-            }
+/// What a starter does last: clones the process that is meant, and says which it is.
+pub(super) fn bear(
+    proof: &SingleThread,
+    namespaces: CloneFlags,
+    reporters: &Reporters,
+    work: impl FnOnce() -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    match clone_process(proof, namespaces.with(CloneFlags::SIBLING), None).map_err(failed)? {
+        Cloned::Child => init::run_child(&reporters.process, work),
+        Cloned::Parent(child) => {
+            let (pid, pidfd) = child.hand_over().ok_or_else(|| failed(Errno::CHILD))?;
+            reporters.starter.send_with(&Message::Born(pid), Some(pidfd.as_fd())).map_err(failed)
         }
-        Err(errno) => reporter.fail(failed(errno)),
     }
-    sys::exit_now(0)
+}
+
+fn failed(errno: Errno) -> Failure {
+    Failure::system(FailedStep::Clone, errno, "")
 }

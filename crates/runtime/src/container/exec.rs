@@ -1,17 +1,19 @@
 //! A process that joins a running container.
+//!
+//! It comes in where the container's processes see it, and one that may trace others could look into it. So a starter that nobody
+//! inside sees enters everything else first, lets go of what is the host's, and bears it then: as a process with the
+//! container's root and no descriptor of the supervisor's (CVE-2016-9962, and what CAP_SYS_PTRACE makes of it).
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 
-use super::birth::{Birth, become_process};
-use super::launch::open_cgroup;
-use super::{ExecRequest, Launched, finish};
-use crate::handshake;
+use super::birth::{Reporters, bear, by_starter};
+use super::{ExecRequest, Launched};
+use crate::Failure;
 use crate::init::join::{self, Join};
 use crate::init::process::Process;
 use crate::init::{self, carry_out};
-use crate::sys::{CloneFlags, Cloned, clone_process};
+use crate::sys::CloneFlags;
 use crate::thread::SingleThread;
-use crate::{FailedStep, Failure};
 
 /// Starts a process in a running container: a child of the caller, in the container's namespaces and cgroup.
 ///
@@ -19,19 +21,19 @@ use crate::{FailedStep, Failure};
 /// What failed before the child ran, [`Gone`](crate::FailureKind::Gone) when the container has ended; later
 /// failures come through the handshake.
 pub fn exec(proof: &SingleThread, request: &ExecRequest<'_>) -> Result<Launched, Failure> {
-    let (parent_end, reporter) = handshake::pair()?;
-    let cgroup = open_cgroup(request.cgroup)?;
-    let cloned = clone_process(proof, CloneFlags::default(), cgroup.as_ref().map(OwnedFd::as_fd));
-    match cloned.map_err(|errno| Failure::system(FailedStep::Clone, errno, ""))? {
-        Cloned::Child => {
-            drop(parent_end);
-            init::run_child(&reporter, || {
-                let process = Process::new(request.process, request.cgroup, &request.streams, &reporter);
-                let mut join = Join::new(process, request.container, request.user);
-                carry_out(&join::steps(), &mut join)?;
-                become_process(proof, &mut join.process, Birth::Ahead)
-            })
-        }
-        Cloned::Parent(child) => finish(child, parent_end),
-    }
+    by_starter(proof, request.cgroup, |reporters| enter_and_bear(proof, request, reporters))
+}
+
+fn enter_and_bear(
+    proof: &SingleThread,
+    request: &ExecRequest<'_>,
+    reporters: &Reporters,
+) -> Result<(), Failure> {
+    let process = Process::new(request.process, request.cgroup, &request.streams, &reporters.process);
+    let mut join = Join::new(process, request, reporters.starter.as_fd());
+    carry_out(&join::outside_steps(), &mut join)?;
+    bear(proof, CloneFlags::default(), reporters, || {
+        carry_out(&join::inside_steps(), &mut join)?;
+        carry_out(&init::process::steps(), &mut join.process)
+    })
 }

@@ -1,11 +1,10 @@
 //! A container's first process.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
-use super::birth::{Birth, become_process};
-use super::pid_namespace::Chosen;
+use super::pid_namespace::{Chosen, Target};
 use super::{LaunchRequest, Launched, finish};
 use crate::cgroup::Cgroup;
 use crate::handshake;
@@ -52,7 +51,7 @@ fn launch_on_host(proof: &SingleThread, request: &LaunchRequest<'_>) -> Result<L
                     None => carry_out(&launch::steps(), &mut launch)?,
                     Some(_) => carry_out(&launch::steps_with_hooks(), &mut launch)?,
                 }
-                become_process(proof, &mut launch.process, Birth::Over)
+                carry_out(&init::process::steps(), &mut launch.process)
             })
         }
         Cloned::Parent(child) => {
@@ -88,15 +87,16 @@ pub(super) fn open_cgroup(cgroup: &Cgroup) -> Result<Option<OwnedFd>, Failure> {
         .map_err(|errno| Failure::system(FailedStep::JoinCgroup, errno, directory.to_string_lossy()))
 }
 
-pub(super) fn pid_namespace<'a>(request: &LaunchRequest<'a>) -> Result<Option<BorrowedFd<'a>>, Failure> {
+pub(super) fn pid_namespace<'a>(request: &LaunchRequest<'a>) -> Result<Option<Target<'a>>, Failure> {
     match &request.plan.namespaces.pid {
         NamespaceSource::Host | NamespaceSource::Own => Ok(None),
-        NamespaceSource::Pod => match &request.pod.pid {
-            Some(pid) => Ok(Some(pid.init_pidfd.as_fd())),
-            None => Err(init::launch::missing("pid namespace of the pod")),
+        NamespaceSource::Pod => match (&request.pod.pid, &request.pod.joined_pid) {
+            (Some(pid), _) => Ok(Some(Target::Process(pid.init_pidfd.as_fd()))),
+            (None, Some(namespace)) => Ok(Some(Target::Namespace(namespace.as_fd()))),
+            (None, None) => Err(init::launch::missing("pid namespace of the pod")),
         },
         NamespaceSource::Container(name) => match request.pid_target {
-            Some(target) => Ok(Some(target)),
+            Some(target) => Ok(Some(Target::Process(target))),
             None => Err(Failure {
                 kind: FailureKind::Gone,
                 step: FailedStep::JoinNamespace,

@@ -11,19 +11,35 @@ use rustix::thread::{
 
 use crate::{FailedStep, Failure};
 
+/// What says which namespace is meant.
+pub(super) enum Target<'a> {
+    /// A process in it.
+    Process(BorrowedFd<'a>),
+    /// Itself.
+    Namespace(BorrowedFd<'a>),
+}
+
 /// A choice that is taken back when this is dropped.
 pub(super) struct Chosen {
     own: Option<OwnedFd>,
 }
 
 impl Chosen {
-    /// Has the next children born in the pid namespace of `target`'s process, or leaves everything as it is.
-    pub(super) fn enter(target: Option<BorrowedFd<'_>>) -> Result<Self, Failure> {
+    /// Has the next children born in a pid namespace, or leaves everything as it is.
+    pub(super) fn enter(target: Option<Target<'_>>) -> Result<Self, Failure> {
         let Some(target) = target else { return Ok(Self { own: None }) };
         let failed = |errno| Failure::system(FailedStep::JoinNamespace, errno, "pid");
         let own = openat(CWD, "/proc/self/ns/pid", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
             .map_err(failed)?;
-        move_into_thread_name_spaces(target, ThreadNameSpaceType::PROCESS_ID).map_err(failed)?;
+        match target {
+            Target::Process(process) => {
+                move_into_thread_name_spaces(process, ThreadNameSpaceType::PROCESS_ID)
+            }
+            Target::Namespace(namespace) => {
+                move_into_link_name_space(namespace, Some(LinkNameSpaceType::ProcessID))
+            }
+        }
+        .map_err(failed)?;
         Ok(Self { own: Some(own) })
     }
 

@@ -41,7 +41,16 @@ pub(crate) enum Moment {
 }
 
 impl Moment {
-    fn name(self) -> &'static str {
+    pub(crate) const ALL: [Self; 6] = [
+        Self::Prestart,
+        Self::CreateRuntime,
+        Self::CreateContainer,
+        Self::StartContainer,
+        Self::Poststart,
+        Self::Poststop,
+    ];
+
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Prestart => "prestart",
             Self::CreateRuntime => "createRuntime",

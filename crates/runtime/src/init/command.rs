@@ -22,7 +22,6 @@ pub(crate) struct Command {
 }
 
 impl Command {
-    /// `own`: device and inode of this very program.
     pub(super) fn find(plan: &ProcessPlan, own: Option<(u64, u64)>) -> Result<Self, Failure> {
         let name = plan.args.first().cloned().unwrap_or_default();
         let found = Self {

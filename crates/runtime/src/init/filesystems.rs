@@ -16,7 +16,7 @@ use super::path::{Kind, Root};
 use super::process::{outside, path_text};
 use crate::namespaces::SharedMemory;
 use crate::plan::mounts::is_replaceable_proc_file;
-use crate::plan::{FilesystemMount, MountAttributes};
+use crate::plan::{FilesystemMount, MountAttributes, Propagation};
 use crate::{FailedStep, Failure, sys};
 
 /// A filesystem that is attached nowhere yet.
@@ -58,7 +58,12 @@ pub(super) fn new(mount: &FilesystemMount) -> Result<OwnedFd, Failure> {
 pub(super) fn attach_new(root: &Root, mount: &FilesystemMount, made: &OwnedFd) -> Result<(), Failure> {
     let failed = |errno| Failure::system(FailedStep::Mount, errno, path_text(&mount.target));
     let target = directory(root, &mount.target).map_err(failed)?;
-    place(made, &target).map_err(failed)
+    place(made, &target).map_err(failed)?;
+    match mount.propagation {
+        // As it was made.
+        Propagation::Private => Ok(()),
+        other => sys::change_propagation(made.as_fd(), other, sys::Reach::One).map_err(failed),
+    }
 }
 
 /// The target of a filesystem. In an image /proc, /sys and /dev are directories or missing: a link there is

@@ -203,11 +203,17 @@ impl<'a> Launch<'a> {
     }
 
     fn isolate_cgroups(&mut self) -> Result<(), Failure> {
+        let failed = |errno| Failure::system(FailedStep::JoinNamespace, errno, "cgroup");
+        if self.request.plan.namespaces.cgroup == NamespaceSource::Pod {
+            let joined =
+                self.request.pod.joined_cgroup.as_ref().ok_or_else(|| missing("cgroup namespace"))?;
+            move_into_link_name_space(joined.as_fd(), Some(LinkNameSpaceType::ControlGroup))
+                .map_err(failed)?;
+        }
         if self.request.plan.namespaces.cgroup == NamespaceSource::Own {
             // Only now: a cgroup namespace is rooted in the cgroups that its maker is in.
-            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP).map_err(|errno| {
-                Failure::system(FailedStep::JoinNamespace, crate::handshake::to_rustix(errno), "cgroup")
-            })?;
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP)
+                .map_err(|errno| failed(crate::handshake::to_rustix(errno)))?;
         }
         Ok(())
     }
@@ -287,11 +293,16 @@ impl<'a> Launch<'a> {
             access: self.request.plan.root.access,
             ..plan::MountAttributes::default()
         };
-        if attributes.access == Access::ReadWrite {
-            return Ok(());
+        if attributes.access != Access::ReadWrite {
+            crate::mount::apply_attributes(self.request.root, &attributes)
+                .map_err(|errno| Failure::system(FailedStep::ReadonlyRoot, errno, "/"))?;
         }
-        crate::mount::apply_attributes(self.request.root, &attributes)
-            .map_err(|errno| Failure::system(FailedStep::ReadonlyRoot, errno, "/"))
+        match self.request.plan.root.propagation {
+            Propagation::Private => Ok(()),
+            // Last: what is mounted for the container is nobody else's.
+            other => sys::change_propagation(self.request.root, other, sys::Reach::One)
+                .map_err(|errno| Failure::system(FailedStep::RootPropagation, errno, "/")),
+        }
     }
 }
 

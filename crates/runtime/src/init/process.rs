@@ -1,12 +1,13 @@
 //! From a child inside its container to the process that was asked for: streams, limits, rights, command.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, fchdir, getcwd, set_dumpable_behavior, umask};
+use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
 use super::command::Command;
 use super::handles::Procfs;
@@ -16,33 +17,27 @@ use crate::cgroup::Cgroup;
 use crate::container::{LaunchRequest, Streams, Until};
 use crate::handshake::{Halt, Message, Reporter};
 use crate::hooks::{Moment, Runner};
-use crate::plan::{Hooks, IdMappings, ProcessPlan};
+use crate::plan::{Hooks, IdMappings, ProcessPlan, Scheduling};
 use crate::thread::SingleThread;
 use crate::{FailedStep, Failure, FailureKind, sys};
 
-/// What is done before others can see the process, in this order.
-pub(crate) fn preparing_steps<'a>() -> [Step<Process<'a>>; 10] {
+/// What is done, in this order.
+pub(crate) fn steps<'a>() -> [Step<Process<'a>>; 16] {
     [
         Process::set_up_streams,
         Process::limit_resources,
+        Process::schedule,
         Process::label,
         Process::enter_working_directory,
         |process| credentials::drop_bounding(process.plan),
         |process| credentials::change_user(process.plan),
         Process::enter_working_directory_as_user,
         Process::clean_up,
-        |process| credentials::set_capabilities(process.plan),
-        |process| credentials::give_up_privileges_by_exec(process.plan),
-    ]
-}
-
-/// What is done when they can, in this order. Nothing of the host's is in reach any more.
-pub(crate) fn final_steps<'a>() -> [Step<Process<'a>>; 6] {
-    [
-        Process::begin_session,
         Process::wait_for_start,
         Process::run_start_hooks,
         Process::find_command,
+        |process| credentials::set_capabilities(process.plan),
+        |process| credentials::give_up_privileges_by_exec(process.plan),
         // From here on a filter of the user's may be in force, that knows nothing of what this program needs: nothing but execve is to follow.
         |process| credentials::install_filter(process.plan),
         Process::execute,
@@ -57,7 +52,8 @@ pub(crate) struct Process<'a> {
     reporter: &'a Reporter,
     procfs: Option<Procfs>,
     /// Device and inode of this very program.
-    own: Option<(u64, u64)>,
+    own_program: Option<(u64, u64)>,
+    labelled: bool,
     /// The container's root, once it is entered.
     pub(super) root: Option<Root>,
     null: Option<OwnedFd>,
@@ -88,7 +84,8 @@ impl<'a> Process<'a> {
             streams,
             reporter,
             procfs: None,
-            own: None,
+            own_program: None,
+            labelled: false,
             root: None,
             null: None,
             terminal: None,
@@ -121,10 +118,6 @@ impl<'a> Process<'a> {
         Runner { proof, hooks, pid, watched: Some(self.reporter.as_fd()), directory, enter }.run(moment)
     }
 
-    pub(crate) fn reporter(&self) -> &'a Reporter {
-        self.reporter
-    }
-
     pub(super) fn procfs(&self) -> Result<&Procfs, Failure> {
         self.procfs.as_ref().ok_or_else(|| super::launch::missing("procfs"))
     }
@@ -146,7 +139,7 @@ impl<'a> Process<'a> {
         sys::reset_signal_dispositions();
         umask(Mode::empty());
         let procfs = Procfs::open()?;
-        self.own = procfs.executable().ok();
+        self.own_program = procfs.executable().ok();
         self.procfs = Some(procfs);
         self.null = Some(stdio::open_null()?);
         Ok(())
@@ -191,17 +184,13 @@ impl<'a> Process<'a> {
     }
 
     fn set_up_streams(&mut self) -> Result<(), Failure> {
+        // A session of its own, so that no signal of a terminal of the host's reaches it.
+        rustix::process::setsid().map_err(|errno| Failure::system(FailedStep::Stdio, errno, "session"))?;
         let null = self.null.take().ok_or_else(|| super::launch::missing("null device"))?;
         match self.terminal.take() {
             Some(terminal) => stdio::use_terminal(&terminal, self.plan.uid),
             None => stdio::use_streams(self.streams, &null, self.plan.uid),
         }
-    }
-
-    /// A session of its own, so that no signal of a terminal of the host's reaches it.
-    fn begin_session(&mut self) -> Result<(), Failure> {
-        rustix::process::setsid().map_err(|errno| Failure::system(FailedStep::Stdio, errno, "session"))?;
-        if self.plan.terminal.is_some() { stdio::control_terminal() } else { Ok(()) }
     }
 
     fn limit_resources(&mut self) -> Result<(), Failure> {
@@ -211,8 +200,43 @@ impl<'a> Process<'a> {
         })
     }
 
-    fn label(&mut self) -> Result<(), Failure> {
-        credentials::label(self.procfs()?, self.plan)
+    /// A process that is cloned afterwards has them too, and need not do it again.
+    pub(super) fn label(&mut self) -> Result<(), Failure> {
+        if !self.labelled {
+            credentials::label(self.procfs()?, self.plan)?;
+            self.labelled = true;
+        }
+        Ok(())
+    }
+
+    /// As root: some classes are not for everybody.
+    fn schedule(&mut self) -> Result<(), Failure> {
+        let Scheduling { personality, io_priority, policy } = &self.plan.scheduling;
+        let failed = |what: &'static str| move |errno| Failure::system(FailedStep::Schedule, errno, what);
+        if let Some(domain) = personality {
+            sys::set_personality(*domain).map_err(failed("personality"))?;
+        }
+        if let Some(priority) = io_priority {
+            sys::set_io_priority(*priority).map_err(failed("priority of input and output"))?;
+        }
+        if let Some(policy) = policy {
+            sys::set_policy(policy).map_err(failed("policy"))?;
+        }
+        Ok(())
+    }
+
+    /// Closes what the container is not to find in a process that it sees: all but the root, the streams, and what it is
+    /// reported by, `starter` among it.
+    pub(super) fn let_go_of_the_host(&mut self, starter: BorrowedFd<'_>) -> Result<(), Failure> {
+        self.procfs = None;
+        let null = self.null.as_ref().ok_or_else(|| super::launch::missing("null device"))?;
+        let failed = |errno| Failure::system(FailedStep::Descriptors, errno, "");
+        for result in [dup2_stdin(null), dup2_stdout(null), dup2_stderr(null)] {
+            result.map_err(failed)?;
+        }
+        let streams = [self.streams.stdin, self.streams.stdout, self.streams.stderr];
+        let own = [self.reporter.as_fd(), self.root()?.as_fd(), null.as_fd(), starter];
+        sys::close_all_but(streams.into_iter().flatten().chain(own)).map_err(failed)
     }
 
     /// As root, which may enter every directory of the image's.
@@ -274,7 +298,7 @@ impl<'a> Process<'a> {
     fn run_start_hooks(&mut self) -> Result<(), Failure> {
         let Some(hooks) = self.before.and_then(|before| before.hooks) else { return Ok(()) };
         for hook in &hooks.start_container {
-            Command::of_hook(hook)?.check(self.own)?;
+            Command::of_hook(hook)?.check(self.own_program)?;
         }
         self.run_hooks(
             Moment::StartContainer,
@@ -288,7 +312,7 @@ impl<'a> Process<'a> {
     }
 
     fn find_command(&mut self) -> Result<(), Failure> {
-        self.command = Some(Command::find(self.plan, self.own)?);
+        self.command = Some(Command::find(self.plan, self.own_program)?);
         // A supervisor that is gone would never hear of this process: it ends here instead.
         self.reporter
             .send(&Message::Executing)

@@ -45,13 +45,9 @@ pub(super) fn use_streams(streams: &Streams<'_>, null: &OwnedFd, uid: u32) -> Re
     install([&stdin, &stdout, &stderr], uid)
 }
 
-/// Makes the terminal that the streams are the one of the session that this process leads.
-pub(super) fn control_terminal() -> Result<(), Failure> {
-    rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())
-        .map_err(|errno| Failure::system(FailedStep::Terminal, errno, "controlling terminal"))
-}
-
 pub(super) fn use_terminal(terminal: &OwnedFd, uid: u32) -> Result<(), Failure> {
+    rustix::process::ioctl_tiocsctty(terminal)
+        .map_err(|errno| Failure::system(FailedStep::Terminal, errno, "controlling terminal"))?;
     install([terminal, terminal, terminal], uid)
 }
 

@@ -2,15 +2,17 @@
 //! first process.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 
 use rustix::event::Timespec;
+use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 
 use super::user::{Gate, open_namespace};
 use super::{PodNamespaces, PodPid, PodUser, SharedMemory, reaper};
 use crate::handshake::{self, Message, Reporter};
 use crate::init::{self, Procfs, Step, carry_out};
-use crate::plan::{IdMappings, MountAttributes, PodNamespace, PodPlan};
+use crate::plan::{IdMappings, Joined, MountAttributes, PodNamespace, PodPlan};
 use crate::sys::{self, Child, CloneFlags, Cloned, clone_process};
 use crate::thread::SingleThread;
 use crate::{FailedStep, Failure};
@@ -36,10 +38,9 @@ pub fn create_pod(proof: &SingleThread, plan: &PodPlan) -> Result<PodNamespaces,
         (plan.pid == PodNamespace::Own || needs_holder(&memory)).then(|| empty_root(&memory)).transpose()?;
     let flags = flags(plan, empty_root.is_some());
     if flags == CloneFlags::default() {
-        return Ok(PodNamespaces {
-            shared_memory: memory.map(SharedMemory::from),
-            ..PodNamespaces::default()
-        });
+        let made =
+            PodNamespaces { shared_memory: memory.map(SharedMemory::from), ..PodNamespaces::default() };
+        return join(made, plan.joined.as_deref());
     }
     let gate = plan.user.is_some().then(Gate::new).transpose()?;
     let (mut parent_end, reporter) = handshake::pair()?;
@@ -65,7 +66,7 @@ pub fn create_pod(proof: &SingleThread, plan: &PodPlan) -> Result<PodNamespaces,
                 gate.into_opener().open(&child, ids)?;
             }
             parent_end.wait_until_executing(&BOUND)?;
-            pin(plan, child, memory)
+            join(pin(plan, child, memory)?, plan.joined.as_deref())
         }
     }
 }
@@ -192,7 +193,26 @@ fn pin(plan: &PodPlan, child: Child, memory: Option<OwnedFd>) -> Result<PodNames
         // Dropping the child ends it: its work is done, and the descriptors keep what it made.
         None => None,
     };
-    Ok(PodNamespaces { network, ipc, uts, pid, shared_memory, user })
+    Ok(PodNamespaces { network, ipc, uts, pid, shared_memory, user, ..PodNamespaces::default() })
+}
+
+/// Takes in namespaces that somebody else made.
+fn join(made: PodNamespaces, joined: Option<&Joined>) -> Result<PodNamespaces, Failure> {
+    let Some(joined) = joined else { return Ok(made) };
+    let open = |path: &Option<PathBuf>, made: Option<OwnedFd>| match path {
+        None => Ok(made),
+        Some(path) => openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty())
+            .map(Some)
+            .map_err(|errno| Failure::system(FailedStep::JoinNamespace, errno, path.to_string_lossy())),
+    };
+    Ok(PodNamespaces {
+        network: open(&joined.network, made.network)?,
+        ipc: open(&joined.ipc, made.ipc)?,
+        uts: open(&joined.uts, made.uts)?,
+        joined_pid: open(&joined.pid, None)?,
+        joined_cgroup: open(&joined.cgroup, None)?,
+        ..made
+    })
 }
 
 impl From<OwnedFd> for SharedMemory {

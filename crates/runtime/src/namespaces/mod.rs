@@ -25,6 +25,10 @@ pub struct PodNamespaces {
     pub pid: Option<PodPid>,
     /// The pod's /dev/shm.
     pub shared_memory: Option<SharedMemory>,
+    /// A pid namespace that somebody else made.
+    pub joined_pid: Option<OwnedFd>,
+    /// A cgroup namespace that somebody else made.
+    pub joined_cgroup: Option<OwnedFd>,
     /// The user namespace that owns the others and that every container is in.
     pub user: Option<PodUser>,
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::mounts::{MountReader, Slot};
 use super::{
     Access, Bundle, DeviceKind, DeviceNode, IdMappings, NamespacePlan, NamespaceSource, Plan, ProcessPlan,
-    Refusal, RootPlan, SeccompFilter, Step, sysctl,
+    Propagation, Refusal, RootPlan, SeccompFilter, Step, sysctl,
 };
 use crate::spec::oci;
 
@@ -45,7 +45,9 @@ pub fn plan_in_bundle(input: &PlanInput<'_>, bundle: &Bundle<'_>) -> Result<Plan
 fn without_hooks(input: &PlanInput<'_>) -> Result<Plan, Refusal> {
     refuse_what_is_not_done(input)?;
     let process_spec = input.spec.process().as_ref().ok_or_else(|| refuse("process", "is missing"))?;
-    let process = super::process::read(process_spec, input.seccomp.clone())?;
+    let mut process = super::process::read(process_spec, input.seccomp.clone())?;
+    let personality = input.spec.linux().as_ref().and_then(|linux| linux.personality().as_ref());
+    process.scheduling.personality = personality.map(super::scheduling::personality).transpose()?;
     let mut builder = Builder::default();
     builder.kernel_settings(input)?;
     builder.filesystems(input)?;
@@ -54,11 +56,26 @@ fn without_hooks(input: &PlanInput<'_>) -> Result<Plan, Refusal> {
     let read_only = input.spec.root().as_ref().and_then(oci::Root::readonly).unwrap_or(false);
     Ok(Plan {
         namespaces: input.namespaces.clone(),
-        root: RootPlan { access: if read_only { Access::ReadOnly } else { Access::ReadWrite } },
+        root: RootPlan {
+            access: if read_only { Access::ReadOnly } else { Access::ReadWrite },
+            propagation: propagation(input.spec)?,
+        },
         sources: builder.sources,
         steps: builder.steps,
         process,
         hooks: None,
+    })
+}
+
+/// How far mounts below the root go (config-linux.md, "Rootfs Mount Propagation").
+fn propagation(spec: &oci::Spec) -> Result<Propagation, Refusal> {
+    let asked = spec.linux().as_ref().and_then(|linux| linux.rootfs_propagation().as_deref());
+    Ok(match asked.unwrap_or_default() {
+        "" | "private" | "rprivate" => Propagation::Private,
+        "slave" | "rslave" => Propagation::Slave,
+        "shared" | "rshared" => Propagation::Shared,
+        "unbindable" | "runbindable" => Propagation::Unbindable,
+        other => return Err(refuse("linux.rootfsPropagation", format!("{other:?} is not known"))),
     })
 }
 
@@ -279,7 +296,6 @@ fn refuse_what_is_not_done(input: &PlanInput<'_>) -> Result<(), Refusal> {
         ("linux.intelRdt", asks(|l| l.intel_rdt().is_some())),
         ("linux.memoryPolicy", asks(|l| l.memory_policy().is_some())),
         ("linux.netDevices", asks(|l| l.net_devices().as_ref().is_some_and(|d| !d.is_empty()))),
-        ("linux.personality", asks(|l| l.personality().is_some())),
         ("linux.mountLabel", asks(|l| l.mount_label().as_ref().is_some_and(|label| !label.is_empty()))),
     ];
     if let Some((field, _)) = refused.into_iter().find(|(_, present)| *present) {
@@ -292,7 +308,7 @@ fn refuse_what_is_not_done(input: &PlanInput<'_>) -> Result<(), Refusal> {
     if matches!(&input.namespaces.network, NamespaceSource::Container(_))
         || matches!(&input.namespaces.ipc, NamespaceSource::Container(_))
         || matches!(&input.namespaces.uts, NamespaceSource::Container(_))
-        || matches!(&input.namespaces.cgroup, NamespaceSource::Container(_) | NamespaceSource::Pod)
+        || matches!(&input.namespaces.cgroup, NamespaceSource::Container(_))
         || matches!(&input.namespaces.user, NamespaceSource::Container(_) | NamespaceSource::Own)
     {
         return Err(refuse("linux.namespaces", "only the pid namespace can be another container's"));

@@ -8,11 +8,12 @@ mod build;
 mod hooks;
 mod ids;
 pub(crate) mod mounts;
+mod pod;
 mod process;
+mod scheduling;
 pub mod seccomp;
 pub(crate) mod sysctl;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -21,7 +22,11 @@ pub use build::{PlanInput, plan, plan_in_bundle, process};
 pub use hooks::{About, Bundle, Hook, Hooks};
 pub(crate) use ids::lines as id_lines;
 pub use ids::{IdMapping, IdMappings};
-pub use process::capability_number_of as capability_number;
+pub(crate) use mounts::OPTIONS as MOUNT_OPTIONS;
+pub use pod::{Joined, PodNamespace, PodPlan, SHARED_MEMORY_BYTES};
+pub(crate) use process::CAPABILITIES;
+pub use process::capability_number;
+pub use scheduling::{Policy, Scheduling};
 pub use seccomp::SeccompFilter;
 pub use sysctl::check_pod;
 
@@ -96,6 +101,9 @@ impl NamespaceSource {
 pub struct RootPlan {
     /// Whether the process may write to it.
     pub access: Access,
+    /// What happens to mounts made below it later. `Shared` is among those who see this root, and not the host.
+    #[serde(default, skip_serializing_if = "Propagation::is_private")]
+    pub propagation: Propagation,
 }
 
 /// Whether something may be written.
@@ -149,6 +157,14 @@ pub enum Propagation {
     Slave,
     /// Both ways.
     Shared,
+    /// None, and it can't be bound elsewhere.
+    Unbindable,
+}
+
+impl Propagation {
+    fn is_private(&self) -> bool {
+        *self == Self::Private
+    }
 }
 
 /// Flags of one mount (not of its filesystem).
@@ -264,6 +280,9 @@ pub struct FilesystemMount {
     pub attributes: MountAttributes,
     /// Options of the filesystem; without a value it is a flag.
     pub options: Vec<(String, Option<String>)>,
+    /// What happens to mounts made below it later.
+    #[serde(default, skip_serializing_if = "Propagation::is_private")]
+    pub propagation: Propagation,
 }
 
 /// A device node.
@@ -325,6 +344,9 @@ pub struct ProcessPlan {
     pub apparmor: Option<String>,
     /// SELinux label to change to on exec.
     pub selinux: Option<String>,
+    /// How it is scheduled.
+    #[serde(default, skip_serializing_if = "Scheduling::is_inherited")]
+    pub scheduling: Scheduling,
 }
 
 /// Capability sets as bit masks: bit n is capability n of capabilities(7). The inheritable set is always
@@ -384,39 +406,3 @@ pub struct TerminalSize {
     pub rows: u16,
     pub columns: u16,
 }
-
-/// The namespaces and shared memory that the containers of a pod have in common.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PodPlan {
-    /// The pod's network namespace.
-    pub network: PodNamespace,
-    /// The pod's IPC namespace.
-    pub ipc: PodNamespace,
-    /// The pod's UTS namespace.
-    pub uts: PodNamespace,
-    /// The pod's pid namespace; `Own` only when containers share it.
-    pub pid: PodNamespace,
-    /// The host name, when the pod has a UTS namespace.
-    pub hostname: Option<String>,
-    /// Kernel parameters of the pod's namespaces, by dotted name.
-    pub sysctls: BTreeMap<String, String>,
-    /// Size of the pod's /dev/shm in bytes; none when the pod uses the host's IPC namespace.
-    pub shared_memory: Option<u64>,
-    /// The pod's user namespace, which owns its other ones; none when the pod uses the host's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub user: Option<IdMappings>,
-}
-
-/// Whether the pod has a namespace of a kind.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PodNamespace {
-    /// It uses the host's.
-    Host,
-    /// It has its own.
-    Own,
-}
-
-/// Size of a pod's /dev/shm when nobody says otherwise: 64 MiB, as every Kubernetes runtime has it.
-pub const SHARED_MEMORY_BYTES: u64 = 64 << 20;

@@ -27,6 +27,40 @@ const PROC_FILES: &[&str] = &[
     "/proc/sys/crypto/fips_enabled",
 ];
 
+/// Options that are flags of a mount or say how it is made; others are the filesystem's own.
+pub(crate) const OPTIONS: [&str; 30] = [
+    "atime",
+    "bind",
+    "defaults",
+    "dev",
+    "diratime",
+    "exec",
+    "noatime",
+    "nodev",
+    "nodiratime",
+    "noexec",
+    "norelatime",
+    "nostrictatime",
+    "nosuid",
+    "nosymfollow",
+    "private",
+    "rbind",
+    "relatime",
+    "ro",
+    "rprivate",
+    "rro",
+    "rshared",
+    "rslave",
+    "runbindable",
+    "rw",
+    "shared",
+    "slave",
+    "strictatime",
+    "suid",
+    "symfollow",
+    "unbindable",
+];
+
 /// Kernel filesystems that can be mounted anew without a device or a server behind them.
 const FILESYSTEMS: &[&str] = &["proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2"];
 
@@ -117,7 +151,8 @@ impl MountReader {
                 if let Some(source) = mount.source().as_ref().and_then(|source| source.to_str()) {
                     data.insert(0, ("source".to_owned(), Some(source.to_owned())));
                 }
-                Step::Mount(FilesystemMount { fstype: fstype.to_owned(), target, attributes, options: data })
+                let (fstype, propagation) = (fstype.to_owned(), options.propagation);
+                Step::Mount(FilesystemMount { fstype, target, attributes, options: data, propagation })
             }
         }))
     }
@@ -195,7 +230,8 @@ impl Options {
             "private" | "rprivate" => self.propagation = Propagation::Private,
             "slave" | "rslave" => self.propagation = Propagation::Slave,
             "shared" | "rshared" => self.propagation = Propagation::Shared,
-            "idmap" | "ridmap" | "tmpcopyup" | "unbindable" | "runbindable" | "remount" => {
+            "unbindable" | "runbindable" => self.propagation = Propagation::Unbindable,
+            "idmap" | "ridmap" | "tmpcopyup" | "remount" => {
                 return Err(format!("{option:?} is not supported"));
             }
             _ => self.data.push(match option.split_once('=') {
@@ -204,5 +240,20 @@ impl Options {
             }),
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_options_that_are_told_are_no_filesystems() {
+        for option in OPTIONS {
+            let mut mount = oci::Mount::default();
+            mount.set_options(Some(vec![option.to_owned()]));
+            assert!(Options::read(0, &mount).unwrap().data.is_empty(), "{option}");
+        }
+        assert!(OPTIONS.is_sorted());
     }
 }

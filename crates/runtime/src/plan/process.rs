@@ -1,7 +1,7 @@
 //! The `process` of a specification: who it runs as, with which rights and limits.
 
 use super::build::refuse;
-use super::{Capabilities, ProcessPlan, Refusal, ResourceLimit, SeccompFilter, TerminalSize};
+use super::{Capabilities, ProcessPlan, Refusal, ResourceLimit, Scheduling, SeccompFilter, TerminalSize};
 use crate::spec::oci;
 
 pub(super) fn read(spec: &oci::Process, seccomp: Option<SeccompFilter>) -> Result<ProcessPlan, Refusal> {
@@ -24,14 +24,13 @@ pub(super) fn read(spec: &oci::Process, seccomp: Option<SeccompFilter>) -> Resul
         seccomp,
         apparmor: label(spec.apparmor_profile()),
         selinux: label(spec.selinux_label()),
+        scheduling: Scheduling::read(spec)?,
     })
 }
 
 fn refuse_what_is_not_done(spec: &oci::Process) -> Result<(), Refusal> {
     let refused = [
         ("process.commandLine", spec.command_line().is_some()),
-        ("process.ioPriority", spec.io_priority().is_some()),
-        ("process.scheduler", spec.scheduler().is_some()),
         ("process.execCPUAffinity", spec.exec_cpu_affinity().is_some()),
     ];
     match refused.into_iter().find(|(_, present)| *present) {
@@ -125,10 +124,7 @@ fn capabilities(spec: &oci::Process) -> Result<Capabilities, Refusal> {
         return Ok(Capabilities::default());
     };
     let mask = |set: &Option<oci::Capabilities>| -> u64 {
-        set.iter()
-            .flatten()
-            .map(|capability| 1u64 << capability_number(*capability))
-            .fold(0, |all, one| all | one)
+        set.iter().flatten().map(|capability| 1u64 << number(*capability)).fold(0, |all, one| all | one)
     };
     let read = Capabilities {
         bounding: mask(sets.bounding()),
@@ -152,13 +148,58 @@ fn capabilities(spec: &oci::Process) -> Result<Capabilities, Refusal> {
     }
 }
 
+/// The names of capabilities in the order of their numbers (linux/capability.h).
+pub(crate) const CAPABILITIES: [&str; 41] = [
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_DAC_READ_SEARCH",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETPCAP",
+    "CAP_LINUX_IMMUTABLE",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_NET_BROADCAST",
+    "CAP_NET_ADMIN",
+    "CAP_NET_RAW",
+    "CAP_IPC_LOCK",
+    "CAP_IPC_OWNER",
+    "CAP_SYS_MODULE",
+    "CAP_SYS_RAWIO",
+    "CAP_SYS_CHROOT",
+    "CAP_SYS_PTRACE",
+    "CAP_SYS_PACCT",
+    "CAP_SYS_ADMIN",
+    "CAP_SYS_BOOT",
+    "CAP_SYS_NICE",
+    "CAP_SYS_RESOURCE",
+    "CAP_SYS_TIME",
+    "CAP_SYS_TTY_CONFIG",
+    "CAP_MKNOD",
+    "CAP_LEASE",
+    "CAP_AUDIT_WRITE",
+    "CAP_AUDIT_CONTROL",
+    "CAP_SETFCAP",
+    "CAP_MAC_OVERRIDE",
+    "CAP_MAC_ADMIN",
+    "CAP_SYSLOG",
+    "CAP_WAKE_ALARM",
+    "CAP_BLOCK_SUSPEND",
+    "CAP_AUDIT_READ",
+    "CAP_PERFMON",
+    "CAP_BPF",
+    "CAP_CHECKPOINT_RESTORE",
+];
+
 /// The number of the capability with this name, as in "CAP_SYS_ADMIN".
-pub fn capability_number_of(name: &str) -> Option<u32> {
-    name.strip_prefix("CAP_")?.parse().ok().map(capability_number)
+pub fn capability_number(name: &str) -> Option<u32> {
+    CAPABILITIES.iter().position(|known| *known == name).and_then(|at| u32::try_from(at).ok())
 }
 
 /// The numbers of linux/capability.h.
-fn capability_number(capability: oci::Capability) -> u32 {
+fn number(capability: oci::Capability) -> u32 {
     use oci::Capability as C;
     match capability {
         C::Chown => 0,
@@ -202,5 +243,20 @@ fn capability_number(capability: oci::Capability) -> u32 {
         C::Perfmon => 38,
         C::Bpf => 39,
         C::CheckpointRestore => 40,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capabilities_have_their_names() {
+        for (at, name) in CAPABILITIES.iter().enumerate() {
+            let capability = name.trim_start_matches("CAP_").parse().map(number);
+            assert_eq!(capability.ok(), u32::try_from(at).ok(), "{name}");
+        }
+        assert_eq!(capability_number("CAP_FLY"), None);
+        assert_eq!(capability_number("CHOWN"), None);
     }
 }

@@ -18,6 +18,10 @@ pub enum Architecture {
 /// The bit that x32 sets in its numbers (__X32_SYSCALL_BIT).
 pub const X32_BIT: u32 = 0x4000_0000;
 
+/// Nothing is known by a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unknown;
+
 impl Architecture {
     /// The machine's own.
     #[cfg(target_arch = "x86_64")]
@@ -64,7 +68,7 @@ impl Architecture {
     ///
     /// # Errors
     /// Nothing is known by that name.
-    pub fn parse(name: &str) -> Result<Option<Self>, ()> {
+    pub fn parse(name: &str) -> Result<Option<Self>, Unknown> {
         Ok(Some(match name {
             "SCMP_ARCH_NATIVE" => Self::NATIVE,
             "SCMP_ARCH_X86_64" => Self::X86_64,
@@ -73,7 +77,7 @@ impl Architecture {
             "SCMP_ARCH_AARCH64" => Self::Aarch64,
             "SCMP_ARCH_ARM" => Self::Arm,
             other if ELSEWHERE.contains(&other) => return Ok(None),
-            _ => return Err(()),
+            _ => return Err(Unknown),
         }))
     }
 

@@ -13,6 +13,35 @@ use super::architecture::Architecture;
 use super::profile::{Condition, FLAG_LOG, FLAG_SPEC_ALLOW, FLAG_TSYNC, Profile, Rule, Test, Verdict};
 use crate::plan::capability_number;
 
+/// Actions that can be had. SCMP_ACT_NOTIFY, which takes a listener, can't.
+pub const ACTIONS: [&str; 8] = [
+    "SCMP_ACT_ALLOW",
+    "SCMP_ACT_ERRNO",
+    "SCMP_ACT_KILL",
+    "SCMP_ACT_KILL_PROCESS",
+    "SCMP_ACT_KILL_THREAD",
+    "SCMP_ACT_LOG",
+    "SCMP_ACT_TRACE",
+    "SCMP_ACT_TRAP",
+];
+/// Operators of conditions.
+pub const OPERATORS: [&str; 7] = [
+    "SCMP_CMP_NE",
+    "SCMP_CMP_LT",
+    "SCMP_CMP_LE",
+    "SCMP_CMP_EQ",
+    "SCMP_CMP_GE",
+    "SCMP_CMP_GT",
+    "SCMP_CMP_MASKED_EQ",
+];
+/// Flags of a filter.
+pub const FLAGS: [&str; 4] = [
+    "SECCOMP_FILTER_FLAG_TSYNC",
+    "SECCOMP_FILTER_FLAG_LOG",
+    "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
+    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV",
+];
+
 /// The largest error number that the kernel answers with (MAX_ERRNO).
 const LARGEST_ERRNO: u32 = 4095;
 
@@ -116,7 +145,7 @@ pub fn parse(text: &[u8], surroundings: &Surroundings) -> Result<Profile, String
 
 fn architectures(written: &Written, machine: Architecture) -> Result<Vec<Architecture>, String> {
     let known = |name: &String, field: &str| {
-        let unknown = |()| format!("{field}: \"{name}\" is not an architecture");
+        let unknown = |_| format!("{field}: \"{name}\" is not an architecture");
         Architecture::parse(name).map_err(unknown)
     };
     match (

@@ -13,7 +13,23 @@ pub struct Arguments {
     pub directory: PathBuf,
     /// `--cgroup`: the leaf that it moves itself into, as JSON; it stays where it is without one.
     pub cgroup: Option<Cgroup>,
+    /// `--begin`: when it goes on to become one.
+    pub begin: Begin,
 }
+
+/// What a supervisor waits for before it enters its cgroup.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Begin {
+    /// Nothing.
+    #[default]
+    AtOnce,
+    /// `called`: that somebody connects to its socket. Until then it is a process that systemd can begin a scope with, and its
+    /// leaf need not be there.
+    Called,
+}
+
+/// The value of `--begin`.
+const CALLED: &str = "called";
 
 /// Why the command line is of no use.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -36,6 +52,7 @@ impl Arguments {
     /// [`UsageError`] naming the argument.
     pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Self, UsageError> {
         let (mut pod, mut directory, mut cgroup) = (None, None, None);
+        let mut begin = Begin::AtOnce;
         let mut arguments = arguments.into_iter();
         while let Some(flag) = arguments.next() {
             let value = arguments.next().ok_or_else(|| UsageError::Unexpected(flag.clone()))?;
@@ -43,6 +60,8 @@ impl Arguments {
                 "--pod" => pod = Some(id(value)?),
                 "--dir" => directory = Some(absolute(value)?),
                 "--cgroup" => cgroup = Some(read_cgroup(value)?),
+                "--begin" if value == CALLED => begin = Begin::Called,
+                "--begin" => return Err(UsageError::Value("--begin", value)),
                 _ => return Err(UsageError::Unexpected(flag)),
             }
         }
@@ -50,6 +69,7 @@ impl Arguments {
             pod: pod.ok_or(UsageError::Missing("--pod"))?,
             directory: directory.ok_or(UsageError::Missing("--dir"))?,
             cgroup,
+            begin,
         })
     }
 
@@ -59,6 +79,9 @@ impl Arguments {
         line.extend(["--dir".to_owned(), self.directory.display().to_string()]);
         if let Some(cgroup) = self.cgroup.as_ref().and_then(|cgroup| serde_json::to_string(cgroup).ok()) {
             line.extend(["--cgroup".to_owned(), cgroup]);
+        }
+        if self.begin == Begin::Called {
+            line.extend(["--begin".to_owned(), CALLED.to_owned()]);
         }
         line
     }
@@ -94,8 +117,11 @@ mod tests {
     #[test]
     fn a_command_line_is_read_back() {
         let arguments = parse(&["--dir", "/run/p", "--pod", "p"]).unwrap();
-        assert_eq!(arguments, Arguments { pod: "p".into(), directory: "/run/p".into(), cgroup: None });
-        assert_eq!(Arguments::parse(arguments.to_vec()), Ok(arguments));
+        let begin = Begin::AtOnce;
+        assert_eq!(arguments, Arguments { pod: "p".into(), directory: "/run/p".into(), cgroup: None, begin });
+        assert_eq!(Arguments::parse(arguments.to_vec()), Ok(arguments.clone()));
+        let later = Arguments { begin: Begin::Called, ..arguments };
+        assert_eq!(Arguments::parse(later.to_vec()), Ok(later));
     }
 
     #[test]
@@ -105,6 +131,7 @@ mod tests {
         assert_eq!(parse(&["--pot", "p"]), Err(UsageError::Unexpected("--pot".into())));
         assert_eq!(parse(&["--pod", "../p"]), Err(UsageError::Value("--pod", "../p".into())));
         assert_eq!(parse(&["--dir", "run"]), Err(UsageError::Value("--dir", "run".into())));
+        assert_eq!(parse(&["--begin", "x"]), Err(UsageError::Value("--begin", "x".into())));
         assert_eq!(parse(&["--cgroup", "{}"]), Err(UsageError::Value("--cgroup", "{}".into())));
     }
 }

@@ -95,7 +95,7 @@ impl Supervisor {
         match hooking.handshake.receive() {
             Progress::Ready => self.hooks_done(key),
             Progress::Failed(failure) => self.start_failed(key, failure),
-            Progress::Pending | Progress::Terminal(_) | Progress::Born(..) | Progress::Waiting(_) => {}
+            Progress::Pending | Progress::Terminal(_) | Progress::Waiting(_) => {}
         }
     }
 

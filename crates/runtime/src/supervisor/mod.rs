@@ -48,7 +48,7 @@ use crate::wire::Listener;
 
 use placement::Side;
 
-pub use arguments::{Arguments, UsageError};
+pub use arguments::{Arguments, Begin, UsageError};
 
 /// Why a supervisor could not begin.
 #[derive(Debug, thiserror::Error)]
@@ -105,6 +105,10 @@ pub fn run(mut arguments: Arguments) -> Result<(), SupervisorError> {
     let begin = |step: &'static str| {
         move |errno: rustix::io::Errno| SupervisorError::Begin { step, cause: errno.into() }
     };
+    if arguments.begin == Begin::Called {
+        placement::wait_for_call()
+            .map_err(|cause| SupervisorError::Begin { step: "wait for a call", cause })?;
+    }
     // Taken: with a dozen hierarchies it is a page of memory that nobody needs later.
     if let Some(cgroup) = arguments.cgroup.take()
         && placement::enter(&proof, &cgroup)? == Side::Starter

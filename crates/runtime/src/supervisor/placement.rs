@@ -7,6 +7,7 @@
 
 use std::os::fd::AsFd;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use super::SupervisorError;
@@ -14,6 +15,21 @@ use crate::Error;
 use crate::cgroup::Cgroup;
 use crate::sys::{CloneFlags, Cloned, clone_process};
 use crate::thread::SingleThread;
+
+/// How long a process waits that is to become a supervisor when it is called: longer than any daemon takes for a scope. One
+/// whose daemon is gone must not wait for ever.
+const PATIENCE: Timespec = Timespec { tv_sec: 120, tv_nsec: 0 };
+
+/// Waits until somebody connects to the socket on standard input.
+pub(super) fn wait_for_call() -> std::io::Result<()> {
+    // Not the standard library's, which makes a buffer for it.
+    let listener = rustix::stdio::stdin();
+    let mut descriptors = [PollFd::from_borrowed_fd(listener, PollFlags::IN)];
+    match rustix::io::retry_on_intr(|| poll(&mut descriptors, Some(&PATIENCE)))? {
+        0 => Err(std::io::ErrorKind::TimedOut.into()),
+        _ => Ok(()),
+    }
+}
 
 /// Which side of the copy this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

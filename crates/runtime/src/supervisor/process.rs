@@ -5,8 +5,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_send_signal, waitid};
 
-use crate::Failure;
-
 /// A child that has not been waited for.
 #[derive(Debug)]
 pub(super) struct Process {
@@ -32,17 +30,6 @@ impl AsFd for Process {
 }
 
 impl Process {
-    /// Another process takes the place of this one, which is given back.
-    pub(super) fn succeed(&mut self, pid: i32, pidfd: OwnedFd) -> Result<Self, Failure> {
-        match crate::container::start_time(pid) {
-            Ok(start_time) => Ok(std::mem::replace(self, Self { pid, pidfd, start_time })),
-            Err(failure) => {
-                let _ = pidfd_send_signal(&pidfd, Signal::KILL);
-                Err(failure)
-            }
-        }
-    }
-
     /// Waits for it, if it has ended.
     pub(super) fn reap(&self) -> Option<Ended> {
         reap(self.pidfd.as_fd())

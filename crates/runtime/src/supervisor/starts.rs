@@ -62,14 +62,6 @@ impl Supervisor {
         });
         match received {
             Progress::Pending | Progress::Terminal(_) => {}
-            Progress::Born(pid, pidfd) => {
-                let State::Starting { process, .. } = &mut container.state else { return };
-                match process.succeed(pid, pidfd) {
-                    Ok(former) => self.leave_to_end(former),
-                    Err(failure) => return self.start_failed(key, failure),
-                }
-                self.progress(key);
-            }
             Progress::Waiting(Halt::Built) => self.run_hooks(key, &[Moment::Prestart, Moment::CreateRuntime]),
             Progress::Waiting(Halt::Created) => self.hold(key),
             Progress::Ready if container.hooks.as_ref().is_some_and(|hooks| !hooks.poststart.is_empty()) => {
@@ -163,13 +155,6 @@ impl Supervisor {
         }
     }
 
-    /// A process that ends by itself is waited for.
-    fn leave_to_end(&mut self, process: Process) {
-        let key = self.key();
-        self.leaving.push((key, Leaving::unasked(process)));
-        self.left(key);
-    }
-
     /// A process that was killed may have ended.
     pub(super) fn left(&mut self, key: Key) {
         let Some(at) = self.leaving.iter().position(|(other, _)| *other == key) else { return };
@@ -195,13 +180,6 @@ impl Supervisor {
             Ok(())
         });
         match received {
-            Progress::Born(pid, pidfd) => match exec.process.succeed(pid, pidfd) {
-                Ok(former) => {
-                    self.leave_to_end(former);
-                    self.exec_progress(key);
-                }
-                Err(failure) => self.exec_failed(key, sequence, failure),
-            },
             // An exec has nothing to wait for.
             Progress::Pending | Progress::Terminal(_) | Progress::Waiting(_) => {}
             Progress::Ready => {
@@ -229,8 +207,6 @@ impl Supervisor {
         let late =
             self.containers.iter().filter(|(_, c)| c.deadline().is_some_and(|deadline| deadline <= now));
         for key in late.map(|(key, _)| *key).collect::<Vec<_>>() {
-            // It may have been born, and what is known would then not be what is to be killed.
-            self.progress(key);
             let starting =
                 |(other, c): &(Key, Container)| *other == key && matches!(c.state, State::Starting { .. });
             match self.containers.iter().find(|entry| starting(entry)) {
@@ -244,7 +220,6 @@ impl Supervisor {
         let late =
             self.execs.iter().filter(|(_, exec)| exec.deadline().is_some_and(|deadline| deadline <= now));
         for key in late.map(|(key, _)| *key).collect::<Vec<_>>() {
-            self.exec_progress(key);
             let Some((_, exec)) = self.execs.iter().find(|(other, _)| *other == key) else { continue };
             if let exec::State::Starting { sequence, .. } = &exec.state {
                 let (sequence, failure) = (*sequence, container::too_late(&exec.name));

@@ -11,6 +11,7 @@ mod clone;
 mod mount;
 mod network;
 mod process;
+mod schedule;
 mod signal;
 
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
@@ -22,14 +23,15 @@ pub(crate) use bpf::{
 };
 pub(crate) use clone::{Child, CloneFlags, Cloned, clone_process};
 pub(crate) use mount::{
-    AttributeBits, Reach, attribute_bits, map_ids, mount_id, set_attributes, set_propagation,
+    AttributeBits, Reach, attribute_bits, change_propagation, map_ids, mount_id, set_attributes,
+    set_propagation,
 };
 pub(crate) use network::bring_loopback_up;
 pub(crate) use process::{
-    Awaited, close_above_stdio_but, close_all, close_inherited, close_on_exec_above_stdio, exit_now,
-    install_seccomp, reset_signal_dispositions, set_resource_limit, wait_for_signal,
+    Awaited, close_all, close_all_but, close_inherited, close_on_exec_above_stdio, exit_now, install_seccomp,
+    reset_signal_dispositions, set_resource_limit, wait_for_signal,
 };
-
+pub(crate) use schedule::{set_io_priority, set_personality, set_policy};
 pub(crate) use signal::signal;
 
 /// Takes ownership of a descriptor that the kernel has just put into this process with a message.

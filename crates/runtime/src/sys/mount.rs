@@ -80,13 +80,25 @@ pub(crate) fn set_attributes(mount: BorrowedFd<'_>, bits: AttributeBits, reach: 
 /// Sets the propagation of a mount and of all below it. `Shared` leaves a clone in the peer group of its
 /// source.
 pub(crate) fn set_propagation(mount: BorrowedFd<'_>, propagation: Propagation) -> Result<(), Errno> {
+    match propagation {
+        Propagation::Shared => Ok(()),
+        other => change_propagation(mount, other, Reach::All),
+    }
+}
+
+/// Sets the propagation of a mount. `Shared` makes a peer group where there is none.
+pub(crate) fn change_propagation(
+    mount: BorrowedFd<'_>,
+    propagation: Propagation,
+    reach: Reach,
+) -> Result<(), Errno> {
     let flag = match propagation {
         Propagation::Private => libc::MS_PRIVATE,
         Propagation::Slave => libc::MS_SLAVE,
-        Propagation::Shared => return Ok(()),
+        Propagation::Shared => libc::MS_SHARED,
+        Propagation::Unbindable => libc::MS_UNBINDABLE,
     };
-    let attributes = libc::mount_attr { attr_set: 0, attr_clr: 0, propagation: flag, userns_fd: 0 };
-    set(mount, attributes, Reach::All)
+    set(mount, libc::mount_attr { attr_set: 0, attr_clr: 0, propagation: flag, userns_fd: 0 }, reach)
 }
 
 /// Maps the ids of a detached mount as a user namespace does (mount_setattr(2), "ID-mapped mounts").

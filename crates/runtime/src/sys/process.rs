@@ -61,14 +61,19 @@ pub(crate) fn close_inherited() {
     unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
 }
 
-/// Closes every descriptor above 2 but one, in a process that never returns to code that owns any of them.
-pub(crate) fn close_above_stdio_but(kept: BorrowedFd<'_>) -> Result<(), Errno> {
-    let kept = kept.as_raw_fd().unsigned_abs();
-    for (first, last) in [(3, kept.saturating_sub(1)), (kept + 1, libc::c_uint::MAX)] {
-        if first <= last {
-            // SAFETY: the caller ends by execve(2) or _exit and drops no owner of what is closed.
-            check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) })?;
+/// Closes every descriptor above 2 but these, in a copy of a process that never uses or drops the others.
+pub(crate) fn close_all_but<'a>(kept: impl Iterator<Item = BorrowedFd<'a>>) -> Result<(), Errno> {
+    let mut kept: Vec<u32> = kept.map(|fd| fd.as_raw_fd().cast_unsigned()).filter(|fd| *fd > 2).collect();
+    kept.sort_unstable();
+    kept.push(u32::MAX);
+    let mut from = 3;
+    for next in kept {
+        if next > from {
+            // SAFETY: the caller is a child between clone and execve, whose copies of the parent's owners are neither used nor
+            // dropped any more; what it does use is kept.
+            check(unsafe { libc::syscall(libc::SYS_close_range, from, next - 1, 0) })?;
         }
+        from = next.saturating_add(1);
     }
     Ok(())
 }

@@ -213,7 +213,7 @@ fn terminal() {
     });
     let null = File::open("/dev/null").unwrap().into();
     let mut launched = rig.start(&planned(&spec), &null).unwrap();
-    let (master, result) = handshake(&mut launched);
+    let (master, result) = handshake(&mut launched.handshake);
     result.unwrap();
     let mut master = File::from(master.expect("a terminal's master"));
     let lines: Vec<String> = (0..4).map(|_| line(&mut master)).collect();
@@ -370,7 +370,7 @@ fn budget() {
             let (read, write) = rustix::pipe::pipe().unwrap();
             let begun = std::time::Instant::now();
             let mut launched = rig.start(&plan, &write).unwrap();
-            handshake(&mut launched).1.unwrap();
+            handshake(&mut launched.handshake).1.unwrap();
             let took = begun.elapsed().as_micros();
             wait(&launched.pidfd);
             drop((read, write));

@@ -27,7 +27,7 @@ fn running(rig: &Rig) -> (runtime::container::Launched, File) {
     let plan: Plan = planned(&shell("echo up; exec sleep 1000"));
     let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
     let mut launched = rig.start(&plan, &write).unwrap();
-    handshake(&mut launched).1.unwrap();
+    handshake(&mut launched.handshake).1.unwrap();
     let mut output = File::from(read);
     assert_eq!(line(&mut output), "up");
     (launched, output)
@@ -76,7 +76,7 @@ fn terminal() {
         },
     )
     .unwrap();
-    let (master, result) = handshake(&mut launched);
+    let (master, result) = handshake(&mut launched.handshake);
     result.unwrap();
     let mut master = File::from(master.unwrap());
     assert_eq!([line(&mut master), line(&mut master)], ["/dev/pts/0", "5 6"]);

@@ -97,7 +97,7 @@ fn target_pid() {
     });
     let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
     let mut target = rig.start(&first.unwrap(), &write).unwrap();
-    handshake(&mut target).1.unwrap();
+    handshake(&mut target.handshake).1.unwrap();
     let mut output = File::from(read);
     assert_eq!(line(&mut output), "up");
 
@@ -142,6 +142,7 @@ fn host() {
         sysctls: [].into(),
         shared_memory: None,
         user: None,
+        joined: None,
     };
     let rig = Rig::with_pod(&plan);
     assert!(rig.pod.network.is_none() && rig.pod.shared_memory.is_none());

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use runtime::cgroup::{Cgroup, Host};
 use runtime::container::{ExecRequest, LaunchRequest, Launched, Streams, Until, exec, launch};
-use runtime::handshake::Progress;
+use runtime::handshake::{Handshake, Progress};
 use runtime::namespaces::{PodNamespaces, create_pod};
 use runtime::plan::{
     NamespacePlan, NamespaceSource, Plan, PlanInput, PodNamespace, PodPlan, ProcessPlan, SHARED_MEMORY_BYTES,
@@ -98,6 +98,7 @@ pub fn pod_plan() -> PodPlan {
         sysctls: [("net.ipv4.ip_unprivileged_port_start".to_owned(), "81".to_owned())].into(),
         shared_memory: Some(SHARED_MEMORY_BYTES),
         user: None,
+        joined: None,
     }
 }
 
@@ -179,7 +180,7 @@ impl Rig {
         };
         // Attached over itself while the overlay is made: kernels before 6.15 name no layer that is attached nowhere.
         let image = self.image();
-        move_mount(&mapped(&image), "", CWD, &image, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).unwrap();
+        move_mount(mapped(&image), "", CWD, &image, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).unwrap();
         // What is written belongs to the users outside.
         let upper = self.directory.path().join("upper");
         let owner = self.pod.user.as_ref().and_then(|user| user.ids.outside_uid(0));
@@ -274,21 +275,16 @@ pub fn wait(pidfd: &OwnedFd) -> (i32, i32) {
 }
 
 /// Waits until the handshake is over; the terminal's master comes along.
-pub fn handshake(launched: &mut Launched) -> (Option<OwnedFd>, Result<(), Failure>) {
+pub fn handshake(handshake: &mut Handshake) -> (Option<OwnedFd>, Result<(), Failure>) {
     let mut terminal = None;
     let bound = Timespec { tv_sec: 20, tv_nsec: 0 };
     loop {
-        match launched.handshake.receive() {
+        match handshake.receive() {
             Progress::Pending => {
-                let ready =
-                    poll(&mut [PollFd::new(&launched.handshake, PollFlags::IN)], Some(&bound)).unwrap();
+                let ready = poll(&mut [PollFd::new(&*handshake, PollFlags::IN)], Some(&bound)).unwrap();
                 assert!(ready > 0, "the child has not reported for 20 s");
             }
             Progress::Terminal(master) => terminal = Some(master),
-            Progress::Born(pid, pidfd) => {
-                assert_eq!(wait(&launched.pidfd), (0, 0));
-                (launched.pid, launched.pidfd) = (pid, pidfd);
-            }
             Progress::Waiting(halt) => panic!("it waits: {halt:?}"),
             Progress::Ready => return (terminal, Ok(())),
             Progress::Failed(failure) => return (terminal, Err(failure)),
@@ -297,7 +293,7 @@ pub fn handshake(launched: &mut Launched) -> (Option<OwnedFd>, Result<(), Failur
 }
 
 pub fn finish(mut launched: Launched, mut output: File) -> Outcome {
-    let (_, result) = handshake(&mut launched);
+    let (_, result) = handshake(&mut launched.handshake);
     let mut bytes = Vec::new();
     output.read_to_end(&mut bytes).unwrap();
     let (code, signal) = wait(&launched.pidfd);

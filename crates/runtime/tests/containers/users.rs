@@ -68,7 +68,7 @@ fn running(rig: &Rig) -> (runtime::container::Launched, File) {
     let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
     let mut launched = rig.start(&planned(&shell("echo up; exec sleep 1000")), &write).unwrap();
     drop(write);
-    handshake(&mut launched).1.unwrap();
+    handshake(&mut launched.handshake).1.unwrap();
     let mut output = File::from(read);
     assert_eq!(line(&mut output), "up");
     (launched, output)
@@ -248,7 +248,7 @@ fn terminal() {
     });
     let null = File::open("/dev/null").unwrap().into();
     let mut launched = rig.start(&planned(&spec), &null).unwrap();
-    let (master, result) = handshake(&mut launched);
+    let (master, result) = handshake(&mut launched.handshake);
     result.unwrap();
     let mut master = File::from(master.unwrap());
     assert_eq!([line(&mut master), line(&mut master), line(&mut master)], ["/dev/pts/0", "33", "word"]);
@@ -355,7 +355,7 @@ fn budget() {
             let (_read, write) = rustix::pipe::pipe().unwrap();
             let begun = std::time::Instant::now();
             let mut launched = rig.start(&plan, &write).unwrap();
-            handshake(&mut launched).1.unwrap();
+            handshake(&mut launched.handshake).1.unwrap();
             let took = begun.elapsed().as_micros();
             wait(&launched.pidfd);
             took

@@ -60,7 +60,7 @@ fn running(rig: &Rig, mut spec: oci::Spec) -> (Launched, File) {
     let (read, write): (OwnedFd, OwnedFd) =
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
     let mut launched = rig.start(&planned(&spec), &write).unwrap();
-    handshake(&mut launched).1.unwrap();
+    handshake(&mut launched.handshake).1.unwrap();
     let mut output = File::from(read);
     assert_eq!(line(&mut output), "up");
     (launched, output)

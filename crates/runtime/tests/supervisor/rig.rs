@@ -16,7 +16,7 @@ use runtime::plan::{
     SHARED_MEMORY_BYTES,
 };
 use runtime::spec::{self, oci};
-use runtime::supervisor::Arguments;
+use runtime::supervisor::{Arguments, Begin};
 use runtime::wire::{
     Listener, Reply, Request, Scope, StartContainer, StartExec, Stdin, Stream, Target, VERSION,
 };
@@ -91,7 +91,12 @@ impl Rig {
         let own = Cgroup::create(&host, &format!("{cgroups}/supervisor")).unwrap();
         let pod = directory.path().join("pod");
         let listener = Listener::bind(&pod, "supervisor.sock").unwrap();
-        let arguments = Arguments { pod: "p1".to_owned(), directory: pod.clone(), cgroup: Some(own) };
+        let arguments = Arguments {
+            pod: "p1".to_owned(),
+            directory: pod.clone(),
+            cgroup: Some(own),
+            begin: Begin::AtOnce,
+        };
         // The supervisor is a copy of what is started here, and our child as well.
         let mut starter = Command::new(binary())
             .args(arguments.to_vec())
@@ -299,6 +304,7 @@ pub fn pod_plan() -> PodPlan {
         sysctls: std::collections::BTreeMap::new(),
         shared_memory: Some(SHARED_MEMORY_BYTES),
         user: None,
+        joined: None,
     }
 }
 

@@ -88,7 +88,7 @@ async fn steps(starting: Starting) -> Result<Begun, Error> {
 
 async fn start_internal(starting: Starting) -> Result<Begun, Error> {
     let Starting { shared, client, facts, resources, ready } = starting;
-    let ready = match ready {
+    let mut ready = match ready {
         Some(ready) => ready,
         None => read_again(&shared, &facts, &client).await?,
     };
@@ -97,6 +97,8 @@ async fn start_internal(starting: Starting) -> Result<Begun, Error> {
     }
     let mut limits = spec::resources::without_devices(&resources)?;
     limits.set_devices(Some(ready.devices));
+    // Of an update since it was made.
+    ready.plan.process.oom_score_adj = Some(resources.oom_score());
     let images = volumes::open(&shared, &facts, &client).await?;
     let wanted = Wanted { sources: ready.plan.sources.clone(), images };
     let (cgroup, sources) = prepare(&shared, &facts, (limits, wanted)).await?;

@@ -54,7 +54,12 @@ pub(crate) async fn start(starting: Starting, runtime: ExternalRuntime) -> Resul
         None => Some(make::mount_again(&shared, &facts.id, None).await?),
     };
     let images = if is_mounted { BTreeMap::new() } else { volumes::open(&shared, &facts, &client).await? };
-    let spec = described(&shared, (&client, &facts), &plan).await?;
+    let mut spec = described(&shared, (&client, &facts), &plan).await?;
+    if let Some(process) = spec.process_mut() {
+        // Of an update since it was made.
+        let least = least_oom_score_adj().unwrap_or(i32::MIN);
+        process.set_oom_score_adj(Some(resources.oom_score().max(least)));
+    }
     let mut limits = resources::without_devices(&resources)?;
     limits.set_devices(Some(make::device_rules(&spec)));
     let cgroup = prepare(&shared, &facts, (limits, spec), Mounts { root, images }).await?;

@@ -4,11 +4,12 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::config::Config;
+use crate::config::{CgroupDriver, Config};
 use crate::container::config::Profile;
 use crate::error::Error;
 use crate::handler::Handler;
 use crate::pod::config::{NamespaceMode, PodConfig};
+use crate::scopes;
 use crate::shared::Shared;
 use crate::sources::on_sources;
 use crate::spec::{files, namespaces, seccomp};
@@ -30,7 +31,7 @@ pub(crate) fn handler<'a>(config: &'a Config, pod: &PodConfig) -> Result<&'a Han
 ///
 /// # Errors
 /// [`Error::Refused`] with the first field that is wrong or not supported.
-pub(crate) fn check(handler: &Handler, pod: &PodConfig) -> Result<(), Error> {
+pub(crate) fn check((driver, handler): (&CgroupDriver, &Handler), pod: &PodConfig) -> Result<(), Error> {
     for (field, value) in [("name", &pod.metadata.name), ("namespace", &pod.metadata.namespace)] {
         if value.is_empty() {
             return Err(Error::refused(format!("metadata.{field}"), "is empty"));
@@ -48,7 +49,7 @@ pub(crate) fn check(handler: &Handler, pod: &PodConfig) -> Result<(), Error> {
             format!("\"{}\" is not an absolute path", pod.log_directory.display()),
         ));
     }
-    cgroup_parent(pod)?;
+    scopes::check_parent(driver, &pod.cgroup_parent)?;
     modes(pod)?;
     if handler.external.is_some() && pod.namespaces.user.is_some() {
         let field = "linux.security_context.namespace_options.userns_options";
@@ -82,30 +83,6 @@ fn seccomp_profile(pod: &PodConfig) -> Option<&str> {
         _ => None,
     }
 }
-
-fn cgroup_parent(pod: &PodConfig) -> Result<(), Error> {
-    let parent = pod.cgroup_parent.trim_end_matches('/');
-    let refuse = |why: String| Err(Error::refused("linux.cgroup_parent", why));
-    if parent.ends_with(".slice") {
-        return refuse(format!("\"{parent}\" is a systemd slice, and the cgroup driver is cgroupfs"));
-    }
-    let relative = parent.strip_prefix('/').unwrap_or(parent);
-    let is_clean = relative.is_empty() || relative.split('/').all(|part| !matches!(part, "" | "." | ".."));
-    if !is_clean || relative.contains('\0') {
-        return refuse(format!("\"{parent}\" is not a clean path"));
-    }
-    // What the kernel has no place for can neither be made nor, which is worse, removed.
-    if relative.len() > LONGEST_PARENT || relative.split('/').any(|part| part.len() > LONGEST_NAME) {
-        return refuse(format!("\"{parent}\" is too long for a path of cgroups"));
-    }
-    Ok(())
-}
-
-/// NAME_MAX of linux/limits.h.
-const LONGEST_NAME: usize = 255;
-
-/// Half of PATH_MAX (linux/limits.h): the rest is for the hierarchy's mount, two ids, and what others make below.
-const LONGEST_PARENT: usize = 2048;
 
 fn modes(pod: &PodConfig) -> Result<(), Error> {
     let refuse = |field: &str, why: &str| {

@@ -3,16 +3,22 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use runtime::cgroup::Cgroup;
 
+use crate::config::CgroupDriver;
 use crate::error::Error;
 use crate::external;
 use crate::pod::make::{attachment, network_error, supervisor_cgroup};
 use crate::pod::state::{Part, Parts};
 use crate::record::PodFacts;
+use crate::scopes;
 use crate::shared::{Shared, blocking, within};
 use crate::supervisor::Minder;
+
+/// How long systemd may take to notice that a scope is empty before it is asked to end it.
+const SCOPE_PATIENCE: Duration = Duration::from_secs(3);
 
 /// A pod that is taken down.
 pub(crate) struct Dismantling<'a> {
@@ -85,6 +91,39 @@ async fn end_supervisor(down: &Dismantling<'_>) -> Result<(), Error> {
 }
 
 async fn remove_cgroup(down: &Dismantling<'_>) -> Result<(), Error> {
+    match scopes::of_cgroup(&down.facts.cgroup) {
+        None => on_cgroup(down, Cgroup::remove).await,
+        Some((name, _)) => remove_scope(down, name).await,
+    }
+}
+
+/// A scope goes with the last process in it; what was made below it is ours to remove, and it itself is systemd's.
+async fn remove_scope(down: &Dismantling<'_>, name: &str) -> Result<(), Error> {
+    let (gone, is_gone) = tokio::sync::oneshot::channel();
+    let emptied = on_cgroup(down, move |cgroup| {
+        let emptied = cgroup.remove_below();
+        let _asker_has_gone = gone.send(cgroup.is_removed_by_systemd(SCOPE_PATIENCE));
+        emptied
+    });
+    emptied.await?;
+    let CgroupDriver::Systemd(systemd) = &down.shared.config.cgroup_driver else {
+        // Made under another configuration: nobody to ask, and nothing in it.
+        return on_cgroup(down, Cgroup::remove).await;
+    };
+    if !is_gone.await.unwrap_or(false) {
+        let subject = down.facts.id.as_str();
+        tracing::warn!(scope = name, "systemd has not removed an empty scope; it is asked to");
+        systemd.end(name).await.map_err(|error| error.of("ending the scope", subject))?;
+    }
+    // Hierarchies that systemd doesn't keep its units in; and all, should it have lost sight of the scope.
+    on_cgroup(down, Cgroup::remove).await
+}
+
+/// Kills everything in the pod's cgroup, and takes it down by `remove`.
+async fn on_cgroup(
+    down: &Dismantling<'_>,
+    remove: impl FnOnce(&Cgroup) -> Result<(), runtime::Error> + Send + 'static,
+) -> Result<(), Error> {
     let (host, path) = (down.shared.host.clone(), down.facts.cgroup.clone());
     let (shared, facts) = (down.shared.clone(), down.facts.clone());
     let leaf = supervisor_cgroup(down.facts);
@@ -95,7 +134,7 @@ async fn remove_cgroup(down: &Dismantling<'_>) -> Result<(), Error> {
         let killed = cgroup.kill();
         // The leaf first: finding a cgroup below costs a wait in every hierarchy.
         let _removed_below = Cgroup::at(&host, &leaf).and_then(|leaf| leaf.remove());
-        cgroup.remove().and(killed).map_err(failed)?;
+        remove(&cgroup).and(killed).map_err(failed)?;
         external::detach_pod(&shared, &facts)
     })
     .await

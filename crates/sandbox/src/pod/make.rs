@@ -3,8 +3,8 @@
 //! | step | pushed to the undo stack before it |
 //! |---|---|
 //! | intent: the record and the /etc files | (the directory goes when nothing else is left) |
-//! | cgroup | [`Part::Cgroup`] |
-//! | supervisor started and connected | [`Part::Supervisor`] |
+//! | cgroup; none yet with a scope | [`Part::Cgroup`] |
+//! | supervisor started and connected; with a scope that is started around it in between | [`Part::Supervisor`] |
 //! | namespaces | – (they are the supervisor's) |
 //! | network attached | [`Part::Network`] |
 //! | the record says that it is ready | – |
@@ -17,8 +17,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use runtime::cgroup::Cgroup;
+use runtime::supervisor::Begin;
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
+use crate::config::CgroupDriver;
 use crate::error::Error;
 use crate::network::{Attachment, NetworkError};
 use crate::pod::config::NamespaceMode;
@@ -26,6 +28,7 @@ use crate::pod::dismantle::{Dismantling, dismantle_part};
 use crate::pod::limits::{self, PodResources, Weigh};
 use crate::pod::state::{Live, Part, Parts, PodState};
 use crate::record::{self, PodFacts, PodRecord};
+use crate::scopes::{self, Scope, Scopes};
 use crate::shared::{Shared, blocking, within};
 use crate::spec::{files, namespaces};
 use crate::supervisor::Minder;
@@ -90,8 +93,9 @@ impl Making<'_> {
     async fn steps(&mut self, undo: &mut Stack<Part>) -> Result<Live, Error> {
         self.intent()?;
         undo.push(Part::Cgroup);
-        self.cgroup().await?;
-        limits::weigh(self.shared, self.facts, (&PodResources::of(&self.facts.config), Weigh::Anew)).await?;
+        if scopes::of_cgroup(&self.facts.cgroup).is_none() {
+            create_cgroup(self.shared, self.facts).await?;
+        }
         undo.push(Part::Supervisor);
         let supervisor = self.supervisor().await?;
         let ips = match &self.netns {
@@ -120,13 +124,33 @@ impl Making<'_> {
         write_files(&directory, self.facts)
     }
 
-    async fn cgroup(&self) -> Result<(), Error> {
-        // The supervisor's leaf, and with it the pod's own above it.
-        let (host, path) = (self.shared.host.clone(), supervisor_cgroup(self.facts));
+    /// The pod's scope, where it has one, still without a process.
+    fn scope(&self) -> Option<(Arc<dyn Scopes>, Scope)> {
+        let CgroupDriver::Systemd(systemd) = &self.shared.config.cgroup_driver else { return None };
+        let (name, slice) = scopes::of_cgroup(&self.facts.cgroup)?;
+        let description = scopes::description(&self.facts.id, &self.shared.config.state_dir);
+        let scope = Scope { name: name.to_owned(), slice: slice.to_owned(), description, pid: 0 };
+        Some((systemd.clone(), scope))
+    }
+
+    /// The supervisor's leaf in a scope that `pid` is in, if it is: everything below would be made elsewhere than where
+    /// systemd has the scope.
+    async fn leaf(&self, pid: u32) -> Result<(), Error> {
+        let (host, facts) = (self.shared.host.clone(), self.facts.clone());
         let after = self.shared.config.deadlines.cgroup;
         blocking(("creating the cgroup", self.facts.id.as_str(), after), move || {
-            let created = Cgroup::create(&host, &path);
-            created.map(drop).map_err(|cause| Error::step("creating the cgroup", path, cause))
+            let failed = |cause| Error::step("looking for the scope", facts.cgroup.clone(), cause);
+            let cgroups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).map_err(failed)?;
+            let is_there = |line: &str| {
+                let (_, path) = line.split_once("::").or_else(|| line.split_once(":name=systemd:"))?;
+                Some(path == facts.cgroup)
+            };
+            if !cgroups.lines().filter_map(is_there).any(|is_there| is_there) {
+                let cause = std::io::Error::other(format!("process {pid} is in {cgroups:?}"));
+                return Err(failed(cause));
+            }
+            let leaf = Cgroup::create_directories(&host, &supervisor_cgroup(&facts));
+            leaf.map(drop).map_err(|cause| Error::step("creating the cgroup", facts.cgroup.clone(), cause))
         })
         .await
     }
@@ -137,12 +161,24 @@ impl Making<'_> {
         let cgroup = Cgroup::at(&self.shared.host, &supervisor_cgroup(self.facts))
             .map_err(|cause| Error::step("naming the cgroup", self.facts.cgroup.clone(), cause))?;
         let subject = self.facts.id.as_str();
-        let spawned = self.shared.supervisor.spawn(&self.facts.id, &directory, &cgroup);
-        let minder = within(("starting the supervisor", subject, deadlines.supervisor), spawned).await?;
+        let scope = self.scope();
+        let begin = if scope.is_some() { Begin::Called } else { Begin::AtOnce };
+        let started = self.shared.supervisor.start(&self.facts.id, &directory, (&cgroup, begin))?;
+        if let Some((systemd, scope)) = &scope {
+            let scope = Scope { pid: started.pid(), ..scope.clone() };
+            systemd.start(&scope).await.map_err(|error| error.of("starting the scope", subject))?;
+            self.leaf(scope.pid).await?;
+        }
+        let connected = started.connect(&self.facts.id, &directory);
+        let minder = within(("starting the supervisor", subject, deadlines.supervisor), connected).await?;
         let minder = self.minder.insert(minder);
         if let Some(files) = self.shared.config.open_files {
             limit_open_files(minder.process.pid, files)
                 .map_err(|cause| Error::step("limiting the open files", subject, cause))?;
+        }
+        if scope.is_some() {
+            // The controllers, now that the scope itself is empty.
+            create_cgroup(self.shared, self.facts).await?;
         }
         let plan = namespaces::pod_plan(&self.facts.config, &self.facts.handler);
         self.netns = minder.client.create_pod(plan, deadlines.namespaces).await?;
@@ -151,6 +187,18 @@ impl Making<'_> {
         }
         Ok(minder.process)
     }
+}
+
+/// Makes the supervisor's leaf, and with it the pod's own cgroup above it, which gets its weight.
+async fn create_cgroup(shared: &Arc<Shared>, facts: &PodFacts) -> Result<(), Error> {
+    let (host, path) = (shared.host.clone(), supervisor_cgroup(facts));
+    let after = shared.config.deadlines.cgroup;
+    blocking(("creating the cgroup", facts.id.as_str(), after), move || {
+        let created = Cgroup::create(&host, &path);
+        created.map(drop).map_err(|cause| Error::step("creating the cgroup", path, cause))
+    })
+    .await?;
+    limits::weigh(shared, facts, (&PodResources::of(&facts.config), Weigh::Anew)).await
 }
 
 /// Gives a supervisor its own limit. By its process id once it has said which that is and before it has made anything: what it

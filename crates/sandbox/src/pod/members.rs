@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use runtime::plan::ProcessPlan;
+
 use crate::container::config::{ContainerConfig, ContainerMetadata};
 use crate::container::make::Made;
 use crate::container::state::ContainerState;
@@ -32,6 +34,16 @@ impl Member {
         let resources = config.resources.clone();
         let state = ContainerState::Making;
         Self { config, state, made: None, resources, is_launching: false, updates: None }
+    }
+
+    /// Has what is executed from now on have the OOM score that updates have given the container.
+    pub(crate) fn process_as_updated(&mut self) {
+        let score = Some(self.resources.oom_score());
+        if let Some(made) = &mut self.made
+            && made.process.oom_score_adj != score
+        {
+            made.process = Arc::new(ProcessPlan { oom_score_adj: score, ..(*made.process).clone() });
+        }
     }
 
     pub(crate) fn name(&self) -> &ContainerMetadata {

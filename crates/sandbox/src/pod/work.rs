@@ -56,6 +56,8 @@ pub(crate) enum Work {
         change: Box<Resources>,
         /// What is written for it.
         written: Box<Resources>,
+        /// The OOM score of the processes so far, and from now on.
+        scores: (i32, i32),
         reply: Reply,
     },
     /// Give the pod's cgroup the weight that these limits say.
@@ -132,7 +134,9 @@ impl Work {
                 .map(|ending| Box::pin(async move { Done::Container(id, ending.kill().await) }) as Task),
             Self::Tidy(id) => tidy(&world, &id),
             Self::EraseContainer(id) => erase_one(&world, id),
-            Self::Update { id, change, written, reply } => Some(update(&world, (id, change, written), reply)),
+            Self::Update { id, change, written, scores, reply } => {
+                Some(update(&world, (id, change), (*written, scores), reply))
+            }
             Self::Weigh { after, reply } => Some(weigh(&world, after, reply)),
         }
     }
@@ -307,14 +311,15 @@ fn erase_one(world: &World<'_>, id: ContainerId) -> Option<Task> {
 
 fn update(
     world: &World<'_>,
-    (id, change, written): (ContainerId, Box<Resources>, Box<Resources>),
+    (id, change): (ContainerId, Box<Resources>),
+    (written, scores): (Resources, (i32, i32)),
     reply: Reply,
 ) -> Task {
     let shared = world.shared.clone();
     let facts = facts_of(world, &id);
     Box::pin(async move {
         let outcome = match facts {
-            Some(facts) => apply(&shared, facts, *written).await,
+            Some(facts) => apply(&shared, facts, (written, scores)).await,
             None => Ok(()),
         };
         Done::Updated { id, change, outcome, reply }
@@ -329,7 +334,11 @@ fn weigh(world: &World<'_>, after: Box<PodResources>, reply: Reply) -> Task {
     })
 }
 
-async fn apply(shared: &Arc<Shared>, facts: Arc<ContainerFacts>, written: Resources) -> Result<(), Error> {
+async fn apply(
+    shared: &Arc<Shared>,
+    facts: Arc<ContainerFacts>,
+    (written, (score, new)): (Resources, (i32, i32)),
+) -> Result<(), Error> {
     let after = shared.config.deadlines.cgroup;
     let host = shared.host.clone();
     let subject = facts.id.to_string();
@@ -337,7 +346,9 @@ async fn apply(shared: &Arc<Shared>, facts: Arc<ContainerFacts>, written: Resour
         spec::resources::check(&host, &written)?;
         let limits = spec::resources::without_devices(&written)?;
         let failed = |cause| Error::step("changing the resources", facts.id.to_string(), cause);
-        Cgroup::at(&host, &facts.cgroup).and_then(|cgroup| cgroup.apply(&limits)).map_err(failed)
+        let cgroup = Cgroup::at(&host, &facts.cgroup).map_err(failed)?;
+        cgroup.apply(&limits).map_err(failed)?;
+        if score == new { Ok(()) } else { cgroup.change_oom_score(score, new).map_err(failed) }
     })
     .await
 }

@@ -18,6 +18,7 @@ use crate::record;
 use crate::registry::PodEntry;
 use crate::resources::Resources;
 use crate::shared::blocking;
+use crate::spec;
 use crate::stats::{self, ContainerUsage};
 
 impl Pods {
@@ -152,7 +153,7 @@ impl Pods {
         stats::containers(&self.shared, self.containers(filter)).await
     }
 
-    /// The OCI specification of a container, as JSON, for verbose statuses. Safe to cancel.
+    /// The OCI specification of a container, as JSON, with the limits that it has now: for verbose statuses. Safe to cancel.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Step`] when it can't be read.
@@ -161,6 +162,12 @@ impl Pods {
         let path = self.shared.store.container_dir(&status.pod, &status.id).join("spec.json");
         // The state directory may be on a disk.
         let attempt = ("reading the specification", status.id.as_str(), self.shared.config.deadlines.cgroup);
-        blocking(attempt, move || record::read_json(&path)).await
+        let resources = status.resources.clone();
+        blocking(attempt, move || {
+            let spec = spec::resources::updated(record::read_json(&path)?, &resources)?;
+            serde_json::to_value(spec)
+                .map_err(|cause| Error::step("reading the specification", path.display().to_string(), cause))
+        })
+        .await
     }
 }

@@ -26,6 +26,7 @@ pub(crate) fn pod_plan(pod: &PodConfig, handler: &Handler) -> PodPlan {
         sysctls: pod.sysctls.clone(),
         shared_memory: (ipc == PodNamespace::Own).then_some(SHARED_MEMORY_BYTES),
         user: pod.namespaces.user.as_ref().map(users::ids),
+        joined: None,
     })
 }
 

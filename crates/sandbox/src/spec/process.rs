@@ -53,7 +53,7 @@ pub(crate) fn process(input: &SpecInput<'_>) -> Result<oci::Process, Error> {
         .set_apparmor_profile(input.apparmor.map(str::to_owned))
         .set_no_new_privileges(Some(security.no_new_privileges))
         // Said even when it is 0: the supervisor's own would be inherited, and that spares it.
-        .set_oom_score_adj(Some(input.container.resources.oom_score_adj.unwrap_or(0)));
+        .set_oom_score_adj(Some(input.container.resources.oom_score()));
     Ok(process)
 }
 

@@ -52,6 +52,22 @@ pub(crate) fn without_devices(resources: &Resources) -> Result<oci::LinuxResourc
     Ok(limits)
 }
 
+/// A specification with the limits that updates have made of its own.
+///
+/// # Errors
+/// As for [`without_devices`].
+pub(crate) fn updated(mut spec: oci::Spec, resources: &Resources) -> Result<oci::Spec, Error> {
+    let mut limits = without_devices(resources)?;
+    if let Some(process) = spec.process_mut() {
+        process.set_oom_score_adj(Some(resources.oom_score()));
+    }
+    if let Some(linux) = spec.linux_mut() {
+        limits.set_devices(linux.resources().as_ref().and_then(|before| before.devices().clone()));
+        linux.set_resources(Some(limits));
+    }
+    Ok(spec)
+}
+
 /// Checks that this host can apply limits.
 ///
 /// # Errors

@@ -13,10 +13,10 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use runtime::cgroup::Cgroup;
-use runtime::supervisor::Arguments;
+use runtime::supervisor::{Arguments, Begin};
 use runtime::wire::{Listener, Socket, WireError};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 
 use crate::error::Error;
 use crate::id::{ContainerId, PodId};
@@ -54,21 +54,25 @@ impl Binary {
         &self.executable
     }
 
-    /// Starts a supervisor for a pod and connects to it. Not safe to cancel without taking the pod's cgroup down.
+    /// Starts a supervisor for a pod, to be connected to.
     ///
     /// # Errors
     /// [`Error::Step`].
-    pub(crate) async fn spawn(
+    pub(crate) fn start(
         &self,
         pod: &PodId,
         directory: &Path,
-        cgroup: &Cgroup,
-    ) -> Result<Minder, Error> {
+        (cgroup, begin): (&Cgroup, Begin),
+    ) -> Result<Started, Error> {
         let subject = pod.to_string();
         let failed = |cause| Error::step("starting the supervisor", subject.clone(), cause);
         let socket = listen(directory).map_err(failed)?;
-        let arguments =
-            Arguments { pod: subject.clone(), directory: directory.to_owned(), cgroup: Some(cgroup.clone()) };
+        let arguments = Arguments {
+            pod: subject.clone(),
+            directory: directory.to_owned(),
+            cgroup: Some(cgroup.clone()),
+            begin,
+        };
         let log = OpenOptions::new()
             .create(true)
             .append(true)
@@ -85,12 +89,38 @@ impl Binary {
             .spawn()
             .map_err(failed)?;
         // Whatever fails from here on, also by a deadline: a supervisor that nobody is connected to has to go.
-        let mut orphan = Orphan::of(&child).map_err(failed)?;
-        // Reaped by the async runtime when it ends; it is meant to outlive this handle and this daemon. Which process minds the pod
-        // is what the supervisor says: it may have put itself into its cgroup by a clone of itself.
-        drop(child);
+        let orphan = Orphan::of(&child).map_err(failed)?;
+        Ok(Started { child, orphan, begin })
+    }
+}
+
+/// A supervisor that was started; dropping this kills it.
+pub(crate) struct Started {
+    child: Child,
+    orphan: Orphan,
+    begin: Begin,
+}
+
+impl Started {
+    /// The process that was started. Which process minds the pod is what the supervisor says: it may have put itself into its
+    /// cgroup by a clone of itself.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id().unwrap_or_default()
+    }
+
+    /// Connects to it, which is what one waits for that begins when it is called. Not safe to cancel without taking the pod's cgroup down.
+    ///
+    /// # Errors
+    /// [`Error::Step`].
+    pub(crate) async fn connect(mut self, pod: &PodId, directory: &Path) -> Result<Minder, Error> {
         let minder = connect(pod, directory, Duration::MAX).await.map_err(NoMinder::error)?;
-        orphan.0 = None;
+        if self.begin == Begin::Called && self.pid().cast_signed() != minder.process.pid {
+            // It is in the cgroup above that of its clone, where nobody may be who is to hand controllers down.
+            let ended = self.child.wait().await;
+            ended.map_err(|cause| Error::step("starting the supervisor", pod.as_str(), cause))?;
+        }
+        // Reaped by the async runtime when it ends; it is meant to outlive this handle and this daemon.
+        self.orphan.0 = None;
         Ok(minder)
     }
 }
@@ -99,7 +129,7 @@ impl Binary {
 struct Orphan(Option<OwnedFd>);
 
 impl Orphan {
-    fn of(child: &tokio::process::Child) -> std::io::Result<Self> {
+    fn of(child: &Child) -> std::io::Result<Self> {
         let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
         let pid = pid.ok_or_else(|| std::io::Error::other("it ended at once"))?;
         Ok(Self(Some(pidfd_open(pid, PidfdFlags::empty())?)))

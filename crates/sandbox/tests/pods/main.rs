@@ -15,5 +15,6 @@ mod lifecycle;
 mod recovery;
 mod speed;
 mod stand_ins;
+mod systemd;
 mod volumes;
 mod world;

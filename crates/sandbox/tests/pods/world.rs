@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 use sandbox::{
-    Config, ContainerConfig, ContainerId, ContainerMetadata, ContainerPhase, Deadlines, ImageReference,
-    PodConfig, PodFilter, PodId, PodMetadata, Pods,
+    CgroupDriver, Config, ContainerConfig, ContainerId, ContainerMetadata, ContainerPhase, Deadlines,
+    ImageReference, PodConfig, PodFilter, PodId, PodMetadata, Pods,
 };
 
 use crate::stand_ins::{Images, Net};
+use crate::systemd::Systemd;
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
@@ -21,6 +22,7 @@ pub(crate) struct World {
     pub(crate) net: Arc<Net>,
     pub(crate) images: Arc<Images>,
     pub(crate) parent: String,
+    systemd: Option<Arc<Systemd>>,
     pods: Option<Pods>,
     /// The daemon's own threads, so that it can be ended as a whole.
     daemon: Option<tokio::runtime::Runtime>,
@@ -31,9 +33,21 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) async fn new() -> Self {
+        Self::on(None).await
+    }
+
+    /// One whose pods are scopes.
+    pub(crate) async fn with_systemd(systemd: Arc<Systemd>) -> Self {
+        Self::on(Some(systemd)).await
+    }
+
+    async fn on(systemd: Option<Arc<Systemd>>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let parent = format!("/knarr-sandbox-test-{}-{number}", std::process::id());
+        let parent = match systemd {
+            None => format!("/knarr-sandbox-test-{}-{number}", std::process::id()),
+            Some(_) => format!("knarr_sandbox_test_{}_{number}.slice", std::process::id()),
+        };
         let images = Arc::new(Images::new(directory.path().join("images")));
         let net = Arc::default();
         let mut world = Self {
@@ -41,6 +55,7 @@ impl World {
             net,
             images,
             parent,
+            systemd,
             pods: None,
             daemon: None,
             was_killed: false,
@@ -67,7 +82,10 @@ impl World {
             state_dir: self.directory.path().join("state"),
             supervisor: self.supervisor.clone(),
             open_files: None,
-            cgroup_driver: Default::default(),
+            cgroup_driver: match &self.systemd {
+                None => CgroupDriver::Cgroupfs,
+                Some(systemd) => CgroupDriver::Systemd(systemd.clone()),
+            },
             default_cgroup_parent: self.parent.clone(),
             handlers: Default::default(),
             cdi_spec_dirs: vec![self.directory.path().join("cdi")],
@@ -194,11 +212,11 @@ impl World {
     /// Nothing is left of what was removed.
     pub(crate) async fn assert_clean(&self) {
         until("nothing to be left", || {
-            let left = self.leftovers();
-            if left.is_empty() { Ok(()) } else { Err(format!("{left:#?}")) }
+            // A pod's files go before it is forgotten.
+            let (left, listed) = (self.leftovers(), self.pods().pods(&PodFilter::default()));
+            if left.is_empty() && listed.is_empty() { Ok(()) } else { Err(format!("{left:#?} {listed:#?}")) }
         })
         .await;
-        assert!(self.pods().pods(&PodFilter::default()).is_empty());
     }
 
     /// Removes all pods and checks that nothing is left.

@@ -180,7 +180,8 @@ impl Actor {
         if let Some(waiting) = &mut member.updates {
             return waiting.push_back((resources.clone(), reply));
         }
-        let written = resources.completed(&member.resources.updated(resources));
+        let after = member.resources.updated(resources);
+        let written = resources.completed(&after);
         match &member.state {
             ContainerState::Created => {
                 // Here and not in work of its own: a start that came meanwhile would not know of it.
@@ -190,7 +191,8 @@ impl Actor {
             ContainerState::Running(_) | ContainerState::Stopping { .. } => {
                 member.updates = Some(VecDeque::new());
                 let (change, written) = (Box::new(resources.clone()), Box::new(written));
-                self.begin(Work::Update { id: id.clone(), change, written, reply });
+                let scores = (member.resources.oom_score(), after.oom_score());
+                self.begin(Work::Update { id: id.clone(), change, written, scores, reply });
             }
             other => reply.send(Err(Error::WrongState {
                 kind: Kind::Container,
@@ -233,6 +235,7 @@ impl Actor {
         let Some(member) = self.members.get_mut(id) else { return reply.send(outcome) };
         if outcome.is_ok() {
             member.resources = member.resources.updated(change);
+            member.process_as_updated();
             save_member(&self.shared, member);
             publish_member(&self.shared, member);
         }
