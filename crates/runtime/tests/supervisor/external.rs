@@ -191,7 +191,8 @@ fn a_pid_file_is_not_believed() {
     let first = running(&mut client, request(&rig, &GOOD, "sleep 1000"));
     let second = Script { create: "cp init.first \"$pid\"", delete: "true", ..GOOD };
     fs::write(bundle(&rig).join("init.first"), first.to_string()).unwrap();
-    let mut other = request(&rig, &second, "true");
+    // The first may not have read its command yet.
+    let mut other = request(&rig, &second, "sleep 1000");
     other.container = "c2".to_owned();
     other.cgroup = rig.cgroup("c2");
     match start(&mut client, other) {
