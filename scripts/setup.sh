@@ -4,7 +4,7 @@ set -euo pipefail
 build=(gcc libc6-dev make)
 # the k8s-cri crate, the independent client of the tests, compiles its contract with protoc
 check=(protobuf-compiler)
-test=(busybox-static containernetworking-plugins docker-registry iproute2 iptables nftables jq)
+test=(busybox-static containernetworking-plugins docker-registry iproute2 iptables nftables jq runc crun)
 case "${1:-}" in
   build) want=("${build[@]}") ;;
   check) want=("${build[@]}" "${check[@]}") ;;

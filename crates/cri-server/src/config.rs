@@ -232,7 +232,7 @@ impl Config {
 
     /// The runtime handlers.
     pub(crate) fn handlers(&self) -> Result<sandbox::Handlers, ConfigError> {
-        handlers::handlers(&self.default_handler, &self.handlers)
+        handlers::handlers(self)
     }
 
     /// The path of the socket in `listen`.

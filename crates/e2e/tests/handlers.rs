@@ -109,3 +109,22 @@ async fn pods_of_a_handler_that_is_gone_stay_what_they_are_and_can_be_removed() 
     let refused = run(&client, &node.pod(), "gone").await.expect_err("there is none");
     assert_eq!(refused.code(), Code::InvalidArgument);
 }
+
+#[test]
+fn the_doctor_looks_at_runtimes_and_the_check_at_names() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("knarr.toml");
+    let knarr = |arguments: &[&str]| {
+        let output =
+            std::process::Command::new(e2e::node::binary("knarr")).args(arguments).arg(&file).output();
+        let output = output.expect("the built knarr binary");
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+    };
+    std::fs::write(&file, "[handlers.broken]\nruntime = \"/bin/false\"\n").expect("written");
+    let said = knarr(&["doctor", "--config"]);
+    assert!(said.lines().any(|line| line.starts_with("without  handler broken")), "{said}");
+    assert!(knarr(&["config", "check"]).ends_with(": ok\n"), "whether a program works is the doctor's");
+    std::fs::write(&file, "[handlers.x]\nruntime = \"runc\"\n").expect("written");
+    let said = knarr(&["config", "check"]);
+    assert!(said.contains("handlers.x.runtime"), "{said}");
+}

@@ -61,6 +61,16 @@ pub enum Error {
         /// The cgroup.
         path: PathBuf,
     },
+    /// A mount can't be attached to a path of the host, or not be taken away from there.
+    #[error("cannot {operation} {path:?}")]
+    Attach {
+        /// What was attempted.
+        operation: &'static str,
+        /// The path.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: std::io::Error,
+    },
     /// The source of a volume cannot be opened.
     #[error("cannot {operation} mount source {path:?}")]
     MountSource {

@@ -84,6 +84,7 @@ pub enum FailedStep {
     Handshake,
     Network,
     MapIds,
+    ExternalRuntime,
     Hook,
     RootPropagation,
     Schedule,
@@ -124,6 +125,7 @@ impl FailedStep {
             Self::Handshake => "report to the supervisor",
             Self::Network => "configure network",
             Self::MapIds => "map ids of",
+            Self::ExternalRuntime => "have it done by the OCI runtime:",
             Self::Hook => "run hook",
             Self::RootPropagation => "set the propagation of the root filesystem",
             Self::Schedule => "set scheduling",
@@ -133,6 +135,10 @@ impl FailedStep {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // What a program has said in its own words.
+        if self.step == FailedStep::ExternalRuntime {
+            return write!(f, "the OCI runtime could not {}", self.subject);
+        }
         if self.step == FailedStep::Hook {
             return write!(f, "hook {}", self.subject);
         }

@@ -216,6 +216,12 @@ fn broken(what: &str) -> Progress {
     })
 }
 
+/// The descriptor of the next message on a socket.
+pub(crate) fn receive_descriptor(socket: &OwnedFd) -> Result<Option<OwnedFd>, Errno> {
+    let mut buffer = [0; LONGEST];
+    receive_one(socket, &mut buffer).map(|(_, descriptor)| descriptor)
+}
+
 fn receive_one(socket: &OwnedFd, buffer: &mut [u8]) -> Result<(usize, Option<OwnedFd>), Errno> {
     let mut control = nix::cmsg_space!([RawFd; 1]);
     let mut slices = [IoSliceMut::new(buffer)];

@@ -11,6 +11,7 @@
 pub mod cgroup;
 pub mod container;
 mod error;
+pub mod external;
 mod failure;
 pub mod features;
 pub mod handshake;

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use runtime::cgroup::Cgroup;
 use runtime::container::Until;
+use runtime::external::{External, ExternalRuntime};
 use runtime::plan::{
     About, Hook, Hooks, IdMappings, Joined, NamespaceSource, Plan, PodPlan, Policy, ProcessPlan, Propagation,
     Scheduling,
@@ -78,7 +79,7 @@ fn failure() -> Failure {
 }
 
 fn created() -> PodCreated {
-    PodCreated { network: Some("/proc/42/fd/7".into()), init: Some(43), user: None }
+    PodCreated { network: Some("/proc/42/fd/7".into()), init: Some(43), ..PodCreated::default() }
 }
 
 fn requests() -> Vec<(&'static str, Request)> {
@@ -90,6 +91,7 @@ fn requests() -> Vec<(&'static str, Request)> {
             log,
             stdin,
             deadline_ms: 30_000,
+            external: None,
             until: Until::Executed,
             streams: Vec::new(),
         }))
@@ -126,7 +128,7 @@ fn replies() -> Vec<(&'static str, Reply)> {
     vec![
         ("welcome", Reply::Welcome { version: VERSION, pod: "p1".to_owned(), pid: 42 }),
         ("pod_created", Reply::PodCreated(created())),
-        ("host_pod_created", Reply::PodCreated(PodCreated { network: None, init: None, user: None })),
+        ("host_pod_created", Reply::PodCreated(PodCreated::default())),
         ("empty_snapshot", Reply::Snapshot(Snapshot { pod: None, containers: Vec::new() })),
         ("full_snapshot", Reply::Snapshot(Snapshot { pod: Some(created()), containers })),
         ("started", Reply::Started { pid: 4711, start_time: 123_456, started_at: 1 }),
@@ -205,6 +207,7 @@ fn later() -> Vec<(&'static str, u64, Message)> {
         log: None,
         stdin: Stdin::Null,
         deadline_ms: 30_000,
+        external: None,
         until: Until::Executed,
         streams: Vec::new(),
     };
@@ -249,6 +252,42 @@ fn later() -> Vec<(&'static str, u64, Message)> {
         ),
         ("create_pod_labelled", 34, Message::Request(Request::CreatePod(labelled))),
         ("start_labelled", 35, Message::Request(Request::Start(Box::new(start_labelled)))),
+    ]
+    .into_iter()
+    .chain(external())
+    .collect()
+}
+
+/// Of external runtimes.
+fn external() -> Vec<(&'static str, u64, Message)> {
+    let runtime = ExternalRuntime { path: "/usr/bin/runc".into(), args: vec!["--root=/run/r".to_owned()] };
+    let start = StartContainer {
+        container: "c1".to_owned(),
+        plan: plan(),
+        cgroup: cgroup(),
+        log: None,
+        stdin: Stdin::Null,
+        deadline_ms: 30_000,
+        until: Until::Executed,
+        streams: Vec::new(),
+        external: Some(External { runtime, bundle: "/run/knarr/pods/p1/containers/c1/bundle".into() }),
+    };
+    let created = PodCreated {
+        ipc: Some("/proc/42/fd/10".into()),
+        uts: Some("/proc/42/fd/11".into()),
+        pid: Some("/proc/42/fd/12".into()),
+        ..created()
+    };
+    let failure = Failure {
+        kind: FailureKind::System,
+        step: FailedStep::ExternalRuntime,
+        errno: None,
+        subject: "create: exec: \"nothing\" is not there".to_owned(),
+    };
+    vec![
+        ("start_external", 41, Message::Request(Request::Start(Box::new(start)))),
+        ("pod_created_whole", 43, Message::Reply(Reply::PodCreated(created))),
+        ("failed_externally", 44, Message::Reply(Reply::Failed(failure))),
     ]
 }
 

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use runtime::external::ExternalRuntime;
 use runtime::plan::{PodNamespace, PodPlan};
 use runtime::spec::oci;
 use serde::{Deserialize, Serialize};
@@ -29,6 +30,9 @@ pub struct Handlers {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Handler {
+    /// The OCI runtime that makes its containers; `None` for the internal one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub external: Option<ExternalRuntime>,
     /// Privileged containers get the devices of an ordinary one, not all of the host's.
     pub privileged_without_host_devices: bool,
     /// Annotations of a pod that its containers' specifications have, by their exact names: what a runtime does upon an annotation is
@@ -71,7 +75,10 @@ pub struct HandlerStatus {
     /// Its name; empty for the default one.
     pub name: String,
     /// What it can do.
-    pub features: Features,
+    ///
+    /// # Errors
+    /// Why it can't be used.
+    pub features: Result<Features, String>,
 }
 
 impl Default for Handlers {
@@ -104,7 +111,17 @@ impl Handlers {
 
     /// The handler that a request names; the empty name means the default one.
     pub fn get(&self, name: &str) -> Option<&Handler> {
-        self.by_name.get(if name.is_empty() { self.default.as_str() } else { name })
+        self.by_name.get(self.resolve(name))
+    }
+
+    /// The name by which a handler is known here.
+    pub(crate) fn resolve<'a>(&'a self, name: &'a str) -> &'a str {
+        if name.is_empty() { &self.default } else { name }
+    }
+
+    /// The external runtimes of handlers, by the names of those.
+    pub fn external(&self) -> impl Iterator<Item = (&String, &ExternalRuntime)> {
+        self.by_name.iter().filter_map(|(name, handler)| Some((name, handler.external.as_ref()?)))
     }
 
     /// The names that requests may use: the empty one first.

@@ -19,7 +19,8 @@ use crate::clock;
 use crate::config::{CgroupDriver, Config, Features};
 use crate::error::{Error, Kind, chain};
 use crate::events::{Event, Events};
-use crate::handler::{Handler, HandlerStatus};
+use crate::external;
+use crate::handler::{Handler, HandlerStatus, Handlers};
 use crate::id::PodId;
 use crate::network::Network;
 use crate::pod::actor::{Actor, Beginning};
@@ -87,6 +88,7 @@ impl Pods {
             store,
             supervisor,
             features: Features::detect(users.is_ok()),
+            runtimes: ask(&config.handlers).await,
             users,
             host,
             apparmor: Apparmor::detect(&config.apparmor),
@@ -133,7 +135,8 @@ impl Pods {
 
     /// The runtime handlers: the default one under the empty name, then all by their names.
     pub fn handlers(&self) -> Vec<HandlerStatus> {
-        let status = |name: &str| HandlerStatus { name: name.to_owned(), features: self.shared.features };
+        let status =
+            |name: &str| HandlerStatus { name: name.to_owned(), features: self.shared.features(name) };
         self.shared.config.handlers.names().map(status).collect()
     }
 
@@ -207,6 +210,10 @@ impl Pods {
     pub async fn run(&self, config: PodConfig) -> Result<PodId, Error> {
         self.open_for_business()?;
         let handler = check::handler(&self.shared.config, &config)?;
+        if let Err(why) = self.shared.features(&config.runtime_handler) {
+            let name = self.shared.config.handlers.resolve(&config.runtime_handler);
+            return Err(Error::refused("runtime_handler", format!("\"{name}\" can't be used: {why}")));
+        }
         check::check((&self.shared.config.cgroup_driver, handler), &config)?;
         self.shared.apparmor.check_pod(&config.security)?;
         if let (Some(_), Err(why)) = (&config.namespaces.user, self.user_namespaces()) {
@@ -373,6 +380,22 @@ impl Pods {
     fn open_for_business(&self) -> Result<(), Error> {
         if self.shared.closing.load(Ordering::Relaxed) { Err(Error::ShuttingDown) } else { Ok(()) }
     }
+}
+
+/// Asks all external runtimes side by side what they can do.
+async fn ask(handlers: &Handlers) -> BTreeMap<String, Result<Features, String>> {
+    let mut asked = JoinSet::new();
+    for (name, runtime) in handlers.external() {
+        let (name, runtime) = (name.clone(), runtime.clone());
+        asked.spawn(async move {
+            let features = external::ask(&runtime).await;
+            if let Err(why) = &features {
+                tracing::error!(handler = name, why, "pods of a runtime handler are refused");
+            }
+            (name, features)
+        });
+    }
+    asked.join_all().await.into_iter().collect()
 }
 
 /// Ends the scopes of this daemon's that belong to no pod: the state directory was lost under them.

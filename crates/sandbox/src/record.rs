@@ -21,6 +21,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use runtime::external::ExternalRuntime;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -104,6 +105,9 @@ pub(crate) struct ContainerFacts {
     pub(crate) log_path: Option<PathBuf>,
     /// Its cgroup, from the root of the hierarchies.
     pub(crate) cgroup: String,
+    /// The OCI runtime that makes it; `None` for the internal one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) runtime: Option<ExternalRuntime>,
 }
 
 /// How far a container has got.

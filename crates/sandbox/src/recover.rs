@@ -225,6 +225,7 @@ mod tests {
             user: Default::default(),
             stop_signal: Signal::TERM,
             log_path: None,
+            runtime: None,
             cgroup: "/k/p/c".to_owned(),
         };
         ContainerRecord { version: 1, facts: Arc::new(facts), resources: Default::default(), stage }

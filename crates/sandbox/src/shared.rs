@@ -29,7 +29,10 @@ pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) store: Store,
     pub(crate) host: cgroup::Host,
+    /// What the internal runtime can do.
     pub(crate) features: Features,
+    /// What external runtimes can do, by handler, or why one can't be used.
+    pub(crate) runtimes: BTreeMap<String, Result<Features, String>>,
     pub(crate) apparmor: Apparmor,
     pub(crate) selinux: Selinux,
     pub(crate) registry: Registry,
@@ -46,6 +49,17 @@ pub(crate) struct Shared {
     pub(crate) users: Result<(), String>,
     /// The daemon is going down; nothing new is begun.
     pub(crate) closing: AtomicBool,
+}
+
+impl Shared {
+    /// What pods with this name of a handler can have.
+    ///
+    /// # Errors
+    /// Why they can't be made.
+    pub(crate) fn features(&self, handler: &str) -> Result<Features, String> {
+        let name = self.config.handlers.resolve(handler);
+        self.runtimes.get(name).cloned().unwrap_or(Ok(self.features))
+    }
 }
 
 impl fmt::Debug for Shared {

@@ -8,6 +8,8 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
 
+use sandbox::ExternalRuntime;
+
 use crate::config::{CgroupDriver, Config};
 
 /// How long systemd may take to answer.
@@ -71,7 +73,11 @@ const CHECKS: [Check; 12] = [
 ];
 
 /// Prints the table. `Ok(false)` when something that must be there is missing.
-pub(crate) fn run(config: &Config) -> io::Result<bool> {
+///
+/// # Errors
+/// For the person at the terminal: a configuration that can't be used among them.
+pub(crate) fn run(config: &Config) -> Result<bool, Box<dyn std::error::Error>> {
+    let handlers = config.handlers()?;
     let mut out = io::stdout().lock();
     let mut healthy = true;
     for check in CHECKS.iter().chain([&cgroup_driver(config)]) {
@@ -84,7 +90,21 @@ pub(crate) fn run(config: &Config) -> io::Result<bool> {
             }
         }
     }
+    for (name, runtime) in handlers.external() {
+        let what = format!("handler {name}");
+        match external(runtime) {
+            Ok(seen) => writeln!(out, "ok       {what:<16} {seen}")?,
+            Err(why) => writeln!(out, "without  {what:<16} {why}: pods that ask for it are refused")?,
+        }
+    }
     Ok(healthy)
+}
+
+fn external(runtime: &ExternalRuntime) -> Result<String, String> {
+    let executor = crate::executor().map_err(|error| error.to_string())?;
+    let features = executor.block_on(sandbox::external::ask(runtime))?;
+    let can = if features.recursive_read_only_mounts { "" } else { "no " };
+    Ok(format!("{}: {can}recursive read-only mounts, no user namespaces", runtime.path.display()))
 }
 
 /// Who makes cgroups, by the configuration. systemd is looked for in any case.

@@ -3,16 +3,21 @@
 //! Not here: what the values mean (see `sandbox::Handler`, which also checks them).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
-use sandbox::{Handler, Handlers, Ulimit, UnsetSeccomp};
+use sandbox::{ExternalRuntime, Handler, Handlers, Ulimit, UnsetSeccomp};
 use serde::{Deserialize, Serialize};
 
-use super::ConfigError;
+use super::{Config, ConfigError};
 
 /// One handler.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct HandlerConfig {
+    /// `internal`, or the path of an OCI runtime with the command line of runc.
+    pub(crate) runtime: String,
+    /// What the command line of an external runtime begins with; `--root` is added unless it is there.
+    pub(crate) args: Vec<String>,
     /// Privileged containers get the devices of an ordinary one.
     pub(crate) privileged_without_host_devices: bool,
     /// Annotations of a pod that the specifications of its containers have, by their exact names.
@@ -29,6 +34,25 @@ pub(crate) struct HandlerConfig {
     /// Limits of processes by their names in setrlimit(2), without `RLIMIT_` and in lower case.
     pub(crate) default_ulimits: BTreeMap<String, UlimitConfig>,
 }
+
+impl Default for HandlerConfig {
+    fn default() -> Self {
+        Self {
+            runtime: INTERNAL_RUNTIME.to_owned(),
+            args: Vec::new(),
+            privileged_without_host_devices: false,
+            pod_annotations: BTreeSet::new(),
+            container_annotations: BTreeSet::new(),
+            default_capabilities: None,
+            unset_seccomp: SeccompChoice::default(),
+            default_sysctls: BTreeMap::new(),
+            default_ulimits: BTreeMap::new(),
+        }
+    }
+}
+
+/// The value of `runtime` that means this program's own.
+const INTERNAL_RUNTIME: &str = "internal";
 
 /// `unset_seccomp`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,15 +79,13 @@ pub(crate) struct UlimitConfig {
 ///
 /// # Errors
 /// [`ConfigError::Handler`] with the key of what can't be honoured.
-pub(crate) fn handlers(
-    default: &str,
-    configured: &BTreeMap<String, HandlerConfig>,
-) -> Result<Handlers, ConfigError> {
+pub(crate) fn handlers(config: &Config) -> Result<Handlers, ConfigError> {
     let read = |(name, handler): (&String, &HandlerConfig)| {
         check_name(name)?;
-        Ok((name.clone(), handler.read(name)?))
+        Ok((name.clone(), handler.read(name, &config.state)?))
     };
-    let by_name = configured.iter().map(read).collect::<Result<_, ConfigError>>()?;
+    let (default, by_name) = (&config.default_handler, config.handlers.iter());
+    let by_name = by_name.map(read).collect::<Result<_, ConfigError>>()?;
     Handlers::new(default, by_name).map_err(|cause| ConfigError::Handler { cause: Box::new(cause) })
 }
 
@@ -78,7 +100,7 @@ fn check_name(name: &str) -> Result<(), ConfigError> {
 }
 
 impl HandlerConfig {
-    fn read(&self, name: &str) -> Result<Handler, ConfigError> {
+    fn read(&self, name: &str, state: &Path) -> Result<Handler, ConfigError> {
         let limit = |(kind, limit): (&String, &UlimitConfig)| {
             let side = |value: i64| match value {
                 -1 => Ok(u64::MAX),
@@ -91,6 +113,7 @@ impl HandlerConfig {
             Ok((kind.clone(), Ulimit { soft: side(limit.soft)?, hard: side(limit.hard)? }))
         };
         Ok(Handler {
+            external: self.external(name, state)?,
             privileged_without_host_devices: self.privileged_without_host_devices,
             pod_annotations: self.pod_annotations.clone(),
             container_annotations: self.container_annotations.clone(),
@@ -102,6 +125,31 @@ impl HandlerConfig {
                 SeccompChoice::RuntimeDefault => UnsetSeccomp::RuntimeDefault,
             },
         })
+    }
+}
+
+impl HandlerConfig {
+    /// The runtime, with a place of its own for what it writes down.
+    fn external(&self, name: &str, state: &Path) -> Result<Option<ExternalRuntime>, ConfigError> {
+        let refuse = |key: &str, why: &str| {
+            let cause = sandbox::Error::refused(format!("handlers.{name}.{key}"), why);
+            Err(ConfigError::Handler { cause: Box::new(cause) })
+        };
+        if self.runtime == INTERNAL_RUNTIME {
+            return match self.args.is_empty() {
+                true => Ok(None),
+                false => refuse("args", "is for an external runtime"),
+            };
+        }
+        if !Path::new(&self.runtime).is_absolute() {
+            return refuse("runtime", "must be \"internal\" or an absolute path");
+        }
+        let mut args = self.args.clone();
+        if !args.iter().any(|arg| arg == "--root" || arg.starts_with("--root=")) {
+            let root = state.join("runtimes").join(name);
+            args.extend(["--root".to_owned(), root.display().to_string()]);
+        }
+        Ok(Some(ExternalRuntime { path: self.runtime.clone().into(), args }))
     }
 }
 
@@ -122,6 +170,9 @@ mod tests {
         [handlers.strict.default_ulimits]
         nofile = { soft = 1024, hard = -1 }
         [handlers.plain]
+        [handlers.runc]
+        runtime = "/usr/bin/runc"
+        args = ["--systemd-cgroup=false"]
     "#;
 
     #[test]
@@ -136,7 +187,10 @@ mod tests {
         assert!(strict.pod_annotations.contains("example.com/pod"));
         assert!(strict.container_annotations.contains("example.com/container"));
         assert_eq!(strict.default_sysctls["net.ipv4.ping_group_range"], "0 0");
-        assert_eq!(handlers.names().collect::<Vec<_>>(), ["", "knarr", "plain", "strict"]);
+        assert_eq!(handlers.names().collect::<Vec<_>>(), ["", "knarr", "plain", "runc", "strict"]);
+        let runc = handlers.get("runc").unwrap().external.as_ref().unwrap();
+        assert_eq!(runc.args, ["--systemd-cgroup=false", "--root", "/run/knarr/runtimes/runc"]);
+        assert_eq!(handlers.get("plain").unwrap().external, None);
         let again: Config = toml::from_str(&toml::to_string(&config).unwrap()).unwrap();
         assert_eq!(again, config);
     }
@@ -146,6 +200,8 @@ mod tests {
         let wrong = [
             ("default_handler = \"kata\"", "default_handler"),
             ("[handlers.UPPER]", "UPPER"),
+            ("[handlers.x]\nruntime = \"runc\"", "handlers.x.runtime"),
+            ("[handlers.x]\nargs = [\"--debug\"]", "handlers.x.args"),
             ("[handlers.x]\nruntme = 1", "runtme"),
             ("[handlers.x]\nunset_seccomp = \"none\"", "unset_seccomp"),
             ("[handlers.x]\npod_annotations = [\"io.example.*\"]", "handlers.x.pod_annotations"),

@@ -29,8 +29,14 @@ pub(super) fn version() -> cri::VersionResponse {
 pub(super) fn status(runtime: &Runtime, verbose: bool) -> Result<cri::StatusResponse, Status> {
     let user_namespaces = runtime.pods.user_namespaces().is_ok();
     let handlers = runtime.pods.handlers().into_iter().map(|HandlerStatus { name, features }| {
-        let Features { recursive_read_only_mounts, user_namespaces } = features;
-        let features = cri::RuntimeHandlerFeatures { recursive_read_only_mounts, user_namespaces };
+        // One that can't be used can do nothing; who asks for it is told why.
+        let features = features.map_or_else(
+            |_| cri::RuntimeHandlerFeatures::default(),
+            |Features { recursive_read_only_mounts, user_namespaces }| cri::RuntimeHandlerFeatures {
+                recursive_read_only_mounts,
+                user_namespaces,
+            },
+        );
         cri::RuntimeHandler { name, features: Some(features) }
     });
     Ok(cri::StatusResponse {

@@ -155,6 +155,7 @@ fn start(
         deadline_ms: DEADLINE_MS,
         until: Until::Created,
         streams: names,
+        external: None,
     };
     let all: Vec<BorrowedFd<'_>> = descriptors.iter().chain(&own).map(AsFd::as_fd).collect();
     let (reply, terminal) = client.ask(Request::Start(Box::new(start)), &all)?;

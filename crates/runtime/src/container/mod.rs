@@ -111,7 +111,7 @@ pub(crate) fn finish(child: Child, handshake: Handshake) -> Result<Launched, Fai
 
 /// Field 22 of /proc/PID/stat. The second field is a name in parentheses that may hold anything, so counting
 /// starts after the last of them.
-fn start_time(pid: i32) -> Result<u64, Failure> {
+pub(crate) fn start_time(pid: i32) -> Result<u64, Failure> {
     let failed = |errno| Failure::system(FailedStep::Clone, errno, "start time");
     let text = std::fs::read(format!("/proc/{pid}/stat"))
         .map_err(|error| failed(rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO)))?;

@@ -33,6 +33,7 @@ pub(crate) use filesystems::{clone_mount, context, make as make_filesystem};
 pub(crate) use handles::Procfs;
 pub(crate) use restrict::sysctl;
 pub(crate) use root::{isolate_mounts, pivot_into};
+pub(crate) use stdio::open_null;
 
 /// One step.
 pub(crate) type Step<C> = fn(&mut C) -> Result<(), Failure>;

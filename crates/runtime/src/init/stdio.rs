@@ -16,7 +16,7 @@ use crate::{FailedStep, Failure};
 
 /// The host's null device, checked to be it, through a read-only mount of its own that is attached nowhere: a container's
 /// root that changes mode, owner or times of its standard input would else change them for the whole host.
-pub(super) fn open_null() -> Result<OwnedFd, Failure> {
+pub(crate) fn open_null() -> Result<OwnedFd, Failure> {
     let failed = |errno| Failure::system(FailedStep::Prepare, errno, "/dev/null");
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC

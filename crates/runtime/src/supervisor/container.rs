@@ -9,6 +9,7 @@ use super::process::{Ended, Process};
 use super::streams::{self, Buffer, LogFailure, Output};
 use crate::cgroup::Cgroup;
 use crate::container::{LaunchRequest, Until, launch};
+use crate::external::External;
 use crate::handshake::Handshake;
 use crate::namespaces::PodNamespaces;
 use crate::plan::Hooks;
@@ -30,6 +31,8 @@ pub(super) struct Container {
     /// How far it goes by itself.
     pub(super) until: Until,
     pub(super) state: State,
+    /// Who makes it, when it is not this program.
+    pub(super) external: Option<Box<External>>,
 }
 
 /// How far it is.
@@ -49,6 +52,16 @@ pub(super) enum State {
         waiting: Vec<u64>,
         deadline: Instant,
     },
+    /// An external runtime makes it.
+    Making {
+        /// Its first process, when there is one.
+        process: Option<Process>,
+        output: Output,
+        input: Option<OwnedFd>,
+        waiting: Vec<u64>,
+        /// Until when it has to run.
+        until: Instant,
+    },
     /// Its command runs.
     Running {
         process: Process,
@@ -59,6 +72,8 @@ pub(super) enum State {
     },
     /// Its first process has ended, and its output is still coming.
     Draining { exit: Exit, output: Output, until: Instant },
+    /// The external runtime that made it clears up after it.
+    Clearing { exit: Exit },
     /// It is over.
     Exited(Exit),
 }
@@ -121,14 +136,15 @@ impl Container {
         let (stage, terminal, waiting) = (Stage::Child, None, vec![sequence]);
         let state = State::Starting { process, handshake, stage, terminal, output, input, waiting, deadline };
         let hooks = start.plan.hooks.take();
-        Ok(Self { id: start.container, cgroup: start.cgroup, hooks, until: start.until, state })
+        let (id, cgroup) = (start.container, start.cgroup);
+        Ok(Self { id, cgroup, hooks, until: start.until, state, external: None })
     }
 
     /// Nobody waits for its start any more.
     pub(super) fn forget_waiting(&mut self) {
         match &mut self.state {
-            State::Starting { waiting, .. } => waiting.clear(),
-            State::Running { .. } | State::Draining { .. } | State::Exited(_) => {}
+            State::Starting { waiting, .. } | State::Making { waiting, .. } => waiting.clear(),
+            State::Running { .. } | State::Draining { .. } | State::Clearing { .. } | State::Exited(_) => {}
         }
     }
 
@@ -138,7 +154,14 @@ impl Container {
             State::Starting { process, output, input, .. } => {
                 State::Running { process, output, input, started_at: clock::now() }
             }
-            other @ (State::Running { .. } | State::Draining { .. } | State::Exited(_)) => other,
+            State::Making { process: Some(process), output, input, .. } => {
+                State::Running { process, output, input, started_at: clock::now() }
+            }
+            other @ (State::Making { .. }
+            | State::Running { .. }
+            | State::Draining { .. }
+            | State::Clearing { .. }
+            | State::Exited(_)) => other,
         };
         Self { state, ..self }
     }
@@ -161,7 +184,11 @@ impl Container {
                 };
                 State::Draining { exit, output, until: Instant::now() + DRAIN }
             }
-            other @ (State::Starting { .. } | State::Draining { .. } | State::Exited(_)) => other,
+            other @ (State::Starting { .. }
+            | State::Making { .. }
+            | State::Draining { .. }
+            | State::Clearing { .. }
+            | State::Exited(_)) => other,
         };
         Self { state, ..self }
     }
@@ -171,11 +198,17 @@ impl Container {
         match self.state {
             State::Draining { exit, mut output, .. } => {
                 let failure = output.close(buffer);
-                (Self { state: State::Exited(exit), ..self }, failure)
+                let state = match &self.external {
+                    Some(_) => State::Clearing { exit },
+                    None => State::Exited(exit),
+                };
+                (Self { state, ..self }, failure)
             }
-            state @ (State::Starting { .. } | State::Running { .. } | State::Exited(_)) => {
-                (Self { state, ..self }, None)
-            }
+            state @ (State::Starting { .. }
+            | State::Making { .. }
+            | State::Running { .. }
+            | State::Clearing { .. }
+            | State::Exited(_)) => (Self { state, ..self }, None),
         }
     }
 
@@ -183,7 +216,8 @@ impl Container {
     pub(super) fn process(&self) -> Option<&Process> {
         match &self.state {
             State::Starting { process, .. } | State::Running { process, .. } => Some(process),
-            State::Draining { .. } | State::Exited(_) => None,
+            State::Making { process, .. } => process.as_ref(),
+            State::Draining { .. } | State::Clearing { .. } | State::Exited(_) => None,
         }
     }
 
@@ -191,9 +225,10 @@ impl Container {
     pub(super) fn output(&mut self) -> Option<&mut Output> {
         match &mut self.state {
             State::Starting { output, .. }
+            | State::Making { output, .. }
             | State::Running { output, .. }
             | State::Draining { output, .. } => Some(output),
-            State::Exited(_) => None,
+            State::Clearing { .. } | State::Exited(_) => None,
         }
     }
 
@@ -203,7 +238,8 @@ impl Container {
             State::Starting { stage: Stage::Held, .. } => None,
             State::Starting { deadline, .. } => Some(*deadline),
             State::Draining { until, .. } => Some(*until),
-            State::Running { .. } | State::Exited(_) => None,
+            // The runtime's work has a deadline of its own.
+            State::Making { .. } | State::Running { .. } | State::Clearing { .. } | State::Exited(_) => None,
         }
     }
 
@@ -214,13 +250,13 @@ impl Container {
             State::Starting { stage: Stage::Held, process, .. } => {
                 ContainerState::Created { pid: process.pid, start_time: process.start_time }
             }
-            State::Starting { .. } => ContainerState::Starting,
+            State::Starting { .. } | State::Making { .. } => ContainerState::Starting,
             State::Running { process, started_at, .. } => ContainerState::Running {
                 pid: process.pid,
                 start_time: process.start_time,
                 started_at: *started_at,
             },
-            State::Draining { exit, .. } => ContainerState::Running {
+            State::Draining { exit, .. } | State::Clearing { exit } => ContainerState::Running {
                 pid: exit.pid,
                 start_time: exit.start_time,
                 started_at: exit.started_at,

@@ -44,22 +44,35 @@ impl Supervisor {
         }
     }
 
-    /// The log is complete: the exit is recorded, then told.
+    /// The log is complete.
     pub(super) fn finish(&mut self, key: Key) {
         let Some(container) = self.take(key) else { return };
         let id = container.id.clone();
         let (container, failure) = container.drained(&mut self.buffer);
         self.report(id, failure);
+        let is_cleared = matches!(container.state, State::Exited(_));
+        self.containers.push((key, container));
+        if is_cleared {
+            self.tell_end(key)
+        } else {
+            self.clear(key)
+        }
+        self.has_spare_memory();
+    }
+
+    /// It is over: that is recorded, then told.
+    pub(super) fn tell_end(&mut self, key: Key) {
+        let Some((_, container)) = self.containers.iter().find(|(other, _)| *other == key) else { return };
         if let State::Exited(exit) = &container.state {
+            let exit = exit.clone();
             let directory = self.place.container(&exit.container);
-            if let Err(error) = record::write_exit(&directory, exit) {
+            if let Err(error) = record::write_exit(&directory, &exit) {
                 complain(&format!("writing the exit record of container \"{}\": {error}", exit.container));
             }
-            self.tell(Event::ContainerExited(exit.clone()));
-            self.run_poststop(container.hooks.as_deref());
+            let hooks = container.hooks.clone();
+            self.tell(Event::ContainerExited(exit));
+            self.run_poststop(hooks.as_deref());
         }
-        self.containers.push((key, container));
-        self.has_spare_memory();
     }
 
     pub(super) fn exec_exited(&mut self, key: Key) {
@@ -87,7 +100,10 @@ impl Supervisor {
     /// Kills everything; the loop ends when all of it has been waited for.
     pub(super) fn shut_down(&mut self, sequence: u64) {
         self.ending.get_or_insert_default().push(sequence);
-        for (_, container) in &self.containers {
+        for (key, container) in &self.containers {
+            if let State::Making { .. } = container.state {
+                self.abort(*key);
+            }
             if let Some(process) = container.process() {
                 let _ = container.cgroup.kill();
                 process.kill();
@@ -100,6 +116,7 @@ impl Supervisor {
             self.start_failed(key, super::container::too_late("poststart hooks"));
         }
         self.execs.iter().for_each(|(_, exec)| exec.kill());
+        self.abandon_execs(None);
         if let Some(pid) = self.pod.as_ref().and_then(|pod| pod.pid.as_ref()) {
             let _ = rustix::process::pidfd_send_signal(&pid.init_pidfd, rustix::process::Signal::KILL);
         }
@@ -116,6 +133,7 @@ impl Supervisor {
         self.containers.iter().all(|(_, container)| over(container))
             && self.execs.is_empty()
             && self.leaving.is_empty()
+            && self.work.is_empty()
             && self.poststops.is_empty()
             && self.pod.as_ref().is_none_or(|pod| pod.pid.is_none())
     }

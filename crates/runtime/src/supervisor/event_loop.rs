@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use super::Place;
 use super::container::{Container, Stage, State};
 use super::exec::{self, Exec};
+use super::external::{Orphans, Work};
 use super::hooks::Hooking;
 use super::lines::Source;
 use super::session::{Incoming, Lost, Session};
@@ -41,6 +42,10 @@ pub(super) struct Supervisor {
     pub(super) execs: Vec<(Key, Exec)>,
     listener: Listener,
     pub(super) session: Option<Session>,
+    /// What external runtimes do.
+    pub(super) work: Vec<(Key, Work)>,
+    /// Told of ends of children, when it adopts orphans.
+    pub(super) orphans: Option<Orphans>,
     /// Hooks of containers that are over.
     pub(super) poststops: Vec<(Key, Hooking)>,
     /// Killed, and to be waited for.
@@ -66,6 +71,8 @@ enum Token {
     ExecHandshake(Key),
     ExecExit(Key),
     Leaving(Key),
+    Work(Key),
+    Orphans,
 }
 
 impl Supervisor {
@@ -78,6 +85,8 @@ impl Supervisor {
             execs: Vec::new(),
             listener,
             session: None,
+            work: Vec::new(),
+            orphans: None,
             poststops: Vec::new(),
             leaving: Vec::new(),
             ending: None,
@@ -94,6 +103,7 @@ impl Supervisor {
                 self.handle(token);
             }
             self.expire(Instant::now());
+            self.reap_orphans();
             if self.is_empty()
                 && let Some(waiting) = self.ending.take()
             {
@@ -108,8 +118,9 @@ impl Supervisor {
         let deadlines = self.containers.iter().filter_map(|(_, container)| container.deadline());
         let execs = self.execs.iter().filter_map(|(_, exec)| exec.deadline());
         let leaving = self.leaving.iter().filter_map(|(_, left)| left.deadline());
+        let work = self.work.iter().map(|(_, work)| work.call.until);
         let poststops = self.poststops.iter().filter_map(|(_, hooking)| hooking.deadline());
-        let next = deadlines.chain(execs).chain(leaving).chain(poststops).min();
+        let next = deadlines.chain(execs).chain(leaving).chain(work).chain(poststops).min();
         let next = next.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         if self.buffer.is_large() {
             self.has_spare_memory();
@@ -175,8 +186,8 @@ impl Supervisor {
                     waited.push((Token::Exit(*key), process.as_fd(), PollFlags::IN));
                     output
                 }
-                State::Draining { output, .. } => output,
-                State::Exited(_) => continue,
+                State::Making { output, .. } | State::Draining { output, .. } => output,
+                State::Clearing { .. } | State::Exited(_) => continue,
             };
             let streams = output.descriptors();
             waited
@@ -197,6 +208,9 @@ impl Supervisor {
                 .iter()
                 .map(|(key, left)| (Token::Leaving(*key), left.process.as_fd(), PollFlags::IN)),
         );
+        let work = self.work.iter();
+        waited.extend(work.map(|(key, work)| (Token::Work(*key), work.call.process.as_fd(), PollFlags::IN)));
+        waited.extend(self.orphans.iter().map(|orphans| (Token::Orphans, orphans.as_fd(), PollFlags::IN)));
         waited
     }
 
@@ -212,6 +226,8 @@ impl Supervisor {
             Token::ExecHandshake(key) => self.exec_progress(key),
             Token::ExecExit(key) => self.exec_exited(key),
             Token::Leaving(key) => self.left(key),
+            Token::Work(key) => self.worked(key),
+            Token::Orphans => self.heard_of_an_end(),
         }
     }
 
@@ -256,6 +272,7 @@ impl Supervisor {
             exec.kill();
             self.leaving.push((key, Leaving::unasked(exec.process)));
         }
+        self.abandon_execs(None);
         self.containers.iter_mut().for_each(|(_, container)| container.forget_waiting());
         self.leaving.iter_mut().for_each(|(_, left)| left.waiting.clear());
         self.ending.iter_mut().for_each(Vec::clear);

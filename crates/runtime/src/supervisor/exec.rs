@@ -84,7 +84,7 @@ impl Exec {
 }
 
 /// SIGKILL.
-const KILL: i32 = 9;
+pub(super) const KILL: i32 = 9;
 
 /// Which descriptor is which stream.
 pub(super) fn streams<'a>(names: &[Stream], descriptors: &'a [OwnedFd]) -> Result<Streams<'a>, Failure> {

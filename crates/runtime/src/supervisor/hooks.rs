@@ -144,8 +144,10 @@ pub(super) fn hooking(container: &mut Container) -> Option<&mut Hooking> {
     match &mut container.state {
         State::Starting { stage: Stage::Hooks(hooking) | Stage::Executed(hooking), .. } => Some(hooking),
         State::Starting { stage: Stage::Child | Stage::Held, .. }
+        | State::Making { .. }
         | State::Running { .. }
         | State::Draining { .. }
+        | State::Clearing { .. }
         | State::Exited(_) => None,
     }
 }

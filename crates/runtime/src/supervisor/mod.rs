@@ -22,6 +22,7 @@ mod container;
 mod ends;
 mod event_loop;
 mod exec;
+mod external;
 mod hooks;
 mod lines;
 mod log;

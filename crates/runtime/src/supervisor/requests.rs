@@ -42,8 +42,8 @@ impl Supervisor {
             Request::Snapshot => Some(Reply::Snapshot(self.snapshot())),
             Request::Start(start) => self.start(sequence, *start, descriptors),
             Request::Execute { container, deadline_ms } => self.execute(&container, (sequence, deadline_ms)),
-            Request::Exec(start) => self.exec(sequence, *start, &descriptors),
-            Request::Signal { target, signal, scope } => Some(self.signal(&target, signal, scope)),
+            Request::Exec(start) => self.exec(sequence, *start, descriptors),
+            Request::Signal { target, signal, scope } => self.signal(sequence, &target, (signal, scope)),
             Request::ReopenLog { container } => Some(self.reopen_log(&container)),
             Request::Forget { container } => Some(self.forget(&container)),
             Request::Shutdown => {
@@ -86,6 +86,9 @@ impl Supervisor {
         }
         let process = &mut start.plan.process;
         process.oom_score_adj = process.oom_score_adj.or(self.place.oom_score_adj);
+        if let Some(external) = start.external.take() {
+            return self.start_external(start, external, sequence).err().map(Reply::Failed);
+        }
         let started = {
             let Some(pod) = &self.pod else {
                 let why = "the pod's namespaces have not been made";
@@ -112,14 +115,23 @@ impl Supervisor {
         }
     }
 
-    fn exec(&mut self, sequence: u64, mut start: StartExec, descriptors: &[OwnedFd]) -> Option<Reply> {
+    fn exec(&mut self, sequence: u64, mut start: StartExec, descriptors: Vec<OwnedFd>) -> Option<Reply> {
+        if let Some((key, container)) = self.find(&start.container).map(|at| &self.containers[at])
+            && container.external.is_some()
+        {
+            let key = *key;
+            if running(container).is_none() {
+                return Some(Reply::Gone);
+            }
+            return self.exec_external((key, sequence), start, descriptors).err().map(Reply::Failed);
+        }
         start.process.oom_score_adj = start.process.oom_score_adj.or(self.place.oom_score_adj);
         let started = {
             let found = self.find(&start.container).map(|at| &self.containers[at].1);
             let Some((process, cgroup)) = found.and_then(running) else { return Some(Reply::Gone) };
             let user = self.pod.as_ref().and_then(|pod| pod.user.as_ref());
             let container = Joined { process, cgroup, user };
-            Exec::start(&self.proof, start, container, (descriptors, sequence))
+            Exec::start(&self.proof, start, container, (&descriptors, sequence))
         };
         match started {
             Ok(exec) => self.add_exec(exec),
@@ -128,14 +140,25 @@ impl Supervisor {
         None
     }
 
-    fn signal(&self, target: &Target, signal: i32, scope: Scope) -> Reply {
+    fn signal(&mut self, sequence: u64, target: &Target, (signal, scope): (i32, Scope)) -> Option<Reply> {
         let sent = match target {
             Target::Container(id) => {
-                let Some((_, container)) = self.find(id).and_then(|at| self.containers.get(at)) else {
-                    return Reply::Gone;
+                let Some((key, container)) = self.find(id).and_then(|at| self.containers.get(at)) else {
+                    return Some(Reply::Gone);
                 };
+                if let (State::Making { .. }, Scope::All) = (&container.state, scope) {
+                    self.abort(*key);
+                    let _ = container.cgroup.kill();
+                    return Some(Reply::Done);
+                }
+                if let (Some(_), State::Running { .. }, Scope::Init) =
+                    (&container.external, &container.state, scope)
+                {
+                    let key = *key;
+                    return self.call_kill(key, signal, sequence).err().map(Reply::Failed);
+                }
                 match (scope, container.process()) {
-                    (_, None) => return Reply::Gone,
+                    (_, None) => return Some(Reply::Gone),
                     (Scope::Init, Some(process)) => process.signal(signal),
                     (Scope::All, Some(process)) => {
                         // What the cgroup can't reach is the first process of a start that has not joined it
@@ -148,7 +171,7 @@ impl Supervisor {
             }
             Target::Exec(name) => {
                 let Some((_, exec)) = self.execs.iter().find(|(_, exec)| exec.name == *name) else {
-                    return Reply::Gone;
+                    return Some(if self.abandon_execs(Some(name)) { Reply::Done } else { Reply::Gone });
                 };
                 match scope {
                     Scope::Init => exec.process.signal(signal),
@@ -157,13 +180,7 @@ impl Supervisor {
                 }
             }
         };
-        match sent {
-            Ok(()) => Reply::Done,
-            Err(rustix::io::Errno::SRCH) => Reply::Gone,
-            Err(errno) => {
-                Reply::Failed(Failure::system(FailedStep::Handshake, errno, format!("signal {signal}")))
-            }
-        }
+        Some(signalled(sent, signal))
     }
 
     fn reopen_log(&mut self, id: &str) -> Reply {
@@ -184,20 +201,33 @@ impl Supervisor {
     }
 }
 
+/// The answer to a request for a signal.
+pub(super) fn signalled(sent: Result<(), rustix::io::Errno>, signal: i32) -> Reply {
+    match sent {
+        Ok(()) => Reply::Done,
+        Err(rustix::io::Errno::SRCH) => Reply::Gone,
+        Err(errno) => {
+            Reply::Failed(Failure::system(FailedStep::Handshake, errno, format!("signal {signal}")))
+        }
+    }
+}
+
 /// A start of a container that is there already.
 pub(super) fn again(container: &mut Container, sequence: u64) -> Option<Reply> {
     match &mut container.state {
         State::Starting { stage: Stage::Held, process, .. } => {
             Some(Reply::Created { pid: process.pid, start_time: process.start_time })
         }
-        State::Starting { waiting, .. } => {
+        State::Starting { waiting, .. } | State::Making { waiting, .. } => {
             waiting.push(sequence);
             None
         }
         State::Running { process, started_at, .. } => {
             Some(Reply::Started { pid: process.pid, start_time: process.start_time, started_at: *started_at })
         }
-        State::Draining { exit, .. } | State::Exited(exit) => Some(Reply::Exited(exit.clone())),
+        State::Draining { exit, .. } | State::Clearing { exit } | State::Exited(exit) => {
+            Some(Reply::Exited(exit.clone()))
+        }
     }
 }
 
@@ -206,7 +236,11 @@ fn running(container: &Container) -> Option<(BorrowedFd<'_>, &crate::cgroup::Cgr
         State::Running { process, .. } | State::Starting { process, stage: Stage::Held, .. } => {
             Some((process.as_fd(), &container.cgroup))
         }
-        State::Starting { .. } | State::Draining { .. } | State::Exited(_) => None,
+        State::Starting { .. }
+        | State::Making { .. }
+        | State::Draining { .. }
+        | State::Clearing { .. }
+        | State::Exited(_) => None,
     }
 }
 
@@ -219,6 +253,9 @@ fn created(pod: &PodNamespaces) -> PodCreated {
         network: pod.network.as_ref().map(path),
         init: pod.pid.as_ref().map(|pid| pid.init),
         user: pod.user.as_ref().map(|user| path(&user.namespace)),
+        ipc: pod.ipc.as_ref().map(path),
+        uts: pod.uts.as_ref().map(path),
+        pid: pod.pid.as_ref().map(|pid| path(&pid.namespace)),
     }
 }
 

@@ -108,17 +108,22 @@ impl Supervisor {
                 waiting.push(sequence);
                 None
             }
-            State::Starting { .. } | State::Running { .. } | State::Draining { .. } | State::Exited(_) => {
-                super::requests::again(container, sequence)
-            }
+            State::Starting { .. }
+            | State::Making { .. }
+            | State::Running { .. }
+            | State::Draining { .. }
+            | State::Clearing { .. }
+            | State::Exited(_) => super::requests::again(container, sequence),
         }
     }
 
     pub(super) fn started(&mut self, key: Key) {
         let Some(container) = self.take(key) else { return };
         let waiting = match &container.state {
-            State::Starting { waiting, .. } => waiting.clone(),
-            State::Running { .. } | State::Draining { .. } | State::Exited(_) => Vec::new(),
+            State::Starting { waiting, .. } | State::Making { waiting, .. } => waiting.clone(),
+            State::Running { .. } | State::Draining { .. } | State::Clearing { .. } | State::Exited(_) => {
+                Vec::new()
+            }
         };
         let container = container.executed();
         if let State::Running { process, started_at, .. } = &container.state {
@@ -197,6 +202,7 @@ impl Supervisor {
 
     /// Starts that take too long, and output that somebody else holds open.
     pub(super) fn expire(&mut self, now: Instant) {
+        self.expire_work(now);
         self.expire_hooks(now);
         let late =
             self.containers.iter().filter(|(_, c)| c.deadline().is_some_and(|deadline| deadline <= now));

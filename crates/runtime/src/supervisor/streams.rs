@@ -11,6 +11,7 @@ use super::clock;
 use super::lines::{Lines, Source};
 use super::log::Log;
 use crate::container::Streams;
+use crate::init::open_null;
 use crate::plan::ProcessPlan;
 use crate::wire::Stdin;
 use crate::{FailedStep, Failure};
@@ -59,6 +60,11 @@ pub(super) struct Buffer {
 }
 
 impl ChildEnds {
+    /// For another program.
+    pub(super) fn into_streams(self) -> Result<[OwnedFd; 3], Failure> {
+        complete([self.stdin, self.stdout, self.stderr])
+    }
+
     /// As the launch takes them.
     pub(super) fn streams(&self) -> Streams<'_> {
         Streams {
@@ -67,6 +73,13 @@ impl ChildEnds {
             stderr: self.stderr.as_ref().map(OwnedFd::as_fd),
         }
     }
+}
+
+/// Three streams; what is not there is the null device.
+pub(super) fn complete(streams: [Option<OwnedFd>; 3]) -> Result<[OwnedFd; 3], Failure> {
+    let [stdin, stdout, stderr] = streams;
+    let or_null = |stream: Option<OwnedFd>| stream.map_or_else(open_null, Ok);
+    Ok([or_null(stdin)?, or_null(stdout)?, or_null(stderr)?])
 }
 
 /// Makes what a process with this plan needs: pipes for its output where there is a log and no terminal, and

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::Failure;
 use crate::cgroup::Cgroup;
 use crate::container::Until;
+use crate::external::External;
 use crate::plan::{Plan, PodPlan, ProcessPlan};
 
 /// One of the three kinds.
@@ -164,6 +165,9 @@ pub struct StartContainer {
     pub stdin: Stdin,
     /// After so many milliseconds without an execve(2) it is killed, and the start has failed.
     pub deadline_ms: u64,
+    /// The OCI runtime that makes it in place of the supervisor, which then needs no descriptors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external: Option<External>,
     /// How far it goes without being told.
     #[serde(default, skip_serializing_if = "Until::is_executed")]
     pub until: Until,
@@ -233,7 +237,7 @@ pub enum Scope {
 }
 
 /// A pod's namespaces, made.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodCreated {
     /// Where its network namespace can be opened while the supervisor lives; none on the host network.
     pub network: Option<PathBuf>,
@@ -242,6 +246,15 @@ pub struct PodCreated {
     /// Where its user namespace can be opened while the supervisor lives; none on the host's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<PathBuf>,
+    /// Where its IPC namespace can be opened while the supervisor lives; none on the host's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipc: Option<PathBuf>,
+    /// Where its UTS namespace can be opened while the supervisor lives; none on the host's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uts: Option<PathBuf>,
+    /// Where its shared pid namespace can be opened while the supervisor lives; none without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<PathBuf>,
 }
 
 /// What a supervisor minds.

@@ -14,6 +14,7 @@
 
 mod client;
 mod exec;
+mod external;
 mod hooks;
 mod life;
 mod limits;

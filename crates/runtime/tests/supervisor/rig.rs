@@ -177,6 +177,7 @@ impl Rig {
             log: Some(self.log_path(container.id)),
             stdin: container.stdin,
             deadline_ms: container.deadline_ms,
+            external: None,
             until: container.until,
             streams: Vec::new(),
         };

@@ -8,6 +8,7 @@ use runtime::wire::MAX_DESCRIPTORS;
 use crate::config::Features;
 use crate::container::config::{ContainerConfig, Mount, MountAccess, MountSource, Profile, Propagation};
 use crate::error::{Error, chain};
+use crate::handler::Handler;
 use crate::pod::config::{NamespaceMode, PodConfig};
 use crate::sources::Looker;
 use crate::spec::seccomp;
@@ -94,6 +95,20 @@ fn mounts(pod: &PodConfig, container: &ContainerConfig) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Checks that an external runtime can make it, when the handler has one: that none of it takes what only the internal one does.
+///
+/// # Errors
+/// [`Error::Refused`] naming the mount.
+pub(crate) fn external(handler: &Handler, container: &ContainerConfig) -> Result<(), Error> {
+    match container.mounts.iter().position(|mount| mount.id_mapping.is_some()) {
+        Some(at) if handler.external.is_some() => {
+            let why = "mapped ids are not supported with the external runtime of its handler";
+            Err(Error::refused(format!("mounts[{at}].uidMappings"), why))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Checks that this host can do what is asked for.

@@ -11,6 +11,7 @@ use crate::container::make;
 use crate::container::state::{ContainerEvent, Process};
 use crate::container::status::{Exited, Reason};
 use crate::error::Error;
+use crate::external;
 use crate::record::{self, ContainerFacts};
 use crate::shared::{Shared, blocking};
 use crate::supervisor::client::{Client, ExitReport};
@@ -161,9 +162,10 @@ pub(crate) async fn erase(
         // The supervisor forgets it when it ends, too.
         let _unreachable = client.forget(facts, SIGNAL_DEADLINE).await;
     }
+    let cleared = external::clear(shared, facts).await;
     let cgroup = remove_cgroup(shared, facts).await;
     let rootfs = make::release(shared, &facts.id).await;
-    match Error::all([cgroup, rootfs].into_iter().filter_map(Result::err).collect()) {
+    match Error::all([cleared, cgroup, rootfs].into_iter().filter_map(Result::err).collect()) {
         Some(error) => Err(error),
         // Last: while there is a record, there may be something to remove.
         None => record::remove_dir(&shared.store.container_dir(&facts.pod, &facts.id)),

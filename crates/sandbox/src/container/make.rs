@@ -20,6 +20,7 @@ use runtime::spec::oci;
 
 use crate::cdi::{self, Edits};
 use crate::clock;
+use crate::config::Features;
 use crate::container::check;
 use crate::container::config::{ContainerConfig, MountSource, Profile};
 use crate::container::state::ContainerState;
@@ -110,7 +111,9 @@ async fn take_down(making: &Making, part: Part) -> Result<(), Error> {
 async fn steps(making: &Making, undo: &mut Stack<Part>) -> Result<Made, Error> {
     let config = &making.config;
     check::check(&making.pod.config, config)?;
-    check::features(making.shared.features, config)?;
+    check::external(&making.pod.handler, config)?;
+    let features = making.shared.features(&making.pod.config.runtime_handler);
+    check::features(features.unwrap_or(Features::NONE), config)?;
     // Two short files of sysfs at most.
     spec::resources::check(&making.shared.host, &config.resources)?;
     let apparmor = making.shared.apparmor.profile(&config.security).await?;
@@ -157,6 +160,7 @@ async fn steps(making: &Making, undo: &mut Stack<Part>) -> Result<Made, Error> {
         stop_signal: stop_signal(config, prepared.config.stop_signal.as_deref()),
         log_path,
         cgroup,
+        runtime: making.pod.handler.external.clone(),
     });
     save(making, &facts, (&spec, &plan))?;
     let process = Arc::new(plan.process.clone());
@@ -298,7 +302,16 @@ fn confinement(
         _ => None,
     };
     let capabilities = spec::capabilities::effective(&config.security, &Choice::of(handler))?;
-    spec::seccomp::confinement(&config.security, handler.unset_seccomp, &capabilities)
+    let confined = spec::seccomp::confinement(&config.security, handler.unset_seccomp, &capabilities)?;
+    Ok(confined.map(|confinement| match &handler.external {
+        None => confinement,
+        Some(_) => {
+            let words = (&confinement, &capabilities);
+            let described =
+                spec::seccomp::described_for_others(&config.security, handler.unset_seccomp, words);
+            Confinement { described, ..confinement }
+        }
+    }))
 }
 
 fn identity_error(config: &ContainerConfig, error: &runtime::Error) -> Error {

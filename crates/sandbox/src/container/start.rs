@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use runtime::cgroup::Cgroup;
@@ -19,11 +19,12 @@ use crate::container::state::ContainerEvent;
 use crate::container::status::{Exited, Reason};
 use crate::container::volumes;
 use crate::error::{Error, chain};
+use crate::external;
 use crate::record::{self, ContainerFacts};
 use crate::resources::Resources;
 use crate::rootfs::MountFor;
 use crate::shared::Shared;
-use crate::sources::on_sources;
+use crate::sources::{Looker, on_sources};
 use crate::spec;
 use crate::supervisor::client::{Begun, Client, Start};
 
@@ -76,6 +77,17 @@ pub(crate) async fn start(starting: Starting) -> Vec<ContainerEvent> {
 }
 
 async fn steps(starting: Starting) -> Result<Begun, Error> {
+    let begun = match starting.facts.runtime.clone() {
+        Some(runtime) => external::start(starting, runtime).await,
+        None => start_internal(starting).await,
+    };
+    begun.map_err(|error| match error {
+        Error::Start { container, cause } => Error::start(container, cause),
+        other => other,
+    })
+}
+
+async fn start_internal(starting: Starting) -> Result<Begun, Error> {
     let Starting { shared, client, facts, resources, ready } = starting;
     let mut ready = match ready {
         Some(ready) => ready,
@@ -93,11 +105,8 @@ async fn steps(starting: Starting) -> Result<Begun, Error> {
     let (cgroup, sources) = prepare(&shared, &facts, (limits, wanted)).await?;
     let mut descriptors = vec![ready.root];
     descriptors.extend(sources);
-    let request = Start { facts: &facts, plan: ready.plan, cgroup, descriptors };
-    client.start(request, shared.config.deadlines.start).await.map_err(|error| match error {
-        Error::Start { container, cause } => Error::start(container, cause),
-        other => other,
-    })
+    let request = Start { facts: &facts, plan: ready.plan, cgroup, descriptors, external: None };
+    client.start(request, shared.config.deadlines.start).await
 }
 
 async fn read_again(shared: &Shared, facts: &ContainerFacts, client: &Client) -> Result<Ready, Error> {
@@ -133,14 +142,7 @@ async fn prepare(
             let subject = facts.id.to_string();
             move |cause: runtime::Error| Error::step(step, subject, cause)
         };
-        if let Some(log) = &facts.log_path
-            && let Some(directory) = log.parent()
-        {
-            let _look = looker.at(directory)?;
-            std::fs::create_dir_all(directory).map_err(|cause| {
-                Error::step("creating the log directory", directory.display().to_string(), cause)
-            })?;
-        }
+        make_log_directory(&facts, looker)?;
         let cgroup = Cgroup::create(&host, &facts.cgroup).map_err(failed("creating the cgroup"))?;
         cgroup.apply(&limits).map_err(failed("limiting the resources"))?;
         let open = |source: &Source| {
@@ -155,4 +157,12 @@ async fn prepare(
         Ok((cgroup, opened?))
     })
     .await
+}
+
+/// Makes the directory of the container's log. For a blocking thread.
+pub(crate) fn make_log_directory(facts: &ContainerFacts, looker: &Looker) -> Result<(), Error> {
+    let Some(directory) = facts.log_path.as_deref().and_then(Path::parent) else { return Ok(()) };
+    let _look = looker.at(directory)?;
+    std::fs::create_dir_all(directory)
+        .map_err(|cause| Error::step("creating the log directory", directory.display().to_string(), cause))
 }

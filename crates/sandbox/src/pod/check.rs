@@ -51,6 +51,10 @@ pub(crate) fn check((driver, handler): (&CgroupDriver, &Handler), pod: &PodConfi
     }
     scopes::check_parent(driver, &pod.cgroup_parent)?;
     modes(pod)?;
+    if handler.external.is_some() && pod.namespaces.user.is_some() {
+        let field = "linux.security_context.namespace_options.userns_options";
+        return Err(Error::refused(field, "is not supported with the external runtime of its handler"));
+    }
     security(pod)?;
     files::resolv_conf(pod.dns.as_ref())?;
     runtime::plan::check_pod(&namespaces::pod_plan(pod, handler, None)).map_err(|refusal| {

@@ -9,6 +9,7 @@ use runtime::cgroup::Cgroup;
 
 use crate::config::CgroupDriver;
 use crate::error::Error;
+use crate::external;
 use crate::pod::make::{attachment, network_error, supervisor_cgroup};
 use crate::pod::state::{Part, Parts};
 use crate::record::PodFacts;
@@ -124,6 +125,7 @@ async fn on_cgroup(
     remove: impl FnOnce(&Cgroup) -> Result<(), runtime::Error> + Send + 'static,
 ) -> Result<(), Error> {
     let (host, path) = (down.shared.host.clone(), down.facts.cgroup.clone());
+    let (shared, facts) = (down.shared.clone(), down.facts.clone());
     let leaf = supervisor_cgroup(down.facts);
     let after = down.shared.config.deadlines.cgroup;
     blocking(("removing the cgroup", down.facts.id.as_str(), after), move || {
@@ -132,7 +134,8 @@ async fn on_cgroup(
         let killed = cgroup.kill();
         // The leaf first: finding a cgroup below costs a wait in every hierarchy.
         let _removed_below = Cgroup::at(&host, &leaf).and_then(|leaf| leaf.remove());
-        remove(&cgroup).and(killed).map_err(failed)
+        remove(&cgroup).and(killed).map_err(failed)?;
+        external::detach_pod(&shared, &facts)
     })
     .await
 }

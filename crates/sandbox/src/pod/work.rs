@@ -16,6 +16,7 @@ use crate::container::start::{self, Starting};
 use crate::container::state::{ContainerEvent, ContainerState};
 use crate::container::status::{Exited, Reason};
 use crate::error::{Error, chain};
+use crate::external;
 use crate::id::ContainerId;
 use crate::pod::contact::{self, Seek};
 use crate::pod::dismantle::{Dismantling, dismantle, summary};
@@ -289,6 +290,9 @@ fn ending(world: &World<'_>, id: &ContainerId) -> Option<Ending> {
 fn tidy(world: &World<'_>, id: &ContainerId) -> Option<Task> {
     let (shared, facts) = (world.shared.clone(), facts_of(world, id)?);
     Some(Box::pin(async move {
+        if let Err(error) = external::clear(&shared, &facts).await {
+            tracing::warn!(container = %facts.id, error = chain(&error), "an ended container's bundle stays for now");
+        }
         if let Err(error) = end::remove_cgroup(&shared, &facts).await {
             tracing::warn!(container = %facts.id, error = chain(&error), "an ended container's cgroup stays for now");
         }

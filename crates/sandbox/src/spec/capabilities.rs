@@ -88,6 +88,11 @@ fn available() -> Set {
         .clone()
 }
 
+/// Whether this process may give its processes a lower OOM score adjustment than it has itself.
+pub(crate) fn can_spare_processes() -> bool {
+    available().contains(&Capability::SysResource)
+}
+
 fn from_status(status: &str) -> Set {
     let line = status.lines().find_map(|line| line.strip_prefix("CapBnd:"));
     let mask = line.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);

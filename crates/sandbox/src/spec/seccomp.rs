@@ -59,6 +59,20 @@ pub(crate) fn confinement(
     }
 }
 
+/// The confinement of a container in words that other runtimes understand.
+pub(crate) fn described_for_others(
+    security: &ContainerSecurity,
+    unset: UnsetSeccomp,
+    (confinement, capabilities): (&Confinement, &HashSet<Capability>),
+) -> oci::LinuxSeccomp {
+    match (&security.seccomp, unset) {
+        (Some(Wish::RuntimeDefault), _) | (None, UnsetSeccomp::RuntimeDefault) => {
+            describe::explicit(&default_profile(granted(capabilities)))
+        }
+        _ => confinement.described.clone(),
+    }
+}
+
 fn default(capabilities: &HashSet<Capability>) -> Result<Confinement, Error> {
     let granted = granted(capabilities);
     shared::compiled(shared::Key::Default(granted), || Ok(default_profile(granted)))

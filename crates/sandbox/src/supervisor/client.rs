@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use runtime::cgroup::Cgroup;
 use runtime::container::Until;
+use runtime::external::External;
 use runtime::plan::{Plan, PodPlan, ProcessPlan};
 use runtime::wire::{
     self, ContainerState, ExecExit, Exit, Reply, Request, Scope, StartContainer, StartExec, Stream, Target,
@@ -71,8 +72,10 @@ pub(crate) struct Start<'a> {
     pub(crate) facts: &'a ContainerFacts,
     pub(crate) plan: Plan,
     pub(crate) cgroup: Cgroup,
-    /// The root, then the plan's sources.
+    /// The root, then the plan's sources; none for an external runtime.
     pub(crate) descriptors: Vec<OwnedFd>,
+    /// Who makes it, when it is not the supervisor.
+    pub(crate) external: Option<External>,
 }
 
 /// What came of a start.
@@ -135,6 +138,15 @@ impl Client {
         }
     }
 
+    /// Where the pod's namespaces can be opened.
+    pub(crate) async fn namespaces(&self, after: Duration) -> Result<wire::PodCreated, Error> {
+        let step = "asking the supervisor for the namespaces";
+        match self.ask(Request::Snapshot, (step, after)).await? {
+            Reply::Snapshot(wire::Snapshot { pod: Some(created), .. }) => Ok(created),
+            other => Err(self.failed(step, other)),
+        }
+    }
+
     /// Asks what runs.
     pub(crate) async fn snapshot(&self, after: Duration) -> Result<BTreeMap<ContainerId, Seen>, Error> {
         let step = "asking the supervisor what runs";
@@ -174,6 +186,7 @@ impl Client {
                 Stdin::Once => wire::Stdin::Once,
             },
             deadline_ms: milliseconds(after),
+            external: start.external,
             until: Until::Executed,
             streams: Vec::new(),
         }));

@@ -15,6 +15,58 @@ pub(super) fn outline(profile: &Profile) -> oci::LinuxSeccomp {
     seccomp
 }
 
+/// A profile for another runtime, which knows neither ours nor exceptions: what they say is said by rules.
+pub(super) fn explicit(profile: &Profile) -> oci::LinuxSeccomp {
+    let mut profile = profile.clone();
+    for (name, otherwise) in std::mem::take(&mut profile.exceptions) {
+        let of_it = |rule: &&Rule| rule.names.iter().any(|other| other == name);
+        let tests = profile.rules.iter().filter(of_it).flat_map(|rule| rule.conditions.iter());
+        let Some((mask, values)) = same_mask(tests) else { continue };
+        let rest = rest(mask, &values).into_iter().map(|test| Rule {
+            names: vec![name.into()],
+            conditions: vec![Condition { index: 0, test }],
+            verdict: otherwise,
+        });
+        profile.rules.extend(rest.collect::<Vec<_>>());
+    }
+    whole(&profile)
+}
+
+/// The mask that all tests have, which are of the first argument, and their values.
+fn same_mask<'a>(tests: impl Iterator<Item = &'a Condition>) -> Option<(u64, Vec<u64>)> {
+    let mut found: Option<(u64, Vec<u64>)> = None;
+    for condition in tests {
+        let Condition { index: 0, test: Test::Masked { mask, value } } = condition else { return None };
+        let (known, values) = found.get_or_insert_with(|| (*mask, Vec::new()));
+        if known != mask {
+            return None;
+        }
+        values.push(*value);
+    }
+    found
+}
+
+/// Tests of which exactly one holds when none does that compares what `mask` leaves with one of `values`: bit for bit from the highest,
+/// a way that leads to none of them ends in a test.
+fn rest(mask: u64, values: &[u64]) -> Vec<Test> {
+    let mut tests = Vec::new();
+    let mut ways = vec![(0, 0, values.to_vec())];
+    for bit in (0..64).rev().map(|bit| 1_u64 << bit).filter(|bit| mask & bit != 0) {
+        let mut on = Vec::new();
+        for (looked, value, left) in ways {
+            for chosen in [0, bit] {
+                let along: Vec<u64> = left.iter().copied().filter(|value| value & bit == chosen).collect();
+                match along.is_empty() {
+                    true => tests.push(Test::Masked { mask: looked | bit, value: value | chosen }),
+                    false => on.push((looked | bit, value | chosen, along)),
+                }
+            }
+        }
+        ways = on;
+    }
+    tests
+}
+
 /// All of it, as far as it counts for this container.
 pub(super) fn whole(profile: &Profile) -> oci::LinuxSeccomp {
     let flags = [

@@ -5,13 +5,13 @@ use std::collections::HashSet;
 use runtime::spec::oci::Capability;
 
 use super::super::table::{ALLOWED, CONDITIONAL, GUARDED};
-use super::super::{confinement, default_profile, granted};
+use super::super::{confinement, default_profile, describe, granted};
 use super::machine::{Call, assert_valid, run};
 use crate::container::config::{ContainerSecurity, Profile as Wish};
 use crate::handler::UnsetSeccomp;
 use runtime::seccomp::architecture::{Architecture, X32_BIT};
 use runtime::seccomp::profile::{Profile, Verdict};
-use runtime::seccomp::{bpf, resolve};
+use runtime::seccomp::{bpf, parse, resolve};
 
 const ALLOW: u32 = 0x7fff_0000;
 const EPERM: u32 = 0x0005_0001;
@@ -200,5 +200,29 @@ fn privileged_and_unconfined_containers_have_no_filter() {
         let security =
             ContainerSecurity { privileged: true, seccomp: Some(profile), ..ContainerSecurity::default() };
         assert!(confinement(&security, UnsetSeccomp::RuntimeDefault, &none).unwrap().is_none());
+    }
+}
+
+#[test]
+fn other_runtimes_are_told_the_same_without_exceptions() {
+    let described = describe::explicit(&default_profile(0));
+    let text = serde_json::to_string(&described).unwrap();
+    let around = parse::Surroundings { capabilities: 0, machine: Architecture::NATIVE, kernel: (6, 0) };
+    let read = parse::parse(text.as_bytes(), &around).unwrap();
+    assert!(read.exceptions.is_empty());
+    let program = bpf::compile(&resolve::sections(&read, Architecture::NATIVE)).unwrap();
+    let arguments =
+        [0, 1, 8, 38, 39, 40, 41, 0x2_0008, 0xffff_ffff, 38 | 1 << 40, 0x1000_0000, 0x2_0000, u64::MAX];
+    for call in
+        [libc::SYS_clone, libc::SYS_personality, libc::SYS_socket, libc::SYS_socketpair, libc::SYS_read]
+    {
+        for argument in arguments {
+            let call = Call {
+                number: u32::try_from(call).unwrap(),
+                audit: Architecture::NATIVE.audit(),
+                arguments: [argument, 0, 0, 0, 0, 0],
+            };
+            assert_eq!(run(&program, &call), said(&[], &call), "{call:?}");
+        }
     }
 }

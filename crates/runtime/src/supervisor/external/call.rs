@@ -1,0 +1,239 @@
+//! One call of an external runtime's program: started, minded by its pidfd, read when it has failed.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use rustix::fs::Mode;
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, pidfd_open, waitid};
+
+use super::super::process::{Ended, Process};
+use crate::container::start_time;
+use crate::external::External;
+use crate::{FailedStep, Failure, FailureKind};
+
+/// Where programs that a runtime needs are looked for.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// How much of what a program has written is read, from its end.
+const LONGEST_REPORT: u64 = 64 << 10;
+/// How much of it is told.
+const LONGEST_MESSAGE: usize = 1024;
+
+/// Generations of processes below a program that are looked for when it is killed. runc has three.
+const GENERATIONS: usize = 8;
+
+/// What a runtime is to do.
+pub(super) struct Order<'a> {
+    pub(super) external: &'a External,
+    /// As in "create".
+    pub(super) verb: &'static str,
+    pub(super) arguments: Vec<OsString>,
+    /// Its standard streams, when they are a workload's.
+    pub(super) streams: Option<[OwnedFd; 3]>,
+    /// Begins the names of the call's files.
+    pub(super) name: &'a str,
+    pub(in crate::supervisor) until: Instant,
+}
+
+/// A call.
+#[derive(Debug)]
+pub(in crate::supervisor) struct Call {
+    /// The program.
+    pub(in crate::supervisor) process: Process,
+    verb: &'static str,
+    report: PathBuf,
+    /// When it counts as hanging.
+    pub(in crate::supervisor) until: Instant,
+}
+
+impl Call {
+    /// Starts the program.
+    pub(super) fn begin(order: Order<'_>) -> Result<Self, Failure> {
+        let report = order.external.bundle.join(format!("{}-{}.log", order.name, order.verb));
+        let failed = |error: &std::io::Error| failure(order.verb, error.to_string(), error.raw_os_error());
+        let mut command = Command::new(&order.external.runtime.path);
+        command.args(&order.external.runtime.args);
+        command.arg("--log").arg(&report).args(["--log-format", "json"]);
+        command.arg(order.verb).args(&order.arguments);
+        // A group of its own: a signal to the supervisor's is not for it.
+        command.current_dir(&order.external.bundle).env_clear().env("PATH", PATH).process_group(0);
+        match order.streams {
+            Some([stdin, stdout, stderr]) => command.stdin(stdin).stdout(stdout).stderr(stderr),
+            None => {
+                let stderr =
+                    File::options().create(true).append(true).open(&report).map_err(|e| failed(&e))?;
+                command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr)
+            }
+        };
+        // Directories that it makes in the root are for everybody.
+        let before = rustix::process::umask(Mode::WGRP | Mode::WOTH);
+        let spawned = command.spawn();
+        rustix::process::umask(before);
+        let mut child = spawned.map_err(|error| failed(&error))?;
+        match identify(child.id().cast_signed()) {
+            Ok(process) => Ok(Self { process, verb: order.verb, report, until: order.until }),
+            Err(error) => {
+                // Not waited for here, it would be a zombie for ever.
+                let _ = child.kill().and_then(|()| child.wait());
+                Err(failed(&error.into()))
+            }
+        }
+    }
+
+    /// What came of it, when it has ended. Its files are removed.
+    pub(super) fn outcome(&self) -> Option<Result<(), Failure>> {
+        let ended = self.process.reap()?;
+        let outcome = match ended {
+            Ended { code: 0, signal: None } => Ok(()),
+            Ended { code, signal } => Err(self.failed(match signal {
+                Some(signal) => format!("killed by signal {signal}"),
+                None => format!("exit status {code}"),
+            })),
+        };
+        let _gone = std::fs::remove_file(&self.report);
+        Some(outcome)
+    }
+
+    /// Kills it with all that it has started.
+    pub(in crate::supervisor) fn kill(&self) {
+        for pid in descendants(self.process.pid).into_iter().rev().filter_map(Pid::from_raw) {
+            let _ended = kill_process(pid, Signal::KILL);
+        }
+        self.process.kill();
+    }
+
+    /// What is told when its time is over.
+    pub(super) fn too_late(&self) -> Failure {
+        let said = message(&self.report).map(|said| format!(": {said}")).unwrap_or_default();
+        failure(self.verb, format!("it took too long{said}"), Some(Errno::TIMEDOUT.raw_os_error()))
+    }
+
+    /// A failure of this operation: what the program has said, or else `otherwise`.
+    pub(super) fn failed(&self, otherwise: String) -> Failure {
+        failure(self.verb, message(&self.report).unwrap_or(otherwise), None)
+    }
+}
+
+/// A failed operation of a runtime.
+pub(super) fn failure(verb: &str, why: String, errno: Option<i32>) -> Failure {
+    let subject = format!("{verb}: {why}");
+    Failure { kind: FailureKind::System, step: FailedStep::ExternalRuntime, errno, subject }
+}
+
+/// The process with this number, which is a child of this one.
+fn identify(pid: i32) -> Result<Process, Errno> {
+    let number = Pid::from_raw(pid).ok_or(Errno::SRCH)?;
+    let pidfd = pidfd_open(number, PidfdFlags::empty())?;
+    let start_time = start_time(pid).map_err(|_| Errno::SRCH)?;
+    Ok(Process { pid, pidfd, start_time })
+}
+
+/// The process that a runtime has written down in a pid file: an orphan of the runtime's, and so a child of this process.
+pub(super) fn adopt(path: &Path) -> Result<Process, String> {
+    let mut text = String::new();
+    let opened = File::open(path).map_err(|error| format!("its pid file: {error}"))?;
+    opened.take(32).read_to_string(&mut text).map_err(|error| format!("its pid file: {error}"))?;
+    let pid = text.trim().parse::<i32>().ok().filter(|pid| *pid > 1);
+    let pid = pid.ok_or_else(|| format!("its pid file says {text:?}"))?;
+    let process = identify(pid).map_err(|_| format!("process {pid} of its pid file is gone"))?;
+    // By the descriptor: a child that has not been waited for keeps its number.
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    match waitid(WaitId::PidFd(process.as_fd()), options) {
+        Ok(_) => Ok(process),
+        Err(_) => Err(format!("process {pid} of its pid file is none of its own")),
+    }
+}
+
+/// The end of what a program has written: the last message of its log, or else its last words.
+fn message(report: &Path) -> Option<String> {
+    let mut file = File::open(report).ok()?;
+    let length = file.metadata().ok()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(LONGEST_REPORT))).ok()?;
+    let mut bytes = Vec::new();
+    file.take(LONGEST_REPORT).read_to_end(&mut bytes).ok()?;
+    said(&String::from_utf8_lossy(&bytes))
+}
+
+/// The last error of a log in JSON (as of logrus, which runc's format is), or else the last line that is none of a log's.
+fn said(text: &str) -> Option<String> {
+    let mut words = None;
+    for line in text.lines().rev().map(str::trim).filter(|line| !line.is_empty()) {
+        let entry: Option<serde_json::Value> =
+            serde_json::from_str(line).ok().filter(serde_json::Value::is_object);
+        let Some(entry) = entry else {
+            words = words.or(Some(line));
+            continue;
+        };
+        let is_error = |level: &str| matches!(level, "error" | "fatal" | "panic");
+        let matters = entry.get("level").and_then(|level| level.as_str()).is_none_or(is_error);
+        if let Some(message) = entry.get("msg").and_then(|message| message.as_str()).filter(|_| matters) {
+            return Some(cut(message));
+        }
+    }
+    words.map(cut)
+}
+
+fn cut(text: &str) -> String {
+    text.trim().chars().filter(|c| !c.is_control()).take(LONGEST_MESSAGE).collect()
+}
+
+/// The processes below one, parents before children (proc_pid_task_tid_children(5)).
+fn descendants(pid: i32) -> Vec<i32> {
+    let mut all = Vec::new();
+    let mut generation = vec![pid];
+    for _ in 0..GENERATIONS {
+        generation = generation.iter().flat_map(|pid| children(*pid)).collect();
+        all.extend_from_slice(&generation);
+    }
+    all
+}
+
+fn children(pid: i32) -> Vec<i32> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let listed = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
+    let listed: Vec<String> = listed.collect();
+    listed.iter().flat_map(|line| line.split_whitespace()).filter_map(|pid| pid.parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_error_of_a_log_is_told() {
+        let log = "{\"level\":\"error\",\"msg\":\"first\"}\n\
+                   {\"level\":\"error\",\"msg\":\"exec: \\\"nope\\\": not found\"}\n\
+                   {\"level\":\"warning\",\"msg\":\"and a warning\"}\nplain words\n";
+        assert_eq!(said(log).as_deref(), Some("exec: \"nope\": not found"));
+        assert_eq!(said("{\"msg\":\"crun says no level\"}").as_deref(), Some("crun says no level"));
+        assert_eq!(said("{\"level\":\"info\",\"msg\":\"fine\"}\npanic: x\n\n").as_deref(), Some("panic: x"));
+        assert_eq!(said("\n{}\n"), None);
+        assert_eq!(said(&"x\u{1b}".repeat(5000)).map(|text| text.len()), Some(LONGEST_MESSAGE));
+    }
+
+    #[test]
+    fn a_pid_file_names_a_child_of_this_process_or_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pid");
+        for (text, why) in [("", "says \"\""), ("0", "says"), ("-1", "says"), ("1", "says"), ("x", "says")] {
+            std::fs::write(&path, text).unwrap();
+            assert!(adopt(&path).unwrap_err().contains(why), "{text:?}");
+        }
+        let parent = rustix::process::getppid().unwrap().as_raw_nonzero().get();
+        std::fs::write(&path, parent.to_string()).unwrap();
+        assert!(adopt(&path).unwrap_err().contains("none of its own"));
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        std::fs::write(&path, format!("{}\n", child.id())).unwrap();
+        let adopted = adopt(&path).map(|process| process.pid);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(adopted, Ok(child.id().cast_signed()));
+    }
+}
