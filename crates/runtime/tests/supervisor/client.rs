@@ -12,10 +12,14 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 /// Nothing here takes long: a test that waits longer has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// How long to wait for what must happen; longer by the factor `KNARR_TEST_SLOWNESS` on a slow machine.
+/// By how much longer things may take on this machine than on one of its own.
+pub fn slowness() -> u32 {
+    std::env::var("KNARR_TEST_SLOWNESS").map_or(1, |factor| factor.parse().unwrap())
+}
+
+/// How long to wait for what must happen.
 pub fn patience() -> Duration {
-    let factor = std::env::var("KNARR_TEST_SLOWNESS").ok();
-    PATIENCE * factor.map_or(1, |factor| factor.parse().unwrap())
+    PATIENCE * slowness()
 }
 
 pub struct Client {

@@ -10,7 +10,7 @@ use runtime::{FailedStep, Failure};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::client::Client;
+use crate::client::{Client, slowness};
 use crate::rig::{self, Container, Rig, container, is_alive, until};
 
 /// The specification with a hook of the host's shell.
@@ -181,17 +181,17 @@ fn a_hook_that_hangs_is_killed_with_its_children() {
         [("createRuntime", 60_000), ("createContainer", 60_000), ("poststart", 60_000)]
     {
         let mut hook = shell(&hang(moment));
-        hook[0]["timeout"] = json!(1);
+        hook[0]["timeout"] = json!(slowness());
         let mut wanted = with_hooks(moment, "exec sleep 1000", json!({ moment: hook }));
         wanted.deadline_ms = deadline_ms;
         let failure = failed(rig.try_start(&mut client, &wanted)).to_string();
-        assert!(failure.contains("was killed after 1 s"), "{failure}");
+        assert!(failure.contains(&format!("was killed after {} s", slowness())), "{failure}");
         let child: i32 = fs::read_to_string(place.join(moment)).unwrap().trim().parse().unwrap();
         until("the hook's child is gone", || (!is_alive(child)).then_some(()));
     }
     // Without a time of its own it has that of the start; others are served meanwhile.
     let mut wanted = with_hooks("late", "exec sleep 1000", json!({ "createRuntime": shell(&hang("late")) }));
-    wanted.deadline_ms = 1500;
+    wanted.deadline_ms = 1500 * u64::from(slowness());
     let (start, descriptors) = rig.request(&wanted);
     let borrowed: Vec<_> = descriptors.iter().map(std::os::fd::AsFd::as_fd).collect();
     let sequence = client.send(Request::Start(Box::new(start)), &borrowed);
@@ -236,7 +236,7 @@ fn held<'a>(id: &'a str, command: &str) -> Container<'a> {
 }
 
 fn execute(client: &mut Client, id: &str) -> Reply {
-    client.call(Request::Execute { container: id.to_owned(), deadline_ms: 10_000 })
+    client.call(Request::Execute { container: id.to_owned(), deadline_ms: 10_000 * u64::from(slowness()) })
 }
 
 #[test]

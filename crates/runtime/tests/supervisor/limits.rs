@@ -132,7 +132,7 @@ fn an_answer_is_never_given_to_another_daemon() {
         return;
     };
     let mut hanging = container("c1", "true");
-    hanging.deadline_ms = 200;
+    hanging.deadline_ms = 200 * u64::from(crate::client::slowness());
     let (start, descriptors) = rig.request(&hanging);
     let borrowed: Vec<_> = descriptors.iter().map(std::os::fd::AsFd::as_fd).collect();
     first.send(Request::Start(Box::new(start)), &borrowed);

@@ -28,7 +28,7 @@ use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
 };
 
-use crate::client::{Client, patience};
+use crate::client::{Client, patience, slowness};
 
 /// The binary that is installed, where the Makefile names one; the one that cargo has just built otherwise.
 pub fn binary() -> PathBuf {
@@ -61,7 +61,7 @@ pub fn container<'a>(id: &'a str, script: &str) -> Container<'a> {
         spec: spec(&["sh", "-c", script]),
         namespaces: namespaces(),
         stdin: Stdin::Null,
-        deadline_ms: 10_000,
+        deadline_ms: 10_000 * u64::from(slowness()),
         until: Until::Executed,
     }
 }
@@ -332,7 +332,7 @@ pub fn exec(id: &str, container: &str, script: &str, streams: &[Stream]) -> Star
         container: container.to_owned(),
         process,
         streams: streams.to_vec(),
-        deadline_ms: 10_000,
+        deadline_ms: 10_000 * u64::from(slowness()),
     }
 }
 
