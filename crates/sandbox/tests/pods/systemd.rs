@@ -72,13 +72,14 @@ impl Scopes for Systemd {
             return Err(ScopeError::Deadline(Arc::new(std::io::Error::other("ordered by the test"))));
         }
         let path = PathBuf::from(&scope.slice).join(&scope.name);
-        self.scopes.lock().unwrap().push((scope.name.clone(), scope.description.clone(), path.clone()));
         for tree in trees() {
             std::fs::create_dir_all(tree.join(&path)).unwrap();
             if !self.loses.load(Ordering::SeqCst) {
                 std::fs::write(tree.join(&path).join("cgroup.procs"), scope.pid.to_string()).unwrap();
             }
         }
+        // Known from here on: what is empty goes at once.
+        self.scopes.lock().unwrap().push((scope.name.clone(), scope.description.clone(), path));
         if self.fail.load(Ordering::SeqCst) { Err(failed("ordered by the test")) } else { Ok(()) }
     }
 
