@@ -245,7 +245,8 @@ mod tests {
             ),
             (
                 "apparmor_profile",
-                |context| context.apparmor_profile = "runtime/default".into(),
+                // A word that it never had; those that it had are honoured.
+                |context| context.apparmor_profile = "strict".into(),
                 |context| context.apparmor = Some(cri::SecurityProfile::default()),
             ),
         ];
