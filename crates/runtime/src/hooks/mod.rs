@@ -2,7 +2,7 @@
 //! state on standard input (runtime-spec, config.md, "POSIX-platform Hooks").
 //!
 //! Whoever runs them waits for them, so it is never the supervisor itself: those on the host are run by a copy
-//! of it ([`spawn`]), those of a container by its first process before it executes the command.
+//! of it (`spawn`), those of a container by its first process before it executes the command.
 //!
 //! | moment | by | fails |
 //! |---|---|---|

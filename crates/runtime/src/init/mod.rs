@@ -1,9 +1,8 @@
 //! What runs in the child between clone and execve: tables of steps, carried out in order in one loop.
 //!
 //! The first step that fails is reported over the handshake, and the child ends. The order is the security of
-//! it, and stands in three tables: [`launch::steps`] builds a container's root, [`join::steps`] enters a
-//! running one, and [`process::steps`], the same for both, turns the child into the process that was asked
-//! for.
+//! it, and stands in tables: [`launch::steps`] builds a container's root, [`join::outside_steps`] and [`join::inside_steps`]
+//! enter a running one, and [`process::steps`], the same for both, turns the child into the process that was asked for.
 //!
 //! The child is a copy of a process that had one thread, so it may allocate. It never returns into the code
 //! of its parent.
