@@ -1,6 +1,6 @@
 //! From a child inside its container to the process that was asked for: streams, limits, rights, command.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
@@ -231,10 +231,17 @@ impl<'a> Process<'a> {
         self.procfs = None;
         let null = self.null.as_ref().ok_or_else(|| super::launch::missing("null device"))?;
         let failed = |errno| Failure::system(FailedStep::Descriptors, errno, "");
-        for result in [dup2_stdin(null), dup2_stdout(null), dup2_stderr(null)] {
-            result.map_err(failed)?;
-        }
         let streams = [self.streams.stdin, self.streams.stdout, self.streams.stderr];
+        let is_stream = |number| streams.iter().flatten().any(|stream| stream.as_raw_fd() == number);
+        type Duplicate = fn(&OwnedFd) -> Result<(), Errno>;
+        let standard: [Duplicate; 3] =
+            [|null| dup2_stdin(null), |null| dup2_stdout(null), |null| dup2_stderr(null)];
+        for (number, duplicate) in (0..).zip(standard) {
+            // A supervisor that was started without one may have been handed a stream under its number.
+            if !is_stream(number) {
+                duplicate(null).map_err(failed)?;
+            }
+        }
         let own = [self.reporter.as_fd(), self.root()?.as_fd(), null.as_fd(), starter];
         sys::close_all_but(streams.into_iter().flatten().chain(own)).map_err(failed)
     }
