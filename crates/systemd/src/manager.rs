@@ -397,7 +397,7 @@ mod tests {
         Scope { name: "x.scope".into(), slice: "s.slice".into(), description: "d".into(), pid: 1 }
     }
 
-    const SOON: Duration = Duration::from_millis(200);
+    const SOON: Duration = Duration::from_secs(1);
     const LATE: Duration = Duration::from_secs(30);
 
     #[tokio::test]
