@@ -6,11 +6,12 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Every edge between crates of ours that there may be.
-const EDGES: [(&str, &str); 7] = [
+const EDGES: [(&str, &str); 8] = [
     ("cri-server", "cni"),
     ("cri-server", "image-service"),
     ("cri-server", "proto"),
     ("cri-server", "sandbox"),
+    ("cri-server", "streaming"),
     ("cri-server", "systemd"),
     ("e2e", "proto"),
     ("sandbox", "runtime"),
