@@ -84,8 +84,9 @@ async fn a_null_device_that_is_swapped_masks_nothing_else() {
 
 /// A container that says whether its masked file is empty and cannot be changed.
 fn masked(rig: &Rig, dev: &Path) -> e2e::cri::ContainerConfig {
-    let script =
-        format!("[ -z \"$(head -c 1 /proc/keys)\" ] && echo masked; {{ cat {CORE_PATTERN} > /proc/keys; }} 2>&-; true");
+    let script = format!(
+        "[ -z \"$(head -c 1 /proc/keys)\" ] && echo masked; {{ cat {CORE_PATTERN} > /proc/keys; }} 2>&-; true"
+    );
     let mut wanted = rig.script(&script);
     config::security(&mut wanted).masked_paths = vec!["/proc/keys".into()];
     mount(&mut wanted, dev, "/dev");
