@@ -14,7 +14,7 @@ use runtime::wire::{Reply, Request, Scope, StartContainer, Stdin, Stream, Target
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Signal;
 
-use crate::client::Client;
+use crate::client::{Client, slowness};
 use crate::rig::{self, Rig, is_alive, until};
 
 /// What every operation finds: its command line, in variables.
@@ -189,9 +189,12 @@ fn a_pid_file_is_not_believed() {
     // Another container's process is not this one's.
     let (rig, mut client) = Rig::new();
     let first = running(&mut client, request(&rig, &GOOD, "sleep 1000"));
+    // What is written for the second is written over what the first one reads its command from.
+    until("the first has read its command", || {
+        fs::read(format!("/proc/{first}/cmdline")).ok()?.starts_with(b"sleep").then_some(())
+    });
     let second = Script { create: "cp init.first \"$pid\"", delete: "true", ..GOOD };
     fs::write(bundle(&rig).join("init.first"), first.to_string()).unwrap();
-    // The first may not have read its command yet.
     let mut other = request(&rig, &second, "sleep 1000");
     other.container = "c2".to_owned();
     other.cgroup = rig.cgroup("c2");
@@ -343,7 +346,7 @@ fn a_process_that_does_not_come_to_be_leaves_nothing() {
     let hanging = Script { exec: "sleep 1000 & echo $! > \"$pid\"; sleep 1000", ..GOOD };
     running(&mut client, request(&rig, &hanging, "sleep 1000"));
     let mut request = rig::exec("e2", "c1", "", &[]);
-    request.deadline_ms = 500;
+    request.deadline_ms = 500 * u64::from(slowness());
     let sequence = client.send(Request::Exec(Box::new(request)), &[]);
     let pid = until("it has got as far as a process", || {
         fs::read_to_string(bundle(&rig).join("e2.pid")).ok()?.trim().parse::<i32>().ok()

@@ -285,6 +285,11 @@ pub(crate) fn shell(name: &str, script: &str) -> ContainerConfig {
     }
 }
 
+/// What takes `time` on a machine of one's own, on this one: as many times longer as `KNARR_TEST_SLOWNESS` says.
+pub(crate) fn here(time: Duration) -> Duration {
+    time * std::env::var("KNARR_TEST_SLOWNESS").map_or(1, |factor| factor.parse().unwrap())
+}
+
 /// Looks again and again until what is looked for is there; says what was seen last when it gives up.
 pub(crate) async fn until<T>(what: &str, mut look: impl FnMut() -> Result<T, String>) -> T {
     let begun = Instant::now();
@@ -292,7 +297,7 @@ pub(crate) async fn until<T>(what: &str, mut look: impl FnMut() -> Result<T, Str
         match look() {
             Ok(found) => return found,
             Err(seen) => {
-                assert!(begun.elapsed() < Duration::from_secs(20), "waited for {what}; last: {seen}")
+                assert!(begun.elapsed() < here(Duration::from_secs(20)), "waited for {what}; last: {seen}")
             }
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
