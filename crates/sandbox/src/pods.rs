@@ -71,7 +71,7 @@ impl Pods {
     ///
     /// # Errors
     /// [`Error::Refused`] for a setting that is not supported, [`Error::Step`] when the state directory, the supervisor binary or
-    /// the host's cgroups can't be used. A pod that can't be recovered is logged and doesn't fail the others.
+    /// the host's cgroups can't be used, or the SELinux policy that is loaded can't be asked. A pod that can't be recovered is logged and doesn't fail the others.
     pub async fn open(
         config: Config,
         network: Arc<dyn Network>,
@@ -92,7 +92,7 @@ impl Pods {
             users,
             host,
             apparmor: Apparmor::detect(&config.apparmor),
-            selinux: Selinux::detect(config.selinux),
+            selinux: Selinux::detect(config.selinux)?,
             registry: Registry::new(),
             events: Events::new(),
             network,
