@@ -1,0 +1,81 @@
+//! What the manager says and does, against a stand-in.
+
+mod stand_in;
+
+use std::time::Duration;
+
+use stand_in::{Bus, Does};
+
+use crate::{Error, Manager, Scope};
+
+fn scope() -> Scope {
+    Scope { name: "x.scope".into(), slice: "s.slice".into(), description: "d".into(), pid: 1 }
+}
+
+const SOON: Duration = Duration::from_secs(1);
+const LATE: Duration = Duration::from_secs(30);
+
+#[tokio::test]
+async fn a_scope_is_started_when_its_job_is_done() {
+    let bus = Bus::new(LATE, &[("StartTransientUnit", Does::Job("done")), ("StopUnit", Does::Job("done"))]);
+    bus.manager.start_scope(&scope()).await.unwrap();
+    bus.manager.end_scope("x.scope").await.unwrap();
+    assert_eq!(
+        bus.calls(),
+        ["Hello", "AddMatch", "Subscribe", "StartTransientUnit", "KillUnit", "StopUnit", "ResetFailedUnit"],
+        "one connection, and a call for a scope"
+    );
+}
+
+#[tokio::test]
+async fn what_systemd_says_is_told() {
+    let exists = "org.freedesktop.systemd1.UnitExists";
+    let gone = Does::Refuses("org.freedesktop.systemd1.NoSuchUnit");
+    let bus = Bus::new(
+        LATE,
+        &[
+            ("StartTransientUnit", Does::Job("failed")),
+            ("StartTransientUnit", Does::Refuses(exists)),
+            ("KillUnit", gone),
+            ("StopUnit", gone),
+            ("StopUnit", Does::Job("done")),
+            ("ResetFailedUnit", gone),
+            ("StopUnit", Does::Refuses("org.freedesktop.DBus.Error.AccessDenied")),
+            ("ListUnitsByPatterns", Does::Lists),
+        ],
+    );
+    let error = bus.manager.start_scope(&scope()).await.unwrap_err();
+    assert_eq!(error.to_string(), "the job for \"x.scope\" ended with \"failed\"");
+    let error = bus.manager.start_scope(&scope()).await.unwrap_err();
+    assert_eq!(error.to_string(), format!("StartTransientUnit is refused: so it is ({exists})"));
+    bus.manager.end_scope("x.scope").await.unwrap();
+    bus.manager.end_scope("x.scope").await.unwrap();
+    assert!(matches!(bus.manager.end_scope("x.scope").await, Err(Error::Call { method: "StopUnit", .. })));
+    let units = bus.manager.list("*").await.unwrap();
+    assert_eq!(units.iter().map(|unit| unit.name.as_str()).collect::<Vec<_>>(), ["a.scope", "b.scope"]);
+    assert_eq!((units[1].description.as_str(), units[1].state.as_str()), ("of us", "active"));
+}
+
+#[tokio::test]
+async fn silence_ends_with_the_deadline_and_the_connection() {
+    for (at, member) in ["Hello", "AddMatch", "Subscribe", "StartTransientUnit"].into_iter().enumerate() {
+        let bus = Bus::new(SOON, &[(member, Does::Hangs), ("StartTransientUnit", Does::Job("done"))]);
+        let begun = std::time::Instant::now();
+        let scope = scope();
+        let both = tokio::join!(bus.manager.start_scope(&scope), bus.manager.list("*"));
+        assert!(matches!(both.0, Err(Error::Deadline { after: SOON, .. })), "{member}: {both:?}");
+        assert!(begun.elapsed() < LATE / 2, "{:?}", begun.elapsed());
+        bus.manager.start_scope(&scope).await.unwrap();
+        assert_eq!(bus.calls().iter().filter(|call| *call == "Hello").count(), 2, "{at}: a new connection");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_broke_is_made_again() {
+    let bus =
+        Bus::new(LATE, &[("StartTransientUnit", Does::HangsUp), ("StartTransientUnit", Does::Job("done"))]);
+    assert!(matches!(bus.manager.start_scope(&scope()).await, Err(Error::Closed)));
+    bus.manager.start_scope(&scope()).await.unwrap();
+    let nobody = Manager::at("unix:path=/not/there".into(), LATE);
+    assert!(matches!(nobody.list("*").await, Err(Error::Connect { .. })));
+}
