@@ -10,6 +10,7 @@
 mod address;
 mod connection;
 mod error;
+mod incoming;
 mod manager;
 mod message;
 #[cfg(test)]

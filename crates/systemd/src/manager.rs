@@ -4,13 +4,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::connection::Connection;
+use crate::incoming::{MANAGER, SYSTEMD};
 use crate::message::{Call, Writer};
 use crate::units::{Scope, Unit, property, start, units};
 use crate::{Error, address};
 
-const DESTINATION: &str = "org.freedesktop.systemd1";
 const PATH: &str = "/org/freedesktop/systemd1";
-const INTERFACE: &str = "org.freedesktop.systemd1.Manager";
 
 const SIGKILL: u32 = 9;
 
@@ -179,7 +178,7 @@ impl Drop for Unfinished<'_> {
 }
 
 fn manager(member: &'static str, signature: &'static str, body: Vec<u8>) -> Call<'static> {
-    Call { destination: DESTINATION, path: PATH, interface: INTERFACE, member, signature, body }
+    Call { destination: SYSTEMD, path: PATH, interface: MANAGER, member, signature, body }
 }
 
 fn done(unit: &str, result: &str) -> Result<(), Error> {

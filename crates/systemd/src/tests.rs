@@ -1,5 +1,7 @@
 //! What the manager says and does, against a stand-in.
 
+mod real;
+pub(crate) mod sent;
 mod stand_in;
 
 use std::time::Duration;
@@ -22,7 +24,17 @@ async fn a_scope_is_started_when_its_job_is_done() {
     bus.manager.end_scope("x.scope").await.unwrap();
     assert_eq!(
         bus.calls(),
-        ["Hello", "AddMatch", "Subscribe", "StartTransientUnit", "KillUnit", "StopUnit", "ResetFailedUnit"],
+        [
+            "Hello",
+            "AddMatch",
+            "AddMatch",
+            "GetNameOwner",
+            "Subscribe",
+            "StartTransientUnit",
+            "KillUnit",
+            "StopUnit",
+            "ResetFailedUnit"
+        ],
         "one connection, and a call for a scope"
     );
 }
@@ -58,7 +70,7 @@ async fn what_systemd_says_is_told() {
 
 #[tokio::test]
 async fn silence_ends_with_the_deadline_and_the_connection() {
-    for (at, member) in ["Hello", "AddMatch", "Subscribe", "StartTransientUnit"].into_iter().enumerate() {
+    for member in ["Hello", "AddMatch", "GetNameOwner", "Subscribe", "StartTransientUnit"].into_iter() {
         let bus = Bus::new(SOON, &[(member, Does::Hangs), ("StartTransientUnit", Does::Job("done"))]);
         let begun = std::time::Instant::now();
         let scope = scope();
@@ -66,7 +78,7 @@ async fn silence_ends_with_the_deadline_and_the_connection() {
         assert!(matches!(both.0, Err(Error::Deadline { after: SOON, .. })), "{member}: {both:?}");
         assert!(begun.elapsed() < LATE / 2, "{:?}", begun.elapsed());
         bus.manager.start_scope(&scope).await.unwrap();
-        assert_eq!(bus.calls().iter().filter(|call| *call == "Hello").count(), 2, "{at}: a new connection");
+        assert_eq!(bus.times("Hello"), 2, "{member}: a new connection");
     }
 }
 
@@ -78,4 +90,42 @@ async fn a_connection_that_broke_is_made_again() {
     bus.manager.start_scope(&scope()).await.unwrap();
     let nobody = Manager::at("unix:path=/not/there".into(), LATE);
     assert!(matches!(nobody.list("*").await, Err(Error::Connect { .. })));
+}
+
+#[tokio::test]
+async fn what_strangers_send_is_passed_over() {
+    let result = "failed";
+    let bus = Bus::new(LATE, &[("StartTransientUnit", Does::JobAmongStrangers(result))]);
+    let error = bus.manager.start_scope(&scope()).await.unwrap_err();
+    assert_eq!(error.to_string(), "the job for \"x.scope\" ended with \"failed\"");
+    bus.manager.set_cpu_weight("x.scope", 1).await.unwrap();
+    assert_eq!(bus.times("Hello"), 1, "the connection is the same");
+}
+
+#[tokio::test]
+async fn the_bus_answers_for_whom_it_does_not_let_through() {
+    let denied = "org.freedesktop.DBus.Error.AccessDenied";
+    let bus = Bus::new(LATE, &[("StartTransientUnit", Does::BusRefuses(denied))]);
+    let error = bus.manager.start_scope(&scope()).await.unwrap_err();
+    assert!(matches!(&error, Error::Call { name, .. } if name == denied), "{error:?}");
+}
+
+#[tokio::test]
+async fn an_answer_that_is_too_long_is_an_error_and_no_end() {
+    let list = "ListUnitsByPatterns";
+    let bus = Bus::new(LATE, &[(list, Does::ListsTooLong), (list, Does::Lists)]);
+    let error = bus.manager.list("*").await.unwrap_err();
+    assert_eq!(error.to_string(), "the bus sent a broken message: it is too long");
+    assert_eq!(bus.manager.list("*").await.unwrap().len(), 2);
+    assert_eq!(bus.times("Hello"), 1, "the connection is the same");
+}
+
+#[tokio::test]
+async fn another_systemd_is_another_connection() {
+    let bus =
+        Bus::new(LATE, &[("StartTransientUnit", Does::NewOwner), ("StartTransientUnit", Does::Job("done"))]);
+    // Whom was asked is no more; nobody will answer.
+    assert!(matches!(bus.manager.start_scope(&scope()).await, Err(Error::Closed)));
+    bus.manager.start_scope(&scope()).await.unwrap();
+    assert_eq!(bus.times("GetNameOwner"), 2);
 }
