@@ -43,7 +43,7 @@ impl Drop for Connection {
 /// Ends of jobs of one unit. Dropping it ends the interest.
 pub(crate) struct Jobs<'a> {
     connection: &'a Connection,
-    unit: String,
+    number: u64,
     ends: mpsc::UnboundedReceiver<JobEnd>,
 }
 
@@ -62,7 +62,7 @@ impl Jobs<'_> {
 
 impl Drop for Jobs<'_> {
     fn drop(&mut self) {
-        self.connection.incoming.forget_jobs(&self.unit);
+        self.connection.incoming.forget_jobs(self.number);
     }
 }
 
@@ -109,7 +109,8 @@ impl Connection {
 
     /// Asks for the ends of a unit's jobs from now on.
     pub(crate) fn jobs(&self, unit: &str) -> Jobs<'_> {
-        Jobs { connection: self, unit: unit.to_owned(), ends: self.incoming.jobs(unit) }
+        let (number, ends) = self.incoming.jobs(unit);
+        Jobs { connection: self, number, ends }
     }
 
     /// Calls a method and waits for its answer.

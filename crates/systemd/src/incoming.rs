@@ -42,8 +42,10 @@ struct Asked {
 #[derive(Debug, Default)]
 struct Waiting {
     calls: HashMap<u32, Asked>,
-    /// By unit.
-    jobs: HashMap<String, mpsc::UnboundedSender<JobEnd>>,
+    /// Who waits for the end of a job of a unit, by a number: there may be several for one unit.
+    jobs: HashMap<u64, (String, mpsc::UnboundedSender<JobEnd>)>,
+    /// The number that the last of them got.
+    last: u64,
     /// The name that systemd's messages come from.
     systemd: Option<String>,
     /// The connection has ended; nobody will be answered any more.
@@ -102,19 +104,21 @@ impl Incoming {
         Some(receiver)
     }
 
-    /// From now on the ends of a unit's jobs.
-    pub(crate) fn jobs(&self, unit: &str) -> mpsc::UnboundedReceiver<JobEnd> {
+    /// From now on the ends of a unit's jobs, and the number to forget them by.
+    pub(crate) fn jobs(&self, unit: &str) -> (u64, mpsc::UnboundedReceiver<JobEnd>) {
         let (sender, ends) = mpsc::unbounded_channel();
         let mut waiting = self.lock();
+        waiting.last += 1;
+        let number = waiting.last;
         if !waiting.is_over {
-            waiting.jobs.insert(unit.to_owned(), sender);
+            waiting.jobs.insert(number, (unit.to_owned(), sender));
         }
-        ends
+        (number, ends)
     }
 
-    /// Ends the interest in a unit's jobs.
-    pub(crate) fn forget_jobs(&self, unit: &str) {
-        self.lock().jobs.remove(unit);
+    /// Ends somebody's interest in jobs.
+    pub(crate) fn forget_jobs(&self, number: u64) {
+        self.lock().jobs.remove(&number);
     }
 
     /// Takes from now on what comes from `name` for systemd's.
@@ -170,7 +174,9 @@ impl Incoming {
             What::Signal { member, .. } => match (member.as_str(), body) {
                 ("JobRemoved", Ok(body)) => {
                     if let Ok((job, unit, result)) = job_removed(&body) {
-                        let _gone = waiting.jobs.get(&unit).map(|jobs| jobs.send((job, result)));
+                        for (_, jobs) in waiting.jobs.values().filter(|(of, _)| *of == unit) {
+                            let _gone = jobs.send((job.clone(), result.clone()));
+                        }
                     }
                 }
                 // Another PID 1, which has other names: nothing that was asked of the last is answered.

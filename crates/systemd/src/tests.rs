@@ -129,3 +129,12 @@ async fn another_systemd_is_another_connection() {
     bus.manager.start_scope(&scope()).await.unwrap();
     assert_eq!(bus.times("GetNameOwner"), 2);
 }
+
+#[tokio::test]
+async fn two_may_wait_for_one_unit() {
+    // As systemd has it: who wants what a job already does is given that job.
+    let bus = Bus::new(LATE, &[("StopUnit", Does::JobWithoutEnd("/j/7")), ("StopUnit", Does::Job("done"))]);
+    let both = tokio::join!(bus.manager.end_scope("x.scope"), bus.manager.end_scope("x.scope"));
+    assert!(both.0.is_ok() && both.1.is_ok(), "{both:?}");
+    assert_eq!((bus.times("Hello"), bus.times("StopUnit")), (1, 2));
+}

@@ -23,7 +23,9 @@ pub(super) enum Does {
     Nothing,
     /// Answers with a job, and ends that with a result before it answers.
     Job(&'static str),
-    /// The same after strangers have sent what they can think of.
+    /// Answers with a job of this path, which doesn't end by itself.
+    JobWithoutEnd(&'static str),
+    /// As [`Does::Job`], after strangers have sent what they can think of.
     JobAmongStrangers(&'static str),
     /// Answers with an error of this name.
     Refuses(&'static str),
@@ -131,6 +133,10 @@ fn answers(call: &Received, does: Does) -> Vec<Vec<u8>> {
                 [("/j/1", "x.scope", "failed"), ("/j/2", "y.scope", "done"), ("/j/7", "x.scope", result)];
             messages.extend(ends.map(|end| job_removed(end).from(SYSTEMD).encode()));
             body.string("/j/7");
+            Sent::reply(call.serial).with("o", &body.into_bytes())
+        }
+        Does::JobWithoutEnd(job) => {
+            body.string(job);
             Sent::reply(call.serial).with("o", &body.into_bytes())
         }
         Does::Lists => Sent::reply(call.serial).with("a(ssssssouso)", &two_units()),
