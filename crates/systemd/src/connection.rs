@@ -40,6 +40,15 @@ impl Drop for Connection {
     }
 }
 
+/// Gives up the connection that a call was made over when it is dropped.
+struct Unanswered<'a>(&'a Connection);
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        self.0.give_up();
+    }
+}
+
 /// Ends of jobs of one unit. Dropping it ends the interest.
 pub(crate) struct Jobs<'a> {
     connection: &'a Connection,
@@ -113,10 +122,11 @@ impl Connection {
         Jobs { connection: self, number, ends }
     }
 
-    /// Calls a method and waits for its answer.
-    ///
-    /// Not safe to cancel but by giving up the connection: half a message may have been written.
+    /// Calls a method and waits for its answer. Safe to cancel: who no longer waits gives up the connection. What was asked
+    /// must not be done any more then, and systemd does nothing for whom the bus doesn't know; nor may half a message spoil
+    /// those after it.
     pub(crate) async fn call(&self, call: &Call<'_>) -> Result<Body, Error> {
+        let unanswered = Unanswered(self);
         let serial = self.serial.fetch_add(1, Ordering::Relaxed);
         let answer = self.incoming.ask(serial, call.destination, call.member).ok_or(Error::Closed)?;
         let bytes = call.encode(serial);
@@ -124,7 +134,9 @@ impl Connection {
         if written.is_err() {
             self.incoming.end();
         }
-        answer.await.unwrap_or(Err(Error::Closed))
+        let answer = answer.await.unwrap_or(Err(Error::Closed));
+        std::mem::forget(unanswered);
+        answer
     }
 }
 

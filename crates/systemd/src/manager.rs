@@ -54,7 +54,8 @@ impl Manager {
                 connection.call(&manager("StartTransientUnit", "ssa(sv)a(sa(sv))", start(scope))).await?;
             done(&scope.name, &jobs.result(body.read("o")?.string()?).await?)
         };
-        self.within("starting a scope", work).await
+        // Not repeated: it may have been started.
+        self.within("starting a scope", self.once(work)).await
     }
 
     /// Ends everything in a scope at once (SIGKILL) and waits until the unit has stopped; one that failed is forgotten. One
@@ -90,7 +91,7 @@ impl Manager {
                 Ok(_) | Err(_) => Ok(()),
             }
         };
-        self.within("ending a scope", work).await
+        self.within("ending a scope", self.repeatedly(work)).await
     }
 
     /// Sets the CPU weight of a unit's cgroup, 1 to 10000, until the unit goes. Safe to cancel.
@@ -109,7 +110,7 @@ impl Manager {
             let call = manager("SetUnitProperties", "sba(sv)", arguments.into_bytes());
             connection.call(&call).await.map(drop)
         };
-        self.within("weighing a unit", work).await
+        self.within("weighing a unit", self.repeatedly(work)).await
     }
 
     /// The units whose names match a pattern of fnmatch(3). Safe to cancel.
@@ -124,22 +125,37 @@ impl Manager {
             let call = manager("ListUnitsByPatterns", "asas", arguments.into_bytes());
             units(&connection.call(&call).await?)
         };
-        self.within("listing units", work).await
+        self.within("listing units", self.repeatedly(work)).await
     }
 
-    /// Does work over the connection, which is made if need be. When the time is over, or nobody waits any more, the
-    /// connection is given up: the bus passes on nothing of whom it has lost, and half a message would spoil those after it.
-    async fn within<T, F: Future<Output = Result<T, Error>>>(
+    /// Gives work the time that there is for it. A call that is not answered by then gives up the connection that it was made
+    /// over, see [`Connection::call`]; who only waits for the end of a job takes nothing from anybody.
+    async fn within<T>(
         &self,
         what: &'static str,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let outcome = tokio::time::timeout(self.deadline, work).await;
+        outcome.map_err(|_| Error::Deadline { what, after: self.deadline })?
+    }
+
+    /// Does work over the connection, which is made if need be.
+    async fn once<T, F: Future<Output = Result<T, Error>>>(
+        &self,
         work: impl FnOnce(Arc<Connection>) -> F,
     ) -> Result<T, Error> {
-        let unfinished = Unfinished(self);
-        let begun = async { work(self.connected().await?).await };
-        let outcome = tokio::time::timeout(self.deadline, begun).await;
-        let outcome = outcome.map_err(|_| Error::Deadline { what, after: self.deadline })?;
-        std::mem::forget(unfinished);
-        outcome
+        work(self.connected().await?).await
+    }
+
+    /// The same for what may be done twice: once more when the connection ends, which may be for what somebody else has asked.
+    async fn repeatedly<T, F: Future<Output = Result<T, Error>>>(
+        &self,
+        work: impl Fn(Arc<Connection>) -> F,
+    ) -> Result<T, Error> {
+        match self.once(&work).await {
+            Err(Error::Closed) => self.once(work).await,
+            outcome => outcome,
+        }
     }
 
     async fn connected(&self) -> Result<Arc<Connection>, Error> {
@@ -163,17 +179,6 @@ impl Manager {
 
     fn kept(&self) -> MutexGuard<'_, Option<Arc<Connection>>> {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Gives the connection up when it is dropped.
-struct Unfinished<'a>(&'a Manager);
-
-impl Drop for Unfinished<'_> {
-    fn drop(&mut self) {
-        if let Some(connection) = self.0.kept().take() {
-            connection.give_up();
-        }
     }
 }
 

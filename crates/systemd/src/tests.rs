@@ -138,3 +138,60 @@ async fn two_may_wait_for_one_unit() {
     assert!(both.0.is_ok() && both.1.is_ok(), "{both:?}");
     assert_eq!((bus.times("Hello"), bus.times("StopUnit")), (1, 2));
 }
+
+const START: &str = "StartTransientUnit";
+const LIST: &str = "ListUnitsByPatterns";
+
+#[tokio::test]
+async fn a_late_job_takes_nothing_from_others() {
+    let script = [
+        (START, Does::JobWithoutEnd("/j/2")),
+        (START, Does::JobWithoutEnd("/j/5")),
+        // Ends the first job, too.
+        ("StopUnit", Does::Job("done")),
+    ];
+    let bus = Bus::new(LATE, &script);
+    let (other, late) = (Scope { name: "y.scope".into(), ..scope() }, scope());
+    let late = async {
+        let late = tokio::time::timeout(SOON, bus.manager.start_scope(&late)).await;
+        (late.is_err(), bus.manager.end_scope("x.scope").await)
+    };
+    let (other, (was_late, ended)) = tokio::join!(bus.manager.start_scope(&other), late);
+    assert!(was_late && other.is_ok() && ended.is_ok(), "{was_late} {other:?} {ended:?}");
+    assert_eq!(bus.times("Hello"), 1, "the connection is the same");
+}
+
+#[tokio::test]
+async fn what_can_be_repeated_is_when_anothers_silence_ends_the_connection() {
+    let bus = Bus::new(LATE, &[(START, Does::Hangs), (LIST, Does::Hangs), (LIST, Does::Lists)]);
+    let scope = scope();
+    let late = tokio::time::timeout(SOON, bus.manager.start_scope(&scope));
+    let (late, listed) = tokio::join!(late, bus.manager.list("*"));
+    assert_eq!((late.is_err(), listed.unwrap().len()), (true, 2));
+    assert_eq!((bus.times("Hello"), bus.times(LIST)), (2, 2));
+}
+
+#[tokio::test]
+async fn a_start_is_never_repeated() {
+    let bus = Bus::new(LATE, &[(START, Does::Hangs), (START, Does::Hangs)]);
+    let scope = scope();
+    let late = tokio::time::timeout(SOON, bus.manager.start_scope(&scope));
+    let (late, other) = tokio::join!(late, bus.manager.start_scope(&scope));
+    assert!(late.is_err() && matches!(other, Err(Error::Closed)), "{other:?}");
+    assert_eq!(bus.times(START), 2, "one each");
+}
+
+#[tokio::test]
+async fn who_gives_up_gives_up_the_connection_that_was_used() {
+    let bus = Bus::new(LATE, &[(START, Does::Hangs), (LIST, Does::HangsUp), (LIST, Does::Lists)]);
+    let scope = scope();
+    let mut late = Box::pin(bus.manager.start_scope(&scope));
+    tokio::select! {
+        _ = &mut late => panic!("it is not answered"),
+        () = bus.heard(START) => {}
+    }
+    assert_eq!(bus.manager.list("*").await.unwrap().len(), 2, "over another connection");
+    drop(late);
+    bus.manager.set_cpu_weight("x.scope", 1).await.unwrap();
+    assert_eq!(bus.times("Hello"), 2, "the second connection is kept");
+}

@@ -70,6 +70,13 @@ impl Bus {
         self.calls.lock().unwrap().clone()
     }
 
+    /// Waits until a method is called.
+    pub(super) async fn heard(&self, method: &str) {
+        while self.times(method) == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
     /// How often a method was called.
     pub(super) fn times(&self, method: &str) -> usize {
         self.calls().iter().filter(|call| *call == method).count()
