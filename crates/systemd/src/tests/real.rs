@@ -175,7 +175,7 @@ fn attack(socket: &str, victim: &str, attack: &str) {
     println!("attacked");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn a_stranger_on_the_bus_neither_breaks_nor_forges_anything() {
     if let [Ok(socket), Ok(victim), Ok(kind)] = VARIABLES.map(std::env::var) {
         return attack(&socket, &victim, &kind);
