@@ -243,6 +243,13 @@ async fn an_update_of_a_container_reaches_the_kernel_and_the_status() {
     assert_eq!(read(&["cpuset.cpus"]).as_deref(), Some("0-1"));
     assert_eq!(pod.exec(&id, scores).await, "900 900");
     assert_eq!(read(&["memory.limit_in_bytes", "memory.max"]).unwrap(), (64 << 20).to_string());
+    // Nor is a quota lifted by a period alone.
+    let period = cri::LinuxContainerResources { cpu_period: 100_000, ..Default::default() };
+    let only = cri::UpdateContainerResourcesRequest { linux: Some(period), ..update.clone() };
+    runtime.update_container_resources(only).await.unwrap();
+    let quota = read(&["cpu.cfs_quota_us", "cpu.max"]).unwrap();
+    assert!(quota == "25000" || quota == "25000 100000", "{quota}");
+    assert!(read(&["cpu.cfs_period_us"]).is_none_or(|period| period == "100000"));
     let windows =
         cri::UpdateContainerResourcesRequest { windows: Some(Default::default()), ..update.clone() };
     let refused = runtime.update_container_resources(windows).await.unwrap_err();

@@ -77,14 +77,18 @@ impl Resources {
         self.oom_score_adj.unwrap_or(0)
     }
 
-    /// What has to be written when `self` was updated to `updated`: what the update names, and the limits of memory and of memory with
-    /// swap together, since what one means depends on the other.
+    /// What has to be written when `self` was updated to `updated`: what the update names, and together the limits of memory and of memory
+    /// with swap, and the quota and period of the CPU: what one of two means depends on the other, and version 2 has both in one file.
     #[must_use]
     pub(crate) fn completed(&self, updated: &Self) -> Self {
         let mut change = self.clone();
         if change.memory_limit.is_some() || change.memory_swap_limit.is_some() {
             change.memory_limit = updated.memory_limit;
             change.memory_swap_limit = updated.memory_swap_limit;
+        }
+        if change.cpu_quota.is_some() || change.cpu_period.is_some() {
+            change.cpu_quota = updated.cpu_quota;
+            change.cpu_period = updated.cpu_period;
         }
         change
     }
@@ -124,5 +128,21 @@ mod tests {
         assert_eq!((written.memory_limit, written.memory_swap_limit), (Some(120), Some(150)));
         let cpu = Resources { cpu_shares: Some(2), ..Resources::default() };
         assert_eq!(cpu.completed(&before.updated(&cpu)), cpu);
+    }
+
+    #[test]
+    fn a_quota_is_written_with_its_period() {
+        let before = Resources { cpu_quota: Some(25_000), cpu_period: Some(50_000), ..Resources::default() };
+        let written = |update: Resources| {
+            let written = update.completed(&before.updated(&update));
+            (written.cpu_quota, written.cpu_period)
+        };
+        let period = Resources { cpu_period: Some(100_000), ..Resources::default() };
+        assert_eq!(written(period.clone()), (Some(25_000), Some(100_000)), "the limit stays one");
+        let quota = Resources { cpu_quota: Some(-1), ..Resources::default() };
+        assert_eq!(written(quota), (Some(-1), Some(50_000)));
+        assert_eq!(written(Resources { cpu_shares: Some(2), ..Resources::default() }), (None, None));
+        let free = Resources::default();
+        assert_eq!(period.completed(&free.updated(&period)), period);
     }
 }
