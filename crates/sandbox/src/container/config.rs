@@ -181,9 +181,9 @@ pub struct ContainerSecurity {
     pub masked_paths: Option<Vec<String>>,
     /// Paths to make read-only. `None` for the defaults.
     pub readonly_paths: Option<Vec<String>>,
-    /// Seccomp profile; `None` is unconfined, as in CRI.
+    /// Seccomp profile; `None` is what the handler has for it (`unset_seccomp`): unconfined, as in CRI, unless it says otherwise.
     pub seccomp: Option<Profile>,
-    /// AppArmor profile; `None` is unconfined.
+    /// AppArmor profile; `None` is the default one, but for nodes that can't have it.
     pub apparmor: Option<Profile>,
     /// SELinux context.
     pub selinux: Option<SelinuxOptions>,
