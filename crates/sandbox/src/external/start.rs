@@ -20,6 +20,7 @@ use crate::error::Error;
 use crate::id::ContainerId;
 use crate::record::{self, ContainerFacts};
 use crate::recover::Seen;
+use crate::resources::Resources;
 use crate::rootfs::MountFor;
 use crate::shared::Shared;
 use crate::sources::on_sources;
@@ -61,12 +62,7 @@ pub(crate) async fn start(starting: Starting, runtime: ExternalRuntime) -> Resul
         true => BTreeMap::new(),
         false => volumes::open(&shared, &facts, (&client, plan.mount_label.as_deref())).await?,
     };
-    let mut spec = described(&shared, (&client, &facts), &plan).await?;
-    if let Some(process) = spec.process_mut() {
-        // Of an update since it was made.
-        let least = least_oom_score_adj().unwrap_or(i32::MIN);
-        process.set_oom_score_adj(Some(resources.oom_score().max(least)));
-    }
+    let spec = described(&shared, (&client, &facts), (&plan, &resources)).await?;
     let mut limits = resources::without_devices(&resources)?;
     limits.set_devices(Some(make::device_rules(&spec)));
     let cgroup = prepare(&shared, &facts, (limits, spec), Mounts { root, images }).await?;
@@ -77,11 +73,11 @@ pub(crate) async fn start(starting: Starting, runtime: ExternalRuntime) -> Resul
     client.start(request, shared.config.deadlines.start).await
 }
 
-/// What the runtime is to make.
+/// What the runtime is to make, with the limits that hold now: it applies those of its configuration once more.
 async fn described(
     shared: &Shared,
     (client, facts): (&Client, &ContainerFacts),
-    plan: &Plan,
+    (plan, resources): (&Plan, &Resources),
 ) -> Result<oci::Spec, Error> {
     let after = shared.config.deadlines.namespaces;
     let pod = client.namespaces(after).await?;
@@ -98,7 +94,7 @@ async fn described(
         shared_memory: &shared_memory(&shared.store.pod_dir(&facts.pod)),
         least_oom_score_adj: least_oom_score_adj(),
     };
-    let spec = record::read_json(&directory.join("spec.json"))?;
+    let spec = resources::updated(record::read_json(&directory.join("spec.json"))?, resources)?;
     config(spec, &places).map_err(|why| {
         Error::step("writing down what its runtime is to make", facts.id.as_str(), std::io::Error::other(why))
     })
