@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use runtime::cgroup::Cgroup;
-use runtime::external::{External, ExternalRuntime, attach, attach_shared_memory, is_attached};
+use runtime::external::{External, ExternalRuntime, attach, attach_shared_memory, detach, is_attached};
 use runtime::plan::{NamespaceSource, Plan, ProcessPlan, SHARED_MEMORY_BYTES};
 use runtime::spec::oci;
 
@@ -146,14 +146,16 @@ async fn prepare(
 fn make_bundle(directory: &Path, spec: &oci::Spec, mounts: Mounts) -> Result<(), Error> {
     let failed = |cause| Error::step("mounting for its runtime", directory.display().to_string(), cause);
     let bundle = bundle(directory);
-    let root = bundle.join("rootfs");
-    make_dir(&root)?;
-    if let Some(mount) = mounts.root {
-        attach(mount.as_fd(), &root).map_err(failed)?;
-    }
     for (place, image) in mounts.images {
         make_dir(&place)?;
-        attach(image.as_fd(), &place).map_err(failed)?;
+        // What an earlier try has left.
+        detach(&place).and_then(|()| attach(image.as_fd(), &place)).map_err(failed)?;
+    }
+    let root = bundle.join("rootfs");
+    make_dir(&root)?;
+    // Last: a root that is there says that everything is.
+    if let Some(mount) = mounts.root {
+        attach(mount.as_fd(), &root).map_err(failed)?;
     }
     record::write_json(&bundle.join("config.json"), spec)
 }
@@ -161,4 +163,41 @@ fn make_bundle(directory: &Path, spec: &oci::Spec, mounts: Mounts) -> Result<(),
 fn make_dir(path: &Path) -> Result<(), Error> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
     made.map_err(|cause| Error::step("creating the directory", path.display().to_string(), cause))
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
+
+    use super::*;
+
+    fn detached() -> rustix::io::Result<OwnedFd> {
+        let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        fsconfig_create(&context)?;
+        fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
+    }
+
+    #[test]
+    fn the_root_is_attached_when_all_else_is() {
+        let (Ok(root), Ok(first), Ok(second)) = (detached(), detached(), detached()) else {
+            println!("skipped: the_root_is_attached_when_all_else_is needs the right to mount");
+            return;
+        };
+        let directory = tempfile::tempdir().unwrap();
+        let place = |name: &str| directory.path().join("images").join(name);
+        std::fs::create_dir_all(place("0")).unwrap();
+        std::fs::write(place("1"), "in the way").unwrap();
+        let images = BTreeMap::from([(place("0"), first), (place("1"), second)]);
+        let failed =
+            make_bundle(directory.path(), &oci::Spec::default(), Mounts { root: Some(root), images });
+        let left = (is_attached(&bundle(directory.path()).join("rootfs")), is_attached(&place("0")));
+        let again = Mounts { root: None, images: BTreeMap::from([(place("0"), detached().unwrap())]) };
+        let again = make_bundle(directory.path(), &oci::Spec::default(), again);
+        for path in [bundle(directory.path()).join("rootfs"), place("0")] {
+            detach(&path).unwrap();
+        }
+        assert!(failed.is_err());
+        assert_eq!(left, (false, true), "the next try would take the images for attached");
+        again.unwrap();
+    }
 }
