@@ -15,6 +15,7 @@ use crate::config::{Config, Features};
 use crate::error::Error;
 use crate::events::Events;
 use crate::external::Runtimes;
+use crate::handler::Handler;
 use crate::id::{ContainerId, PodId};
 use crate::network::Network;
 use crate::record::Store;
@@ -60,6 +61,15 @@ impl Shared {
     pub(crate) fn features(&self, handler: &str) -> Result<Features, String> {
         let name = self.config.handlers.resolve(handler);
         self.runtimes.last(name).unwrap_or(Ok(self.features))
+    }
+
+    /// What a pod can have that was made with a handler, whatever is configured under its name now.
+    pub(crate) fn features_of(&self, handler: &Handler) -> Features {
+        let Some(wanted) = &handler.external else { return self.features };
+        let mut equal = self.config.handlers.external().filter(|(_, runtime)| *runtime == wanted);
+        let said = equal.find_map(|(name, _)| self.runtimes.last(name)?.ok());
+        // One that nobody has asked, or that doesn't answer: what no runtime needs to be asked about.
+        said.unwrap_or(Features::NONE)
     }
 }
 

@@ -20,7 +20,6 @@ use runtime::spec::oci;
 
 use crate::cdi::{self, Edits};
 use crate::clock;
-use crate::config::Features;
 use crate::container::check;
 use crate::container::config::{ContainerConfig, MountSource, Profile};
 use crate::container::state::ContainerState;
@@ -112,8 +111,7 @@ async fn steps(making: &Making, undo: &mut Stack<Part>) -> Result<Made, Error> {
     let config = &making.config;
     check::check(&making.pod.config, config)?;
     check::external(&making.pod.handler, config)?;
-    let features = making.shared.features(&making.pod.config.runtime_handler);
-    check::features(features.unwrap_or(Features::NONE), config)?;
+    check::features(making.shared.features_of(&making.pod.handler), config)?;
     // Two short files of sysfs at most.
     spec::resources::check(&making.shared.host, &config.resources)?;
     let apparmor = making.shared.apparmor.profile(&config.security).await?;
