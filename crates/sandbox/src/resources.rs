@@ -22,6 +22,12 @@ pub fn try_device_rules() -> Result<&'static str, String> {
     }
 }
 
+/// The CPU weight that a cgroup has unless it is given another one (Documentation/admin-guide/cgroup-v1: `cpu.shares`).
+pub(crate) const USUAL_SHARES: u64 = 1024;
+
+/// Its period in microseconds, likewise (Documentation/scheduler/sched-bwc.rst: 100 ms).
+const USUAL_PERIOD: u64 = 100_000;
+
 /// Limits; `None` and empty mean that the request says nothing (CRI's zero).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -92,6 +98,28 @@ impl Resources {
         }
         change
     }
+
+    /// What has to be written to take back `self` that was written, where `before` held: a limit that there was none of is lifted. CPU sets and
+    /// settings by file that nobody had said are as they are: what they were before, only their parents know.
+    #[must_use]
+    pub(crate) fn taken_back(&self, before: &Self) -> Self {
+        let sizes = self.hugepage_limits.keys();
+        let of_size = |size: &String| before.hugepage_limits.get(size).copied().unwrap_or(u64::MAX);
+        let of_file = |file: &String| Some((file.clone(), before.unified.get(file)?.clone()));
+        let text = |new: &String, old: &String| if new.is_empty() { String::new() } else { old.clone() };
+        Self {
+            cpu_period: self.cpu_period.map(|_| before.cpu_period.unwrap_or(USUAL_PERIOD)),
+            cpu_quota: self.cpu_quota.map(|_| before.cpu_quota.unwrap_or(-1)),
+            cpu_shares: self.cpu_shares.map(|_| before.cpu_shares.unwrap_or(USUAL_SHARES)),
+            memory_limit: self.memory_limit.map(|_| before.memory_limit.unwrap_or(-1)),
+            memory_swap_limit: self.memory_swap_limit.map(|_| before.memory_swap_limit.unwrap_or(-1)),
+            oom_score_adj: self.oom_score_adj.map(|_| before.oom_score()),
+            cpuset_cpus: text(&self.cpuset_cpus, &before.cpuset_cpus),
+            cpuset_mems: text(&self.cpuset_mems, &before.cpuset_mems),
+            hugepage_limits: sizes.map(|size| (size.clone(), of_size(size))).collect(),
+            unified: self.unified.keys().filter_map(of_file).collect(),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -144,5 +172,35 @@ mod tests {
         assert_eq!(written(Resources { cpu_shares: Some(2), ..Resources::default() }), (None, None));
         let free = Resources::default();
         assert_eq!(period.completed(&free.updated(&period)), period);
+    }
+
+    #[test]
+    fn what_was_written_is_taken_back_and_nothing_else() {
+        let one = |key: &str, value: u64| BTreeMap::from([(key.to_owned(), value)]);
+        let before = Resources {
+            memory_limit: Some(100),
+            cpu_quota: Some(7),
+            hugepage_limits: one("2MB", 3),
+            unified: BTreeMap::from([("memory.high".to_owned(), "50".to_owned())]),
+            ..Resources::default()
+        };
+        let written = Resources {
+            memory_limit: Some(200),
+            memory_swap_limit: Some(300),
+            cpu_shares: Some(2),
+            cpuset_cpus: "0".to_owned(),
+            hugepage_limits: BTreeMap::from([("2MB".to_owned(), 4), ("1GB".to_owned(), 5)]),
+            unified: ["memory.high", "memory.low"].map(|file| (file.to_owned(), "9".to_owned())).into(),
+            ..Resources::default()
+        };
+        let expected = Resources {
+            memory_limit: Some(100),
+            memory_swap_limit: Some(-1),
+            cpu_shares: Some(1024),
+            hugepage_limits: BTreeMap::from([("2MB".to_owned(), 3), ("1GB".to_owned(), u64::MAX)]),
+            unified: before.unified.clone(),
+            ..Resources::default()
+        };
+        assert_eq!(written.taken_back(&before), expected);
     }
 }
