@@ -54,6 +54,9 @@ fn assert_status(status: &Status, code: Code, words: &[&str]) {
 async fn containers_that_cannot_be_made_are_refused_by_name() {
     let bench = Bench::new().await;
     bench
+        .refused(Code::InvalidArgument, &["metadata.name"], |c| c.metadata.as_mut().unwrap().name.clear())
+        .await;
+    bench
         .refused(Code::InvalidArgument, &["log_path", "../../escape.log"], |c| {
             c.log_path = "../../escape.log".into()
         })

@@ -36,6 +36,7 @@ async fn handlers_of_the_internal_runtime_have_defaults_of_their_own() {
         [handlers.own]\n\
         privileged_without_host_devices = true\n\
         container_annotations = [\"example.com/passed\"]\n\
+        pod_annotations = [\"example.com/of-pod\"]\n\
         default_capabilities = [\"CHOWN\"]\n\
         unset_seccomp = \"runtime-default\"\n\
         default_sysctls = { \"net.ipv4.ip_unprivileged_port_start\" = \"77\" }\n\
@@ -45,6 +46,9 @@ async fn handlers_of_the_internal_runtime_have_defaults_of_their_own() {
     let mut wanted = node.pod();
     wanted.linux.as_mut().and_then(|linux| linux.security_context.as_mut()).expect("a context").privileged =
         true;
+    wanted.annotations = [("example.com/of-pod", "yes"), ("example.com/passed", "no, of a container")]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into();
     let pod = run(&client, &wanted, "own").await.expect("a pod");
     assert_eq!(client.pod(&pod).await.expect("a status").runtime_handler, "own");
     assert!(client.pods().await.expect("a list").iter().all(|item| item.runtime_handler == "own"));
@@ -64,6 +68,7 @@ async fn handlers_of_the_internal_runtime_have_defaults_of_their_own() {
     let info = client.runtime.clone().container_status(verbose).await.expect("a status").into_inner().info;
     let annotations = annotations(&info);
     assert_eq!(annotations["example.com/passed"], "yes");
+    assert_eq!(annotations["example.com/of-pod"], "yes");
     assert_eq!(annotations.get("example.com/passed-by"), None, "a name is a name, not a beginning");
 
     let mut privileged = node.busybox("privileged", &["sleep", "1000"]);
