@@ -501,9 +501,10 @@ async fn a_killed_supervisor_leaves_nothing(handler: &str) {
 async fn a_runtime_that_cannot_be_used_refuses_its_pods_and_no_others() {
     let broken =
         "[handlers.broken]\nruntime = \"/bin/false\"\n[handlers.missing]\nruntime = \"/nowhere/runtime\"\n";
-    let node = node_with(|_| broken.to_owned()).await;
+    let later = |directory: &Path| format!("[handlers.later]\nruntime = \"{}/later\"\n", directory.display());
+    let node = node_with(|directory| format!("{broken}{}", later(directory))).await;
     let client = node.client();
-    for handler in ["broken", "missing"] {
+    for handler in ["broken", "missing", "later"] {
         let refused = run(&client, &node.pod(), handler).await.unwrap_err();
         assert_eq!(refused.code(), tonic::Code::InvalidArgument);
         assert!(
@@ -512,6 +513,9 @@ async fn a_runtime_that_cannot_be_used_refuses_its_pods_and_no_others() {
         );
     }
     run(&client, &node.pod(), "").await.unwrap();
+    // One that is installed while the daemon runs is asked by the next pod that wants it.
+    std::os::unix::fs::symlink("/bin/true", node.path("later")).unwrap();
+    run(&client, &node.pod(), "later").await.unwrap();
 }
 
 #[tokio::test]
