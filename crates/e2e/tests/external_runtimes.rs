@@ -290,22 +290,33 @@ async fn limits_hold_and_change_and_a_lack_of_memory_is_told(handler: &str) {
         move |wanted: &mut ContainerConfig| wanted.linux.as_mut().unwrap().resources = Some(resources)
     };
     let id = pod.start("one", "sleep 1000", give(limited(64 << 20, 512))).await;
-    let cgroup = |name: &str| {
+    let cgroup = |name: &str, id: &str| {
         let path = format!("/sys/fs/cgroup/{name}");
         let inside = std::fs::read_to_string(
             path.replace("{}", &format!("{}/{}/{id}", pod.node.cgroup_parent(), pod.id)),
         );
         inside.map(|text| text.trim().to_owned())
     };
-    let memory = || cgroup("memory{}/memory.limit_in_bytes").or_else(|_| cgroup("{}/memory.max")).unwrap();
-    assert_eq!(memory(), (64 << 20).to_string());
-    let update = cri::UpdateContainerResourcesRequest {
-        container_id: id.clone(),
-        linux: Some(limited(96 << 20, 0)),
-        ..Default::default()
+    let memory = |id: &str| {
+        let found = cgroup("memory{}/memory.limit_in_bytes", id).or_else(|_| cgroup("{}/memory.max", id));
+        found.unwrap()
     };
-    pod.client.runtime.clone().update_container_resources(update).await.unwrap();
-    assert_eq!(memory(), (96 << 20).to_string());
+    assert_eq!(memory(&id), (64 << 20).to_string());
+    let update = |id: &str| {
+        let update = cri::UpdateContainerResourcesRequest {
+            container_id: id.to_owned(),
+            linux: Some(limited(96 << 20, 0)),
+            ..Default::default()
+        };
+        let mut client = pod.client.runtime.clone();
+        async move { client.update_container_resources(update).await.unwrap() }
+    };
+    update(&id).await;
+    assert_eq!(memory(&id), (96 << 20).to_string());
+    let changed = pod.create("changed", "sleep 1000", give(limited(64 << 20, 512))).await;
+    update(&changed).await;
+    pod.client.start(&changed).await.unwrap();
+    assert_eq!(memory(&changed), (96 << 20).to_string(), "what was changed before the start");
     let request = cri::ContainerStatsRequest { container_id: id.clone() };
     let stats =
         pod.client.runtime.clone().container_stats(request).await.unwrap().into_inner().stats.unwrap();
@@ -490,9 +501,10 @@ async fn a_killed_supervisor_leaves_nothing(handler: &str) {
 async fn a_runtime_that_cannot_be_used_refuses_its_pods_and_no_others() {
     let broken =
         "[handlers.broken]\nruntime = \"/bin/false\"\n[handlers.missing]\nruntime = \"/nowhere/runtime\"\n";
-    let node = node_with(|_| broken.to_owned()).await;
+    let later = |directory: &Path| format!("[handlers.later]\nruntime = \"{}/later\"\n", directory.display());
+    let node = node_with(|directory| format!("{broken}{}", later(directory))).await;
     let client = node.client();
-    for handler in ["broken", "missing"] {
+    for handler in ["broken", "missing", "later"] {
         let refused = run(&client, &node.pod(), handler).await.unwrap_err();
         assert_eq!(refused.code(), tonic::Code::InvalidArgument);
         assert!(
@@ -501,6 +513,9 @@ async fn a_runtime_that_cannot_be_used_refuses_its_pods_and_no_others() {
         );
     }
     run(&client, &node.pod(), "").await.unwrap();
+    // One that is installed while the daemon runs is asked by the next pod that wants it.
+    std::os::unix::fs::symlink("/bin/true", node.path("later")).unwrap();
+    run(&client, &node.pod(), "later").await.unwrap();
 }
 
 #[tokio::test]

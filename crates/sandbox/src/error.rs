@@ -94,7 +94,9 @@ pub enum Error {
     },
     /// A mount can't be made read-only with all below it (InvalidArgument). kubelet knows it by this word (cri-api,
     /// `pkg/errors`, `ErrRROUnsupported`).
-    #[error("RROUnsupported: {field}: this kernel cannot make mounts read-only with all below them")]
+    #[error(
+        "RROUnsupported: {field}: the kernel or the runtime of the pod's handler cannot make mounts read-only with all below them"
+    )]
     RecursiveReadOnly {
         /// Path of the field.
         field: String,

@@ -3,9 +3,10 @@
 use proto::runtime::v1 as cri;
 use sandbox::{
     DnsConfig, Error, PodConfig, PodMetadata, PodResources, PodSecurity, PortMapping, Protocol, Resources,
+    user_id,
 };
 
-use super::security::{apparmor, group_ids, groups_policy, id, namespaces, profile, selinux};
+use super::security::{apparmor, group_ids, groups_policy, namespaces, profile, selinux};
 use super::{bandwidth, known, required, resources, sorted};
 
 /// A pod as it was asked for.
@@ -92,7 +93,7 @@ fn security(context: cri::LinuxSandboxSecurityContext) -> Result<PodSecurity, Er
         ));
     }
     let id = |field: &str, number: Option<cri::Int64Value>| {
-        number.map(|number| id(&format!("linux.security_context.{field}"), number.value)).transpose()
+        number.map(|number| user_id(format!("linux.security_context.{field}"), number.value)).transpose()
     };
     Ok(PodSecurity {
         privileged: context.privileged,

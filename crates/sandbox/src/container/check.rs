@@ -186,6 +186,7 @@ mod tests {
         let none = Features { recursive_read_only_mounts: false, user_namespaces: true };
         let refused = features(none, &container).unwrap_err().to_string();
         assert!(refused.starts_with("RROUnsupported: mounts[1].recursive_read_only: "), "{refused}");
+        assert!(refused.contains("handler"), "it may be the external runtime that can't: {refused}");
         features(none, &ContainerConfig::default()).unwrap();
     }
 }

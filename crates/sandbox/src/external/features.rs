@@ -1,4 +1,6 @@
-//! What an external runtime can do: asked once, when the daemon starts.
+//! Asking an external runtime what it can do.
+//!
+//! Not here: when, and what becomes of the answer (see `runtimes`).
 
 use std::time::Duration;
 

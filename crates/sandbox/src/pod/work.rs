@@ -54,17 +54,26 @@ pub(crate) enum Work {
         id: ContainerId,
         /// What was asked for.
         change: Box<Resources>,
-        /// What is written for it.
-        written: Box<Resources>,
-        /// The OOM score of the processes so far, and from now on.
-        scores: (i32, i32),
+        rewrite: Box<Rewrite>,
         reply: Reply,
     },
     /// Give the pod's cgroup the weight that these limits say.
     Weigh {
+        before: Box<PodResources>,
         after: Box<PodResources>,
         reply: Reply,
     },
+}
+
+/// What is written for an update of a container.
+#[derive(Debug)]
+pub(crate) struct Rewrite {
+    /// The limits.
+    pub(crate) written: Resources,
+    /// Those to go back to when not all can be.
+    pub(crate) back: Resources,
+    /// The OOM score of the processes so far, and from now on.
+    pub(crate) scores: (i32, i32),
 }
 
 /// What came of it.
@@ -134,10 +143,10 @@ impl Work {
                 .map(|ending| Box::pin(async move { Done::Container(id, ending.kill().await) }) as Task),
             Self::Tidy(id) => tidy(&world, &id),
             Self::EraseContainer(id) => erase_one(&world, id),
-            Self::Update { id, change, written, scores, reply } => {
-                Some(update(&world, (id, change), (*written, scores), reply))
+            Self::Update { id, change, rewrite, reply } => {
+                Some(update(&world, (id, change), *rewrite, reply))
             }
-            Self::Weigh { after, reply } => Some(weigh(&world, after, reply)),
+            Self::Weigh { before, after, reply } => Some(weigh(&world, (before, after), reply)),
         }
     }
 }
@@ -312,43 +321,54 @@ fn erase_one(world: &World<'_>, id: ContainerId) -> Option<Task> {
 fn update(
     world: &World<'_>,
     (id, change): (ContainerId, Box<Resources>),
-    (written, scores): (Resources, (i32, i32)),
+    rewrite: Rewrite,
     reply: Reply,
 ) -> Task {
     let shared = world.shared.clone();
     let facts = facts_of(world, &id);
     Box::pin(async move {
         let outcome = match facts {
-            Some(facts) => apply(&shared, facts, (written, scores)).await,
+            Some(facts) => apply(&shared, facts, rewrite).await,
             None => Ok(()),
         };
         Done::Updated { id, change, outcome, reply }
     })
 }
 
-fn weigh(world: &World<'_>, after: Box<PodResources>, reply: Reply) -> Task {
+fn weigh(world: &World<'_>, (before, after): (Box<PodResources>, Box<PodResources>), reply: Reply) -> Task {
     let (shared, facts) = (world.shared.clone(), world.facts.clone());
     Box::pin(async move {
         let outcome = limits::weigh(&shared, &facts, (&after, Weigh::Again)).await;
+        // The kernel may have it and systemd not, or not in time.
+        if outcome.is_err()
+            && let Err(error) = limits::weigh(&shared, &facts, (&before, Weigh::Again)).await
+        {
+            tracing::warn!(pod = %facts.id, error = chain(&error), "a weight that was refused is not taken back");
+        }
         Done::Weighed { after, outcome, reply }
     })
 }
 
-async fn apply(
-    shared: &Arc<Shared>,
-    facts: Arc<ContainerFacts>,
-    (written, (score, new)): (Resources, (i32, i32)),
-) -> Result<(), Error> {
+async fn apply(shared: &Arc<Shared>, facts: Arc<ContainerFacts>, rewrite: Rewrite) -> Result<(), Error> {
     let after = shared.config.deadlines.cgroup;
     let host = shared.host.clone();
     let subject = facts.id.to_string();
     blocking(("changing the resources", &subject, after), move || {
+        let Rewrite { written, back, scores: (score, new) } = rewrite;
         spec::resources::check(&host, &written)?;
         let limits = spec::resources::without_devices(&written)?;
         let failed = |cause| Error::step("changing the resources", facts.id.to_string(), cause);
         let cgroup = Cgroup::at(&host, &facts.cgroup).map_err(failed)?;
-        cgroup.apply(&limits).map_err(failed)?;
-        if score == new { Ok(()) } else { cgroup.change_oom_score(score, new).map_err(failed) }
+        let rescore = |from, to| if from == to { Ok(()) } else { cgroup.change_oom_score(from, to) };
+        cgroup.apply(&limits).and_then(|()| rescore(score, new)).map_err(|cause| {
+            // The kernel has a part of it, and the record what held before.
+            let taken_back = spec::resources::without_devices(&back)
+                .and_then(|limits| cgroup.apply(&limits).and_then(|()| rescore(new, score)).map_err(failed));
+            if let Err(error) = taken_back {
+                tracing::warn!(container = %facts.id, error = chain(&error), "a part of a refused update stays");
+            }
+            failed(cause)
+        })
     })
     .await
 }

@@ -142,7 +142,7 @@ async fn a_bad_container_is_refused_and_leaves_nothing() {
         ("log_path", |c| c.log_path = "../../etc/cron.d/x".to_owned()),
         ("mounts[0].host_path", |c| c.mounts = vec![mount("/no/such/source", "/data")]),
         ("mounts[0].container_path", |c| c.mounts = vec![mount("/tmp", "data")]),
-        ("image.user", |c| c.security.run_as = RunAs::Image),
+        ("image.image", |c| c.security.run_as = RunAs::Image),
         ("linux.security_context.run_as_username", |c| {
             c.security.run_as = RunAs::Username { name: "nobody-here".to_owned(), gid: None };
         }),
@@ -160,7 +160,7 @@ async fn a_bad_container_is_refused_and_leaves_nothing() {
     world.images.config.lock().unwrap().user = "nobody-here".to_owned();
     for (field, change) in cases {
         let mut config = shell("main", "true");
-        if field != "image.user" {
+        if field != "image.image" {
             config.security.run_as = RunAs::Uid { uid: 0, gid: None };
         }
         change(&mut config);
