@@ -172,6 +172,7 @@ fn member(shared: &Shared, record: &ContainerRecord, state: ContainerState) -> O
         made: Some(Made { facts: record.facts.clone(), process, ready: None }),
         resources: record.resources.clone(),
         is_launching: false,
+        called_off: Arc::default(),
         updates: None,
     };
     member.process_as_updated();

@@ -70,6 +70,12 @@ pub enum Error {
         /// What was wanted of it, as a verb with its object: `be started`.
         wish: &'static str,
     },
+    /// A container was stopped or removed while it was being started (FailedPrecondition).
+    #[error("container \"{container}\" was stopped before it had started")]
+    CalledOff {
+        /// The container.
+        container: String,
+    },
     /// A field has a value that is wrong or not supported (InvalidArgument).
     #[error("{field}: {why}")]
     Refused {

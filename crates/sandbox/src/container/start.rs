@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use runtime::cgroup::Cgroup;
 use runtime::mount;
@@ -40,6 +41,19 @@ pub(crate) struct Starting {
     pub(crate) resources: Resources,
     /// `None` when an earlier daemon made the container.
     pub(crate) ready: Option<Ready>,
+    /// Set when nobody wants it any more: it ends before the supervisor is told.
+    pub(crate) called_off: Arc<AtomicBool>,
+}
+
+/// The last moment for a start to end by itself.
+///
+/// # Errors
+/// [`Error::CalledOff`].
+pub(crate) fn still_wanted(called_off: &AtomicBool, facts: &ContainerFacts) -> Result<(), Error> {
+    match called_off.load(Ordering::SeqCst) {
+        true => Err(Error::CalledOff { container: facts.id.to_string() }),
+        false => Ok(()),
+    }
 }
 
 /// Starts a container. No event at all means that nobody can tell, since the supervisor has got out of touch: to be started once more
@@ -88,7 +102,7 @@ async fn steps(starting: Starting) -> Result<Begun, Error> {
 }
 
 async fn start_internal(starting: Starting) -> Result<Begun, Error> {
-    let Starting { shared, client, facts, resources, ready } = starting;
+    let Starting { shared, client, facts, resources, ready, called_off } = starting;
     let mut ready = match ready {
         Some(ready) => ready,
         None => read_again(&shared, &facts, &client).await?,
@@ -106,6 +120,7 @@ async fn start_internal(starting: Starting) -> Result<Begun, Error> {
     let mut descriptors = vec![ready.root];
     descriptors.extend(sources);
     let request = Start { facts: &facts, plan: ready.plan, cgroup, descriptors, external: None };
+    still_wanted(&called_off, &facts)?;
     client.start(request, shared.config.deadlines.start).await
 }
 

@@ -48,6 +48,8 @@ pub(crate) enum Work {
     Ask(ContainerId),
     Wait(ContainerId, Duration),
     Kill(ContainerId),
+    /// Have a start given up.
+    CallOff(ContainerId),
     Tidy(ContainerId),
     EraseContainer(ContainerId),
     Update {
@@ -132,6 +134,8 @@ impl Work {
             })),
             Self::Kill(id) => ending(&world, &id)
                 .map(|ending| Box::pin(async move { Done::Container(id, ending.kill().await) }) as Task),
+            Self::CallOff(id) => calling_off(&world, &id)
+                .map(|start| Box::pin(async move { Done::Container(id, start.call_off().await) }) as Task),
             Self::Tidy(id) => tidy(&world, &id),
             Self::EraseContainer(id) => erase_one(&world, id),
             Self::Update { id, change, written, scores, reply } => {
@@ -252,10 +256,12 @@ fn launch(world: World<'_>, id: ContainerId) -> Option<Task> {
     let member = world.members.get_mut(&id)?;
     let made = member.made.as_mut()?;
     let (facts, resources, ready) = (made.facts.clone(), member.resources.clone(), made.ready.take());
-    let shared = world.shared.clone();
+    let (shared, called_off) = (world.shared.clone(), member.called_off.clone());
     Some(Box::pin(async move {
         let events = match connected {
-            Some(client) => start::start(Starting { shared, client, facts, resources, ready }).await,
+            Some(client) => {
+                start::start(Starting { shared, client, facts, resources, ready, called_off }).await
+            }
             None => Vec::new(),
         };
         Done::Launched(id, events)
@@ -263,12 +269,20 @@ fn launch(world: World<'_>, id: ContainerId) -> Option<Task> {
 }
 
 pub(super) fn never_started(id: &ContainerId) -> ContainerEvent {
-    let error = Error::WrongState {
+    start_failed(Error::WrongState {
         kind: crate::error::Kind::Container,
         id: id.to_string(),
         state: "without a supervisor",
         wish: "be started",
-    };
+    })
+}
+
+/// The end of a start that was stopped.
+pub(super) fn called_off(id: &ContainerId) -> ContainerEvent {
+    start_failed(Error::CalledOff { container: id.to_string() })
+}
+
+fn start_failed(error: Error) -> ContainerEvent {
     let exited = Exited {
         exit_code: 128,
         reason: Reason::StartError,
@@ -283,7 +297,18 @@ fn ending(world: &World<'_>, id: &ContainerId) -> Option<Ending> {
     let member = world.members.get(id)?;
     let facts = member.made.as_ref()?.facts.clone();
     let process = *member.state.process()?;
-    Some(Ending { shared: world.shared.clone(), client: client(world), facts, process })
+    Some(Ending {
+        shared: world.shared.clone(),
+        client: client(world),
+        facts,
+        started_at: process.started_at,
+    })
+}
+
+/// What a start that is under way has brought about so far.
+fn calling_off(world: &World<'_>, id: &ContainerId) -> Option<Ending> {
+    let facts = facts_of(world, id)?;
+    Some(Ending { shared: world.shared.clone(), client: client(world), facts, started_at: 0 })
 }
 
 /// Not awaited by anybody: what fails here is done again when the container is removed.
