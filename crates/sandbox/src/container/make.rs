@@ -46,8 +46,8 @@ use crate::users::{self, UserMap};
 #[derive(Debug)]
 pub(crate) struct Made {
     pub(crate) facts: Arc<ContainerFacts>,
-    /// What a further process in it is like.
-    pub(crate) process: Arc<ProcessPlan>,
+    /// What a further process in it is like; `None` when an earlier daemon's plan cannot be read.
+    pub(crate) process: Option<Arc<ProcessPlan>>,
     /// What its start needs; gone once it was started, and read again from the records by a daemon that was not there.
     pub(crate) ready: Option<Ready>,
 }
@@ -163,7 +163,7 @@ async fn steps(making: &Making, undo: &mut Stack<Part>) -> Result<Made, Error> {
         runtime: making.pod.handler.external.clone(),
     });
     save(making, &facts, (&spec, &plan))?;
-    let process = Arc::new(plan.process.clone());
+    let process = Some(Arc::new(plan.process.clone()));
     let devices = device_rules(&spec);
     Ok(Made { facts, process, ready: Some(Ready { plan, devices, root: found.root }) })
 }

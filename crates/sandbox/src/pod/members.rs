@@ -43,10 +43,10 @@ impl Member {
     /// Has what is executed from now on have the OOM score that updates have given the container.
     pub(crate) fn process_as_updated(&mut self) {
         let score = Some(self.resources.oom_score());
-        if let Some(made) = &mut self.made
-            && made.process.oom_score_adj != score
+        if let Some(process) = self.made.as_mut().and_then(|made| made.process.as_mut())
+            && process.oom_score_adj != score
         {
-            made.process = Arc::new(ProcessPlan { oom_score_adj: score, ..(*made.process).clone() });
+            *process = Arc::new(ProcessPlan { oom_score_adj: score, ..(**process).clone() });
         }
     }
 
