@@ -56,7 +56,10 @@ fn code(error: &Error) -> Code {
         Error::Refused { .. } | Error::Ambiguous { .. } | Error::RecursiveReadOnly { .. } => {
             Code::InvalidArgument
         }
-        Error::NetworkNotReady { .. } | Error::OutOfTouch { .. } | Error::ShuttingDown => Code::Unavailable,
+        Error::NetworkNotReady { .. }
+        | Error::OutOfTouch { .. }
+        | Error::SupervisorGone { .. }
+        | Error::ShuttingDown => Code::Unavailable,
         Error::Deadline { .. } | Error::TimedOut { .. } => Code::DeadlineExceeded,
         Error::Exhausted { .. } => Code::ResourceExhausted,
         Error::Undone { cause, .. } | Error::ImageVolume { cause } => code(cause),

@@ -149,6 +149,12 @@ pub enum Error {
         /// The pod.
         pod: String,
     },
+    /// The pod's supervisor is gone, and with it what was being started (Unavailable).
+    #[error("the supervisor of pod \"{pod}\" is gone")]
+    SupervisorGone {
+        /// The pod.
+        pod: String,
+    },
     /// The daemon is going down (Unavailable).
     #[error("the daemon is shutting down")]
     ShuttingDown,

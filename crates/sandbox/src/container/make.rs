@@ -251,6 +251,9 @@ pub(crate) async fn release(shared: &Shared, id: &ContainerId) -> Result<(), Err
 pub(crate) fn rootfs_error(step: &'static str, id: &ContainerId, error: RootfsError) -> Error {
     match error {
         RootfsError::NoImage { image } => Error::NoImage { image },
+        RootfsError::BadReference { cause, .. } => {
+            Error::refused("image.image", crate::error::chain(&*cause))
+        }
         RootfsError::Full => Error::Exhausted { what: "disk space", subject: id.to_string(), cause: None },
         RootfsError::NoPath(cause) | RootfsError::Failed(cause) => Error::failed(step, id.as_str(), cause),
     }

@@ -69,11 +69,7 @@ pub(crate) async fn start(starting: Starting) -> Vec<ContainerEvent> {
         }
         Err(Error::OutOfTouch { .. }) => Vec::new(),
         Err(error) => {
-            // The failed step alone: the rest of the chain says that it was a start.
-            let message = match &error {
-                Error::Start { cause, .. } => chain(cause),
-                other => chain(other),
-            };
+            let message = failed_step(&error);
             let exited = Exited {
                 exit_code: START_ERROR,
                 reason: Reason::StartError,
@@ -87,6 +83,20 @@ pub(crate) async fn start(starting: Starting) -> Vec<ContainerEvent> {
             };
             vec![ContainerEvent::StartFailed { exited, error }]
         }
+    }
+}
+
+/// The failed step alone: the rest of the chain says that it was a start.
+fn failed_step(error: &Error) -> String {
+    match error {
+        Error::Start { cause, .. } => chain(cause),
+        Error::Exhausted { cause: Some(cause), .. } => {
+            match (&**cause as &dyn std::error::Error).downcast_ref() {
+                Some(start @ Error::Start { .. }) => failed_step(start),
+                _ => chain(error),
+            }
+        }
+        other => chain(other),
     }
 }
 
@@ -180,4 +190,27 @@ pub(crate) fn make_log_directory(facts: &ContainerFacts, looker: &Looker) -> Res
     let _look = looker.at(directory)?;
     std::fs::create_dir_all(directory)
         .map_err(|cause| Error::step("creating the log directory", directory.display().to_string(), cause))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_names_the_failed_step_alone() {
+        let failure = |kind, errno: rustix::io::Errno| runtime::Failure {
+            kind,
+            step: runtime::FailedStep::Clone,
+            errno: Some(errno.raw_os_error()),
+            subject: String::new(),
+        };
+        let cases = [
+            failure(runtime::FailureKind::System, rustix::io::Errno::PERM),
+            failure(runtime::FailureKind::Exhausted, rustix::io::Errno::MFILE),
+        ];
+        for failure in cases {
+            let alone = chain(&failure);
+            assert_eq!(failed_step(&Error::start("c".to_owned(), Arc::new(failure))), alone);
+        }
+    }
 }

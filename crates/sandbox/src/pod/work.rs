@@ -268,13 +268,9 @@ fn launch(world: World<'_>, id: ContainerId) -> Option<Task> {
     }))
 }
 
-pub(super) fn never_started(id: &ContainerId) -> ContainerEvent {
-    start_failed(Error::WrongState {
-        kind: crate::error::Kind::Container,
-        id: id.to_string(),
-        state: "without a supervisor",
-        wish: "be started",
-    })
+/// The end of a start whose supervisor is gone.
+pub(super) fn never_started(pod: &PodFacts) -> ContainerEvent {
+    start_failed(Error::SupervisorGone { pod: pod.id.to_string() })
 }
 
 /// The end of a start that was stopped.
@@ -372,8 +368,25 @@ async fn apply(
         let limits = spec::resources::without_devices(&written)?;
         let failed = |cause| Error::step("changing the resources", facts.id.to_string(), cause);
         let cgroup = Cgroup::at(&host, &facts.cgroup).map_err(failed)?;
-        cgroup.apply(&limits).map_err(failed)?;
+        cgroup.apply(&limits).map_err(|cause| match is_memory_in_use(&cause) {
+            true => Error::WrongState {
+                kind: crate::error::Kind::Container,
+                id: facts.id.to_string(),
+                state: "using more memory than that",
+                wish: "have it as its linux.memory_limit_in_bytes",
+            },
+            false => failed(cause),
+        })?;
         if score == new { Ok(()) } else { cgroup.change_oom_score(score, new).map_err(failed) }
     })
     .await
+}
+
+/// Whether the kernel could not free enough for a new limit (cgroup-v1/memory: EBUSY from `memory.limit_in_bytes`).
+fn is_memory_in_use(error: &runtime::Error) -> bool {
+    let runtime::Error::Cgroup { path, source, .. } = error else { return false };
+    let is_limit = path
+        .file_name()
+        .is_some_and(|file| file == "memory.limit_in_bytes" || file == "memory.memsw.limit_in_bytes");
+    is_limit && source.raw_os_error() == Some(rustix::io::Errno::BUSY.raw_os_error())
 }

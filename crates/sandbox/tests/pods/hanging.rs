@@ -128,3 +128,18 @@ async fn a_start_that_hangs_can_be_stopped_by_the_next_daemon() {
     assert!(matches!(world.phase(&id), ContainerPhase::Exited(_)), "{:?}", world.phase(&id));
     world.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_whose_supervisor_dies_says_so() {
+    let world = World::new().await;
+    describe_devices(&world);
+    let pod = world.pod("p").await;
+    let (id, start) = begun(&world, &pod, ("main", MOMENTS[1])).await;
+    let pid = world.pods().pod(pod.as_str()).unwrap().supervisor.expect("a supervisor");
+    let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    let error = start.await.unwrap().unwrap_err();
+    assert!(matches!(error, Error::SupervisorGone { .. }), "{error:?}");
+    assert!(matches!(world.phase(&id), ContainerPhase::Exited(_)), "{:?}", world.phase(&id));
+    world.end().await;
+}

@@ -101,7 +101,8 @@ impl Actor {
             member.is_launching = true;
             self.begin(Work::Launch(id.clone()));
         } else if self.seeks.is_none() {
-            self.container_event(id, if is_called_off { called_off(id) } else { never_started(id) });
+            let event = if is_called_off { called_off(id) } else { never_started(&self.facts) };
+            self.container_event(id, event);
         }
     }
 
