@@ -3,7 +3,7 @@
 //! | limit | what is refused |
 //! |---|---|
 //! | CPU period | outside of 1000 to 1000000 microseconds (kernel/sched/core.c, tg_set_cfs_bandwidth) |
-//! | CPU quota | from 1 to 999 microseconds (the same) |
+//! | CPU quota | from 1 to 999 microseconds, more than 2^44 - 1 (the same, MAX_BW) |
 //! | CPUs, memory nodes | what is no list, and what is not online |
 //! | memory and swap | less than memory alone, or without a limit of memory |
 //! | huge pages | a page size that is none |
@@ -16,6 +16,9 @@ use std::path::Path;
 use super::{Error, Host, Layout, files, legacy, refuse_what_is_not_done, unified};
 use crate::plan::Refusal;
 use crate::spec::oci::{LinuxCpu, LinuxMemory, LinuxResources};
+
+/// In microseconds (kernel/sched/sched.h, MAX_BW: 64 bits less BW_SHIFT).
+const MOST_QUOTA: i64 = (1 << 44) - 1;
 
 /// What limits can be about on a machine. Changes when CPUs or memory come and go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,6 +85,10 @@ impl Host {
         }
         if let Some(quota) = limits.quota().filter(|quota| (1..1000).contains(quota)) {
             let why = format!("{quota} is less than the 1000 microseconds that the kernel takes");
+            return refuse("linux.resources.cpu.quota", &why);
+        }
+        if let Some(quota) = limits.quota().filter(|quota| *quota > MOST_QUOTA) {
+            let why = format!("{quota} is more than the {MOST_QUOTA} microseconds that the kernel takes");
             return refuse("linux.resources.cpu.quota", &why);
         }
         let sets = [
@@ -202,7 +209,7 @@ mod tests {
     #[test]
     fn what_no_host_can_do_is_refused_by_its_field() {
         type Change = fn(&mut LinuxCpu, &mut LinuxMemory);
-        let cases: [(Option<&str>, Change); 18] = [
+        let cases: [(Option<&str>, Change); 20] = [
             (None, |_, _| ()),
             (None, |c, _| {
                 c.set_period(Some(100_000)).set_quota(Some(-1));
@@ -218,6 +225,12 @@ mod tests {
             }),
             (Some("cpu.quota"), |c, _| {
                 c.set_quota(Some(999));
+            }),
+            (Some("cpu.quota"), |c, _| {
+                c.set_quota(Some(1 << 44));
+            }),
+            (None, |c, _| {
+                c.set_quota(Some((1 << 44) - 1));
             }),
             (None, |c, _| {
                 c.set_cpus(Some("0-3, 7".to_owned())).set_mems(Some("0".to_owned()));

@@ -3,6 +3,8 @@
 //! CVE-2022-0811 and CVE-2022-0532: a name is a path below /proc/sys and nothing else, a value is written
 //! verbatim to that one file, and a parameter of a namespace that is the host's is refused.
 
+use std::collections::BTreeSet;
+
 use super::build::refuse;
 use super::{NamespacePlan, NamespaceSource, PodNamespace, PodPlan, Refusal};
 
@@ -26,7 +28,14 @@ pub fn check_pod(plan: &PodPlan) -> Result<(), Refusal> {
         ipc: plan.ipc == PodNamespace::Own,
         uts: plan.uts == PodNamespace::Own,
     };
-    plan.sysctls.iter().try_for_each(|(name, value)| check_owned(name, value, &owned))
+    let mut paths = BTreeSet::new();
+    plan.sysctls.iter().try_for_each(|(name, value)| {
+        check_owned(name, value, &owned)?;
+        if paths.insert(path(name)) {
+            return Ok(());
+        }
+        Err(refuse(format!("linux.sysctl[{name:?}]"), "is there under another name too"))
+    })
 }
 
 pub(super) fn check(name: &str, value: &str, namespaces: &NamespacePlan) -> Result<(), Refusal> {
@@ -41,6 +50,10 @@ pub(super) fn check(name: &str, value: &str, namespaces: &NamespacePlan) -> Resu
 fn check_owned(name: &str, value: &str, owned: &Owned) -> Result<(), Refusal> {
     let field = || format!("linux.sysctl[{name:?}]");
     let path = path(name).ok_or_else(|| refuse(field(), "is not the name of a kernel parameter"))?;
+    if value.is_empty() {
+        // A write of nothing changes nothing, and looks as if it had.
+        return Err(refuse(field(), "has no value"));
+    }
     if value.contains(['\0', '\n']) {
         return Err(refuse(field(), "has a line break or zero byte in its value"));
     }
@@ -121,5 +134,25 @@ mod tests {
         assert!(check_owned("kernel.shmmax", "1", &owned()).is_err(), "the IPC namespace is the host's");
         assert!(check_owned("kernel.core_pattern", "|/x", &owned()).is_err());
         assert!(check_owned("net.core.somaxconn", "1\n2", &owned()).is_err());
+        assert!(check_owned("net.core.somaxconn", "", &owned()).is_err());
+    }
+
+    #[test]
+    fn one_parameter_under_two_names_is_refused() {
+        let sysctl = |name: &str| (name.to_owned(), "1".to_owned());
+        let plan = |names: &[&str]| PodPlan {
+            network: PodNamespace::Own,
+            ipc: PodNamespace::Own,
+            uts: PodNamespace::Own,
+            pid: PodNamespace::Host,
+            hostname: None,
+            sysctls: names.iter().map(|name| sysctl(name)).collect(),
+            shared_memory: None,
+            user: None,
+            joined: None,
+            mount_label: None,
+        };
+        assert!(check_pod(&plan(&["net.core.somaxconn", "net.ipv4.ip_forward"])).is_ok());
+        assert!(check_pod(&plan(&["net.core.somaxconn", "net/core/somaxconn"])).is_err());
     }
 }

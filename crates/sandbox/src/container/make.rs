@@ -46,8 +46,8 @@ use crate::users::{self, UserMap};
 #[derive(Debug)]
 pub(crate) struct Made {
     pub(crate) facts: Arc<ContainerFacts>,
-    /// What a further process in it is like.
-    pub(crate) process: Arc<ProcessPlan>,
+    /// What a further process in it is like; `None` when an earlier daemon's plan cannot be read.
+    pub(crate) process: Option<Arc<ProcessPlan>>,
     /// What its start needs; gone once it was started, and read again from the records by a daemon that was not there.
     pub(crate) ready: Option<Ready>,
 }
@@ -164,7 +164,7 @@ async fn steps(making: &Making, undo: &mut Stack<Part>) -> Result<Made, Error> {
         runtime: making.pod.handler.external.clone(),
     });
     save(making, &facts, (&spec, &plan))?;
-    let process = Arc::new(plan.process.clone());
+    let process = Some(Arc::new(plan.process.clone()));
     let devices = device_rules(&spec);
     Ok(Made { facts, process, ready: Some(Ready { plan, devices, root: found.root }) })
 }
@@ -252,6 +252,9 @@ pub(crate) async fn release(shared: &Shared, id: &ContainerId) -> Result<(), Err
 pub(crate) fn rootfs_error(step: &'static str, id: &ContainerId, error: RootfsError) -> Error {
     match error {
         RootfsError::NoImage { image } => Error::NoImage { image },
+        RootfsError::BadReference { cause, .. } => {
+            Error::refused("image.image", crate::error::chain(&*cause))
+        }
         RootfsError::Full => Error::Exhausted { what: "disk space", subject: id.to_string(), cause: None },
         RootfsError::NoPath(cause) | RootfsError::Failed(cause) => Error::failed(step, id.as_str(), cause),
     }

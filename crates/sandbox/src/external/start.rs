@@ -14,7 +14,7 @@ use runtime::spec::oci;
 
 use super::spec::{Places, config};
 use super::{bundle, shared_memory};
-use crate::container::start::{Starting, make_log_directory};
+use crate::container::start::{Starting, make_log_directory, still_wanted};
 use crate::container::{make, volumes};
 use crate::error::Error;
 use crate::id::ContainerId;
@@ -41,7 +41,7 @@ struct Mounts {
 /// # Errors
 /// Those of the steps; [`Error::Start`] with what the runtime has said.
 pub(crate) async fn start(starting: Starting, runtime: ExternalRuntime) -> Result<Begun, Error> {
-    let Starting { shared, client, facts, resources, ready } = starting;
+    let Starting { shared, client, facts, resources, ready, called_off } = starting;
     let directory = shared.store.container_dir(&facts.pod, &facts.id);
     let plan = match &ready {
         Some(ready) => ready.plan.clone(),
@@ -70,6 +70,7 @@ pub(crate) async fn start(starting: Starting, runtime: ExternalRuntime) -> Resul
     let plan = Plan { sources: Vec::new(), steps: Vec::new(), hooks: None, process, ..plan };
     let external = Some(External { runtime, bundle });
     let request = Start { facts: &facts, plan, cgroup, descriptors: Vec::new(), external };
+    still_wanted(&called_off, &facts)?;
     client.start(request, shared.config.deadlines.start).await
 }
 

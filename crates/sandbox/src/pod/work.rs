@@ -15,7 +15,7 @@ use crate::container::make::{self as make_container, Making};
 use crate::container::start::{self, Starting};
 use crate::container::state::{ContainerEvent, ContainerState};
 use crate::container::status::{Exited, Reason};
-use crate::error::{Error, chain};
+use crate::error::{Error, Kind, chain};
 use crate::external;
 use crate::id::ContainerId;
 use crate::pod::contact::{self, Seek};
@@ -48,6 +48,8 @@ pub(crate) enum Work {
     Ask(ContainerId),
     Wait(ContainerId, Duration),
     Kill(ContainerId),
+    /// Have a start given up.
+    CallOff(ContainerId),
     Tidy(ContainerId),
     EraseContainer(ContainerId),
     Update {
@@ -141,6 +143,8 @@ impl Work {
             })),
             Self::Kill(id) => ending(&world, &id)
                 .map(|ending| Box::pin(async move { Done::Container(id, ending.kill().await) }) as Task),
+            Self::CallOff(id) => calling_off(&world, &id)
+                .map(|start| Box::pin(async move { Done::Container(id, start.call_off().await) }) as Task),
             Self::Tidy(id) => tidy(&world, &id),
             Self::EraseContainer(id) => erase_one(&world, id),
             Self::Update { id, change, rewrite, reply } => {
@@ -261,23 +265,29 @@ fn launch(world: World<'_>, id: ContainerId) -> Option<Task> {
     let member = world.members.get_mut(&id)?;
     let made = member.made.as_mut()?;
     let (facts, resources, ready) = (made.facts.clone(), member.resources.clone(), made.ready.take());
-    let shared = world.shared.clone();
+    let (shared, called_off) = (world.shared.clone(), member.called_off.clone());
     Some(Box::pin(async move {
         let events = match connected {
-            Some(client) => start::start(Starting { shared, client, facts, resources, ready }).await,
+            Some(client) => {
+                start::start(Starting { shared, client, facts, resources, ready, called_off }).await
+            }
             None => Vec::new(),
         };
         Done::Launched(id, events)
     }))
 }
 
-pub(super) fn never_started(id: &ContainerId) -> ContainerEvent {
-    let error = Error::WrongState {
-        kind: crate::error::Kind::Container,
-        id: id.to_string(),
-        state: "without a supervisor",
-        wish: "be started",
-    };
+/// The end of a start whose supervisor is gone.
+pub(super) fn never_started(pod: &PodFacts) -> ContainerEvent {
+    start_failed(Error::SupervisorGone { pod: pod.id.to_string() })
+}
+
+/// The end of a start that was stopped.
+pub(super) fn called_off(id: &ContainerId) -> ContainerEvent {
+    start_failed(Error::CalledOff { container: id.to_string() })
+}
+
+fn start_failed(error: Error) -> ContainerEvent {
     let exited = Exited {
         exit_code: 128,
         reason: Reason::StartError,
@@ -292,7 +302,18 @@ fn ending(world: &World<'_>, id: &ContainerId) -> Option<Ending> {
     let member = world.members.get(id)?;
     let facts = member.made.as_ref()?.facts.clone();
     let process = *member.state.process()?;
-    Some(Ending { shared: world.shared.clone(), client: client(world), facts, process })
+    Some(Ending {
+        shared: world.shared.clone(),
+        client: client(world),
+        facts,
+        started_at: process.started_at,
+    })
+}
+
+/// What a start that is under way has brought about so far.
+fn calling_off(world: &World<'_>, id: &ContainerId) -> Option<Ending> {
+    let facts = facts_of(world, id)?;
+    Some(Ending { shared: world.shared.clone(), client: client(world), facts, started_at: 0 })
 }
 
 /// Not awaited by anybody: what fails here is done again when the container is removed.
@@ -367,8 +388,26 @@ async fn apply(shared: &Arc<Shared>, facts: Arc<ContainerFacts>, rewrite: Rewrit
             if let Err(error) = taken_back {
                 tracing::warn!(container = %facts.id, error = chain(&error), "a part of a refused update stays");
             }
-            failed(cause)
+            if is_memory_in_use(&cause) { in_use(&facts.id) } else { failed(cause) }
         })
     })
     .await
+}
+
+fn in_use(container: &ContainerId) -> Error {
+    Error::WrongState {
+        kind: Kind::Container,
+        id: container.to_string(),
+        state: "using more memory than that",
+        wish: "have it as its linux.memory_limit_in_bytes",
+    }
+}
+
+/// Whether the kernel could not free enough for a new limit (cgroup-v1/memory: EBUSY from `memory.limit_in_bytes`).
+fn is_memory_in_use(error: &runtime::Error) -> bool {
+    let runtime::Error::Cgroup { path, source, .. } = error else { return false };
+    let is_limit = path
+        .file_name()
+        .is_some_and(|file| file == "memory.limit_in_bytes" || file == "memory.memsw.limit_in_bytes");
+    is_limit && source.raw_os_error() == Some(rustix::io::Errno::BUSY.raw_os_error())
 }
