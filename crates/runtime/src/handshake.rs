@@ -51,6 +51,19 @@ pub enum Progress {
     Failed(Failure),
 }
 
+/// What a starter has reported.
+#[derive(Debug)]
+pub(crate) enum BirthReport {
+    /// Nothing new.
+    Pending,
+    /// The process that it was cloned for, by its number and pidfd.
+    Born(i32, OwnedFd),
+    /// There will be none.
+    Failed(Failure),
+    /// There is nothing more to come.
+    Ended,
+}
+
 /// Where a child waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -143,6 +156,11 @@ impl Handshake {
 
     /// Gives the child up: it finds the end of the socket even while copies of this end are open in other children.
     pub(crate) fn close(self) {
+        self.shut();
+    }
+
+    /// Has the child find the end of the socket, as [`close`](Self::close) does.
+    pub(crate) fn shut(&self) {
         let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
     }
 
@@ -165,46 +183,31 @@ impl Handshake {
         }
     }
 
-    /// Waits for the process that the child was cloned for.
-    pub(crate) fn wait_for_birth(
-        &mut self,
-        bound: &rustix::event::Timespec,
-    ) -> Result<(i32, OwnedFd), Failure> {
-        use rustix::event::{PollFd, PollFlags, poll};
-        let failed = |errno| Failure::system(FailedStep::Handshake, errno, "clone");
-        loop {
-            match poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], Some(bound)) {
-                Ok(0) => return Err(failed(Errno::TIMEDOUT)),
-                Ok(_) => break,
-                Err(Errno::INTR) => {}
-                Err(errno) => return Err(failed(errno)),
-            }
-        }
+    /// Reads what a starter has reported, without waiting.
+    pub(crate) fn receive_birth(&self) -> BirthReport {
+        let failed = |errno| BirthReport::Failed(Failure::system(FailedStep::Handshake, errno, "clone"));
         let mut buffer = [0; LONGEST];
-        let (length, descriptor) = receive_one(&self.socket, &mut buffer).map_err(failed)?;
+        let (length, descriptor) = match receive_one(&self.socket, &mut buffer) {
+            Err(Errno::AGAIN | Errno::INTR) => return BirthReport::Pending,
+            Err(errno) => return failed(errno),
+            Ok((0, _)) => return BirthReport::Ended,
+            Ok(received) => received,
+        };
         match (serde_json::from_slice(&buffer[..length]), descriptor) {
-            (Ok(Message::Born(pid)), Some(pidfd)) => Ok((pid, pidfd)),
-            (Ok(Message::Failed(failure)), _) => Err(failure),
-            _ => match self.ended() {
-                Progress::Failed(failure) => Err(failure),
-                Progress::Pending | Progress::Terminal(_) | Progress::Waiting(_) | Progress::Ready => {
-                    Err(failed(Errno::PROTO))
-                }
-            },
+            (Ok(Message::Born(pid)), Some(pidfd)) => BirthReport::Born(pid, pidfd),
+            (Ok(Message::Failed(failure)), _) => BirthReport::Failed(failure),
+            _ => failed(Errno::PROTO),
         }
     }
 
     fn ended(&self) -> Progress {
-        if self.executing {
-            return Progress::Ready;
-        }
-        Progress::Failed(Failure {
-            kind: FailureKind::Died,
-            step: FailedStep::Prepare,
-            errno: None,
-            subject: String::new(),
-        })
+        if self.executing { Progress::Ready } else { Progress::Failed(died()) }
     }
+}
+
+/// The child ended without a word of why.
+pub(crate) fn died() -> Failure {
+    Failure { kind: FailureKind::Died, step: FailedStep::Prepare, errno: None, subject: String::new() }
 }
 
 fn broken(what: &str) -> Progress {

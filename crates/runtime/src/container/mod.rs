@@ -1,7 +1,7 @@
 //! Making a container's processes: its first one ([`launch()`]), and those that join it later ([`exec()`]).
 //!
-//! Called by the supervisor, in a process with one thread. Both return as soon as the child runs; how far it
-//! got is read from the [`Handshake`]. What the child does is in `init`.
+//! Called by the supervisor, in a process with one thread. Both return as soon as a child runs: the process itself, or the
+//! starter of a [`Birth`]. How far the process got is read from the [`Handshake`]. What the child does is in `init`.
 
 mod birth;
 mod exec;
@@ -21,6 +21,7 @@ use crate::plan::{Plan, ProcessPlan};
 use crate::sys::Child;
 use crate::{FailedStep, Failure};
 
+pub use birth::{Birth, Delivery, Starter};
 pub use exec::exec;
 pub use launch::launch;
 
@@ -99,6 +100,16 @@ pub struct Launched {
     pub start_time: u64,
     /// Where its progress is read.
     pub handshake: Handshake,
+}
+
+/// A container's first process that was begun.
+#[derive(Debug)]
+#[must_use = "it is to be waited for"]
+pub enum Begun {
+    /// It runs.
+    Launched(Launched),
+    /// A starter is about to bear it.
+    Expected(Birth),
 }
 
 /// Gives a child that runs to the caller. Until its identity is known it is killed when anything fails.

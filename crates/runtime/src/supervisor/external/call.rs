@@ -11,10 +11,9 @@ use std::time::Instant;
 
 use rustix::fs::Mode;
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, pidfd_open, waitid};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
-use super::super::process::{Ended, Process};
-use crate::container::start_time;
+use super::super::process::{Ended, Process, children, identify};
 use crate::external::External;
 use crate::{FailedStep, Failure, FailureKind};
 
@@ -127,14 +126,6 @@ pub(super) fn failure(verb: &str, why: String, errno: Option<i32>) -> Failure {
     Failure { kind: FailureKind::System, step: FailedStep::ExternalRuntime, errno, subject }
 }
 
-/// The process with this number, which is a child of this one.
-fn identify(pid: i32) -> Result<Process, Errno> {
-    let number = Pid::from_raw(pid).ok_or(Errno::SRCH)?;
-    let pidfd = pidfd_open(number, PidfdFlags::empty())?;
-    let start_time = start_time(pid).map_err(|_| Errno::SRCH)?;
-    Ok(Process { pid, pidfd, start_time })
-}
-
 /// The process that a runtime has written down in a pid file: an orphan of the runtime's, and so a child of this process.
 pub(super) fn adopt(path: &Path) -> Result<Process, String> {
     let mut text = String::new();
@@ -193,13 +184,6 @@ fn descendants(pid: i32) -> Vec<i32> {
         all.extend_from_slice(&generation);
     }
     all
-}
-
-fn children(pid: i32) -> Vec<i32> {
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let listed = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
-    let listed: Vec<String> = listed.collect();
-    listed.iter().flat_map(|line| line.split_whitespace()).filter_map(|pid| pid.parse().ok()).collect()
 }
 
 #[cfg(test)]
