@@ -117,20 +117,23 @@ impl Handshake {
     /// Reads what the child has reported, without waiting.
     pub fn receive(&mut self) -> Progress {
         let mut buffer = [0; LONGEST];
-        let received = match receive_one(&self.socket, &mut buffer) {
-            Err(Errno::AGAIN | Errno::INTR) => return Progress::Pending,
-            Err(errno) => return Progress::Failed(Failure::system(FailedStep::Handshake, errno, "")),
-            Ok(received) => received,
-        };
-        let (length, descriptor) = received;
-        if length == 0 {
-            return self.ended();
-        }
-        match serde_json::from_slice(&buffer[..length]) {
-            Ok(Message::Executing) => {
-                self.executing = true;
-                self.receive()
+        loop {
+            let (length, descriptor) = match receive_one(&self.socket, &mut buffer) {
+                Err(Errno::AGAIN | Errno::INTR) => return Progress::Pending,
+                Err(errno) => return Progress::Failed(Failure::system(FailedStep::Handshake, errno, "")),
+                Ok((0, _)) => return self.ended(),
+                Ok(received) => received,
+            };
+            match serde_json::from_slice(&buffer[..length]) {
+                Ok(Message::Executing) if !self.executing => self.executing = true,
+                message => return Self::progress(message, descriptor),
             }
+        }
+    }
+
+    fn progress(message: Result<Message, serde_json::Error>, descriptor: Option<OwnedFd>) -> Progress {
+        match message {
+            Ok(Message::Executing) => broken("a command that is executed twice"),
             Ok(Message::Failed(failure)) => Progress::Failed(failure),
             Ok(Message::Terminal) => match descriptor {
                 Some(master) => Progress::Terminal(master),
@@ -313,6 +316,14 @@ mod tests {
         assert!(matches!(parent.receive(), Progress::Pending), "it may still fail");
         drop(child);
         assert!(matches!(parent.receive(), Progress::Ready));
+    }
+
+    #[test]
+    fn a_child_executes_once() {
+        let (mut parent, child) = pair().unwrap();
+        child.send(&Message::Executing).unwrap();
+        child.send(&Message::Executing).unwrap();
+        assert!(matches!(parent.receive(), Progress::Failed(Failure { step: FailedStep::Handshake, .. })));
     }
 
     #[test]
