@@ -112,7 +112,7 @@ pub(super) fn attach_source(root: &Root, source: &OwnedFd, target: &Path) -> Res
 
 /// Nothing may lie on procfs but the files that the plan lets through, whatever a link of the image's has made of a target
 /// (CVE-2019-19921). Procfs itself may, at its place.
-fn keep_procfs(step: FailedStep, place_to: &OwnedFd, target: &Path) -> Result<(), Failure> {
+pub(super) fn keep_procfs(step: FailedStep, place_to: &OwnedFd, target: &Path) -> Result<(), Failure> {
     let failed = |errno| Failure::system(step, errno, path_text(target));
     let is_let_through = target == Path::new("/proc") || is_replaceable_proc_file(target);
     if !is_let_through && is_procfs(place_to).map_err(failed)? {
