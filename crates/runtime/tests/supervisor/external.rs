@@ -146,6 +146,18 @@ fn a_container_runs_logs_and_exits() {
 }
 
 #[test]
+fn no_process_has_signals_blocked() {
+    const NONE: &str = "SigBlk:\t0000000000000000";
+    let (rig, mut client) = Rig::new();
+    running(&mut client, request(&rig, &GOOD, "grep SigBlk /proc/self/status; sleep 1000"));
+    until("it has said so", || (rig.log("c1") == [format!("stdout F {NONE}")]).then_some(()));
+    let reply = exec(&rig, &mut client, ("e1", "grep SigBlk /proc/self/status > mask"));
+    assert!(matches!(reply, Reply::ExecStarted { .. }), "{reply:?}");
+    assert_eq!(client.exec_exit("e1"), 0);
+    assert_eq!(fs::read_to_string(bundle(&rig).join("mask")).unwrap().trim(), NONE);
+}
+
+#[test]
 fn what_a_runtime_says_is_told_and_what_it_made_goes() {
     let failing = [
         (Script { create: "fail 'no such image'", ..GOOD }, "create: no such image", "create delete "),

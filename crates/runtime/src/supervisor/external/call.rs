@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
 use super::super::process::{Ended, Process, children, identify};
 use crate::external::External;
-use crate::{FailedStep, Failure, FailureKind};
+use crate::{FailedStep, Failure, FailureKind, sys};
 
 /// Where programs that a runtime needs are looked for.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -71,6 +71,8 @@ impl Call {
                 command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr)
             }
         };
+        // What is blocked here the workload would have blocked: runtimes hand their own mask on.
+        sys::unblock_signals_in(&mut command);
         // Directories that it makes in the root are for everybody.
         let before = rustix::process::umask(Mode::WGRP | Mode::WOTH);
         let spawned = command.spawn();
