@@ -120,16 +120,21 @@ pub(crate) fn finish(child: Child, handshake: Handshake) -> Result<Launched, Fai
     Ok(Launched { pid, pidfd, start_time, handshake })
 }
 
-/// Field 22 of /proc/PID/stat. The second field is a name in parentheses that may hold anything, so counting
-/// starts after the last of them.
+/// When a process started: field 22 of /proc/PID/stat.
 pub(crate) fn start_time(pid: i32) -> Result<u64, Failure> {
-    let failed = |errno| Failure::system(FailedStep::Clone, errno, "start time");
+    stat_field(pid, 22)
+}
+
+/// A field of /proc/PID/stat, counted from 1 (proc_pid_stat(5)), after the second: that is a name in parentheses that may hold
+/// anything, so counting starts after the last of them.
+pub(crate) fn stat_field(pid: i32, number: usize) -> Result<u64, Failure> {
+    let failed = |errno| Failure::system(FailedStep::Clone, errno, "process status");
     let text = std::fs::read(format!("/proc/{pid}/stat"))
         .map_err(|error| failed(rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO)))?;
     let after_name = text.iter().rposition(|byte| *byte == b')').map_or(0, |at| at + 1);
     String::from_utf8_lossy(&text[after_name..])
         .split_ascii_whitespace()
-        .nth(22 - 3)
+        .nth(number.saturating_sub(3))
         .and_then(|field| field.parse().ok())
         .ok_or_else(|| failed(rustix::io::Errno::INVAL))
 }

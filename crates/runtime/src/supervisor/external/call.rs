@@ -11,9 +11,12 @@ use std::time::Instant;
 
 use rustix::fs::Mode;
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
+};
 
 use super::super::process::{Ended, Process, children, identify};
+use crate::container::stat_field;
 use crate::external::External;
 use crate::{FailedStep, Failure, FailureKind, sys};
 
@@ -104,8 +107,8 @@ impl Call {
 
     /// Kills it with all that it has started.
     pub(in crate::supervisor) fn kill(&self) {
-        for pid in descendants(self.process.pid).into_iter().rev().filter_map(Pid::from_raw) {
-            let _ended = kill_process(pid, Signal::KILL);
+        for descendant in descendants(self.process.pid).into_iter().rev() {
+            let _ended = pidfd_send_signal(&descendant, Signal::KILL);
         }
         self.process.kill();
     }
@@ -177,15 +180,33 @@ fn cut(text: &str) -> String {
     text.trim().chars().filter(|c| !c.is_control()).take(LONGEST_MESSAGE).collect()
 }
 
-/// The processes below one, parents before children (proc_pid_task_tid_children(5)).
-fn descendants(pid: i32) -> Vec<i32> {
+/// The processes below one, parents before children.
+fn descendants(pid: i32) -> Vec<OwnedFd> {
     let mut all = Vec::new();
     let mut generation = vec![pid];
     for _ in 0..GENERATIONS {
-        generation = generation.iter().flat_map(|pid| children(*pid)).collect();
-        all.extend_from_slice(&generation);
+        let mut next = Vec::new();
+        for parent in generation {
+            for pid in children(parent) {
+                if let Some(child) = open_child(parent, pid) {
+                    all.push(child);
+                    next.push(pid);
+                }
+            }
+        }
+        generation = next;
     }
     all
+}
+
+/// A child of a process's, by a number that may have come to mean another since it was listed: once the descriptor is there,
+/// what it means stays, so the parent is looked at again then.
+fn open_child(parent: i32, pid: i32) -> Option<OwnedFd> {
+    /// Of /proc/PID/stat.
+    const PARENT: usize = 4;
+    let child = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
+    let is_its = stat_field(pid, PARENT).is_ok_and(|found| i32::try_from(found) == Ok(parent));
+    is_its.then_some(child)
 }
 
 #[cfg(test)]
@@ -202,6 +223,26 @@ mod tests {
         assert_eq!(said("{\"level\":\"info\",\"msg\":\"fine\"}\npanic: x\n\n").as_deref(), Some("panic: x"));
         assert_eq!(said("\n{}\n"), None);
         assert_eq!(said(&"x\u{1b}".repeat(5000)).map(|text| text.len()), Some(LONGEST_MESSAGE));
+    }
+
+    #[test]
+    fn a_number_that_means_another_process_by_now_is_not_a_descendant() {
+        let mut shell = Command::new("sh")
+            .args(["-c", "sleep 1000 & echo; wait"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        shell.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        let pid = shell.id().cast_signed();
+        let listed = children(pid);
+        let (below, of_it) = (descendants(pid), open_child(pid, listed[0]));
+        // As if the number had been given to somebody else's child between the listing and the opening.
+        let others = [open_child(pid, std::process::id().cast_signed()), open_child(pid, pid)];
+        for child in &below {
+            pidfd_send_signal(child, Signal::KILL).unwrap();
+        }
+        shell.wait().unwrap();
+        assert!((below.len(), of_it.is_some()) == (1, true) && others.iter().all(Option::is_none));
     }
 
     #[test]
