@@ -45,14 +45,14 @@ struct Script {
 }
 
 const CREATE: &str =
-    r#"(while ! [ -e go ]; do sleep 0.01; done; exec sh -c "$(cat command)") & echo $! > "$pid""#;
+    r#"(while ! [ -e go ]; do sleep 0.01; done; exec sh -c "$(cat command)") & echo $! | tee own > "$pid""#;
 
 const GOOD: Script = Script {
     create: CREATE,
     start: "touch go",
     exec: "(exec sh -c \"$(cat exec)\") & echo $! > \"$pid\"",
-    kill: "kill -$signal $(cat init.pid)",
-    delete: "[ -e init.pid ] && kill -9 $(cat init.pid) 2>/dev/null; true",
+    kill: "kill -$signal $(cat own)",
+    delete: "[ -e own ] && kill -9 $(cat own) 2>/dev/null; true",
 };
 
 impl Script {
@@ -122,6 +122,13 @@ fn verbs(rig: &Rig) -> String {
     fs::read_to_string(bundle(rig).join("verbs")).unwrap_or_default().replace('\n', " ")
 }
 
+/// The files of calls in the bundle (`runtime::external` has the table of them).
+fn files_of_calls(rig: &Rig) -> Vec<String> {
+    let files = fs::read_dir(bundle(rig)).unwrap().map(|entry| entry.unwrap().file_name());
+    let files = files.map(|name| name.to_string_lossy().into_owned());
+    files.filter(|name| [".pid", ".json", ".log"].iter().any(|end| name.ends_with(end))).collect()
+}
+
 /// Waits until the supervisor has no children, zombies included.
 fn childless(rig: &Rig) {
     until("no child is left", || {
@@ -141,6 +148,7 @@ fn a_container_runs_logs_and_exits() {
     assert_eq!(lines, ["stderr F err", "stdout F out"]);
     assert_eq!(verbs(&rig), "create start delete ", "forgotten when its end is told");
     assert!(!bundle(&rig).join(KNOWN).exists());
+    assert_eq!(files_of_calls(&rig), Vec::<String>::new());
     assert_eq!(read_exit(&rig.pod().join("containers/c1")).unwrap(), Some(exit));
     childless(&rig);
 }
@@ -173,6 +181,7 @@ fn what_a_runtime_says_is_told_and_what_it_made_goes() {
         assert!(told.ends_with(said), "{told}");
         assert_eq!(verbs(&rig), called);
         childless(&rig);
+        assert_eq!(files_of_calls(&rig), Vec::<String>::new());
     }
     let (rig, mut client) = Rig::new();
     let mut missing = request(&rig, &GOOD, "true");
@@ -243,6 +252,7 @@ fn a_runtime_that_hangs_is_killed_with_all_that_it_started_and_nobody_waits() {
         }
         until("its child is dead", || (!is_alive(child)).then_some(()));
         childless(&rig);
+        assert_eq!(files_of_calls(&rig), Vec::<String>::new(), "also of calls that took too long");
     }
 }
 
@@ -281,7 +291,7 @@ fn a_process_that_dies_before_the_start_is_no_container() {
 
 #[test]
 fn a_stop_signal_comes_though_the_runtime_fails_it() {
-    for kill in ["kill -$signal $(cat init.pid)", "sleep 1000", "exit 1"] {
+    for kill in ["kill -$signal $(cat own)", "sleep 1000", "exit 1"] {
         let (rig, mut client) = Rig::new();
         let script = "trap 'exit 4' TERM; echo ready; while :; do sleep 0.01; done";
         running(&mut client, request(&rig, &Script { kill, ..GOOD }, script));
@@ -365,6 +375,7 @@ fn a_process_that_does_not_come_to_be_leaves_nothing() {
         other => panic!("{other:?}"),
     }
     until("it is dead", || (!is_alive(pid)).then_some(()));
+    assert_eq!(files_of_calls(&rig), Vec::<String>::new());
     assert_eq!(client.snapshot().containers.len(), 1, "the container goes on");
 }
 

@@ -31,6 +31,16 @@ const LONGEST_MESSAGE: usize = 1024;
 /// Generations of processes below a program that are looked for when it is killed. runc has three.
 const GENERATIONS: usize = 8;
 
+/// A file of one call, removed with this.
+#[derive(Debug)]
+pub(super) struct Scratch(pub(super) PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _gone = std::fs::remove_file(&self.0);
+    }
+}
+
 /// What a runtime is to do.
 pub(super) struct Order<'a> {
     pub(super) external: &'a External,
@@ -50,7 +60,7 @@ pub(in crate::supervisor) struct Call {
     /// The program.
     pub(in crate::supervisor) process: Process,
     verb: &'static str,
-    report: PathBuf,
+    report: Scratch,
     /// When it counts as hanging.
     pub(in crate::supervisor) until: Instant,
 }
@@ -58,11 +68,11 @@ pub(in crate::supervisor) struct Call {
 impl Call {
     /// Starts the program.
     pub(super) fn begin(order: Order<'_>) -> Result<Self, Failure> {
-        let report = order.external.bundle.join(format!("{}-{}.log", order.name, order.verb));
+        let report = Scratch(order.external.bundle.join(format!("{}-{}.log", order.name, order.verb)));
         let failed = |error: &std::io::Error| failure(order.verb, error.to_string(), error.raw_os_error());
         let mut command = Command::new(&order.external.runtime.path);
         command.args(&order.external.runtime.args);
-        command.arg("--log").arg(&report).args(["--log-format", "json"]);
+        command.arg("--log").arg(&report.0).args(["--log-format", "json"]);
         command.arg(order.verb).args(&order.arguments);
         // A group of its own: a signal to the supervisor's is not for it.
         command.current_dir(&order.external.bundle).env_clear().env("PATH", PATH).process_group(0);
@@ -70,7 +80,7 @@ impl Call {
             Some([stdin, stdout, stderr]) => command.stdin(stdin).stdout(stdout).stderr(stderr),
             None => {
                 let stderr =
-                    File::options().create(true).append(true).open(&report).map_err(|e| failed(&e))?;
+                    File::options().create(true).append(true).open(&report.0).map_err(|e| failed(&e))?;
                 command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr)
             }
         };
@@ -91,18 +101,16 @@ impl Call {
         }
     }
 
-    /// What came of it, when it has ended. Its files are removed.
+    /// What came of it, when it has ended.
     pub(super) fn outcome(&self) -> Option<Result<(), Failure>> {
         let ended = self.process.reap()?;
-        let outcome = match ended {
+        Some(match ended {
             Ended { code: 0, signal: None } => Ok(()),
             Ended { code, signal } => Err(self.failed(match signal {
                 Some(signal) => format!("killed by signal {signal}"),
                 None => format!("exit status {code}"),
             })),
-        };
-        let _gone = std::fs::remove_file(&self.report);
-        Some(outcome)
+        })
     }
 
     /// Kills it with all that it has started.
@@ -115,13 +123,13 @@ impl Call {
 
     /// What is told when its time is over.
     pub(super) fn too_late(&self) -> Failure {
-        let said = message(&self.report).map(|said| format!(": {said}")).unwrap_or_default();
+        let said = message(&self.report.0).map(|said| format!(": {said}")).unwrap_or_default();
         failure(self.verb, format!("it took too long{said}"), Some(Errno::TIMEDOUT.raw_os_error()))
     }
 
     /// A failure of this operation: what the program has said, or else `otherwise`.
     pub(super) fn failed(&self, otherwise: String) -> Failure {
-        failure(self.verb, message(&self.report).unwrap_or(otherwise), None)
+        failure(self.verb, message(&self.report.0).unwrap_or(otherwise), None)
     }
 }
 

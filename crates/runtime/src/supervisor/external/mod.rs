@@ -23,8 +23,8 @@ use std::time::Instant;
 
 use super::event_loop::{Key, Supervisor};
 use super::starts::Leaving;
-use crate::{Failure, external::External};
-use call::Call;
+use crate::Failure;
+use call::{Call, Scratch};
 use console::Console;
 
 pub(super) use orphans::Orphans;
@@ -42,6 +42,7 @@ enum Purpose {
     Create {
         container: Key,
         console: Option<Console>,
+        pid_file: Scratch,
         /// The container whose pid namespace it joins.
         pid_target: Option<String>,
     },
@@ -97,8 +98,9 @@ impl Supervisor {
 
     fn conclude(&mut self, purpose: Purpose, outcome: Result<(), Failure>) {
         match purpose {
-            Purpose::Create { container, console, pid_target } => {
-                let adopted = outcome.and_then(|()| self.adopt_first(container, (console, pid_target)));
+            Purpose::Create { container, console, pid_file, pid_target } => {
+                let adopted =
+                    outcome.and_then(|()| self.adopt_first(container, &pid_file, (console, pid_target)));
                 match adopted.and_then(|()| self.call_start(container)) {
                     Ok(()) => {}
                     Err(failure) => self.undo(container, failure),
@@ -126,11 +128,5 @@ impl Supervisor {
             Purpose::Undo { .. } | Purpose::Clear { .. } | Purpose::Kill { .. } | Purpose::Exec(_) => false,
         };
         self.work.iter().filter(|(_, work)| is_for_it(&work.purpose)).for_each(|(_, work)| work.call.kill());
-    }
-
-    /// The runtime and bundle of a container.
-    fn external(&self, container: Key) -> Option<&External> {
-        let (_, container) = self.containers.iter().find(|(other, _)| *other == container)?;
-        container.external.as_deref()
     }
 }
