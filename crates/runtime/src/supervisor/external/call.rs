@@ -121,6 +121,11 @@ impl Call {
         self.process.kill();
     }
 
+    /// Leaves the process to the caller, who waits for it. Its files are removed.
+    pub(super) fn into_process(self) -> Process {
+        self.process
+    }
+
     /// What is told when its time is over.
     pub(super) fn too_late(&self) -> Failure {
         let said = message(&self.report.0).map(|said| format!(": {said}")).unwrap_or_default();

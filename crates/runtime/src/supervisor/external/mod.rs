@@ -80,8 +80,10 @@ impl Supervisor {
     pub(super) fn worked(&mut self, key: Key) {
         let Some(at) = self.work.iter().position(|(other, _)| *other == key) else { return };
         if let Some(outcome) = self.work[at].1.call.outcome() {
-            let (_, work) = self.work.swap_remove(at);
-            self.conclude(work.purpose, outcome);
+            let (_, Work { call, purpose }) = self.work.swap_remove(at);
+            // Its files are gone before anybody hears of it.
+            drop(call);
+            self.conclude(purpose, outcome);
         }
     }
 
@@ -91,7 +93,7 @@ impl Supervisor {
             let (key, Work { call, purpose }) = self.work.swap_remove(at);
             call.kill();
             let failure = call.too_late();
-            self.leaving.push((key, Leaving::unasked(call.process)));
+            self.leaving.push((key, Leaving::unasked(call.into_process())));
             self.conclude(purpose, Err(failure));
         }
     }
@@ -101,6 +103,7 @@ impl Supervisor {
             Purpose::Create { container, console, pid_file, pid_target } => {
                 let adopted =
                     outcome.and_then(|()| self.adopt_first(container, &pid_file, (console, pid_target)));
+                drop(pid_file);
                 match adopted.and_then(|()| self.call_start(container)) {
                     Ok(()) => {}
                     Err(failure) => self.undo(container, failure),
