@@ -144,6 +144,7 @@ with_both!(
     a_command_that_is_not_there_fails_the_start,
     processes_join_and_are_bounded,
     a_container_is_what_was_asked_for,
+    no_process_has_signals_blocked,
     a_terminal_is_one,
     limits_hold_and_change_and_a_lack_of_memory_is_told,
     containers_share_what_is_the_pods,
@@ -267,6 +268,20 @@ async fn a_container_is_what_was_asked_for(handler: &str) {
     assert_eq!(pod.exec(&id, "hostname; cat /etc/hostname").await, format!("{0}\n{0}", pod.sandbox.hostname));
     assert_eq!(pod.exec(&id, "wc -c < /proc/uptime").await, "0", "masked");
     assert_eq!(pod.log("one"), ["stdout: 7", "stdout: 8 9", "stdout: 0022", "stdout: /tmp/made"]);
+    pod.end().await;
+}
+
+async fn no_process_has_signals_blocked(handler: &str) {
+    const NONE: &str = "SigBlk:\t0000000000000000";
+    let pod = Pod::new(handler, |_| {}).await;
+    let id = pod.start("one", "grep SigBlk /proc/1/status; exec sleep 1000", |_| {}).await;
+    until(Duration::from_secs(20), "its mask", || async {
+        let log = pod.log("one");
+        if log.is_empty() { Err(log) } else { Ok(()) }
+    })
+    .await;
+    assert_eq!(pod.log("one"), [format!("stdout: {NONE}")]);
+    assert_eq!(pod.exec(&id, "grep SigBlk /proc/self/status").await, NONE);
     pod.end().await;
 }
 

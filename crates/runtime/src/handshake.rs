@@ -51,6 +51,19 @@ pub enum Progress {
     Failed(Failure),
 }
 
+/// What a starter has reported.
+#[derive(Debug)]
+pub(crate) enum BirthReport {
+    /// Nothing new.
+    Pending,
+    /// The process that it was cloned for, by its number and pidfd.
+    Born(i32, OwnedFd),
+    /// There will be none.
+    Failed(Failure),
+    /// There is nothing more to come.
+    Ended,
+}
+
 /// Where a child waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -104,20 +117,23 @@ impl Handshake {
     /// Reads what the child has reported, without waiting.
     pub fn receive(&mut self) -> Progress {
         let mut buffer = [0; LONGEST];
-        let received = match receive_one(&self.socket, &mut buffer) {
-            Err(Errno::AGAIN | Errno::INTR) => return Progress::Pending,
-            Err(errno) => return Progress::Failed(Failure::system(FailedStep::Handshake, errno, "")),
-            Ok(received) => received,
-        };
-        let (length, descriptor) = received;
-        if length == 0 {
-            return self.ended();
-        }
-        match serde_json::from_slice(&buffer[..length]) {
-            Ok(Message::Executing) => {
-                self.executing = true;
-                self.receive()
+        loop {
+            let (length, descriptor) = match receive_one(&self.socket, &mut buffer) {
+                Err(Errno::AGAIN | Errno::INTR) => return Progress::Pending,
+                Err(errno) => return Progress::Failed(Failure::system(FailedStep::Handshake, errno, "")),
+                Ok((0, _)) => return self.ended(),
+                Ok(received) => received,
+            };
+            match serde_json::from_slice(&buffer[..length]) {
+                Ok(Message::Executing) if !self.executing => self.executing = true,
+                message => return Self::progress(message, descriptor),
             }
+        }
+    }
+
+    fn progress(message: Result<Message, serde_json::Error>, descriptor: Option<OwnedFd>) -> Progress {
+        match message {
+            Ok(Message::Executing) => broken("a command that is executed twice"),
             Ok(Message::Failed(failure)) => Progress::Failed(failure),
             Ok(Message::Terminal) => match descriptor {
                 Some(master) => Progress::Terminal(master),
@@ -143,6 +159,11 @@ impl Handshake {
 
     /// Gives the child up: it finds the end of the socket even while copies of this end are open in other children.
     pub(crate) fn close(self) {
+        self.shut();
+    }
+
+    /// Has the child find the end of the socket, as [`close`](Self::close) does.
+    pub(crate) fn shut(&self) {
         let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
     }
 
@@ -165,46 +186,31 @@ impl Handshake {
         }
     }
 
-    /// Waits for the process that the child was cloned for.
-    pub(crate) fn wait_for_birth(
-        &mut self,
-        bound: &rustix::event::Timespec,
-    ) -> Result<(i32, OwnedFd), Failure> {
-        use rustix::event::{PollFd, PollFlags, poll};
-        let failed = |errno| Failure::system(FailedStep::Handshake, errno, "clone");
-        loop {
-            match poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], Some(bound)) {
-                Ok(0) => return Err(failed(Errno::TIMEDOUT)),
-                Ok(_) => break,
-                Err(Errno::INTR) => {}
-                Err(errno) => return Err(failed(errno)),
-            }
-        }
+    /// Reads what a starter has reported, without waiting.
+    pub(crate) fn receive_birth(&self) -> BirthReport {
+        let failed = |errno| BirthReport::Failed(Failure::system(FailedStep::Handshake, errno, "clone"));
         let mut buffer = [0; LONGEST];
-        let (length, descriptor) = receive_one(&self.socket, &mut buffer).map_err(failed)?;
+        let (length, descriptor) = match receive_one(&self.socket, &mut buffer) {
+            Err(Errno::AGAIN | Errno::INTR) => return BirthReport::Pending,
+            Err(errno) => return failed(errno),
+            Ok((0, _)) => return BirthReport::Ended,
+            Ok(received) => received,
+        };
         match (serde_json::from_slice(&buffer[..length]), descriptor) {
-            (Ok(Message::Born(pid)), Some(pidfd)) => Ok((pid, pidfd)),
-            (Ok(Message::Failed(failure)), _) => Err(failure),
-            _ => match self.ended() {
-                Progress::Failed(failure) => Err(failure),
-                Progress::Pending | Progress::Terminal(_) | Progress::Waiting(_) | Progress::Ready => {
-                    Err(failed(Errno::PROTO))
-                }
-            },
+            (Ok(Message::Born(pid)), Some(pidfd)) => BirthReport::Born(pid, pidfd),
+            (Ok(Message::Failed(failure)), _) => BirthReport::Failed(failure),
+            _ => failed(Errno::PROTO),
         }
     }
 
     fn ended(&self) -> Progress {
-        if self.executing {
-            return Progress::Ready;
-        }
-        Progress::Failed(Failure {
-            kind: FailureKind::Died,
-            step: FailedStep::Prepare,
-            errno: None,
-            subject: String::new(),
-        })
+        if self.executing { Progress::Ready } else { Progress::Failed(died()) }
     }
+}
+
+/// The child ended without a word of why.
+pub(crate) fn died() -> Failure {
+    Failure { kind: FailureKind::Died, step: FailedStep::Prepare, errno: None, subject: String::new() }
 }
 
 fn broken(what: &str) -> Progress {
@@ -310,6 +316,14 @@ mod tests {
         assert!(matches!(parent.receive(), Progress::Pending), "it may still fail");
         drop(child);
         assert!(matches!(parent.receive(), Progress::Ready));
+    }
+
+    #[test]
+    fn a_child_executes_once() {
+        let (mut parent, child) = pair().unwrap();
+        child.send(&Message::Executing).unwrap();
+        child.send(&Message::Executing).unwrap();
+        assert!(matches!(parent.receive(), Progress::Failed(Failure { step: FailedStep::Handshake, .. })));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! | CPUs, memory nodes | what is no list, and what is not online |
 //! | memory and swap | less than memory alone, or without a limit of memory |
 //! | huge pages | a page size that is none |
+//! | kernel memory, hierarchy, check before update | always; swappiness and real-time CPU time in version 2 |
 //! | unified | everything where version 1 has controllers; files that belong to the cgroup itself |
 //!
 //! Not here: what depends on the cgroups above, such as a cpuset of theirs: the kernel says that when limits are written.
@@ -47,7 +48,7 @@ impl Host {
     /// # Errors
     /// A [`Refusal`] with the field's path in the OCI specification.
     pub fn check(&self, machine: &Machine, resources: &LinuxResources) -> Result<(), Refusal> {
-        if let Err(Error::NoController { setting, .. }) = refuse_what_is_not_done(resources) {
+        if let Err(Error::NoController { setting, .. }) = refuse_what_is_not_done(resources, self.layout()) {
             return refuse(setting, "cannot be set");
         }
         if let Some(limits) = resources.cpu() {
@@ -209,7 +210,7 @@ mod tests {
     #[test]
     fn what_no_host_can_do_is_refused_by_its_field() {
         type Change = fn(&mut LinuxCpu, &mut LinuxMemory);
-        let cases: [(Option<&str>, Change); 20] = [
+        let cases: [(Option<&str>, Change); 23] = [
             (None, |_, _| ()),
             (None, |c, _| {
                 c.set_period(Some(100_000)).set_quota(Some(-1));
@@ -268,11 +269,43 @@ mod tests {
             (Some("memory.limit"), |_, m| {
                 m.set_limit(Some(-2));
             }),
+            (Some("memory.kernel"), |_, m| {
+                m.set_kernel(Some(1 << 20));
+            }),
+            (Some("memory.useHierarchy"), |_, m| {
+                m.set_use_hierarchy(Some(false));
+            }),
+            (Some("memory.checkBeforeUpdate"), |_, m| {
+                m.set_check_before_update(Some(true));
+            }),
+            (None, |_, m| {
+                m.set_check_before_update(Some(false));
+            }),
         ];
         for (at, (field, change)) in cases.into_iter().enumerate() {
             let field = field.map(|field| format!("linux.resources.{field}"));
             assert_eq!(refused(&hybrid(), change), field, "case {at} on version 1");
             assert_eq!(refused(&unified(), change), field, "case {at} on version 2");
+        }
+    }
+
+    #[test]
+    fn what_version_2_has_no_file_for_is_refused_there() {
+        type Change = fn(&mut LinuxCpu, &mut LinuxMemory);
+        let cases: [(&str, Change); 3] = [
+            ("memory.swappiness", |_, m| {
+                m.set_swappiness(Some(60));
+            }),
+            ("cpu.realtimeRuntime", |c, _| {
+                c.set_realtime_runtime(Some(0));
+            }),
+            ("cpu.realtimePeriod", |c, _| {
+                c.set_realtime_period(Some(1_000_000));
+            }),
+        ];
+        for (field, change) in cases {
+            assert_eq!(refused(&unified(), change), Some(format!("linux.resources.{field}")));
+            assert_eq!(refused(&hybrid(), change), None, "{field}");
         }
     }
 

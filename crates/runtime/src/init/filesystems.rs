@@ -75,6 +75,7 @@ fn label_root(mount: &OwnedFd, label: &str) -> Result<(), Errno> {
 pub(super) fn attach_new(root: &Root, mount: &FilesystemMount, made: &OwnedFd) -> Result<(), Failure> {
     let failed = |errno| Failure::system(FailedStep::Mount, errno, path_text(&mount.target));
     let target = directory(root, &mount.target).map_err(failed)?;
+    keep_procfs(FailedStep::Mount, &target, &mount.target)?;
     place(made, &target).map_err(failed)?;
     match mount.propagation {
         // As it was made.
@@ -103,10 +104,21 @@ pub(super) fn attach_source(root: &Root, source: &OwnedFd, target: &Path) -> Res
         if !is_procfs(source).map_err(failed)? {
             return Err(outside(FailedStep::BindMount, path_text(target)));
         }
-    } else if is_procfs(&place_to).map_err(failed)? && !is_replaceable_proc_file(target) {
-        return Err(outside(FailedStep::BindMount, path_text(target)));
+    } else {
+        keep_procfs(FailedStep::BindMount, &place_to, target)?;
     }
     place(source, &place_to).map_err(failed)
+}
+
+/// Nothing may lie on procfs but the files that the plan lets through, whatever a link of the image's has made of a target
+/// (CVE-2019-19921). Procfs itself may, at its place.
+pub(super) fn keep_procfs(step: FailedStep, place_to: &OwnedFd, target: &Path) -> Result<(), Failure> {
+    let failed = |errno| Failure::system(step, errno, path_text(target));
+    let is_let_through = target == Path::new("/proc") || is_replaceable_proc_file(target);
+    if !is_let_through && is_procfs(place_to).map_err(failed)? {
+        return Err(outside(step, path_text(target)));
+    }
+    Ok(())
 }
 
 pub(super) fn attach(
@@ -117,6 +129,7 @@ pub(super) fn attach(
 ) -> Result<(), Failure> {
     let failed = |errno| Failure::system(FailedStep::BindMount, errno, path_text(target));
     let place_to = directory(root, target).map_err(failed)?;
+    keep_procfs(FailedStep::BindMount, &place_to, target)?;
     crate::mount::apply_attributes(mount.as_fd(), attributes).map_err(failed)?;
     place(mount, &place_to).map_err(failed)
 }

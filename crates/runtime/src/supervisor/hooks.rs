@@ -45,6 +45,11 @@ impl Hooking {
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.until
     }
+
+    /// The number of the copy that runs them.
+    pub(super) fn pid(&self) -> i32 {
+        self.process.pid
+    }
 }
 
 impl Supervisor {
@@ -144,6 +149,7 @@ pub(super) fn hooking(container: &mut Container) -> Option<&mut Hooking> {
     match &mut container.state {
         State::Starting { stage: Stage::Hooks(hooking) | Stage::Executed(hooking), .. } => Some(hooking),
         State::Starting { stage: Stage::Child | Stage::Held, .. }
+        | State::Expected { .. }
         | State::Making { .. }
         | State::Running { .. }
         | State::Draining { .. }

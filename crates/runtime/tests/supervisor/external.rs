@@ -45,14 +45,14 @@ struct Script {
 }
 
 const CREATE: &str =
-    r#"(while ! [ -e go ]; do sleep 0.01; done; exec sh -c "$(cat command)") & echo $! > "$pid""#;
+    r#"(while ! [ -e go ]; do sleep 0.01; done; exec sh -c "$(cat command)") & echo $! | tee own > "$pid""#;
 
 const GOOD: Script = Script {
     create: CREATE,
     start: "touch go",
     exec: "(exec sh -c \"$(cat exec)\") & echo $! > \"$pid\"",
-    kill: "kill -$signal $(cat init.pid)",
-    delete: "[ -e init.pid ] && kill -9 $(cat init.pid) 2>/dev/null; true",
+    kill: "kill -$signal $(cat own)",
+    delete: "[ -e own ] && kill -9 $(cat own) 2>/dev/null; true",
 };
 
 impl Script {
@@ -122,6 +122,15 @@ fn verbs(rig: &Rig) -> String {
     fs::read_to_string(bundle(rig).join("verbs")).unwrap_or_default().replace('\n', " ")
 }
 
+/// The files of calls in the bundle (`runtime::external` has the table of them).
+fn no_files_of_calls(rig: &Rig) {
+    until("no file of a call is left", || {
+        let mut files = fs::read_dir(bundle(rig)).unwrap().map(|entry| entry.unwrap().path());
+        let is_of_one = |ending: &str| matches!(ending, "pid" | "json" | "log");
+        (!files.any(|path| path.extension().is_some_and(|e| is_of_one(&e.to_string_lossy())))).then_some(())
+    });
+}
+
 /// Waits until the supervisor has no children, zombies included.
 fn childless(rig: &Rig) {
     until("no child is left", || {
@@ -141,8 +150,21 @@ fn a_container_runs_logs_and_exits() {
     assert_eq!(lines, ["stderr F err", "stdout F out"]);
     assert_eq!(verbs(&rig), "create start delete ", "forgotten when its end is told");
     assert!(!bundle(&rig).join(KNOWN).exists());
+    no_files_of_calls(&rig);
     assert_eq!(read_exit(&rig.pod().join("containers/c1")).unwrap(), Some(exit));
     childless(&rig);
+}
+
+#[test]
+fn no_process_has_signals_blocked() {
+    const NONE: &str = "SigBlk:\t0000000000000000";
+    let (rig, mut client) = Rig::new();
+    running(&mut client, request(&rig, &GOOD, "grep SigBlk /proc/self/status; sleep 1000"));
+    until("it has said so", || (rig.log("c1") == [format!("stdout F {NONE}")]).then_some(()));
+    let reply = exec(&rig, &mut client, ("e1", "grep SigBlk /proc/self/status > mask"));
+    assert!(matches!(reply, Reply::ExecStarted { .. }), "{reply:?}");
+    assert_eq!(client.exec_exit("e1"), 0);
+    assert_eq!(fs::read_to_string(bundle(&rig).join("mask")).unwrap().trim(), NONE);
 }
 
 #[test]
@@ -161,6 +183,7 @@ fn what_a_runtime_says_is_told_and_what_it_made_goes() {
         assert!(told.ends_with(said), "{told}");
         assert_eq!(verbs(&rig), called);
         childless(&rig);
+        no_files_of_calls(&rig);
     }
     let (rig, mut client) = Rig::new();
     let mut missing = request(&rig, &GOOD, "true");
@@ -234,6 +257,7 @@ fn a_runtime_that_hangs_is_killed_with_all_that_it_started_and_nobody_waits() {
         }
         until("its child is dead", || (!is_alive(child)).then_some(()));
         childless(&rig);
+        no_files_of_calls(&rig);
     }
 }
 
@@ -242,9 +266,10 @@ fn others_are_served_while_a_runtime_works() {
     let (rig, mut client) = Rig::new();
     let slow = Script { create: "sleep 1000", ..GOOD };
     client.send(Request::Start(Box::new(request(&rig, &slow, "true"))), &[]);
+    // A connection that is newer would take the place of the first before its request is read.
+    until("it is at work", || verbs(&rig).contains("create").then_some(()));
     drop(client);
     let mut client = rig.connect();
-    until("it is at work", || verbs(&rig).contains("create").then_some(()));
     let begun = Instant::now();
     assert_eq!(client.snapshot().containers.len(), 1);
     assert!(begun.elapsed() < Duration::from_secs(5));
@@ -259,20 +284,22 @@ fn others_are_served_while_a_runtime_works() {
 #[test]
 fn a_process_that_dies_before_the_start_is_no_container() {
     let (rig, mut client) = Rig::new();
-    let dying = Script { create: "(exit 5) & echo $! > \"$pid\"", start: "fail 'it is gone'", ..GOOD };
+    // Not at once: a shell whose SIGCHLD is not blocked would wait for it.
+    const SHORT: &str = "(sleep 0.2; exit 5) & echo $! > \"$pid\"";
+    let dying = Script { create: SHORT, start: "sleep 0.5; fail 'it is gone'", ..GOOD };
     let told = refused(&mut client, request(&rig, &dying, "true"));
     assert!(told.ends_with("start: it is gone"), "{told}");
     childless(&rig);
     // One that is told to have been started has run, however short.
     let (rig, mut client) = Rig::new();
-    let short = Script { create: "(exit 5) & echo $! > \"$pid\"", ..GOOD };
+    let short = Script { create: SHORT, start: "sleep 0.5", ..GOOD };
     running(&mut client, request(&rig, &short, "true"));
     assert_eq!(client.exit("c1").exit_code, 5);
 }
 
 #[test]
 fn a_stop_signal_comes_though_the_runtime_fails_it() {
-    for kill in ["kill -$signal $(cat init.pid)", "sleep 1000", "exit 1"] {
+    for kill in ["kill -$signal $(cat own)", "sleep 1000", "exit 1"] {
         let (rig, mut client) = Rig::new();
         let script = "trap 'exit 4' TERM; echo ready; while :; do sleep 0.01; done";
         running(&mut client, request(&rig, &Script { kill, ..GOOD }, script));
@@ -356,6 +383,7 @@ fn a_process_that_does_not_come_to_be_leaves_nothing() {
         other => panic!("{other:?}"),
     }
     until("it is dead", || (!is_alive(pid)).then_some(()));
+    no_files_of_calls(&rig);
     assert_eq!(client.snapshot().containers.len(), 1, "the container goes on");
 }
 

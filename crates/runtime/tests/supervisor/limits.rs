@@ -1,12 +1,11 @@
 //! What a container may not do to its supervisor, and what happens when it has had too much.
 
 use std::fs;
-use std::path::PathBuf;
 
 use runtime::spec::oci;
 use runtime::wire::{Reply, Request};
 
-use crate::rig::{Rig, container, until};
+use crate::rig::{Frozen, Rig, container, until};
 
 #[test]
 fn a_container_that_runs_out_of_memory_says_so() {
@@ -48,39 +47,6 @@ fn an_idle_pod_costs_next_to_nothing() {
         (sum <= PODS * PROMISE).then_some(())
     });
     eprintln!("PSS of {PODS} supervisors with a container: {} KiB each", sum / PODS);
-}
-
-/// A cgroup of the freezer, where what joins stops at once, and cannot even be killed: like a mount on a
-/// server that is gone.
-/// A container's cgroup that runs nothing until this is dropped.
-struct Frozen {
-    file: PathBuf,
-    thaw: &'static str,
-}
-
-impl Frozen {
-    fn freeze(rig: &Rig, id: &str) -> Option<Self> {
-        let cgroup = rig.cgroup(id);
-        let ways = [
-            (format!("/sys/fs/cgroup/freezer{}/freezer.state", cgroup.path()), "FROZEN", "THAWED"),
-            (format!("/sys/fs/cgroup{}/cgroup.freeze", cgroup.path()), "1", "0"),
-        ];
-        ways.into_iter()
-            .map(|(file, freeze, thaw)| (PathBuf::from(file), freeze, thaw))
-            .find_map(|(file, freeze, thaw)| fs::write(&file, freeze).ok().map(|()| Self { file, thaw }))
-    }
-}
-
-impl Frozen {
-    fn is_legacy(&self) -> bool {
-        self.thaw == "THAWED"
-    }
-}
-
-impl Drop for Frozen {
-    fn drop(&mut self) {
-        let _ = fs::write(&self.file, self.thaw);
-    }
 }
 
 #[test]

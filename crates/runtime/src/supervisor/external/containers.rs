@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::fs::{read_link, remove_file};
 use std::time::{Duration, Instant};
 
-use super::call::{self, Call, Order, failure};
+use super::call::{self, Call, Order, Scratch, failure};
 use super::console::Console;
 use super::{Purpose, Supervisor};
 use crate::container::Until;
@@ -46,10 +46,10 @@ impl Supervisor {
             Some(_) => None,
             None => Some(child.into_streams()?),
         };
-        let file = external.bundle.join("init.pid");
-        let _earlier = remove_file(&file);
+        let pid_file = Scratch(external.bundle.join("init.pid"));
+        let _earlier = remove_file(&pid_file.0);
         let mut arguments: Vec<OsString> = vec!["--bundle".into(), external.bundle.clone().into()];
-        arguments.extend(["--pid-file".into(), file.into()]);
+        arguments.extend(["--pid-file".into(), pid_file.0.clone().into()]);
         if let Some(console) = &console {
             arguments.extend(["--console-socket".into(), console.path().into()]);
         }
@@ -71,7 +71,7 @@ impl Supervisor {
         // Its hooks are in its specification, and so the runtime's.
         let container = Container { id, cgroup, hooks: None, until: Until::Executed, state, external };
         self.containers.push((key, container));
-        self.begin(call, Purpose::Create { container: key, console, pid_target });
+        self.begin(call, Purpose::Create { container: key, console, pid_file, pid_target });
         Ok(())
     }
 
@@ -79,11 +79,11 @@ impl Supervisor {
     pub(super) fn adopt_first(
         &mut self,
         key: Key,
+        pid_file: &Scratch,
         (console, pid_target): (Option<Console>, Option<String>),
     ) -> Result<(), Failure> {
         let failed = |why: String| failure("create", why, None);
-        let Some(external) = self.external(key) else { return Ok(()) };
-        let process = call::adopt(&external.bundle.join("init.pid")).map_err(failed)?;
+        let process = call::adopt(&pid_file.0).map_err(failed)?;
         if self.minds(process.pid) {
             return Err(failed(format!("process {} of its pid file is another's", process.pid)));
         }
