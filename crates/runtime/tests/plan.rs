@@ -288,6 +288,16 @@ fn what_is_not_done_is_refused_with_its_field() {
                 l.set_masked_paths(Some(vec!["proc".to_owned()]));
             });
         }),
+        ("linux.maskedPaths[1]", |spec| {
+            linux(spec, |l| {
+                l.set_masked_paths(Some(vec!["/proc/kcore".to_owned(), "/a/..".to_owned()]));
+            });
+        }),
+        ("linux.readonlyPaths[0]", |spec| {
+            linux(spec, |l| {
+                l.set_readonly_paths(Some(vec!["//".to_owned()]));
+            });
+        }),
         ("mounts[9].destination", |spec| mount(spec, bind("/x", "/", &[]))),
         ("mounts[9].destination", |spec| mount(spec, bind("/x", "/data/../proc/1", &[]))),
         ("mounts[9].source", |spec| mount(spec, bind("x", "/y", &[]))),
@@ -307,6 +317,32 @@ fn what_is_not_done_is_refused_with_its_field() {
         let refusal = make(&spec).unwrap_err();
         assert_eq!(refusal.field, *field, "{refusal}");
     }
+#[test]
+fn the_root_is_neither_masked_nor_made_read_only_by_any_name() {
+    for name in ["/", "//", "/.", "/a/..", "/../.."] {
+        type Set = fn(&mut oci::Linux, Vec<String>);
+        let lists: [(&str, Set); 2] = [
+            ("linux.maskedPaths[0]", |linux, list| {
+                linux.set_masked_paths(Some(list));
+            }),
+            ("linux.readonlyPaths[0]", |linux, list| {
+                linux.set_readonly_paths(Some(list));
+            }),
+        ];
+        for (field, set) in lists {
+            let mut spec = full_spec();
+            let mut linux = spec.linux().clone().unwrap();
+            set(&mut linux, vec![name.to_owned()]);
+            spec.set_linux(Some(linux));
+            assert_eq!(
+                make(&spec).unwrap_err().to_string(),
+                format!("{field}: is the root itself"),
+                "{name}"
+            );
+        }
+    }
+}
+
 }
 
 #[test]

@@ -180,14 +180,20 @@ impl Builder {
         let read_only = linux.and_then(|l| l.readonly_paths().as_deref()).unwrap_or_default();
         for (at, path) in masked.iter().enumerate() {
             let field = || format!("linux.maskedPaths[{at}]");
-            self.steps.push(Step::MaskPath(super::mounts::clean(Path::new(path), field)?));
+            self.steps.push(Step::MaskPath(below_root(path, field)?));
         }
         for (at, path) in read_only.iter().enumerate() {
             let field = || format!("linux.readonlyPaths[{at}]");
-            self.steps.push(Step::ReadonlyPath(super::mounts::clean(Path::new(path), field)?));
+            self.steps.push(Step::ReadonlyPath(below_root(path, field)?));
         }
         Ok(())
     }
+}
+
+/// A path that a mount can be put over. One over the root would do nothing: processes are below it.
+fn below_root(path: &str, field: impl Fn() -> String) -> Result<PathBuf, Refusal> {
+    let path = super::mounts::clean(Path::new(path), &field)?;
+    if path == Path::new("/") { Err(refuse(field(), "is the root itself")) } else { Ok(path) }
 }
 
 fn is_below_dev(step: &Step) -> bool {
