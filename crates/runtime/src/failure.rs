@@ -88,6 +88,7 @@ pub enum FailedStep {
     Hook,
     RootPropagation,
     Schedule,
+    Deadline,
 }
 
 impl FailedStep {
@@ -129,6 +130,7 @@ impl FailedStep {
             Self::Hook => "run hook",
             Self::RootPropagation => "set the propagation of the root filesystem",
             Self::Schedule => "set scheduling",
+            Self::Deadline => "start in time",
         }
     }
 }
@@ -141,6 +143,9 @@ impl fmt::Display for Failure {
         }
         if self.step == FailedStep::Hook {
             return write!(f, "hook {}", self.subject);
+        }
+        if self.step == FailedStep::Deadline {
+            return write!(f, "the start of {:?} took too long", self.subject);
         }
         write!(f, "cannot {}", self.step.what())?;
         if !self.subject.is_empty() {

@@ -243,6 +243,23 @@ impl Container {
         }
     }
 
+    /// The hook that its start waits for.
+    fn hook(&self) -> Option<&str> {
+        let State::Starting { handshake, stage, .. } = &self.state else { return None };
+        match stage {
+            Stage::Hooks(hooking) | Stage::Executed(hooking) => hooking.current(),
+            Stage::Child | Stage::Held => handshake.hook(),
+        }
+    }
+
+    /// What is told when its start has taken too long.
+    pub(super) fn too_late(&self) -> Failure {
+        match self.hook() {
+            Some(hook) => given_up(hook, "the start took too long"),
+            None => too_late(&self.id),
+        }
+    }
+
     /// Its state for a daemon that asks. One whose output is still coming runs: its exit is told when its log
     /// is complete.
     pub(super) fn snapshot(&self) -> ContainerState {
@@ -268,7 +285,12 @@ impl Container {
 
 /// What is told about a start that took too long.
 pub(super) fn too_late(subject: &str) -> Failure {
-    Failure::system(FailedStep::Handshake, rustix::io::Errno::TIMEDOUT, subject)
+    Failure::system(FailedStep::Deadline, rustix::io::Errno::TIMEDOUT, subject)
+}
+
+/// What is told about a hook that ran when the start was given up.
+pub(super) fn given_up(hook: &str, why: &str) -> Failure {
+    Failure::system(FailedStep::Hook, rustix::io::Errno::TIMEDOUT, format!("{hook} was killed: {why}"))
 }
 
 fn no_root() -> Failure {

@@ -45,6 +45,11 @@ impl Hooking {
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.until
     }
+
+    /// The one that runs now.
+    pub(super) fn current(&self) -> Option<&str> {
+        self.handshake.hook()
+    }
 }
 
 impl Supervisor {

@@ -211,7 +211,7 @@ impl Supervisor {
                 |(other, c): &(Key, Container)| *other == key && matches!(c.state, State::Starting { .. });
             match self.containers.iter().find(|entry| starting(entry)) {
                 Some((_, container)) => {
-                    let failure = container::too_late(&container.id);
+                    let failure = container.too_late();
                     self.start_failed(key, failure);
                 }
                 None => self.finish(key),

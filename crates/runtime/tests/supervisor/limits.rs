@@ -98,6 +98,7 @@ fn a_start_that_hangs_is_given_up_and_nothing_waits_for_it() {
     match client.reply(sequence).0 {
         Reply::Failed(failure) => {
             assert_eq!(failure.errno, Some(rustix::io::Errno::TIMEDOUT.raw_os_error()), "{failure}");
+            assert_eq!(failure.to_string(), "the start of \"c1\" took too long");
         }
         other => panic!("{other:?}"),
     }
