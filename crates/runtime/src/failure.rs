@@ -19,6 +19,7 @@ pub struct Failure {
     pub errno: Option<i32>,
     /// The thing that the step was done to: a path, a command, a sysctl. May be empty. Of a hook what became
     /// of it as well, and the last it said: `createRuntime[0] "/bin/hook" ended with exit code 1: "no device"`.
+    /// Of a process that was killed for want of memory its limit, if it has one: `65536 bytes`.
     pub subject: String,
 }
 
@@ -46,6 +47,8 @@ pub enum FailureKind {
     Died,
     /// Any other answer of the kernel.
     System,
+    /// The child was killed for want of memory before it executed anything.
+    OutOfMemory,
 }
 
 /// The steps, in the order in which they are taken.
@@ -146,6 +149,14 @@ impl fmt::Display for Failure {
         }
         if self.step == FailedStep::Deadline {
             return write!(f, "the start of {:?} took too long", self.subject);
+        }
+        if self.kind == FailureKind::OutOfMemory {
+            write!(f, "the process was killed for want of memory before it executed anything")?;
+            return if self.subject.is_empty() {
+                Ok(())
+            } else {
+                write!(f, ": its limit is {}", self.subject)
+            };
         }
         write!(f, "cannot {}", self.step.what())?;
         if !self.subject.is_empty() {

@@ -260,6 +260,17 @@ impl Container {
         }
     }
 
+    /// A failure with what the cgroup knows of a process that died without a word. A start that is tried again in the same cgroup may
+    /// be told of the first one's end: its limit is the same.
+    pub(super) fn explained(&self, failure: Failure) -> Failure {
+        if failure.kind != FailureKind::Died || self.cgroup.oom_kills().unwrap_or(0) == 0 {
+            return failure;
+        }
+        let limit = self.cgroup.stats().ok().and_then(|stats| stats.memory?.limit);
+        let subject = limit.map(|bytes| format!("{bytes} bytes")).unwrap_or_default();
+        Failure { kind: FailureKind::OutOfMemory, subject, ..failure }
+    }
+
     /// Its state for a daemon that asks. One whose output is still coming runs: its exit is told when its log
     /// is complete.
     pub(super) fn snapshot(&self) -> ContainerState {

@@ -142,6 +142,7 @@ impl Supervisor {
     /// the retry would die.
     pub(super) fn start_failed(&mut self, key: Key, failure: Failure) {
         let Some(container) = self.take(key) else { return };
+        let failure = container.explained(failure);
         if let State::Starting { process, waiting, stage, .. } = container.state {
             process.kill();
             let until = Instant::now() + LEAVE;
