@@ -59,6 +59,11 @@ fn bind(source: &str, destination: &str, options: &[&str]) -> oci::Mount {
         .unwrap()
 }
 
+fn device(major: i64, minor: i64) -> oci::LinuxDevice {
+    let device = oci::LinuxDeviceBuilder::default().path("/dev/odd").typ(oci::LinuxDeviceType::C);
+    device.major(major).minor(minor).build().unwrap()
+}
+
 fn full_spec() -> oci::Spec {
     let device = oci::LinuxDeviceBuilder::default()
         .path("/dev/fuse")
@@ -298,6 +303,16 @@ fn what_is_not_done_is_refused_with_its_field() {
                 l.set_readonly_paths(Some(vec!["//".to_owned()]));
             });
         }),
+        ("linux.devices[0].minor", |spec| {
+            linux(spec, |l| {
+                l.set_devices(Some(vec![device(1, 1_048_577)]));
+            });
+        }),
+        ("linux.devices[0].major", |spec| {
+            linux(spec, |l| {
+                l.set_devices(Some(vec![device(4096, 1)]));
+            });
+        }),
         ("mounts[9].destination", |spec| mount(spec, bind("/x", "/", &[]))),
         ("mounts[9].destination", |spec| mount(spec, bind("/x", "/data/../proc/1", &[]))),
         ("mounts[9].source", |spec| mount(spec, bind("x", "/y", &[]))),
@@ -317,6 +332,8 @@ fn what_is_not_done_is_refused_with_its_field() {
         let refusal = make(&spec).unwrap_err();
         assert_eq!(refusal.field, *field, "{refusal}");
     }
+}
+
 #[test]
 fn the_root_is_neither_masked_nor_made_read_only_by_any_name() {
     for name in ["/", "//", "/.", "/a/..", "/../.."] {
@@ -343,6 +360,21 @@ fn the_root_is_neither_masked_nor_made_read_only_by_any_name() {
     }
 }
 
+#[test]
+fn the_highest_device_numbers_are_taken_and_the_hosts_proc_may_be_shown() {
+    let mut spec = full_spec();
+    let mut linux = spec.linux().clone().unwrap();
+    linux.set_devices(Some(vec![device(4095, 1_048_575)]));
+    spec.set_linux(Some(linux));
+    let mut mounts = spec.mounts().clone().unwrap();
+    mounts.push(bind("/proc/", "/proc", &["rbind"]));
+    spec.set_mounts(Some(mounts));
+    let made = make(&spec).unwrap();
+    let found = made
+        .steps
+        .iter()
+        .any(|step| matches!(step, Step::Device(node) if (node.major, node.minor) == (4095, 1_048_575)));
+    assert!(found, "{:?}", made.steps);
 }
 
 #[test]

@@ -13,7 +13,7 @@
 
 use std::path::Path;
 
-use super::{Error, Host, Layout, files, legacy, refuse_what_is_not_done, unified};
+use super::{Error, Host, Layout, devices, files, legacy, refuse_what_is_not_done, unified};
 use crate::plan::Refusal;
 use crate::spec::oci::{LinuxCpu, LinuxMemory, LinuxResources};
 
@@ -47,6 +47,7 @@ impl Host {
         if let Err(Error::NoController { setting, .. }) = refuse_what_is_not_done(resources) {
             return refuse(setting, "cannot be set");
         }
+        devices::check(resources.devices().as_deref().unwrap_or_default())?;
         if let Some(limits) = resources.cpu() {
             self.cpu(machine, limits)?;
         }
