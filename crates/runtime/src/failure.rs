@@ -47,6 +47,8 @@ pub enum FailureKind {
     Died,
     /// Any other answer of the kernel.
     System,
+    /// It would have covered a part of procfs, which is the kernel's.
+    OverProcfs,
     /// The child was killed for want of memory before it executed anything.
     OutOfMemory,
 }
@@ -169,6 +171,7 @@ impl fmt::Display for Failure {
                 write!(f, ": no such file or directory")
             }
             (FailureKind::Unsafe, None) => write!(f, ": it leads outside of the container"),
+            (FailureKind::OverProcfs, _) => write!(f, ": it would cover procfs, which nothing else may"),
             (_, Some(errno)) => write!(f, ": {}", std::io::Error::from_raw_os_error(errno)),
             (_, None) => Ok(()),
         }

@@ -313,6 +313,8 @@ fn what_is_not_done_is_refused_with_its_field() {
                 l.set_devices(Some(vec![device(4096, 1)]));
             });
         }),
+        ("mounts[9].destination", |spec| mount(spec, bind("/x", "/proc", &["rbind"]))),
+        ("mounts[9].destination", |spec| mount(spec, bind("/x/proc", "/dev/..//proc/.", &["rbind"]))),
         ("mounts[9].destination", |spec| mount(spec, bind("/x", "/", &[]))),
         ("mounts[9].destination", |spec| mount(spec, bind("/x", "/data/../proc/1", &[]))),
         ("mounts[9].source", |spec| mount(spec, bind("x", "/y", &[]))),

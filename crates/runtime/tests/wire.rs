@@ -289,6 +289,7 @@ fn external() -> Vec<(&'static str, u64, Message)> {
         ("pod_created_whole", 43, Message::Reply(Reply::PodCreated(created))),
         ("failed_externally", 44, Message::Reply(Reply::Failed(failure))),
         ("failed_late", 52, failed(FailureKind::System, FailedStep::Deadline, "c1")),
+        ("failed_over_procfs", 53, failed(FailureKind::OverProcfs, FailedStep::BindMount, "/innocent")),
         ("failed_out_of_memory", 54, failed(FailureKind::OutOfMemory, FailedStep::Prepare, "65536 bytes")),
     ]
 }
