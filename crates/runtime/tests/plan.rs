@@ -313,6 +313,17 @@ fn what_is_not_done_is_refused_with_its_field() {
                 l.set_devices(Some(vec![device(4096, 1)]));
             });
         }),
+        ("linux.sysctl[\"net.core.somaxconn\"]", |spec| {
+            linux(spec, |l| {
+                l.set_sysctl(Some([("net.core.somaxconn".to_owned(), String::new())].into()));
+            });
+        }),
+        ("linux.sysctl[\"net/core/somaxconn\"]", |spec| {
+            linux(spec, |l| {
+                let names = ["net.core.somaxconn", "net/core/somaxconn"];
+                l.set_sysctl(Some(names.map(|name| (name.to_owned(), "1".to_owned())).into()));
+            });
+        }),
         ("mounts[9].destination", |spec| mount(spec, bind("/x", "/proc", &["rbind"]))),
         ("mounts[9].destination", |spec| mount(spec, bind("/x/proc", "/dev/..//proc/.", &["rbind"]))),
         ("mounts[9].destination", |spec| mount(spec, bind("/x", "/", &[]))),

@@ -119,6 +119,7 @@ impl Builder {
         let linux = input.spec.linux().as_ref();
         let mut sysctls: Vec<_> = linux.and_then(|l| l.sysctl().as_ref()).into_iter().flatten().collect();
         sysctls.sort();
+        sysctl::refuse_doubles(sysctls.iter().map(|(name, _)| name.as_str()))?;
         for (name, value) in sysctls {
             sysctl::check(name, value, &input.namespaces)?;
             self.steps.push(Step::Sysctl { name: name.clone(), value: value.clone() });
