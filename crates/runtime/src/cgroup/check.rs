@@ -14,7 +14,7 @@
 
 use std::path::Path;
 
-use super::{Error, Host, Layout, files, legacy, refuse_what_is_not_done, unified};
+use super::{Error, Host, Layout, devices, files, legacy, refuse_what_is_not_done, unified};
 use crate::plan::Refusal;
 use crate::spec::oci::{LinuxCpu, LinuxMemory, LinuxResources};
 
@@ -51,6 +51,7 @@ impl Host {
         if let Err(Error::NoController { setting, .. }) = refuse_what_is_not_done(resources, self.layout()) {
             return refuse(setting, "cannot be set");
         }
+        devices::check(resources.devices().as_deref().unwrap_or_default())?;
         if let Some(limits) = resources.cpu() {
             self.cpu(machine, limits)?;
         }
@@ -210,7 +211,7 @@ mod tests {
     #[test]
     fn what_no_host_can_do_is_refused_by_its_field() {
         type Change = fn(&mut LinuxCpu, &mut LinuxMemory);
-        let cases: [(Option<&str>, Change); 23] = [
+        let cases: [(Option<&str>, Change); 24] = [
             (None, |_, _| ()),
             (None, |c, _| {
                 c.set_period(Some(100_000)).set_quota(Some(-1));

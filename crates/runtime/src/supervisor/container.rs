@@ -257,6 +257,34 @@ impl Container {
         }
     }
 
+    /// The hook that its start waits for.
+    fn hook(&self) -> Option<&str> {
+        let State::Starting { handshake, stage, .. } = &self.state else { return None };
+        match stage {
+            Stage::Hooks(hooking) | Stage::Executed(hooking) => hooking.current(),
+            Stage::Child | Stage::Held => handshake.hook(),
+        }
+    }
+
+    /// What is told when its start has taken too long.
+    pub(super) fn too_late(&self) -> Failure {
+        match self.hook() {
+            Some(hook) => given_up(hook, "the start took too long"),
+            None => too_late(&self.id),
+        }
+    }
+
+    /// A failure with what the cgroup knows of a process that died without a word. A start that is tried again in the same cgroup may
+    /// be told of the first one's end: its limit is the same.
+    pub(super) fn explained(&self, failure: Failure) -> Failure {
+        if failure.kind != FailureKind::Died || self.cgroup.oom_kills().unwrap_or(0) == 0 {
+            return failure;
+        }
+        let limit = self.cgroup.stats().ok().and_then(|stats| stats.memory?.limit);
+        let subject = limit.map(|bytes| format!("{bytes} bytes")).unwrap_or_default();
+        Failure { kind: FailureKind::OutOfMemory, subject, ..failure }
+    }
+
     /// Its state for a daemon that asks. One whose output is still coming runs: its exit is told when its log
     /// is complete.
     pub(super) fn snapshot(&self) -> ContainerState {
@@ -297,7 +325,12 @@ impl State {
 
 /// What is told about a start that took too long.
 pub(super) fn too_late(subject: &str) -> Failure {
-    Failure::system(FailedStep::Handshake, rustix::io::Errno::TIMEDOUT, subject)
+    Failure::system(FailedStep::Deadline, rustix::io::Errno::TIMEDOUT, subject)
+}
+
+/// What is told about a hook that ran when the start was given up.
+pub(super) fn given_up(hook: &str, why: &str) -> Failure {
+    Failure::system(FailedStep::Hook, rustix::io::Errno::TIMEDOUT, format!("{hook} was killed: {why}"))
 }
 
 fn no_root() -> Failure {

@@ -117,7 +117,7 @@ impl Supervisor {
             matches!(container.state, State::Starting { stage: Stage::Executed(_), .. }).then_some(*key)
         };
         for key in self.containers.iter().filter_map(executed).collect::<Vec<_>>() {
-            self.start_failed(key, super::container::too_late("poststart hooks"));
+            self.start_failed(key, super::container::given_up("poststart", "the pod was ended"));
         }
         self.execs.iter().for_each(|(_, exec)| exec.kill());
         self.abandon_execs(None);

@@ -50,6 +50,11 @@ impl Hooking {
     pub(super) fn pid(&self) -> i32 {
         self.process.pid
     }
+
+    /// The one that runs now.
+    pub(super) fn current(&self) -> Option<&str> {
+        self.handshake.hook()
+    }
 }
 
 impl Supervisor {

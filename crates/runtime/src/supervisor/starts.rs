@@ -149,6 +149,7 @@ impl Supervisor {
     /// the retry would die.
     pub(super) fn start_failed(&mut self, key: Key, failure: Failure) {
         let Some(container) = self.take(key) else { return };
+        let failure = container.explained(failure);
         if let State::Expected { waiting, .. } = container.state {
             self.give_up(key, (waiting, failure));
         } else if let State::Starting { process, waiting, stage, .. } = container.state {
@@ -222,7 +223,7 @@ impl Supervisor {
             };
             match self.containers.iter().find(|entry| starting(entry)) {
                 Some((_, container)) => {
-                    let failure = container::too_late(&container.id);
+                    let failure = container.too_late();
                     self.start_failed(key, failure);
                 }
                 None => self.finish(key),

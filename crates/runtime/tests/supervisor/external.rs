@@ -202,6 +202,9 @@ fn a_pid_file_is_not_believed() {
         ("echo $PPID > \"$pid\"", "none of its own"),
         ("echo 4194303 > \"$pid\"", "is gone"),
         ("head -c 100000 /dev/zero > \"$pid\"", "says"),
+        ("mkfifo \"$pid\"", "not a regular file"),
+        ("ln -s /proc/self/stat \"$pid\"", "symbolic links"),
+        ("mkdir \"$pid\"", "not a regular file"),
     ];
     for (create, why) in lies {
         let (rig, mut client) = Rig::new();
@@ -214,7 +217,8 @@ fn a_pid_file_is_not_believed() {
     let first = running(&mut client, request(&rig, &GOOD, "sleep 1000"));
     // What is written for the second is written over what the first one reads its command from.
     until("the first has read its command", || {
-        fs::read(format!("/proc/{first}/cmdline")).ok()?.starts_with(b"sleep").then_some(())
+        // Not every shell lets the only command of a script take its place.
+        fs::read_to_string(format!("/proc/{first}/cmdline")).ok()?.contains("sleep").then_some(())
     });
     let second = Script { create: "cp init.first \"$pid\"", delete: "true", ..GOOD };
     fs::write(bundle(&rig).join("init.first"), first.to_string()).unwrap();
@@ -226,6 +230,28 @@ fn a_pid_file_is_not_believed() {
         other => panic!("{other:?}"),
     }
     assert!(is_alive(first), "it has nothing to do with that");
+}
+
+#[test]
+fn nothing_that_a_runtime_puts_into_the_bundle_is_waited_for() {
+    // Its log is a FIFO, and it says why it failed in vain.
+    let (rig, mut client) = Rig::new();
+    let silent = Script { create: "rm -f \"$log\"; mkfifo \"$log\"; exit 3", ..GOOD };
+    let told = refused(&mut client, request(&rig, &silent, "true"));
+    assert!(told.ends_with("create: exit status 3"), "{told}");
+    childless(&rig);
+    // FIFOs under every name that a later call needs.
+    let (rig, mut client) = Rig::new();
+    let planted = "mkfifo init-start.log init-delete.log e1.json e1.pid e1-exec.log";
+    let create: &'static str = format!("{planted}; {CREATE}").leak();
+    let planting = Script { create, exec: "rm -f \"$pid\"; (exit 3) & echo $! > \"$pid\"", ..GOOD };
+    running(&mut client, request(&rig, &planting, "sleep 1000"));
+    assert!(matches!(exec(&rig, &mut client, ("e1", "")), Reply::ExecStarted { .. }));
+    assert_eq!(client.exec_exit("e1"), 3);
+    let kill = rig::signal(Target::Container("c1".to_owned()), Signal::KILL, Scope::All);
+    assert_eq!(client.call(kill), Reply::Done);
+    assert_eq!(client.exit("c1").exit_code, 137);
+    childless(&rig);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use runtime::FailureKind;
 use runtime::spec::oci;
 use runtime::wire::{Reply, Request};
 
@@ -18,6 +19,29 @@ fn a_container_that_runs_out_of_memory_says_so() {
     rig.start(&mut client, &container("c1", "exec dd if=/dev/zero of=/dev/null bs=100M count=1"));
     let exit = client.exit("c1");
     assert_eq!((exit.exit_code, exit.signal, exit.oom_killed), (137, Some(9), true));
+}
+
+#[test]
+fn a_start_that_its_memory_limit_ends_says_so() {
+    let (rig, mut client) = Rig::new();
+    let limits = oci::LinuxResourcesBuilder::default()
+        .memory(oci::LinuxMemoryBuilder::default().limit(65_536).build().unwrap())
+        .build()
+        .unwrap();
+    rig.cgroup("c1").apply(&limits).unwrap();
+    match rig.try_start(&mut client, &container("c1", "true")) {
+        Reply::Failed(failure) => {
+            assert_eq!(failure.kind, FailureKind::OutOfMemory, "{failure}");
+            assert!(
+                failure.to_string().ends_with(
+                    "killed for want of memory before it executed anything: its limit is 65536 bytes"
+                ),
+                "{failure}"
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(client.snapshot().containers.is_empty());
 }
 
 /// The proportional set size of a process, in KiB.
@@ -64,6 +88,7 @@ fn a_start_that_hangs_is_given_up_and_nothing_waits_for_it() {
     match client.reply(sequence).0 {
         Reply::Failed(failure) => {
             assert_eq!(failure.errno, Some(rustix::io::Errno::TIMEDOUT.raw_os_error()), "{failure}");
+            assert_eq!(failure.to_string(), "the start of \"c1\" took too long");
         }
         other => panic!("{other:?}"),
     }

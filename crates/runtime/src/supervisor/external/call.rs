@@ -1,8 +1,6 @@
 //! One call of an external runtime's program: started, minded by its pidfd, read when it has failed.
 
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -18,7 +16,7 @@ use rustix::process::{
 use super::super::process::{Ended, Process, children, identify};
 use crate::container::stat_field;
 use crate::external::External;
-use crate::{FailedStep, Failure, FailureKind, sys};
+use crate::{FailedStep, Failure, FailureKind, regular, sys};
 
 /// Where programs that a runtime needs are looked for.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -79,8 +77,7 @@ impl Call {
         match order.streams {
             Some([stdin, stdout, stderr]) => command.stdin(stdin).stdout(stdout).stderr(stderr),
             None => {
-                let stderr =
-                    File::options().create(true).append(true).open(&report.0).map_err(|e| failed(&e))?;
+                let stderr = regular::create(&report.0).map_err(|error| failed(&error))?;
                 command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr)
             }
         };
@@ -146,9 +143,8 @@ pub(super) fn failure(verb: &str, why: String, errno: Option<i32>) -> Failure {
 
 /// The process that a runtime has written down in a pid file: an orphan of the runtime's, and so a child of this process.
 pub(super) fn adopt(path: &Path) -> Result<Process, String> {
-    let mut text = String::new();
-    let opened = File::open(path).map_err(|error| format!("its pid file: {error}"))?;
-    opened.take(32).read_to_string(&mut text).map_err(|error| format!("its pid file: {error}"))?;
+    let bytes = regular::first(path, 32).map_err(|error| format!("its pid file: {error}"))?;
+    let text = String::from_utf8_lossy(&bytes);
     let pid = text.trim().parse::<i32>().ok().filter(|pid| *pid > 1);
     let pid = pid.ok_or_else(|| format!("its pid file says {text:?}"))?;
     let process = identify(pid).map_err(|_| format!("process {pid} of its pid file is gone"))?;
@@ -162,11 +158,7 @@ pub(super) fn adopt(path: &Path) -> Result<Process, String> {
 
 /// The end of what a program has written: the last message of its log, or else its last words.
 fn message(report: &Path) -> Option<String> {
-    let mut file = File::open(report).ok()?;
-    let length = file.metadata().ok()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(LONGEST_REPORT))).ok()?;
-    let mut bytes = Vec::new();
-    file.take(LONGEST_REPORT).read_to_end(&mut bytes).ok()?;
+    let bytes = regular::last(report, LONGEST_REPORT).ok()?;
     said(&String::from_utf8_lossy(&bytes))
 }
 
@@ -224,6 +216,8 @@ fn open_child(parent: i32, pid: i32) -> Option<OwnedFd> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+
     use super::*;
 
     #[test]

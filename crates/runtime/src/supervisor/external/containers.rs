@@ -10,6 +10,7 @@ use super::{Purpose, Supervisor};
 use crate::container::Until;
 use crate::external::{External, KNOWN};
 use crate::plan::NamespaceSource;
+use crate::regular;
 use crate::supervisor::container::{Container, State};
 use crate::supervisor::ends::complain;
 use crate::supervisor::event_loop::Key;
@@ -56,7 +57,7 @@ impl Supervisor {
         arguments.push(start.container.clone().into());
         let until = Instant::now() + Duration::from_millis(start.deadline_ms);
         let failed = |error: std::io::Error| failure("create", error.to_string(), error.raw_os_error());
-        std::fs::write(external.bundle.join(KNOWN), []).map_err(failed)?;
+        regular::write(&external.bundle.join(KNOWN), &[]).map_err(failed)?;
         let order = Order { external: &external, verb: "create", arguments, streams, name: "init", until };
         let call = Call::begin(order).inspect_err(|_| {
             let _unknown = remove_file(external.bundle.join(KNOWN));
