@@ -169,14 +169,15 @@ impl World {
             let read =
                 |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
             let command = read("cmdline").replace('\0', " ");
-            if self.was_killed && command.is_empty() {
+            let is_ours = command.contains(&directory) || read("cgroup").contains(&parent);
+            // Of this world alone: a child of another test's is waited for there.
+            if self.was_killed && is_ours && command.is_empty() {
                 let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
                 let now = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
                 // ECHILD: not one of this process's.
                 let _ = waitid(WaitId::Pid(pid), now);
             }
-            if pid != std::process::id() && (command.contains(&directory) || read("cgroup").contains(&parent))
-            {
+            if pid != std::process::id() && is_ours {
                 found.push(format!("{pid}: {command}"));
             }
         }
