@@ -149,20 +149,7 @@ impl Pod {
 
     /// Where that file is.
     pub fn cgroup_path(&self, cgroup: &str, files: &[&str]) -> Option<PathBuf> {
-        let mut todo = self.node.traces().cgroup_parents();
-        while let Some(directory) = todo.pop() {
-            let inside = std::fs::read_dir(&directory).into_iter().flatten().flatten();
-            todo.extend(inside.map(|entry| entry.path()).filter(|path| path.is_dir()));
-            let path = directory.to_string_lossy();
-            // What systemd makes is called after its unit.
-            if path.strip_suffix(".scope").unwrap_or(&path).ends_with(cgroup) {
-                let found = files.iter().map(|file| directory.join(file)).find(|file| file.exists());
-                if found.is_some() {
-                    return found;
-                }
-            }
-        }
-        None
+        self.node.traces().cgroup_path(cgroup, files)
     }
 
     /// The text of a container's log, which is removed.

@@ -98,7 +98,7 @@ impl Pod {
 
     /// What a script prints on standard output in a running container.
     async fn exec(&self, container: &str, script: &str) -> String {
-        let output = self.client.exec(container, &["sh", "-c", script], 20).await.unwrap();
+        let output = self.client.exec(container, &["sh", "-c", script], seconds(20)).await.unwrap();
         assert_eq!(output.exit_code, 0, "{script}: {output:?}");
         output.stdout.trim().to_owned()
     }
@@ -119,12 +119,18 @@ fn mounts(node: &Node) -> Vec<String> {
     all.lines().filter(|line| line.contains(&state)).map(str::to_owned).collect()
 }
 
-/// What runtimes have written down of containers.
+/// A time-out for what must happen, on this machine.
+fn seconds(seconds: u64) -> i64 {
+    e2e::patience(Duration::from_secs(seconds)).as_secs().cast_signed()
+}
+
+/// What runtimes have written down of containers. Crun keeps filters that it has compiled beside that, for all containers to come.
 fn kept(node: &Node) -> Vec<PathBuf> {
     let roots = std::fs::read_dir(node.path("state/runtimes")).into_iter().flatten().flatten();
     roots
         .flat_map(|root| std::fs::read_dir(root.path()).into_iter().flatten().flatten())
-        .map(|e| e.path())
+        .filter(|entry| entry.file_name() != ".cache")
+        .map(|entry| entry.path())
         .collect()
 }
 
@@ -199,14 +205,16 @@ async fn processes_join_and_are_bounded(handler: &str) {
             config::security(wanted).run_as_user = Some(Int64Value { value: 12 });
         })
         .await;
-    let output =
-        pod.client.exec(&id, &["sh", "-c", "echo out $FROM $(id -u); echo err >&2; exit 5"], 20).await;
+    let output = pod
+        .client
+        .exec(&id, &["sh", "-c", "echo out $FROM $(id -u); echo err >&2; exit 5"], seconds(20))
+        .await;
     let output = output.unwrap();
     assert_eq!(
         (output.stdout.as_str(), output.stderr.as_str(), output.exit_code),
         ("out request 12\n", "err\n", 5)
     );
-    let missing = pod.client.exec(&id, &["/no/such/command"], 20).await.unwrap_err();
+    let missing = pod.client.exec(&id, &["/no/such/command"], seconds(20)).await.unwrap_err();
     assert!(missing.message().contains("/no/such/command"), "{missing}");
     let late = pod.client.exec(&id, &["sleep", "1000.125"], 2).await.unwrap_err();
     assert_eq!(late.code(), tonic::Code::DeadlineExceeded, "{late}");
@@ -218,7 +226,9 @@ async fn processes_join_and_are_bounded(handler: &str) {
     // Many at once, each with its own end.
     let many = (0..8).map(|code| {
         let (client, id) = (pod.client.clone(), id.clone());
-        tokio::spawn(async move { client.exec(&id, &["sh", "-c", &format!("exit {code}")], 30).await })
+        tokio::spawn(
+            async move { client.exec(&id, &["sh", "-c", &format!("exit {code}")], seconds(30)).await },
+        )
     });
     for (code, exec) in many.collect::<Vec<_>>().into_iter().enumerate() {
         let output = exec.await.unwrap().unwrap();
@@ -305,16 +315,9 @@ async fn limits_hold_and_change_and_a_lack_of_memory_is_told(handler: &str) {
         move |wanted: &mut ContainerConfig| wanted.linux.as_mut().unwrap().resources = Some(resources)
     };
     let id = pod.start("one", "sleep 1000", give(limited(64 << 20, 512))).await;
-    let cgroup = |name: &str, id: &str| {
-        let path = format!("/sys/fs/cgroup/{name}");
-        let inside = std::fs::read_to_string(
-            path.replace("{}", &format!("{}/{}/{id}", pod.node.cgroup_parent(), pod.id)),
-        );
-        inside.map(|text| text.trim().to_owned())
-    };
     let memory = |id: &str| {
-        let found = cgroup("memory{}/memory.limit_in_bytes", id).or_else(|_| cgroup("{}/memory.max", id));
-        found.unwrap()
+        let found = pod.node.traces().cgroup_path(id, &["memory.limit_in_bytes", "memory.max"]);
+        std::fs::read_to_string(found.unwrap()).unwrap().trim().to_owned()
     };
     assert_eq!(memory(&id), (64 << 20).to_string());
     let update = |id: &str| {
@@ -432,7 +435,7 @@ async fn volumes_are_mounted_as_asked_for(handler: &str) {
     nix::mount::mount(Some("late"), &mounted, Some("tmpfs"), nix::mount::MsFlags::empty(), None::<&str>)
         .unwrap();
     std::fs::write(mounted.join("file"), "").unwrap();
-    let seen = pod.client.exec(&id, &["ls", "/late/late"], 20).await.unwrap().stdout;
+    let seen = pod.client.exec(&id, &["ls", "/late/late"], seconds(20)).await.unwrap().stdout;
     nix::mount::umount(&mounted).unwrap();
     // The stand-in for crun has a mount namespace of its own, which lets nothing in.
     if pod.node.path("crun").exists() && handler == "crun" {
