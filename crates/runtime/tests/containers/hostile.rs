@@ -17,7 +17,6 @@ pub const TESTS: &[Test] = &[
     ("dev_that_is_a_link_makes_nothing_outside", dev_link),
     ("targets_behind_links_stay_inside", target_links),
     ("a_volume_cannot_lie_on_proc", volume_on_proc),
-    ("a_filesystems_keep_off_procfs", filesystem_on_proc),
     ("a_null_device_of_the_image_masks_nothing", false_null),
     ("a_working_directory_is_no_descriptor", descriptor_cwd),
     ("the_runtimes_own_executable_is_not_run", own_executable),
@@ -98,22 +97,6 @@ fn volume_on_proc() {
 }
 
 /// On a kernel without the security module and on one that doesn't know the label.
-/// A new filesystem hides no less than a volume.
-fn filesystem_on_proc() {
-    let rig = Rig::new();
-    symlink("/proc/sys", rig.image().join("innocent")).unwrap();
-    let mut spec = shell("true");
-    let mut mounts = spec.mounts().clone().unwrap();
-    let mount = runtime::spec::oci::MountBuilder::default().typ("tmpfs").source("tmpfs");
-    mounts.push(mount.destination("/innocent").options(Vec::new()).build().unwrap());
-    spec.set_mounts(Some(mounts));
-    let failure = rig.run(&spec).failed().clone();
-    assert_eq!(
-        (failure.step, failure.kind, failure.subject.as_str()),
-        (FailedStep::Mount, FailureKind::Unsafe, "/innocent")
-    );
-}
-
 fn unknown_labels() {
     let rig = Rig::new();
     let (apparmor, selinux) = ("knarr-test-no-such-profile", "no_u:such_r:label_t:s0");
