@@ -41,7 +41,7 @@ test: test-setup build ## everything: pure tests, crate tests with real kernels,
 	KNARR_BIN_DIR=$(BIN) cargo test --workspace --locked --features runtime/supervisor
 	KNARR_BIN_DIR=$(BIN) crates/e2e/guest/test short
 
-test-guest: test-setup build ## the tests for every kind of host in a virtual machine: cgroup v2 with cgroupfs and systemd, AppArmor
+test-guest: test-setup build ## the tests for every kind of host in a virtual machine: cgroup v2 with cgroupfs and systemd, AppArmor, SELinux
 	KNARR_BIN_DIR=$(BIN) crates/e2e/guest/test full $(KINDS)
 
 critest-guest: build ## Kubernetes' critest (on PATH) in the virtual machine; FLAGS are its own, KNARR_CRITEST_REGISTRY has its images

@@ -101,8 +101,8 @@ pub enum Error {
         /// What is wrong with which field.
         problem: String,
     },
-    /// The configuration directory can't be watched.
-    #[error("watch '{}' for network configurations", path.display())]
+    /// A directory of configurations or of plugins can't be watched.
+    #[error("watch '{}' for network configurations and plugins", path.display())]
     Watch {
         /// The directory.
         path: PathBuf,

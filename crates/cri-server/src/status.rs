@@ -4,7 +4,7 @@
 //! |---|---|
 //! | unknown id on a read or a start, an image that is not there | NotFound |
 //! | a name held by another live pod or container | AlreadyExists |
-//! | wrong state | FailedPrecondition |
+//! | wrong state, a start that was called off | FailedPrecondition |
 //! | a field that is refused, an ambiguous id | InvalidArgument |
 //! | network not ready, the daemon going down | Unavailable |
 //! | an error that kubelet knows by a fixed word: `RegistryUnavailable` | Unknown |
@@ -52,11 +52,14 @@ fn code(error: &Error) -> Code {
     match error {
         Error::NotFound { .. } | Error::NoImage { .. } => Code::NotFound,
         Error::NameTaken { .. } => Code::AlreadyExists,
-        Error::WrongState { .. } => Code::FailedPrecondition,
+        Error::WrongState { .. } | Error::CalledOff { .. } => Code::FailedPrecondition,
         Error::Refused { .. } | Error::Ambiguous { .. } | Error::RecursiveReadOnly { .. } => {
             Code::InvalidArgument
         }
-        Error::NetworkNotReady { .. } | Error::OutOfTouch { .. } | Error::ShuttingDown => Code::Unavailable,
+        Error::NetworkNotReady { .. }
+        | Error::OutOfTouch { .. }
+        | Error::SupervisorGone { .. }
+        | Error::ShuttingDown => Code::Unavailable,
         Error::Deadline { .. } | Error::TimedOut { .. } => Code::DeadlineExceeded,
         Error::Exhausted { .. } => Code::ResourceExhausted,
         Error::Undone { cause, .. } | Error::ImageVolume { cause } => code(cause),

@@ -67,6 +67,25 @@ impl Traces {
         whole.chain(hierarchies).map(|root| root.join(relative)).filter(|path| path.is_dir()).collect()
     }
 
+    /// The first of `files` that is there, in any hierarchy, in the node's cgroup whose directory ends with `cgroup`, such as a pod's or a
+    /// container's id.
+    pub fn cgroup_path(&self, cgroup: &str, files: &[&str]) -> Option<PathBuf> {
+        let mut todo = self.cgroup_parents();
+        while let Some(directory) = todo.pop() {
+            let inside = std::fs::read_dir(&directory).into_iter().flatten().flatten();
+            todo.extend(inside.map(|entry| entry.path()).filter(|path| path.is_dir()));
+            let path = directory.to_string_lossy();
+            // What systemd makes is called after its unit.
+            if path.strip_suffix(".scope").unwrap_or(&path).ends_with(cgroup) {
+                let found = files.iter().map(|file| directory.join(file)).find(|file| file.exists());
+                if found.is_some() {
+                    return found;
+                }
+            }
+        }
+        None
+    }
+
     /// Files named after an address, as Debian's host-local and our own address management keep them.
     fn addresses(&self) -> Vec<PathBuf> {
         let is_address =

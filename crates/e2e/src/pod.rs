@@ -1,6 +1,6 @@
 //! A pod on a node of its own, in whose containers scripts are run, in the contract of today.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use proto::runtime::v1 as cri;
 use proto::runtime::v1::runtime_service_client::RuntimeServiceClient;
@@ -143,20 +143,13 @@ impl Pod {
     /// What a file of the node's cgroups has whose directory ends with `cgroup`, such as a pod's or a container's id: the first of `files`
     /// that is there in any hierarchy.
     pub fn cgroup_file(&self, cgroup: &str, files: &[&str]) -> Option<String> {
-        let mut todo = self.node.traces().cgroup_parents();
-        while let Some(directory) = todo.pop() {
-            let inside = std::fs::read_dir(&directory).into_iter().flatten().flatten();
-            todo.extend(inside.map(|entry| entry.path()).filter(|path| path.is_dir()));
-            let path = directory.to_string_lossy();
-            // What systemd makes is called after its unit.
-            if path.strip_suffix(".scope").unwrap_or(&path).ends_with(cgroup) {
-                let read = files.iter().find_map(|file| std::fs::read_to_string(directory.join(file)).ok());
-                if let Some(text) = read {
-                    return Some(text.trim().to_owned());
-                }
-            }
-        }
-        None
+        let text = std::fs::read_to_string(self.cgroup_path(cgroup, files)?).ok()?;
+        Some(text.trim().to_owned())
+    }
+
+    /// Where that file is.
+    pub fn cgroup_path(&self, cgroup: &str, files: &[&str]) -> Option<PathBuf> {
+        self.node.traces().cgroup_path(cgroup, files)
     }
 
     /// The text of a container's log, which is removed.

@@ -54,6 +54,9 @@ fn assert_status(status: &Status, code: Code, words: &[&str]) {
 async fn containers_that_cannot_be_made_are_refused_by_name() {
     let bench = Bench::new().await;
     bench
+        .refused(Code::InvalidArgument, &["metadata.name"], |c| c.metadata.as_mut().unwrap().name.clear())
+        .await;
+    bench
         .refused(Code::InvalidArgument, &["log_path", "../../escape.log"], |c| {
             c.log_path = "../../escape.log".into()
         })
@@ -69,6 +72,25 @@ async fn containers_that_cannot_be_made_are_refused_by_name() {
     bench
         .refused(Code::InvalidArgument, &["mounts[0].container_path", "relative"], mount("relative", "/tmp"))
         .await;
+    for (target, why) in [("/", "the root itself"), ("/data/..", "the root itself"), ("/proc/x", "/proc")] {
+        let place = &["mounts[0].container_path", why];
+        bench.refused(Code::InvalidArgument, place, mount(target, "/tmp")).await;
+    }
+    type Paths = fn(&mut cri::LinuxContainerSecurityContext) -> &mut Vec<String>;
+    let lists: [(&str, Paths); 2] = [
+        ("linux.security_context.masked_paths[1]", |context| &mut context.masked_paths),
+        ("linux.security_context.readonly_paths[1]", |context| &mut context.readonly_paths),
+    ];
+    for (field, paths) in lists {
+        let relative = |config: &mut ContainerConfig| {
+            *paths(config::security(config)) = vec!["/proc/keys".into(), "proc/keys".into()];
+        };
+        bench.refused(Code::InvalidArgument, &[field], relative).await;
+    }
+    bench
+        .refused(Code::InvalidArgument, &["command[1]"], |c| c.command = vec!["true".into(), "a\0b".into()])
+        .await;
+    bench.refused(Code::InvalidArgument, &["args[0]"], |c| c.args = vec!["a\0b".into()]).await;
     bench
         .refused(Code::InvalidArgument, &["mounts[0].host_path", "relative"], mount("/data", "relative"))
         .await;

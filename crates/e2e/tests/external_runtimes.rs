@@ -98,7 +98,7 @@ impl Pod {
 
     /// What a script prints on standard output in a running container.
     async fn exec(&self, container: &str, script: &str) -> String {
-        let output = self.client.exec(container, &["sh", "-c", script], 20).await.unwrap();
+        let output = self.client.exec(container, &["sh", "-c", script], seconds(20)).await.unwrap();
         assert_eq!(output.exit_code, 0, "{script}: {output:?}");
         output.stdout.trim().to_owned()
     }
@@ -119,12 +119,18 @@ fn mounts(node: &Node) -> Vec<String> {
     all.lines().filter(|line| line.contains(&state)).map(str::to_owned).collect()
 }
 
-/// What runtimes have written down of containers.
+/// A time-out for what must happen, on this machine.
+fn seconds(seconds: u64) -> i64 {
+    e2e::patience(Duration::from_secs(seconds)).as_secs().cast_signed()
+}
+
+/// What runtimes have written down of containers. Crun keeps filters that it has compiled beside that, for all containers to come.
 fn kept(node: &Node) -> Vec<PathBuf> {
     let roots = std::fs::read_dir(node.path("state/runtimes")).into_iter().flatten().flatten();
     roots
         .flat_map(|root| std::fs::read_dir(root.path()).into_iter().flatten().flatten())
-        .map(|e| e.path())
+        .filter(|entry| entry.file_name() != ".cache")
+        .map(|entry| entry.path())
         .collect()
 }
 
@@ -144,6 +150,7 @@ with_both!(
     a_command_that_is_not_there_fails_the_start,
     processes_join_and_are_bounded,
     a_container_is_what_was_asked_for,
+    no_process_has_signals_blocked,
     a_terminal_is_one,
     limits_hold_and_change_and_a_lack_of_memory_is_told,
     containers_share_what_is_the_pods,
@@ -198,14 +205,16 @@ async fn processes_join_and_are_bounded(handler: &str) {
             config::security(wanted).run_as_user = Some(Int64Value { value: 12 });
         })
         .await;
-    let output =
-        pod.client.exec(&id, &["sh", "-c", "echo out $FROM $(id -u); echo err >&2; exit 5"], 20).await;
+    let output = pod
+        .client
+        .exec(&id, &["sh", "-c", "echo out $FROM $(id -u); echo err >&2; exit 5"], seconds(20))
+        .await;
     let output = output.unwrap();
     assert_eq!(
         (output.stdout.as_str(), output.stderr.as_str(), output.exit_code),
         ("out request 12\n", "err\n", 5)
     );
-    let missing = pod.client.exec(&id, &["/no/such/command"], 20).await.unwrap_err();
+    let missing = pod.client.exec(&id, &["/no/such/command"], seconds(20)).await.unwrap_err();
     assert!(missing.message().contains("/no/such/command"), "{missing}");
     let late = pod.client.exec(&id, &["sleep", "1000.125"], 2).await.unwrap_err();
     assert_eq!(late.code(), tonic::Code::DeadlineExceeded, "{late}");
@@ -217,7 +226,9 @@ async fn processes_join_and_are_bounded(handler: &str) {
     // Many at once, each with its own end.
     let many = (0..8).map(|code| {
         let (client, id) = (pod.client.clone(), id.clone());
-        tokio::spawn(async move { client.exec(&id, &["sh", "-c", &format!("exit {code}")], 30).await })
+        tokio::spawn(
+            async move { client.exec(&id, &["sh", "-c", &format!("exit {code}")], seconds(30)).await },
+        )
     });
     for (code, exec) in many.collect::<Vec<_>>().into_iter().enumerate() {
         let output = exec.await.unwrap().unwrap();
@@ -270,6 +281,20 @@ async fn a_container_is_what_was_asked_for(handler: &str) {
     pod.end().await;
 }
 
+async fn no_process_has_signals_blocked(handler: &str) {
+    const NONE: &str = "SigBlk:\t0000000000000000";
+    let pod = Pod::new(handler, |_| {}).await;
+    let id = pod.start("one", "grep SigBlk /proc/1/status; exec sleep 1000", |_| {}).await;
+    until(Duration::from_secs(20), "its mask", || async {
+        let log = pod.log("one");
+        if log.is_empty() { Err(log) } else { Ok(()) }
+    })
+    .await;
+    assert_eq!(pod.log("one"), [format!("stdout: {NONE}")]);
+    assert_eq!(pod.exec(&id, "grep SigBlk /proc/self/status").await, NONE);
+    pod.end().await;
+}
+
 async fn a_terminal_is_one(handler: &str) {
     let pod = Pod::new(handler, |_| {}).await;
     let id = pod.start("tty", "tty; test -t 0 -a -t 1 && echo a terminal", |wanted| wanted.tty = true).await;
@@ -290,22 +315,26 @@ async fn limits_hold_and_change_and_a_lack_of_memory_is_told(handler: &str) {
         move |wanted: &mut ContainerConfig| wanted.linux.as_mut().unwrap().resources = Some(resources)
     };
     let id = pod.start("one", "sleep 1000", give(limited(64 << 20, 512))).await;
-    let cgroup = |name: &str| {
-        let path = format!("/sys/fs/cgroup/{name}");
-        let inside = std::fs::read_to_string(
-            path.replace("{}", &format!("{}/{}/{id}", pod.node.cgroup_parent(), pod.id)),
-        );
-        inside.map(|text| text.trim().to_owned())
+    let memory = |id: &str| {
+        let found = pod.node.traces().cgroup_path(id, &["memory.limit_in_bytes", "memory.max"]);
+        std::fs::read_to_string(found.unwrap()).unwrap().trim().to_owned()
     };
-    let memory = || cgroup("memory{}/memory.limit_in_bytes").or_else(|_| cgroup("{}/memory.max")).unwrap();
-    assert_eq!(memory(), (64 << 20).to_string());
-    let update = cri::UpdateContainerResourcesRequest {
-        container_id: id.clone(),
-        linux: Some(limited(96 << 20, 0)),
-        ..Default::default()
+    assert_eq!(memory(&id), (64 << 20).to_string());
+    let update = |id: &str| {
+        let update = cri::UpdateContainerResourcesRequest {
+            container_id: id.to_owned(),
+            linux: Some(limited(96 << 20, 0)),
+            ..Default::default()
+        };
+        let mut client = pod.client.runtime.clone();
+        async move { client.update_container_resources(update).await.unwrap() }
     };
-    pod.client.runtime.clone().update_container_resources(update).await.unwrap();
-    assert_eq!(memory(), (96 << 20).to_string());
+    update(&id).await;
+    assert_eq!(memory(&id), (96 << 20).to_string());
+    let changed = pod.create("changed", "sleep 1000", give(limited(64 << 20, 512))).await;
+    update(&changed).await;
+    pod.client.start(&changed).await.unwrap();
+    assert_eq!(memory(&changed), (96 << 20).to_string(), "what was changed before the start");
     let request = cri::ContainerStatsRequest { container_id: id.clone() };
     let stats =
         pod.client.runtime.clone().container_stats(request).await.unwrap().into_inner().stats.unwrap();
@@ -406,7 +435,7 @@ async fn volumes_are_mounted_as_asked_for(handler: &str) {
     nix::mount::mount(Some("late"), &mounted, Some("tmpfs"), nix::mount::MsFlags::empty(), None::<&str>)
         .unwrap();
     std::fs::write(mounted.join("file"), "").unwrap();
-    let seen = pod.client.exec(&id, &["ls", "/late/late"], 20).await.unwrap().stdout;
+    let seen = pod.client.exec(&id, &["ls", "/late/late"], seconds(20)).await.unwrap().stdout;
     nix::mount::umount(&mounted).unwrap();
     // The stand-in for crun has a mount namespace of its own, which lets nothing in.
     if pod.node.path("crun").exists() && handler == "crun" {
@@ -490,9 +519,10 @@ async fn a_killed_supervisor_leaves_nothing(handler: &str) {
 async fn a_runtime_that_cannot_be_used_refuses_its_pods_and_no_others() {
     let broken =
         "[handlers.broken]\nruntime = \"/bin/false\"\n[handlers.missing]\nruntime = \"/nowhere/runtime\"\n";
-    let node = node_with(|_| broken.to_owned()).await;
+    let later = |directory: &Path| format!("[handlers.later]\nruntime = \"{}/later\"\n", directory.display());
+    let node = node_with(|directory| format!("{broken}{}", later(directory))).await;
     let client = node.client();
-    for handler in ["broken", "missing"] {
+    for handler in ["broken", "missing", "later"] {
         let refused = run(&client, &node.pod(), handler).await.unwrap_err();
         assert_eq!(refused.code(), tonic::Code::InvalidArgument);
         assert!(
@@ -501,6 +531,9 @@ async fn a_runtime_that_cannot_be_used_refuses_its_pods_and_no_others() {
         );
     }
     run(&client, &node.pod(), "").await.unwrap();
+    // One that is installed while the daemon runs is asked by the next pod that wants it.
+    std::os::unix::fs::symlink("/bin/true", node.path("later")).unwrap();
+    run(&client, &node.pod(), "later").await.unwrap();
 }
 
 #[tokio::test]

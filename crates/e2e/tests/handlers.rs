@@ -1,7 +1,8 @@
 //! Runtime handlers: what a pod can ask for by name.
 
-use e2e::{Client, Network, Node, config};
+use e2e::{Client, Network, Node, config, newest};
 use k8s_cri::v1::*;
+use proto::runtime::v1 as newer;
 use tonic::{Code, Status};
 
 /// Gives a node these handlers, as its operator would: into the file, and a new start.
@@ -35,6 +36,7 @@ async fn handlers_of_the_internal_runtime_have_defaults_of_their_own() {
         [handlers.own]\n\
         privileged_without_host_devices = true\n\
         container_annotations = [\"example.com/passed\"]\n\
+        pod_annotations = [\"example.com/of-pod\"]\n\
         default_capabilities = [\"CHOWN\"]\n\
         unset_seccomp = \"runtime-default\"\n\
         default_sysctls = { \"net.ipv4.ip_unprivileged_port_start\" = \"77\" }\n\
@@ -44,6 +46,9 @@ async fn handlers_of_the_internal_runtime_have_defaults_of_their_own() {
     let mut wanted = node.pod();
     wanted.linux.as_mut().and_then(|linux| linux.security_context.as_mut()).expect("a context").privileged =
         true;
+    wanted.annotations = [("example.com/of-pod", "yes"), ("example.com/passed", "no, of a container")]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into();
     let pod = run(&client, &wanted, "own").await.expect("a pod");
     assert_eq!(client.pod(&pod).await.expect("a status").runtime_handler, "own");
     assert!(client.pods().await.expect("a list").iter().all(|item| item.runtime_handler == "own"));
@@ -63,6 +68,7 @@ async fn handlers_of_the_internal_runtime_have_defaults_of_their_own() {
     let info = client.runtime.clone().container_status(verbose).await.expect("a status").into_inner().info;
     let annotations = annotations(&info);
     assert_eq!(annotations["example.com/passed"], "yes");
+    assert_eq!(annotations["example.com/of-pod"], "yes");
     assert_eq!(annotations.get("example.com/passed-by"), None, "a name is a name, not a beginning");
 
     let mut privileged = node.busybox("privileged", &["sleep", "1000"]);
@@ -71,6 +77,24 @@ async fn handlers_of_the_internal_runtime_have_defaults_of_their_own() {
     client.start(&id).await.expect("a start");
     let nodes = client.exec(&id, &["sh", "-c", "ls /dev | tr '\\n' ' '"], 10).await.expect("an exec");
     assert!(nodes.stdout.contains("null") && !nodes.stdout.contains("kmsg"), "{}", nodes.stdout);
+}
+
+/// Creates a container with a mount that is read-only with all below it, which not every runtime can do.
+async fn create_read_only(
+    node: &Node,
+    client: &Client,
+    (pod, sandbox): (&str, &PodSandboxConfig),
+) -> Result<String, Status> {
+    let mount = newer::Mount {
+        container_path: "/data".to_owned(),
+        host_path: "/tmp".to_owned(),
+        readonly: true,
+        recursive_read_only: true,
+        ..Default::default()
+    };
+    let plain = newest::container(&node.busybox("read-only", &["sleep", "1000"]));
+    let wanted = newer::ContainerConfig { mounts: vec![mount], ..plain };
+    newest::Newest::of(client).create(pod, wanted, sandbox).await
 }
 
 #[tokio::test]
@@ -104,7 +128,19 @@ async fn pods_of_a_handler_that_is_gone_stay_what_they_are_and_can_be_removed() 
     client.start(&id).await.expect("a start");
     let seen = client.exec(&id, &["grep", "CapBnd", "/proc/self/status"], 10).await.expect("an exec");
     assert_eq!(seen.stdout.trim(), "CapBnd:\t0000000000000001", "what it was made with");
+    // Nor does it lose what its runtime can do when its handler's name comes to mean another one, which can't.
+    configure(&mut node, "[handlers.gone]\nruntime = \"/bin/true\"\n");
+    let client = node.client();
+    create_read_only(&node, &client, (&pod, &wanted)).await.expect("a container of the internal runtime");
     client.stop_pod(&pod).await.expect("a stop");
+    client.remove_pod(&pod).await.expect("a removal");
+    // And one of that other gets nothing from the internal one when the name is gone.
+    let pod = run(&client, &wanted, "gone").await.expect("a pod");
+    configure(&mut node, "");
+    let client = node.client();
+    let refused =
+        create_read_only(&node, &client, (&pod, &wanted)).await.expect_err("it never said it could");
+    assert!(refused.message().starts_with("RROUnsupported: mounts[0].recursive_read_only"), "{refused}");
     client.remove_pod(&pod).await.expect("a removal");
     let refused = run(&client, &node.pod(), "gone").await.expect_err("there is none");
     assert_eq!(refused.code(), Code::InvalidArgument);

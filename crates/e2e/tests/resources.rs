@@ -243,6 +243,13 @@ async fn an_update_of_a_container_reaches_the_kernel_and_the_status() {
     assert_eq!(read(&["cpuset.cpus"]).as_deref(), Some("0-1"));
     assert_eq!(pod.exec(&id, scores).await, "900 900");
     assert_eq!(read(&["memory.limit_in_bytes", "memory.max"]).unwrap(), (64 << 20).to_string());
+    // Nor is a quota lifted by a period alone.
+    let period = cri::LinuxContainerResources { cpu_period: 100_000, ..Default::default() };
+    let only = cri::UpdateContainerResourcesRequest { linux: Some(period), ..update.clone() };
+    runtime.update_container_resources(only).await.unwrap();
+    let quota = read(&["cpu.cfs_quota_us", "cpu.max"]).unwrap();
+    assert!(quota == "25000" || quota == "25000 100000", "{quota}");
+    assert!(read(&["cpu.cfs_period_us"]).is_none_or(|period| period == "100000"));
     let windows =
         cri::UpdateContainerResourcesRequest { windows: Some(Default::default()), ..update.clone() };
     let refused = runtime.update_container_resources(windows).await.unwrap_err();
@@ -255,6 +262,49 @@ async fn an_update_of_a_container_reaches_the_kernel_and_the_status() {
 }
 
 /// Files of controllers, on hosts with cgroup v2 alone. Of an OOM with `memory.oom.group`, as kubelet asks for, none is left alive.
+/// The kernel takes a part of it and not the rest: on version 1 a quota beyond the pod's, on version 2 a setting with nonsense in it.
+#[tokio::test]
+async fn an_update_that_the_kernel_refuses_is_taken_back() {
+    let pod = Pod::new(Network::None, |_| {}).await;
+    let id = pod.waiting("main", |wanted| resources(wanted).memory_limit_in_bytes = 64 << 20).await;
+    let mut asked = cri::LinuxContainerResources {
+        memory_limit_in_bytes: 96 << 20,
+        cpu_shares: 512,
+        oom_score_adj: 900,
+        ..Default::default()
+    };
+    match pod.cgroup_path(&pod.id, &["cpu.cfs_quota_us"]) {
+        Some(quota_of_pod) => {
+            std::fs::write(quota_of_pod, "50000").unwrap();
+            asked.cpu_quota = 100_000;
+            asked.cpu_period = 100_000;
+        }
+        None => asked.unified = [("memory.high".to_owned(), "nonsense".to_owned())].into(),
+    }
+    let held = || {
+        let memory = pod.cgroup_file(&id, &["memory.limit_in_bytes", "memory.max"]).unwrap();
+        (memory, weight(&pod, &id))
+    };
+    let before = held();
+    let (shown, _) = pod.container(&id).await;
+    let request = |linux: cri::LinuxContainerResources| cri::UpdateContainerResourcesRequest {
+        container_id: id.clone(),
+        linux: Some(linux),
+        ..Default::default()
+    };
+    let mut runtime = pod.runtime.clone();
+    let refused = runtime.update_container_resources(request(asked.clone())).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Internal, "the kernel's own refusal: {refused}");
+    assert_eq!(held(), before, "what the kernel has after {refused}");
+    assert_eq!(pod.exec(&id, "cat /proc/1/oom_score_adj").await, "0");
+    let (after, _) = pod.container(&id).await;
+    assert_eq!(after.resources, shown.resources);
+    let possible =
+        cri::LinuxContainerResources { cpu_quota: 0, cpu_period: 0, unified: Default::default(), ..asked };
+    runtime.update_container_resources(request(possible)).await.unwrap();
+    assert_eq!(held().0, (96 << 20).to_string());
+}
+
 #[tokio::test]
 async fn settings_of_version_2_are_written_as_they_are() {
     if !std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {

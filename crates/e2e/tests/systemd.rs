@@ -1,5 +1,6 @@
 //! The systemd cgroup driver: a scope for each pod where there is systemd, and what happens where it doesn't answer.
 
+use std::collections::HashMap;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -145,7 +146,14 @@ impl Rig {
     }
 
     async fn pod(&self) -> Pod {
+        self.pod_that_says(&HashMap::new()).await
+    }
+
+    /// With annotations, which are labels, too, of the pod and its container.
+    async fn pod_that_says(&self, words: &HashMap<String, String>) -> Pod {
         let mut wanted = self.node.pod();
+        wanted.annotations.extend(words.clone());
+        wanted.labels.extend(words.clone());
         let linux = wanted.linux.as_mut().unwrap();
         linux.cgroup_parent.clone_from(&self.slice);
         linux.resources = Some(LinuxContainerResources { cpu_shares: 4096, ..Default::default() });
@@ -157,6 +165,8 @@ impl Rig {
             cpu_period: 100_000,
             ..Default::default()
         });
+        container.annotations.extend(words.clone());
+        container.labels.extend(words.clone());
         let container = self.client.create(&id, container, &wanted).await.unwrap();
         self.client.start(&container).await.unwrap();
         let outer = self.node.cgroup_parent();
@@ -259,6 +269,60 @@ async fn a_pod_is_a_delegated_scope_in_the_slice_of_its_parent() {
     rig.client.remove_pod(&pod.id).await.unwrap();
     let log = std::fs::read_to_string(rig.node.path("daemon.log")).unwrap();
     assert!(!log.contains(ASKED), "scopes go by themselves: {}", rig.node.log_tail());
+}
+
+/// What the annotations of the attack are called before the property's name, and what they want set. Values are in the form of
+/// `gdbus call`, as runtimes that follow them take them, and plain.
+const PREFIXES: [&str; 3] =
+    ["org.systemd.property.", "io.kubernetes.cri.systemd.property.", "io.kubernetes.cri-o.systemd.property."];
+const WISHES: [(&str, &str); 8] = [
+    ("Description", "'taken over'"),
+    ("CollectMode", "'inactive'"),
+    ("TimeoutStopUSec", "uint64 123456789"),
+    ("KillMode", "'none'"),
+    ("SendSIGKILL", "false"),
+    ("TasksMax", "uint64 7"),
+    ("MemoryMax", "uint64 7340032"),
+    ("DevicePolicy", "strict"),
+];
+
+/// What systemd says of a unit that is no matter of time and use.
+fn properties(unit: &str) -> HashMap<String, String> {
+    let text = systemctl(&["show", "--all", "--", unit]);
+    let pairs = text.lines().filter_map(|line| line.split_once('='));
+    let is_measured = |name: &str| {
+        let words = ["Current", "Peak", "Available", "NSec", "Timestamp", "Bytes", "Operations", "Packets"];
+        words.iter().any(|word| name.contains(word))
+    };
+    pairs.filter(|(name, _)| !is_measured(name)).map(|(name, value)| (name.into(), value.into())).collect()
+}
+
+/// CVE-2024-3154: what a pod's author writes is nothing to systemd.
+#[tokio::test]
+async fn no_annotation_becomes_a_property_of_the_scope() {
+    let Some(rig) = Rig::new("no_annotation_becomes_a_property_of_the_scope").await else { return };
+    let (one, another) = (rig.pod().await, rig.pod().await);
+    let names = PREFIXES.iter().flat_map(|prefix| {
+        WISHES.iter().map(move |(property, value)| (format!("{prefix}{property}"), (*value).to_owned()))
+    });
+    let attacker = rig.pod_that_says(&names.collect()).await;
+    let [one_has, another_has, has] = [&one, &another, &attacker].map(|pod: &Pod| properties(&pod.scope));
+    // What two pods have in common the third has, too: all but its names.
+    let common: Vec<_> =
+        one_has.iter().filter(|(name, value)| another_has.get(*name) == Some(value)).collect();
+    for (property, _) in WISHES.iter().filter(|(property, _)| *property != "Description") {
+        assert!(common.iter().any(|(name, _)| name == property), "{property} is compared");
+    }
+    for (name, value) in common {
+        assert_eq!(has.get(name), Some(value), "{name}");
+    }
+    let description = one_has["Description"].replace(&one.id, &attacker.id);
+    assert_eq!(has["Description"], description);
+    assert_eq!(rig.client.pod(&attacker.id).await.unwrap().annotations.len(), PREFIXES.len() * WISHES.len());
+    for pod in [one, another, attacker] {
+        rig.client.stop_pod(&pod.id).await.unwrap();
+        rig.client.remove_pod(&pod.id).await.unwrap();
+    }
 }
 
 /// What the daemon logs when it has to ask for the end of a scope.

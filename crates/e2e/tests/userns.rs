@@ -385,6 +385,6 @@ async fn hooks_run_as_who_is_who_and_those_that_could_not_see_the_root_are_refus
         wanted.cdi_devices = asks(name);
         let refused = pod.client.create(&pod.id, wanted, &pod.sandbox).await.unwrap_err();
         assert_eq!(refused.code(), tonic::Code::InvalidArgument);
-        assert!(refused.message().starts_with("hooks: "), "{refused}");
+        assert!(refused.message().starts_with("CDI_devices: hooks: "), "{refused}");
     }
 }

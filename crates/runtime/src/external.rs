@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::Error;
-use crate::plan::{ProcessPlan, ResourceLimit};
+use crate::plan::{CAPABILITIES, ProcessPlan, ResourceLimit};
 
 /// The file of a bundle that says that the runtime may know the container.
 pub const KNOWN: &str = "known";
@@ -100,7 +100,7 @@ pub fn attach_shared_memory(path: &Path, bytes: u64) -> Result<(), Error> {
 pub(crate) fn describe(plan: &ProcessPlan) -> serde_json::Value {
     let set = |mask: u64| -> Vec<String> {
         let there = CAPABILITIES.iter().enumerate().filter(|(number, _)| mask >> number & 1 == 1);
-        there.map(|(_, name)| format!("CAP_{name}")).collect()
+        there.map(|(_, name)| (*name).to_owned()).collect()
     };
     let limit =
         |limit: &ResourceLimit| json!({ "type": limit.name(), "soft": limit.soft, "hard": limit.hard });
@@ -138,17 +138,6 @@ pub(crate) fn describe(plan: &ProcessPlan) -> serde_json::Value {
     }
     process
 }
-
-/// The names of capabilities by their numbers (linux/capability.h).
-#[rustfmt::skip] // one a line would be a screen
-const CAPABILITIES: [&str; 41] = [
-    "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP",
-    "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER",
-    "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE",
-    "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP",
-    "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF",
-    "CHECKPOINT_RESTORE",
-];
 
 fn failed(operation: &'static str, path: &Path, errno: Errno) -> Error {
     Error::Attach { operation, path: path.to_owned(), source: errno.into() }

@@ -19,6 +19,7 @@ pub struct Failure {
     pub errno: Option<i32>,
     /// The thing that the step was done to: a path, a command, a sysctl. May be empty. Of a hook what became
     /// of it as well, and the last it said: `createRuntime[0] "/bin/hook" ended with exit code 1: "no device"`.
+    /// Of a process that was killed for want of memory its limit, if it has one: `65536 bytes`.
     pub subject: String,
 }
 
@@ -46,6 +47,10 @@ pub enum FailureKind {
     Died,
     /// Any other answer of the kernel.
     System,
+    /// It would have covered a part of procfs, which is the kernel's.
+    OverProcfs,
+    /// The child was killed for want of memory before it executed anything.
+    OutOfMemory,
 }
 
 /// The steps, in the order in which they are taken.
@@ -88,6 +93,7 @@ pub enum FailedStep {
     Hook,
     RootPropagation,
     Schedule,
+    Deadline,
 }
 
 impl FailedStep {
@@ -129,6 +135,7 @@ impl FailedStep {
             Self::Hook => "run hook",
             Self::RootPropagation => "set the propagation of the root filesystem",
             Self::Schedule => "set scheduling",
+            Self::Deadline => "start in time",
         }
     }
 }
@@ -142,6 +149,17 @@ impl fmt::Display for Failure {
         if self.step == FailedStep::Hook {
             return write!(f, "hook {}", self.subject);
         }
+        if self.step == FailedStep::Deadline {
+            return write!(f, "the start of {:?} took too long", self.subject);
+        }
+        if self.kind == FailureKind::OutOfMemory {
+            write!(f, "the process was killed for want of memory before it executed anything")?;
+            return if self.subject.is_empty() {
+                Ok(())
+            } else {
+                write!(f, ": its limit is {}", self.subject)
+            };
+        }
         write!(f, "cannot {}", self.step.what())?;
         if !self.subject.is_empty() {
             write!(f, " {:?}", self.subject)?;
@@ -153,6 +171,7 @@ impl fmt::Display for Failure {
                 write!(f, ": no such file or directory")
             }
             (FailureKind::Unsafe, None) => write!(f, ": it leads outside of the container"),
+            (FailureKind::OverProcfs, _) => write!(f, ": it would cover procfs, which nothing else may"),
             (_, Some(errno)) => write!(f, ": {}", std::io::Error::from_raw_os_error(errno)),
             (_, None) => Ok(()),
         }

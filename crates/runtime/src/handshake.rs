@@ -6,6 +6,7 @@
 //! | `Born(pid)` + 1 descriptor | the process that it was cloned for, and its pidfd (user namespaces; on a socket of its own) |
 //! | `Terminal` + 1 descriptor | the master side of the terminal it will use; at most once, first |
 //! | `Waiting(halt)` | it goes on when it is told to: `Go`, the one word from the parent |
+//! | `Hook(name)` | it runs this hook now; without a name: none any more |
 //! | `Executing` | everything is in place; execve(2) is next |
 //! | `Failed(Failure)` | a step failed; the child ends |
 //! | end of file after `Executing` | the command runs |
@@ -34,6 +35,8 @@ const LONGEST: usize = 8192;
 pub struct Handshake {
     socket: OwnedFd,
     executing: bool,
+    /// The hook that runs.
+    hook: Option<String>,
 }
 
 /// What a child has reported.
@@ -49,6 +52,19 @@ pub enum Progress {
     Ready,
     /// It was not executed; there is nothing more to come.
     Failed(Failure),
+}
+
+/// What a starter has reported.
+#[derive(Debug)]
+pub(crate) enum BirthReport {
+    /// Nothing new.
+    Pending,
+    /// The process that it was cloned for, by its number and pidfd.
+    Born(i32, OwnedFd),
+    /// There will be none.
+    Failed(Failure),
+    /// There is nothing more to come.
+    Ended,
 }
 
 /// Where a child waits.
@@ -68,6 +84,7 @@ pub(crate) enum Message {
     Terminal,
     Waiting(Halt),
     Go,
+    Hook(Option<String>),
     Executing,
     Failed(Failure),
 }
@@ -93,7 +110,7 @@ pub(crate) fn pair() -> Result<(Handshake, Reporter), Failure> {
         SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
     )
     .map_err(|errno| Failure::system(FailedStep::Handshake, to_rustix(errno), ""))?;
-    Ok((Handshake { socket: parent, executing: false }, Reporter { socket: child }))
+    Ok((Handshake { socket: parent, executing: false, hook: None }, Reporter { socket: child }))
 }
 
 pub(crate) fn to_rustix(errno: nix::errno::Errno) -> Errno {
@@ -104,30 +121,24 @@ impl Handshake {
     /// Reads what the child has reported, without waiting.
     pub fn receive(&mut self) -> Progress {
         let mut buffer = [0; LONGEST];
-        let received = match receive_one(&self.socket, &mut buffer) {
-            Err(Errno::AGAIN | Errno::INTR) => return Progress::Pending,
-            Err(errno) => return Progress::Failed(Failure::system(FailedStep::Handshake, errno, "")),
-            Ok(received) => received,
-        };
-        let (length, descriptor) = received;
-        if length == 0 {
-            return self.ended();
-        }
-        match serde_json::from_slice(&buffer[..length]) {
-            Ok(Message::Executing) => {
-                self.executing = true;
-                self.receive()
+        loop {
+            let (length, descriptor) = match receive_one(&self.socket, &mut buffer) {
+                Err(Errno::AGAIN | Errno::INTR) => return Progress::Pending,
+                Err(errno) => return Progress::Failed(Failure::system(FailedStep::Handshake, errno, "")),
+                Ok((0, _)) => return self.ended(),
+                Ok(received) => received,
+            };
+            match serde_json::from_slice(&buffer[..length]) {
+                Ok(Message::Executing) if !self.executing => self.executing = true,
+                Ok(Message::Hook(name)) => self.hook = name,
+                message => return progress(message, descriptor),
             }
-            Ok(Message::Failed(failure)) => Progress::Failed(failure),
-            Ok(Message::Terminal) => match descriptor {
-                Some(master) => Progress::Terminal(master),
-                None => broken("a terminal without its descriptor"),
-            },
-            Ok(Message::Waiting(halt)) => Progress::Waiting(halt),
-            Ok(Message::Born(_)) => broken("a process where none is expected"),
-            Ok(Message::Go) => broken("a word that is for the child"),
-            Err(_) => broken("an unreadable message"),
         }
+    }
+
+    /// The hook that runs, as it is named where it fails.
+    pub(crate) fn hook(&self) -> Option<&str> {
+        self.hook.as_deref()
     }
 
     /// Lets a child go on that waits.
@@ -143,6 +154,11 @@ impl Handshake {
 
     /// Gives the child up: it finds the end of the socket even while copies of this end are open in other children.
     pub(crate) fn close(self) {
+        self.shut();
+    }
+
+    /// Has the child find the end of the socket, as [`close`](Self::close) does.
+    pub(crate) fn shut(&self) {
         let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
     }
 
@@ -165,45 +181,47 @@ impl Handshake {
         }
     }
 
-    /// Waits for the process that the child was cloned for.
-    pub(crate) fn wait_for_birth(
-        &mut self,
-        bound: &rustix::event::Timespec,
-    ) -> Result<(i32, OwnedFd), Failure> {
-        use rustix::event::{PollFd, PollFlags, poll};
-        let failed = |errno| Failure::system(FailedStep::Handshake, errno, "clone");
-        loop {
-            match poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], Some(bound)) {
-                Ok(0) => return Err(failed(Errno::TIMEDOUT)),
-                Ok(_) => break,
-                Err(Errno::INTR) => {}
-                Err(errno) => return Err(failed(errno)),
-            }
-        }
+    /// Reads what a starter has reported, without waiting.
+    pub(crate) fn receive_birth(&self) -> BirthReport {
+        let failed = |errno| BirthReport::Failed(Failure::system(FailedStep::Handshake, errno, "clone"));
         let mut buffer = [0; LONGEST];
-        let (length, descriptor) = receive_one(&self.socket, &mut buffer).map_err(failed)?;
+        let (length, descriptor) = match receive_one(&self.socket, &mut buffer) {
+            Err(Errno::AGAIN | Errno::INTR) => return BirthReport::Pending,
+            Err(errno) => return failed(errno),
+            Ok((0, _)) => return BirthReport::Ended,
+            Ok(received) => received,
+        };
         match (serde_json::from_slice(&buffer[..length]), descriptor) {
-            (Ok(Message::Born(pid)), Some(pidfd)) => Ok((pid, pidfd)),
-            (Ok(Message::Failed(failure)), _) => Err(failure),
-            _ => match self.ended() {
-                Progress::Failed(failure) => Err(failure),
-                Progress::Pending | Progress::Terminal(_) | Progress::Waiting(_) | Progress::Ready => {
-                    Err(failed(Errno::PROTO))
-                }
-            },
+            (Ok(Message::Born(pid)), Some(pidfd)) => BirthReport::Born(pid, pidfd),
+            (Ok(Message::Failed(failure)), _) => BirthReport::Failed(failure),
+            _ => failed(Errno::PROTO),
         }
     }
 
     fn ended(&self) -> Progress {
-        if self.executing {
-            return Progress::Ready;
-        }
-        Progress::Failed(Failure {
-            kind: FailureKind::Died,
-            step: FailedStep::Prepare,
-            errno: None,
-            subject: String::new(),
-        })
+        if self.executing { Progress::Ready } else { Progress::Failed(died()) }
+    }
+}
+
+/// The child ended without a word of why.
+pub(crate) fn died() -> Failure {
+    Failure { kind: FailureKind::Died, step: FailedStep::Prepare, errno: None, subject: String::new() }
+}
+
+/// What a message says that is more than a note.
+fn progress(message: Result<Message, serde_json::Error>, descriptor: Option<OwnedFd>) -> Progress {
+    match message {
+        Ok(Message::Failed(failure)) => Progress::Failed(failure),
+        Ok(Message::Terminal) => match descriptor {
+            Some(master) => Progress::Terminal(master),
+            None => broken("a terminal without its descriptor"),
+        },
+        Ok(Message::Waiting(halt)) => Progress::Waiting(halt),
+        Ok(Message::Born(_)) => broken("a process where none is expected"),
+        Ok(Message::Go) => broken("a word that is for the child"),
+        Err(_) => broken("an unreadable message"),
+        Ok(Message::Executing) => broken("a command that is executed twice"),
+        Ok(Message::Hook(_)) => Progress::Pending,
     }
 }
 
@@ -282,13 +300,27 @@ impl Reporter {
         }
     }
 
+    /// Reports which hook runs. What is lost when it can't be sent is a name.
+    pub(crate) fn hook(&self, name: Option<&str>) {
+        let name = name.map(|name| {
+            let mut name = name.to_owned();
+            cut(&mut name);
+            name
+        });
+        let _ = self.send(&Message::Hook(name));
+    }
+
     /// Reports a failure; that the parent is gone is no news to a child that ends anyway.
     pub(crate) fn fail(&self, mut failure: Failure) {
-        if failure.subject.len() > LONGEST / 8 {
-            let cut = (0..=LONGEST / 8).rev().find(|at| failure.subject.is_char_boundary(*at)).unwrap_or(0);
-            failure.subject.truncate(cut);
-        }
+        cut(&mut failure.subject);
         let _ = self.send(&Message::Failed(failure));
+    }
+}
+
+/// Cuts a text so that it fits into a message.
+fn cut(text: &mut String) {
+    if text.len() > LONGEST / 8 {
+        text.truncate((0..=LONGEST / 8).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0));
     }
 }
 
@@ -310,6 +342,14 @@ mod tests {
         assert!(matches!(parent.receive(), Progress::Pending), "it may still fail");
         drop(child);
         assert!(matches!(parent.receive(), Progress::Ready));
+    }
+
+    #[test]
+    fn a_child_executes_once() {
+        let (mut parent, child) = pair().unwrap();
+        child.send(&Message::Executing).unwrap();
+        child.send(&Message::Executing).unwrap();
+        assert!(matches!(parent.receive(), Progress::Failed(Failure { step: FailedStep::Handshake, .. })));
     }
 
     #[test]
@@ -350,6 +390,20 @@ mod tests {
         let (first, second) = waiting.join().unwrap();
         assert_eq!(first, Ok(()));
         assert_eq!(second.unwrap_err().step, FailedStep::Handshake);
+    }
+
+    #[test]
+    fn the_hook_that_runs_is_known_however_long_its_name_is() {
+        let (mut parent, child) = pair().unwrap();
+        for name in [Some("first"), None, Some("\u{1}".repeat(9000).as_str())] {
+            child.hook(name);
+            assert!(matches!(parent.receive(), Progress::Pending));
+            assert_eq!(parent.hook().map(|name| &name[..1]), name.map(|name| &name[..1]));
+        }
+        (0..100).for_each(|_| child.hook(None));
+        child.send(&Message::Waiting(Halt::Built)).unwrap();
+        assert!(matches!(parent.receive(), Progress::Waiting(Halt::Built)));
+        assert_eq!(parent.hook(), None);
     }
 
     #[test]

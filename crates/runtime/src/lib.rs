@@ -22,6 +22,7 @@ pub mod mount;
 pub mod namespaces;
 pub mod plan;
 pub mod record;
+mod regular;
 pub mod seccomp;
 pub mod spec;
 pub mod supervisor;

@@ -9,10 +9,14 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::regular;
 use crate::wire::Exit;
 
 /// The record's name in the container's directory.
 pub const EXIT_FILE: &str = "exit.json";
+
+/// A record is some 200 bytes long.
+const LONGEST: u64 = 64 << 10;
 
 /// The version of the record's form.
 const VERSION: u32 = 1;
@@ -31,7 +35,7 @@ pub fn write_exit(directory: &Path, exit: &Exit) -> io::Result<()> {
     fs::create_dir_all(directory)?;
     let record = ExitRecord { version: VERSION, exit: exit.clone() };
     let beside = directory.join("exit.json.tmp");
-    fs::write(&beside, serde_json::to_vec(&record)?)?;
+    regular::write(&beside, &serde_json::to_vec(&record)?)?;
     fs::rename(&beside, directory.join(EXIT_FILE))
 }
 
@@ -41,7 +45,7 @@ pub fn write_exit(directory: &Path, exit: &Exit) -> io::Result<()> {
 /// [`io::ErrorKind::InvalidData`] for a record that can't be understood, otherwise what the filesystem
 /// answers.
 pub fn read_exit(directory: &Path) -> io::Result<Option<Exit>> {
-    let bytes = match fs::read(directory.join(EXIT_FILE)) {
+    let bytes = match regular::first(&directory.join(EXIT_FILE), LONGEST) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),

@@ -316,6 +316,35 @@ fn what_cannot_be_set_is_refused() {
     let resources =
         oci::LinuxResourcesBuilder::default().network(network).devices(Vec::new()).build().unwrap();
     assert!(matches!(own.cgroup.apply(&resources), Err(Error::NoController { .. })));
+    let memory = oci::LinuxMemoryBuilder::default;
+    let cpu = oci::LinuxCpuBuilder::default;
+    let is_unified = own.host.layout() == Layout::Unified;
+    let of_memory = [
+        (memory().kernel(1_i64 << 20), "kernel", true),
+        (memory().use_hierarchy(true), "useHierarchy", true),
+        (memory().check_before_update(true), "checkBeforeUpdate", true),
+        (memory().swappiness(60u64), "swappiness", is_unified),
+    ];
+    let of_memory = of_memory.map(|(memory, field, is_refused)| {
+        let resources = oci::LinuxResourcesBuilder::default().memory(memory.build().unwrap());
+        (resources, format!("memory.{field}"), is_refused)
+    });
+    let of_cpu = [
+        (cpu().realtime_runtime(0_i64), "realtimeRuntime"),
+        (cpu().realtime_period(1_000_000u64), "realtimePeriod"),
+    ];
+    // Version 1 kernels without real-time groups refuse those themselves.
+    let of_cpu = of_cpu.into_iter().filter(|_| is_unified).map(|(cpu, field)| {
+        let resources = oci::LinuxResourcesBuilder::default().cpu(cpu.build().unwrap());
+        (resources, format!("cpu.{field}"), true)
+    });
+    for (resources, field, is_refused) in of_memory.into_iter().chain(of_cpu) {
+        let field = format!("linux.resources.{field}");
+        match own.cgroup.apply(&resources.devices(Vec::new()).build().unwrap()) {
+            Err(Error::NoController { setting, .. }) => assert_eq!((setting, is_refused), (&*field, true)),
+            other => assert!(other.is_ok() && !is_refused, "{field}: {other:?}"),
+        }
+    }
     let cpu = oci::LinuxCpuBuilder::default().cpus("4000").build().unwrap();
     let resources = oci::LinuxResourcesBuilder::default().cpu(cpu).devices(Vec::new()).build().unwrap();
     match own.cgroup.apply(&resources) {

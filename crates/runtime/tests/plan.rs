@@ -59,6 +59,11 @@ fn bind(source: &str, destination: &str, options: &[&str]) -> oci::Mount {
         .unwrap()
 }
 
+fn device(major: i64, minor: i64) -> oci::LinuxDevice {
+    let device = oci::LinuxDeviceBuilder::default().path("/dev/odd").typ(oci::LinuxDeviceType::C);
+    device.major(major).minor(minor).build().unwrap()
+}
+
 fn full_spec() -> oci::Spec {
     let device = oci::LinuxDeviceBuilder::default()
         .path("/dev/fuse")
@@ -288,6 +293,39 @@ fn what_is_not_done_is_refused_with_its_field() {
                 l.set_masked_paths(Some(vec!["proc".to_owned()]));
             });
         }),
+        ("linux.maskedPaths[1]", |spec| {
+            linux(spec, |l| {
+                l.set_masked_paths(Some(vec!["/proc/kcore".to_owned(), "/a/..".to_owned()]));
+            });
+        }),
+        ("linux.readonlyPaths[0]", |spec| {
+            linux(spec, |l| {
+                l.set_readonly_paths(Some(vec!["//".to_owned()]));
+            });
+        }),
+        ("linux.devices[0].minor", |spec| {
+            linux(spec, |l| {
+                l.set_devices(Some(vec![device(1, 1_048_577)]));
+            });
+        }),
+        ("linux.devices[0].major", |spec| {
+            linux(spec, |l| {
+                l.set_devices(Some(vec![device(4096, 1)]));
+            });
+        }),
+        ("linux.sysctl[\"net.core.somaxconn\"]", |spec| {
+            linux(spec, |l| {
+                l.set_sysctl(Some([("net.core.somaxconn".to_owned(), String::new())].into()));
+            });
+        }),
+        ("linux.sysctl[\"net/core/somaxconn\"]", |spec| {
+            linux(spec, |l| {
+                let names = ["net.core.somaxconn", "net/core/somaxconn"];
+                l.set_sysctl(Some(names.map(|name| (name.to_owned(), "1".to_owned())).into()));
+            });
+        }),
+        ("mounts[9].destination", |spec| mount(spec, bind("/x", "/proc", &["rbind"]))),
+        ("mounts[9].destination", |spec| mount(spec, bind("/x/proc", "/dev/..//proc/.", &["rbind"]))),
         ("mounts[9].destination", |spec| mount(spec, bind("/x", "/", &[]))),
         ("mounts[9].destination", |spec| mount(spec, bind("/x", "/data/../proc/1", &[]))),
         ("mounts[9].source", |spec| mount(spec, bind("x", "/y", &[]))),
@@ -307,6 +345,49 @@ fn what_is_not_done_is_refused_with_its_field() {
         let refusal = make(&spec).unwrap_err();
         assert_eq!(refusal.field, *field, "{refusal}");
     }
+}
+
+#[test]
+fn the_root_is_neither_masked_nor_made_read_only_by_any_name() {
+    for name in ["/", "//", "/.", "/a/..", "/../.."] {
+        type Set = fn(&mut oci::Linux, Vec<String>);
+        let lists: [(&str, Set); 2] = [
+            ("linux.maskedPaths[0]", |linux, list| {
+                linux.set_masked_paths(Some(list));
+            }),
+            ("linux.readonlyPaths[0]", |linux, list| {
+                linux.set_readonly_paths(Some(list));
+            }),
+        ];
+        for (field, set) in lists {
+            let mut spec = full_spec();
+            let mut linux = spec.linux().clone().unwrap();
+            set(&mut linux, vec![name.to_owned()]);
+            spec.set_linux(Some(linux));
+            assert_eq!(
+                make(&spec).unwrap_err().to_string(),
+                format!("{field}: is the root itself"),
+                "{name}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_highest_device_numbers_are_taken_and_the_hosts_proc_may_be_shown() {
+    let mut spec = full_spec();
+    let mut linux = spec.linux().clone().unwrap();
+    linux.set_devices(Some(vec![device(4095, 1_048_575)]));
+    spec.set_linux(Some(linux));
+    let mut mounts = spec.mounts().clone().unwrap();
+    mounts.push(bind("/proc/", "/proc", &["rbind"]));
+    spec.set_mounts(Some(mounts));
+    let made = make(&spec).unwrap();
+    let found = made
+        .steps
+        .iter()
+        .any(|step| matches!(step, Step::Device(node) if (node.major, node.minor) == (4095, 1_048_575)));
+    assert!(found, "{:?}", made.steps);
 }
 
 #[test]

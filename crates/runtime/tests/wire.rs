@@ -288,7 +288,14 @@ fn external() -> Vec<(&'static str, u64, Message)> {
         ("start_external", 41, Message::Request(Request::Start(Box::new(start)))),
         ("pod_created_whole", 43, Message::Reply(Reply::PodCreated(created))),
         ("failed_externally", 44, Message::Reply(Reply::Failed(failure))),
+        ("failed_late", 52, failed(FailureKind::System, FailedStep::Deadline, "c1")),
+        ("failed_over_procfs", 53, failed(FailureKind::OverProcfs, FailedStep::BindMount, "/innocent")),
+        ("failed_out_of_memory", 54, failed(FailureKind::OutOfMemory, FailedStep::Prepare, "65536 bytes")),
     ]
+}
+
+fn failed(kind: FailureKind, step: FailedStep, subject: &str) -> Message {
+    Message::Reply(Reply::Failed(Failure { kind, step, errno: None, subject: subject.to_owned() }))
 }
 
 /// Every message with its number: requests and replies count, events don't.

@@ -146,7 +146,7 @@ async fn keep(
     for (id, fate) in fates {
         match (fate, found.containers.get(&id)) {
             (Fate::Keep(state), Some(Written::Record(record))) => {
-                members.extend(member(shared, record, state).map(|member| (id, member)));
+                members.insert(id, member(shared, record, state));
             }
             (Fate::Discard, _) => discard(shared, &found.pod.facts.id, &id).await,
             (Fate::Leave | Fate::Keep(_), _) => {}
@@ -155,27 +155,30 @@ async fn keep(
     members
 }
 
-fn member(shared: &Shared, record: &ContainerRecord, state: ContainerState) -> Option<Member> {
+/// A container whose plan cannot be read is shown, stopped and removed as any other; only nothing can be started in it any more.
+fn member(shared: &Shared, record: &ContainerRecord, state: ContainerState) -> Member {
     let directory = shared.store.container_dir(&record.facts.pod, &record.facts.id);
-    let plan: runtime::plan::Plan = match record::read_json(&directory.join("plan.json")) {
-        Ok(plan) => plan,
+    let process = match record::read_json::<runtime::plan::Plan>(&directory.join("plan.json")) {
+        Ok(plan) => {
+            let seccomp = plan.process.seccomp.map(crate::spec::seccomp::shared);
+            Some(Arc::new(runtime::plan::ProcessPlan { seccomp, ..plan.process }))
+        }
         Err(error) => {
-            tracing::error!(container = %record.facts.id, error = chain(&error), "a container is left alone, for its plan cannot be read");
-            return None;
+            tracing::error!(container = %record.facts.id, error = chain(&error), "nothing can be started in a container, for its plan cannot be read");
+            None
         }
     };
-    let seccomp = plan.process.seccomp.map(crate::spec::seccomp::shared);
-    let process = Arc::new(runtime::plan::ProcessPlan { seccomp, ..plan.process });
     let mut member = Member {
         config: record.facts.config.clone(),
         state,
         made: Some(Made { facts: record.facts.clone(), process, ready: None }),
         resources: record.resources.clone(),
         is_launching: false,
+        called_off: Arc::default(),
         updates: None,
     };
     member.process_as_updated();
-    Some(member)
+    member
 }
 
 async fn discard(shared: &Shared, pod: &PodId, id: &ContainerId) {

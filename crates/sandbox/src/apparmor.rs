@@ -3,12 +3,13 @@
 //! | asked for | on a host with AppArmor | without |
 //! |---|---|---|
 //! | Localhost | the profile, refused when it is not loaded | refused |
-//! | RuntimeDefault | the default profile, refused when it can't be had | nothing |
-//! | nothing at all | the default profile where it can be had | nothing |
+//! | RuntimeDefault | the default profile, refused where there can be none | nothing |
+//! | nothing at all | the default profile, nothing where there can be none | nothing |
 //! | Unconfined, or privileged | nothing | nothing |
 //!
 //! The default profile is the configured one, or one of our own (see `profile`), which is loaded before its first use and again when somebody has
-//! unloaded it. Profiles are compiled by the node's apparmor_parser; the kernel takes them only compiled.
+//! unloaded it. Profiles are compiled by the node's apparmor_parser; the kernel takes them only compiled. There can be none where that is missing, or
+//! the configured one isn't loaded; any other failure fails the container, for nobody is to run unconfined because a machine was slow.
 //!
 //! Not here: changing to a profile (the runtime's init).
 
@@ -166,13 +167,16 @@ impl Apparmor {
             Some(Profile::Unconfined) => Ok(None),
             None if security.privileged => Ok(None),
             Some(Profile::Localhost(name)) => localhost(kernel, name).map(Some),
-            Some(Profile::RuntimeDefault) => match self.default_profile(kernel).await {
+            Some(Profile::RuntimeDefault) => match self.default_profile(kernel).await? {
                 Ok(name) => Ok(Some(name)),
-                Err(why) => {
+                Err(NoDefault(why)) => {
                     Err(Error::refused(format!("{FIELD}.profile_type"), format!("RuntimeDefault: {why}")))
                 }
             },
-            None => Ok(self.default_if_any(kernel).await),
+            None => Ok(match self.default_profile(kernel).await? {
+                Ok(name) => Some(name),
+                Err(none) => self.without(&none),
+            }),
         }
     }
 
@@ -189,47 +193,87 @@ impl Apparmor {
             return Ok(());
         }
         if name == profile::NAME {
-            return self.own_profile(kernel).await.map_err(|why| failed(io::Error::other(why)));
+            let own = self.own_profile(kernel).await?;
+            return own.map_err(|NoDefault(why)| failed(io::Error::other(why)));
         }
         Err(failed(io::Error::new(io::ErrorKind::NotFound, "it is not loaded any more")))
     }
 
-    async fn default_profile(&self, kernel: &Kernel) -> Result<String, String> {
-        match &self.default {
-            Some(name) if kernel.has(name).map_err(|error| chain(&error))? => Ok(name.clone()),
-            Some(name) => Err(format!("the configured default profile \"{name}\" is not loaded")),
-            None => self.own_profile(kernel).await.map(|()| profile::NAME.to_owned()),
-        }
+    async fn default_profile(&self, kernel: &Kernel) -> Result<Result<String, NoDefault>, Error> {
+        Ok(match &self.default {
+            Some(name) if kernel.has(name)? => Ok(name.clone()),
+            Some(name) => Err(NoDefault(format!("the configured default profile \"{name}\" is not loaded"))),
+            None => self.own_profile(kernel).await?.map(|()| profile::NAME.to_owned()),
+        })
     }
 
     /// For those who have said nothing. A host without a parser has never confined them, with any runtime.
-    async fn default_if_any(&self, kernel: &Kernel) -> Option<String> {
-        match self.default_profile(kernel).await {
-            Ok(name) => Some(name),
-            Err(why) => {
-                self.said.call_once(|| {
-                    tracing::warn!(why, "containers that ask for no AppArmor profile run without one");
-                });
-                None
-            }
-        }
+    fn without(&self, NoDefault(why): &NoDefault) -> Option<String> {
+        self.said.call_once(|| {
+            tracing::warn!(why, "containers that ask for no AppArmor profile run without one");
+        });
+        None
     }
 
     /// Loads our own profile: once in the life of a daemon, since an older version may have left its own under the name, and whenever it is gone.
-    async fn own_profile(&self, kernel: &Kernel) -> Result<(), String> {
+    async fn own_profile(&self, kernel: &Kernel) -> Result<Result<(), NoDefault>, Error> {
         let mut own = self.own.lock().await;
-        let is_loaded = kernel.has(profile::NAME).map_err(|error| chain(&error))?;
+        let is_loaded = kernel.has(profile::NAME)?;
         if is_loaded && *own == Own::Loaded {
-            return Ok(());
+            return Ok(Ok(()));
         }
         let text = |has_abi| profile::text(profile::Surroundings { has_abi, daemon: kernel.confinement() });
-        match parser::load(text).await {
-            Ok(()) => *own = Own::Loaded,
-            // Whoever has loaded one and taken the parser away wants that one.
-            Err(parser::Failed::Missing) if is_loaded => {}
-            Err(failed) => return Err(failed.to_string()),
+        let outcome = parser::load(text).await;
+        if outcome.is_ok() {
+            *own = Own::Loaded;
+            tracing::info!(profile = profile::NAME, "the default AppArmor profile is loaded");
         }
-        tracing::info!(profile = profile::NAME, "the default AppArmor profile is loaded");
-        Ok(())
+        settle(outcome, is_loaded)
+    }
+}
+
+/// There can be no default profile on this node, and why.
+#[derive(Debug, PartialEq, Eq)]
+struct NoDefault(String);
+
+/// What an attempt to load our own profile means, where one of its name was loaded before or wasn't.
+fn settle(outcome: Result<(), parser::Failed>, is_loaded: bool) -> Result<Result<(), NoDefault>, Error> {
+    match (outcome, is_loaded) {
+        (Ok(()), _) => Ok(Ok(())),
+        // Whoever has loaded one and taken the parser away wants that one.
+        (Err(parser::Failed::Missing), true) => Ok(Ok(())),
+        (Err(missing @ parser::Failed::Missing), false) => Ok(Err(NoDefault(missing.to_string()))),
+        (Err(failed), true) => {
+            let error = chain(&failed);
+            tracing::warn!(error, "the default AppArmor profile that is loaded already stays in use");
+            Ok(Ok(()))
+        }
+        (Err(failed), false) => Err(Error::step("loading the AppArmor profile", profile::NAME, failed)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::ExitStatus;
+
+    use super::*;
+
+    #[test]
+    fn nobody_is_unconfined_for_a_passing_failure() {
+        let path = || "/sbin/apparmor_parser".into();
+        let passing: [fn(std::path::PathBuf) -> parser::Failed; 3] = [
+            |path| parser::Failed::Late { path },
+            |path| parser::Failed::Run { path, cause: io::ErrorKind::WouldBlock.into() },
+            |path| parser::Failed::Refused { path, status: ExitStatus::from_raw(256), said: "no".to_owned() },
+        ];
+        for failed in passing {
+            let error = settle(Err(failed(path())), false).unwrap_err();
+            assert!(matches!(error, Error::Step { .. } | Error::Exhausted { .. }), "{error:?}");
+            assert_eq!(settle(Err(failed(path())), true).unwrap(), Ok(()), "one that is loaded is used");
+        }
+        settle(Err(parser::Failed::Missing), false).unwrap().unwrap_err();
+        assert_eq!(settle(Err(parser::Failed::Missing), true).unwrap(), Ok(()));
+        assert_eq!(settle(Ok(()), false).unwrap(), Ok(()));
     }
 }

@@ -5,6 +5,7 @@
 pub(crate) mod check;
 pub mod config;
 pub(crate) mod end;
+pub(crate) mod lengths;
 pub(crate) mod make;
 pub(crate) mod start;
 pub(crate) mod state;

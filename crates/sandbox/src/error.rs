@@ -70,6 +70,12 @@ pub enum Error {
         /// What was wanted of it, as a verb with its object: `be started`.
         wish: &'static str,
     },
+    /// A container was stopped or removed while it was being started (FailedPrecondition).
+    #[error("container \"{container}\" was stopped before it had started")]
+    CalledOff {
+        /// The container.
+        container: String,
+    },
     /// A field has a value that is wrong or not supported (InvalidArgument).
     #[error("{field}: {why}")]
     Refused {
@@ -94,7 +100,9 @@ pub enum Error {
     },
     /// A mount can't be made read-only with all below it (InvalidArgument). kubelet knows it by this word (cri-api,
     /// `pkg/errors`, `ErrRROUnsupported`).
-    #[error("RROUnsupported: {field}: this kernel cannot make mounts read-only with all below them")]
+    #[error(
+        "RROUnsupported: {field}: the kernel or the runtime of the pod's handler cannot make mounts read-only with all below them"
+    )]
     RecursiveReadOnly {
         /// Path of the field.
         field: String,
@@ -140,6 +148,12 @@ pub enum Error {
     /// The pod's supervisor lives but doesn't answer at the moment; it is being sought (Unavailable).
     #[error("the supervisor of pod \"{pod}\" is out of touch")]
     OutOfTouch {
+        /// The pod.
+        pod: String,
+    },
+    /// The pod's supervisor is gone, and with it what was being started (Unavailable).
+    #[error("the supervisor of pod \"{pod}\" is gone")]
+    SupervisorGone {
         /// The pod.
         pod: String,
     },

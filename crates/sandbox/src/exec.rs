@@ -79,7 +79,15 @@ pub(crate) async fn sync(
     request: ExecRequest,
 ) -> Result<ExecOutput, Error> {
     let client = running(container, pod, "have a command run in it")?;
-    let process = process(&container.process, &request.command)?;
+    let Some(first) = &container.process else {
+        return Err(Error::WrongState {
+            kind: Kind::Container,
+            id: container.status.id.to_string(),
+            state: "without its plan, which cannot be read",
+            wish: "have a command run in it",
+        });
+    };
+    let process = process(first, &request.command)?;
     let (stdout, stdout_end) = pipe()?;
     let (stderr, stderr_end) = pipe()?;
     let limit = Limit::of(&request);

@@ -2,7 +2,7 @@
 //!
 //! | | who |
 //! |---|---|
-//! | asking a program what it can do, once | `features` |
+//! | asking a program what it can do; what was answered | `features`; `runtimes` |
 //! | `config.json`, from the specification that every container has | `spec` (pure) |
 //! | bundle and mounts, cgroup, the word to the supervisor | `start` |
 //! | taking away what is left, also after a crash | `clear` |
@@ -15,6 +15,7 @@
 mod call;
 mod clear;
 mod features;
+mod runtimes;
 mod spec;
 mod start;
 
@@ -22,6 +23,7 @@ use std::path::{Path, PathBuf};
 
 pub(crate) use clear::{clear, detach_pod};
 pub use features::ask;
+pub(crate) use runtimes::Runtimes;
 pub(crate) use start::start;
 
 /// Where a container's bundle is.

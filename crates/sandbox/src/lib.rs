@@ -42,7 +42,7 @@ pub use config::{CgroupDriver, Config, Deadlines, Features};
 pub use container::config::{
     ContainerConfig, ContainerMetadata, ContainerNamespaces, ContainerSecurity, Device, ImageReference,
     Mount, MountAccess, MountSource, Profile, Propagation, RunAs, SelinuxOptions, Stdin,
-    SupplementalGroupsPolicy,
+    SupplementalGroupsPolicy, user_id,
 };
 pub use container::status::{
     ContainerFilter, ContainerPhase, ContainerStatus, Exited, PhaseName, ProcessUser, Reason,

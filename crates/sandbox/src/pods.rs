@@ -1,10 +1,11 @@
 //! The handle through which everything is asked for: it finds whose wish it is, puts it into the mailbox and waits for the answer.
 //!
-//! Here is what is asked of the daemon and of pods, `containers` has the rest. Not here: doing any of it (see `pod::actor`), what only reads (see `exec`, `stats`, `registry`).
+//! Here is what is asked of the daemon and of pods; `containers` and `collect` have the rest. Not here: doing any of it (see `pod::actor`), what only reads (see `exec`, `stats`, `registry`).
 
+mod collect;
 mod containers;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -17,10 +18,10 @@ use crate::adopt::adopt;
 use crate::apparmor::Apparmor;
 use crate::clock;
 use crate::config::{CgroupDriver, Config, Features};
-use crate::error::{Error, Kind, chain};
+use crate::error::{Error, Kind};
 use crate::events::{Event, Events};
-use crate::external;
-use crate::handler::{Handler, HandlerStatus, Handlers};
+use crate::external::Runtimes;
+use crate::handler::{Handler, HandlerStatus};
 use crate::id::PodId;
 use crate::network::Network;
 use crate::pod::actor::{Actor, Beginning};
@@ -40,9 +41,6 @@ use crate::sources::Sources;
 use crate::stats::{self, Usage, Walks};
 use crate::supervisor::spawn::Binary;
 use crate::supervisor::trial::try_users;
-
-/// How long systemd may take to list scopes: the start of the daemon waits for it.
-const LIST_PATIENCE: Duration = Duration::from_secs(3);
 
 /// How often a name is asked for whose holder is going.
 const RUN_ROUNDS: usize = 8;
@@ -71,7 +69,7 @@ impl Pods {
     ///
     /// # Errors
     /// [`Error::Refused`] for a setting that is not supported, [`Error::Step`] when the state directory, the supervisor binary or
-    /// the host's cgroups can't be used. A pod that can't be recovered is logged and doesn't fail the others.
+    /// the host's cgroups can't be used, or the SELinux policy that is loaded can't be asked. A pod that can't be recovered is logged and doesn't fail the others.
     pub async fn open(
         config: Config,
         network: Arc<dyn Network>,
@@ -88,11 +86,11 @@ impl Pods {
             store,
             supervisor,
             features: Features::detect(users.is_ok()),
-            runtimes: ask(&config.handlers).await,
+            runtimes: Runtimes::ask(&config.handlers).await,
             users,
             host,
             apparmor: Apparmor::detect(&config.apparmor),
-            selinux: Selinux::detect(config.selinux),
+            selinux: Selinux::detect(config.selinux)?,
             registry: Registry::new(),
             events: Events::new(),
             network,
@@ -169,21 +167,6 @@ impl Pods {
         self.collect().await;
     }
 
-    /// Has the network free what belongs to no pod, and ends the scopes of such. To be called from time to time. Safe to cancel.
-    pub async fn collect(&self) {
-        let shared = self.shared.clone();
-        let census = move || {
-            let mut pods = shared.registry.pod_ids();
-            // A pod whose record cannot be read still has its network.
-            pods.extend(shared.store.pod_ids());
-            pods
-        };
-        collect_scopes(&self.shared, &census).await;
-        if let Err(error) = self.shared.network.collect(Arc::new(census)).await {
-            tracing::warn!(error = chain(&error), "the network did not free what belongs to no pod");
-        }
-    }
-
     /// Enters a pod into the registry and starts its actor.
     fn begin(&self, beginning: Beginning) -> Result<mpsc::Sender<Wish>, PodId> {
         let (mailbox, wishes) = mpsc::channel(MAILBOX);
@@ -210,8 +193,10 @@ impl Pods {
     pub async fn run(&self, config: PodConfig) -> Result<PodId, Error> {
         self.open_for_business()?;
         let handler = check::handler(&self.shared.config, &config)?;
-        if let Err(why) = self.shared.features(&config.runtime_handler) {
-            let name = self.shared.config.handlers.resolve(&config.runtime_handler);
+        let name = self.shared.config.handlers.resolve(&config.runtime_handler);
+        if let Some(runtime) = &handler.external
+            && let Err(why) = self.shared.runtimes.usable(name, runtime).await
+        {
             return Err(Error::refused("runtime_handler", format!("\"{name}\" can't be used: {why}")));
         }
         check::check((&self.shared.config.cgroup_driver, handler), &config)?;
@@ -379,47 +364,6 @@ impl Pods {
 
     fn open_for_business(&self) -> Result<(), Error> {
         if self.shared.closing.load(Ordering::Relaxed) { Err(Error::ShuttingDown) } else { Ok(()) }
-    }
-}
-
-/// Asks all external runtimes side by side what they can do.
-async fn ask(handlers: &Handlers) -> BTreeMap<String, Result<Features, String>> {
-    let mut asked = JoinSet::new();
-    for (name, runtime) in handlers.external() {
-        let (name, runtime) = (name.clone(), runtime.clone());
-        asked.spawn(async move {
-            let features = external::ask(&runtime).await;
-            if let Err(why) = &features {
-                tracing::error!(handler = name, why, "pods of a runtime handler are refused");
-            }
-            (name, features)
-        });
-    }
-    asked.join_all().await.into_iter().collect()
-}
-
-/// Ends the scopes of this daemon's that belong to no pod: the state directory was lost under them.
-async fn collect_scopes(shared: &Shared, census: &(dyn Fn() -> BTreeSet<PodId> + Sync)) {
-    let CgroupDriver::Systemd(systemd) = &shared.config.cgroup_driver else { return };
-    let found = match tokio::time::timeout(LIST_PATIENCE, systemd.list(scopes::PATTERN)).await {
-        Ok(Ok(found)) => found,
-        Ok(Err(error)) => {
-            return tracing::warn!(error = chain(&error), "systemd does not list its scopes");
-        }
-        Err(_) => return tracing::warn!("systemd does not list its scopes in time"),
-    };
-    // Asked for afterwards: pods are made meanwhile.
-    let pods = census();
-    for (name, description) in found {
-        let Some(pod) = scopes::pod_of(&name).filter(|pod| !pods.contains(pod)) else { continue };
-        // Those of daemons on other directories are theirs.
-        if description != scopes::description(&pod, &shared.config.state_dir) {
-            continue;
-        }
-        tracing::warn!(scope = name, "a scope without a pod is ended");
-        if let Err(error) = systemd.end(&name).await {
-            tracing::error!(scope = name, error = chain(&error), "a scope without a pod stays");
-        }
     }
 }
 

@@ -239,9 +239,21 @@ pub(crate) fn make_dirs(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
+fn gone_is_fine(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
+}
+
 /// Removes a directory with all in it; one that is gone is fine.
+///
+/// The record goes first: a daemon that is killed meanwhile leaves a directory without one, which the next daemon discards.
 pub(crate) fn remove_dir(path: &Path) -> Result<(), Error> {
-    match fs::remove_dir_all(path) {
+    let record = path.join("record.json");
+    let removed = match fs::remove_file(&record) {
+        // A test's, or somebody's, directory in its place goes with the rest.
+        Err(error) if error.kind() == io::ErrorKind::IsADirectory => Ok(()),
+        other => other,
+    };
+    match removed.or_else(gone_is_fine).and_then(|()| fs::remove_dir_all(path)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(Error::step("removal of the directory", path.display().to_string(), error))
         }
@@ -325,6 +337,27 @@ mod tests {
         let found = store.pods();
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].1.as_ref().expect("readable"), &record);
+    }
+
+    #[test]
+    fn a_directory_is_removed_from_its_record_on() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let container = directory.path().join("c");
+        // What can't be removed stands for the end of the daemon: everything but the record may be left.
+        make_dirs(&container.join("mounted")).expect("a directory");
+        fs::write(container.join("record.json"), "{}").expect("a record");
+        let none = rustix::mount::MountFlags::empty();
+        if rustix::mount::mount("none", container.join("mounted"), "tmpfs", none, None).is_err() {
+            eprintln!("skipped: needs the right to mount");
+            return;
+        }
+        remove_dir(&container).expect_err("something is mounted in it");
+        let has_record = container.join("record.json").exists();
+        rustix::mount::unmount(container.join("mounted"), rustix::mount::UnmountFlags::empty())
+            .expect("free");
+        assert!(!has_record);
+        remove_dir(&container).expect("removed");
+        remove_dir(&container).expect("what is gone is fine");
     }
 
     #[test]

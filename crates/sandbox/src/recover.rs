@@ -18,7 +18,7 @@
 use std::collections::BTreeMap;
 
 use crate::container::end;
-use crate::container::state::{ContainerState, Process};
+use crate::container::state::{ContainerState, Process, Wanted};
 use crate::container::status::{Exited, Reason};
 use crate::id::ContainerId;
 use crate::pod::state::{Part, Parts, PodState};
@@ -166,11 +166,13 @@ fn fate(found: &Found, id: &ContainerId, written: &Written) -> Fate {
     Fate::Keep(match (&record.stage, seen, found.exits.get(id)) {
         (ContainerStage::Exited(exited), _, _) => ContainerState::Exited(exited.clone()),
         (_, Some(Seen::Runs(process)), _) => ContainerState::Running(*process),
-        (_, Some(Seen::Begins), _) => ContainerState::Starting { ended: None },
+        (_, Some(Seen::Begins), _) => ContainerState::Starting { ended: None, wanted: Wanted::Yes },
         (_, Some(Seen::Ended(report)), _) => ended(report),
         (ContainerStage::Created, None, _) => ContainerState::Created,
         (ContainerStage::Starting | ContainerStage::Started(_), None, Some(report)) => ended(report),
-        (ContainerStage::Starting, None, None) if is_silent => ContainerState::Starting { ended: None },
+        (ContainerStage::Starting, None, None) if is_silent => {
+            ContainerState::Starting { ended: None, wanted: Wanted::Yes }
+        }
         (ContainerStage::Started(process), None, None) if is_silent => ContainerState::Running(*process),
         (ContainerStage::Starting, None, None) => ContainerState::Exited(never_started(found.now)),
         (ContainerStage::Started(process), None, None) => {
@@ -353,7 +355,10 @@ mod tests {
         let Action::Adopt { state, containers, strays } = action else { panic!("adopted") };
         assert!(matches!(state, PodState::Ready(_)) && strays.is_empty());
         assert_eq!(containers[&started], Fate::Keep(ContainerState::Running(process())));
-        assert_eq!(containers[&starting], Fate::Keep(ContainerState::Starting { ended: None }));
+        assert_eq!(
+            containers[&starting],
+            Fate::Keep(ContainerState::Starting { ended: None, wanted: Wanted::Yes })
+        );
     }
 
     #[test]

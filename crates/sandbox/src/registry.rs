@@ -37,8 +37,8 @@ pub(crate) struct ContainerEntry {
     pub(crate) pod: PodId,
     /// What was published of it.
     pub(crate) status: Arc<ContainerStatus>,
-    /// What a further process in it is like, but for the command.
-    pub(crate) process: Arc<ProcessPlan>,
+    /// What a further process in it is like, but for the command; `None` when that cannot be told.
+    pub(crate) process: Option<Arc<ProcessPlan>>,
 }
 
 #[derive(Debug)]
@@ -94,7 +94,7 @@ impl Registry {
         index.pods.remove(id.as_str());
     }
 
-    pub(crate) fn publish_container(&self, status: Arc<ContainerStatus>, process: &Arc<ProcessPlan>) {
+    pub(crate) fn publish_container(&self, status: Arc<ContainerStatus>, process: &Option<Arc<ProcessPlan>>) {
         let entry = ContainerEntry { pod: status.pod.clone(), process: process.clone(), status };
         self.lock().containers.insert(entry.status.id.to_string(), entry);
     }

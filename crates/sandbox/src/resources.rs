@@ -22,6 +22,12 @@ pub fn try_device_rules() -> Result<&'static str, String> {
     }
 }
 
+/// The CPU weight that a cgroup has unless it is given another one (Documentation/admin-guide/cgroup-v1: `cpu.shares`).
+pub(crate) const USUAL_SHARES: u64 = 1024;
+
+/// Its period in microseconds, likewise (Documentation/scheduler/sched-bwc.rst: 100 ms).
+const USUAL_PERIOD: u64 = 100_000;
+
 /// Limits; `None` and empty mean that the request says nothing (CRI's zero).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -77,8 +83,8 @@ impl Resources {
         self.oom_score_adj.unwrap_or(0)
     }
 
-    /// What has to be written when `self` was updated to `updated`: what the update names, and the limits of memory and of memory with
-    /// swap together, since what one means depends on the other.
+    /// What has to be written when `self` was updated to `updated`: what the update names, and together the limits of memory and of memory
+    /// with swap, and the quota and period of the CPU: what one of two means depends on the other, and version 2 has both in one file.
     #[must_use]
     pub(crate) fn completed(&self, updated: &Self) -> Self {
         let mut change = self.clone();
@@ -86,7 +92,33 @@ impl Resources {
             change.memory_limit = updated.memory_limit;
             change.memory_swap_limit = updated.memory_swap_limit;
         }
+        if change.cpu_quota.is_some() || change.cpu_period.is_some() {
+            change.cpu_quota = updated.cpu_quota;
+            change.cpu_period = updated.cpu_period;
+        }
         change
+    }
+
+    /// What has to be written to take back `self` that was written, where `before` held: a limit that there was none of is lifted. CPU sets and
+    /// settings by file that nobody had said are as they are: what they were before, only their parents know.
+    #[must_use]
+    pub(crate) fn taken_back(&self, before: &Self) -> Self {
+        let sizes = self.hugepage_limits.keys();
+        let of_size = |size: &String| before.hugepage_limits.get(size).copied().unwrap_or(u64::MAX);
+        let of_file = |file: &String| Some((file.clone(), before.unified.get(file)?.clone()));
+        let text = |new: &String, old: &String| if new.is_empty() { String::new() } else { old.clone() };
+        Self {
+            cpu_period: self.cpu_period.map(|_| before.cpu_period.unwrap_or(USUAL_PERIOD)),
+            cpu_quota: self.cpu_quota.map(|_| before.cpu_quota.unwrap_or(-1)),
+            cpu_shares: self.cpu_shares.map(|_| before.cpu_shares.unwrap_or(USUAL_SHARES)),
+            memory_limit: self.memory_limit.map(|_| before.memory_limit.unwrap_or(-1)),
+            memory_swap_limit: self.memory_swap_limit.map(|_| before.memory_swap_limit.unwrap_or(-1)),
+            oom_score_adj: self.oom_score_adj.map(|_| before.oom_score()),
+            cpuset_cpus: text(&self.cpuset_cpus, &before.cpuset_cpus),
+            cpuset_mems: text(&self.cpuset_mems, &before.cpuset_mems),
+            hugepage_limits: sizes.map(|size| (size.clone(), of_size(size))).collect(),
+            unified: self.unified.keys().filter_map(of_file).collect(),
+        }
     }
 }
 
@@ -124,5 +156,51 @@ mod tests {
         assert_eq!((written.memory_limit, written.memory_swap_limit), (Some(120), Some(150)));
         let cpu = Resources { cpu_shares: Some(2), ..Resources::default() };
         assert_eq!(cpu.completed(&before.updated(&cpu)), cpu);
+    }
+
+    #[test]
+    fn a_quota_is_written_with_its_period() {
+        let before = Resources { cpu_quota: Some(25_000), cpu_period: Some(50_000), ..Resources::default() };
+        let written = |update: Resources| {
+            let written = update.completed(&before.updated(&update));
+            (written.cpu_quota, written.cpu_period)
+        };
+        let period = Resources { cpu_period: Some(100_000), ..Resources::default() };
+        assert_eq!(written(period.clone()), (Some(25_000), Some(100_000)), "the limit stays one");
+        let quota = Resources { cpu_quota: Some(-1), ..Resources::default() };
+        assert_eq!(written(quota), (Some(-1), Some(50_000)));
+        assert_eq!(written(Resources { cpu_shares: Some(2), ..Resources::default() }), (None, None));
+        let free = Resources::default();
+        assert_eq!(period.completed(&free.updated(&period)), period);
+    }
+
+    #[test]
+    fn what_was_written_is_taken_back_and_nothing_else() {
+        let one = |key: &str, value: u64| BTreeMap::from([(key.to_owned(), value)]);
+        let before = Resources {
+            memory_limit: Some(100),
+            cpu_quota: Some(7),
+            hugepage_limits: one("2MB", 3),
+            unified: BTreeMap::from([("memory.high".to_owned(), "50".to_owned())]),
+            ..Resources::default()
+        };
+        let written = Resources {
+            memory_limit: Some(200),
+            memory_swap_limit: Some(300),
+            cpu_shares: Some(2),
+            cpuset_cpus: "0".to_owned(),
+            hugepage_limits: BTreeMap::from([("2MB".to_owned(), 4), ("1GB".to_owned(), 5)]),
+            unified: ["memory.high", "memory.low"].map(|file| (file.to_owned(), "9".to_owned())).into(),
+            ..Resources::default()
+        };
+        let expected = Resources {
+            memory_limit: Some(100),
+            memory_swap_limit: Some(-1),
+            cpu_shares: Some(1024),
+            hugepage_limits: BTreeMap::from([("2MB".to_owned(), 3), ("1GB".to_owned(), u64::MAX)]),
+            unified: before.unified.clone(),
+            ..Resources::default()
+        };
+        assert_eq!(written.taken_back(&before), expected);
     }
 }

@@ -146,6 +146,15 @@ pub enum RootfsError {
         /// The reference that was asked for.
         image: String,
     },
+    /// What was asked for is no reference to an image.
+    #[error("\"{image}\" is not an image reference")]
+    BadReference {
+        /// What was asked for.
+        image: String,
+        /// What is wrong with it.
+        #[source]
+        cause: Cause,
+    },
     /// The filesystem is full.
     #[error("the filesystem of writable layers is full")]
     Full,

@@ -19,10 +19,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::apparmor::LsmUsage;
 use crate::container::config::{ContainerSecurity, SelinuxOptions};
-use crate::error::Error;
+use crate::error::{Error, chain};
 use crate::id::PodId;
 use context::Context;
-use kernel::{Defaults, Kernel};
+use kernel::{Defaults, Found, Kernel};
 use levels::Levels;
 
 /// Path of the fields in requests.
@@ -41,18 +41,21 @@ pub(crate) struct Labels {
 #[derive(Debug)]
 pub(crate) struct Selinux {
     /// The policy's side of it, or why there is none.
-    policy: Result<(Kernel, Defaults), String>,
+    policy: Found,
     levels: Levels,
 }
 
 impl Selinux {
     /// Asks the kernel, and the policy that is loaded.
-    pub(crate) fn detect(usage: LsmUsage) -> Self {
+    ///
+    /// # Errors
+    /// [`Error::Step`] when there is a policy that can't be asked.
+    pub(crate) fn detect(usage: LsmUsage) -> Result<Self, Error> {
         let policy = match usage {
             LsmUsage::Off => Err("it is switched off in the configuration of this node's runtime".to_owned()),
-            LsmUsage::AsHost => Kernel::find(),
+            LsmUsage::AsHost => Kernel::find()?,
         };
-        Self { policy, levels: Levels::default() }
+        Ok(Self { policy, levels: Levels::default() })
     }
 
     /// What it does here, in words.
@@ -169,7 +172,7 @@ fn labels(process: Context, defaults: &Defaults, wish: Option<&SelinuxOptions>) 
 /// # Errors
 /// Why it does nothing.
 pub fn selinux_of_host() -> Result<String, String> {
-    Selinux::detect(LsmUsage::AsHost).state()
+    Selinux::detect(LsmUsage::AsHost).map_err(|error| chain(&error))?.state()
 }
 
 /// Says once, at the start, what an operator of a host with SELinux should know.
@@ -210,7 +213,7 @@ mod tests {
 
     #[test]
     fn without_selinux_options_with_content_are_refused() {
-        let off = Selinux::detect(LsmUsage::Off);
+        let off = Selinux::detect(LsmUsage::Off).unwrap();
         off.check(None).unwrap();
         off.check(Some(&SelinuxOptions::default())).unwrap();
         let options = SelinuxOptions { level: "s0".into(), ..Default::default() };

@@ -14,6 +14,8 @@ use crate::apparmor::Apparmor;
 use crate::config::{Config, Features};
 use crate::error::Error;
 use crate::events::Events;
+use crate::external::Runtimes;
+use crate::handler::Handler;
 use crate::id::{ContainerId, PodId};
 use crate::network::Network;
 use crate::record::Store;
@@ -31,8 +33,8 @@ pub(crate) struct Shared {
     pub(crate) host: cgroup::Host,
     /// What the internal runtime can do.
     pub(crate) features: Features,
-    /// What external runtimes can do, by handler, or why one can't be used.
-    pub(crate) runtimes: BTreeMap<String, Result<Features, String>>,
+    /// What external runtimes can do.
+    pub(crate) runtimes: Runtimes,
     pub(crate) apparmor: Apparmor,
     pub(crate) selinux: Selinux,
     pub(crate) registry: Registry,
@@ -58,7 +60,16 @@ impl Shared {
     /// Why they can't be made.
     pub(crate) fn features(&self, handler: &str) -> Result<Features, String> {
         let name = self.config.handlers.resolve(handler);
-        self.runtimes.get(name).cloned().unwrap_or(Ok(self.features))
+        self.runtimes.last(name).unwrap_or(Ok(self.features))
+    }
+
+    /// What a pod can have that was made with a handler, whatever is configured under its name now.
+    pub(crate) fn features_of(&self, handler: &Handler) -> Features {
+        let Some(wanted) = &handler.external else { return self.features };
+        let mut equal = self.config.handlers.external().filter(|(_, runtime)| *runtime == wanted);
+        let said = equal.find_map(|(name, _)| self.runtimes.last(name)?.ok());
+        // One that nobody has asked, or that doesn't answer: what no runtime needs to be asked about.
+        said.unwrap_or(Features::NONE)
     }
 }
 

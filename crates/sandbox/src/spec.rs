@@ -11,6 +11,7 @@ pub(crate) mod files;
 pub(crate) mod mounts;
 pub(crate) mod namespaces;
 pub(crate) mod process;
+pub(crate) mod refusals;
 pub(crate) mod resources;
 pub(crate) mod seccomp;
 

@@ -117,6 +117,22 @@ pub(crate) fn check_identity(pod: &PodConfig, identity: &Identity) -> Result<(),
     }
 }
 
+/// Checks the groups that CDI devices bring, before they are taken for the request's.
+///
+/// # Errors
+/// [`Error::Refused`].
+pub(crate) fn check_cdi_groups(pod: &PodConfig, gids: &[u32]) -> Result<(), Error> {
+    let Some(user) = &pod.namespaces.user else { return Ok(()) };
+    let ids = ids(user);
+    match gids.iter().find(|gid| ids.outside_gid(**gid).is_none()) {
+        Some(gid) => {
+            let why = format!("additionalGids: {gid} is not mapped in the pod's user namespace");
+            Err(Error::refused("CDI_devices", why))
+        }
+        None => Ok(()),
+    }
+}
+
 /// A user namespace as it is needed for mapping the ids of mounts. Cloning gives another handle.
 #[derive(Debug, Clone)]
 pub struct UserMap(Arc<OwnedFd>);
@@ -244,5 +260,10 @@ mod tests {
             assert_eq!(field(check_identity(&pod, &identity)), wanted);
             assert!(check_identity(&PodConfig::default(), &identity).is_ok());
         }
+        assert_eq!(field(check_cdi_groups(&pod, &[1, 20])), "CDI_devices");
+        assert!(
+            check_cdi_groups(&pod, &[1, 19]).is_ok()
+                && check_cdi_groups(&PodConfig::default(), &[20]).is_ok()
+        );
     }
 }

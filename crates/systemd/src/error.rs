@@ -56,7 +56,8 @@ pub enum Error {
         /// Its result: `canceled`, `timeout`, `failed`, `dependency`, `skipped` and others.
         result: String,
     },
-    /// No answer in time. The connection was given up, so that what was asked is not done any more.
+    /// Not done in time. When the call itself was not answered its connection was given up, so that it is not done any more;
+    /// a job that systemd had begun goes on.
     #[error("no answer to {what} within {after:?}")]
     Deadline {
         /// What was asked.

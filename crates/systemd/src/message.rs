@@ -1,18 +1,25 @@
-//! Messages of D-Bus as bytes (D-Bus Specification, "Marshaling" and "Message Protocol"), little-endian on both sides: a bus
-//! on the same machine speaks as we do.
+//! Messages of D-Bus as bytes (D-Bus Specification, "Marshaling" and "Message Protocol"). Who is asked here speaks
+//! little-endian, as we do; of messages of the other byte order only the lengths are read, so that they can be passed over.
 //!
 //! Written are the types that our calls have, read are those of the answers. Everything that is read is bounded by the message,
-//! and a message by [`LONGEST`].
+//! and a message by [`LONGEST`] and [`LONGEST_HEADER`].
 
 use crate::Error;
 
-/// The longest message that is read: a list of some ten thousand units.
+/// The longest body that is kept: a list of some ten thousand units.
 pub(crate) const LONGEST: usize = 16 << 20;
+
+/// The longest header that is kept: a few names, each of at most 255 bytes.
+pub(crate) const LONGEST_HEADER: usize = 8 << 10;
+
+/// The longest message that there can be ("Message Format").
+const LONGEST_OF_ALL: usize = 1 << 27;
 
 /// Bytes up to and with the length of the header's fields.
 pub(crate) const PREAMBLE: usize = 16;
 
 const LITTLE_ENDIAN: u8 = b'l';
+const BIG_ENDIAN: u8 = b'B';
 const VERSION: u8 = 1;
 
 /// Types of messages.
@@ -33,7 +40,7 @@ const SIGNATURE: u8 = 8;
 
 /// A method of an object, called with arguments.
 pub(crate) struct Call<'a> {
-    pub(crate) destination: &'a str,
+    pub(crate) destination: &'static str,
     pub(crate) path: &'a str,
     pub(crate) interface: &'a str,
     pub(crate) member: &'static str,
@@ -133,15 +140,25 @@ impl Writer {
     }
 }
 
-/// A message that came.
+/// What a message says of itself.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Message {
+pub(crate) struct Header {
+    /// Who sent it, by a name that only the bus gives. The bus writes this; nobody else can.
+    pub(crate) sender: Option<String>,
+    /// The types of its values.
+    pub(crate) signature: String,
+    pub(crate) what: What,
+}
+
+/// What a message is.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum What {
     /// The answer to a call.
-    Return { to: u32, body: Body },
+    Return { to: u32 },
     /// A call's error.
-    Error { to: u32, name: String, body: Body },
+    Error { to: u32, name: String },
     /// Something that happened.
-    Signal { interface: String, member: String, body: Body },
+    Signal { interface: String, member: String },
     /// What is of no use here: calls, and what future versions of the protocol bring.
     Other,
 }
@@ -170,27 +187,48 @@ impl Body {
     }
 }
 
-/// How many bytes follow a preamble.
-pub(crate) fn rest(preamble: &[u8; PREAMBLE]) -> Result<usize, Error> {
-    if preamble[0] != LITTLE_ENDIAN || preamble[3] != VERSION {
-        return Err(broken("another byte order or version"));
-    }
-    let mut reader = Reader { bytes: preamble, at: 4 };
-    let (body, _serial, fields) = (reader.uint32()?, reader.uint32()?, reader.uint32()?);
-    let length = u64::from(fields).next_multiple_of(8) + u64::from(body);
-    usize::try_from(length).ok().filter(|length| *length <= LONGEST).ok_or_else(|| broken("it is too long"))
+/// What follows a preamble.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Lengths {
+    /// Bytes of the header's fields, and of what aligns the body.
+    pub(crate) header: usize,
+    /// Bytes of the values.
+    pub(crate) body: usize,
+    /// Written in another byte order than ours.
+    pub(crate) is_foreign: bool,
 }
 
-/// Reads a whole message.
-pub(crate) fn decode(message: &[u8]) -> Result<Message, Error> {
+/// Reads a preamble: how long the message is.
+///
+/// # Errors
+/// When it is none of a message, so that nobody can know where the next one begins.
+pub(crate) fn lengths(preamble: &[u8; PREAMBLE]) -> Result<Lengths, Error> {
+    let [order, _kind, _flags, version, b0, b1, b2, b3, _, _, _, _, h0, h1, h2, h3] = *preamble;
+    let number = match order {
+        LITTLE_ENDIAN => u32::from_le_bytes,
+        BIG_ENDIAN => u32::from_be_bytes,
+        _ => return Err(broken("another byte order")),
+    };
+    if version != VERSION {
+        return Err(broken("another version"));
+    }
+    let (body, fields) = (number([b0, b1, b2, b3]) as usize, number([h0, h1, h2, h3]) as usize);
+    let header = fields.checked_next_multiple_of(8).filter(|header| *header <= LONGEST_OF_ALL);
+    match header.filter(|header| body <= LONGEST_OF_ALL - header) {
+        Some(header) => Ok(Lengths { header, body, is_foreign: order != LITTLE_ENDIAN }),
+        None => Err(broken("it is longer than a message can be")),
+    }
+}
+
+/// Reads a message up to its values.
+pub(crate) fn header(message: &[u8]) -> Result<Header, Error> {
     let mut reader = Reader { bytes: message, at: 1 };
     let kind = reader.byte()?;
-    reader.at = 4;
-    let body = reader.uint32()? as usize;
     reader.at = 12;
     let length = reader.uint32()? as usize;
     let end = reader.at.checked_add(length).ok_or_else(|| broken("it ends too early"))?;
-    let (mut to, mut name, mut interface, mut member, mut signature) = (None, None, None, None, None);
+    let (mut to, mut name, mut interface, mut member) = (None, None, None, None);
+    let (mut sender, mut signature) = (None, None);
     while reader.at < end {
         reader.align(8)?;
         let field = reader.byte()?;
@@ -200,20 +238,28 @@ pub(crate) fn decode(message: &[u8]) -> Result<Message, Error> {
             (ERROR_NAME, "s") => name = Some(reader.string()?.to_owned()),
             (INTERFACE, "s") => interface = Some(reader.string()?.to_owned()),
             (MEMBER, "s") => member = Some(reader.string()?.to_owned()),
+            (SENDER, "s") => set_once(&mut sender, reader.string()?)?,
             (SIGNATURE, "g") => signature = Some(reader.signature()?.to_owned()),
-            (PATH | DESTINATION | SENDER, "o" | "s") => drop(reader.string()?),
+            (PATH | DESTINATION, "o" | "s") => drop(reader.string()?),
             (_, kind) => reader.skip(kind)?,
         }
     }
     reader.align(8)?;
-    let bytes = reader.take(body)?.to_owned();
-    let body = Body { signature: signature.unwrap_or_default(), bytes };
-    Ok(match (kind, to, name, interface, member) {
-        (RETURN, Some(to), ..) => Message::Return { to, body },
-        (ERROR, Some(to), Some(name), ..) => Message::Error { to, name, body },
-        (SIGNAL, _, _, Some(interface), Some(member)) => Message::Signal { interface, member, body },
-        _ => Message::Other,
-    })
+    let what = match (kind, to, name, interface, member) {
+        (RETURN, Some(to), ..) => What::Return { to },
+        (ERROR, Some(to), Some(name), ..) => What::Error { to, name },
+        (SIGNAL, _, _, Some(interface), Some(member)) => What::Signal { interface, member },
+        _ => What::Other,
+    };
+    Ok(Header { sender, signature: signature.unwrap_or_default(), what })
+}
+
+/// Two senders are no sender: one of them may not be the bus's.
+fn set_once(sender: &mut Option<String>, text: &str) -> Result<(), Error> {
+    match sender.replace(text.to_owned()) {
+        None => Ok(()),
+        Some(_another) => Err(broken("two senders")),
+    }
 }
 
 /// Reads values one after the other.
@@ -224,7 +270,7 @@ pub(crate) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn new(bytes: &'a [u8]) -> Self {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
         Self { bytes, at: 0 }
     }
 
@@ -280,7 +326,8 @@ impl<'a> Reader<'a> {
         self.at < end
     }
 
-    fn skip(&mut self, kind: &str) -> Result<(), Error> {
+    /// Passes over a value of a basic type.
+    pub(crate) fn skip(&mut self, kind: &str) -> Result<(), Error> {
         match kind {
             "y" => self.byte().map(drop),
             "b" | "u" | "i" | "h" => self.uint32().map(drop),
@@ -292,82 +339,9 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn broken(why: &'static str) -> Error {
+/// A message that is wrong.
+pub(crate) fn broken(why: &'static str) -> Error {
     Error::Message { why }
-}
-
-/// The other side's messages.
-#[cfg(test)]
-pub(crate) mod testing {
-    use super::*;
-
-    /// The number and the method of a call.
-    pub(crate) fn call(message: &[u8]) -> (u32, String) {
-        let serial = Reader { bytes: message, at: 8 }.uint32().unwrap();
-        let mut reader = Reader { bytes: message, at: 12 };
-        let end = 16 + reader.uint32().unwrap() as usize;
-        while reader.at < end {
-            reader.align(8).unwrap();
-            let field = reader.byte().unwrap();
-            let kind = reader.signature().unwrap();
-            if field == MEMBER {
-                return (serial, reader.string().unwrap().to_owned());
-            }
-            reader.skip(kind).unwrap();
-        }
-        panic!("no method");
-    }
-
-    pub(crate) fn reply(to: u32, signature: &str, body: &[u8]) -> Vec<u8> {
-        message(RETURN, &[], Some(to), (signature, body))
-    }
-
-    pub(crate) fn error(to: u32, name: &str, body: &[u8]) -> Vec<u8> {
-        message(ERROR, &[(ERROR_NAME, "s", name)], Some(to), ("s", body))
-    }
-
-    pub(crate) fn signal(interface: &str, member: &str, signature: &str, body: &[u8]) -> Vec<u8> {
-        let fields = [(PATH, "o", "/p"), (INTERFACE, "s", interface), (MEMBER, "s", member)];
-        message(SIGNAL, &fields, None, (signature, body))
-    }
-
-    fn message(
-        kind: u8,
-        texts: &[(u8, &str, &str)],
-        to: Option<u32>,
-        (signature, body): (&str, &[u8]),
-    ) -> Vec<u8> {
-        let mut writer = Writer::default();
-        [LITTLE_ENDIAN, kind, 0, VERSION].into_iter().for_each(|byte| writer.byte(byte));
-        writer.uint32(u32::try_from(body.len()).unwrap());
-        writer.uint32(1);
-        writer.array(8, |fields| {
-            for (field, kind, text) in texts {
-                fields.align(8);
-                fields.byte(*field);
-                fields.signature(kind);
-                fields.string(text);
-            }
-            if let Some(to) = to {
-                fields.align(8);
-                fields.byte(REPLY_SERIAL);
-                fields.signature("u");
-                fields.uint32(to);
-            }
-            fields.align(8);
-            // Of no use to us, and of a type that has to be passed over.
-            fields.byte(77);
-            fields.signature("t");
-            fields.uint64(1);
-            fields.align(8);
-            fields.byte(SIGNATURE);
-            fields.signature("g");
-            fields.signature(signature);
-        });
-        writer.align(8);
-        writer.bytes.extend_from_slice(body);
-        writer.into_bytes()
-    }
 }
 
 #[cfg(test)]
@@ -375,6 +349,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::tests::sent::Sent;
 
     /// The example of the specification's header, by hand: one byte of arguments would be at 8 times something.
     #[test]
@@ -399,32 +374,57 @@ mod tests {
         .concat();
         let bytes = call.encode(42);
         assert_eq!(bytes, expected);
-        assert_eq!(rest(bytes[..PREAMBLE].try_into().unwrap()).unwrap(), bytes.len() - PREAMBLE);
-        assert_eq!(decode(&bytes).unwrap(), Message::Other);
+        let lengths = lengths(bytes.first_chunk().unwrap()).unwrap();
+        assert_eq!(lengths.header + lengths.body, bytes.len() - PREAMBLE);
+        assert_eq!(header(&bytes[..PREAMBLE + lengths.header]).unwrap().what, What::Other);
     }
 
     #[test]
-    fn an_error_is_read() {
+    fn a_header_is_read() {
         let mut body = Writer::default();
         body.string("no");
-        let bytes = testing::error(9, "e.E", &body.into_bytes());
-        match decode(&bytes).unwrap() {
-            Message::Error { to: 9, name, body } => {
-                assert_eq!((name.as_str(), body.text().as_str()), ("e.E", "no"))
-            }
-            other => panic!("{other:?}"),
+        let body = body.into_bytes();
+        let bytes = Sent::error(9, "e.E").from(":1.1").with("s", &body).encode();
+        let awaited = Header {
+            sender: Some(":1.1".to_owned()),
+            signature: "s".to_owned(),
+            what: What::Error { to: 9, name: "e.E".to_owned() },
+        };
+        let values = bytes.len() - body.len();
+        let lengths = lengths(bytes.first_chunk().unwrap()).unwrap();
+        assert_eq!(lengths, Lengths { header: values - PREAMBLE, body: body.len(), is_foreign: false });
+        assert_eq!(header(&bytes[..values]).unwrap(), awaited);
+        assert_eq!(Body { signature: "s".to_owned(), bytes: body }.text(), "no");
+        for short in 0..values {
+            assert!(header(&bytes[..short]).is_err(), "cut at {short}");
         }
-        for short in 0..bytes.len() {
-            assert!(decode(&bytes[..short]).is_err(), "cut at {short}");
+        let two = Sent::error(9, "e.E").from(":1.1").from(":1.2").encode();
+        assert!(header(&two).is_err());
+    }
+
+    #[test]
+    fn lengths_are_read_in_either_byte_order() {
+        let little = *b"l\x04\x00\x01\x01\x02\x00\x00\x09\x00\x00\x00\x03\x00\x00\x00";
+        let big = *b"B\x04\x00\x01\x00\x00\x02\x01\x00\x00\x00\x09\x00\x00\x00\x03";
+        for (preamble, is_foreign) in [(little, false), (big, true)] {
+            assert_eq!(lengths(&preamble).unwrap(), Lengths { header: 8, body: 0x201, is_foreign });
+        }
+        for none in [
+            *b"x\x04\x00\x01\x00\x00\x00\x00\x09\x00\x00\x00\x03\x00\x00\x00",
+            *b"l\x04\x00\x02\x00\x00\x00\x00\x09\x00\x00\x00\x03\x00\x00\x00",
+            *b"l\x04\x00\x01\x00\x00\x00\x08\x09\x00\x00\x00\x03\x00\x00\x00",
+            *b"l\x04\x00\x01\xff\xff\xff\xff\x09\x00\x00\x00\xff\xff\xff\xff",
+        ] {
+            assert!(lengths(&none).is_err(), "{none:?}");
         }
     }
 
     proptest! {
         #[test]
         fn what_strangers_write_breaks_nothing(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _any = decode(&bytes);
-            if let Some(preamble) = bytes.first_chunk::<PREAMBLE>() {
-                prop_assert!(rest(preamble).is_err() || rest(preamble).is_ok_and(|length| length <= LONGEST));
+            let _any = header(&bytes);
+            if let Some(Ok(lengths)) = bytes.first_chunk().map(lengths) {
+                prop_assert!(lengths.header + lengths.body <= LONGEST_OF_ALL);
             }
         }
     }

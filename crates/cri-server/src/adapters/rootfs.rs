@@ -25,6 +25,7 @@ impl RootFilesystems for ImageRootfs {
         let info = self.0.prepare_rootfs(container.as_str(), image, users.map(ids)).await;
         let info = info.map_err(|error| match error {
             image_service::Error::ImageMissing { .. } => RootfsError::NoImage { image: image.to_owned() },
+            error @ image_service::Error::BadReference { .. } => bad_reference(image.to_owned(), error),
             error => failure(error),
         })?;
         Ok(Prepared {
@@ -49,6 +50,7 @@ impl RootFilesystems for ImageRootfs {
     ) -> Result<Vec<String>, RootfsError> {
         let ids = self.0.hold_images(container.as_str(), images).await.map_err(|error| match error {
             image_service::Error::ImageMissing { image } => RootfsError::NoImage { image },
+            image_service::Error::BadReference { ref text, .. } => bad_reference(text.clone(), error),
             error => failure(error),
         })?;
         Ok(ids.iter().map(ToString::to_string).collect())
@@ -96,6 +98,10 @@ impl RootFilesystems for ImageRootfs {
 
 fn ids(users: UserMap) -> IdMap {
     IdMap::new(move |mount| users.map_ids(mount))
+}
+
+fn bad_reference(image: String, error: image_service::Error) -> RootfsError {
+    RootfsError::BadReference { image, cause: Arc::new(error) }
 }
 
 /// Of a root that was prepared. That its image has vanished since then is not the request's doing.

@@ -1,11 +1,14 @@
 //! PodSandboxConfig, read.
 
+use std::collections::HashSet;
+
 use proto::runtime::v1 as cri;
 use sandbox::{
     DnsConfig, Error, PodConfig, PodMetadata, PodResources, PodSecurity, PortMapping, Protocol, Resources,
+    user_id,
 };
 
-use super::security::{apparmor, group_ids, groups_policy, id, namespaces, profile, selinux};
+use super::security::{apparmor, group_ids, groups_policy, namespaces, profile, selinux};
 use super::{bandwidth, known, required, resources, sorted};
 
 /// A pod as it was asked for.
@@ -26,7 +29,7 @@ pub(crate) fn config(config: cri::PodSandboxConfig, runtime_handler: String) -> 
         hostname: config.hostname,
         log_directory: config.log_directory.into(),
         dns: config.dns_config.map(dns),
-        port_mappings: config.port_mappings.into_iter().enumerate().map(port).collect::<Result<_, _>>()?,
+        port_mappings: ports(config.port_mappings)?,
         labels: sorted(config.labels),
         annotations,
         cgroup_parent: linux.cgroup_parent,
@@ -63,6 +66,18 @@ fn dns(config: cri::DnsConfig) -> DnsConfig {
     DnsConfig { servers: config.servers, searches: config.searches, options: config.options }
 }
 
+fn ports(mappings: Vec<cri::PortMapping>) -> Result<Vec<PortMapping>, Error> {
+    let ports: Vec<PortMapping> = mappings.into_iter().enumerate().map(port).collect::<Result<_, _>>()?;
+    let mut taken = HashSet::new();
+    for (at, port) in ports.iter().enumerate().filter(|(_, port)| port.host_port != 0) {
+        if !taken.insert((port.protocol as u8, port.host_port, port.host_ip)) {
+            let why = format!("{} is mapped already by this request", port.host_port);
+            return Err(Error::refused(format!("port_mappings[{at}].host_port"), why));
+        }
+    }
+    Ok(ports)
+}
+
 fn port((at, mapping): (usize, cri::PortMapping)) -> Result<PortMapping, Error> {
     let path = |field: &str| format!("port_mappings[{at}].{field}");
     let number = |field: &str, value: i32| {
@@ -92,7 +107,7 @@ fn security(context: cri::LinuxSandboxSecurityContext) -> Result<PodSecurity, Er
         ));
     }
     let id = |field: &str, number: Option<cri::Int64Value>| {
-        number.map(|number| id(&format!("linux.security_context.{field}"), number.value)).transpose()
+        number.map(|number| user_id(format!("linux.security_context.{field}"), number.value)).transpose()
     };
     Ok(PodSecurity {
         privileged: context.privileged,
@@ -168,5 +183,27 @@ mod tests {
             let refused = asked(change).unwrap_err().to_string();
             assert!(refused.starts_with(&format!("{field}: ")), "{refused}");
         }
+    }
+
+    #[test]
+    fn a_host_port_is_mapped_once() {
+        let port = |protocol: cri::Protocol, host_port, host_ip: &str| cri::PortMapping {
+            protocol: protocol.into(),
+            container_port: 80,
+            host_port,
+            host_ip: host_ip.into(),
+        };
+        let tcp = cri::Protocol::Tcp;
+        let fine = vec![
+            port(tcp, 80, "10.0.0.1"),
+            port(tcp, 80, "10.0.0.2"),
+            port(cri::Protocol::Udp, 80, "10.0.0.1"),
+            port(tcp, 0, ""),
+            port(tcp, 0, ""),
+        ];
+        assert!(asked(|c| c.port_mappings = fine).is_ok());
+        let twice = vec![port(tcp, 80, ""), port(tcp, 80, "")];
+        let refused = asked(|c| c.port_mappings = twice).unwrap_err().to_string();
+        assert!(refused.starts_with("port_mappings[1].host_port: 80 "), "{refused}");
     }
 }

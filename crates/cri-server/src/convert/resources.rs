@@ -1,5 +1,7 @@
 //! LinuxContainerResources, both ways. Zero on the wire means that nothing is said.
 
+use std::collections::BTreeMap;
+
 use proto::runtime::v1 as cri;
 use sandbox::{Error, Resources};
 
@@ -34,6 +36,14 @@ pub(crate) fn read(resources: cri::LinuxContainerResources, path: &str) -> Resul
     let score = resources.oom_score_adj;
     let oom_score_adj = i32::try_from(score).ok().filter(|score| (-1000..=1000).contains(score));
     let bad_score = || refused("oom_score_adj", format!("{score} is not in -1000 to 1000"));
+    let mut hugepage_limits = BTreeMap::new();
+    for (at, limit) in resources.hugepage_limits.into_iter().enumerate() {
+        if hugepage_limits.contains_key(&limit.page_size) {
+            let why = format!("\"{}\" has a limit already", limit.page_size);
+            return Err(refused(&format!("hugepage_limits[{at}].page_size"), why));
+        }
+        hugepage_limits.insert(limit.page_size, limit.limit);
+    }
     Ok(Resources {
         cpu_period: said(unsigned("cpu_period", resources.cpu_period)?),
         cpu_quota: said(resources.cpu_quota),
@@ -43,11 +53,7 @@ pub(crate) fn read(resources: cri::LinuxContainerResources, path: &str) -> Resul
         oom_score_adj: Some(oom_score_adj.ok_or_else(bad_score)?),
         cpuset_cpus: resources.cpuset_cpus,
         cpuset_mems: resources.cpuset_mems,
-        hugepage_limits: resources
-            .hugepage_limits
-            .into_iter()
-            .map(|limit| (limit.page_size, limit.limit))
-            .collect(),
+        hugepage_limits,
         unified: sorted(resources.unified),
     })
 }
@@ -80,6 +86,18 @@ fn said<T: Default + PartialEq>(value: T) -> Option<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_page_size_has_one_limit() {
+        let limit = |page_size: &str| cri::HugepageLimit { page_size: page_size.into(), limit: 4 };
+        let asked = |limits: [&str; 2]| {
+            let hugepage_limits = limits.map(limit).to_vec();
+            read(cri::LinuxContainerResources { hugepage_limits, ..Default::default() }, CONTAINER)
+        };
+        assert!(asked(["2MB", "1GB"]).is_ok());
+        let refused = asked(["2MB", "2MB"]).unwrap_err().to_string();
+        assert!(refused.starts_with("linux.resources.hugepage_limits[1].page_size: "), "{refused}");
+    }
 
     #[test]
     fn what_is_read_is_shown_again() {

@@ -3,6 +3,7 @@
 use proto::runtime::v1 as cri;
 use sandbox::{
     Error, NamespaceMode, PodNamespaces, Profile, SelinuxOptions, SupplementalGroupsPolicy, UserNamespace,
+    user_id,
 };
 
 use super::known;
@@ -68,23 +69,13 @@ pub(crate) fn mappings(mappings: &[cri::IdMapping]) -> Vec<(u32, u32, u32)> {
     mappings.iter().map(|mapping| (mapping.container_id, mapping.host_id, mapping.length)).collect()
 }
 
-/// A user or group id.
-///
-/// # Errors
-/// [`Error::Refused`] for a number that is none.
-pub(crate) fn id(field: &str, value: i64) -> Result<u32, Error> {
-    // The kernel reads the largest number as "leave as it is".
-    let id = u32::try_from(value).ok().filter(|id| *id < i32::MAX.unsigned_abs());
-    id.ok_or_else(|| Error::refused(field, format!("{value} is not an id between 0 and {}", i32::MAX - 1)))
-}
-
 /// Supplemental groups.
 ///
 /// # Errors
 /// [`Error::Refused`] for a number that is no group id.
 pub(crate) fn group_ids(groups: &[i64]) -> Result<Vec<u32>, Error> {
     let path = |at: usize| format!("linux.security_context.supplemental_groups[{at}]");
-    groups.iter().enumerate().map(|(at, group)| id(&path(at), *group)).collect()
+    groups.iter().enumerate().map(|(at, group)| user_id(path(at), *group)).collect()
 }
 
 /// Whether groups of the image's count.
@@ -212,6 +203,15 @@ mod tests {
         for nonsense in ["mine", "localhost/", "docker/default"] {
             let refused = apparmor(None, nonsense).unwrap_err().to_string();
             assert!(refused.starts_with("linux.security_context.apparmor_profile: "), "{refused}");
+        }
+    }
+
+    #[test]
+    fn the_largest_group_that_kubernetes_has_is_one() {
+        assert_eq!(group_ids(&[0, i64::from(i32::MAX)]).unwrap(), [0, 2_147_483_647]);
+        for number in [-1, i64::from(i32::MAX) + 1] {
+            let refused = group_ids(&[0, number]).unwrap_err().to_string();
+            assert!(refused.starts_with("linux.security_context.supplemental_groups[1]: "), "{refused}");
         }
     }
 }

@@ -116,6 +116,9 @@ fn append(list: &mut Value, more: impl Iterator<Item = Value>) {
     *list = Value::Array(all);
 }
 
+/// How long the process's starter may take: a dozen system calls, as slow as the container's limits make them.
+const BIRTH: std::time::Duration = std::time::Duration::from_secs(60);
+
 /// Starts the process and waits until its command runs.
 fn join(record: &Record, process: &ProcessPlan, socket: Option<&Path>) -> Outcome<Launched> {
     let pid = Pid::from_raw(record.pid).ok_or("the container has no process")?;
@@ -132,7 +135,8 @@ fn join(record: &Record, process: &ProcessPlan, socket: Option<&Path>) -> Outcom
         Streams { stdin: Some(stdin.as_fd()), stdout: Some(stdout.as_fd()), stderr: Some(stderr.as_fd()) };
     let cgroup = &record.cgroup;
     let request = ExecRequest { process, container: container.as_fd(), user: user.as_ref(), cgroup, streams };
-    let mut launched = runtime::container::exec(&SingleThread::prove()?, &request)?;
+    let birth = runtime::container::exec(&SingleThread::prove()?, &request)?;
+    let mut launched = birth.wait(BIRTH)?;
     loop {
         match launched.handshake.receive() {
             Progress::Pending => {

@@ -3,19 +3,23 @@
 //! | limit | what is refused |
 //! |---|---|
 //! | CPU period | outside of 1000 to 1000000 microseconds (kernel/sched/core.c, tg_set_cfs_bandwidth) |
-//! | CPU quota | from 1 to 999 microseconds (the same) |
+//! | CPU quota | from 1 to 999 microseconds, more than 2^44 - 1 (the same, MAX_BW) |
 //! | CPUs, memory nodes | what is no list, and what is not online |
 //! | memory and swap | less than memory alone, or without a limit of memory |
 //! | huge pages | a page size that is none |
+//! | kernel memory, hierarchy, check before update | always; swappiness and real-time CPU time in version 2 |
 //! | unified | everything where version 1 has controllers; files that belong to the cgroup itself |
 //!
 //! Not here: what depends on the cgroups above, such as a cpuset of theirs: the kernel says that when limits are written.
 
 use std::path::Path;
 
-use super::{Error, Host, Layout, files, legacy, refuse_what_is_not_done, unified};
+use super::{Error, Host, Layout, devices, files, legacy, refuse_what_is_not_done, unified};
 use crate::plan::Refusal;
 use crate::spec::oci::{LinuxCpu, LinuxMemory, LinuxResources};
+
+/// In microseconds (kernel/sched/sched.h, MAX_BW: 64 bits less BW_SHIFT).
+const MOST_QUOTA: i64 = (1 << 44) - 1;
 
 /// What limits can be about on a machine. Changes when CPUs or memory come and go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,9 +48,10 @@ impl Host {
     /// # Errors
     /// A [`Refusal`] with the field's path in the OCI specification.
     pub fn check(&self, machine: &Machine, resources: &LinuxResources) -> Result<(), Refusal> {
-        if let Err(Error::NoController { setting, .. }) = refuse_what_is_not_done(resources) {
+        if let Err(Error::NoController { setting, .. }) = refuse_what_is_not_done(resources, self.layout()) {
             return refuse(setting, "cannot be set");
         }
+        devices::check(resources.devices().as_deref().unwrap_or_default())?;
         if let Some(limits) = resources.cpu() {
             self.cpu(machine, limits)?;
         }
@@ -82,6 +87,10 @@ impl Host {
         }
         if let Some(quota) = limits.quota().filter(|quota| (1..1000).contains(quota)) {
             let why = format!("{quota} is less than the 1000 microseconds that the kernel takes");
+            return refuse("linux.resources.cpu.quota", &why);
+        }
+        if let Some(quota) = limits.quota().filter(|quota| *quota > MOST_QUOTA) {
+            let why = format!("{quota} is more than the {MOST_QUOTA} microseconds that the kernel takes");
             return refuse("linux.resources.cpu.quota", &why);
         }
         let sets = [
@@ -202,7 +211,7 @@ mod tests {
     #[test]
     fn what_no_host_can_do_is_refused_by_its_field() {
         type Change = fn(&mut LinuxCpu, &mut LinuxMemory);
-        let cases: [(Option<&str>, Change); 18] = [
+        let cases: [(Option<&str>, Change); 24] = [
             (None, |_, _| ()),
             (None, |c, _| {
                 c.set_period(Some(100_000)).set_quota(Some(-1));
@@ -218,6 +227,12 @@ mod tests {
             }),
             (Some("cpu.quota"), |c, _| {
                 c.set_quota(Some(999));
+            }),
+            (Some("cpu.quota"), |c, _| {
+                c.set_quota(Some(1 << 44));
+            }),
+            (None, |c, _| {
+                c.set_quota(Some((1 << 44) - 1));
             }),
             (None, |c, _| {
                 c.set_cpus(Some("0-3, 7".to_owned())).set_mems(Some("0".to_owned()));
@@ -255,11 +270,43 @@ mod tests {
             (Some("memory.limit"), |_, m| {
                 m.set_limit(Some(-2));
             }),
+            (Some("memory.kernel"), |_, m| {
+                m.set_kernel(Some(1 << 20));
+            }),
+            (Some("memory.useHierarchy"), |_, m| {
+                m.set_use_hierarchy(Some(false));
+            }),
+            (Some("memory.checkBeforeUpdate"), |_, m| {
+                m.set_check_before_update(Some(true));
+            }),
+            (None, |_, m| {
+                m.set_check_before_update(Some(false));
+            }),
         ];
         for (at, (field, change)) in cases.into_iter().enumerate() {
             let field = field.map(|field| format!("linux.resources.{field}"));
             assert_eq!(refused(&hybrid(), change), field, "case {at} on version 1");
             assert_eq!(refused(&unified(), change), field, "case {at} on version 2");
+        }
+    }
+
+    #[test]
+    fn what_version_2_has_no_file_for_is_refused_there() {
+        type Change = fn(&mut LinuxCpu, &mut LinuxMemory);
+        let cases: [(&str, Change); 3] = [
+            ("memory.swappiness", |_, m| {
+                m.set_swappiness(Some(60));
+            }),
+            ("cpu.realtimeRuntime", |c, _| {
+                c.set_realtime_runtime(Some(0));
+            }),
+            ("cpu.realtimePeriod", |c, _| {
+                c.set_realtime_period(Some(1_000_000));
+            }),
+        ];
+        for (field, change) in cases {
+            assert_eq!(refused(&unified(), change), Some(format!("linux.resources.{field}")));
+            assert_eq!(refused(&hybrid(), change), None, "{field}");
         }
     }
 

@@ -21,7 +21,11 @@ pub(super) fn kill(cgroup: &Cgroup) -> Result<(), Error> {
     if let Some(directory) = &cgroup.unified {
         let file = directory.join("cgroup.kill");
         match write_raw(&file, b"1") {
-            Ok(()) => return Ok(()),
+            Ok(()) => {
+                // Version 2 kills what it has frozen; the freezer of version 1 has to let go of it first.
+                Frozen::thaw_legacy(cgroup);
+                return Ok(());
+            }
             // Gone, or a kernel before 5.14.
             Err(Errno::NOENT | Errno::NODEV) if !directory.is_dir() => return Ok(()),
             Err(Errno::NOENT) => {}
@@ -69,6 +73,12 @@ impl<'a> Frozen<'a> {
         // Best effort: without a freezer the rounds of `kill_listed` have to do.
         Self::set(cgroup, "FROZEN", "1");
         Self { cgroup }
+    }
+
+    fn thaw_legacy(cgroup: &Cgroup) {
+        if let Some(directory) = cgroup.controller("freezer") {
+            let _ = write_raw(&directory.join("freezer.state"), b"THAWED");
+        }
     }
 
     fn set(cgroup: &Cgroup, legacy: &str, unified: &str) {

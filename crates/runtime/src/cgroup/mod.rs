@@ -175,7 +175,9 @@ impl Cgroup {
     /// [`Error::NoController`] for a limit that the host cannot set, [`Error::Refused`] for a device rule that is
     /// none, [`Error::Cgroup`] and [`Error::DeviceProgram`] for what the kernel refuses.
     pub fn apply(&self, resources: &LinuxResources) -> Result<(), Error> {
-        refuse_what_is_not_done(resources)?;
+        let is_unified = self.unified.is_some() && self.legacy.is_empty();
+        let layout = if is_unified { Layout::Unified } else { Layout::Hybrid };
+        refuse_what_is_not_done(resources, layout)?;
         match (&self.unified, self.legacy.is_empty()) {
             (Some(directory), true) => unified::apply(directory, resources),
             (beside, _) => {
@@ -342,13 +344,40 @@ impl Hierarchy {
     }
 }
 
-/// Limits that Kubernetes has no words for, and that nothing here sets.
-fn refuse_what_is_not_done(resources: &LinuxResources) -> Result<(), Error> {
-    let memory = resources.memory().as_ref();
+/// Limits that Kubernetes has no words for, and that nothing here sets, or the version of cgroups can't.
+fn refuse_what_is_not_done(resources: &LinuxResources, layout: Layout) -> Result<(), Error> {
+    let (memory, cpu) = (resources.memory().as_ref(), resources.cpu().as_ref());
+    let is_unified = layout == Layout::Unified;
     let refused = [
         ("blkio", "linux.resources.blockIO", resources.block_io().is_some()),
         ("net_cls", "linux.resources.network", resources.network().is_some()),
         ("rdma", "linux.resources.rdma", resources.rdma().as_ref().is_some_and(|rdma| !rdma.is_empty())),
+        ("memory", "linux.resources.memory.kernel", memory.is_some_and(|m| m.kernel().is_some())),
+        (
+            "memory",
+            "linux.resources.memory.useHierarchy",
+            memory.is_some_and(|m| m.use_hierarchy().is_some()),
+        ),
+        (
+            "memory",
+            "linux.resources.memory.checkBeforeUpdate",
+            memory.is_some_and(|m| m.check_before_update() == Some(true)),
+        ),
+        (
+            "memory",
+            "linux.resources.memory.swappiness",
+            is_unified && memory.is_some_and(|m| m.swappiness().is_some()),
+        ),
+        (
+            "cpu",
+            "linux.resources.cpu.realtimeRuntime",
+            is_unified && cpu.is_some_and(|c| c.realtime_runtime().is_some()),
+        ),
+        (
+            "cpu",
+            "linux.resources.cpu.realtimePeriod",
+            is_unified && cpu.is_some_and(|c| c.realtime_period().is_some()),
+        ),
         ("memory", "linux.resources.memory.kernelTCP", memory.is_some_and(|m| m.kernel_tcp().is_some())),
         (
             "memory",

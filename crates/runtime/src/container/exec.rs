@@ -7,7 +7,7 @@
 use std::os::fd::AsFd;
 
 use super::birth::{Reporters, bear, by_starter};
-use super::{ExecRequest, Launched};
+use super::{Birth, ExecRequest};
 use crate::Failure;
 use crate::init::join::{self, Join};
 use crate::init::process::Process;
@@ -18,9 +18,9 @@ use crate::thread::SingleThread;
 /// Starts a process in a running container: a child of the caller, in the container's namespaces and cgroup.
 ///
 /// # Errors
-/// What failed before the child ran, [`Gone`](crate::FailureKind::Gone) when the container has ended; later
-/// failures come through the handshake.
-pub fn exec(proof: &SingleThread, request: &ExecRequest<'_>) -> Result<Launched, Failure> {
+/// What failed before its starter ran; [`Gone`](crate::FailureKind::Gone), when the container has ended, comes from the birth,
+/// later failures through the handshake.
+pub fn exec(proof: &SingleThread, request: &ExecRequest<'_>) -> Result<Birth, Failure> {
     by_starter(proof, request.cgroup, |reporters| enter_and_bear(proof, request, reporters))
 }
 

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use super::pid_namespace::{Chosen, Target};
-use super::{LaunchRequest, Launched, finish};
+use super::{Begun, LaunchRequest, Launched, finish};
 use crate::cgroup::Cgroup;
 use crate::handshake;
 use crate::init::launch::{self, Launch};
@@ -19,15 +19,15 @@ use crate::{FailedStep, Failure, FailureKind};
 /// Starts a container's first process.
 ///
 /// # Errors
-/// What failed before the child ran; later failures come through the handshake.
-pub fn launch(proof: &SingleThread, request: &LaunchRequest<'_>) -> Result<Launched, Failure> {
+/// What failed before the child (in a user namespace: its starter) ran; later failures come through the handshake or the birth.
+pub fn launch(proof: &SingleThread, request: &LaunchRequest<'_>) -> Result<Begun, Failure> {
     check_descriptors(request)?;
     super::ids::map_sources(proof, request)?;
     match (&request.plan.namespaces.user, &request.pod.user) {
-        (NamespaceSource::Pod, Some(_)) => super::user::launch(proof, request),
+        (NamespaceSource::Pod, Some(_)) => super::user::launch(proof, request).map(Begun::Expected),
         (NamespaceSource::Pod, None) => Err(init::launch::missing("user namespace of the pod")),
         (NamespaceSource::Host | NamespaceSource::Own | NamespaceSource::Container(_), _) => {
-            launch_on_host(proof, request)
+            launch_on_host(proof, request).map(Begun::Launched)
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Making a container's processes: its first one ([`launch()`]), and those that join it later ([`exec()`]).
 //!
-//! Called by the supervisor, in a process with one thread. Both return as soon as the child runs; how far it
-//! got is read from the [`Handshake`]. What the child does is in `init`.
+//! Called by the supervisor, in a process with one thread. Both return as soon as a child runs: the process itself, or the
+//! starter of a [`Birth`]. How far the process got is read from the [`Handshake`]. What the child does is in `init`.
 
 mod birth;
 mod exec;
@@ -21,6 +21,7 @@ use crate::plan::{Plan, ProcessPlan};
 use crate::sys::Child;
 use crate::{FailedStep, Failure};
 
+pub use birth::{Birth, Delivery, Starter};
 pub use exec::exec;
 pub use launch::launch;
 
@@ -101,6 +102,16 @@ pub struct Launched {
     pub handshake: Handshake,
 }
 
+/// A container's first process that was begun.
+#[derive(Debug)]
+#[must_use = "it is to be waited for"]
+pub enum Begun {
+    /// It runs.
+    Launched(Launched),
+    /// A starter is about to bear it.
+    Expected(Birth),
+}
+
 /// Gives a child that runs to the caller. Until its identity is known it is killed when anything fails.
 pub(crate) fn finish(child: Child, handshake: Handshake) -> Result<Launched, Failure> {
     let start_time = start_time(child.pid())?;
@@ -109,16 +120,21 @@ pub(crate) fn finish(child: Child, handshake: Handshake) -> Result<Launched, Fai
     Ok(Launched { pid, pidfd, start_time, handshake })
 }
 
-/// Field 22 of /proc/PID/stat. The second field is a name in parentheses that may hold anything, so counting
-/// starts after the last of them.
+/// When a process started: field 22 of /proc/PID/stat.
 pub(crate) fn start_time(pid: i32) -> Result<u64, Failure> {
-    let failed = |errno| Failure::system(FailedStep::Clone, errno, "start time");
+    stat_field(pid, 22)
+}
+
+/// A field of /proc/PID/stat, counted from 1 (proc_pid_stat(5)), after the second: that is a name in parentheses that may hold
+/// anything, so counting starts after the last of them.
+pub(crate) fn stat_field(pid: i32, number: usize) -> Result<u64, Failure> {
+    let failed = |errno| Failure::system(FailedStep::Clone, errno, "process status");
     let text = std::fs::read(format!("/proc/{pid}/stat"))
         .map_err(|error| failed(rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO)))?;
     let after_name = text.iter().rposition(|byte| *byte == b')').map_or(0, |at| at + 1);
     String::from_utf8_lossy(&text[after_name..])
         .split_ascii_whitespace()
-        .nth(22 - 3)
+        .nth(number.saturating_sub(3))
         .and_then(|field| field.parse().ok())
         .ok_or_else(|| failed(rustix::io::Errno::INVAL))
 }

@@ -6,7 +6,7 @@
 use super::birth::{Reporters, bear, by_starter};
 use super::launch::{namespaces, pid_namespace};
 use super::pid_namespace::Chosen;
-use super::{LaunchRequest, Launched};
+use super::{Birth, LaunchRequest};
 use crate::Failure;
 use crate::init::launch::{self, Launch};
 use crate::init::process::Process;
@@ -14,7 +14,7 @@ use crate::init::{self, carry_out};
 use crate::thread::SingleThread;
 
 /// Starts the container's first process in the pod's user namespace.
-pub(super) fn launch(proof: &SingleThread, request: &LaunchRequest<'_>) -> Result<Launched, Failure> {
+pub(super) fn launch(proof: &SingleThread, request: &LaunchRequest<'_>) -> Result<Birth, Failure> {
     by_starter(proof, request.cgroup, |reporters| prepare_and_bear(proof, request, reporters))
 }
 

@@ -16,13 +16,12 @@
 
 mod process;
 
-use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use serde::Serialize;
 
 use crate::container::Launched;
-use crate::handshake::{self, Message};
+use crate::handshake::{self, Message, Reporter};
 use crate::init;
 use crate::plan::{Hook, Hooks};
 use crate::sys::{CloneFlags, Cloned, clone_process};
@@ -102,8 +101,8 @@ pub(crate) struct Runner<'a> {
     pub(crate) hooks: &'a Hooks,
     /// The container's first process, as the hooks see it; none when it has ended.
     pub(crate) pid: Option<i32>,
-    /// Its end means that nobody waits for the hooks any more: the one that runs is killed.
-    pub(crate) watched: Option<BorrowedFd<'a>>,
+    /// Told which hook runs. Its end means that nobody waits for the hooks any more: the one that runs is killed.
+    pub(crate) watched: Option<&'a Reporter>,
     /// What they find as their working directory.
     pub(crate) directory: &'a Path,
     /// What each does last before it executes its program.
@@ -141,7 +140,11 @@ impl Runner<'_> {
             subject: format!("{name} {why}"),
         };
         let state = serde_json::to_vec(&state).map_err(|error| failed(&error))?;
-        process::run(self, hook, &state).map_err(|fate| failed(&fate))
+        let tell = |name: Option<&str>| self.watched.iter().for_each(|reporter| reporter.hook(name));
+        tell(Some(&name));
+        process::run(self, hook, &state).map_err(|fate| failed(&fate))?;
+        tell(None);
+        Ok(())
     }
 }
 
@@ -169,7 +172,7 @@ pub(crate) fn spawn(
             drop(parent_end);
             init::run_child(&reporter, || {
                 let directory = &hooks.about.bundle;
-                let watched = Some(reporter.as_fd());
+                let watched = Some(&reporter);
                 let runner = Runner { proof, hooks, pid, watched, directory, enter: &|| Ok(()) };
                 for moment in moments {
                     match moment {

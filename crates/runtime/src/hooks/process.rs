@@ -197,8 +197,9 @@ impl Running {
                 polled.push(PollFd::new(&self.said, output));
             }
             let at = polled.len();
-            polled
-                .extend(runner.watched.map(|watched| PollFd::from_borrowed_fd(watched, PollFlags::empty())));
+            polled.extend(
+                runner.watched.map(|watched| PollFd::from_borrowed_fd(watched.as_fd(), PollFlags::empty())),
+            );
             let ready = poll(&mut polled, left.as_ref());
             let is_ready =
                 |at: usize| ready.is_ok() && polled.get(at).is_some_and(|p| !p.revents().is_empty());

@@ -11,7 +11,7 @@ use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat, symlinkat};
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
 
-use super::filesystems::{directory, make, place};
+use super::filesystems::{make, place, place_of};
 use super::path::Root;
 use super::process::path_text;
 use crate::cgroup::Cgroup;
@@ -72,7 +72,7 @@ pub(super) fn show(
     attributes: &MountAttributes,
 ) -> Result<(), Failure> {
     let failed = |errno| Failure::system(FailedStep::CgroupMount, errno, path_text(target));
-    let target_directory = directory(root, target).map_err(failed)?;
+    let target_directory = place_of(root, target, FailedStep::CgroupMount)?;
     for view in views {
         use std::os::fd::AsFd;
         crate::mount::apply_attributes(view.mount.as_fd(), attributes).map_err(failed)?;

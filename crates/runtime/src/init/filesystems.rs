@@ -13,11 +13,11 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::handles::{Procfs, is_procfs};
 use super::path::{Kind, Root};
-use super::process::{outside, path_text};
+use super::process::path_text;
 use crate::namespaces::SharedMemory;
 use crate::plan::mounts::is_replaceable_proc_file;
 use crate::plan::{FilesystemMount, MountAttributes, Propagation};
-use crate::{FailedStep, Failure, sys};
+use crate::{FailedStep, Failure, FailureKind, sys};
 
 /// A filesystem that is attached nowhere yet.
 pub(crate) fn make(
@@ -74,7 +74,7 @@ fn label_root(mount: &OwnedFd, label: &str) -> Result<(), Errno> {
 
 pub(super) fn attach_new(root: &Root, mount: &FilesystemMount, made: &OwnedFd) -> Result<(), Failure> {
     let failed = |errno| Failure::system(FailedStep::Mount, errno, path_text(&mount.target));
-    let target = directory(root, &mount.target).map_err(failed)?;
+    let target = place_of(root, &mount.target, FailedStep::Mount)?;
     place(made, &target).map_err(failed)?;
     match mount.propagation {
         // As it was made.
@@ -85,12 +85,26 @@ pub(super) fn attach_new(root: &Root, mount: &FilesystemMount, made: &OwnedFd) -
 
 /// The target of a filesystem. In an image /proc, /sys and /dev are directories or missing: a link there is
 /// an attempt to have the runtime write somewhere else (CVE-2019-19921, CVE-2023-28642, CVE-2026-41579).
-pub(super) fn directory(root: &Root, target: &Path) -> Result<OwnedFd, Errno> {
+fn directory(root: &Root, target: &Path) -> Result<OwnedFd, Errno> {
     if ["/proc", "/sys", "/dev"].iter().any(|own| target.starts_with(own)) {
         root.plain_directory(target)
     } else {
         root.directory(target)
     }
+}
+
+/// The target of a filesystem, which is procfs only where it says so: a link of the image's may lead there.
+pub(super) fn place_of(root: &Root, target: &Path, step: FailedStep) -> Result<OwnedFd, Failure> {
+    let failed = |errno| Failure::system(step, errno, path_text(target));
+    let found = directory(root, target).map_err(failed)?;
+    if target != Path::new("/proc") && is_procfs(&found).map_err(failed)? {
+        return Err(over_procfs(step, target));
+    }
+    Ok(found)
+}
+
+fn over_procfs(step: FailedStep, target: &Path) -> Failure {
+    Failure { kind: FailureKind::OverProcfs, step, errno: None, subject: path_text(target) }
 }
 
 pub(super) fn attach_source(root: &Root, source: &OwnedFd, target: &Path) -> Result<(), Failure> {
@@ -101,10 +115,10 @@ pub(super) fn attach_source(root: &Root, source: &OwnedFd, target: &Path) -> Res
     if target == Path::new("/proc") {
         // Programs and this runtime's own checks take what is there for the kernel's (CVE-2019-16884).
         if !is_procfs(source).map_err(failed)? {
-            return Err(outside(FailedStep::BindMount, path_text(target)));
+            return Err(over_procfs(FailedStep::BindMount, target));
         }
     } else if is_procfs(&place_to).map_err(failed)? && !is_replaceable_proc_file(target) {
-        return Err(outside(FailedStep::BindMount, path_text(target)));
+        return Err(over_procfs(FailedStep::BindMount, target));
     }
     place(source, &place_to).map_err(failed)
 }
@@ -116,7 +130,7 @@ pub(super) fn attach(
     attributes: &MountAttributes,
 ) -> Result<(), Failure> {
     let failed = |errno| Failure::system(FailedStep::BindMount, errno, path_text(target));
-    let place_to = directory(root, target).map_err(failed)?;
+    let place_to = place_of(root, target, FailedStep::BindMount)?;
     crate::mount::apply_attributes(mount.as_fd(), attributes).map_err(failed)?;
     place(mount, &place_to).map_err(failed)
 }

@@ -115,7 +115,7 @@ impl<'a> Process<'a> {
         let Some(BeforeStart { proof, hooks: Some(hooks), .. }) = self.before else { return Ok(()) };
         // As it is in here: the pid namespace may be its own.
         let pid = Some(rustix::process::getpid().as_raw_pid());
-        Runner { proof, hooks, pid, watched: Some(self.reporter.as_fd()), directory, enter }.run(moment)
+        Runner { proof, hooks, pid, watched: Some(self.reporter), directory, enter }.run(moment)
     }
 
     pub(super) fn procfs(&self) -> Result<&Procfs, Failure> {

@@ -32,6 +32,17 @@ pub(crate) fn sysctl(procfs: &Procfs, name: &str, value: &str) -> Result<(), Fai
         .map_err(|errno| Failure::system(FailedStep::Sysctl, errno, name))
 }
 
+/// Whether a path that was not found needs no protection: it is not there, or the kernel keeps it from the root of a user
+/// namespace, and so from everybody in there. On any other file system a refusal says nothing of those who come later: a
+/// server or FUSE may let them in.
+fn is_passed_over(errno: Errno, path: &Path) -> bool {
+    match errno {
+        Errno::NOENT | Errno::NOTDIR => true,
+        Errno::ACCESS => path.starts_with("/proc") || path.starts_with("/sys"),
+        _ => false,
+    }
+}
+
 /// Hides a file behind the null device and a directory behind an empty one. What is not there needs no mask.
 pub(super) fn mask(
     root: &Root,
@@ -40,7 +51,7 @@ pub(super) fn mask(
 ) -> Result<(), Failure> {
     let failed = |errno| Failure::system(FailedStep::MaskPath, errno, path_text(path));
     let target = match root.find(path) {
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => return Ok(()),
+        Err(errno) if is_passed_over(errno, path) => return Ok(()),
         other => other.map_err(failed)?,
     };
     if FileType::from_raw_mode(fstat(&target).map_err(failed)?.st_mode) == FileType::Directory {
@@ -81,7 +92,7 @@ fn mask_directory(
 pub(super) fn read_only(root: &Root, path: &Path) -> Result<(), Failure> {
     let failed = |errno| Failure::system(FailedStep::ReadonlyPath, errno, path_text(path));
     let target = match root.find(path) {
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => return Ok(()),
+        Err(errno) if is_passed_over(errno, path) => return Ok(()),
         other => other.map_err(failed)?,
     };
     let flags = OpenTreeFlags::OPEN_TREE_CLONE

@@ -119,6 +119,7 @@ impl Builder {
         let linux = input.spec.linux().as_ref();
         let mut sysctls: Vec<_> = linux.and_then(|l| l.sysctl().as_ref()).into_iter().flatten().collect();
         sysctls.sort();
+        sysctl::refuse_doubles(sysctls.iter().map(|(name, _)| name.as_str()))?;
         for (name, value) in sysctls {
             sysctl::check(name, value, &input.namespaces)?;
             self.steps.push(Step::Sysctl { name: name.clone(), value: value.clone() });
@@ -180,14 +181,20 @@ impl Builder {
         let read_only = linux.and_then(|l| l.readonly_paths().as_deref()).unwrap_or_default();
         for (at, path) in masked.iter().enumerate() {
             let field = || format!("linux.maskedPaths[{at}]");
-            self.steps.push(Step::MaskPath(super::mounts::clean(Path::new(path), field)?));
+            self.steps.push(Step::MaskPath(below_root(path, field)?));
         }
         for (at, path) in read_only.iter().enumerate() {
             let field = || format!("linux.readonlyPaths[{at}]");
-            self.steps.push(Step::ReadonlyPath(super::mounts::clean(Path::new(path), field)?));
+            self.steps.push(Step::ReadonlyPath(below_root(path, field)?));
         }
         Ok(())
     }
+}
+
+/// A path that a mount can be put over. One over the root would do nothing: processes are below it.
+fn below_root(path: &str, field: impl Fn() -> String) -> Result<PathBuf, Refusal> {
+    let path = super::mounts::clean(Path::new(path), &field)?;
+    if path == Path::new("/") { Err(refuse(field(), "is the root itself")) } else { Ok(path) }
 }
 
 fn is_below_dev(step: &Step) -> bool {
@@ -240,6 +247,17 @@ fn device_steps(spec: &oci::Spec) -> Result<Vec<Step>, Refusal> {
     Ok(nodes.into_iter().map(Step::Device).chain(links).collect())
 }
 
+/// The highest numbers of devices (linux/kdev_t.h: 32 bits, of which MINORBITS are the minor's). What is more would be cut off, and
+/// name another device.
+pub(crate) const MOST_MAJOR: u32 = (1 << 12) - 1;
+pub(crate) const MOST_MINOR: u32 = (1 << 20) - 1;
+
+/// A number of a device, or why it is none.
+pub(crate) fn device_number(value: i64, most: u32) -> Result<u32, String> {
+    let number = u32::try_from(value).ok().filter(|number| *number <= most);
+    number.ok_or_else(|| format!("{value} is not a device number from 0 to {most}"))
+}
+
 fn device_node(at: usize, device: &oci::LinuxDevice) -> Result<Option<DeviceNode>, Refusal> {
     let field = |name: &str| format!("linux.devices[{at}].{name}");
     let kind = match device.typ() {
@@ -253,14 +271,14 @@ fn device_node(at: usize, device: &oci::LinuxDevice) -> Result<Option<DeviceNode
     if path == Path::new("/dev/ptmx") || path == Path::new("/dev/console") || path.starts_with("/dev/pts") {
         return Ok(None);
     }
-    let number = |name: &str, value: i64| {
-        u32::try_from(value).map_err(|_| refuse(field(name), format!("{value} is no device number")))
+    let number = |name: &str, value: i64, most: u32| {
+        device_number(value, most).map_err(|why| refuse(field(name), why))
     };
     Ok(Some(DeviceNode {
         path,
         kind,
-        major: number("major", device.major())?,
-        minor: number("minor", device.minor())?,
+        major: number("major", device.major(), MOST_MAJOR)?,
+        minor: number("minor", device.minor(), MOST_MINOR)?,
         mode: device.file_mode().unwrap_or(0o666) & 0o7777,
         uid: device.uid().unwrap_or(0),
         gid: device.gid().unwrap_or(0),

@@ -18,6 +18,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use build::{MOST_MAJOR, MOST_MINOR, device_number};
 pub use build::{PlanInput, plan, plan_in_bundle, process};
 pub use hooks::{About, Bundle, Hook, Hooks};
 pub(crate) use ids::lines as id_lines;

@@ -95,7 +95,16 @@ pub(super) fn target(at: usize, mount: &oci::Mount) -> Result<PathBuf, Refusal> 
     if target.starts_with("/proc") && target != Path::new("/proc") && !is_replaceable_proc_file(&target) {
         return Err(refuse(field(), format!("{target:?} is inside of \"/proc\"")));
     }
+    if target == Path::new("/proc") && is_bind(mount) && !is_the_hosts_proc(mount) {
+        return Err(refuse(field(), "\"/proc\" is procfs, which may not be covered by anything else"));
+    }
     Ok(target)
+}
+
+/// Whether a source is procfs by its name. What is there in truth is looked at when it is mounted.
+fn is_the_hosts_proc(mount: &oci::Mount) -> bool {
+    let source = mount.source().as_deref().and_then(|source| clean(source, String::new).ok());
+    source.is_some_and(|source| source == Path::new("/proc"))
 }
 
 /// `path` without `.`, `..` and doubled slashes, as cleaned by name alone: it is resolved inside the root

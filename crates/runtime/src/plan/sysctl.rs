@@ -3,6 +3,8 @@
 //! CVE-2022-0811 and CVE-2022-0532: a name is a path below /proc/sys and nothing else, a value is written
 //! verbatim to that one file, and a parameter of a namespace that is the host's is refused.
 
+use std::collections::BTreeMap;
+
 use super::build::refuse;
 use super::{NamespacePlan, NamespaceSource, PodNamespace, PodPlan, Refusal};
 
@@ -26,7 +28,20 @@ pub fn check_pod(plan: &PodPlan) -> Result<(), Refusal> {
         ipc: plan.ipc == PodNamespace::Own,
         uts: plan.uts == PodNamespace::Own,
     };
+    refuse_doubles(plan.sysctls.keys().map(String::as_str))?;
     plan.sysctls.iter().try_for_each(|(name, value)| check_owned(name, value, &owned))
+}
+
+/// Two names of one parameter: which value it would get is anybody's guess.
+pub(super) fn refuse_doubles<'a>(names: impl Iterator<Item = &'a str>) -> Result<(), Refusal> {
+    let mut known = BTreeMap::new();
+    for name in names {
+        let Some(path) = path(name) else { continue };
+        if let Some(other) = known.insert(path, name) {
+            return Err(refuse(format!("linux.sysctl[{name:?}]"), format!("is the same as {other:?}")));
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn check(name: &str, value: &str, namespaces: &NamespacePlan) -> Result<(), Refusal> {
@@ -41,6 +56,9 @@ pub(super) fn check(name: &str, value: &str, namespaces: &NamespacePlan) -> Resu
 fn check_owned(name: &str, value: &str, owned: &Owned) -> Result<(), Refusal> {
     let field = || format!("linux.sysctl[{name:?}]");
     let path = path(name).ok_or_else(|| refuse(field(), "is not the name of a kernel parameter"))?;
+    if value.is_empty() {
+        return Err(refuse(field(), "has no value: writing nothing would change nothing"));
+    }
     if value.contains(['\0', '\n']) {
         return Err(refuse(field(), "has a line break or zero byte in its value"));
     }
@@ -121,5 +139,18 @@ mod tests {
         assert!(check_owned("kernel.shmmax", "1", &owned()).is_err(), "the IPC namespace is the host's");
         assert!(check_owned("kernel.core_pattern", "|/x", &owned()).is_err());
         assert!(check_owned("net.core.somaxconn", "1\n2", &owned()).is_err());
+        assert!(check_owned("net.core.somaxconn", "", &owned()).is_err(), "nothing would be written");
+    }
+
+    #[test]
+    fn a_parameter_has_one_name() {
+        let doubles =
+            |names: &[&str]| refuse_doubles(names.iter().copied()).map_err(|refusal| refusal.to_string());
+        assert_eq!(doubles(&["net.ipv4.ip_forward", "net.ipv4.conf.eth0/100.rp_filter"]), Ok(()));
+        assert_eq!(
+            doubles(&["net.ipv4.ip_forward", "net/ipv4/ip_forward"]).unwrap_err(),
+            "linux.sysctl[\"net/ipv4/ip_forward\"]: is the same as \"net.ipv4.ip_forward\""
+        );
+        assert!(doubles(&["net.ipv4.conf.eth0/100.rp_filter", "net/ipv4/conf/eth0.100/rp_filter"]).is_err());
     }
 }

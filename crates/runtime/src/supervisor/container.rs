@@ -8,7 +8,7 @@ use super::hooks::Hooking;
 use super::process::{Ended, Process};
 use super::streams::{self, Buffer, LogFailure, Output};
 use crate::cgroup::Cgroup;
-use crate::container::{LaunchRequest, Until, launch};
+use crate::container::{Begun, Birth, LaunchRequest, Launched, Until, launch};
 use crate::external::External;
 use crate::handshake::Handshake;
 use crate::namespaces::PodNamespaces;
@@ -38,6 +38,8 @@ pub(super) struct Container {
 /// How far it is.
 #[derive(Debug)]
 pub(super) enum State {
+    /// Its first process is about to be born.
+    Expected { output: Output, input: Option<OwnedFd>, waiting: Vec<u64>, deadline: Instant },
     /// Cloned, and on its way to execve(2).
     Starting {
         process: Process,
@@ -100,13 +102,15 @@ pub(super) struct Surroundings<'a> {
 }
 
 impl Container {
-    /// Clones the container's first process. `descriptors`: its root, its volumes, its streams.
+    /// Clones the container's first process, or its starter, whose birth is then to be minded. `descriptors`: its root, its
+    /// volumes, its streams.
     pub(super) fn start(
         around: &Surroundings<'_>,
         mut start: StartContainer,
         mut descriptors: Vec<OwnedFd>,
         sequence: u64,
-    ) -> Result<Self, Failure> {
+    ) -> Result<(Self, Option<Birth>), Failure> {
+        let deadline = Instant::now() + Duration::from_millis(start.deadline_ms);
         if descriptors.is_empty() {
             return Err(no_root());
         }
@@ -117,7 +121,7 @@ impl Container {
             [] => child.streams(),
             names => super::exec::streams(names, &given)?,
         };
-        let launched = launch(
+        let begun = launch(
             around.proof,
             &LaunchRequest {
                 plan: &start.plan,
@@ -130,20 +134,24 @@ impl Container {
                 until: start.until,
             },
         )?;
-        let process = Process { pid: launched.pid, pidfd: launched.pidfd, start_time: launched.start_time };
-        let deadline = Instant::now() + Duration::from_millis(start.deadline_ms);
-        let handshake = launched.handshake;
-        let (stage, terminal, waiting) = (Stage::Child, None, vec![sequence]);
-        let state = State::Starting { process, handshake, stage, terminal, output, input, waiting, deadline };
+        let waiting = vec![sequence];
+        let (state, birth) = match begun {
+            Begun::Launched(launched) => {
+                (State::starting(launched, (output, input), (waiting, deadline)), None)
+            }
+            Begun::Expected(birth) => (State::Expected { output, input, waiting, deadline }, Some(birth)),
+        };
         let hooks = start.plan.hooks.take();
         let (id, cgroup) = (start.container, start.cgroup);
-        Ok(Self { id, cgroup, hooks, until: start.until, state, external: None })
+        Ok((Self { id, cgroup, hooks, until: start.until, state, external: None }, birth))
     }
 
     /// Nobody waits for its start any more.
     pub(super) fn forget_waiting(&mut self) {
         match &mut self.state {
-            State::Starting { waiting, .. } | State::Making { waiting, .. } => waiting.clear(),
+            State::Expected { waiting, .. }
+            | State::Starting { waiting, .. }
+            | State::Making { waiting, .. } => waiting.clear(),
             State::Running { .. } | State::Draining { .. } | State::Clearing { .. } | State::Exited(_) => {}
         }
     }
@@ -157,7 +165,8 @@ impl Container {
             State::Making { process: Some(process), output, input, .. } => {
                 State::Running { process, output, input, started_at: clock::now() }
             }
-            other @ (State::Making { .. }
+            other @ (State::Expected { .. }
+            | State::Making { .. }
             | State::Running { .. }
             | State::Draining { .. }
             | State::Clearing { .. }
@@ -184,7 +193,8 @@ impl Container {
                 };
                 State::Draining { exit, output, until: Instant::now() + DRAIN }
             }
-            other @ (State::Starting { .. }
+            other @ (State::Expected { .. }
+            | State::Starting { .. }
             | State::Making { .. }
             | State::Draining { .. }
             | State::Clearing { .. }
@@ -204,7 +214,8 @@ impl Container {
                 };
                 (Self { state, ..self }, failure)
             }
-            state @ (State::Starting { .. }
+            state @ (State::Expected { .. }
+            | State::Starting { .. }
             | State::Making { .. }
             | State::Running { .. }
             | State::Clearing { .. }
@@ -217,14 +228,17 @@ impl Container {
         match &self.state {
             State::Starting { process, .. } | State::Running { process, .. } => Some(process),
             State::Making { process, .. } => process.as_ref(),
-            State::Draining { .. } | State::Clearing { .. } | State::Exited(_) => None,
+            State::Expected { .. } | State::Draining { .. } | State::Clearing { .. } | State::Exited(_) => {
+                None
+            }
         }
     }
 
     /// Its output, as long as some can come.
     pub(super) fn output(&mut self) -> Option<&mut Output> {
         match &mut self.state {
-            State::Starting { output, .. }
+            State::Expected { output, .. }
+            | State::Starting { output, .. }
             | State::Making { output, .. }
             | State::Running { output, .. }
             | State::Draining { output, .. } => Some(output),
@@ -236,11 +250,39 @@ impl Container {
     pub(super) fn deadline(&self) -> Option<Instant> {
         match &self.state {
             State::Starting { stage: Stage::Held, .. } => None,
-            State::Starting { deadline, .. } => Some(*deadline),
+            State::Expected { deadline, .. } | State::Starting { deadline, .. } => Some(*deadline),
             State::Draining { until, .. } => Some(*until),
             // The runtime's work has a deadline of its own.
             State::Making { .. } | State::Running { .. } | State::Clearing { .. } | State::Exited(_) => None,
         }
+    }
+
+    /// The hook that its start waits for.
+    fn hook(&self) -> Option<&str> {
+        let State::Starting { handshake, stage, .. } = &self.state else { return None };
+        match stage {
+            Stage::Hooks(hooking) | Stage::Executed(hooking) => hooking.current(),
+            Stage::Child | Stage::Held => handshake.hook(),
+        }
+    }
+
+    /// What is told when its start has taken too long.
+    pub(super) fn too_late(&self) -> Failure {
+        match self.hook() {
+            Some(hook) => given_up(hook, "the start took too long"),
+            None => too_late(&self.id),
+        }
+    }
+
+    /// A failure with what the cgroup knows of a process that died without a word. A start that is tried again in the same cgroup may
+    /// be told of the first one's end: its limit is the same.
+    pub(super) fn explained(&self, failure: Failure) -> Failure {
+        if failure.kind != FailureKind::Died || self.cgroup.oom_kills().unwrap_or(0) == 0 {
+            return failure;
+        }
+        let limit = self.cgroup.stats().ok().and_then(|stats| stats.memory?.limit);
+        let subject = limit.map(|bytes| format!("{bytes} bytes")).unwrap_or_default();
+        Failure { kind: FailureKind::OutOfMemory, subject, ..failure }
     }
 
     /// Its state for a daemon that asks. One whose output is still coming runs: its exit is told when its log
@@ -250,7 +292,9 @@ impl Container {
             State::Starting { stage: Stage::Held, process, .. } => {
                 ContainerState::Created { pid: process.pid, start_time: process.start_time }
             }
-            State::Starting { .. } | State::Making { .. } => ContainerState::Starting,
+            State::Expected { .. } | State::Starting { .. } | State::Making { .. } => {
+                ContainerState::Starting
+            }
             State::Running { process, started_at, .. } => ContainerState::Running {
                 pid: process.pid,
                 start_time: process.start_time,
@@ -266,9 +310,27 @@ impl Container {
     }
 }
 
+impl State {
+    /// Its first process is there.
+    pub(super) fn starting(
+        launched: Launched,
+        (output, input): (Output, Option<OwnedFd>),
+        (waiting, deadline): (Vec<u64>, Instant),
+    ) -> Self {
+        let process = Process { pid: launched.pid, pidfd: launched.pidfd, start_time: launched.start_time };
+        let (handshake, stage, terminal) = (launched.handshake, Stage::Child, None);
+        Self::Starting { process, handshake, stage, terminal, output, input, waiting, deadline }
+    }
+}
+
 /// What is told about a start that took too long.
 pub(super) fn too_late(subject: &str) -> Failure {
-    Failure::system(FailedStep::Handshake, rustix::io::Errno::TIMEDOUT, subject)
+    Failure::system(FailedStep::Deadline, rustix::io::Errno::TIMEDOUT, subject)
+}
+
+/// What is told about a hook that ran when the start was given up.
+pub(super) fn given_up(hook: &str, why: &str) -> Failure {
+    Failure::system(FailedStep::Hook, rustix::io::Errno::TIMEDOUT, format!("{hook} was killed: {why}"))
 }
 
 fn no_root() -> Failure {

@@ -104,16 +104,20 @@ impl Supervisor {
             if let State::Making { .. } = container.state {
                 self.abort(*key);
             }
+            if let State::Expected { .. } = container.state {
+                let _ = container.cgroup.kill();
+            }
             if let Some(process) = container.process() {
                 let _ = container.cgroup.kill();
                 process.kill();
             }
         }
+        self.births.iter().for_each(|(_, expected)| expected.birth.kill());
         let executed = |(key, container): &(Key, Container)| {
             matches!(container.state, State::Starting { stage: Stage::Executed(_), .. }).then_some(*key)
         };
         for key in self.containers.iter().filter_map(executed).collect::<Vec<_>>() {
-            self.start_failed(key, super::container::too_late("poststart hooks"));
+            self.start_failed(key, super::container::given_up("poststart", "the pod was ended"));
         }
         self.execs.iter().for_each(|(_, exec)| exec.kill());
         self.abandon_execs(None);
@@ -132,6 +136,7 @@ impl Supervisor {
         let over = |container: &Container| matches!(container.state, State::Exited(_));
         self.containers.iter().all(|(_, container)| over(container))
             && self.execs.is_empty()
+            && self.births.is_empty()
             && self.leaving.is_empty()
             && self.work.is_empty()
             && self.poststops.is_empty()

@@ -8,6 +8,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::Place;
+use super::births::Expected;
 use super::container::{Container, Stage, State};
 use super::exec::{self, Exec};
 use super::external::{Orphans, Work};
@@ -40,6 +41,10 @@ pub(super) struct Supervisor {
     pub(super) pod: Option<PodNamespaces>,
     pub(super) containers: Vec<(Key, Container)>,
     pub(super) execs: Vec<(Key, Exec)>,
+    /// Containers and execs whose process is not there yet.
+    pub(super) births: Vec<(Key, Expected)>,
+    /// Whether a starter may have borne a process without a word of it.
+    pub(super) may_have_unseen: bool,
     listener: Listener,
     pub(super) session: Option<Session>,
     /// What external runtimes do.
@@ -70,6 +75,7 @@ enum Token {
     Output(Key, Source),
     ExecHandshake(Key),
     ExecExit(Key),
+    Birth(Key),
     Leaving(Key),
     Work(Key),
     Orphans,
@@ -83,6 +89,8 @@ impl Supervisor {
             pod: None,
             containers: Vec::new(),
             execs: Vec::new(),
+            births: Vec::new(),
+            may_have_unseen: false,
             listener,
             session: None,
             work: Vec::new(),
@@ -104,6 +112,7 @@ impl Supervisor {
             }
             self.expire(Instant::now());
             self.reap_orphans();
+            self.find_unseen();
             if self.is_empty()
                 && let Some(waiting) = self.ending.take()
             {
@@ -117,10 +126,11 @@ impl Supervisor {
     fn wait(&mut self) -> io::Result<Vec<Token>> {
         let deadlines = self.containers.iter().filter_map(|(_, container)| container.deadline());
         let execs = self.execs.iter().filter_map(|(_, exec)| exec.deadline());
+        let births = self.births.iter().filter_map(|(_, expected)| expected.deadline());
         let leaving = self.leaving.iter().filter_map(|(_, left)| left.deadline());
         let work = self.work.iter().map(|(_, work)| work.call.until);
         let poststops = self.poststops.iter().filter_map(|(_, hooking)| hooking.deadline());
-        let next = deadlines.chain(execs).chain(leaving).chain(work).chain(poststops).min();
+        let next = deadlines.chain(execs).chain(births).chain(leaving).chain(work).chain(poststops).min();
         let next = next.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         if self.buffer.is_large() {
             self.has_spare_memory();
@@ -186,7 +196,9 @@ impl Supervisor {
                     waited.push((Token::Exit(*key), process.as_fd(), PollFlags::IN));
                     output
                 }
-                State::Making { output, .. } | State::Draining { output, .. } => output,
+                State::Expected { output, .. }
+                | State::Making { output, .. }
+                | State::Draining { output, .. } => output,
                 State::Clearing { .. } | State::Exited(_) => continue,
             };
             let streams = output.descriptors();
@@ -200,6 +212,10 @@ impl Supervisor {
                 }
                 exec::State::Running => (Token::ExecExit(*key), exec.process.as_fd(), PollFlags::IN),
             });
+        }
+        for (key, expected) in &self.births {
+            let descriptors = expected.birth.descriptors();
+            waited.extend(descriptors.map(|descriptor| (Token::Birth(*key), descriptor, PollFlags::IN)));
         }
         let poststops = self.poststops.iter();
         waited.extend(poststops.map(|(key, hooking)| (Token::Hooks(*key), hooking.as_fd(), PollFlags::IN)));
@@ -225,6 +241,7 @@ impl Supervisor {
             Token::Output(key, source) => self.output(key, source),
             Token::ExecHandshake(key) => self.exec_progress(key),
             Token::ExecExit(key) => self.exec_exited(key),
+            Token::Birth(key) => self.delivered(key),
             Token::Leaving(key) => self.left(key),
             Token::Work(key) => self.worked(key),
             Token::Orphans => self.heard_of_an_end(),
@@ -273,6 +290,7 @@ impl Supervisor {
             self.leaving.push((key, Leaving::unasked(exec.process)));
         }
         self.abandon_execs(None);
+        self.disown_births();
         self.containers.iter_mut().for_each(|(_, container)| container.forget_waiting());
         self.leaving.iter_mut().for_each(|(_, left)| left.waiting.clear());
         self.ending.iter_mut().for_each(Vec::clear);

@@ -3,9 +3,10 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use super::births::{Asked, Expected};
 use super::process::Process;
 use crate::cgroup::Cgroup;
-use crate::container::{ExecRequest, Streams, exec};
+use crate::container::{ExecRequest, Launched, Streams, exec};
 use crate::handshake::Handshake;
 use crate::namespaces::PodUser;
 use crate::thread::SingleThread;
@@ -45,14 +46,15 @@ pub(super) enum State {
 }
 
 impl Exec {
-    /// Clones the process into a container. `descriptors`: the streams that the request names, in their
+    /// Has the process be born in a container. `descriptors`: the streams that the request names, in their
     /// order.
     pub(super) fn start(
         proof: &SingleThread,
         start: StartExec,
         container: Joined<'_>,
         (descriptors, sequence): (&[OwnedFd], u64),
-    ) -> Result<Self, Failure> {
+    ) -> Result<Expected, Failure> {
+        let deadline = Instant::now() + Duration::from_millis(start.deadline_ms);
         let streams = streams(&start.streams, descriptors)?;
         let request = ExecRequest {
             process: &start.process,
@@ -61,11 +63,15 @@ impl Exec {
             cgroup: container.cgroup,
             streams,
         };
-        let launched = exec(proof, &request)?;
+        Ok(Expected::exec(exec(proof, &request)?, Asked { name: start.exec, sequence, deadline }))
+    }
+
+    /// The process is there, and on its way to execve(2).
+    pub(super) fn born(asked: Asked, launched: Launched) -> Self {
+        let Asked { name, sequence, deadline } = asked;
         let process = Process { pid: launched.pid, pidfd: launched.pidfd, start_time: launched.start_time };
-        let deadline = Instant::now() + Duration::from_millis(start.deadline_ms);
         let state = State::Starting { handshake: launched.handshake, sequence, terminal: None, deadline };
-        Ok(Self { name: start.exec, process, state })
+        Self { name, process, state }
     }
 
     /// Kills it with its process group.

@@ -45,6 +45,16 @@ impl Hooking {
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.until
     }
+
+    /// The number of the copy that runs them.
+    pub(super) fn pid(&self) -> i32 {
+        self.process.pid
+    }
+
+    /// The one that runs now.
+    pub(super) fn current(&self) -> Option<&str> {
+        self.handshake.hook()
+    }
 }
 
 impl Supervisor {
@@ -144,6 +154,7 @@ pub(super) fn hooking(container: &mut Container) -> Option<&mut Hooking> {
     match &mut container.state {
         State::Starting { stage: Stage::Hooks(hooking) | Stage::Executed(hooking), .. } => Some(hooking),
         State::Starting { stage: Stage::Child | Stage::Held, .. }
+        | State::Expected { .. }
         | State::Making { .. }
         | State::Running { .. }
         | State::Draining { .. }

@@ -17,6 +17,7 @@
 //! Not here: what a container is made of (`container`), and what is asked and answered (`wire`).
 
 mod arguments;
+mod births;
 mod clock;
 mod container;
 mod ends;

@@ -3,7 +3,11 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_send_signal, waitid};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, pidfd_send_signal, waitid,
+};
+
+use crate::container::start_time;
 
 /// A child that has not been waited for.
 #[derive(Debug)]
@@ -66,6 +70,22 @@ pub(super) fn reap(pidfd: BorrowedFd<'_>) -> Option<Ended> {
         Err(Errno::CHILD) => Some(Ended { code: 255, signal: None }),
         Ok(None) | Err(_) => None,
     }
+}
+
+/// The process with this number, which is a child of this one.
+pub(super) fn identify(pid: i32) -> Result<Process, Errno> {
+    let number = Pid::from_raw(pid).ok_or(Errno::SRCH)?;
+    let pidfd = pidfd_open(number, PidfdFlags::empty())?;
+    let start_time = start_time(pid).map_err(|_| Errno::SRCH)?;
+    Ok(Process { pid, pidfd, start_time })
+}
+
+/// The children of a process (proc_pid_task_tid_children(5)).
+pub(super) fn children(pid: i32) -> Vec<i32> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let listed = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
+    let listed: Vec<String> = listed.collect();
+    listed.iter().flat_map(|line| line.split_whitespace()).filter_map(|pid| pid.parse().ok()).collect()
 }
 
 fn signal(number: i32) -> Result<Signal, Errno> {

@@ -99,7 +99,7 @@ impl Supervisor {
             Container::start(&around, start, descriptors, sequence)
         };
         match started {
-            Ok(container) => self.add(container),
+            Ok((container, birth)) => self.add(container, birth),
             Err(failure) => return Some(Reply::Failed(failure)),
         }
         None
@@ -134,7 +134,7 @@ impl Supervisor {
             Exec::start(&self.proof, start, container, (&descriptors, sequence))
         };
         match started {
-            Ok(exec) => self.add_exec(exec),
+            Ok(expected) => self.expect(expected),
             Err(failure) => return Some(Reply::Failed(failure)),
         }
         None
@@ -148,6 +148,11 @@ impl Supervisor {
                 };
                 if let (State::Making { .. }, Scope::All) = (&container.state, scope) {
                     self.abort(*key);
+                    let _ = container.cgroup.kill();
+                    return Some(Reply::Done);
+                }
+                if let (State::Expected { .. }, Scope::All) = (&container.state, scope) {
+                    self.abort_birth(*key);
                     let _ = container.cgroup.kill();
                     return Some(Reply::Done);
                 }
@@ -171,7 +176,8 @@ impl Supervisor {
             }
             Target::Exec(name) => {
                 let Some((_, exec)) = self.execs.iter().find(|(_, exec)| exec.name == *name) else {
-                    return Some(if self.abandon_execs(Some(name)) { Reply::Done } else { Reply::Gone });
+                    let is_abandoned = self.abandon_execs(Some(name)) || self.abandon_birth(name);
+                    return Some(if is_abandoned { Reply::Done } else { Reply::Gone });
                 };
                 match scope {
                     Scope::Init => exec.process.signal(signal),
@@ -218,7 +224,7 @@ pub(super) fn again(container: &mut Container, sequence: u64) -> Option<Reply> {
         State::Starting { stage: Stage::Held, process, .. } => {
             Some(Reply::Created { pid: process.pid, start_time: process.start_time })
         }
-        State::Starting { waiting, .. } | State::Making { waiting, .. } => {
+        State::Expected { waiting, .. } | State::Starting { waiting, .. } | State::Making { waiting, .. } => {
             waiting.push(sequence);
             None
         }
@@ -236,7 +242,8 @@ fn running(container: &Container) -> Option<(BorrowedFd<'_>, &crate::cgroup::Cgr
         State::Running { process, .. } | State::Starting { process, stage: Stage::Held, .. } => {
             Some((process.as_fd(), &container.cgroup))
         }
-        State::Starting { .. }
+        State::Expected { .. }
+        | State::Starting { .. }
         | State::Making { .. }
         | State::Draining { .. }
         | State::Clearing { .. }

@@ -5,20 +5,21 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
+use super::births::Expected;
 use super::container::{self, Container, Stage, State};
 use super::event_loop::{Key, Supervisor};
 use super::exec::{self, Exec};
 use super::lines::Source;
 use super::process::Process;
 use crate::Failure;
-use crate::container::Until;
+use crate::container::{Birth, Until};
 use crate::handshake::{Halt, Handshake, Progress};
 use crate::hooks::Moment;
 use crate::wire::Reply;
 
 /// How long the answer to a start that failed may wait for the end of its process, so that its cgroup is
 /// empty when the daemon hears of it. A process that hangs in the kernel doesn't end even when it is killed.
-const LEAVE: Duration = Duration::from_secs(1);
+pub(super) const LEAVE: Duration = Duration::from_secs(1);
 
 /// A process that was killed on its way, and who is told when it has ended.
 pub(super) struct Leaving {
@@ -34,11 +35,14 @@ impl Supervisor {
         self.next_key
     }
 
-    pub(super) fn add(&mut self, container: Container) {
+    pub(super) fn add(&mut self, container: Container, birth: Option<Birth>) {
         let key = self.key();
         self.containers.push((key, container));
-        // A start is over within a millisecond: it is often there by now.
-        self.progress(key);
+        match birth {
+            Some(birth) => self.births.push((key, Expected::container(birth))),
+            // A start is over within a millisecond: it is often there by now.
+            None => self.progress(key),
+        }
     }
 
     pub(super) fn add_exec(&mut self, exec: Exec) {
@@ -108,7 +112,8 @@ impl Supervisor {
                 waiting.push(sequence);
                 None
             }
-            State::Starting { .. }
+            State::Expected { .. }
+            | State::Starting { .. }
             | State::Making { .. }
             | State::Running { .. }
             | State::Draining { .. }
@@ -121,9 +126,11 @@ impl Supervisor {
         let Some(container) = self.take(key) else { return };
         let waiting = match &container.state {
             State::Starting { waiting, .. } | State::Making { waiting, .. } => waiting.clone(),
-            State::Running { .. } | State::Draining { .. } | State::Clearing { .. } | State::Exited(_) => {
-                Vec::new()
-            }
+            State::Expected { .. }
+            | State::Running { .. }
+            | State::Draining { .. }
+            | State::Clearing { .. }
+            | State::Exited(_) => Vec::new(),
         };
         let container = container.executed();
         if let State::Running { process, started_at, .. } = &container.state {
@@ -142,7 +149,10 @@ impl Supervisor {
     /// the retry would die.
     pub(super) fn start_failed(&mut self, key: Key, failure: Failure) {
         let Some(container) = self.take(key) else { return };
-        if let State::Starting { process, waiting, stage, .. } = container.state {
+        let failure = container.explained(failure);
+        if let State::Expected { waiting, .. } = container.state {
+            self.give_up(key, (waiting, failure));
+        } else if let State::Starting { process, waiting, stage, .. } = container.state {
             process.kill();
             let until = Instant::now() + LEAVE;
             self.leaving.push((key, Leaving { process, waiting, failure: Some(failure), until }));
@@ -204,14 +214,16 @@ impl Supervisor {
     pub(super) fn expire(&mut self, now: Instant) {
         self.expire_work(now);
         self.expire_hooks(now);
+        self.expire_births(now);
         let late =
             self.containers.iter().filter(|(_, c)| c.deadline().is_some_and(|deadline| deadline <= now));
         for key in late.map(|(key, _)| *key).collect::<Vec<_>>() {
-            let starting =
-                |(other, c): &(Key, Container)| *other == key && matches!(c.state, State::Starting { .. });
+            let starting = |(other, c): &(Key, Container)| {
+                *other == key && matches!(c.state, State::Expected { .. } | State::Starting { .. })
+            };
             match self.containers.iter().find(|entry| starting(entry)) {
                 Some((_, container)) => {
-                    let failure = container::too_late(&container.id);
+                    let failure = container.too_late();
                     self.start_failed(key, failure);
                 }
                 None => self.finish(key),

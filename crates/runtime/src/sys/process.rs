@@ -1,7 +1,10 @@
 //! What a process does to itself: signals, limits, descriptors, filters.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
+use nix::sys::signal::SigSet;
 use rustix::io::Errno;
 
 use super::clone::last_error;
@@ -26,6 +29,15 @@ pub(crate) fn reset_signal_dispositions() {
         unsafe {
             libc::syscall(libc::SYS_rt_sigaction, signal, DEFAULT.as_ptr(), std::ptr::null_mut::<u64>(), SET);
         }
+    }
+}
+
+/// Has a program begin with no signal blocked, whatever its parent blocks: the standard library leaves the mask as it is.
+pub(crate) fn unblock_signals_in(command: &mut Command) {
+    // SAFETY: what runs between fork and execve is one system call on a set on the stack; it allocates nothing and takes no
+    // lock.
+    unsafe {
+        command.pre_exec(|| SigSet::empty().thread_set_mask().map_err(std::io::Error::from));
     }
 }
 

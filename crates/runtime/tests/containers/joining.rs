@@ -75,6 +75,7 @@ fn terminal() {
             streams: Streams::default(),
         },
     )
+    .and_then(|birth| birth.wait(crate::rig::PATIENCE))
     .unwrap();
     let (master, result) = handshake(&mut launched.handshake);
     result.unwrap();

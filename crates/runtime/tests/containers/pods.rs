@@ -125,6 +125,7 @@ fn target_pid() {
             until: Until::Executed,
         },
     )
+    .and_then(|begun| begun.wait(crate::rig::PATIENCE))
     .unwrap();
     drop((write, root));
     assert_eq!(finish(launched, File::from(read)).lines(), ["sleep", "second"]);

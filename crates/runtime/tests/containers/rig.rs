@@ -25,6 +25,9 @@ use rustix::mount::{
 };
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
+/// How long a starter may take.
+pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
+
 /// Kubernetes' default capabilities, as numbers.
 pub const DEFAULT_CAPABILITIES: &[oci::Capability] = &[
     oci::Capability::Chown,
@@ -233,7 +236,8 @@ impl Rig {
                 streams: Streams { stdin: None, stdout: Some(output.as_fd()), stderr: Some(output.as_fd()) },
                 until: Until::Executed,
             },
-        )
+        )?
+        .wait(PATIENCE)
     }
 
     /// Runs a process in a running container.
@@ -250,7 +254,7 @@ impl Rig {
             },
         );
         drop(write);
-        match started {
+        match started.and_then(|birth| birth.wait(PATIENCE)) {
             Ok(launched) => finish(launched, File::from(read)),
             Err(failure) => Outcome { code: -1, signal: 0, output: String::new(), failure: Some(failure) },
         }

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 
 use runtime::plan::{
@@ -25,6 +25,7 @@ pub const TESTS: &[Test] = &[
     ("users_filesystems_and_devices_are_there", filesystems),
     ("users_files_belong_to_the_right_ones_on_both_sides", files),
     ("users_volumes_without_mappings_stay_the_hosts", unmapped_volume),
+    ("users_paths_that_they_cannot_look_at_fail_the_start", hidden_paths),
     ("users_mounts_below_a_volume_are_mapped_or_stay_the_hosts", below),
     ("users_of_a_mount_can_be_mapped_without_a_user_namespace", mount_alone),
     ("users_join_a_running_container", joining),
@@ -197,6 +198,27 @@ fn unmapped_volume() {
     let mut spec = shell("stat -c '%u %g' /volume; touch /volume/x 2>/dev/null || echo refused");
     add_mount(&mut spec, &volume, "/volume", &["rbind"]);
     assert_eq!(rig.run_planned(&planned(&spec)).lines(), ["65534 65534", "refused"]);
+}
+
+/// What cannot be looked at could be written by others all the same: a path on such a volume is not left as it is.
+fn hidden_paths() {
+    let rig = Rig::with_pod(&pod());
+    let volume = rig.outside("volume");
+    fs::create_dir_all(volume.join("private/path")).unwrap();
+    fs::set_permissions(volume.join("private"), fs::Permissions::from_mode(0o700)).unwrap();
+    let paths = Some(vec!["/volume/private/path".to_owned()]);
+    for step in [FailedStep::MaskPath, FailedStep::ReadonlyPath] {
+        let mut spec = shell("true");
+        add_mount(&mut spec, &volume, "/volume", &["rbind"]);
+        let mut linux = spec.linux().clone().unwrap();
+        match step {
+            FailedStep::MaskPath => linux.set_masked_paths(paths.clone()),
+            _ => linux.set_readonly_paths(paths.clone()),
+        };
+        spec.set_linux(Some(linux));
+        let failure = rig.run_planned(&planned(&spec)).failed().clone();
+        assert_eq!((failure.step, failure.kind), (step, FailureKind::NotPermitted), "{failure:?}");
+    }
 }
 
 fn below() {

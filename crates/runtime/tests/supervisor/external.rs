@@ -14,7 +14,7 @@ use runtime::wire::{Reply, Request, Scope, StartContainer, Stdin, Stream, Target
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Signal;
 
-use crate::client::Client;
+use crate::client::{Client, slowness};
 use crate::rig::{self, Rig, is_alive, until};
 
 /// What every operation finds: its command line, in variables.
@@ -45,14 +45,14 @@ struct Script {
 }
 
 const CREATE: &str =
-    r#"(while ! [ -e go ]; do sleep 0.01; done; exec sh -c "$(cat command)") & echo $! > "$pid""#;
+    r#"(while ! [ -e go ]; do sleep 0.01; done; exec sh -c "$(cat command)") & echo $! | tee own > "$pid""#;
 
 const GOOD: Script = Script {
     create: CREATE,
     start: "touch go",
     exec: "(exec sh -c \"$(cat exec)\") & echo $! > \"$pid\"",
-    kill: "kill -$signal $(cat init.pid)",
-    delete: "[ -e init.pid ] && kill -9 $(cat init.pid) 2>/dev/null; true",
+    kill: "kill -$signal $(cat own)",
+    delete: "[ -e own ] && kill -9 $(cat own) 2>/dev/null; true",
 };
 
 impl Script {
@@ -122,6 +122,15 @@ fn verbs(rig: &Rig) -> String {
     fs::read_to_string(bundle(rig).join("verbs")).unwrap_or_default().replace('\n', " ")
 }
 
+/// The files of calls in the bundle (`runtime::external` has the table of them).
+fn no_files_of_calls(rig: &Rig) {
+    until("no file of a call is left", || {
+        let mut files = fs::read_dir(bundle(rig)).unwrap().map(|entry| entry.unwrap().path());
+        let is_of_one = |ending: &str| matches!(ending, "pid" | "json" | "log");
+        (!files.any(|path| path.extension().is_some_and(|e| is_of_one(&e.to_string_lossy())))).then_some(())
+    });
+}
+
 /// Waits until the supervisor has no children, zombies included.
 fn childless(rig: &Rig) {
     until("no child is left", || {
@@ -141,8 +150,27 @@ fn a_container_runs_logs_and_exits() {
     assert_eq!(lines, ["stderr F err", "stdout F out"]);
     assert_eq!(verbs(&rig), "create start delete ", "forgotten when its end is told");
     assert!(!bundle(&rig).join(KNOWN).exists());
+    no_files_of_calls(&rig);
     assert_eq!(read_exit(&rig.pod().join("containers/c1")).unwrap(), Some(exit));
     childless(&rig);
+}
+
+#[test]
+fn no_process_has_signals_blocked() {
+    // Before the shell waits for anything: afterwards it has unblocked all signals itself.
+    let script = Script {
+        create: "(grep SigBlk /proc/self/status > first; exec sleep 1000) & echo $! | tee own > \"$pid\"",
+        exec: "(exec grep SigBlk /proc/self/status > second) & echo $! > \"$pid\"",
+        ..GOOD
+    };
+    let (rig, mut client) = Rig::new();
+    running(&mut client, request(&rig, &script, ""));
+    let reply = exec(&rig, &mut client, ("e1", ""));
+    assert!(matches!(reply, Reply::ExecStarted { .. }), "{reply:?}");
+    for file in ["first", "second"] {
+        let said = || fs::read_to_string(bundle(&rig).join(file)).ok().filter(|text| text.ends_with('\n'));
+        assert_eq!(until("it has said its mask", said), "SigBlk:\t0000000000000000\n", "{file}");
+    }
 }
 
 #[test]
@@ -161,6 +189,7 @@ fn what_a_runtime_says_is_told_and_what_it_made_goes() {
         assert!(told.ends_with(said), "{told}");
         assert_eq!(verbs(&rig), called);
         childless(&rig);
+        no_files_of_calls(&rig);
     }
     let (rig, mut client) = Rig::new();
     let mut missing = request(&rig, &GOOD, "true");
@@ -179,6 +208,9 @@ fn a_pid_file_is_not_believed() {
         ("echo $PPID > \"$pid\"", "none of its own"),
         ("echo 4194303 > \"$pid\"", "is gone"),
         ("head -c 100000 /dev/zero > \"$pid\"", "says"),
+        ("mkfifo \"$pid\"", "not a regular file"),
+        ("ln -s /proc/self/stat \"$pid\"", "symbolic links"),
+        ("mkdir \"$pid\"", "not a regular file"),
     ];
     for (create, why) in lies {
         let (rig, mut client) = Rig::new();
@@ -189,9 +221,13 @@ fn a_pid_file_is_not_believed() {
     // Another container's process is not this one's.
     let (rig, mut client) = Rig::new();
     let first = running(&mut client, request(&rig, &GOOD, "sleep 1000"));
+    // What is written for the second is written over what the first one reads its command from.
+    until("the first has read its command", || {
+        // Not every shell lets the only command of a script take its place.
+        fs::read_to_string(format!("/proc/{first}/cmdline")).ok()?.contains("sleep").then_some(())
+    });
     let second = Script { create: "cp init.first \"$pid\"", delete: "true", ..GOOD };
     fs::write(bundle(&rig).join("init.first"), first.to_string()).unwrap();
-    // The first may not have read its command yet.
     let mut other = request(&rig, &second, "sleep 1000");
     other.container = "c2".to_owned();
     other.cgroup = rig.cgroup("c2");
@@ -200,6 +236,28 @@ fn a_pid_file_is_not_believed() {
         other => panic!("{other:?}"),
     }
     assert!(is_alive(first), "it has nothing to do with that");
+}
+
+#[test]
+fn nothing_that_a_runtime_puts_into_the_bundle_is_waited_for() {
+    // Its log is a FIFO, and it says why it failed in vain.
+    let (rig, mut client) = Rig::new();
+    let silent = Script { create: "rm -f \"$log\"; mkfifo \"$log\"; exit 3", ..GOOD };
+    let told = refused(&mut client, request(&rig, &silent, "true"));
+    assert!(told.ends_with("create: exit status 3"), "{told}");
+    childless(&rig);
+    // FIFOs under every name that a later call needs.
+    let (rig, mut client) = Rig::new();
+    let planted = "mkfifo init-start.log init-delete.log e1.json e1.pid e1-exec.log";
+    let create: &'static str = format!("{planted}; {CREATE}").leak();
+    let planting = Script { create, exec: "rm -f \"$pid\"; (exit 3) & echo $! > \"$pid\"", ..GOOD };
+    running(&mut client, request(&rig, &planting, "sleep 1000"));
+    assert!(matches!(exec(&rig, &mut client, ("e1", "")), Reply::ExecStarted { .. }));
+    assert_eq!(client.exec_exit("e1"), 3);
+    let kill = rig::signal(Target::Container("c1".to_owned()), Signal::KILL, Scope::All);
+    assert_eq!(client.call(kill), Reply::Done);
+    assert_eq!(client.exit("c1").exit_code, 137);
+    childless(&rig);
 }
 
 #[test]
@@ -231,6 +289,7 @@ fn a_runtime_that_hangs_is_killed_with_all_that_it_started_and_nobody_waits() {
         }
         until("its child is dead", || (!is_alive(child)).then_some(()));
         childless(&rig);
+        no_files_of_calls(&rig);
     }
 }
 
@@ -239,9 +298,10 @@ fn others_are_served_while_a_runtime_works() {
     let (rig, mut client) = Rig::new();
     let slow = Script { create: "sleep 1000", ..GOOD };
     client.send(Request::Start(Box::new(request(&rig, &slow, "true"))), &[]);
+    // A connection that is newer would take the place of the first before its request is read.
+    until("it is at work", || verbs(&rig).contains("create").then_some(()));
     drop(client);
     let mut client = rig.connect();
-    until("it is at work", || verbs(&rig).contains("create").then_some(()));
     let begun = Instant::now();
     assert_eq!(client.snapshot().containers.len(), 1);
     assert!(begun.elapsed() < Duration::from_secs(5));
@@ -256,20 +316,22 @@ fn others_are_served_while_a_runtime_works() {
 #[test]
 fn a_process_that_dies_before_the_start_is_no_container() {
     let (rig, mut client) = Rig::new();
-    let dying = Script { create: "(exit 5) & echo $! > \"$pid\"", start: "fail 'it is gone'", ..GOOD };
+    // Not at once: a shell whose SIGCHLD is not blocked would wait for it.
+    const SHORT: &str = "(sleep 0.2; exit 5) & echo $! > \"$pid\"";
+    let dying = Script { create: SHORT, start: "sleep 0.5; fail 'it is gone'", ..GOOD };
     let told = refused(&mut client, request(&rig, &dying, "true"));
     assert!(told.ends_with("start: it is gone"), "{told}");
     childless(&rig);
     // One that is told to have been started has run, however short.
     let (rig, mut client) = Rig::new();
-    let short = Script { create: "(exit 5) & echo $! > \"$pid\"", ..GOOD };
+    let short = Script { create: SHORT, start: "sleep 0.5", ..GOOD };
     running(&mut client, request(&rig, &short, "true"));
     assert_eq!(client.exit("c1").exit_code, 5);
 }
 
 #[test]
 fn a_stop_signal_comes_though_the_runtime_fails_it() {
-    for kill in ["kill -$signal $(cat init.pid)", "sleep 1000", "exit 1"] {
+    for kill in ["kill -$signal $(cat own)", "sleep 1000", "exit 1"] {
         let (rig, mut client) = Rig::new();
         let script = "trap 'exit 4' TERM; echo ready; while :; do sleep 0.01; done";
         running(&mut client, request(&rig, &Script { kill, ..GOOD }, script));
@@ -343,7 +405,7 @@ fn a_process_that_does_not_come_to_be_leaves_nothing() {
     let hanging = Script { exec: "sleep 1000 & echo $! > \"$pid\"; sleep 1000", ..GOOD };
     running(&mut client, request(&rig, &hanging, "sleep 1000"));
     let mut request = rig::exec("e2", "c1", "", &[]);
-    request.deadline_ms = 500;
+    request.deadline_ms = 500 * u64::from(slowness());
     let sequence = client.send(Request::Exec(Box::new(request)), &[]);
     let pid = until("it has got as far as a process", || {
         fs::read_to_string(bundle(&rig).join("e2.pid")).ok()?.trim().parse::<i32>().ok()
@@ -353,6 +415,7 @@ fn a_process_that_does_not_come_to_be_leaves_nothing() {
         other => panic!("{other:?}"),
     }
     until("it is dead", || (!is_alive(pid)).then_some(()));
+    no_files_of_calls(&rig);
     assert_eq!(client.snapshot().containers.len(), 1, "the container goes on");
 }
 

@@ -206,6 +206,19 @@ fn a_hook_that_hangs_is_killed_with_its_children() {
 }
 
 #[test]
+fn a_hook_that_the_start_does_not_wait_for_any_longer_is_named() {
+    let (rig, mut client) = Rig::new();
+    for moment in ["prestart", "createRuntime", "createContainer", "startContainer", "poststart"] {
+        let hooks = json!([{ "path": "/bin/true" }, { "path": "/bin/sleep", "args": ["sleep", "1000"] }]);
+        let mut wanted = with_hooks(moment, "exec sleep 1000", json!({ moment: hooks }));
+        wanted.deadline_ms = 1500 * u64::from(slowness());
+        let failure = failed(rig.try_start(&mut client, &wanted));
+        let says = format!("hook {moment}[1] \"/bin/sleep\" was killed: the start took too long");
+        assert_eq!((failure.step, failure.to_string()), (FailedStep::Hook, says));
+    }
+}
+
+#[test]
 fn hooks_of_the_image_have_the_rights_of_the_process() {
     let (rig, mut client) = Rig::new();
     let hooks = json!({ "startContainer": [{ "path": "/bin/sh", "args": ["sh", "-c", "cat /proc/self/status >/tmp/status; id -u >>/tmp/status"] }] });

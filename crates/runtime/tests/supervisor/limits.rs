@@ -1,12 +1,12 @@
 //! What a container may not do to its supervisor, and what happens when it has had too much.
 
 use std::fs;
-use std::path::PathBuf;
 
+use runtime::FailureKind;
 use runtime::spec::oci;
 use runtime::wire::{Reply, Request};
 
-use crate::rig::{Rig, container, until};
+use crate::rig::{Frozen, Rig, container, until};
 
 #[test]
 fn a_container_that_runs_out_of_memory_says_so() {
@@ -19,6 +19,29 @@ fn a_container_that_runs_out_of_memory_says_so() {
     rig.start(&mut client, &container("c1", "exec dd if=/dev/zero of=/dev/null bs=100M count=1"));
     let exit = client.exit("c1");
     assert_eq!((exit.exit_code, exit.signal, exit.oom_killed), (137, Some(9), true));
+}
+
+#[test]
+fn a_start_that_its_memory_limit_ends_says_so() {
+    let (rig, mut client) = Rig::new();
+    let limits = oci::LinuxResourcesBuilder::default()
+        .memory(oci::LinuxMemoryBuilder::default().limit(65_536).build().unwrap())
+        .build()
+        .unwrap();
+    rig.cgroup("c1").apply(&limits).unwrap();
+    match rig.try_start(&mut client, &container("c1", "true")) {
+        Reply::Failed(failure) => {
+            assert_eq!(failure.kind, FailureKind::OutOfMemory, "{failure}");
+            assert!(
+                failure.to_string().ends_with(
+                    "killed for want of memory before it executed anything: its limit is 65536 bytes"
+                ),
+                "{failure}"
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(client.snapshot().containers.is_empty());
 }
 
 /// The proportional set size of a process, in KiB.
@@ -50,39 +73,6 @@ fn an_idle_pod_costs_next_to_nothing() {
     eprintln!("PSS of {PODS} supervisors with a container: {} KiB each", sum / PODS);
 }
 
-/// A cgroup of the freezer, where what joins stops at once, and cannot even be killed: like a mount on a
-/// server that is gone.
-/// A container's cgroup that runs nothing until this is dropped.
-struct Frozen {
-    file: PathBuf,
-    thaw: &'static str,
-}
-
-impl Frozen {
-    fn freeze(rig: &Rig, id: &str) -> Option<Self> {
-        let cgroup = rig.cgroup(id);
-        let ways = [
-            (format!("/sys/fs/cgroup/freezer{}/freezer.state", cgroup.path()), "FROZEN", "THAWED"),
-            (format!("/sys/fs/cgroup{}/cgroup.freeze", cgroup.path()), "1", "0"),
-        ];
-        ways.into_iter()
-            .map(|(file, freeze, thaw)| (PathBuf::from(file), freeze, thaw))
-            .find_map(|(file, freeze, thaw)| fs::write(&file, freeze).ok().map(|()| Self { file, thaw }))
-    }
-}
-
-impl Frozen {
-    fn is_legacy(&self) -> bool {
-        self.thaw == "THAWED"
-    }
-}
-
-impl Drop for Frozen {
-    fn drop(&mut self) {
-        let _ = fs::write(&self.file, self.thaw);
-    }
-}
-
 #[test]
 fn a_start_that_hangs_is_given_up_and_nothing_waits_for_it() {
     let (rig, mut client) = Rig::new();
@@ -98,6 +88,7 @@ fn a_start_that_hangs_is_given_up_and_nothing_waits_for_it() {
     match client.reply(sequence).0 {
         Reply::Failed(failure) => {
             assert_eq!(failure.errno, Some(rustix::io::Errno::TIMEDOUT.raw_os_error()), "{failure}");
+            assert_eq!(failure.to_string(), "the start of \"c1\" took too long");
         }
         other => panic!("{other:?}"),
     }

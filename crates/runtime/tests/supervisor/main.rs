@@ -12,6 +12,7 @@
     reason = "a test program"
 )]
 
+mod births;
 mod client;
 mod exec;
 mod external;

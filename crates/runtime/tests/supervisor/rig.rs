@@ -233,6 +233,38 @@ impl Drop for Rig {
     }
 }
 
+/// A container's cgroup that runs nothing until this is dropped. In the freezer of version 1 what joins cannot even be killed:
+/// like what waits for a server that is gone.
+pub struct Frozen {
+    file: PathBuf,
+    thaw: &'static str,
+}
+
+impl Frozen {
+    pub fn freeze(rig: &Rig, id: &str) -> Option<Self> {
+        let cgroup = rig.cgroup(id);
+        let ways = [
+            (format!("/sys/fs/cgroup/freezer{}/freezer.state", cgroup.path()), "FROZEN", "THAWED"),
+            (format!("/sys/fs/cgroup{}/cgroup.freeze", cgroup.path()), "1", "0"),
+        ];
+        ways.into_iter()
+            .map(|(file, freeze, thaw)| (PathBuf::from(file), freeze, thaw))
+            .find_map(|(file, freeze, thaw)| fs::write(&file, freeze).ok().map(|()| Self { file, thaw }))
+    }
+}
+
+impl Frozen {
+    pub fn is_legacy(&self) -> bool {
+        self.thaw == "THAWED"
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        let _ = fs::write(&self.file, self.thaw);
+    }
+}
+
 fn unpack_image(image: &Path) {
     fs::copy("/bin/busybox", image.join("bin/busybox")).unwrap();
     for name in ["sh", "cat", "id", "ls", "sleep", "tty", "seq", "head", "tr", "dd", "kill", "true", "stty"] {

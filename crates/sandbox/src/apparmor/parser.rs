@@ -26,8 +26,12 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(super) enum Failed {
     #[error("the default profile is not loaded, and {MISSING}")]
     Missing,
-    #[error("running \"{}\": {cause}", path.display())]
-    Run { path: PathBuf, cause: std::io::Error },
+    #[error("running \"{}\"", path.display())]
+    Run {
+        path: PathBuf,
+        #[source]
+        cause: std::io::Error,
+    },
     #[error("\"{}\" took longer than {PATIENCE:?}", path.display())]
     Late { path: PathBuf },
     #[error("\"{}\" ended with {status}: {said}", path.display())]

@@ -83,6 +83,12 @@ impl Edits {
             let mount = mount(wanted, &format!("mounts[{at}]"), &context)?;
             self.mounts.push(mount);
         }
+        if let Some(at) = edits.additional_gids.iter().position(|gid| *gid == u32::MAX) {
+            // To the kernel it means that there is none (setgroups(2) answers EINVAL).
+            return Err(
+                context.refused(&format!("additionalGids[{at}]"), "4294967295 is not a group".to_owned())
+            );
+        }
         // Nobody needs to be told to be in root's group, and some files say 0 for none.
         self.gids.extend(edits.additional_gids.iter().filter(|gid| **gid != 0));
         Ok(())

@@ -7,6 +7,7 @@ use runtime::wire::MAX_DESCRIPTORS;
 
 use crate::config::Features;
 use crate::container::config::{ContainerConfig, Mount, MountAccess, MountSource, Profile, Propagation};
+use crate::container::lengths;
 use crate::error::{Error, chain};
 use crate::handler::Handler;
 use crate::pod::config::{NamespaceMode, PodConfig};
@@ -32,6 +33,7 @@ pub(crate) fn check(pod: &PodConfig, container: &ContainerConfig) -> Result<(), 
     namespaces(pod, container)?;
     users::check_container(pod, container)?;
     profiles(container)?;
+    lengths::check(container)?;
     mounts(pod, container)
 }
 
@@ -186,6 +188,7 @@ mod tests {
         let none = Features { recursive_read_only_mounts: false, user_namespaces: true };
         let refused = features(none, &container).unwrap_err().to_string();
         assert!(refused.starts_with("RROUnsupported: mounts[1].recursive_read_only: "), "{refused}");
+        assert!(refused.contains("handler"), "it may be the external runtime that can't: {refused}");
         features(none, &ContainerConfig::default()).unwrap();
     }
 }

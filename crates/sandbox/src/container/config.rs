@@ -181,9 +181,9 @@ pub struct ContainerSecurity {
     pub masked_paths: Option<Vec<String>>,
     /// Paths to make read-only. `None` for the defaults.
     pub readonly_paths: Option<Vec<String>>,
-    /// Seccomp profile; `None` is unconfined, as in CRI.
+    /// Seccomp profile; `None` is what the handler has for it (`unset_seccomp`): unconfined, as in CRI, unless it says otherwise.
     pub seccomp: Option<Profile>,
-    /// AppArmor profile; `None` is unconfined.
+    /// AppArmor profile; `None` is the default one, but for nodes that can't have it.
     pub apparmor: Option<Profile>,
     /// SELinux context.
     pub selinux: Option<SelinuxOptions>,
@@ -231,14 +231,7 @@ impl RunAs {
     /// # Errors
     /// [`Error::Refused`] for a group without a user, and for a number that is no id.
     pub fn new(user: Option<i64>, username: &str, group: Option<i64>) -> Result<Self, Error> {
-        let id = |field: &str, value: i64| {
-            let field = format!("linux.security_context.{field}");
-            // The kernel reads the largest number as "leave as it is".
-            let id = u32::try_from(value).ok().filter(|id| *id < i32::MAX.unsigned_abs());
-            id.ok_or_else(|| {
-                Error::refused(field, format!("{value} is not an id between 0 and {}", i32::MAX - 1))
-            })
-        };
+        let id = |field: &str, value: i64| user_id(format!("linux.security_context.{field}"), value);
         let gid = group.map(|group| id("run_as_group", group)).transpose()?;
         match (user, username, gid) {
             (Some(user), _, gid) => Ok(Self::Uid { uid: id("run_as_user", user)?, gid }),
@@ -250,6 +243,15 @@ impl RunAs {
             (None, name, gid) => Ok(Self::Username { name: name.to_owned(), gid }),
         }
     }
+}
+
+/// A user or group id as Kubernetes takes them: 0 to 2147483647 (k8s.io/apimachinery, `validation.IsValidUserID`).
+///
+/// # Errors
+/// [`Error::Refused`] with the field, for a number that is none.
+pub fn user_id(field: impl Into<String>, value: i64) -> Result<u32, Error> {
+    let id = u32::try_from(value).ok().filter(|id| *id <= i32::MAX.unsigned_abs());
+    id.ok_or_else(|| Error::refused(field, format!("{value} is not an id between 0 and {}", i32::MAX)))
 }
 
 /// Whether groups of the image's /etc/group are added to a container's.
@@ -286,4 +288,21 @@ pub struct SelinuxOptions {
     pub kind: String,
     /// Level.
     pub level: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_those_of_kubernetes_to_both_ends() {
+        let most = i64::from(i32::MAX);
+        for (number, expected) in [(0, Some(0)), (most, Some(2_147_483_647)), (-1, None), (most + 1, None)] {
+            let id = user_id("linux.security_context.run_as_user", number);
+            assert_eq!(id.as_ref().ok(), expected.as_ref(), "{number}: {id:?}");
+            let run_as = RunAs::new(Some(number), "", Some(number));
+            let expected = expected.map(|id| RunAs::Uid { uid: id, gid: Some(id) });
+            assert_eq!(run_as.ok(), expected, "{number}");
+        }
+    }
 }

@@ -8,7 +8,7 @@ use runtime::cgroup::Cgroup;
 
 use crate::clock;
 use crate::container::make;
-use crate::container::state::{ContainerEvent, Process};
+use crate::container::state::ContainerEvent;
 use crate::container::status::{Exited, Reason};
 use crate::error::Error;
 use crate::external;
@@ -19,6 +19,9 @@ use crate::supervisor::client::{Client, ExitReport};
 /// How long a supervisor may take to pass a signal on before it is passed over.
 const SIGNAL_DEADLINE: Duration = Duration::from_secs(2);
 
+/// How long after the first kill of a start the second one follows; twice as long each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+
 /// 128 and SIGKILL.
 pub(crate) const KILLED: i32 = 137;
 
@@ -28,7 +31,8 @@ pub(crate) struct Ending {
     pub(crate) shared: Arc<Shared>,
     pub(crate) client: Option<Client>,
     pub(crate) facts: Arc<ContainerFacts>,
-    pub(crate) process: Process,
+    /// Nanoseconds since the epoch; 0 before it has started.
+    pub(crate) started_at: i64,
 }
 
 impl Ending {
@@ -64,6 +68,31 @@ impl Ending {
         }
     }
 
+    /// Kills a start that is under way, and says when it took too long that its end was told.
+    ///
+    /// More than once: the request to start may be on its way to the supervisor still.
+    pub(crate) async fn call_off(self) -> ContainerEvent {
+        let after = self.shared.config.deadlines.kill;
+        let mut pause = FIRST_PAUSE;
+        let calling_off = async {
+            loop {
+                let told = match &self.client {
+                    Some(client) => client.kill(&self.facts, SIGNAL_DEADLINE).await.is_ok(),
+                    None => false,
+                };
+                if !told {
+                    self.kill_cgroup().await;
+                }
+                tokio::time::sleep(pause).await;
+                pause *= 2;
+            }
+        };
+        let _always_over: Result<(), _> = tokio::time::timeout(after, calling_off).await;
+        // Still here: had its end been told, the news would be of a life that is over and count for nothing.
+        let subject = self.facts.id.to_string();
+        ContainerEvent::KillOverdue(Error::Deadline { step: "calling off the start", subject, after })
+    }
+
     async fn kill_cgroup(&self) {
         let (shared, facts) = (self.shared.clone(), self.facts.clone());
         let after = self.shared.config.deadlines.cgroup;
@@ -92,7 +121,7 @@ impl Ending {
             exit_code: KILLED,
             reason: Reason::Error,
             message: "killed; its supervisor did not report the end".to_owned(),
-            started_at: self.process.started_at,
+            started_at: self.started_at,
             finished_at: clock::now(),
         })
     }

@@ -20,7 +20,6 @@ use runtime::spec::oci;
 
 use crate::cdi::{self, Edits};
 use crate::clock;
-use crate::config::Features;
 use crate::container::check;
 use crate::container::config::{ContainerConfig, MountSource, Profile};
 use crate::container::state::ContainerState;
@@ -36,6 +35,7 @@ use crate::shared::{Shared, blocking, within};
 use crate::signal::Signal;
 use crate::sources::{Looker, on_sources};
 use crate::spec::capabilities::Choice;
+use crate::spec::refusals::{self, Asked};
 use crate::spec::seccomp::Confinement;
 use crate::spec::{self, SpecInput, devices, files};
 use crate::supervisor::client::Client;
@@ -46,8 +46,8 @@ use crate::users::{self, UserMap};
 #[derive(Debug)]
 pub(crate) struct Made {
     pub(crate) facts: Arc<ContainerFacts>,
-    /// What a further process in it is like.
-    pub(crate) process: Arc<ProcessPlan>,
+    /// What a further process in it is like; `None` when an earlier daemon's plan cannot be read.
+    pub(crate) process: Option<Arc<ProcessPlan>>,
     /// What its start needs; gone once it was started, and read again from the records by a daemon that was not there.
     pub(crate) ready: Option<Ready>,
 }
@@ -112,8 +112,7 @@ async fn steps(making: &Making, undo: &mut Stack<Part>) -> Result<Made, Error> {
     let config = &making.config;
     check::check(&making.pod.config, config)?;
     check::external(&making.pod.handler, config)?;
-    let features = making.shared.features(&making.pod.config.runtime_handler);
-    check::features(features.unwrap_or(Features::NONE), config)?;
+    check::features(making.shared.features_of(&making.pod.handler), config)?;
     // Two short files of sysfs at most.
     spec::resources::check(&making.shared.host, &config.resources)?;
     let apparmor = making.shared.apparmor.profile(&config.security).await?;
@@ -128,6 +127,7 @@ async fn steps(making: &Making, undo: &mut Stack<Part>) -> Result<Made, Error> {
     let (prepared, root) = root(making, label).await?;
     let volumes = volumes::prepare(making, &prepared.config, label).await?;
     let found = look(making, &prepared, root).await?;
+    users::check_cdi_groups(&making.pod.config, &found.cdi.gids)?;
     users::check_identity(&making.pod.config, &found.identity)?;
     relabel_volumes(making, label).await?;
     let cgroup = format!("{}/{}", making.pod.cgroup, making.id);
@@ -147,7 +147,8 @@ async fn steps(making: &Making, undo: &mut Stack<Part>) -> Result<Made, Error> {
         selinux: selinux.as_ref(),
         seccomp: found.confinement.as_ref().map(|confinement| &confinement.described),
     })?;
-    let plan = plan(making, &spec, found.confinement.map(|confinement| confinement.filter))?;
+    let asked = Asked { container: config, cdi: &found.cdi, spec: &spec };
+    let plan = plan(making, &asked, found.confinement.map(|confinement| confinement.filter))?;
     let facts = Arc::new(ContainerFacts {
         id: making.id.clone(),
         pod: making.pod.id.clone(),
@@ -163,7 +164,7 @@ async fn steps(making: &Making, undo: &mut Stack<Part>) -> Result<Made, Error> {
         runtime: making.pod.handler.external.clone(),
     });
     save(making, &facts, (&spec, &plan))?;
-    let process = Arc::new(plan.process.clone());
+    let process = Some(Arc::new(plan.process.clone()));
     let devices = device_rules(&spec);
     Ok(Made { facts, process, ready: Some(Ready { plan, devices, root: found.root }) })
 }
@@ -251,6 +252,9 @@ pub(crate) async fn release(shared: &Shared, id: &ContainerId) -> Result<(), Err
 pub(crate) fn rootfs_error(step: &'static str, id: &ContainerId, error: RootfsError) -> Error {
     match error {
         RootfsError::NoImage { image } => Error::NoImage { image },
+        RootfsError::BadReference { cause, .. } => {
+            Error::refused("image.image", crate::error::chain(&*cause))
+        }
         RootfsError::Full => Error::Exhausted { what: "disk space", subject: id.to_string(), cause: None },
         RootfsError::NoPath(cause) | RootfsError::Failed(cause) => Error::failed(step, id.as_str(), cause),
     }
@@ -283,7 +287,7 @@ async fn look(making: &Making, prepared: &Prepared, root: OwnedFd) -> Result<Fou
             found.extend(asked);
         }
         devices::own(&mut found, &identity);
-        identity.additional_gids.append(&mut cdi.gids);
+        identity.additional_gids.extend(&cdi.gids);
         identity.additional_gids.sort_unstable();
         identity.additional_gids.dedup();
         let confinement = confinement(&config, &pod.handler, looker)?;
@@ -317,7 +321,8 @@ fn confinement(
 fn identity_error(config: &ContainerConfig, error: &runtime::Error) -> Error {
     use crate::container::config::RunAs;
     let field = match config.security.run_as {
-        RunAs::Image => "image.user",
+        // What is wrong is the image's own user.
+        RunAs::Image => "image.image",
         RunAs::Uid { .. } => "linux.security_context.run_as_user",
         RunAs::Username { .. } => "linux.security_context.run_as_username",
     };
@@ -342,13 +347,13 @@ fn stop_signal(config: &ContainerConfig, of_image: Option<&str>) -> Signal {
     config.stop_signal.or_else(of_image).unwrap_or(Signal::TERM)
 }
 
-fn plan(making: &Making, spec: &oci::Spec, seccomp: Option<SeccompFilter>) -> Result<Plan, Error> {
+fn plan(making: &Making, asked: &Asked<'_>, seccomp: Option<SeccompFilter>) -> Result<Plan, Error> {
     let namespaces = spec::namespaces::plan(&making.pod.config, &making.config);
-    let input = PlanInput { spec, namespaces, seccomp };
+    let input = PlanInput { spec: asked.spec, namespaces, seccomp };
     let directory = making.shared.store.container_dir(&making.pod.id, &making.id);
     let bundle = Bundle { id: making.id.as_str(), directory: &directory, root: &directory.join(BUNDLE_ROOT) };
     let plan = runtime::plan::plan_in_bundle(&input, &bundle)
-        .map_err(|refusal| Error::refused(refusal.field, refusal.why))?;
+        .map_err(|refusal| refusals::refused(refusal, asked))?;
     check::mounts_fit(&making.config, &plan)?;
     Ok(plan)
 }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use runtime::cgroup::Cgroup;
 use runtime::mount;
@@ -40,6 +41,19 @@ pub(crate) struct Starting {
     pub(crate) resources: Resources,
     /// `None` when an earlier daemon made the container.
     pub(crate) ready: Option<Ready>,
+    /// Set when nobody wants it any more: it ends before the supervisor is told.
+    pub(crate) called_off: Arc<AtomicBool>,
+}
+
+/// The last moment for a start to end by itself.
+///
+/// # Errors
+/// [`Error::CalledOff`].
+pub(crate) fn still_wanted(called_off: &AtomicBool, facts: &ContainerFacts) -> Result<(), Error> {
+    match called_off.load(Ordering::SeqCst) {
+        true => Err(Error::CalledOff { container: facts.id.to_string() }),
+        false => Ok(()),
+    }
 }
 
 /// Starts a container. No event at all means that nobody can tell, since the supervisor has got out of touch: to be started once more
@@ -55,11 +69,7 @@ pub(crate) async fn start(starting: Starting) -> Vec<ContainerEvent> {
         }
         Err(Error::OutOfTouch { .. }) => Vec::new(),
         Err(error) => {
-            // The failed step alone: the rest of the chain says that it was a start.
-            let message = match &error {
-                Error::Start { cause, .. } => chain(cause),
-                other => chain(other),
-            };
+            let message = failed_step(&error);
             let exited = Exited {
                 exit_code: START_ERROR,
                 reason: Reason::StartError,
@@ -76,6 +86,20 @@ pub(crate) async fn start(starting: Starting) -> Vec<ContainerEvent> {
     }
 }
 
+/// The failed step alone: the rest of the chain says that it was a start.
+fn failed_step(error: &Error) -> String {
+    match error {
+        Error::Start { cause, .. } => chain(cause),
+        Error::Exhausted { cause: Some(cause), .. } => {
+            match (&**cause as &dyn std::error::Error).downcast_ref() {
+                Some(start @ Error::Start { .. }) => failed_step(start),
+                _ => chain(error),
+            }
+        }
+        other => chain(other),
+    }
+}
+
 async fn steps(starting: Starting) -> Result<Begun, Error> {
     let begun = match starting.facts.runtime.clone() {
         Some(runtime) => external::start(starting, runtime).await,
@@ -88,7 +112,7 @@ async fn steps(starting: Starting) -> Result<Begun, Error> {
 }
 
 async fn start_internal(starting: Starting) -> Result<Begun, Error> {
-    let Starting { shared, client, facts, resources, ready } = starting;
+    let Starting { shared, client, facts, resources, ready, called_off } = starting;
     let mut ready = match ready {
         Some(ready) => ready,
         None => read_again(&shared, &facts, &client).await?,
@@ -106,6 +130,7 @@ async fn start_internal(starting: Starting) -> Result<Begun, Error> {
     let mut descriptors = vec![ready.root];
     descriptors.extend(sources);
     let request = Start { facts: &facts, plan: ready.plan, cgroup, descriptors, external: None };
+    still_wanted(&called_off, &facts)?;
     client.start(request, shared.config.deadlines.start).await
 }
 
@@ -165,4 +190,27 @@ pub(crate) fn make_log_directory(facts: &ContainerFacts, looker: &Looker) -> Res
     let _look = looker.at(directory)?;
     std::fs::create_dir_all(directory)
         .map_err(|cause| Error::step("creating the log directory", directory.display().to_string(), cause))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_names_the_failed_step_alone() {
+        let failure = |kind, errno: rustix::io::Errno| runtime::Failure {
+            kind,
+            step: runtime::FailedStep::Clone,
+            errno: Some(errno.raw_os_error()),
+            subject: String::new(),
+        };
+        let cases = [
+            failure(runtime::FailureKind::System, rustix::io::Errno::PERM),
+            failure(runtime::FailureKind::Exhausted, rustix::io::Errno::MFILE),
+        ];
+        for failure in cases {
+            let alone = chain(&failure);
+            assert_eq!(failed_step(&Error::start("c".to_owned(), Arc::new(failure))), alone);
+        }
+    }
 }

@@ -11,6 +11,9 @@
 //! A stop asks with the stop signal, waits for the grace period and then kills; a shorter grace that comes later counts from when it
 //! came. A removal kills what runs first.
 //!
+//! A start that is under way hears no signal. A stop lets it go on for its grace period: what begins to run meanwhile is asked, and what
+//! doesn't is killed when the time is over. A removal, or a stop without grace, kills it at once.
+//!
 //! Not here: performing the effects (see `pod::actor`), what CRI shows (see `container::status`).
 
 use std::time::Duration;
@@ -40,6 +43,17 @@ pub(crate) enum Stage {
     Killed,
 }
 
+/// Whether a start that is under way is still wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// It is.
+    Yes,
+    /// It has until its stop's grace period is over.
+    ForNow,
+    /// It is killed, and this follows.
+    No(Then),
+}
+
 /// The state of a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ContainerState {
@@ -48,7 +62,7 @@ pub(crate) enum ContainerState {
     /// Data at rest.
     Created,
     /// Its process is being started. The news of its end may overtake that of its start.
-    Starting { ended: Option<Exited> },
+    Starting { ended: Option<Exited>, wanted: Wanted },
     /// Its process runs.
     Running(Process),
     /// Its process is being ended.
@@ -112,6 +126,8 @@ pub(crate) enum ContainerEffect {
     Wait(Duration),
     /// Kill every process of it, and tell when it is overdue.
     Kill,
+    /// Have its start given up, wherever that is, and tell when that is overdue.
+    CallOff,
     /// Remove its cgroup; it needs none any more.
     Tidy,
     /// Remove its files.
@@ -145,9 +161,11 @@ impl ContainerState {
         match self {
             Self::Making => "being made",
             Self::Created => "created",
-            Self::Starting { .. } => "being started",
+            Self::Starting { wanted: Wanted::Yes, .. } => "being started",
             Self::Running(_) => "running",
-            Self::Stopping { .. } => "being stopped",
+            Self::Starting { wanted: Wanted::ForNow | Wanted::No(_), .. } | Self::Stopping { .. } => {
+                "being stopped"
+            }
             Self::Exited(_) => "exited",
             Self::Removing { .. } => "being removed",
             Self::Gone => "gone",
@@ -184,7 +202,7 @@ impl ContainerState {
         match self {
             Self::Making => making(event),
             Self::Created => created(event),
-            Self::Starting { ended } => starting(ended, event),
+            Self::Starting { ended, wanted } => starting((ended, wanted), event),
             Self::Running(process) => running(process, event),
             Self::Stopping { process, stage, then } => stopping((process, stage, then), event),
             Self::Exited(exited) => exited_state(exited, event),
@@ -219,7 +237,9 @@ fn making(event: ContainerEvent) -> Next {
 fn created(event: ContainerEvent) -> Next {
     use ContainerEffect::{Answer, Erase, Launch};
     match event {
-        ContainerEvent::Start => Ok((ContainerState::Starting { ended: None }, vec![Launch])),
+        ContainerEvent::Start => {
+            Ok((ContainerState::Starting { ended: None, wanted: Wanted::Yes }, vec![Launch]))
+        }
         ContainerEvent::Stop { .. } => {
             Ok((ContainerState::Created, vec![Answer(ContainerGoal::Stopped, Ok(()))]))
         }
@@ -235,34 +255,92 @@ fn created(event: ContainerEvent) -> Next {
     }
 }
 
-fn starting(ended: Option<Exited>, event: ContainerEvent) -> Next {
-    use ContainerEffect::{Announce, Answer, Save};
+fn starting((ended, wanted): (Option<Exited>, Wanted), event: ContainerEvent) -> Next {
+    use ContainerEffect::{Announce, Answer, CallOff, Wait};
+    let stay = |ended, wanted| ContainerState::Starting { ended, wanted };
     match event {
-        ContainerEvent::Started(process) => match ended {
-            None => Ok((
-                ContainerState::Running(process),
-                vec![Save, Announce(EventKind::Started), Answer(ContainerGoal::Started, Ok(()))],
-            )),
-            Some(exited) => {
-                let exited = Exited { started_at: process.started_at, ..exited };
-                let started = [Announce(EventKind::Started), Answer(ContainerGoal::Started, Ok(()))];
-                Ok((ContainerState::Exited(exited), started.into_iter().chain(ending()).collect()))
+        ContainerEvent::Started(process) => {
+            let started = vec![Announce(EventKind::Started), Answer(ContainerGoal::Started, Ok(()))];
+            match ended {
+                None => Ok(begun(process, wanted, started)),
+                Some(exited) => {
+                    let exited = Exited { started_at: process.started_at, ..exited };
+                    Ok(over(exited, wanted, started.into_iter().chain(ending()).collect()))
+                }
             }
-        },
+        }
         ContainerEvent::StartFailed { exited, error } => {
             let answer = [Answer(ContainerGoal::Started, Err(error))];
-            Ok((ContainerState::Exited(exited), ending().into_iter().chain(answer).collect()))
+            Ok(over(exited, wanted, ending().into_iter().chain(answer).collect()))
         }
-        ContainerEvent::Ended(exited) => Ok((ContainerState::Starting { ended: Some(exited) }, vec![])),
+        ContainerEvent::Ended(exited) => Ok((stay(Some(exited), wanted), vec![])),
         // A second wish to start joins the first.
-        ContainerEvent::Start => Ok((ContainerState::Starting { ended }, vec![])),
-        ContainerEvent::Stop { .. } | ContainerEvent::Remove => Err(ContainerDenied::Later),
-        ContainerEvent::Made
-        | ContainerEvent::Failed(_)
-        | ContainerEvent::GraceOver
-        | ContainerEvent::KillOverdue(_)
-        | ContainerEvent::Removed(_) => Err(ContainerDenied::Impossible),
+        ContainerEvent::Start => match wanted {
+            Wanted::Yes => Ok((stay(ended, wanted), vec![])),
+            Wanted::ForNow | Wanted::No(_) => Err(ContainerDenied::WrongState),
+        },
+        ContainerEvent::Stop { grace } => match wanted {
+            Wanted::Yes | Wanted::ForNow if !grace.is_zero() => {
+                Ok((stay(ended, Wanted::ForNow), vec![Wait(grace)]))
+            }
+            Wanted::Yes | Wanted::ForNow => Ok((stay(ended, Wanted::No(Then::Rest)), vec![CallOff])),
+            // Asking again is the retry of a stop that was overdue.
+            Wanted::No(_) => Ok((stay(ended, wanted), vec![CallOff])),
+        },
+        ContainerEvent::Remove => Ok((stay(ended, Wanted::No(Then::Remove)), vec![CallOff])),
+        ContainerEvent::GraceOver => match wanted {
+            Wanted::ForNow => Ok((stay(ended, Wanted::No(Then::Rest)), vec![CallOff])),
+            Wanted::Yes | Wanted::No(_) => Ok((stay(ended, wanted), vec![])),
+        },
+        ContainerEvent::KillOverdue(error) => match wanted {
+            Wanted::No(_) => Ok((stay(ended, Wanted::No(Then::Rest)), gave_up(&error))),
+            Wanted::Yes | Wanted::ForNow => Err(ContainerDenied::Impossible),
+        },
+        ContainerEvent::Made | ContainerEvent::Failed(_) | ContainerEvent::Removed(_) => {
+            Err(ContainerDenied::Impossible)
+        }
     }
+}
+
+/// What a start leads to that has succeeded: what was wished meanwhile is done to what runs now.
+fn begun(
+    process: Process,
+    wanted: Wanted,
+    started: Vec<ContainerEffect>,
+) -> (ContainerState, Vec<ContainerEffect>) {
+    use ContainerEffect::{Ask, Kill, Save};
+    let (state, next) = match wanted {
+        Wanted::Yes => (ContainerState::Running(process), None),
+        // The grace period is being waited for already.
+        Wanted::ForNow => {
+            (ContainerState::Stopping { process, stage: Stage::Asked, then: Then::Rest }, Some(Ask))
+        }
+        // The kill came too early for it, or its news too late.
+        Wanted::No(then) => (ContainerState::Stopping { process, stage: Stage::Killed, then }, Some(Kill)),
+    };
+    (state, std::iter::once(Save).chain(started).chain(next).collect())
+}
+
+/// What follows when a start is over and nothing runs.
+fn over(
+    exited: Exited,
+    wanted: Wanted,
+    mut effects: Vec<ContainerEffect>,
+) -> (ContainerState, Vec<ContainerEffect>) {
+    match wanted {
+        Wanted::Yes | Wanted::ForNow | Wanted::No(Then::Rest) => (ContainerState::Exited(exited), effects),
+        Wanted::No(Then::Remove) => {
+            effects.push(ContainerEffect::Erase);
+            (ContainerState::Removing { before: Some(exited) }, effects)
+        }
+    }
+}
+
+/// Whoever waits for an end is told that there is none.
+fn gave_up(error: &Error) -> Vec<ContainerEffect> {
+    [ContainerGoal::Stopped, ContainerGoal::Removed]
+        .map(|goal| ContainerEffect::Answer(goal, Err(error.clone())))
+        .to_vec()
 }
 
 fn running(process: Process, event: ContainerEvent) -> Next {
@@ -291,7 +369,7 @@ fn running(process: Process, event: ContainerEvent) -> Next {
 }
 
 fn stopping((process, stage, then): (Process, Stage, Then), event: ContainerEvent) -> Next {
-    use ContainerEffect::{Answer, Erase, Kill, Wait};
+    use ContainerEffect::{Erase, Kill, Wait};
     let stay = |stage, then| ContainerState::Stopping { process, stage, then };
     match event {
         // Asking again after a kill is the retry of a stop that was overdue.
@@ -304,13 +382,7 @@ fn stopping((process, stage, then): (Process, Stage, Then), event: ContainerEven
             Stage::Asked => Ok((stay(Stage::Killed, then), vec![Kill])),
             Stage::Killed => Ok((stay(stage, then), vec![])),
         },
-        ContainerEvent::KillOverdue(error) => {
-            let answers = vec![
-                Answer(ContainerGoal::Stopped, Err(error.clone())),
-                Answer(ContainerGoal::Removed, Err(error)),
-            ];
-            Ok((stay(stage, Then::Rest), answers))
-        }
+        ContainerEvent::KillOverdue(error) => Ok((stay(stage, Then::Rest), gave_up(&error))),
         ContainerEvent::Ended(exited) => match then {
             Then::Rest => Ok((ContainerState::Exited(exited), ending())),
             Then::Remove => {
@@ -498,8 +570,11 @@ mod tests {
         fn a_stop_is_done_or_under_way(events in proptest::collection::vec(any_event(), 0..40), seconds in 0_u64..3) {
             let state = after(events);
             match state.step(ContainerEvent::Stop { grace: Duration::from_secs(seconds) }) {
-                Ok((ContainerState::Stopping { .. }, effects)) => prop_assert!(
-                    effects.iter().any(|e| matches!(e, ContainerEffect::Kill | ContainerEffect::Wait(_)))
+                Ok((ContainerState::Stopping { .. } | ContainerState::Starting { .. }, effects)) => prop_assert!(
+                    effects.iter().any(|e| matches!(
+                        e,
+                        ContainerEffect::Kill | ContainerEffect::CallOff | ContainerEffect::Wait(_)
+                    ))
                 ),
                 Ok((_, effects)) => prop_assert!(
                     effects.iter().any(|e| matches!(e, ContainerEffect::Answer(ContainerGoal::Stopped, Ok(()))))
@@ -520,5 +595,54 @@ mod tests {
             .filter_map(|e| if let ContainerEffect::Announce(k) = e { Some(*k) } else { None })
             .collect();
         assert_eq!(told, [EventKind::Started, EventKind::Stopped]);
+    }
+
+    /// What a wish during a start leads to, and what it does at once.
+    fn during_a_start(events: Vec<ContainerEvent>) -> (ContainerState, Vec<ContainerEffect>) {
+        let begun = [ContainerEvent::Made, ContainerEvent::Start];
+        let (mut state, mut all) = (ContainerState::Making, vec![]);
+        for event in begun.into_iter().chain(events) {
+            let (next, effects) = state.step(event).expect("granted");
+            (state, all) = (next, effects);
+        }
+        (state, all)
+    }
+
+    #[test]
+    fn a_start_that_hangs_can_be_stopped_and_removed() {
+        let calls_off = |effects: &[ContainerEffect]| matches!(effects, [ContainerEffect::CallOff]);
+        let stop = |seconds| ContainerEvent::Stop { grace: Duration::from_secs(seconds) };
+        let failed = || ContainerEvent::StartFailed { exited: exited(128), error: Error::ShuttingDown };
+        let at_once = vec![stop(0)];
+        let late = vec![stop(1), ContainerEvent::GraceOver];
+        for wishes in [at_once, late] {
+            let (state, effects) = during_a_start(wishes);
+            assert!(calls_off(&effects), "{effects:?}");
+            let (state, effects) = state.step(failed()).expect("it ended");
+            assert_eq!(state, ContainerState::Exited(exited(128)));
+            let answered =
+                |goal| effects.iter().any(|e| matches!(e, ContainerEffect::Answer(to, _) if *to == goal));
+            assert!(answered(ContainerGoal::Stopped) && answered(ContainerGoal::Started));
+        }
+        let (state, effects) = during_a_start(vec![stop(1), ContainerEvent::Remove]);
+        assert!(calls_off(&effects), "{effects:?}");
+        let (state, effects) = state.step(failed()).expect("it ended");
+        assert_eq!(state, ContainerState::Removing { before: Some(exited(128)) });
+        assert!(matches!(effects.last(), Some(ContainerEffect::Erase)), "{effects:?}");
+    }
+
+    #[test]
+    fn a_start_that_succeeds_all_the_same_is_stopped_then() {
+        let stop = ContainerEvent::Stop { grace: Duration::from_secs(1) };
+        let (state, effects) = during_a_start(vec![stop, ContainerEvent::Started(process())]);
+        let asked = ContainerState::Stopping { process: process(), stage: Stage::Asked, then: Then::Rest };
+        assert_eq!(state, asked);
+        assert!(matches!(effects.last(), Some(ContainerEffect::Ask)), "{effects:?}");
+        let (state, effects) =
+            during_a_start(vec![ContainerEvent::Remove, ContainerEvent::Started(process())]);
+        let killed =
+            ContainerState::Stopping { process: process(), stage: Stage::Killed, then: Then::Remove };
+        assert_eq!(state, killed);
+        assert!(matches!(effects.last(), Some(ContainerEffect::Kill)), "{effects:?}");
     }
 }

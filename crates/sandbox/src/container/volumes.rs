@@ -100,7 +100,15 @@ async fn prepare_images(making: &Making, label: Option<&str>) -> Result<BTreeMap
     }
     let references: Vec<String> = wanted.iter().map(|(_, image)| image.clone()).collect();
     let work = async {
-        shared.rootfs.hold_images(id, &references).await.map_err(|error| volume_error(id.as_str(), error))
+        shared.rootfs.hold_images(id, &references).await.map_err(|error| match error {
+            RootfsError::BadReference { image, cause } => {
+                let at = wanted.iter().find(|(_, wanted)| *wanted == image).map_or(0, |(at, _)| *at);
+                let refused =
+                    Error::refused(format!("mounts[{at}].image.image"), crate::error::chain(&*cause));
+                Error::ImageVolume { cause: Arc::new(refused) }
+            }
+            error => volume_error(id.as_str(), error),
+        })
     };
     let step = ("keeping the layers of image volumes", id.as_str(), shared.config.deadlines.rootfs);
     let ids = within(step, work).await?;
@@ -187,7 +195,7 @@ fn volume_error(subject: &str, error: RootfsError) -> Error {
         RootfsError::Full => {
             Error::Exhausted { what: "disk space", subject: subject.to_owned(), cause: None }
         }
-        RootfsError::Failed(cause) | RootfsError::NoPath(cause) => {
+        RootfsError::Failed(cause) | RootfsError::NoPath(cause) | RootfsError::BadReference { cause, .. } => {
             Error::failed("mounting the image", subject, cause)
         }
     };

@@ -1,6 +1,8 @@
-//! What an external runtime can do: asked once, when the daemon starts.
+//! Asking an external runtime what it can do.
+//!
+//! Not here: when, and what becomes of the answer (see `runtimes`).
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use runtime::external::ExternalRuntime;
 use serde::Deserialize;
@@ -23,10 +25,17 @@ struct Answer {
 /// # Errors
 /// Why it can't be used, in words.
 pub async fn ask(runtime: &ExternalRuntime) -> Result<Features, String> {
-    match call(runtime, &["features"], PATIENCE).await {
+    ask_within(runtime, PATIENCE).await
+}
+
+async fn ask_within(runtime: &ExternalRuntime, patience: Duration) -> Result<Features, String> {
+    let asked = Instant::now();
+    match call(runtime, &["features"], patience).await {
         Ok(answer) => Ok(read(&answer)),
+        // One that hangs would hang again.
+        Err(why) if asked.elapsed() >= patience => Err(why),
         // `features` is younger than many a runtime.
-        Err(_) => call(runtime, &["--version"], PATIENCE).await.map(|_| read("")),
+        Err(_) => call(runtime, &["--version"], patience).await.map(|_| read("")),
     }
 }
 
@@ -62,6 +71,16 @@ mod tests {
         assert_eq!(with("echo broken >&2; exit 3").await, Err("broken".to_owned()));
         let missing = ExternalRuntime { path: "/nowhere/runc".into(), args: vec![] };
         assert!(ask(&missing).await.unwrap_err().contains("/nowhere/runc"));
+    }
+
+    #[tokio::test]
+    async fn a_runtime_that_hangs_is_asked_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let asked = directory.path().join("asked");
+        let script = format!("echo \"$1\" >>'{}'; exec sleep 1000", asked.display());
+        let hung = ask_within(&runtime(&script), Duration::from_secs(2)).await;
+        assert!(hung.unwrap_err().contains("took longer"));
+        assert_eq!(std::fs::read_to_string(asked).unwrap(), "features\n");
     }
 
     #[tokio::test]

@@ -8,18 +8,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use runtime::cgroup::Cgroup;
-use runtime::external::{External, ExternalRuntime, attach, attach_shared_memory, is_attached};
+use runtime::external::{External, ExternalRuntime, attach, attach_shared_memory, detach, is_attached};
 use runtime::plan::{NamespaceSource, Plan, ProcessPlan, SHARED_MEMORY_BYTES};
 use runtime::spec::oci;
 
 use super::spec::{Places, config};
 use super::{bundle, shared_memory};
-use crate::container::start::{Starting, make_log_directory};
+use crate::container::start::{Starting, make_log_directory, still_wanted};
 use crate::container::{make, volumes};
 use crate::error::Error;
 use crate::id::ContainerId;
 use crate::record::{self, ContainerFacts};
 use crate::recover::Seen;
+use crate::resources::Resources;
 use crate::rootfs::MountFor;
 use crate::shared::Shared;
 use crate::sources::on_sources;
@@ -40,7 +41,7 @@ struct Mounts {
 /// # Errors
 /// Those of the steps; [`Error::Start`] with what the runtime has said.
 pub(crate) async fn start(starting: Starting, runtime: ExternalRuntime) -> Result<Begun, Error> {
-    let Starting { shared, client, facts, resources, ready } = starting;
+    let Starting { shared, client, facts, resources, ready, called_off } = starting;
     let directory = shared.store.container_dir(&facts.pod, &facts.id);
     let plan = match &ready {
         Some(ready) => ready.plan.clone(),
@@ -61,12 +62,7 @@ pub(crate) async fn start(starting: Starting, runtime: ExternalRuntime) -> Resul
         true => BTreeMap::new(),
         false => volumes::open(&shared, &facts, (&client, plan.mount_label.as_deref())).await?,
     };
-    let mut spec = described(&shared, (&client, &facts), &plan).await?;
-    if let Some(process) = spec.process_mut() {
-        // Of an update since it was made.
-        let least = least_oom_score_adj().unwrap_or(i32::MIN);
-        process.set_oom_score_adj(Some(resources.oom_score().max(least)));
-    }
+    let spec = described(&shared, (&client, &facts), (&plan, &resources)).await?;
     let mut limits = resources::without_devices(&resources)?;
     limits.set_devices(Some(make::device_rules(&spec)));
     let cgroup = prepare(&shared, &facts, (limits, spec), Mounts { root, images }).await?;
@@ -74,14 +70,15 @@ pub(crate) async fn start(starting: Starting, runtime: ExternalRuntime) -> Resul
     let plan = Plan { sources: Vec::new(), steps: Vec::new(), hooks: None, process, ..plan };
     let external = Some(External { runtime, bundle });
     let request = Start { facts: &facts, plan, cgroup, descriptors: Vec::new(), external };
+    still_wanted(&called_off, &facts)?;
     client.start(request, shared.config.deadlines.start).await
 }
 
-/// What the runtime is to make.
+/// What the runtime is to make, with the limits that hold now: it applies those of its configuration once more.
 async fn described(
     shared: &Shared,
     (client, facts): (&Client, &ContainerFacts),
-    plan: &Plan,
+    (plan, resources): (&Plan, &Resources),
 ) -> Result<oci::Spec, Error> {
     let after = shared.config.deadlines.namespaces;
     let pod = client.namespaces(after).await?;
@@ -98,7 +95,7 @@ async fn described(
         shared_memory: &shared_memory(&shared.store.pod_dir(&facts.pod)),
         least_oom_score_adj: least_oom_score_adj(),
     };
-    let spec = record::read_json(&directory.join("spec.json"))?;
+    let spec = resources::updated(record::read_json(&directory.join("spec.json"))?, resources)?;
     config(spec, &places).map_err(|why| {
         Error::step("writing down what its runtime is to make", facts.id.as_str(), std::io::Error::other(why))
     })
@@ -150,14 +147,16 @@ async fn prepare(
 fn make_bundle(directory: &Path, spec: &oci::Spec, mounts: Mounts) -> Result<(), Error> {
     let failed = |cause| Error::step("mounting for its runtime", directory.display().to_string(), cause);
     let bundle = bundle(directory);
-    let root = bundle.join("rootfs");
-    make_dir(&root)?;
-    if let Some(mount) = mounts.root {
-        attach(mount.as_fd(), &root).map_err(failed)?;
-    }
     for (place, image) in mounts.images {
         make_dir(&place)?;
-        attach(image.as_fd(), &place).map_err(failed)?;
+        // What an earlier try has left.
+        detach(&place).and_then(|()| attach(image.as_fd(), &place)).map_err(failed)?;
+    }
+    let root = bundle.join("rootfs");
+    make_dir(&root)?;
+    // Last: a root that is there says that everything is.
+    if let Some(mount) = mounts.root {
+        attach(mount.as_fd(), &root).map_err(failed)?;
     }
     record::write_json(&bundle.join("config.json"), spec)
 }
@@ -165,4 +164,41 @@ fn make_bundle(directory: &Path, spec: &oci::Spec, mounts: Mounts) -> Result<(),
 fn make_dir(path: &Path) -> Result<(), Error> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
     made.map_err(|cause| Error::step("creating the directory", path.display().to_string(), cause))
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
+
+    use super::*;
+
+    fn detached() -> rustix::io::Result<OwnedFd> {
+        let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        fsconfig_create(&context)?;
+        fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
+    }
+
+    #[test]
+    fn the_root_is_attached_when_all_else_is() {
+        let (Ok(root), Ok(first), Ok(second)) = (detached(), detached(), detached()) else {
+            println!("skipped: the_root_is_attached_when_all_else_is needs the right to mount");
+            return;
+        };
+        let directory = tempfile::tempdir().unwrap();
+        let place = |name: &str| directory.path().join("images").join(name);
+        std::fs::create_dir_all(place("0")).unwrap();
+        std::fs::write(place("1"), "in the way").unwrap();
+        let images = BTreeMap::from([(place("0"), first), (place("1"), second)]);
+        let failed =
+            make_bundle(directory.path(), &oci::Spec::default(), Mounts { root: Some(root), images });
+        let left = (is_attached(&bundle(directory.path()).join("rootfs")), is_attached(&place("0")));
+        let again = Mounts { root: None, images: BTreeMap::from([(place("0"), detached().unwrap())]) };
+        let again = make_bundle(directory.path(), &oci::Spec::default(), again);
+        for path in [bundle(directory.path()).join("rootfs"), place("0")] {
+            detach(&path).unwrap();
+        }
+        assert!(failed.is_err());
+        assert_eq!(left, (false, true), "the next try would take the images for attached");
+        again.unwrap();
+    }
 }

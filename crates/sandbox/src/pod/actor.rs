@@ -30,7 +30,7 @@ use crate::pod::limits::{Limits, PodResources};
 use crate::pod::members::Member;
 use crate::pod::state::{Part, Parts, PodEvent, PodGoal, PodState};
 use crate::pod::wish::{Reply, Wish};
-use crate::pod::work::{Done, Work};
+use crate::pod::work::{Done, Work, called_off};
 use crate::record::PodFacts;
 use crate::shared::Shared;
 use crate::supervisor::{Minder, News};
@@ -229,8 +229,15 @@ impl Actor {
         }
     }
 
-    /// A pod that is being stopped gives up when one of its containers cannot be killed.
+    /// A pod that is being stopped gives up when one of its containers cannot be killed. A start that nobody answers for is no
+    /// reason: whoever would carry it out goes with the pod.
     fn overdue(&mut self, id: &ContainerId, error: Option<Error>) {
+        if error.is_some()
+            && matches!(self.state, PodState::Draining { .. })
+            && self.members.get(id).is_some_and(Member::is_called_off)
+        {
+            return self.container_event(id, called_off(id));
+        }
         let is_alive = self.members.get(id).is_some_and(|member| member.state.process().is_some());
         if let (Some(error), true, PodState::Draining { .. }) = (error, is_alive, &self.state) {
             self.message = chain(&error);

@@ -20,13 +20,10 @@ use crate::config::CgroupDriver;
 use crate::error::Error;
 use crate::pod::config::PodConfig;
 use crate::record::PodFacts;
-use crate::resources::Resources;
+use crate::resources::{Resources, USUAL_SHARES};
 use crate::scopes;
 use crate::shared::{Shared, blocking};
 use crate::spec;
-
-/// The weight that a cgroup has unless it is given another one (Documentation/admin-guide/cgroup-v1: `cpu.shares`).
-const USUAL_SHARES: u64 = 1024;
 
 /// Limits of a whole pod, as requests carry them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

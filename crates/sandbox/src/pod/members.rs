@@ -2,12 +2,13 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use runtime::plan::ProcessPlan;
 
 use crate::container::config::{ContainerConfig, ContainerMetadata};
 use crate::container::make::Made;
-use crate::container::state::ContainerState;
+use crate::container::state::{ContainerState, Wanted};
 use crate::container::status::{ContainerPhase, ContainerStatus};
 use crate::pod::wish::Reply;
 use crate::resources::Resources;
@@ -24,6 +25,8 @@ pub(crate) struct Member {
     pub(crate) resources: Resources,
     /// Whether a request to start it is under way.
     pub(crate) is_launching: bool,
+    /// Said to the request, when it is no longer wanted and has not reached the supervisor yet.
+    pub(crate) called_off: Arc<AtomicBool>,
     /// While they are being changed: the changes that wait for that, in the order in which they came.
     pub(crate) updates: Option<VecDeque<(Resources, Reply)>>,
 }
@@ -33,17 +36,23 @@ impl Member {
     pub(crate) fn new(config: Arc<ContainerConfig>) -> Self {
         let resources = config.resources.clone();
         let state = ContainerState::Making;
-        Self { config, state, made: None, resources, is_launching: false, updates: None }
+        let called_off = Arc::default();
+        Self { config, state, made: None, resources, is_launching: false, called_off, updates: None }
     }
 
     /// Has what is executed from now on have the OOM score that updates have given the container.
     pub(crate) fn process_as_updated(&mut self) {
         let score = Some(self.resources.oom_score());
-        if let Some(made) = &mut self.made
-            && made.process.oom_score_adj != score
+        if let Some(process) = self.made.as_mut().and_then(|made| made.process.as_mut())
+            && process.oom_score_adj != score
         {
-            made.process = Arc::new(ProcessPlan { oom_score_adj: score, ..(*made.process).clone() });
+            *process = Arc::new(ProcessPlan { oom_score_adj: score, ..(**process).clone() });
         }
+    }
+
+    /// Whether it is being started although nobody wants that any more.
+    pub(crate) fn is_called_off(&self) -> bool {
+        matches!(self.state, ContainerState::Starting { wanted: Wanted::No(_), .. })
     }
 
     pub(crate) fn name(&self) -> &ContainerMetadata {

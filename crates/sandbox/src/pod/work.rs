@@ -15,7 +15,7 @@ use crate::container::make::{self as make_container, Making};
 use crate::container::start::{self, Starting};
 use crate::container::state::{ContainerEvent, ContainerState};
 use crate::container::status::{Exited, Reason};
-use crate::error::{Error, chain};
+use crate::error::{Error, Kind, chain};
 use crate::external;
 use crate::id::ContainerId;
 use crate::pod::contact::{self, Seek};
@@ -48,23 +48,34 @@ pub(crate) enum Work {
     Ask(ContainerId),
     Wait(ContainerId, Duration),
     Kill(ContainerId),
+    /// Have a start given up.
+    CallOff(ContainerId),
     Tidy(ContainerId),
     EraseContainer(ContainerId),
     Update {
         id: ContainerId,
         /// What was asked for.
         change: Box<Resources>,
-        /// What is written for it.
-        written: Box<Resources>,
-        /// The OOM score of the processes so far, and from now on.
-        scores: (i32, i32),
+        rewrite: Box<Rewrite>,
         reply: Reply,
     },
     /// Give the pod's cgroup the weight that these limits say.
     Weigh {
+        before: Box<PodResources>,
         after: Box<PodResources>,
         reply: Reply,
     },
+}
+
+/// What is written for an update of a container.
+#[derive(Debug)]
+pub(crate) struct Rewrite {
+    /// The limits.
+    pub(crate) written: Resources,
+    /// Those to go back to when not all can be.
+    pub(crate) back: Resources,
+    /// The OOM score of the processes so far, and from now on.
+    pub(crate) scores: (i32, i32),
 }
 
 /// What came of it.
@@ -132,12 +143,14 @@ impl Work {
             })),
             Self::Kill(id) => ending(&world, &id)
                 .map(|ending| Box::pin(async move { Done::Container(id, ending.kill().await) }) as Task),
+            Self::CallOff(id) => calling_off(&world, &id)
+                .map(|start| Box::pin(async move { Done::Container(id, start.call_off().await) }) as Task),
             Self::Tidy(id) => tidy(&world, &id),
             Self::EraseContainer(id) => erase_one(&world, id),
-            Self::Update { id, change, written, scores, reply } => {
-                Some(update(&world, (id, change), (*written, scores), reply))
+            Self::Update { id, change, rewrite, reply } => {
+                Some(update(&world, (id, change), *rewrite, reply))
             }
-            Self::Weigh { after, reply } => Some(weigh(&world, after, reply)),
+            Self::Weigh { before, after, reply } => Some(weigh(&world, (before, after), reply)),
         }
     }
 }
@@ -252,23 +265,29 @@ fn launch(world: World<'_>, id: ContainerId) -> Option<Task> {
     let member = world.members.get_mut(&id)?;
     let made = member.made.as_mut()?;
     let (facts, resources, ready) = (made.facts.clone(), member.resources.clone(), made.ready.take());
-    let shared = world.shared.clone();
+    let (shared, called_off) = (world.shared.clone(), member.called_off.clone());
     Some(Box::pin(async move {
         let events = match connected {
-            Some(client) => start::start(Starting { shared, client, facts, resources, ready }).await,
+            Some(client) => {
+                start::start(Starting { shared, client, facts, resources, ready, called_off }).await
+            }
             None => Vec::new(),
         };
         Done::Launched(id, events)
     }))
 }
 
-pub(super) fn never_started(id: &ContainerId) -> ContainerEvent {
-    let error = Error::WrongState {
-        kind: crate::error::Kind::Container,
-        id: id.to_string(),
-        state: "without a supervisor",
-        wish: "be started",
-    };
+/// The end of a start whose supervisor is gone.
+pub(super) fn never_started(pod: &PodFacts) -> ContainerEvent {
+    start_failed(Error::SupervisorGone { pod: pod.id.to_string() })
+}
+
+/// The end of a start that was stopped.
+pub(super) fn called_off(id: &ContainerId) -> ContainerEvent {
+    start_failed(Error::CalledOff { container: id.to_string() })
+}
+
+fn start_failed(error: Error) -> ContainerEvent {
     let exited = Exited {
         exit_code: 128,
         reason: Reason::StartError,
@@ -283,7 +302,18 @@ fn ending(world: &World<'_>, id: &ContainerId) -> Option<Ending> {
     let member = world.members.get(id)?;
     let facts = member.made.as_ref()?.facts.clone();
     let process = *member.state.process()?;
-    Some(Ending { shared: world.shared.clone(), client: client(world), facts, process })
+    Some(Ending {
+        shared: world.shared.clone(),
+        client: client(world),
+        facts,
+        started_at: process.started_at,
+    })
+}
+
+/// What a start that is under way has brought about so far.
+fn calling_off(world: &World<'_>, id: &ContainerId) -> Option<Ending> {
+    let facts = facts_of(world, id)?;
+    Some(Ending { shared: world.shared.clone(), client: client(world), facts, started_at: 0 })
 }
 
 /// Not awaited by anybody: what fails here is done again when the container is removed.
@@ -312,43 +342,72 @@ fn erase_one(world: &World<'_>, id: ContainerId) -> Option<Task> {
 fn update(
     world: &World<'_>,
     (id, change): (ContainerId, Box<Resources>),
-    (written, scores): (Resources, (i32, i32)),
+    rewrite: Rewrite,
     reply: Reply,
 ) -> Task {
     let shared = world.shared.clone();
     let facts = facts_of(world, &id);
     Box::pin(async move {
         let outcome = match facts {
-            Some(facts) => apply(&shared, facts, (written, scores)).await,
+            Some(facts) => apply(&shared, facts, rewrite).await,
             None => Ok(()),
         };
         Done::Updated { id, change, outcome, reply }
     })
 }
 
-fn weigh(world: &World<'_>, after: Box<PodResources>, reply: Reply) -> Task {
+fn weigh(world: &World<'_>, (before, after): (Box<PodResources>, Box<PodResources>), reply: Reply) -> Task {
     let (shared, facts) = (world.shared.clone(), world.facts.clone());
     Box::pin(async move {
         let outcome = limits::weigh(&shared, &facts, (&after, Weigh::Again)).await;
+        // The kernel may have it and systemd not, or not in time.
+        if outcome.is_err()
+            && let Err(error) = limits::weigh(&shared, &facts, (&before, Weigh::Again)).await
+        {
+            tracing::warn!(pod = %facts.id, error = chain(&error), "a weight that was refused is not taken back");
+        }
         Done::Weighed { after, outcome, reply }
     })
 }
 
-async fn apply(
-    shared: &Arc<Shared>,
-    facts: Arc<ContainerFacts>,
-    (written, (score, new)): (Resources, (i32, i32)),
-) -> Result<(), Error> {
+async fn apply(shared: &Arc<Shared>, facts: Arc<ContainerFacts>, rewrite: Rewrite) -> Result<(), Error> {
     let after = shared.config.deadlines.cgroup;
     let host = shared.host.clone();
     let subject = facts.id.to_string();
     blocking(("changing the resources", &subject, after), move || {
+        let Rewrite { written, back, scores: (score, new) } = rewrite;
         spec::resources::check(&host, &written)?;
         let limits = spec::resources::without_devices(&written)?;
         let failed = |cause| Error::step("changing the resources", facts.id.to_string(), cause);
         let cgroup = Cgroup::at(&host, &facts.cgroup).map_err(failed)?;
-        cgroup.apply(&limits).map_err(failed)?;
-        if score == new { Ok(()) } else { cgroup.change_oom_score(score, new).map_err(failed) }
+        let rescore = |from, to| if from == to { Ok(()) } else { cgroup.change_oom_score(from, to) };
+        cgroup.apply(&limits).and_then(|()| rescore(score, new)).map_err(|cause| {
+            // The kernel has a part of it, and the record what held before.
+            let taken_back = spec::resources::without_devices(&back)
+                .and_then(|limits| cgroup.apply(&limits).and_then(|()| rescore(new, score)).map_err(failed));
+            if let Err(error) = taken_back {
+                tracing::warn!(container = %facts.id, error = chain(&error), "a part of a refused update stays");
+            }
+            if is_memory_in_use(&cause) { in_use(&facts.id) } else { failed(cause) }
+        })
     })
     .await
+}
+
+fn in_use(container: &ContainerId) -> Error {
+    Error::WrongState {
+        kind: Kind::Container,
+        id: container.to_string(),
+        state: "using more memory than that",
+        wish: "have it as its linux.memory_limit_in_bytes",
+    }
+}
+
+/// Whether the kernel could not free enough for a new limit (cgroup-v1/memory: EBUSY from `memory.limit_in_bytes`).
+fn is_memory_in_use(error: &runtime::Error) -> bool {
+    let runtime::Error::Cgroup { path, source, .. } = error else { return false };
+    let is_limit = path
+        .file_name()
+        .is_some_and(|file| file == "memory.limit_in_bytes" || file == "memory.memsw.limit_in_bytes");
+    is_limit && source.raw_os_error() == Some(rustix::io::Errno::BUSY.raw_os_error())
 }

@@ -8,6 +8,7 @@ use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstatfs, openat, openat2};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
 use super::context::Context;
+use crate::error::Error;
 
 /// Where selinuxfs is as a rule.
 const SELINUXFS: &str = "/sys/fs/selinux";
@@ -33,6 +34,9 @@ pub(super) struct Defaults {
     pub(super) privileged: Option<Context>,
 }
 
+/// A policy and what it has for containers, or why there is none of use.
+pub(super) type Found = Result<(Kernel, Defaults), String>;
+
 /// Whether a policy is loaded: without one the kernel names every process alike.
 pub(super) fn is_loaded() -> bool {
     let current = std::fs::read_to_string("/proc/self/attr/current").unwrap_or_default();
@@ -41,35 +45,36 @@ pub(super) fn is_loaded() -> bool {
 }
 
 impl Kernel {
-    /// Finds it, and what the policy has for containers.
+    /// Finds it, and what the policy has for containers, or why there is nothing, in words.
     ///
     /// # Errors
-    /// Why there is none, in words.
-    pub(super) fn find() -> Result<(Self, Defaults), String> {
+    /// A policy is loaded and can't be asked. Going on without it would leave unconfined what was to be confined.
+    pub(super) fn find() -> Result<Found, Error> {
         let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
         if !known.lines().any(|line| line.split_whitespace().next_back() == Some("selinuxfs")) {
-            return Err("the kernel was booted without it".to_owned());
+            return Ok(Err("the kernel was booted without it".to_owned()));
         }
-        let selinuxfs = selinuxfs().map_err(|error| format!("selinuxfs: {error}"))?;
         if !is_loaded() {
-            return Err("no policy is loaded".to_owned());
+            return Ok(Err("no policy is loaded".to_owned()));
         }
-        let kernel = Self { selinuxfs };
+        let unanswered = |subject: String| {
+            |cause: io::Error| Error::step("asking the SELinux policy that is loaded", subject, cause)
+        };
+        let kernel = Self { selinuxfs: selinuxfs().map_err(unanswered("selinuxfs".to_owned()))? };
         let mut defaults = Defaults::of_policy();
         if !kernel.has_levels() {
             defaults.process.level = None;
             defaults.file.level = None;
         }
         for context in [&defaults.process, &defaults.file] {
-            match kernel.knows(&context.to_string()) {
-                Ok(true) => {}
-                Ok(false) => return Err(format!("the policy does not know \"{context}\"")),
-                Err(error) => return Err(format!("checking the context \"{context}\": {error}")),
+            let context = context.to_string();
+            if !kernel.knows(&context).map_err(unanswered(context.clone()))? {
+                return Ok(Err(format!("the policy does not know \"{context}\"")));
             }
         }
         let privileged = Context { kind: "spc_t".to_owned(), ..defaults.process.clone() };
         defaults.privileged = Some(privileged).filter(|one| kernel.knows(&one.to_string()).unwrap_or(false));
-        Ok((kernel, defaults))
+        Ok(Ok((kernel, defaults)))
     }
 
     /// Whether the policy has a context.

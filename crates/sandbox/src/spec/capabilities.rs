@@ -135,8 +135,9 @@ fn known(name: &str) -> Option<Capability> {
     ALL.into_iter().find(|known| known.to_string().trim_start_matches("CAP_") == short)
 }
 
-/// The effective set of a container.
+/// The effective set of a container: what seccomp profiles ask about is what its process has in the end.
 pub(crate) fn effective(security: &ContainerSecurity, choice: &Choice) -> Result<Set, Error> {
+    let ambient = ambient(security, choice)?;
     let Choice { available, ordinary } = choice;
     if security.privileged {
         return Ok(available.clone());
@@ -150,19 +151,23 @@ pub(crate) fn effective(security: &ContainerSecurity, choice: &Choice) -> Result
         (false, false) => ordinary.clone(),
     };
     set.extend(add.named);
-    Ok(set.difference(&drop.named).copied().filter(|capability| available.contains(capability)).collect())
+    let kept = set.difference(&drop.named).copied().filter(|capability| available.contains(capability));
+    // What is ambient is effective, dropped or not (capabilities(7)).
+    Ok(kept.chain(ambient).collect())
+}
+
+fn ambient(security: &ContainerSecurity, Choice { available, .. }: &Choice) -> Result<Set, Error> {
+    let wish = Wish::read(&security.capabilities_ambient, "add_ambient_capabilities")?;
+    Ok(match wish.all {
+        true => available.clone(),
+        false => wish.named.intersection(available).copied().collect(),
+    })
 }
 
 /// The sets of a container's process. Nothing is inheritable but what is ambient (CVE-2022-24769).
 pub(crate) fn sets(security: &ContainerSecurity, choice: &Choice) -> Result<LinuxCapabilities, Error> {
-    let available = &choice.available;
-    let mut set = effective(security, choice)?;
-    let ambient = Wish::read(&security.capabilities_ambient, "add_ambient_capabilities")?;
-    let ambient: Set = match ambient.all {
-        true => available.clone(),
-        false => ambient.named.intersection(available).copied().collect(),
-    };
-    set.extend(&ambient);
+    let set = effective(security, choice)?;
+    let ambient = ambient(security, choice)?;
     let mut sets = LinuxCapabilities::default();
     sets.set_bounding(Some(set.clone()))
         .set_effective(Some(set.clone()))
@@ -268,6 +273,14 @@ mod tests {
         };
         assert_eq!(ambient(&["ALL"]), Some(everything()));
         assert_eq!(ambient(&["NET_ADMIN"]), Some([Capability::NetAdmin].into()));
+        // Rules of seccomp that depend on capabilities ask for the effective set.
+        let own = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let security = ContainerSecurity {
+            capabilities_drop: own(&["ALL", "SYS_ADMIN"]),
+            capabilities_ambient: own(&["SYS_ADMIN"]),
+            ..ContainerSecurity::default()
+        };
+        assert_eq!(effective(&security, &any()).expect("capabilities"), [Capability::SysAdmin].into());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
+use crate::container::lengths;
 use crate::error::Error;
 use crate::pod::config::DnsConfig;
 
@@ -50,6 +51,12 @@ pub(crate) fn log_path(directory: &Path, log_path: &str) -> Result<Option<PathBu
             format!("\"{log_path}\" does not stay below the pod's log directory"),
         ));
     }
+    let is_file =
+        Path::new(log_path).file_name().is_some() && !log_path.ends_with('/') && !log_path.ends_with("/.");
+    if !is_file {
+        return Err(Error::refused("log_path", format!("\"{log_path}\" does not name a file")));
+    }
+    lengths::names(Path::new(log_path), || "log_path".to_owned())?;
     Ok(Some(directory.join(log_path)))
 }
 
@@ -80,7 +87,8 @@ mod tests {
         let path = |text| log_path(Path::new("/logs"), text);
         assert_eq!(path("a/0.log").expect("fine"), Some("/logs/a/0.log".into()));
         assert_eq!(path("").expect("fine"), None);
-        for bad in ["../x", "a/../../x", "/etc/passwd", "a/.."] {
+        let long = "x".repeat(256);
+        for bad in ["../x", "a/../../x", "/etc/passwd", "a/..", ".", "./", "a/", "a/.", long.as_str()] {
             assert!(matches!(path(bad), Err(Error::Refused { field, .. }) if field == "log_path"), "{bad}");
         }
     }

@@ -8,7 +8,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
 use rustix::process::{Pid, Signal, kill_process};
 use sandbox::{ContainerId, ContainerPhase, Error, ExecRequest, PodPhase};
 
-use crate::world::{World, shell, until};
+use crate::world::{World, here, shell, until};
 
 fn exec(command: &[&str]) -> ExecRequest {
     ExecRequest { command: command.iter().map(|word| (*word).to_owned()).collect(), timeout: None }
@@ -25,7 +25,7 @@ async fn answers(world: &World, id: &ContainerId) {
     loop {
         match world.pods().exec_sync(id.as_str(), exec(&["/bin/echo", "here"])).await {
             Ok(output) => return assert_eq!(output.stdout, b"here\n"),
-            Err(error) => assert!(begun.elapsed() < Duration::from_secs(30), "{error:?}"),
+            Err(error) => assert!(begun.elapsed() < here(Duration::from_secs(30)), "{error:?}"),
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

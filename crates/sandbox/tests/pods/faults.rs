@@ -142,7 +142,7 @@ async fn a_bad_container_is_refused_and_leaves_nothing() {
         ("log_path", |c| c.log_path = "../../etc/cron.d/x".to_owned()),
         ("mounts[0].host_path", |c| c.mounts = vec![mount("/no/such/source", "/data")]),
         ("mounts[0].container_path", |c| c.mounts = vec![mount("/tmp", "data")]),
-        ("image.user", |c| c.security.run_as = RunAs::Image),
+        ("image.image", |c| c.security.run_as = RunAs::Image),
         ("linux.security_context.run_as_username", |c| {
             c.security.run_as = RunAs::Username { name: "nobody-here".to_owned(), gid: None };
         }),
@@ -160,7 +160,7 @@ async fn a_bad_container_is_refused_and_leaves_nothing() {
     world.images.config.lock().unwrap().user = "nobody-here".to_owned();
     for (field, change) in cases {
         let mut config = shell("main", "true");
-        if field != "image.user" {
+        if field != "image.image" {
             config.security.run_as = RunAs::Uid { uid: 0, gid: None };
         }
         change(&mut config);
@@ -447,5 +447,57 @@ async fn a_layer_that_cannot_be_measured_is_left_out() {
         assert_eq!((layer(held.clone()), layer(other.clone())), (Some(false), Some(true)));
     }
     assert_eq!(world.images.held_usages.load(Ordering::SeqCst), 1, "one walk at a time");
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_image_reference_is_refused_by_field() {
+    let world = World::new().await;
+    let pods = world.pods();
+    let pod = world.pod("p").await;
+    let mut config = shell("main", "true");
+    config.image.reference = "::::".to_owned();
+    let refused = pods.create_container(pod.as_str(), config).await.unwrap_err();
+    assert!(matches!(&refused, Error::Refused { field, .. } if field == "image.image"), "{refused:?}");
+    let mut config = shell("main", "true");
+    let image = config.image.clone();
+    let volume = |reference: &str| {
+        let image = sandbox::ImageReference { reference: reference.to_owned(), ..image.clone() };
+        let source = MountSource::Image { image, sub_path: String::new() };
+        Mount { source, access: MountAccess::ReadOnly, ..mount("/", reference) }
+    };
+    config.mounts = vec![mount("/tmp", "/tmp"), volume("::::")];
+    config.mounts[1].container_path = "/volume".into();
+    let refused = pods.create_container(pod.as_str(), config).await.unwrap_err();
+    assert!(text(&refused).starts_with("ImageVolumeMountFailed: mounts[1].image.image: "), "{refused:?}");
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn less_memory_than_is_used_is_no_state_for_that_limit() {
+    let world = World::new().await;
+    let pods = world.pods();
+    if std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+        || std::fs::read_to_string("/proc/swaps").unwrap().lines().count() > 1
+    {
+        eprintln!("skipped: only without swap and on cgroup v1 does the kernel refuse such a limit");
+        return world.end().await;
+    }
+    let pod = world.pod("p").await;
+    let script = "head -c 33554432 /dev/zero >/dev/shm/held; exec sleep 1000";
+    let mut config = shell("main", script);
+    config.resources.memory_limit = Some(128 << 20);
+    let id = pods.create_container(pod.as_str(), config).await.unwrap();
+    pods.start_container(id.as_str()).await.unwrap();
+    until("the memory to be used", || {
+        // The shell's own command line has these words too.
+        let holds = world.processes().iter().any(|line| line.ends_with(": sleep 1000 "));
+        if holds { Ok(()) } else { Err(format!("{:?}", world.processes())) }
+    })
+    .await;
+    let less = Resources { memory_limit: Some(4 << 20), ..Resources::default() };
+    let refused = pods.update_resources(id.as_str(), less).await.unwrap_err();
+    assert!(matches!(refused, Error::WrongState { .. }), "{refused:?}");
+    assert!(!text(&refused).contains("/sys/"), "{}", text(&refused));
     world.end().await;
 }

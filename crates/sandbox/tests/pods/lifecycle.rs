@@ -7,7 +7,7 @@ use sandbox::{
     Resources, RunAs,
 };
 
-use crate::world::{World, shell, until};
+use crate::world::{World, here, shell, until};
 
 fn command(words: &[&str]) -> ExecRequest {
     ExecRequest {
@@ -163,16 +163,17 @@ async fn a_stop_escalates_and_holds_nobody_up() {
         if world.log("stubborn", "main").contains("ready") { Ok(()) } else { Err(String::new()) }
     })
     .await;
+    let grace = here(Duration::from_millis(700));
     let begun = Instant::now();
     let stopping = {
         let (pods, id) = (pods.clone(), id.clone());
-        tokio::spawn(async move { pods.stop_container(id.as_str(), Duration::from_millis(700)).await })
+        tokio::spawn(async move { pods.stop_container(id.as_str(), grace).await })
     };
     let other = pods.create_container(pod.as_str(), shell("other", "exit 0")).await.unwrap();
     pods.start_container(other.as_str()).await.expect("a stop that waits holds nobody up");
-    assert!(begun.elapsed() < Duration::from_millis(700));
+    assert!(begun.elapsed() < grace);
     stopping.await.unwrap().unwrap();
-    assert!(begun.elapsed() >= Duration::from_millis(700), "the grace period is kept");
+    assert!(begun.elapsed() >= grace, "the grace period is kept");
     assert_eq!(world.exit(&id).await.exit_code, 137);
     world.end().await;
 }
@@ -194,10 +195,10 @@ async fn execs_are_bounded() {
     let begun = Instant::now();
     let output = pods.exec_sync(id.as_str(), script("sleep 1000 & echo done")).await.unwrap();
     assert_eq!((&*output.stdout, output.exit_code), (&b"done\n"[..], 0));
-    assert!(begun.elapsed() < Duration::from_secs(5), "a child left behind holds nobody up");
+    assert!(begun.elapsed() < here(Duration::from_secs(5)), "a child left behind holds nobody up");
     let output = pods.exec_sync(id.as_str(), script("yes & exit 0")).await.unwrap();
     assert_eq!((&output.stdout[..2], output.exit_code), (&b"y\n"[..], 0));
-    assert!(begun.elapsed() < Duration::from_secs(10), "nor does one that never stops writing");
+    assert!(begun.elapsed() < here(Duration::from_secs(10)), "nor does one that never stops writing");
     until("the writer to end with its reader", || {
         let left: Vec<_> = world.processes().into_iter().filter(|line| line.contains(": yes")).collect();
         if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
@@ -255,7 +256,7 @@ async fn the_time_of_an_exec_covers_its_start() {
         ExecRequest { timeout: Some(Duration::from_millis(300)), ..command(&["/bin/sleep", "2000"]) };
     let late = pods.exec_sync(id.as_str(), wanted).await;
     assert!(matches!(late, Err(sandbox::Error::Deadline { .. })), "{late:?}");
-    assert!(begun.elapsed() < Duration::from_secs(5), "took {:?}", begun.elapsed());
+    assert!(begun.elapsed() < here(Duration::from_secs(5)), "took {:?}", begun.elapsed());
     rustix::process::kill_process(supervisor, rustix::process::Signal::CONT).unwrap();
     // Answered after what was asked before it: the start and the kill.
     pods.exec_sync(id.as_str(), command(&["/bin/true"])).await.unwrap();

@@ -11,6 +11,7 @@
 
 mod contact;
 mod faults;
+mod hanging;
 mod lifecycle;
 mod recovery;
 mod speed;

@@ -216,3 +216,41 @@ async fn a_daemon_may_be_killed_anywhere() {
         world.end().await;
     }
 }
+
+/// What a daemon leaves that is killed while it removes a container's files.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_of_which_only_the_record_is_left_is_known_and_can_be_removed() {
+    let mut world = World::new().await;
+    let pod = world.pod("p").await;
+    let ended = world.started(&pod, "exit 3").await;
+    world.exit(&ended).await;
+    let runs = {
+        let id = world.pods().create_container(pod.as_str(), shell("runs", "exec sleep 1000")).await.unwrap();
+        world.pods().start_container(id.as_str()).await.unwrap();
+        id
+    };
+    let containers = world.directory.path().join("state/pods").join(pod.as_str()).join("containers");
+    world.kill_daemon();
+    for id in [&ended, &runs] {
+        for entry in std::fs::read_dir(containers.join(id.as_str())).unwrap().flatten() {
+            if entry.file_name() != "record.json" {
+                std::fs::remove_file(entry.path()).unwrap();
+            }
+        }
+    }
+    world.open().await;
+    let pods = world.pods();
+    let ContainerPhase::Exited(exited) = world.phase(&ended) else { panic!("{:?}", world.phase(&ended)) };
+    assert_eq!(exited.exit_code, 3);
+    assert!(matches!(world.phase(&runs), ContainerPhase::Running { .. }), "{:?}", world.phase(&runs));
+    let command = ExecRequest { command: vec!["/bin/true".to_owned()], timeout: None };
+    let refused = pods.exec_sync(runs.as_str(), command).await.unwrap_err();
+    assert!(matches!(refused, Error::WrongState { .. }), "{refused:?}");
+    pods.stop_container(runs.as_str(), Duration::ZERO).await.expect("stopped");
+    for id in [&ended, &runs] {
+        pods.remove_container(id.as_str()).await.expect("removed");
+        assert!(!containers.join(id.as_str()).exists());
+    }
+    assert_eq!(world.images.layers(), 0);
+    world.end().await;
+}

@@ -131,6 +131,10 @@ impl RootFilesystems for Images {
         image: &str,
         _: Option<UserMap>,
     ) -> Result<Prepared, RootfsError> {
+        if image.starts_with(':') {
+            let cause = Arc::new(std::io::Error::other("not an image reference"));
+            return Err(RootfsError::BadReference { image: image.to_owned(), cause });
+        }
         if image != "busybox" {
             return Err(RootfsError::NoImage { image: image.to_owned() });
         }
@@ -172,6 +176,10 @@ impl RootFilesystems for Images {
         images: &[String],
     ) -> Result<Vec<String>, RootfsError> {
         match images.iter().find(|image| *image != "busybox") {
+            Some(image) if image.starts_with(':') => Err(RootfsError::BadReference {
+                image: image.clone(),
+                cause: Arc::new(std::io::Error::other("not an image reference")),
+            }),
             Some(image) => Err(RootfsError::NoImage { image: image.clone() }),
             None => Ok(images.iter().map(|_| "sha256:1".to_owned()).collect()),
         }

@@ -16,7 +16,7 @@ mod program;
 use std::path::Path;
 
 use super::{Error, Host};
-use crate::plan::Refusal;
+use crate::plan::{MOST_MAJOR, MOST_MINOR, Refusal, device_number};
 use crate::spec::oci::{LinuxDeviceCgroup, LinuxDeviceType};
 
 /// Bits of an access, as programs are told of it (linux/bpf.h, `BPF_DEVCG_ACC_*`).
@@ -90,6 +90,11 @@ fn read(rules: &[LinuxDeviceCgroup]) -> Result<Vec<Rule>, Refusal> {
     rules.iter().enumerate().map(|(at, rule)| read_rule(at, rule)).collect()
 }
 
+/// Whether a list says what can be understood.
+pub(super) fn check(rules: &[LinuxDeviceCgroup]) -> Result<(), Refusal> {
+    read(rules).map(drop)
+}
+
 fn read_rule(at: usize, rule: &LinuxDeviceCgroup) -> Result<Rule, Refusal> {
     let refuse =
         |field: &str, why: String| Refusal { field: format!("linux.resources.devices[{at}].{field}"), why };
@@ -99,11 +104,8 @@ fn read_rule(at: usize, rule: &LinuxDeviceCgroup) -> Result<Rule, Refusal> {
         LinuxDeviceType::C | LinuxDeviceType::U => Kind::Character,
         LinuxDeviceType::P => return Err(refuse("type", "a pipe is no device".to_owned())),
     };
-    let number = |field: &str, value: Option<i64>| match value {
-        Some(value) if value >= 0 => {
-            let number = u32::try_from(value);
-            number.map(Some).map_err(|_| refuse(field, format!("{value} is not the number of a device")))
-        }
+    let number = |field: &str, value: Option<i64>, most: u32| match value {
+        Some(value) if value >= 0 => device_number(value, most).map(Some).map_err(|why| refuse(field, why)),
         // Absent and -1 are any.
         _ => Ok(None),
     };
@@ -119,8 +121,8 @@ fn read_rule(at: usize, rule: &LinuxDeviceCgroup) -> Result<Rule, Refusal> {
     Ok(Rule {
         verdict: if rule.allow() { Verdict::Allow } else { Verdict::Deny },
         kind,
-        major: number("major", rule.major())?,
-        minor: number("minor", rule.minor())?,
+        major: number("major", rule.major(), MOST_MAJOR)?,
+        minor: number("minor", rule.minor(), MOST_MINOR)?,
         access: if access == 0 { EVERY_ACCESS } else { access },
     })
 }
@@ -161,6 +163,12 @@ mod tests {
         let field = |rule| read(&[rule]).unwrap_err().field;
         assert_eq!(field(rule(LinuxDeviceType::P, 1, "r")), "linux.resources.devices[0].type");
         assert_eq!(field(rule(LinuxDeviceType::C, 1 << 32, "r")), "linux.resources.devices[0].major");
+        assert_eq!(field(rule(LinuxDeviceType::C, 4096, "r")), "linux.resources.devices[0].major");
+        let mut minor = rule(LinuxDeviceType::C, 4095, "r");
+        minor.set_minor(Some(1_048_575));
+        assert_eq!(read(&[minor.clone()]).unwrap()[0].minor, Some(1_048_575));
+        minor.set_minor(Some(1_048_577));
+        assert_eq!(field(minor), "linux.resources.devices[0].minor", "it would be taken for 1");
         assert_eq!(field(rule(LinuxDeviceType::C, 1, "rx")), "linux.resources.devices[0].access");
     }
 }

@@ -1,8 +1,6 @@
 //! One call of an external runtime's program: started, minded by its pidfd, read when it has failed.
 
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -11,12 +9,14 @@ use std::time::Instant;
 
 use rustix::fs::Mode;
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, pidfd_open, waitid};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
+};
 
-use super::super::process::{Ended, Process};
-use crate::container::start_time;
+use super::super::process::{Ended, Process, children, identify};
+use crate::container::stat_field;
 use crate::external::External;
-use crate::{FailedStep, Failure, FailureKind};
+use crate::{FailedStep, Failure, FailureKind, regular, sys};
 
 /// Where programs that a runtime needs are looked for.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -28,6 +28,16 @@ const LONGEST_MESSAGE: usize = 1024;
 
 /// Generations of processes below a program that are looked for when it is killed. runc has three.
 const GENERATIONS: usize = 8;
+
+/// A file of one call, removed with this.
+#[derive(Debug)]
+pub(super) struct Scratch(pub(super) PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _gone = std::fs::remove_file(&self.0);
+    }
+}
 
 /// What a runtime is to do.
 pub(super) struct Order<'a> {
@@ -48,7 +58,7 @@ pub(in crate::supervisor) struct Call {
     /// The program.
     pub(in crate::supervisor) process: Process,
     verb: &'static str,
-    report: PathBuf,
+    report: Scratch,
     /// When it counts as hanging.
     pub(in crate::supervisor) until: Instant,
 }
@@ -56,22 +66,23 @@ pub(in crate::supervisor) struct Call {
 impl Call {
     /// Starts the program.
     pub(super) fn begin(order: Order<'_>) -> Result<Self, Failure> {
-        let report = order.external.bundle.join(format!("{}-{}.log", order.name, order.verb));
+        let report = Scratch(order.external.bundle.join(format!("{}-{}.log", order.name, order.verb)));
         let failed = |error: &std::io::Error| failure(order.verb, error.to_string(), error.raw_os_error());
         let mut command = Command::new(&order.external.runtime.path);
         command.args(&order.external.runtime.args);
-        command.arg("--log").arg(&report).args(["--log-format", "json"]);
+        command.arg("--log").arg(&report.0).args(["--log-format", "json"]);
         command.arg(order.verb).args(&order.arguments);
         // A group of its own: a signal to the supervisor's is not for it.
         command.current_dir(&order.external.bundle).env_clear().env("PATH", PATH).process_group(0);
         match order.streams {
             Some([stdin, stdout, stderr]) => command.stdin(stdin).stdout(stdout).stderr(stderr),
             None => {
-                let stderr =
-                    File::options().create(true).append(true).open(&report).map_err(|e| failed(&e))?;
+                let stderr = regular::create(&report.0).map_err(|error| failed(&error))?;
                 command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr)
             }
         };
+        // What is blocked here the workload would have blocked: runtimes hand their own mask on.
+        sys::unblock_signals_in(&mut command);
         // Directories that it makes in the root are for everybody.
         let before = rustix::process::umask(Mode::WGRP | Mode::WOTH);
         let spawned = command.spawn();
@@ -87,37 +98,40 @@ impl Call {
         }
     }
 
-    /// What came of it, when it has ended. Its files are removed.
+    /// What came of it, when it has ended.
     pub(super) fn outcome(&self) -> Option<Result<(), Failure>> {
         let ended = self.process.reap()?;
-        let outcome = match ended {
+        Some(match ended {
             Ended { code: 0, signal: None } => Ok(()),
             Ended { code, signal } => Err(self.failed(match signal {
                 Some(signal) => format!("killed by signal {signal}"),
                 None => format!("exit status {code}"),
             })),
-        };
-        let _gone = std::fs::remove_file(&self.report);
-        Some(outcome)
+        })
     }
 
     /// Kills it with all that it has started.
     pub(in crate::supervisor) fn kill(&self) {
-        for pid in descendants(self.process.pid).into_iter().rev().filter_map(Pid::from_raw) {
-            let _ended = kill_process(pid, Signal::KILL);
+        for descendant in descendants(self.process.pid).into_iter().rev() {
+            let _ended = pidfd_send_signal(&descendant, Signal::KILL);
         }
         self.process.kill();
     }
 
+    /// Leaves the process to the caller, who waits for it. Its files are removed.
+    pub(super) fn into_process(self) -> Process {
+        self.process
+    }
+
     /// What is told when its time is over.
     pub(super) fn too_late(&self) -> Failure {
-        let said = message(&self.report).map(|said| format!(": {said}")).unwrap_or_default();
+        let said = message(&self.report.0).map(|said| format!(": {said}")).unwrap_or_default();
         failure(self.verb, format!("it took too long{said}"), Some(Errno::TIMEDOUT.raw_os_error()))
     }
 
     /// A failure of this operation: what the program has said, or else `otherwise`.
     pub(super) fn failed(&self, otherwise: String) -> Failure {
-        failure(self.verb, message(&self.report).unwrap_or(otherwise), None)
+        failure(self.verb, message(&self.report.0).unwrap_or(otherwise), None)
     }
 }
 
@@ -127,19 +141,10 @@ pub(super) fn failure(verb: &str, why: String, errno: Option<i32>) -> Failure {
     Failure { kind: FailureKind::System, step: FailedStep::ExternalRuntime, errno, subject }
 }
 
-/// The process with this number, which is a child of this one.
-fn identify(pid: i32) -> Result<Process, Errno> {
-    let number = Pid::from_raw(pid).ok_or(Errno::SRCH)?;
-    let pidfd = pidfd_open(number, PidfdFlags::empty())?;
-    let start_time = start_time(pid).map_err(|_| Errno::SRCH)?;
-    Ok(Process { pid, pidfd, start_time })
-}
-
 /// The process that a runtime has written down in a pid file: an orphan of the runtime's, and so a child of this process.
 pub(super) fn adopt(path: &Path) -> Result<Process, String> {
-    let mut text = String::new();
-    let opened = File::open(path).map_err(|error| format!("its pid file: {error}"))?;
-    opened.take(32).read_to_string(&mut text).map_err(|error| format!("its pid file: {error}"))?;
+    let bytes = regular::first(path, 32).map_err(|error| format!("its pid file: {error}"))?;
+    let text = String::from_utf8_lossy(&bytes);
     let pid = text.trim().parse::<i32>().ok().filter(|pid| *pid > 1);
     let pid = pid.ok_or_else(|| format!("its pid file says {text:?}"))?;
     let process = identify(pid).map_err(|_| format!("process {pid} of its pid file is gone"))?;
@@ -153,11 +158,7 @@ pub(super) fn adopt(path: &Path) -> Result<Process, String> {
 
 /// The end of what a program has written: the last message of its log, or else its last words.
 fn message(report: &Path) -> Option<String> {
-    let mut file = File::open(report).ok()?;
-    let length = file.metadata().ok()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(LONGEST_REPORT))).ok()?;
-    let mut bytes = Vec::new();
-    file.take(LONGEST_REPORT).read_to_end(&mut bytes).ok()?;
+    let bytes = regular::last(report, LONGEST_REPORT).ok()?;
     said(&String::from_utf8_lossy(&bytes))
 }
 
@@ -184,26 +185,39 @@ fn cut(text: &str) -> String {
     text.trim().chars().filter(|c| !c.is_control()).take(LONGEST_MESSAGE).collect()
 }
 
-/// The processes below one, parents before children (proc_pid_task_tid_children(5)).
-fn descendants(pid: i32) -> Vec<i32> {
+/// The processes below one, parents before children.
+fn descendants(pid: i32) -> Vec<OwnedFd> {
     let mut all = Vec::new();
     let mut generation = vec![pid];
     for _ in 0..GENERATIONS {
-        generation = generation.iter().flat_map(|pid| children(*pid)).collect();
-        all.extend_from_slice(&generation);
+        let mut next = Vec::new();
+        for parent in generation {
+            for pid in children(parent) {
+                if let Some(child) = open_child(parent, pid) {
+                    all.push(child);
+                    next.push(pid);
+                }
+            }
+        }
+        generation = next;
     }
     all
 }
 
-fn children(pid: i32) -> Vec<i32> {
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let listed = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
-    let listed: Vec<String> = listed.collect();
-    listed.iter().flat_map(|line| line.split_whitespace()).filter_map(|pid| pid.parse().ok()).collect()
+/// A child of a process's, by a number that may have come to mean another since it was listed: once the descriptor is there,
+/// what it means stays, so the parent is looked at again then.
+fn open_child(parent: i32, pid: i32) -> Option<OwnedFd> {
+    /// Of /proc/PID/stat.
+    const PARENT: usize = 4;
+    let child = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
+    let is_its = stat_field(pid, PARENT).is_ok_and(|found| i32::try_from(found) == Ok(parent));
+    is_its.then_some(child)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+
     use super::*;
 
     #[test]
@@ -216,6 +230,26 @@ mod tests {
         assert_eq!(said("{\"level\":\"info\",\"msg\":\"fine\"}\npanic: x\n\n").as_deref(), Some("panic: x"));
         assert_eq!(said("\n{}\n"), None);
         assert_eq!(said(&"x\u{1b}".repeat(5000)).map(|text| text.len()), Some(LONGEST_MESSAGE));
+    }
+
+    #[test]
+    fn a_number_that_means_another_process_by_now_is_not_a_descendant() {
+        let mut shell = Command::new("sh")
+            .args(["-c", "sleep 1000 & echo; wait"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        shell.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        let pid = shell.id().cast_signed();
+        let listed = children(pid);
+        let (below, of_it) = (descendants(pid), open_child(pid, listed[0]));
+        // As if the number had been given to somebody else's child between the listing and the opening.
+        let others = [open_child(pid, std::process::id().cast_signed()), open_child(pid, pid)];
+        for child in &below {
+            pidfd_send_signal(child, Signal::KILL).unwrap();
+        }
+        shell.wait().unwrap();
+        assert!((below.len(), of_it.is_some()) == (1, true) && others.iter().all(Option::is_none));
     }
 
     #[test]

@@ -4,12 +4,13 @@ use std::ffi::OsString;
 use std::fs::{read_link, remove_file};
 use std::time::{Duration, Instant};
 
-use super::call::{self, Call, Order, failure};
+use super::call::{self, Call, Order, Scratch, failure};
 use super::console::Console;
 use super::{Purpose, Supervisor};
 use crate::container::Until;
 use crate::external::{External, KNOWN};
 use crate::plan::NamespaceSource;
+use crate::regular;
 use crate::supervisor::container::{Container, State};
 use crate::supervisor::ends::complain;
 use crate::supervisor::event_loop::Key;
@@ -46,17 +47,17 @@ impl Supervisor {
             Some(_) => None,
             None => Some(child.into_streams()?),
         };
-        let file = external.bundle.join("init.pid");
-        let _earlier = remove_file(&file);
+        let pid_file = Scratch(external.bundle.join("init.pid"));
+        let _earlier = remove_file(&pid_file.0);
         let mut arguments: Vec<OsString> = vec!["--bundle".into(), external.bundle.clone().into()];
-        arguments.extend(["--pid-file".into(), file.into()]);
+        arguments.extend(["--pid-file".into(), pid_file.0.clone().into()]);
         if let Some(console) = &console {
             arguments.extend(["--console-socket".into(), console.path().into()]);
         }
         arguments.push(start.container.clone().into());
         let until = Instant::now() + Duration::from_millis(start.deadline_ms);
         let failed = |error: std::io::Error| failure("create", error.to_string(), error.raw_os_error());
-        std::fs::write(external.bundle.join(KNOWN), []).map_err(failed)?;
+        regular::write(&external.bundle.join(KNOWN), &[]).map_err(failed)?;
         let order = Order { external: &external, verb: "create", arguments, streams, name: "init", until };
         let call = Call::begin(order).inspect_err(|_| {
             let _unknown = remove_file(external.bundle.join(KNOWN));
@@ -71,7 +72,7 @@ impl Supervisor {
         // Its hooks are in its specification, and so the runtime's.
         let container = Container { id, cgroup, hooks: None, until: Until::Executed, state, external };
         self.containers.push((key, container));
-        self.begin(call, Purpose::Create { container: key, console, pid_target });
+        self.begin(call, Purpose::Create { container: key, console, pid_file, pid_target });
         Ok(())
     }
 
@@ -79,11 +80,11 @@ impl Supervisor {
     pub(super) fn adopt_first(
         &mut self,
         key: Key,
+        pid_file: &Scratch,
         (console, pid_target): (Option<Console>, Option<String>),
     ) -> Result<(), Failure> {
         let failed = |why: String| failure("create", why, None);
-        let Some(external) = self.external(key) else { return Ok(()) };
-        let process = call::adopt(&external.bundle.join("init.pid")).map_err(failed)?;
+        let process = call::adopt(&pid_file.0).map_err(failed)?;
         if self.minds(process.pid) {
             return Err(failed(format!("process {} of its pid file is another's", process.pid)));
         }

@@ -12,6 +12,7 @@ use super::containers::listen;
 use super::{Purpose, Supervisor};
 use crate::Failure;
 use crate::external::{External, describe};
+use crate::regular;
 use crate::supervisor::event_loop::Key;
 use crate::supervisor::exec::{self, Exec};
 use crate::supervisor::starts::Leaving;
@@ -76,7 +77,7 @@ impl Supervisor {
             files: [file("json"), file("pid")],
         };
         let failed = |error: std::io::Error| failure("exec", error.to_string(), error.raw_os_error());
-        std::fs::write(&wanted.files[0], describe(&start.process).to_string()).map_err(failed)?;
+        regular::write(&wanted.files[0], describe(&start.process).to_string().as_bytes()).map_err(failed)?;
         let streams = match wanted.console {
             Some(_) => None,
             None => Some(streams(&start.streams, descriptors)?),

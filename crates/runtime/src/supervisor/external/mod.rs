@@ -23,8 +23,8 @@ use std::time::Instant;
 
 use super::event_loop::{Key, Supervisor};
 use super::starts::Leaving;
-use crate::{Failure, external::External};
-use call::Call;
+use crate::Failure;
+use call::{Call, Scratch};
 use console::Console;
 
 pub(super) use orphans::Orphans;
@@ -42,6 +42,7 @@ enum Purpose {
     Create {
         container: Key,
         console: Option<Console>,
+        pid_file: Scratch,
         /// The container whose pid namespace it joins.
         pid_target: Option<String>,
     },
@@ -79,8 +80,10 @@ impl Supervisor {
     pub(super) fn worked(&mut self, key: Key) {
         let Some(at) = self.work.iter().position(|(other, _)| *other == key) else { return };
         if let Some(outcome) = self.work[at].1.call.outcome() {
-            let (_, work) = self.work.swap_remove(at);
-            self.conclude(work.purpose, outcome);
+            let (_, Work { call, purpose }) = self.work.swap_remove(at);
+            // Its files are gone before anybody hears of it.
+            drop(call);
+            self.conclude(purpose, outcome);
         }
     }
 
@@ -90,15 +93,17 @@ impl Supervisor {
             let (key, Work { call, purpose }) = self.work.swap_remove(at);
             call.kill();
             let failure = call.too_late();
-            self.leaving.push((key, Leaving::unasked(call.process)));
+            self.leaving.push((key, Leaving::unasked(call.into_process())));
             self.conclude(purpose, Err(failure));
         }
     }
 
     fn conclude(&mut self, purpose: Purpose, outcome: Result<(), Failure>) {
         match purpose {
-            Purpose::Create { container, console, pid_target } => {
-                let adopted = outcome.and_then(|()| self.adopt_first(container, (console, pid_target)));
+            Purpose::Create { container, console, pid_file, pid_target } => {
+                let adopted =
+                    outcome.and_then(|()| self.adopt_first(container, &pid_file, (console, pid_target)));
+                drop(pid_file);
                 match adopted.and_then(|()| self.call_start(container)) {
                     Ok(()) => {}
                     Err(failure) => self.undo(container, failure),
@@ -126,11 +131,5 @@ impl Supervisor {
             Purpose::Undo { .. } | Purpose::Clear { .. } | Purpose::Kill { .. } | Purpose::Exec(_) => false,
         };
         self.work.iter().filter(|(_, work)| is_for_it(&work.purpose)).for_each(|(_, work)| work.call.kill());
-    }
-
-    /// The runtime and bundle of a container.
-    fn external(&self, container: Key) -> Option<&External> {
-        let (_, container) = self.containers.iter().find(|(other, _)| *other == container)?;
-        container.external.as_deref()
     }
 }

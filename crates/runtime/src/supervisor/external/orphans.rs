@@ -11,6 +11,7 @@ use rustix::process::{getpid, set_child_subreaper};
 
 use super::Supervisor;
 use crate::handshake::to_rustix;
+use crate::supervisor::container::{Stage, State};
 use crate::{FailedStep, Failure};
 
 /// The word that a child has ended.
@@ -75,15 +76,30 @@ impl Supervisor {
     }
 
     /// Whether something here waits for this child.
-    pub(super) fn minds(&self, pid: i32) -> bool {
+    pub(in crate::supervisor) fn minds(&self, pid: i32) -> bool {
         let containers = self
             .containers
             .iter()
             .filter_map(|(_, container)| container.process().map(|process| process.pid));
         let execs = self.execs.iter().map(|(_, exec)| exec.process.pid);
+        let births = self.births.iter().map(|(_, expected)| expected.birth.starter());
+        let stages = self.containers.iter().filter_map(|(_, container)| match &container.state {
+            State::Starting { stage: Stage::Hooks(hooking) | Stage::Executed(hooking), .. } => {
+                Some(hooking.pid())
+            }
+            _ => None,
+        });
+        let hooks = stages.chain(self.poststops.iter().map(|(_, hooking)| hooking.pid()));
         let leaving = self.leaving.iter().map(|(_, left)| left.process.pid);
         let work = self.work.iter().map(|(_, work)| work.call.process.pid);
         let init = self.pod.as_ref().and_then(|pod| pod.pid.as_ref()).map(|pid| pid.init);
-        containers.chain(execs).chain(leaving).chain(work).chain(init).any(|minded| minded == pid)
+        containers
+            .chain(execs)
+            .chain(births)
+            .chain(hooks)
+            .chain(leaving)
+            .chain(work)
+            .chain(init)
+            .any(|minded| minded == pid)
     }
 }

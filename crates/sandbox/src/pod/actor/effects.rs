@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{Actor, Goal};
 use crate::clock;
-use crate::container::state::{ContainerEffect, ContainerEvent, ContainerState, Stage};
+use crate::container::state::{ContainerEffect, ContainerEvent, ContainerState, Stage, Wanted};
 use crate::error::{Error, chain};
 use crate::events::{Event, EventKind};
 use crate::id::ContainerId;
@@ -59,8 +59,11 @@ impl Actor {
         let is_due = |state: &ContainerState| match (state, what) {
             (ContainerState::Running(_), _) => true,
             (ContainerState::Stopping { stage, .. }, Drain::WhatStillRuns) => *stage == Stage::Asked,
-            (ContainerState::Stopping { .. }, Drain::Everything) => true,
-            (ContainerState::Making | ContainerState::Created | ContainerState::Starting { .. }, _)
+            (ContainerState::Starting { wanted, .. }, Drain::WhatStillRuns) => {
+                matches!(wanted, Wanted::Yes | Wanted::ForNow)
+            }
+            (ContainerState::Stopping { .. } | ContainerState::Starting { .. }, Drain::Everything) => true,
+            (ContainerState::Making | ContainerState::Created, _)
             | (ContainerState::Exited(_) | ContainerState::Removing { .. } | ContainerState::Gone, _) => {
                 false
             }
@@ -92,6 +95,7 @@ impl Actor {
             ContainerEffect::Ask => self.begin(Work::Ask(id.clone())),
             ContainerEffect::Wait(grace) => self.begin(Work::Wait(id.clone(), grace)),
             ContainerEffect::Kill => self.begin(Work::Kill(id.clone())),
+            ContainerEffect::CallOff => self.call_off(id),
             ContainerEffect::Tidy => self.begin(Work::Tidy(id.clone())),
             ContainerEffect::Erase => self.begin(Work::EraseContainer(id.clone())),
             ContainerEffect::Save => self.save_container(id),
@@ -108,7 +112,7 @@ impl Actor {
 
     pub(super) fn begin(&mut self, work: Work) {
         // What ends by itself, or not at all, holds up no daemon that goes.
-        let is_timer = matches!(work, Work::Wait(..) | Work::Kill(_) | Work::Seek(_));
+        let is_timer = matches!(work, Work::Wait(..) | Work::Kill(_) | Work::CallOff(_) | Work::Seek(_));
         let Some(task) = self.task(work) else { return };
         if is_timer {
             self.timers.spawn(task);

@@ -1,6 +1,7 @@
 //! The supervisor in the actor's life: what it tells, what is done while it is out of touch, and what is left when it is gone.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::Actor;
@@ -10,7 +11,7 @@ use crate::container::status::Exited;
 use crate::id::ContainerId;
 use crate::pod::contact::Seek;
 use crate::pod::state::{PodEvent, PodState};
-use crate::pod::work::{Work, never_started};
+use crate::pod::work::{Work, called_off, never_started};
 use crate::recover::{Seen, news_of, strays};
 use crate::supervisor::client::ExitReport;
 use crate::supervisor::{Minder, News};
@@ -91,12 +92,26 @@ impl Actor {
     /// Has a container started. While the supervisor is out of touch that waits; without one it never will be.
     pub(super) fn launch(&mut self, id: &ContainerId) {
         let Some(member) = self.members.get_mut(id).filter(|member| !member.is_launching) else { return };
-        if self.minder.is_some() {
+        let is_called_off = member.is_called_off();
+        if self.minder.is_some() && is_called_off {
+            // The request of before may have arrived: to be killed, and not asked for once more.
+            self.begin(Work::CallOff(id.clone()));
+            self.container_event(id, called_off(id));
+        } else if self.minder.is_some() {
             member.is_launching = true;
             self.begin(Work::Launch(id.clone()));
         } else if self.seeks.is_none() {
-            self.container_event(id, never_started(id));
+            let event = if is_called_off { called_off(id) } else { never_started(&self.facts) };
+            self.container_event(id, event);
         }
+    }
+
+    /// Has a start given up: by whoever prepares it, or by the supervisor.
+    pub(super) fn call_off(&mut self, id: &ContainerId) {
+        if let Some(member) = self.members.get(id) {
+            member.called_off.store(true, Ordering::SeqCst);
+        }
+        self.begin(Work::CallOff(id.clone()));
     }
 
     /// What came of a start; nothing when the supervisor got out of touch meanwhile.
@@ -106,7 +121,15 @@ impl Actor {
         if events.is_empty() {
             return self.launch(id);
         }
-        events.into_iter().for_each(|event| self.container_event(id, event));
+        let is_called_off = member.is_called_off();
+        for event in events {
+            let event = match event {
+                // Not what the kill looked like from over there.
+                ContainerEvent::StartFailed { .. } if is_called_off => called_off(id),
+                other => other,
+            };
+            self.container_event(id, event);
+        }
     }
 
     fn starting(&self) -> Vec<ContainerId> {

@@ -19,7 +19,7 @@ use crate::pod::limits::PodResources;
 use crate::pod::members::Member;
 use crate::pod::state::{PodDenied, PodEvent, PodGoal, PodState, Then};
 use crate::pod::wish::{ContainerWish, Reply, Wish};
-use crate::pod::work::Work;
+use crate::pod::work::{Rewrite, Work};
 use crate::resources::Resources;
 
 /// Why a wish of a container is not granted.
@@ -190,9 +190,15 @@ impl Actor {
             }
             ContainerState::Running(_) | ContainerState::Stopping { .. } => {
                 member.updates = Some(VecDeque::new());
-                let (change, written) = (Box::new(resources.clone()), Box::new(written));
+                let back = written.taken_back(&member.resources);
                 let scores = (member.resources.oom_score(), after.oom_score());
-                self.begin(Work::Update { id: id.clone(), change, written, scores, reply });
+                let rewrite = Box::new(Rewrite { written, back, scores });
+                self.begin(Work::Update {
+                    id: id.clone(),
+                    change: Box::new(resources.clone()),
+                    rewrite,
+                    reply,
+                });
             }
             other => reply.send(Err(Error::WrongState {
                 kind: Kind::Container,
@@ -208,7 +214,8 @@ impl Actor {
             return reply.send(Err(self.wrong_pod_state("have its resources changed")));
         }
         if let Some((after, reply)) = self.limits.begin(&self.facts.config, (limits, reply)) {
-            self.begin(Work::Weigh { after: Box::new(after), reply });
+            let before = Box::new(self.limits.now(&self.facts.config));
+            self.begin(Work::Weigh { before, after: Box::new(after), reply });
         }
     }
 
