@@ -1,0 +1,106 @@
+//! What an upgraded connection does: which protocol runs over it, and for what.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::backend::{Backend, Duplex, Request, Streams};
+use crate::error::Error;
+use crate::http::Upgrade;
+use crate::port_forward::{self, Forward};
+use crate::remote_command::{self, Channels, Version, pump};
+use crate::websocket;
+use crate::websocket::channels::WRITE_BUFFER;
+use crate::websocket::tunnel::Tunnel;
+
+/// What all sessions are run by.
+#[derive(Clone)]
+pub(crate) struct Terms {
+    /// Who runs processes and connects.
+    pub(crate) backend: Arc<dyn Backend>,
+    /// How long nothing may move.
+    pub(crate) idle: Duration,
+    /// Becomes true when the server ends.
+    pub(crate) ending: watch::Receiver<bool>,
+}
+
+/// Whether a request can be served by a protocol.
+///
+/// # Errors
+/// Why not.
+pub(crate) fn check(upgrade: Upgrade, request: &Request) -> Result<(), &'static str> {
+    match (upgrade, request) {
+        (Upgrade::WebSocketForward(_), Request::PortForward { ports, .. }) => match ports.len() {
+            0 => Err("without SPDY the ports must be named when the stream is asked for"),
+            1..=websocket::forward::MOST_PORTS => Ok(()),
+            _ => Err("that many ports need SPDY"),
+        },
+        _ => Ok(()),
+    }
+}
+
+/// Runs a session until its end. Safe to cancel: everything in it is dropped.
+pub(crate) async fn run(io: Box<dyn Duplex>, (upgrade, request): (Upgrade, Request), mut terms: Terms) {
+    let ended = match request {
+        Request::PortForward { pod, ports } => {
+            let forward = Forward { backend: terms.backend, pod, ports, idle: terms.idle };
+            tokio::select! {
+                ended = forwarding(io, upgrade, forward) => ended,
+                _ = terms.ending.wait_for(|ending| *ending) => Ok(()),
+            }
+        }
+        Request::Exec(ref exec) => command(io, (upgrade, exec.streams), request, terms).await,
+        Request::Attach(ref attach) => command(io, (upgrade, attach.streams), request, terms).await,
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a stream ended");
+    }
+}
+
+async fn forwarding(io: Box<dyn Duplex>, upgrade: Upgrade, forward: Forward) -> Result<(), Error> {
+    match upgrade {
+        Upgrade::Tunnel => {
+            let tunnel = Tunnel::new(websocket::open(io, 0).await);
+            port_forward::serve(Box::new(tunnel), forward).await
+        }
+        Upgrade::WebSocketForward(coding) => {
+            let socket = websocket::open(io, WRITE_BUFFER).await;
+            websocket::forward::serve(socket, coding, forward).await;
+            Ok(())
+        }
+        Upgrade::SpdyForward | Upgrade::Spdy(_) | Upgrade::WebSocket(..) => {
+            port_forward::serve(io, forward).await
+        }
+    }
+}
+
+async fn command(
+    io: Box<dyn Duplex>,
+    (upgrade, streams): (Upgrade, Streams),
+    request: Request,
+    terms: Terms,
+) -> Result<(), Error> {
+    let Some((purpose, begin)) = pump::begin(&terms.backend, request) else { return Ok(()) };
+    let (channels, version) = channels(io, upgrade, streams).await?;
+    let terms = pump::Terms { version, purpose, idle: terms.idle, ending: terms.ending };
+    pump::run(channels, begin, terms).await;
+    Ok(())
+}
+
+async fn channels(
+    io: Box<dyn Duplex>,
+    upgrade: Upgrade,
+    streams: Streams,
+) -> Result<(Channels, Version), Error> {
+    match upgrade {
+        Upgrade::Spdy(version) => Ok((remote_command::spdy::open(io, version, streams).await?, version)),
+        Upgrade::WebSocket(version, coding) => {
+            let socket = websocket::open(io, WRITE_BUFFER).await;
+            Ok((websocket::channels::remote(socket, (version, coding), streams), version))
+        }
+        Upgrade::SpdyForward | Upgrade::WebSocketForward(_) | Upgrade::Tunnel => {
+            Err(Error::Streams { why: "ports are forwarded, and a command is asked for".into() })
+        }
+    }
+}
