@@ -7,5 +7,6 @@
 mod backend;
 
 pub use backend::{
-    AttachRequest, Backend, Duplex, Ended, ExecRequest, Failure, Input, Output, Request, Resize, Session, Size, Streams,
+    AttachRequest, Backend, Duplex, Ended, ExecRequest, Failure, Input, Output, Request, Resize, Session,
+    Size, Streams,
 };

@@ -44,6 +44,8 @@ impl Supervisor {
             Request::Execute { container, deadline_ms } => self.execute(&container, (sequence, deadline_ms)),
             Request::Exec(start) => self.exec(sequence, *start, descriptors),
             Request::Signal { target, signal, scope } => self.signal(sequence, &target, (signal, scope)),
+            Request::Attach { .. } => Some(Reply::Gone),
+            Request::Detach { .. } => Some(Reply::Done),
             Request::ReopenLog { container } => Some(self.reopen_log(&container)),
             Request::Forget { container } => Some(self.forget(&container)),
             Request::Shutdown => {
