@@ -8,6 +8,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::Place;
+use super::attachments::Attachments;
 use super::container::{Container, Stage, State};
 use super::exec::{self, Exec};
 use super::external::{Orphans, Work};
@@ -40,6 +41,7 @@ pub(super) struct Supervisor {
     pub(super) pod: Option<PodNamespaces>,
     pub(super) containers: Vec<(Key, Container)>,
     pub(super) execs: Vec<(Key, Exec)>,
+    pub(super) attachments: Attachments,
     listener: Listener,
     pub(super) session: Option<Session>,
     /// What external runtimes do.
@@ -68,6 +70,7 @@ enum Token {
     Hooks(Key),
     Exit(Key),
     Output(Key, Source),
+    Attachment(Key),
     ExecHandshake(Key),
     ExecExit(Key),
     Leaving(Key),
@@ -83,6 +86,7 @@ impl Supervisor {
             pod: None,
             containers: Vec::new(),
             execs: Vec::new(),
+            attachments: Attachments::default(),
             listener,
             session: None,
             work: Vec::new(),
@@ -103,6 +107,7 @@ impl Supervisor {
                 self.handle(token);
             }
             self.expire(Instant::now());
+            self.end_attachments();
             self.reap_orphans();
             if self.is_empty()
                 && let Some(waiting) = self.ending.take()
@@ -201,6 +206,8 @@ impl Supervisor {
                 exec::State::Running => (Token::ExecExit(*key), exec.process.as_fd(), PollFlags::IN),
             });
         }
+        let attachments = self.attachments.descriptors();
+        waited.extend(attachments.map(|(key, pipe, flags)| (Token::Attachment(key), pipe, flags)));
         let poststops = self.poststops.iter();
         waited.extend(poststops.map(|(key, hooking)| (Token::Hooks(*key), hooking.as_fd(), PollFlags::IN)));
         waited.extend(
@@ -223,6 +230,11 @@ impl Supervisor {
             Token::Hooks(key) => self.hooked(key),
             Token::Exit(key) => self.exited(key),
             Token::Output(key, source) => self.output(key, source),
+            Token::Attachment(key) => {
+                if self.attachments.ready(key) {
+                    self.has_spare_memory();
+                }
+            }
             Token::ExecHandshake(key) => self.exec_progress(key),
             Token::ExecExit(key) => self.exec_exited(key),
             Token::Leaving(key) => self.left(key),
@@ -262,15 +274,18 @@ impl Supervisor {
         }
     }
 
-    /// Execs are the daemon's: nobody else could read what they print. What waits for an answer is forgotten,
+    /// Execs are the daemon's: nobody else could read what they print, and so are attachments. What waits for an answer is forgotten,
     /// since another daemon counts its requests from the beginning.
     fn lose_session(&mut self) {
         if self.session.take().is_none() {
             return;
         }
         for (key, exec) in std::mem::take(&mut self.execs) {
-            exec.kill();
+            self.kill_exec(&exec);
             self.leaving.push((key, Leaving::unasked(exec.process)));
+        }
+        for container in self.attachments.detach_all() {
+            self.input_gone(container);
         }
         self.abandon_execs(None);
         self.containers.iter_mut().for_each(|(_, container)| container.forget_waiting());

@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use super::event_loop::Key;
 use super::process::Process;
 use crate::cgroup::Cgroup;
 use crate::container::{ExecRequest, Streams, exec};
@@ -17,12 +18,14 @@ use crate::{FailedStep, Failure, FailureKind};
 pub(super) struct Exec {
     /// The daemon's name for it.
     pub(super) name: String,
+    pub(super) container: Key,
     pub(super) process: Process,
     pub(super) state: State,
 }
 
 /// A running container.
 pub(super) struct Joined<'a> {
+    pub(super) key: Key,
     /// Its first process.
     pub(super) process: BorrowedFd<'a>,
     pub(super) cgroup: &'a Cgroup,
@@ -65,10 +68,10 @@ impl Exec {
         let process = Process { pid: launched.pid, pidfd: launched.pidfd, start_time: launched.start_time };
         let deadline = Instant::now() + Duration::from_millis(start.deadline_ms);
         let state = State::Starting { handshake: launched.handshake, sequence, terminal: None, deadline };
-        Ok(Self { name: start.exec, process, state })
+        Ok(Self { name: start.exec, container: container.key, process, state })
     }
 
-    /// Kills it with its process group.
+    /// Kills it with its process group: one that has executed nothing yet, or whose container is gone.
     pub(super) fn kill(&self) {
         let _ = self.process.signal_group(KILL);
         self.process.kill();
