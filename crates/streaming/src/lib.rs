@@ -5,7 +5,9 @@
 //! crate implements).
 
 mod backend;
+pub mod spdy;
 
 pub use backend::{
-    AttachRequest, Backend, Duplex, Ended, ExecRequest, Failure, Input, Output, Request, Resize, Session, Size, Streams,
+    AttachRequest, Backend, Duplex, Ended, ExecRequest, Failure, Input, Output, Request, Resize, Session,
+    Size, Streams,
 };
