@@ -5,6 +5,10 @@
 //! crate implements).
 
 mod backend;
+#[allow(dead_code, reason = "what uses it comes with the server")]
+mod port_forward;
+#[allow(dead_code, reason = "what uses it comes with the server")]
+mod remote_command;
 pub mod spdy;
 
 pub use backend::{

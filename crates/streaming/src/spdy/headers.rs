@@ -271,8 +271,7 @@ mod tests {
     #[test]
     fn the_limit_is_what_may_be_reached() {
         let mut value = "x".repeat((16 << 10) - 4 - 4 - 1 - 4);
-        let block =
-            |value: &str| compress(&mut compressor(), &plain(&Headers::from_pairs(&[("a", value)])));
+        let block = |value: &str| compress(&mut compressor(), &plain(&Headers::from_pairs(&[("a", value)])));
         assert!(reader().read(&block(&value)).is_ok());
         value.push('x');
         assert_eq!(reader().read(&block(&value)), Err(HeaderError::TooLarge(16 << 10)));

@@ -18,6 +18,8 @@
 //!
 //! Not here: what the streams are for (`remote_command`, `port_forward`), how the connection came about (`http`).
 
+#[cfg(test)]
+pub(crate) mod client;
 mod connection;
 mod dictionary;
 mod error;
@@ -27,6 +29,8 @@ pub mod headers;
 mod limits;
 mod state;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 pub use connection::{Closer, Connection, Streams};
 pub use dictionary::dictionary;
