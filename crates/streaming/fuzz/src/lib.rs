@@ -14,7 +14,11 @@ pub fn run<F: Future>(future: F) -> F::Output {
     RUNTIME.with_borrow_mut(|runtime| {
         runtime
             .get_or_insert_with(|| {
-                tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap()
+                tokio::runtime::Builder::new_current_thread()
+                    .enable_time()
+                    .start_paused(true)
+                    .build()
+                    .unwrap()
             })
             .block_on(future)
     })

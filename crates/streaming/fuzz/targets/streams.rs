@@ -25,7 +25,7 @@ fn frames(input: &[u8]) -> (Vec<u8>, HashMap<u32, Vec<u8>>) {
     let (mut out, mut sent) = (BytesMut::new(), HashMap::<u32, Vec<u8>>::new());
     let mut next = 1;
     for step in input.chunks_exact(3) {
-        let [what, stream, value] = [step[0], u32::from(step[1] % 16), step[2]];
+        let (what, stream, value) = (step[0], u32::from(step[1] % 16), step[2]);
         let fin = value & 1 == 1;
         let frame = match what % 10 {
             0 => {
