@@ -66,12 +66,10 @@ fn code(error: &Error) -> Code {
 
 /// The answer to a request for a stream that failed.
 pub(crate) fn of_streaming(error: &streaming::Error) -> Status {
-    use streaming::Error::{
-        Listen, Random, Streams, TlsClientCa, TlsFile, TlsPair, TlsPem, TooLong, TooManyTokens,
-    };
+    use streaming::Error::{Listen, Random, TlsClientCa, TlsFile, TlsPair, TlsPem, TooLong, TooManyTokens};
     let code = match error {
         TooManyTokens { .. } | TooLong { .. } => Code::ResourceExhausted,
-        Listen { .. } | Random { .. } | Streams { .. } => Code::Internal,
+        Listen { .. } | Random { .. } => Code::Internal,
         TlsClientCa { .. } | TlsFile { .. } | TlsPair { .. } | TlsPem { .. } => Code::Internal,
     };
     answer(code, &chain(error))

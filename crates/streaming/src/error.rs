@@ -75,10 +75,4 @@ pub enum Error {
         #[source]
         cause: rustls::server::VerifierBuilderError,
     },
-    /// A client didn't create the streams that it has to.
-    #[error("waiting for the client's streams: {why}")]
-    Streams {
-        /// What is missing or wrong.
-        why: String,
-    },
 }

@@ -13,6 +13,7 @@ mod remote_command;
 mod server;
 mod session;
 mod socket;
+pub mod spdy;
 mod tls;
 mod tokens;
 mod websocket;

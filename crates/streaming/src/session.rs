@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::activity::{Activity, Watched};
 use crate::backend::{Backend, Duplex, Request, Streams};
-use crate::error::Error;
 use crate::http::Upgrade;
-use crate::port_forward::{self, Forward};
-use crate::remote_command::{self, Channels, Version, pump};
+use crate::port_forward::{self, Target};
+use crate::remote_command::{self, Channels, Version, pump, spdy::OpenError};
+use crate::spdy;
 use crate::websocket;
 use crate::websocket::channels::WRITE_BUFFER;
 use crate::websocket::tunnel::Tunnel;
@@ -23,6 +24,17 @@ pub(crate) struct Terms {
     pub(crate) idle: Duration,
     /// Becomes true when the server ends.
     pub(crate) ending: watch::Receiver<bool>,
+}
+
+/// Why a session ended before its time.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    /// A rule of SPDY's, or the connection.
+    #[error(transparent)]
+    Spdy(#[from] spdy::Error),
+    /// The streams of a remote command.
+    #[error(transparent)]
+    Open(#[from] OpenError),
 }
 
 /// Whether a request can be served by a protocol.
@@ -44,9 +56,9 @@ pub(crate) fn check(upgrade: Upgrade, request: &Request) -> Result<(), &'static 
 pub(crate) async fn run(io: Box<dyn Duplex>, (upgrade, request): (Upgrade, Request), mut terms: Terms) {
     let ended = match request {
         Request::PortForward { pod, ports } => {
-            let forward = Forward { backend: terms.backend, pod, ports, idle: terms.idle };
+            let target = Target { backend: terms.backend, pod, ports };
             tokio::select! {
-                ended = forwarding(io, upgrade, forward) => ended,
+                ended = forwarding(io, upgrade, (target, terms.idle)) => ended,
                 _ = terms.ending.wait_for(|ending| *ending) => Ok(()),
             }
         }
@@ -58,20 +70,27 @@ pub(crate) async fn run(io: Box<dyn Duplex>, (upgrade, request): (Upgrade, Reque
     }
 }
 
-async fn forwarding(io: Box<dyn Duplex>, upgrade: Upgrade, forward: Forward) -> Result<(), Error> {
-    match upgrade {
-        Upgrade::Tunnel => {
-            let tunnel = Tunnel::new(websocket::open(io, 0).await);
-            port_forward::serve(Box::new(tunnel), forward).await
+async fn forwarding(
+    io: Box<dyn Duplex>,
+    upgrade: Upgrade,
+    (target, idle): (Target, Duration),
+) -> Result<(), Broken> {
+    if let Upgrade::WebSocketForward(coding) = upgrade {
+        let socket = websocket::open(io, WRITE_BUFFER).await;
+        websocket::forward::serve(socket, coding, (target, idle)).await;
+        return Ok(());
+    }
+    let activity = Arc::new(Activity::default());
+    let io = Watched { io, activity: Arc::clone(&activity) };
+    let serving = async {
+        match upgrade {
+            Upgrade::Tunnel => port_forward::serve(Tunnel::new(websocket::open(io, 0).await), target).await,
+            _ => port_forward::serve(io, target).await,
         }
-        Upgrade::WebSocketForward(coding) => {
-            let socket = websocket::open(io, WRITE_BUFFER).await;
-            websocket::forward::serve(socket, coding, forward).await;
-            Ok(())
-        }
-        Upgrade::SpdyForward | Upgrade::Spdy(_) | Upgrade::WebSocket(..) => {
-            port_forward::serve(io, forward).await
-        }
+    };
+    tokio::select! {
+        ended = serving => Ok(ended?),
+        () = activity.idle(idle) => Ok(()),
     }
 }
 
@@ -80,27 +99,28 @@ async fn command(
     (upgrade, streams): (Upgrade, Streams),
     request: Request,
     terms: Terms,
-) -> Result<(), Error> {
+) -> Result<(), Broken> {
     let Some((purpose, begin)) = pump::begin(&terms.backend, request) else { return Ok(()) };
-    let (channels, version) = channels(io, upgrade, streams).await?;
+    let Some((channels, version)) = channels(io, upgrade, streams).await? else { return Ok(()) };
     let terms = pump::Terms { version, purpose, idle: terms.idle, ending: terms.ending };
     pump::run(channels, begin, terms).await;
     Ok(())
 }
 
+/// None for what can't be: ports are not forwarded by a command's protocol (`crate::http` sees to that).
 async fn channels(
     io: Box<dyn Duplex>,
     upgrade: Upgrade,
     streams: Streams,
-) -> Result<(Channels, Version), Error> {
+) -> Result<Option<(Channels, Version)>, OpenError> {
     match upgrade {
-        Upgrade::Spdy(version) => Ok((remote_command::spdy::open(io, version, streams).await?, version)),
+        Upgrade::Spdy(version) => {
+            Ok(Some((remote_command::spdy::channels(io, streams, version).await?, version)))
+        }
         Upgrade::WebSocket(version, coding) => {
             let socket = websocket::open(io, WRITE_BUFFER).await;
-            Ok((websocket::channels::remote(socket, (version, coding), streams), version))
+            Ok(Some((websocket::channels::remote(socket, (version, coding), streams), version)))
         }
-        Upgrade::SpdyForward | Upgrade::WebSocketForward(_) | Upgrade::Tunnel => {
-            Err(Error::Streams { why: "ports are forwarded, and a command is asked for".into() })
-        }
+        Upgrade::SpdyForward | Upgrade::WebSocketForward(_) | Upgrade::Tunnel => Ok(None),
     }
 }

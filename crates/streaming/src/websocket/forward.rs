@@ -3,6 +3,8 @@
 //!
 //! The client can't end its side of a port. Not here: ports over SPDY, tunnelled or not (`crate::port_forward`).
 
+use std::time::Duration;
+
 use futures::FutureExt;
 use futures::future::join_all;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -13,7 +15,7 @@ use super::channels::{Reader, Wire, Writer};
 use super::frames::HalfClose;
 use crate::activity::Activity;
 use crate::backend::Duplex;
-use crate::port_forward::Forward;
+use crate::port_forward::Target;
 
 /// The most ports that channels can be numbered for, as digits and what follows them in ASCII.
 pub(crate) const MOST_PORTS: usize = 39;
@@ -28,11 +30,15 @@ struct Port {
 }
 
 /// Serves until the client has gone, all ports are done, or nothing moved for the idle time. Safe to cancel.
-pub(crate) async fn serve<S: Duplex>(socket: WebSocketStream<S>, coding: Coding, forward: Forward) {
+pub(crate) async fn serve<S: Duplex>(
+    socket: WebSocketStream<S>,
+    coding: Coding,
+    (target, idle): (Target, Duration),
+) {
     let mut wire = Wire::new(coding, HalfClose::Unknown);
     let ports: Vec<Port> = (0u8..)
         .step_by(2)
-        .zip(&forward.ports)
+        .zip(&target.ports)
         .map(|(channel, number)| Port {
             number: *number,
             from_client: wire.reader(channel),
@@ -41,22 +47,22 @@ pub(crate) async fn serve<S: Duplex>(socket: WebSocketStream<S>, coding: Coding,
         })
         .collect();
     let moved = Activity::default();
-    let serving = join_all(ports.into_iter().map(|port| serve_port(port, &forward, &moved)));
+    let serving = join_all(ports.into_iter().map(|port| serve_port(port, &target, &moved)));
     let mut gone = std::pin::pin!(wire.drive(socket));
     tokio::select! {
         () = &mut gone => {}
         _ = serving => gone.await,
-        () = moved.idle(forward.idle) => {}
+        () = moved.idle(idle) => {}
     }
 }
 
-async fn serve_port(mut port: Port, forward: &Forward, moved: &Activity) {
+async fn serve_port(mut port: Port, target: &Target, moved: &Activity) {
     let number = port.number.to_le_bytes();
     let greeted = port.data.write_all(&number).await.is_ok() && port.error.write_all(&number).await.is_ok();
     if !greeted {
         return;
     }
-    match forward.backend.connect(&forward.pod, port.number).await {
+    match target.backend.connect(&target.pod, port.number).await {
         Ok(connection) => {
             let (from_pod, to_pod) = tokio::io::split(connection);
             tokio::select! {
@@ -66,7 +72,7 @@ async fn serve_port(mut port: Port, forward: &Forward, moved: &Activity) {
             }
         }
         Err(failure) => {
-            let text = format!("error forwarding port {} to pod {}: {failure}", port.number, forward.pod);
+            let text = format!("error forwarding port {} to pod {}: {failure}", port.number, target.pod);
             let _gone = port.error.write_all(text.as_bytes()).await;
         }
     }
