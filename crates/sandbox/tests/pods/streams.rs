@@ -1,5 +1,6 @@
 //! Somebody who is connected to a command, or to a container's first process.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use sandbox::{ContainerId, End, Error, PodId, Stdin, StreamChoice, StreamSession};
@@ -281,4 +282,58 @@ async fn the_end_of_a_supervisor_ends_sessions() {
     }
     drop((attached, command));
     world.end().await;
+}
+
+/// Programs that make containers in the supervisor's place, as far as they are installed.
+fn runtimes() -> Vec<PathBuf> {
+    let known = ["/usr/sbin/runc", "/usr/bin/runc"].map(PathBuf::from);
+    known.into_iter().filter(|path| path.exists()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn containers_of_other_runtimes_are_joined_the_same_way() {
+    let runtimes = runtimes();
+    if runtimes.is_empty() {
+        eprintln!("skipped: runc is not installed");
+    }
+    for runtime in runtimes {
+        let world = World::with_runtime(&runtime).await;
+        let pod = world.pod("outside").await;
+        let id = with_input(&world, &pod, "cat; echo over; exec sleep 1000", Stdin::Once).await;
+        let mut attached = attach(&world, &id, IN_OUT).await;
+        say(&mut attached, "hello\n").await;
+        expect(&mut attached, "hello\n").await;
+        attached.stdin = None;
+        expect(&mut attached, "over\n").await;
+
+        let mut session = exec(&world, &id, "cat; echo err >&2; exit 9", ALL).await;
+        say(&mut session, "through\n").await;
+        session.stdin = None;
+        assert_eq!(rest(session.stdout.as_mut()).await, "through\n");
+        assert_eq!(rest(session.stderr.as_mut()).await, "err\n");
+        assert_eq!(end(&mut session).await, End::Exited(9));
+
+        let script = "trap 'echo resized' WINCH; echo $TERM; until [ \"$line\" = go ]; do read line; done; stty size; exec sleep 2000";
+        let mut session = exec(&world, &id, script, TERMINAL).await;
+        expect(&mut session, "xterm\r\n").await;
+        session.resize(101, 41).unwrap();
+        expect(&mut session, "resized\r\n").await;
+        say(&mut session, "go\n").await;
+        expect(&mut session, "go\r\n41 101\r\n").await;
+        drop(session);
+        left(&world, "sleep 2000", 0).await;
+        drop(attached);
+
+        let tty =
+            sandbox::ContainerConfig { tty: true, stdin: Stdin::Open, ..shell("tty", "read line; exit 8") };
+        let id = world.pods().create_container(pod.as_str(), tty).await.unwrap();
+        world.pods().start_container(id.as_str()).await.unwrap();
+        let mut session = attach(&world, &id, TERMINAL).await;
+        session.resize(90, 30).unwrap();
+        say(&mut session, "end\n").await;
+        assert_eq!(end(&mut session).await, End::OutputEnded);
+        assert_eq!(rest(session.stdout.as_mut()).await, "end\r\n");
+        assert_eq!(world.exit(&id).await.exit_code, 8);
+        world.end().await;
+    }
 }
