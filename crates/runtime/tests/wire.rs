@@ -299,6 +299,8 @@ fn attachments() -> Vec<(&'static str, u64, Message)> {
         attachment: "a1".to_owned(),
         streams: vec![Stream::Stdin, Stream::Stdout, Stream::Stderr],
     };
+    let target = Target::Exec("e1".to_owned());
+    let signal = Request::Signal { target, signal: 9, scope: Scope::Session };
     let detach = |streams| Request::Detach { attachment: "a1".to_owned(), streams };
     let detached = |why| Message::Event(Event::Detached { attachment: "a1".to_owned(), why });
     vec![
@@ -308,6 +310,7 @@ fn attachments() -> Vec<(&'static str, u64, Message)> {
         ("attached", 48, Message::Reply(Reply::Attached { input: AttachedInput::None })),
         ("attached_pipe", 49, Message::Reply(Reply::Attached { input: AttachedInput::Pipe })),
         ("attached_terminal", 50, Message::Reply(Reply::Attached { input: AttachedInput::Terminal })),
+        ("signal_exec_session", 51, Message::Request(signal)),
         ("detached", 0, detached(DetachReason::Ended)),
         ("detached_too_slow", 0, detached(DetachReason::TooSlow)),
     ]

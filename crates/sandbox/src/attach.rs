@@ -47,7 +47,7 @@ pub(crate) async fn connected(
             (Some(Input::pipe(writing)?.ending(attachment.input_end())), None)
         }
         (AttachedInput::Terminal, Some(master)) => {
-            let terminal = Terminal::new(master)?;
+            let terminal = Terminal::new(master, None)?;
             (stdin.then(|| terminal.input().ending(attachment.input_end())), Some(terminal))
         }
         (AttachedInput::None | AttachedInput::Pipe | AttachedInput::Terminal, _) => (None, None),

@@ -9,7 +9,7 @@ pub(crate) mod sync;
 use std::time::Duration;
 
 use runtime::plan::{ProcessPlan, TerminalSize};
-use runtime::wire::Stream;
+use runtime::wire::{Scope, Stream};
 
 use crate::container::status::ContainerPhase;
 use crate::error::{Error, Kind};
@@ -93,9 +93,9 @@ pub(crate) async fn connected(
         }
     }
     let after = shared.config.deadlines.start;
-    let start = ExecStart { container: &container.status.id, process, streams, after };
+    let start = ExecStart { container: &container.status.id, process, streams, after, reach: Scope::Session };
     let Joined { exec, terminal } = begin(&client, start).await?;
-    let terminal = terminal.map(Terminal::new).transpose()?;
+    let terminal = terminal.map(|master| Terminal::new(master, Some(exec.killer()))).transpose()?;
     if let Some(terminal) = &terminal {
         stdin = choice.stdin.then(|| terminal.input());
         // Read in any case: a terminal whose output nobody takes stops whoever writes there.

@@ -33,7 +33,8 @@ pub struct StreamChoice {
 
 /// A process that somebody is connected to.
 ///
-/// Its parts may be taken out and used apart. A terminal is hung up when its input, its output and [`Terminal`] are all dropped.
+/// Its parts may be taken out and used apart. A command's terminal is hung up, and the command killed, when its input, its
+/// output and [`Terminal`] are all dropped.
 #[derive(Debug)]
 pub struct StreamSession {
     /// What is written here the process reads; dropping it, or shutting it down, is end of file (but for a terminal, whose
@@ -45,7 +46,8 @@ pub struct StreamSession {
     pub stderr: Option<Output>,
     /// Its terminal, if it has one.
     pub terminal: Option<Terminal>,
-    /// Its end. Dropped before that, a command is killed with all that it has started, and a container goes on.
+    /// Its end. Dropped before that, a command is killed with its process group and its
+    /// session, and a container goes on.
     pub ending: Ending,
 }
 

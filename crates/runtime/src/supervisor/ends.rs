@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use super::container::{Container, Stage, State};
 use super::event_loop::{Key, Supervisor};
 use super::exec::Exec;
-use super::kin;
+use super::kin::{self, Reach};
 use super::lines::Source;
 use super::process::{self, Process};
 use super::streams::LogFailure;
@@ -97,10 +97,10 @@ impl Supervisor {
         }
     }
 
-    /// Kills an exec with all that it has started. It is still to be waited for.
-    pub(super) fn kill_exec(&self, exec: &Exec) {
+    /// Kills an exec with what it has started. It is still to be waited for.
+    pub(super) fn kill_exec(&self, exec: &Exec, reach: Reach) {
         match self.containers.iter().find(|(key, _)| *key == exec.container) {
-            Some((_, container)) => kin::kill(&exec.process, &container.cgroup),
+            Some((_, container)) => kin::kill(&exec.process, &container.cgroup, reach),
             None => exec.kill(),
         }
     }

@@ -13,6 +13,7 @@ use super::container::{Container, Stage, State};
 use super::exec::{self, Exec};
 use super::external::{Orphans, Work};
 use super::hooks::Hooking;
+use super::kin::Reach;
 use super::lines::Source;
 use super::session::{Incoming, Lost, Session};
 use super::starts::Leaving;
@@ -281,7 +282,7 @@ impl Supervisor {
             return;
         }
         for (key, exec) in std::mem::take(&mut self.execs) {
-            self.kill_exec(&exec);
+            self.kill_exec(&exec, Reach::Session);
             self.leaving.push((key, Leaving::unasked(exec.process)));
         }
         for container in self.attachments.detach_all() {

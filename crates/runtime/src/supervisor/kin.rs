@@ -1,8 +1,12 @@
-//! Killing a process that joined a container with all that it has started.
+//! Killing a process that joined a container with what it has started.
 //!
-//! That is its process group, its session (the jobs of a shell in a terminal have groups of their own), and every process that descends
-//! from it, also in sessions of their own. Who has left all of these before, by a parent that has ended, has been made a daemon on purpose,
-//! and is the container's from then on: it ends with that.
+//! | why | what goes |
+//! |---|---|
+//! | its time is over | its process group, its session (the jobs of a shell in a terminal have groups of their own), and every process that descends from it, also in sessions of their own |
+//! | whoever it was run for is gone | its process group and its session, as when a terminal hangs up, but for sure: what was put into a session of its own (`setsid`) was meant to stay |
+//!
+//! Who has left all of these before, by a parent that has ended, has been made a daemon on purpose, and is the container's from then on: it
+//! ends with that.
 //!
 //! What is found is stopped before its children are looked for, so that nothing forks away meanwhile.
 
@@ -17,6 +21,15 @@ use crate::cgroup::Cgroup;
 /// unless somebody else lets them go on.
 const ROUNDS: usize = 8;
 
+/// Which processes go with another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// Those of its session and process group.
+    Session,
+    /// Those, and all that descend from one of them.
+    Descendants,
+}
+
 /// How a process is related to others, as of proc_pid_stat(5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Kinship {
@@ -29,12 +42,12 @@ struct Kinship {
 }
 
 /// Kills the leader of a session, which has not been waited for, and its kin in a cgroup.
-pub(super) fn kill(leader: &Process, cgroup: &Cgroup) {
+pub(super) fn kill(leader: &Process, cgroup: &Cgroup, reach: Reach) {
     let _ended = pidfd_send_signal(&leader.pidfd, Signal::STOP);
     let mut found = BTreeMap::new();
     for _ in 0..ROUNDS {
         let known = found.len();
-        for one in kin(leader.pid, listed(cgroup)) {
+        for one in kin((leader.pid, reach), listed(cgroup)) {
             if !found.contains_key(&one.pid) && signal(one, Signal::STOP) {
                 found.insert(one.pid, one);
             }
@@ -69,15 +82,16 @@ fn signal(one: Kinship, signal: Signal) -> bool {
         && pidfd_send_signal(&pidfd, signal).is_ok()
 }
 
-/// Those of the leader's group and session, and the descendants of all of them, the leader left out.
-fn kin(leader: i32, mut listed: Vec<Kinship>) -> Vec<Kinship> {
+/// Those of the leader's group and session, and if wanted the descendants of all of them, the leader left out.
+fn kin((leader, reach): (i32, Reach), mut listed: Vec<Kinship>) -> Vec<Kinship> {
     let mut found: BTreeMap<i32, Kinship> = BTreeMap::new();
     loop {
         let before = found.len();
         // A parent's number is nearly always the smaller one, so that one pass finds nearly all.
         listed.retain(|one| {
+            let descends = one.parent == leader || found.contains_key(&one.parent);
             let is_kin =
-                [one.session, one.group, one.parent].contains(&leader) || found.contains_key(&one.parent);
+                [one.session, one.group].contains(&leader) || (reach == Reach::Descendants && descends);
             if is_kin && one.pid != leader {
                 found.insert(one.pid, *one);
             }
@@ -128,11 +142,13 @@ mod tests {
             process(20, 1, 20, 20),
         ];
         for _ in 0..2 {
-            let found: Vec<i32> = kin(10, listed.clone()).iter().map(|one| one.pid).collect();
-            assert_eq!(found, [11, 12, 13, 14]);
+            let found =
+                |reach| kin((10, reach), listed.clone()).iter().map(|one| one.pid).collect::<Vec<_>>();
+            assert_eq!(found(Reach::Descendants), [11, 12, 13, 14]);
+            assert_eq!(found(Reach::Session), [11, 14]);
             listed.reverse();
         }
-        assert!(kin(20, listed).is_empty());
+        assert!(kin((20, Reach::Descendants), listed).is_empty());
     }
 
     #[test]

@@ -9,6 +9,7 @@ use super::attachments::Attachment;
 use super::container::{Container, Stage, State, Surroundings};
 use super::event_loop::Supervisor;
 use super::exec::{Exec, Joined, KILL};
+use super::kin::Reach;
 use crate::namespaces::{PodNamespaces, create_pod};
 use crate::plan::{NamespaceSource, PodPlan};
 use crate::wire::{
@@ -180,7 +181,7 @@ impl Supervisor {
                 let Some((key, container)) = self.find(id).and_then(|at| self.containers.get(at)) else {
                     return Some(Reply::Gone);
                 };
-                if let (State::Making { .. }, Scope::All) = (&container.state, scope) {
+                if let (State::Making { .. }, Scope::All | Scope::Session) = (&container.state, scope) {
                     self.abort(*key);
                     let _ = container.cgroup.kill();
                     return Some(Reply::Done);
@@ -194,7 +195,7 @@ impl Supervisor {
                 match (scope, container.process()) {
                     (_, None) => return Some(Reply::Gone),
                     (Scope::Init, Some(process)) => process.signal(signal),
-                    (Scope::All, Some(process)) => {
+                    (Scope::All | Scope::Session, Some(process)) => {
                         // What the cgroup can't reach is the first process of a start that has not joined it
                         // yet.
                         let _ = container.cgroup.kill();
@@ -210,7 +211,11 @@ impl Supervisor {
                 match scope {
                     Scope::Init => exec.process.signal(signal),
                     Scope::All if signal == KILL => {
-                        self.kill_exec(exec);
+                        self.kill_exec(exec, Reach::Descendants);
+                        Ok(())
+                    }
+                    Scope::Session => {
+                        self.kill_exec(exec, Reach::Session);
                         Ok(())
                     }
                     // One that was cloned just now leads no group yet.

@@ -290,6 +290,9 @@ pub enum Scope {
     /// A container: everything in its cgroup, by SIGKILL whatever the signal. An exec: its process group; by SIGKILL also its
     /// session, and every process that descends from it at that moment.
     All,
+    /// A container: as `All`. An exec: its process group and its session by SIGKILL, whatever the signal; what it has started in
+    /// sessions of their own, to outlive it, is left.
+    Session,
 }
 
 /// A pod's namespaces, made.

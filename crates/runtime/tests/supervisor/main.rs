@@ -12,6 +12,7 @@
     reason = "a test program"
 )]
 
+mod attach;
 mod client;
 mod exec;
 mod external;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use runtime::wire::Stream;
+use runtime::wire::{Scope, Stream};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -37,7 +37,7 @@ pub(crate) async fn collected(
     let streams = vec![(Stream::Stdout, stdout_end), (Stream::Stderr, stderr_end)];
     let limit = Limit::of(&request);
     let after = shared.config.deadlines.start.min(request.timeout.unwrap_or(Duration::MAX));
-    let start = ExecStart { container: &container.status.id, process, streams, after };
+    let start = ExecStart { container: &container.status.id, process, streams, after, reach: Scope::All };
     // A start that is given up is killed by the drop, or by the supervisor, which has the same deadline.
     let started = limit.on(begin(&client, start)).await.unwrap_or_else(|| Err(limit.passed()));
     let mut exec = started?.exec;

@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::unix::pipe::{Receiver, Sender};
 
 use crate::error::Error;
-use crate::supervisor::client::InputEnd;
+use crate::supervisor::client::{InputEnd, Killer};
 use crate::supervisor::polled;
 
 /// What is written here a process reads.
@@ -49,7 +49,19 @@ pub struct Terminal(Arc<Master>);
 
 /// The master side of a terminal.
 #[derive(Debug)]
-struct Master(AsyncFd<Polled>);
+struct Master {
+    master: AsyncFd<Polled>,
+    /// Who is killed when nobody holds it any more. Before it is closed: a shell that ended by the hang-up would leave its jobs behind.
+    process: Option<Killer>,
+}
+
+impl Drop for Master {
+    fn drop(&mut self) {
+        if let Some(process) = &self.process {
+            process.kill();
+        }
+    }
+}
 
 #[derive(Debug)]
 struct Polled(OwnedFd);
@@ -61,14 +73,15 @@ impl AsRawFd for Polled {
 }
 
 impl Terminal {
-    /// Takes the master side of a terminal. To be called within a runtime.
+    /// Takes the master side of a terminal, and the process whose it is alone. To be called within a runtime.
     ///
     /// # Errors
     /// [`Error::Step`].
-    pub(crate) fn new(master: OwnedFd) -> Result<Self, Error> {
+    pub(crate) fn new(master: OwnedFd, process: Option<Killer>) -> Result<Self, Error> {
         let failed = |cause: io::Error| Error::step("opening the terminal", "stream", cause);
         rustix::io::ioctl_fionbio(&master, true).map_err(|errno| failed(errno.into()))?;
-        Ok(Self(Arc::new(Master(polled(Polled(master)).map_err(failed)?))))
+        let master = polled(Polled(master)).map_err(failed)?;
+        Ok(Self(Arc::new(Master { master, process })))
     }
 
     /// What is typed.
@@ -88,7 +101,7 @@ impl Terminal {
     pub fn resize(&self, columns: u16, rows: u16) -> Result<(), Error> {
         let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         let subject = || format!("{columns}x{rows}");
-        tcsetwinsize(&self.0.0.get_ref().0, size)
+        tcsetwinsize(&self.0.master.get_ref().0, size)
             .map_err(|errno| Error::step("resizing the terminal", subject(), io::Error::from(errno)))
     }
 }
@@ -162,7 +175,7 @@ impl AsyncRead for Output {
 impl Master {
     fn poll_write(&self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         loop {
-            let mut guard = ready!(self.0.poll_write_ready(context))?;
+            let mut guard = ready!(self.master.poll_write_ready(context))?;
             let attempt = |master: &AsyncFd<Polled>| Ok(rustix::io::write(&master.get_ref().0, bytes)?);
             match guard.try_io(attempt) {
                 Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -174,7 +187,7 @@ impl Master {
 
     fn poll_read(&self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
-            let mut guard = ready!(self.0.poll_read_ready(context))?;
+            let mut guard = ready!(self.master.poll_read_ready(context))?;
             let room = buffer.initialize_unfilled();
             let attempt = |master: &AsyncFd<Polled>| Ok(rustix::io::read(&master.get_ref().0, &mut *room)?);
             match guard.try_io(attempt) {

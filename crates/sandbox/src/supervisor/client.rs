@@ -27,7 +27,7 @@ use crate::signal::Signal;
 use crate::supervisor::connection::Connection;
 use crate::users::UserMap;
 
-pub(crate) use streams::{Attach, Attachment, Exec, ExecStart, InputEnd, Joined};
+pub(crate) use streams::{Attach, Attachment, Exec, ExecStart, InputEnd, Joined, Killer};
 
 /// How much longer than the supervisor the daemon waits for the outcome of a start, which has a deadline over there.
 const MARGIN: Duration = Duration::from_secs(5);

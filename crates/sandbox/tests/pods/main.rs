@@ -11,10 +11,13 @@
 
 mod contact;
 mod faults;
+mod forward;
 mod lifecycle;
+mod probes;
 mod recovery;
 mod speed;
 mod stand_ins;
+mod streams;
 mod systemd;
 mod volumes;
 mod world;

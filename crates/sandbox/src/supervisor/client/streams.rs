@@ -4,6 +4,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use runtime::plan::ProcessPlan;
@@ -27,14 +28,24 @@ pub(crate) struct ExecStart<'a> {
     pub(crate) streams: Vec<(Stream, OwnedFd)>,
     /// Until its execve.
     pub(crate) after: Duration,
+    /// What is killed with it when nobody wants it any more.
+    pub(crate) reach: Scope,
 }
 
-/// A process that joined a container. Dropping it before its end kills it with all that it has started.
+/// A process that joined a container. Dropping it before its end kills it with what it has started.
 #[derive(Debug)]
 pub(crate) struct Exec {
+    killer: Killer,
+    ended: Option<oneshot::Receiver<ExecExit>>,
+}
+
+/// Kills a process that joined a container, unless its end was told.
+#[derive(Debug, Clone)]
+pub(crate) struct Killer {
     name: String,
     client: Client,
-    ended: Option<oneshot::Receiver<ExecExit>>,
+    reach: Scope,
+    has_ended: Arc<AtomicBool>,
 }
 
 /// It, with the master side of its terminal if it has one.
@@ -81,7 +92,9 @@ impl Client {
         let container = start.container.to_string();
         let name = ContainerId::random().to_string();
         let ended = Some(self.connection.expect_exec(&name));
-        let exec = Exec { name: name.clone(), client: self.clone(), ended };
+        let (client, has_ended) = (self.clone(), Arc::default());
+        let killer = Killer { name: name.clone(), client, reach: start.reach, has_ended };
+        let exec = Exec { killer, ended };
         let (streams, descriptors) = start.streams.into_iter().unzip();
         let request = Request::Exec(Box::new(StartExec {
             exec: name,
@@ -137,29 +150,42 @@ impl Exec {
     /// # Errors
     /// [`Error::OutOfTouch`] when the connection to the supervisor is gone.
     pub(crate) async fn exited(&mut self) -> Result<i32, Error> {
-        ended(&mut self.ended, &self.client).await.map(|exit| exit.exit_code)
+        let exit = ended(&mut self.ended, &self.killer.client).await;
+        self.killer.has_ended.store(true, Ordering::Relaxed);
+        exit.map(|exit| exit.exit_code)
     }
 
-    /// Kills it with its children, and waits for a moment until it has ended.
+    /// Kills it, and waits for a moment until it has ended.
     pub(crate) async fn kill(&mut self) {
-        self.say_kill();
+        self.killer.kill();
         // A process that doesn't even end now is left to the supervisor, which keeps watching it.
         let _overdue = tokio::time::timeout(PROMPT, self.exited()).await;
     }
 
-    fn say_kill(&self) {
-        let target = Target::Exec(self.name.clone());
-        let signal = Signal::KILL.number();
-        self.client.connection.say(Request::Signal { target, signal, scope: Scope::All });
+    /// For somebody else who has to kill it.
+    pub(crate) fn killer(&self) -> Killer {
+        self.killer.clone()
     }
 }
 
 impl Drop for Exec {
     fn drop(&mut self) {
         if self.ended.take().is_some() {
-            self.say_kill();
-            self.client.connection.forget_exec(&self.name);
+            self.killer.kill();
+            self.killer.client.connection.forget_exec(&self.killer.name);
         }
+    }
+}
+
+impl Killer {
+    /// Has it killed. Said once and not waited for.
+    pub(crate) fn kill(&self) {
+        if self.has_ended.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let target = Target::Exec(self.name.clone());
+        let signal = Signal::KILL.number();
+        self.client.connection.say(Request::Signal { target, signal, scope: self.reach });
     }
 }
 
