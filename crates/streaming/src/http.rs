@@ -214,6 +214,7 @@ fn not_allowed(methods: &'static str) -> Answer {
 pub(crate) fn refusal(status: StatusCode, why: &str) -> Box<Answer> {
     let mut answer = Response::new(Full::new(Bytes::from(format!("{why}\n"))));
     *answer.status_mut() = status;
+    answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     if status == StatusCode::SERVICE_UNAVAILABLE {
         answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));

@@ -259,7 +259,6 @@ async fn exchange<S: Duplex + 'static>(stream: S, shared: &Arc<Shared>) -> Optio
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(INTRODUCTION)
-        .keep_alive(false)
         .max_headers(HEADERS)
         .max_buf_size(HEADER_BYTES)
         .serve_connection(TokioIo::new(stream), service)
