@@ -14,17 +14,17 @@
 //!
 //! Not here: what a container's streams are (`streams`), and the requests' answers (`requests`).
 
-use std::collections::VecDeque;
+mod sink;
+
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{FileType, OFlags, fcntl_getfl, fcntl_setfl, fstat};
-use rustix::io::Errno;
+use rustix::event::PollFlags;
 
 use super::event_loop::Key;
 use super::lines::Source;
 use crate::wire::{DetachReason, Event, Stream};
 use crate::{FailedStep, Failure, FailureKind};
+use sink::{Closed, Sink};
 
 /// The most that is kept for one attachment, in bytes: with what its pipe holds some seconds of a fast container.
 const KEPT: usize = 4 << 20;
@@ -32,8 +32,6 @@ const KEPT: usize = 4 << 20;
 const KEPT_BY_ALL: usize = 16 << 20;
 /// The most attachments of a pod: each costs descriptors here, which everything in the pod needs.
 const MOST: usize = 64;
-/// What is allocated at once for what is kept, in bytes. Below what the allocator maps apart, and given back with what was read.
-const CHUNK: usize = 64 << 10;
 
 /// All attachments of a pod.
 #[derive(Debug, Default)]
@@ -63,27 +61,6 @@ enum Stage {
     /// It is over because nobody reads any more.
     Deserted,
 }
-
-/// One stream's copy.
-#[derive(Debug)]
-struct Sink {
-    source: Source,
-    pipe: OwnedFd,
-    kept: Kept,
-}
-
-/// Bytes in the order in which they came.
-#[derive(Debug, Default)]
-struct Kept {
-    chunks: VecDeque<Vec<u8>>,
-    /// How much of the first chunk has gone.
-    gone: usize,
-    length: usize,
-}
-
-/// Nobody reads the pipe any more.
-#[derive(Debug, PartialEq, Eq)]
-struct Closed;
 
 /// Where a stream of a container's is copied to.
 #[derive(Debug)]
@@ -126,7 +103,7 @@ impl Attachment {
     }
 
     fn kept(&self) -> usize {
-        self.sinks.iter().map(|sink| sink.kept.length).sum()
+        self.sinks.iter().map(Sink::kept).sum()
     }
 
     fn cut_off(&mut self) {
@@ -138,7 +115,7 @@ impl Attachment {
     /// Looks whether it is over, after something has changed.
     fn settle(&mut self) {
         match self.stage {
-            Stage::Ending if self.sinks.iter().all(|sink| sink.kept.is_empty()) => {
+            Stage::Ending if self.sinks.iter().all(|sink| sink.kept() == 0) => {
                 self.sinks.clear();
                 self.stage = Stage::Over(DetachReason::Ended);
             }
@@ -188,8 +165,8 @@ impl Attachments {
     pub(super) fn descriptors(&self) -> impl Iterator<Item = (Key, BorrowedFd<'_>, PollFlags)> {
         self.0.iter().flat_map(|(key, attachment)| {
             attachment.sinks.iter().map(|sink| {
-                let flags = if sink.kept.is_empty() { PollFlags::empty() } else { PollFlags::OUT };
-                (*key, sink.pipe.as_fd(), flags)
+                let flags = if sink.kept() == 0 { PollFlags::empty() } else { PollFlags::OUT };
+                (*key, sink.as_fd(), flags)
             })
         })
     }
@@ -276,97 +253,6 @@ impl Copies<'_> {
     }
 }
 
-impl Sink {
-    /// Of a pipe's writing end, which doesn't block from now on.
-    fn new(source: Source, pipe: OwnedFd) -> Result<Self, Failure> {
-        let failed = |errno| Failure::system(FailedStep::Stdio, errno, "attachment");
-        // Of anything else a write could wait although it is told not to.
-        if FileType::from_raw_mode(fstat(&pipe).map_err(failed)?.st_mode) != FileType::Fifo {
-            return Err(refused("an attachment's descriptor is no pipe"));
-        }
-        let flags = fcntl_getfl(&pipe).map_err(failed)?;
-        fcntl_setfl(&pipe, flags | OFlags::NONBLOCK).map_err(failed)?;
-        Ok(Self { source, pipe, kept: Kept::default() })
-    }
-
-    /// Writes, and keeps what has no room.
-    fn push(&mut self, bytes: &[u8]) -> Result<(), Closed> {
-        let written = if self.kept.is_empty() { self.write(bytes)? } else { 0 };
-        self.kept.push(&bytes[written..]);
-        Ok(())
-    }
-
-    /// Writes what is kept, as far as there is room.
-    fn flush(&mut self) -> Result<(), Closed> {
-        while let Some(first) = self.kept.first() {
-            let (length, written) = (first.len(), self.write(first)?);
-            self.kept.take(written);
-            if written < length {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    fn write(&self, bytes: &[u8]) -> Result<usize, Closed> {
-        let mut written = 0;
-        while written < bytes.len() {
-            match rustix::io::write(&self.pipe, &bytes[written..]) {
-                Ok(some) => written += some,
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => break,
-                Err(_) => return Err(Closed),
-            }
-        }
-        Ok(written)
-    }
-
-    fn has_reader(&self) -> bool {
-        let mut polled = [PollFd::new(&self.pipe, PollFlags::empty())];
-        let now = Timespec::default();
-        !matches!(poll(&mut polled, Some(&now)), Ok(1..)) || !polled[0].revents().contains(PollFlags::ERR)
-    }
-}
-
-impl Kept {
-    fn is_empty(&self) -> bool {
-        self.length == 0
-    }
-
-    fn push(&mut self, mut bytes: &[u8]) {
-        self.length += bytes.len();
-        while !bytes.is_empty() {
-            let room = self.chunks.back().map_or(0, |last| CHUNK - last.len());
-            if room == 0 {
-                self.chunks.push_back(Vec::with_capacity(CHUNK));
-                continue;
-            }
-            let (now, later) = bytes.split_at(room.min(bytes.len()));
-            if let Some(last) = self.chunks.back_mut() {
-                last.extend_from_slice(now);
-            }
-            bytes = later;
-        }
-    }
-
-    fn first(&self) -> Option<&[u8]> {
-        self.chunks.front().map(|first| &first[self.gone..])
-    }
-
-    /// Forgets that many bytes of the first chunk.
-    fn take(&mut self, count: usize) {
-        self.gone += count;
-        self.length -= count;
-        if self.chunks.front().is_some_and(|first| first.len() <= self.gone) {
-            self.chunks.pop_front();
-            self.gone = 0;
-        }
-        if self.chunks.is_empty() {
-            *self = Self::default();
-        }
-    }
-}
-
 fn refused(why: &str) -> Failure {
     Failure { kind: FailureKind::System, step: FailedStep::Stdio, errno: None, subject: why.to_owned() }
 }
@@ -374,7 +260,7 @@ fn refused(why: &str) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
+    use rustix::io::Errno;
     use rustix::pipe::{PipeFlags, pipe_with};
 
     fn attached(attachments: &mut Attachments, key: Key, stdin: bool) -> OwnedFd {
@@ -503,26 +389,5 @@ mod tests {
         let file = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
         assert!(Attachment::new(("a".to_owned(), 1), &[Stream::Stdout], vec![file]).is_err());
         assert!(Attachment::new(("a".to_owned(), 1), &[Stream::Stdout], vec![]).is_err());
-    }
-
-    proptest! {
-        #[test]
-        fn what_is_kept_comes_out_as_it_went_in(
-            lengths in proptest::collection::vec(0usize..150_000, 0..8),
-            step in 1usize..100_000,
-        ) {
-            let mut kept = Kept::default();
-            let count = |(from, length): (usize, &usize)| (from..from + length).map(|at| at.to_le_bytes()[0]).collect();
-            let pushed: Vec<Vec<u8>> = lengths.iter().enumerate().map(count).collect();
-            pushed.iter().for_each(|bytes| kept.push(bytes));
-            let mut all = Vec::new();
-            while let Some(first) = kept.first() {
-                let count = first.len().min(step);
-                all.extend_from_slice(&first[..count]);
-                kept.take(count);
-            }
-            prop_assert!(kept.is_empty() && kept.chunks.is_empty());
-            prop_assert_eq!(all, pushed.concat());
-        }
     }
 }
