@@ -37,7 +37,10 @@ fn frames(input: &[u8]) -> (Vec<u8>, HashMap<u32, Vec<u8>>) {
                 let data = vec![value; usize::from(what)];
                 encode_data_head(stream, data.len(), fin, &mut out);
                 out.extend_from_slice(&data);
-                sent.entry(stream).or_default().extend_from_slice(&data);
+                // What comes before its stream is thrown away.
+                if stream < next {
+                    sent.entry(stream).or_default().extend_from_slice(&data);
+                }
                 continue;
             }
             5 => Control::RstStream { stream, status: 5 },

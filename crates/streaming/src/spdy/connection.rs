@@ -87,8 +87,8 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
     /// Runs it to its end. Cancelling ends it at once, without a word to the peer.
     ///
     /// # Errors
-    /// [`Error`] when the peer broke a rule, was idle for too long or couldn't be reached; the peer's own end of the connection
-    /// is none.
+    /// [`Error`] when the peer broke a rule, was idle for too long or couldn't be reached any longer; the
+    /// peer's own end of the connection is none, unless it is writing that fails first.
     pub async fn run(self) -> Result<(), Error> {
         let Self { io, ends, streams } = self;
         let shared = &*ends.0;

@@ -127,7 +127,8 @@ async fn the_end_of_the_connection_is_no_end_of_file() {
     rig.client.data(1, b"half", false).await;
     rig.client.data(3, b"whole", true).await;
     drop(rig.client);
-    rig.server.await.unwrap().unwrap();
+    // Noticed by reading, or by writing a reply.
+    assert!(matches!(rig.server.await.unwrap(), Ok(()) | Err(Error::Write(_))));
     let mut text = Vec::new();
     assert_eq!(stream.read_to_end(&mut text).await.unwrap_err().kind(), ErrorKind::ConnectionAborted);
     assert_eq!(text, b"half");
