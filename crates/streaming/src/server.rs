@@ -222,11 +222,11 @@ async fn connection(stream: TcpStream, stranger: OwnedSemaphorePermit, shared: A
         Ok(introduced) => introduced,
         Err(_) => return tracing::debug!("a connection for streams took too long to say what it wants"),
     };
-    drop(stranger);
     let Some((io, upgrade, request, place)) = introduced else {
         // The answer has been given; a client that sends a body shall read it all the same.
         return socket.linger().await;
     };
+    drop(stranger);
     let terms = shared.terms.clone();
     drop(shared);
     tokio::select! {

@@ -1,7 +1,19 @@
-//! SPDY by itself, for the fuzz targets: the rest of the crate draws in TLS, which takes minutes to build instrumented.
+//! SPDY by itself, and what WebSocket's messages carry, for the fuzz targets: the rest of the crate draws in TLS, which takes
+//! minutes to build instrumented.
 
 #[path = "../../src/spdy/mod.rs"]
 pub mod spdy;
+
+pub mod websocket;
+
+/// What the modules of WebSocket need of the rest of their crate.
+mod backend {
+    use tokio::io::{AsyncRead, AsyncWrite};
+
+    pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+    impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+}
 
 use std::cell::RefCell;
 
