@@ -217,8 +217,13 @@ impl Reader<'_> {
         loop {
             let done = {
                 let mut state = self.shared.lock();
-                state.active = Instant::now();
-                state.on_data(stream, &mut bytes, fin)?
+                let before = bytes.len();
+                let done = state.on_data(stream, &mut bytes, fin)?;
+                // Trying again in vain is not a sign of life.
+                if bytes.len() < before || done == Done::Yes {
+                    state.active = Instant::now();
+                }
+                done
             };
             match done {
                 Done::Yes => break,
