@@ -335,7 +335,7 @@ mod tests {
         ends.sort();
         assert_eq!(ends, [(1, Vec::new()), (3, b" and bye".to_vec())]);
         drop(client);
-        _ = server.await.unwrap();
+        server.await.unwrap().unwrap();
     }
 
     #[tokio::test]

@@ -1,6 +1,8 @@
 //! Any bytes as a whole connection, whose streams are accepted, read and written to: it ends, and so does all that hangs on it.
 #![no_main]
 
+use std::time::Duration;
+
 use libfuzzer_sys::fuzz_target;
 use streaming_fuzz::run;
 use streaming_fuzz::spdy::{Connection, Limits};
@@ -9,7 +11,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, copy, duplex, sink};
 fuzz_target!(|input: &[u8]| {
     let Some((piece, bytes)) = input.split_first() else { return };
     run(async {
-        let limits = Limits { streams: 8, buffered: 500, floor: 20, outgoing: 100, ..Limits::default() };
+        // A client that leaves no window and reads on for ever is ended by nothing else.
+        let idle = Some(Duration::from_secs(60));
+        let limits =
+            Limits { streams: 8, buffered: 500, floor: 20, outgoing: 100, idle, ..Limits::default() };
         let (ours, theirs) = duplex(usize::from(*piece).max(1));
         let (connection, mut streams, _closer) = Connection::new(ours, limits);
         let (mut from, mut to) = tokio::io::split(theirs);

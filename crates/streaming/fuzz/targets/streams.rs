@@ -3,6 +3,7 @@
 #![no_main]
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use flate2::{Compress, Compression, FlushCompress};
@@ -80,7 +81,10 @@ fuzz_target!(|input: &[u8]| {
     let Some((pipe, rest)) = input.split_first() else { return };
     let (bytes, sent) = frames(rest);
     run(async {
-        let limits = Limits { streams: 8, buffered: 500, floor: 20, outgoing: 100, ..Limits::default() };
+        // A client that leaves no window and reads on for ever is ended by nothing else.
+        let idle = Some(Duration::from_secs(60));
+        let limits =
+            Limits { streams: 8, buffered: 500, floor: 20, outgoing: 100, idle, ..Limits::default() };
         let (ours, theirs) = duplex(usize::from(*pipe).max(1));
         let (connection, mut streams, closer) = Connection::new(ours, limits);
         let (mut from, mut to) = tokio::io::split(theirs);

@@ -8,6 +8,7 @@
 //!   └──violation, idle──► GOAWAY, shutdown
 //! ```
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -88,7 +89,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
     ///
     /// # Errors
     /// [`Error`] when the peer broke a rule, was idle for too long or couldn't be reached any longer; the
-    /// peer's own end of the connection is none, unless it is writing that fails first.
+    /// peer's own end of the connection is none.
     pub async fn run(self) -> Result<(), Error> {
         let Self { io, ends, streams } = self;
         let shared = &*ends.0;
@@ -97,7 +98,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
         let reader = Reader { shared: &ends.0, streams };
         let outcome = tokio::select! {
             outcome = reader.run(&mut from) => outcome,
-            outcome = write(shared, &mut to, &mut out) => outcome,
+            error = write(shared, &mut to, &mut out) => Err(error),
             () = closing(shared) => Ok(()),
             error = idle(shared) => Err(error),
         };
@@ -122,8 +123,19 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
     }
 }
 
-/// Writes whatever there is, for ever. What isn't written yet when it is cancelled is in `out`.
-async fn write<W: AsyncWrite + Unpin>(shared: &Shared, to: &mut W, out: &mut BytesMut) -> Result<(), Error> {
+/// Writes until that fails. A peer that has gone may have sent something before, which is still to be read then.
+async fn write<W: AsyncWrite + Unpin>(shared: &Shared, to: &mut W, out: &mut BytesMut) -> Error {
+    let Err(error) = write_on(shared, to, out).await;
+    sleep(FAREWELL).await;
+    Error::Write(error)
+}
+
+/// Writes whatever there is. What isn't written yet when it is cancelled is in `out`.
+async fn write_on<W: AsyncWrite + Unpin>(
+    shared: &Shared,
+    to: &mut W,
+    out: &mut BytesMut,
+) -> std::io::Result<Infallible> {
     loop {
         shared.lock().collect(out);
         if out.is_empty() {
@@ -134,9 +146,9 @@ async fn write<W: AsyncWrite + Unpin>(shared: &Shared, to: &mut W, out: &mut Byt
         // There may be room for answers now.
         shared.room.notify_one();
         while !out.is_empty() {
-            to.write_buf(out).await.map_err(Error::Write)?;
+            to.write_buf(out).await?;
         }
-        to.flush().await.map_err(Error::Write)?;
+        to.flush().await?;
     }
 }
 
@@ -217,8 +229,13 @@ impl Reader<'_> {
         loop {
             let done = {
                 let mut state = self.shared.lock();
-                state.active = Instant::now();
-                state.on_data(stream, &mut bytes, fin)?
+                let before = bytes.len();
+                let done = state.on_data(stream, &mut bytes, fin)?;
+                // Trying again in vain is not a sign of life.
+                if bytes.len() < before || done == Done::Yes {
+                    state.active = Instant::now();
+                }
+                done
             };
             match done {
                 Done::Yes => break,

@@ -151,3 +151,16 @@ async fn windows_that_overflow_end_the_stream_or_the_connection() {
     assert_eq!(rig.client.receiver.rest().await, [Control::GoAway { last: 1, status: 1 }]);
     assert!(matches!(rig.server.await.unwrap(), Err(Error::Window)));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_on_which_nothing_can_move_is_idle() {
+    // Both sides wait for each other; the pings that we send then are no sign of life.
+    let limits =
+        Limits { buffered: 1000, floor: 100, idle: Some(Duration::from_secs(60)), ..Limits::default() };
+    let mut rig = rig(limits, 1000);
+    let _stream = rig.open(1).await;
+    let (mut sender, mut receiver) = (rig.client.sender, rig.client.receiver);
+    tokio::spawn(async move { sender.data(1, &[0; 9000], false).await });
+    receiver.rest().await;
+    assert!(matches!(rig.server.await.unwrap(), Err(Error::Idle(_))));
+}
