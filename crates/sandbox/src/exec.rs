@@ -1,4 +1,4 @@
-//! Running commands in containers: one whose output is collected ([`sync::collected`]), and one that somebody is connected to ([`connected`]).
+//! Running commands in containers: one whose output is collected (`sync`), and one that somebody is connected to (`connected`).
 //!
 //! The bytes go from the command's pipes or terminal to the caller, past the pod's actor.
 //!
