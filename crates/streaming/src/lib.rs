@@ -19,7 +19,8 @@ mod tokens;
 mod websocket;
 
 pub use backend::{
-    AttachRequest, Backend, Duplex, Ended, ExecRequest, Failure, Input, Output, Request, Resize, Session, Size, Streams,
+    AttachRequest, Backend, Duplex, Ended, ExecRequest, Failure, Input, Output, Request, Resize, Session,
+    Size, Streams,
 };
 pub use error::Error;
 pub use server::{Config, Server};
