@@ -4,6 +4,7 @@
 //! silently without effect.
 
 mod handlers;
+mod streaming;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use handlers::HandlerConfig;
+pub(crate) use streaming::StreamingConfig;
 
 /// What `knarr serve` runs by.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +46,8 @@ pub(crate) struct Config {
     pub(crate) default_handler: String,
     /// How pods get their network.
     pub(crate) network: NetworkConfig,
+    /// Where clients of exec, attach and port-forward are sent to.
+    pub(crate) streaming: StreamingConfig,
     /// What pods can ask for by `runtime_handler`. `knarr`, the internal runtime with nothing changed, is there without being named.
     pub(crate) handlers: BTreeMap<String, HandlerConfig>,
 }
@@ -169,6 +173,7 @@ impl Default for Config {
             security: SecurityConfig::default(),
             default_handler: sandbox::handler::INTERNAL.into(),
             network: NetworkConfig::default(),
+            streaming: StreamingConfig::default(),
             handlers: BTreeMap::new(),
         }
     }
@@ -227,6 +232,7 @@ impl Config {
         self.cni_bin_dir.iter().try_for_each(|path| absolute("cni_bin_dir", path))?;
         self.cdi_spec_dirs.iter().try_for_each(|path| absolute("cdi_spec_dirs", path))?;
         self.handlers()?;
+        self.streaming.check()?;
         self.network.check()
     }
 

@@ -1,6 +1,6 @@
 //! `knarr serve`: from a configuration to a daemon that answers, and back.
 //!
-//! Order: directories and their lock → network → images → pods (recovery) → socket and signals → the word that it serves.
+//! Order: directories and their lock → network → images → pods (recovery) → streams → socket and signals → the word that it serves.
 //! SIGTERM and SIGINT stop serving; pods go on without the daemon.
 
 use std::convert::Infallible;
@@ -25,6 +25,7 @@ use tokio_stream::wrappers::UnixListenerStream;
 use crate::adapters::network::CniNetwork;
 use crate::adapters::rootfs::ImageRootfs;
 use crate::adapters::scopes::SystemdScopes;
+use crate::adapters::streaming::PodStreams;
 use crate::call_log::CallLog;
 use crate::config::{self, Config, ConfigError};
 use crate::deadline::Deadline;
@@ -89,6 +90,9 @@ pub(crate) enum ServeError {
     /// Pods that were there before.
     #[error("taking up the pods")]
     Pods(#[from] sandbox::Error),
+    /// The server for streams.
+    #[error("starting the server for streams")]
+    Streams(#[from] streaming::Error),
     /// The connection itself.
     #[error("serving")]
     Serve(#[from] tonic::transport::Error),
@@ -104,6 +108,7 @@ pub(crate) async fn serve(config: Config) -> Result<(), ServeError> {
     let (end, ending) = watch::channel(false);
     let (runtime, images) = open(&config, open_files, ending.clone()).await?;
     let (pods, networks, store) = (runtime.pods.clone(), runtime.networks.clone(), images.images.clone());
+    let streams = runtime.streams.clone();
     let socket = config.socket()?.to_owned();
     let listener = listen(&socket)?;
     // Before the word that it serves: whoever has read it may end the daemon at once.
@@ -121,6 +126,7 @@ pub(crate) async fn serve(config: Config) -> Result<(), ServeError> {
         never = upkeep(&pods, &store) => match never {},
     };
     let _ = std::fs::remove_file(&socket);
+    streams.stop().await;
     pods.shutdown().await;
     if let Ok(Err(error)) = tokio::time::timeout(LAST_DETACHES, networks.settle()).await {
         tracing::warn!(error = crate::chain(&error), "a network without pods stays");
@@ -150,8 +156,21 @@ async fn open(
     let rootfs = Arc::new(ImageRootfs(images.clone()));
     let pods = Pods::open(pod_config(config, open_files)?, network, rootfs).await?;
     let layers = config.root.join("containers");
-    let runtime = Runtime { pods, networks, config: config.clone(), layers: layers.clone(), ending };
+    let streams = streams(config, &pods)?;
+    let runtime = Runtime { pods, networks, streams, config: config.clone(), layers: layers.clone(), ending };
     Ok((runtime, Images { images }))
+}
+
+/// The server that clients of exec, attach and port-forward come to.
+fn streams(config: &Config, pods: &Pods) -> Result<streaming::Server, ServeError> {
+    let config = config.streaming.server()?;
+    if config.tls.is_none() && !config.address.is_loopback() {
+        // Who listens in between sees the token, and what is typed.
+        tracing::warn!(address = %config.address, "streams are served without TLS beyond this node");
+    }
+    let server = streaming::Server::start(config, Arc::new(PodStreams(pods.clone())))?;
+    tracing::info!(address = server.base(), "serving streams");
+    Ok(server)
 }
 
 /// Raises the number of files that this process may have open as far as it may by itself, and gives the number from before, which

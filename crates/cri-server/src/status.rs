@@ -10,7 +10,7 @@
 //! | an error that kubelet knows by a fixed word: `RegistryUnavailable` | Unknown |
 //! | credentials refused | Unauthenticated, PermissionDenied |
 //! | a deadline of ours | DeadlineExceeded |
-//! | mailbox, disk, processes exhausted | ResourceExhausted |
+//! | mailbox, disk, processes, tokens for streams exhausted | ResourceExhausted |
 //! | the rest | Internal |
 //!
 //! kubelet compares the beginning of a pull's message with its fixed words (`pkg/kubelet/images`), and its client takes the words
@@ -67,6 +67,17 @@ fn code(error: &Error) -> Code {
     }
 }
 
+/// The answer to a request for a stream that failed.
+pub(crate) fn of_streaming(error: &streaming::Error) -> Status {
+    use streaming::Error::{Listen, Random, TlsClientCa, TlsFile, TlsPair, TlsPem, TooLong, TooManyTokens};
+    let code = match error {
+        TooManyTokens { .. } | TooLong { .. } => Code::ResourceExhausted,
+        Listen { .. } | Random { .. } => Code::Internal,
+        TlsClientCa { .. } | TlsFile { .. } | TlsPair { .. } | TlsPem { .. } => Code::Internal,
+    };
+    answer(code, &chain(error))
+}
+
 /// The answer to a call about images that failed.
 pub(crate) fn of_images(error: &image_service::Error) -> Status {
     let code = match error.kind() {
@@ -95,6 +106,12 @@ mod tests {
         let refused = of_sandbox(&Error::refused("hostname", format!("\"{long}\" is longer than 64 bytes")));
         assert!(refused.message().len() < 5 << 10, "{}", refused.message().len());
         assert!(refused.message().starts_with("hostname: ") && refused.message().ends_with(" than 64 bytes"));
+    }
+
+    #[test]
+    fn too_many_requests_for_streams_exhaust_something() {
+        let status = of_streaming(&streaming::Error::TooManyTokens { limit: 1_000 });
+        assert_eq!(status.code(), Code::ResourceExhausted);
     }
 
     #[test]

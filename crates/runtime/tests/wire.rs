@@ -17,8 +17,8 @@ use runtime::plan::{
 };
 use runtime::wire::frame::{Header, Place};
 use runtime::wire::{
-    ContainerSnapshot, ContainerState, Event, ExecExit, Exit, Message, PodCreated, Reply, Request, Scope,
-    Snapshot, StartContainer, StartExec, Stdin, Stream, Target, VERSION,
+    AttachedInput, ContainerSnapshot, ContainerState, DetachReason, Event, ExecExit, Exit, Message,
+    PodCreated, Reply, Request, Scope, Snapshot, StartContainer, StartExec, Stdin, Stream, Target, VERSION,
 };
 use runtime::{FailedStep, Failure, FailureKind};
 
@@ -255,6 +255,7 @@ fn later() -> Vec<(&'static str, u64, Message)> {
     ]
     .into_iter()
     .chain(external())
+    .chain(attachments())
     .collect()
 }
 
@@ -296,6 +297,30 @@ fn external() -> Vec<(&'static str, u64, Message)> {
 
 fn failed(kind: FailureKind, step: FailedStep, subject: &str) -> Message {
     Message::Reply(Reply::Failed(Failure { kind, step, errno: None, subject: subject.to_owned() }))
+}
+
+/// Of attachments.
+fn attachments() -> Vec<(&'static str, u64, Message)> {
+    let attach = Request::Attach {
+        container: "c1".to_owned(),
+        attachment: "a1".to_owned(),
+        streams: vec![Stream::Stdin, Stream::Stdout, Stream::Stderr],
+    };
+    let target = Target::Exec("e1".to_owned());
+    let signal = Request::Signal { target, signal: 9, scope: Scope::Session };
+    let detach = |streams| Request::Detach { attachment: "a1".to_owned(), streams };
+    let detached = |why| Message::Event(Event::Detached { attachment: "a1".to_owned(), why });
+    vec![
+        ("attach", 45, Message::Request(attach)),
+        ("detach", 46, Message::Request(detach(Vec::new()))),
+        ("detach_stdin", 47, Message::Request(detach(vec![Stream::Stdin]))),
+        ("attached", 48, Message::Reply(Reply::Attached { input: AttachedInput::None })),
+        ("attached_pipe", 49, Message::Reply(Reply::Attached { input: AttachedInput::Pipe })),
+        ("attached_terminal", 50, Message::Reply(Reply::Attached { input: AttachedInput::Terminal })),
+        ("signal_exec_session", 51, Message::Request(signal)),
+        ("detached", 0, detached(DetachReason::Ended)),
+        ("detached_too_slow", 0, detached(DetachReason::TooSlow)),
+    ]
 }
 
 /// Every message with its number: requests and replies count, events don't.
@@ -368,7 +393,7 @@ fn every_message_is_there() {
     let kinds = |messages: &[(&'static str, u64, Message)]| {
         messages.iter().map(|(.., message)| number(message)).collect::<std::collections::BTreeSet<u8>>()
     };
-    let all: std::collections::BTreeSet<u8> = (0..24).collect();
+    let all: std::collections::BTreeSet<u8> = (0..28).collect();
     assert_eq!(kinds(&messages()), all);
 }
 
@@ -385,6 +410,8 @@ fn number(message: &Message) -> u8 {
             Request::Forget { .. } => 7,
             Request::Shutdown => 8,
             Request::Execute { .. } => 22,
+            Request::Attach { .. } => 24,
+            Request::Detach { .. } => 25,
         },
         Message::Reply(reply) => match reply {
             Reply::Welcome { .. } => 9,
@@ -398,11 +425,13 @@ fn number(message: &Message) -> u8 {
             Reply::Failed(_) => 17,
             Reply::Unknown { .. } => 18,
             Reply::Created { .. } => 23,
+            Reply::Attached { .. } => 26,
         },
         Message::Event(event) => match event {
             Event::ContainerExited(_) => 19,
             Event::ExecExited(_) => 20,
             Event::LogWriteFailed { .. } => 21,
+            Event::Detached { .. } => 27,
         },
     }
 }

@@ -90,6 +90,8 @@ pub struct Deadlines {
     pub kill: Duration,
     /// Making, limiting and removing cgroups.
     pub cgroup: Duration,
+    /// Connecting to a port of a pod: somebody there accepts at once or never.
+    pub connect: Duration,
     /// How long output may still flow after an exec's process has ended.
     pub exec_drain: Duration,
 }
@@ -109,6 +111,7 @@ impl Default for Deadlines {
             start: seconds(60),
             kill: seconds(10),
             cgroup: seconds(20),
+            connect: seconds(10),
             exec_drain: Duration::from_millis(500),
         }
     }

@@ -125,7 +125,7 @@ impl Minder {
     deprecated,
     reason = "what replaces it can't be called without `unsafe`, which this crate has none of; owned descriptors meet its terms"
 )]
-fn polled<T: AsRawFd>(descriptor: T) -> std::io::Result<AsyncFd<T>> {
+pub(crate) fn polled<T: AsRawFd>(descriptor: T) -> std::io::Result<AsyncFd<T>> {
     AsyncFd::new(descriptor)
 }
 

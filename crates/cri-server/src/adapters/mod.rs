@@ -1,5 +1,6 @@
-//! The plugs: `cni`, `image-service` and `systemd` behind the traits that `sandbox` states.
+//! The plugs: `cni`, `image-service` and `systemd` behind the traits that `sandbox` states, and `sandbox` behind that of `streaming`.
 
 pub(crate) mod network;
 pub(crate) mod rootfs;
 pub(crate) mod scopes;
+pub(crate) mod streaming;

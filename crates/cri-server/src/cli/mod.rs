@@ -93,6 +93,27 @@ pub(crate) struct ServeArgs {
     /// Use the built-in pod network instead of CNI configuration files
     #[arg(long)]
     builtin_network: bool,
+    /// IP address that clients of exec, attach and port-forward are sent to [default: 127.0.0.1]
+    #[arg(long, value_name = "ADDRESS")]
+    streaming_address: Option<String>,
+    /// Its port; 0 lets the kernel choose [default: 0]
+    #[arg(long, value_name = "PORT")]
+    streaming_port: Option<u16>,
+    /// Certificate for these streams (PEM) [default: none, plain HTTP]
+    #[arg(long, value_name = "FILE")]
+    streaming_tls_cert_file: Option<PathBuf>,
+    /// Its key
+    #[arg(long, value_name = "FILE")]
+    streaming_tls_key_file: Option<PathBuf>,
+    /// Authorities that certificates of clients must come from [default: none, clients need no certificate]
+    #[arg(long, value_name = "FILE")]
+    streaming_tls_client_ca_file: Option<PathBuf>,
+    /// Seconds after which a stream ends in which nothing moves [default: 14400]
+    #[arg(long, value_name = "SECONDS")]
+    streaming_idle_timeout: Option<u64>,
+    /// How many streams there may be at a time [default: 1000]
+    #[arg(long, value_name = "NUMBER")]
+    streaming_max_connections: Option<u32>,
     /// hosts.toml files of registries [default: /etc/knarr/certs.d]
     #[arg(long, value_name = "DIR")]
     registry_config_dir: Option<PathBuf>,
@@ -120,6 +141,14 @@ impl ServeArgs {
         overlay(&mut config.cgroup_driver, self.cgroup_driver);
         overlay(&mut config.log_level, self.log_level);
         overlay(&mut config.log_format, self.log_format);
+        let streaming = &mut config.streaming;
+        overlay(&mut streaming.address, self.streaming_address);
+        overlay(&mut streaming.port, self.streaming_port);
+        overlay(&mut streaming.tls_cert_file, self.streaming_tls_cert_file);
+        overlay(&mut streaming.tls_key_file, self.streaming_tls_key_file);
+        overlay(&mut streaming.tls_client_ca_file, self.streaming_tls_client_ca_file);
+        overlay(&mut streaming.idle_timeout, self.streaming_idle_timeout);
+        overlay(&mut streaming.max_connections, self.streaming_max_connections);
         config.network.builtin |= self.builtin_network;
         config.check()?;
         Ok(config)

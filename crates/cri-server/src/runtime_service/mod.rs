@@ -10,6 +10,7 @@ mod node;
 mod pods;
 mod stats;
 pub(crate) mod stream;
+mod streams;
 
 use std::path::PathBuf;
 
@@ -29,6 +30,8 @@ pub(crate) struct Runtime {
     pub(crate) pods: Pods,
     /// The pod network, for its readiness.
     pub(crate) networks: cni::Networks,
+    /// Where clients of exec, attach and port-forward are sent to.
+    pub(crate) streams: streaming::Server,
     /// What the daemon runs by, shown in verbose statuses.
     pub(crate) config: Config,
     /// Where writable layers lie.
@@ -184,16 +187,19 @@ impl RuntimeService for Runtime {
         exec::sync(self, request.into_inner()).await.map(Response::new)
     }
 
-    async fn exec(&self, _: Request<cri::ExecRequest>) -> Answer<cri::ExecResponse> {
-        unimplemented("Exec")
+    async fn exec(&self, request: Request<cri::ExecRequest>) -> Answer<cri::ExecResponse> {
+        streams::exec(self, request.into_inner()).map(Response::new)
     }
 
-    async fn attach(&self, _: Request<cri::AttachRequest>) -> Answer<cri::AttachResponse> {
-        unimplemented("Attach")
+    async fn attach(&self, request: Request<cri::AttachRequest>) -> Answer<cri::AttachResponse> {
+        streams::attach(self, request.into_inner()).map(Response::new)
     }
 
-    async fn port_forward(&self, _: Request<cri::PortForwardRequest>) -> Answer<cri::PortForwardResponse> {
-        unimplemented("PortForward")
+    async fn port_forward(
+        &self,
+        request: Request<cri::PortForwardRequest>,
+    ) -> Answer<cri::PortForwardResponse> {
+        streams::port_forward(self, request.into_inner()).map(Response::new)
     }
 
     async fn container_stats(

@@ -4,11 +4,13 @@
 
 mod create;
 mod reaper;
+mod socket;
 mod user;
 
 use std::os::fd::OwnedFd;
 
 pub use create::create_pod;
+pub use socket::{TcpSockets, own_tcp_sockets, tcp_sockets};
 pub(crate) use user::map_ids;
 pub use user::{PodUser, user_namespace};
 

@@ -42,6 +42,7 @@ enum Wanted {
 pub(super) struct Asked {
     /// The daemon's name for it.
     pub(super) name: String,
+    pub(super) container: Key,
     pub(super) sequence: u64,
     /// When it has to have executed its command.
     pub(super) deadline: Instant,

@@ -3,10 +3,11 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use super::attachments::Copies;
 use super::clock;
 use super::hooks::Hooking;
 use super::process::{Ended, Process};
-use super::streams::{self, Buffer, LogFailure, Output};
+use super::streams::{self, Buffer, ChildEnds, Input, LogFailure, Output};
 use crate::cgroup::Cgroup;
 use crate::container::{Begun, Birth, LaunchRequest, Launched, Until, launch};
 use crate::external::External;
@@ -14,8 +15,9 @@ use crate::handshake::Handshake;
 use crate::namespaces::PodNamespaces;
 use crate::plan::Hooks;
 use crate::thread::SingleThread;
-use crate::wire::{ContainerState, Exit, StartContainer};
+use crate::wire::{AttachedInput, ContainerState, Exit, StartContainer};
 use crate::{FailedStep, Failure, FailureKind};
+use rustix::io::Errno;
 
 /// How long output may still flow when a container has ended. Everything in its cgroup is dead by then; only
 /// a process elsewhere that was handed the pipe can hold it open, and nobody waits for that one.
@@ -48,8 +50,8 @@ pub(super) enum State {
         /// The master side of its terminal, when that is for whoever asked for the container.
         terminal: Option<OwnedFd>,
         output: Output,
-        /// Kept open for a container that wants input; nobody writes yet.
-        input: Option<OwnedFd>,
+        /// Kept open for a container that wants input.
+        input: Option<Input>,
         /// Requests that wait for the outcome.
         waiting: Vec<u64>,
         deadline: Instant,
@@ -59,19 +61,13 @@ pub(super) enum State {
         /// Its first process, when there is one.
         process: Option<Process>,
         output: Output,
-        input: Option<OwnedFd>,
+        input: Option<Input>,
         waiting: Vec<u64>,
         /// Until when it has to run.
         until: Instant,
     },
     /// Its command runs.
-    Running {
-        process: Process,
-        output: Output,
-        #[expect(dead_code, reason = "held open: a container that wants input must not find its end")]
-        input: Option<OwnedFd>,
-        started_at: i64,
-    },
+    Running { process: Process, output: Output, input: Option<Input>, started_at: i64 },
     /// Its first process has ended, and its output is still coming.
     Draining { exit: Exit, output: Output, until: Instant },
     /// The external runtime that made it clears up after it.
@@ -116,7 +112,10 @@ impl Container {
         }
         let root = descriptors.remove(0);
         let given = descriptors.split_off(descriptors.len().saturating_sub(start.streams.len()));
-        let (output, child, input) = streams::make(&start.plan.process, start.log, start.stdin)?;
+        let (output, child, input) = match start.streams.as_slice() {
+            [] => streams::make(&start.plan.process, start.log, start.stdin)?,
+            _ => (Output::none(), ChildEnds::default(), None),
+        };
         let streams = match start.streams.as_slice() {
             [] => child.streams(),
             names => super::exec::streams(names, &given)?,
@@ -204,10 +203,10 @@ impl Container {
     }
 
     /// Its output has ended, or has been waited for long enough.
-    pub(super) fn drained(self, buffer: &mut Buffer) -> (Self, Option<LogFailure>) {
+    pub(super) fn drained(self, buffer: &mut Buffer, copies: Copies<'_>) -> (Self, Option<LogFailure>) {
         match self.state {
             State::Draining { exit, mut output, .. } => {
-                let failure = output.close(buffer);
+                let failure = output.close(buffer, copies);
                 let state = match &self.external {
                     Some(_) => State::Clearing { exit },
                     None => State::Exited(exit),
@@ -243,6 +242,30 @@ impl Container {
             | State::Running { output, .. }
             | State::Draining { output, .. } => Some(output),
             State::Clearing { .. } | State::Exited(_) => None,
+        }
+    }
+
+    /// What somebody is handed who attaches to it: its terminal, or its input if that is wanted. None when it doesn't run.
+    pub(super) fn attached_input(
+        &self,
+        wanted: bool,
+    ) -> Option<Result<(AttachedInput, Option<OwnedFd>), Errno>> {
+        let State::Running { output, input, .. } = &self.state else { return None };
+        let handed = match (output.terminal(), input) {
+            (Some(master), _) => (AttachedInput::Terminal, rustix::io::fcntl_dupfd_cloexec(master, 0)),
+            (None, Some(input)) if wanted => (AttachedInput::Pipe, input.duplicate()),
+            (None, Some(_) | None) => return Some(Ok((AttachedInput::None, None))),
+        };
+        let (kind, descriptor) = handed;
+        Some(descriptor.map(|descriptor| (kind, Some(descriptor))))
+    }
+
+    /// Somebody who wrote to its input has gone.
+    pub(super) fn input_gone(&mut self) {
+        if let State::Running { input, .. } = &mut self.state
+            && input.as_ref().is_some_and(Input::is_for_one)
+        {
+            *input = None;
         }
     }
 

@@ -5,6 +5,8 @@ use std::os::fd::AsFd;
 
 use super::container::{Container, Stage, State};
 use super::event_loop::{Key, Supervisor};
+use super::exec::Exec;
+use super::kin::{self, Reach};
 use super::lines::Source;
 use super::process::{self, Process};
 use super::streams::LogFailure;
@@ -26,7 +28,9 @@ impl Supervisor {
             return;
         };
         let id = container.id.clone();
-        let failure = container.output().and_then(|output| output.collect(source, &mut self.buffer));
+        let failure = container
+            .output()
+            .and_then(|output| output.collect(source, &mut self.buffer, self.attachments.of(key)));
         self.report(id, failure);
         self.finish_if_drained(key);
     }
@@ -48,8 +52,9 @@ impl Supervisor {
     pub(super) fn finish(&mut self, key: Key) {
         let Some(container) = self.take(key) else { return };
         let id = container.id.clone();
-        let (container, failure) = container.drained(&mut self.buffer);
+        let (container, failure) = container.drained(&mut self.buffer, self.attachments.of(key));
         self.report(id, failure);
+        self.attachments.ended(key);
         let is_cleared = matches!(container.state, State::Exited(_));
         self.containers.push((key, container));
         if is_cleared {
@@ -72,6 +77,31 @@ impl Supervisor {
             let hooks = container.hooks.clone();
             self.tell(Event::ContainerExited(exit));
             self.run_poststop(hooks.as_deref());
+        }
+    }
+
+    /// Attachments that are over.
+    pub(super) fn end_attachments(&mut self) {
+        for gone in self.attachments.over() {
+            // What was kept for it is free.
+            self.has_spare_memory();
+            gone.event.into_iter().for_each(|event| self.tell(event));
+            gone.input_of.into_iter().for_each(|container| self.input_gone(container));
+        }
+    }
+
+    /// Somebody who wrote to a container's input has gone.
+    pub(super) fn input_gone(&mut self, container: Key) {
+        if let Some((_, container)) = self.containers.iter_mut().find(|(key, _)| *key == container) {
+            container.input_gone();
+        }
+    }
+
+    /// Kills an exec with what it has started. It is still to be waited for.
+    pub(super) fn kill_exec(&self, exec: &Exec, reach: Reach) {
+        match self.containers.iter().find(|(key, _)| *key == exec.container) {
+            Some((_, container)) => kin::kill(&exec.process, &container.cgroup, reach),
+            None => exec.kill(),
         }
     }
 

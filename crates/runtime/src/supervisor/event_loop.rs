@@ -8,11 +8,13 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::Place;
+use super::attachments::Attachments;
 use super::births::Expected;
 use super::container::{Container, Stage, State};
 use super::exec::{self, Exec};
 use super::external::{Orphans, Work};
 use super::hooks::Hooking;
+use super::kin::Reach;
 use super::lines::Source;
 use super::session::{Incoming, Lost, Session};
 use super::starts::Leaving;
@@ -45,6 +47,7 @@ pub(super) struct Supervisor {
     pub(super) births: Vec<(Key, Expected)>,
     /// Whether a starter may have borne a process without a word of it.
     pub(super) may_have_unseen: bool,
+    pub(super) attachments: Attachments,
     listener: Listener,
     pub(super) session: Option<Session>,
     /// What external runtimes do.
@@ -73,6 +76,7 @@ enum Token {
     Hooks(Key),
     Exit(Key),
     Output(Key, Source),
+    Attachment(Key),
     ExecHandshake(Key),
     ExecExit(Key),
     Birth(Key),
@@ -91,6 +95,7 @@ impl Supervisor {
             execs: Vec::new(),
             births: Vec::new(),
             may_have_unseen: false,
+            attachments: Attachments::default(),
             listener,
             session: None,
             work: Vec::new(),
@@ -111,6 +116,7 @@ impl Supervisor {
                 self.handle(token);
             }
             self.expire(Instant::now());
+            self.end_attachments();
             self.reap_orphans();
             self.find_unseen();
             if self.is_empty()
@@ -217,6 +223,8 @@ impl Supervisor {
             let descriptors = expected.birth.descriptors();
             waited.extend(descriptors.map(|descriptor| (Token::Birth(*key), descriptor, PollFlags::IN)));
         }
+        let attachments = self.attachments.descriptors();
+        waited.extend(attachments.map(|(key, pipe, flags)| (Token::Attachment(key), pipe, flags)));
         let poststops = self.poststops.iter();
         waited.extend(poststops.map(|(key, hooking)| (Token::Hooks(*key), hooking.as_fd(), PollFlags::IN)));
         waited.extend(
@@ -239,6 +247,11 @@ impl Supervisor {
             Token::Hooks(key) => self.hooked(key),
             Token::Exit(key) => self.exited(key),
             Token::Output(key, source) => self.output(key, source),
+            Token::Attachment(key) => {
+                if self.attachments.ready(key) {
+                    self.has_spare_memory();
+                }
+            }
             Token::ExecHandshake(key) => self.exec_progress(key),
             Token::ExecExit(key) => self.exec_exited(key),
             Token::Birth(key) => self.delivered(key),
@@ -279,15 +292,18 @@ impl Supervisor {
         }
     }
 
-    /// Execs are the daemon's: nobody else could read what they print. What waits for an answer is forgotten,
+    /// Execs are the daemon's: nobody else could read what they print, and so are attachments. What waits for an answer is forgotten,
     /// since another daemon counts its requests from the beginning.
     fn lose_session(&mut self) {
         if self.session.take().is_none() {
             return;
         }
         for (key, exec) in std::mem::take(&mut self.execs) {
-            exec.kill();
+            self.kill_exec(&exec, Reach::Session);
             self.leaving.push((key, Leaving::unasked(exec.process)));
+        }
+        for container in self.attachments.detach_all() {
+            self.input_gone(container);
         }
         self.abandon_execs(None);
         self.disown_births();

@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use super::births::{Asked, Expected};
+use super::event_loop::Key;
 use super::process::Process;
 use crate::cgroup::Cgroup;
 use crate::container::{ExecRequest, Launched, Streams, exec};
@@ -18,12 +19,14 @@ use crate::{FailedStep, Failure, FailureKind};
 pub(super) struct Exec {
     /// The daemon's name for it.
     pub(super) name: String,
+    pub(super) container: Key,
     pub(super) process: Process,
     pub(super) state: State,
 }
 
 /// A running container.
 pub(super) struct Joined<'a> {
+    pub(super) key: Key,
     /// Its first process.
     pub(super) process: BorrowedFd<'a>,
     pub(super) cgroup: &'a Cgroup,
@@ -63,18 +66,20 @@ impl Exec {
             cgroup: container.cgroup,
             streams,
         };
-        Ok(Expected::exec(exec(proof, &request)?, Asked { name: start.exec, sequence, deadline }))
+        let birth = exec(proof, &request)?;
+        let asked = Asked { name: start.exec, container: container.key, sequence, deadline };
+        Ok(Expected::exec(birth, asked))
     }
 
     /// The process is there, and on its way to execve(2).
     pub(super) fn born(asked: Asked, launched: Launched) -> Self {
-        let Asked { name, sequence, deadline } = asked;
+        let Asked { name, container, sequence, deadline } = asked;
         let process = Process { pid: launched.pid, pidfd: launched.pidfd, start_time: launched.start_time };
         let state = State::Starting { handshake: launched.handshake, sequence, terminal: None, deadline };
-        Self { name, process, state }
+        Self { name, container, process, state }
     }
 
-    /// Kills it with its process group.
+    /// Kills it with its process group: one that has executed nothing yet, or whose container is gone.
     pub(super) fn kill(&self) {
         let _ = self.process.signal_group(KILL);
         self.process.kill();

@@ -17,6 +17,7 @@
 //! Not here: what a container is made of (`container`), and what is asked and answered (`wire`).
 
 mod arguments;
+mod attachments;
 mod births;
 mod clock;
 mod container;
@@ -25,6 +26,7 @@ mod event_loop;
 mod exec;
 mod external;
 mod hooks;
+mod kin;
 mod lines;
 mod log;
 mod placement;

@@ -5,14 +5,16 @@ use std::os::fd::AsRawFd;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
+use super::attachments::Attachment;
 use super::container::{Container, Stage, State, Surroundings};
 use super::event_loop::Supervisor;
-use super::exec::{Exec, Joined};
+use super::exec::{Exec, Joined, KILL};
+use super::kin::Reach;
 use crate::namespaces::{PodNamespaces, create_pod};
 use crate::plan::{NamespaceSource, PodPlan};
 use crate::wire::{
-    ContainerSnapshot, PodCreated, Reply, Request, Scope, Snapshot, StartContainer, StartExec, Target,
-    VERSION,
+    ContainerSnapshot, PodCreated, Reply, Request, Scope, Snapshot, StartContainer, StartExec, Stream,
+    Target, VERSION,
 };
 use crate::{FailedStep, Failure, FailureKind};
 
@@ -44,6 +46,17 @@ impl Supervisor {
             Request::Execute { container, deadline_ms } => self.execute(&container, (sequence, deadline_ms)),
             Request::Exec(start) => self.exec(sequence, *start, descriptors),
             Request::Signal { target, signal, scope } => self.signal(sequence, &target, (signal, scope)),
+            Request::Attach { container, attachment, streams } => {
+                let attached = self.attach(&container, (attachment, &streams), descriptors);
+                let (reply, descriptor) = attached.unwrap_or_else(|failure| (Reply::Failed(failure), None));
+                self.reply_with(sequence, reply, descriptor.into_iter().collect());
+                None
+            }
+            Request::Detach { attachment, streams } => {
+                let input_of = self.attachments.detach(&attachment, &streams);
+                input_of.into_iter().for_each(|container| self.input_gone(container));
+                Some(Reply::Done)
+            }
             Request::ReopenLog { container } => Some(self.reopen_log(&container)),
             Request::Forget { container } => Some(self.forget(&container)),
             Request::Shutdown => {
@@ -127,10 +140,12 @@ impl Supervisor {
         }
         start.process.oom_score_adj = start.process.oom_score_adj.or(self.place.oom_score_adj);
         let started = {
-            let found = self.find(&start.container).map(|at| &self.containers[at].1);
-            let Some((process, cgroup)) = found.and_then(running) else { return Some(Reply::Gone) };
+            let Some((key, found)) = self.find(&start.container).map(|at| &self.containers[at]) else {
+                return Some(Reply::Gone);
+            };
+            let Some((process, cgroup)) = running(found) else { return Some(Reply::Gone) };
             let user = self.pod.as_ref().and_then(|pod| pod.user.as_ref());
-            let container = Joined { process, cgroup, user };
+            let container = Joined { key: *key, process, cgroup, user };
             Exec::start(&self.proof, start, container, (&descriptors, sequence))
         };
         match started {
@@ -140,13 +155,33 @@ impl Supervisor {
         None
     }
 
+    fn attach(
+        &mut self,
+        container: &str,
+        (name, streams): (String, &[Stream]),
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(Reply, Option<OwnedFd>), Failure> {
+        let gone = Ok((Reply::Gone, None));
+        let Some((container, found)) = self.find(container).map(|at| &self.containers[at]) else {
+            return gone;
+        };
+        let Some(handed) = found.attached_input(streams.contains(&Stream::Stdin)) else { return gone };
+        let (input, descriptor) =
+            handed.map_err(|errno| Failure::system(FailedStep::Stdio, errno, "attachment"))?;
+        self.attachments.check(&name)?;
+        let attachment = Attachment::new((name, *container), streams, descriptors)?;
+        let key = self.key();
+        self.attachments.add(key, attachment);
+        Ok((Reply::Attached { input }, descriptor))
+    }
+
     fn signal(&mut self, sequence: u64, target: &Target, (signal, scope): (i32, Scope)) -> Option<Reply> {
         let sent = match target {
             Target::Container(id) => {
                 let Some((key, container)) = self.find(id).and_then(|at| self.containers.get(at)) else {
                     return Some(Reply::Gone);
                 };
-                if let (State::Making { .. }, Scope::All) = (&container.state, scope) {
+                if let (State::Making { .. }, Scope::All | Scope::Session) = (&container.state, scope) {
                     self.abort(*key);
                     let _ = container.cgroup.kill();
                     return Some(Reply::Done);
@@ -165,7 +200,7 @@ impl Supervisor {
                 match (scope, container.process()) {
                     (_, None) => return Some(Reply::Gone),
                     (Scope::Init, Some(process)) => process.signal(signal),
-                    (Scope::All, Some(process)) => {
+                    (Scope::All | Scope::Session, Some(process)) => {
                         // What the cgroup can't reach is the first process of a start that has not joined it
                         // yet.
                         let _ = container.cgroup.kill();
@@ -181,6 +216,14 @@ impl Supervisor {
                 };
                 match scope {
                     Scope::Init => exec.process.signal(signal),
+                    Scope::All if signal == KILL => {
+                        self.kill_exec(exec, Reach::Descendants);
+                        Ok(())
+                    }
+                    Scope::Session => {
+                        self.kill_exec(exec, Reach::Session);
+                        Ok(())
+                    }
                     // One that was cloned just now leads no group yet.
                     Scope::All => exec.process.signal_group(signal).or_else(|_| exec.process.signal(signal)),
                 }

@@ -7,6 +7,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use super::attachments::Copies;
 use super::clock;
 use super::lines::{Lines, Source};
 use super::log::Log;
@@ -56,7 +57,28 @@ pub(super) struct ChildEnds {
 #[derive(Debug, Default)]
 pub(super) struct Buffer {
     read: Vec<u8>,
+    /// How much the last read has brought.
+    filled: usize,
     lines: Vec<u8>,
+}
+
+/// The writing end of a container's standard input.
+#[derive(Debug)]
+pub(super) struct Input {
+    writing: OwnedFd,
+    until: Stdin,
+}
+
+impl Input {
+    /// A descriptor for somebody who writes. It doesn't block, as all of them.
+    pub(super) fn duplicate(&self) -> Result<OwnedFd, Errno> {
+        rustix::io::fcntl_dupfd_cloexec(&self.writing, 0)
+    }
+
+    /// Whether it ends when the first one who wrote has gone.
+    pub(super) fn is_for_one(&self) -> bool {
+        self.until == Stdin::Once
+    }
 }
 
 impl ChildEnds {
@@ -82,13 +104,13 @@ pub(super) fn complete(streams: [Option<OwnedFd>; 3]) -> Result<[OwnedFd; 3], Fa
     Ok([or_null(stdin)?, or_null(stdout)?, or_null(stderr)?])
 }
 
-/// Makes what a process with this plan needs: pipes for its output where there is a log and no terminal, and
-/// a pipe for its input where it is to stay open, whose writing end is returned.
+/// Makes what a process with this plan needs: pipes for its output, unless it has a terminal, and a pipe for its input where it is to
+/// stay open, whose writing end is returned. Without a log, too, there may be somebody who attaches.
 pub(super) fn make(
     process: &ProcessPlan,
     log: Option<PathBuf>,
     stdin: Stdin,
-) -> Result<(Output, ChildEnds, Option<OwnedFd>), Failure> {
+) -> Result<(Output, ChildEnds, Option<Input>), Failure> {
     let path = log.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
     let log = log.map(Log::open).transpose().map_err(|errno| failed(errno, &path))?;
     let mut output = Output { log, streams: Vec::new() };
@@ -96,19 +118,24 @@ pub(super) fn make(
     if process.terminal.is_some() {
         return Ok((output, child, None));
     }
-    if output.log.is_some() {
-        child.stdout = Some(output.pipe(Source::Stdout).map_err(|errno| failed(errno, "stdout"))?);
-        child.stderr = Some(output.pipe(Source::Stderr).map_err(|errno| failed(errno, "stderr"))?);
-    }
+    child.stdout = Some(output.pipe(Source::Stdout).map_err(|errno| failed(errno, "stdout"))?);
+    child.stderr = Some(output.pipe(Source::Stderr).map_err(|errno| failed(errno, "stderr"))?);
     let input = match stdin {
         Stdin::Null => None,
         Stdin::Open | Stdin::Once => {
             let (reading, writing) = pipe_with(PipeFlags::CLOEXEC).map_err(|errno| failed(errno, "stdin"))?;
+            // Of this end alone: the container's reads wait for what comes.
+            set_nonblocking(&writing).map_err(|errno| failed(errno, "stdin"))?;
             child.stdin = Some(reading);
-            Some(writing)
+            Some(Input { writing, until: stdin })
         }
     };
     Ok((output, child, input))
+}
+
+fn set_nonblocking(descriptor: &OwnedFd) -> Result<(), Errno> {
+    let flags = rustix::fs::fcntl_getfl(descriptor)?;
+    rustix::fs::fcntl_setfl(descriptor, flags | OFlags::NONBLOCK)
 }
 
 fn failed(errno: Errno, subject: &str) -> Failure {
@@ -116,6 +143,17 @@ fn failed(errno: Errno, subject: &str) -> Failure {
 }
 
 impl Output {
+    /// What nobody here reads.
+    pub(super) fn none() -> Self {
+        Self { log: None, streams: Vec::new() }
+    }
+
+    /// The terminal, if that is where output comes from.
+    pub(super) fn terminal(&self) -> Option<BorrowedFd<'_>> {
+        let is_terminal = |stream: &&OutputStream| rustix::termios::isatty(&stream.descriptor);
+        self.streams.iter().find(is_terminal).map(|stream| stream.descriptor.as_fd())
+    }
+
     fn pipe(&mut self, source: Source) -> Result<OwnedFd, Errno> {
         let (reading, writing) = pipe_with(PipeFlags::CLOEXEC)?;
         self.add(source, reading)?;
@@ -125,8 +163,7 @@ impl Output {
     /// Takes a stream in: the reading end of a pipe, or the master side of a terminal.
     pub(super) fn add(&mut self, source: Source, descriptor: OwnedFd) -> Result<(), Errno> {
         // The flag belongs to this end alone: the container's writes still wait for us.
-        let flags = rustix::fs::fcntl_getfl(&descriptor)?;
-        rustix::fs::fcntl_setfl(&descriptor, flags | OFlags::NONBLOCK)?;
+        set_nonblocking(&descriptor)?;
         self.streams.push(OutputStream { source, descriptor, lines: Lines::new(source) });
         Ok(())
     }
@@ -141,30 +178,50 @@ impl Output {
         self.streams.is_empty()
     }
 
-    /// Moves what a stream holds into the log.
-    pub(super) fn collect(&mut self, source: Source, buffer: &mut Buffer) -> Option<LogFailure> {
+    /// Moves what a stream holds into the log, and then to those who have attached.
+    pub(super) fn collect(
+        &mut self,
+        source: Source,
+        buffer: &mut Buffer,
+        mut copies: Copies<'_>,
+    ) -> Option<LogFailure> {
         let at = self.streams.iter().position(|stream| stream.source == source)?;
         let stream = &mut self.streams[at];
         let time = clock::stamp();
         buffer.lines.clear();
-        let ended = (0..TURN).find_map(|_| read(stream, buffer, &time)).unwrap_or(Flow::Open) == Flow::Ended;
+        // What one read has brought is in the log before it is copied, and the next read takes its place.
+        let turn = if copies.are_wanted(source) { 1 } else { TURN };
+        let ended = (0..turn).find_map(|_| read(stream, buffer, &time)).unwrap_or(Flow::Open) == Flow::Ended;
         if ended {
             stream.lines.finish(&time, &mut buffer.lines);
             self.streams.swap_remove(at);
         }
-        self.append(&buffer.lines)
+        let failure = self.append(&buffer.lines);
+        copies.copy(source, buffer.last_read());
+        failure
     }
 
     /// Gives up on streams that somebody outside of the container still holds, and ends their last lines.
-    pub(super) fn close(&mut self, buffer: &mut Buffer) -> Option<LogFailure> {
+    pub(super) fn close(&mut self, buffer: &mut Buffer, mut copies: Copies<'_>) -> Option<LogFailure> {
         let time = clock::stamp();
-        buffer.lines.clear();
-        for mut stream in self.streams.drain(..) {
+        let mut failure = None;
+        for mut stream in std::mem::take(&mut self.streams) {
             // What is there already belongs to the container.
-            let _ = (0..TURN).find_map(|_| read(&mut stream, buffer, &time));
-            stream.lines.finish(&time, &mut buffer.lines);
+            for turn in 1..=TURN {
+                buffer.lines.clear();
+                let flow = read(&mut stream, buffer, &time);
+                let is_last = flow.is_some() || turn == TURN;
+                if is_last {
+                    stream.lines.finish(&time, &mut buffer.lines);
+                }
+                failure = self.append(&buffer.lines).or(failure);
+                copies.copy(stream.source, buffer.last_read());
+                if is_last {
+                    break;
+                }
+            }
         }
-        self.append(&buffer.lines)
+        failure
     }
 
     /// Opens the log anew.
@@ -193,11 +250,13 @@ fn read(stream: &mut OutputStream, buffer: &mut Buffer, time: &str) -> Option<Fl
     if buffer.read.is_empty() {
         buffer.read.resize(SMALL, 0);
     }
+    buffer.filled = 0;
     match rustix::io::read(&stream.descriptor, &mut buffer.read[..]) {
         // A terminal whose last user has gone answers EIO.
         Ok(0) | Err(Errno::IO) => Some(Flow::Ended),
         Ok(length) => {
             stream.lines.feed(&buffer.read[..length], time, &mut buffer.lines);
+            buffer.filled = length;
             if length < buffer.read.len() {
                 return Some(Flow::Open);
             }
@@ -211,6 +270,10 @@ fn read(stream: &mut OutputStream, buffer: &mut Buffer, time: &str) -> Option<Fl
 }
 
 impl Buffer {
+    fn last_read(&self) -> &[u8] {
+        &self.read[..self.filled]
+    }
+
     /// Whether it has grown for a busy stream.
     pub(super) fn is_large(&self) -> bool {
         self.read.capacity() > SMALL || self.lines.capacity() > LARGE

@@ -61,6 +61,26 @@ pub enum Request {
     /// Answered by [`Reply::ExecStarted`] or [`Reply::Failed`]; its end is an [`Event::ExecExited`]. It is
     /// killed when the connection ends.
     Exec(Box<StartExec>),
+    /// Have a running container's output copied from now on, and hand over its input. Descriptors: writing ends of pipes for the
+    /// output streams among `streams`, in their order. Answered by [`Reply::Attached`], [`Reply::Gone`] when the container
+    /// doesn't run, [`Reply::Failed`]; its end is an [`Event::Detached`], unless it was asked for. It ends with the connection.
+    Attach {
+        /// The container.
+        container: String,
+        /// A name for it, of the daemon's choice.
+        attachment: String,
+        /// What is wanted. Of a terminal all output is [`Stream::Stdout`].
+        streams: Vec<Stream>,
+    },
+    /// End an attachment, or a part of it. When the first one has gone that had the input of a container with
+    /// [`Stdin::Once`], that input ends. Answered by [`Reply::Done`], also when it is not known.
+    Detach {
+        /// The attachment.
+        attachment: String,
+        /// Which of its streams; empty for all of it.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        streams: Vec<Stream>,
+    },
     /// Open a container's log anew by its path. Answered by [`Reply::Done`].
     ReopenLog {
         /// The container.
@@ -117,6 +137,11 @@ pub enum Reply {
         /// The process, as the supervisor sees it.
         pid: i32,
     },
+    /// To [`Request::Attach`]. Descriptor: what `input` says.
+    Attached {
+        /// Where the container reads from.
+        input: AttachedInput,
+    },
     /// It is done.
     Done,
     /// There is no such container, exec or process any more.
@@ -138,6 +163,13 @@ pub enum Event {
     ContainerExited(Exit),
     /// An exec has ended.
     ExecExited(ExecExit),
+    /// An attachment has ended by itself.
+    Detached {
+        /// The attachment.
+        attachment: String,
+        /// Why.
+        why: DetachReason,
+    },
     /// A container's log can't be written. Told once until it works again; the container goes on.
     LogWriteFailed {
         /// The container.
@@ -147,6 +179,29 @@ pub enum Event {
         /// The kernel's error number.
         errno: i32,
     },
+}
+
+/// What comes with [`Reply::Attached`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AttachedInput {
+    /// No descriptor: no input was asked for, or the container has none (any more).
+    None,
+    /// The writing end of the pipe that the container reads from; it doesn't block.
+    Pipe,
+    /// The master side of the container's terminal, also when no input was asked for: it has the size. Not to be read from;
+    /// it doesn't block.
+    Terminal,
+}
+
+/// Why an attachment ended by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DetachReason {
+    /// The container has ended, and all of its output is in the pipes.
+    Ended,
+    /// The pipes were not read fast enough: what would not have fitted is lost to them.
+    TooSlow,
 }
 
 /// A container to start.
@@ -232,8 +287,12 @@ pub enum Target {
 pub enum Scope {
     /// The first process alone.
     Init,
-    /// A container: everything in its cgroup, by SIGKILL whatever the signal. An exec: its process group.
+    /// A container: everything in its cgroup, by SIGKILL whatever the signal. An exec: its process group; by SIGKILL also its
+    /// session, and every process that descends from it at that moment.
     All,
+    /// A container: as `All`. An exec: its process group and its session by SIGKILL, whatever the signal; what it has started in
+    /// sessions of their own, to outlive it, is left.
+    Session,
 }
 
 /// A pod's namespaces, made.

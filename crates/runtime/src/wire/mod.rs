@@ -22,8 +22,8 @@ mod message;
 mod socket;
 
 pub use message::{
-    ContainerSnapshot, ContainerState, Event, ExecExit, Exit, Message, PodCreated, Reply, Request, Scope,
-    Snapshot, StartContainer, StartExec, Stdin, Stream, Target,
+    AttachedInput, ContainerSnapshot, ContainerState, DetachReason, Event, ExecExit, Exit, Message,
+    PodCreated, Reply, Request, Scope, Snapshot, StartContainer, StartExec, Stdin, Stream, Target,
 };
 pub use socket::{Listener, MAX_DESCRIPTORS, Received, Socket, WireError};
 

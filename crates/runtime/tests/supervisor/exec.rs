@@ -99,6 +99,58 @@ fn an_exec_is_killed_with_its_group() {
     assert_eq!(client.call(again), Reply::Gone);
 }
 
+/// The processes of the container.
+fn inside(rig: &Rig) -> Vec<i32> {
+    rig.cgroup("c1").procs().unwrap()
+}
+
+/// What has a session of its own, what has a group of its own, and what was made a daemon.
+const FAMILY: &str = "setsid sleep 1001 & sleep 1002 & (setsid sleep 1003 &) ; echo begun; wait";
+
+#[test]
+fn an_exec_is_killed_with_all_that_descends_from_it() {
+    for (scope, left) in [(Scope::All, 2), (Scope::Session, 3)] {
+        let (rig, mut client) = running();
+        let (mut stdout, write) = pipe();
+        let exec = rig::exec("e1", "c1", FAMILY, &[Stream::Stdout]);
+        let reply = client.call_with(Request::Exec(Box::new(exec)), &[write.as_fd()]);
+        assert!(matches!(reply, Reply::ExecStarted { .. }), "{reply:?}");
+        drop(write);
+        stdout.read_exact(&mut [0; 6]).unwrap();
+        until("they all run", || (inside(&rig).len() == 5).then_some(()));
+        let kill = rig::signal(Target::Exec("e1".to_owned()), Signal::KILL, scope);
+        assert_eq!(client.call(kill), Reply::Done);
+        assert_eq!(client.exec_exit("e1"), 137);
+        // The container's first process, the daemon, and who has a session of its own unless it goes too.
+        until("the others are gone", || (inside(&rig).len() == left).then_some(()));
+    }
+}
+
+#[test]
+fn a_terminals_jobs_go_with_the_connection() {
+    let (rig, mut client) = running();
+    let mut exec = rig::exec("e1", "c1", "set -m; sleep 1001 & sleep 1002; wait", &[]);
+    exec.process.terminal = Some(TerminalSize::default());
+    let (reply, descriptors) = client.call_for_descriptors(Request::Exec(Box::new(exec)), &[]);
+    assert!(matches!(reply, Reply::ExecStarted { .. }), "{reply:?}");
+    until("they all run", || (inside(&rig).len() == 4).then_some(()));
+    drop((client, descriptors));
+    until("they are gone", || (inside(&rig).len() == 1).then_some(()));
+    let mut client = rig.connect();
+    assert_eq!(client.snapshot().containers.len(), 1);
+}
+
+#[test]
+fn a_terminal_that_is_closed_hangs_up() {
+    let (_rig, mut client) = running();
+    let mut exec = rig::exec("e1", "c1", "sleep 1000", &[]);
+    exec.process.terminal = Some(TerminalSize::default());
+    let (reply, descriptors) = client.call_for_descriptors(Request::Exec(Box::new(exec)), &[]);
+    assert!(matches!(reply, Reply::ExecStarted { .. }), "{reply:?}");
+    drop(descriptors);
+    assert_eq!(client.exec_exit("e1"), 129);
+}
+
 #[test]
 fn execs_end_with_the_connection_and_containers_do_not() {
     let (rig, mut client) = running();

@@ -1,6 +1,7 @@
 //! Containers of an external runtime: a scripted one, that does what a runtime must, or fails at it in one of many ways.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -10,7 +11,7 @@ use runtime::FailedStep;
 use runtime::container::Until;
 use runtime::external::{External, ExternalRuntime, KNOWN};
 use runtime::record::read_exit;
-use runtime::wire::{Reply, Request, Scope, StartContainer, Stdin, Stream, Target};
+use runtime::wire::{AttachedInput, Reply, Request, Scope, StartContainer, Stdin, Stream, Target};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Signal;
 
@@ -171,6 +172,32 @@ fn no_process_has_signals_blocked() {
         let said = || fs::read_to_string(bundle(&rig).join(file)).ok().filter(|text| text.ends_with('\n'));
         assert_eq!(until("it has said its mask", said), "SigBlk:\t0000000000000000\n", "{file}");
     }
+}
+
+#[test]
+fn clients_attach_to_a_container() {
+    /// What runs in the background of a script has no input otherwise.
+    const CREATE: &str = r#"exec 3<&0; (while ! [ -e go ]; do sleep 0.01; done; exec sh -c "$(cat command)") <&3 3<&- & echo $! > "$pid""#;
+    let (rig, mut client) = Rig::new();
+    let mut request = request(&rig, &Script { create: CREATE, ..GOOD }, "cat; exit 6");
+    request.stdin = Stdin::Once;
+    running(&mut client, request);
+    let (reading, writing) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+    let streams = vec![Stream::Stdin, Stream::Stdout];
+    let attach = Request::Attach { container: "c1".to_owned(), attachment: "a1".to_owned(), streams };
+    let (reply, mut descriptors) = client.call_for_descriptors(attach, &[writing.as_fd()]);
+    assert_eq!(reply, Reply::Attached { input: AttachedInput::Pipe });
+    drop(writing);
+    let mut input = fs::File::from(descriptors.remove(0));
+    input.write_all(b"through\n").unwrap();
+    drop(input);
+    let detach = Request::Detach { attachment: "a1".to_owned(), streams: vec![Stream::Stdin] };
+    assert_eq!(client.call(detach), Reply::Done);
+    assert_eq!(client.exit("c1").exit_code, 6);
+    let mut read = String::new();
+    fs::File::from(reading).read_to_string(&mut read).unwrap();
+    assert_eq!(read, "through\n");
+    childless(&rig);
 }
 
 #[test]

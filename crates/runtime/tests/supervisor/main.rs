@@ -12,6 +12,7 @@
     reason = "a test program"
 )]
 
+mod attach;
 mod births;
 mod client;
 mod exec;

@@ -267,7 +267,9 @@ impl Drop for Frozen {
 
 fn unpack_image(image: &Path) {
     fs::copy("/bin/busybox", image.join("bin/busybox")).unwrap();
-    for name in ["sh", "cat", "id", "ls", "sleep", "tty", "seq", "head", "tr", "dd", "kill", "true", "stty"] {
+    for name in
+        ["sh", "cat", "id", "ls", "sleep", "tty", "seq", "head", "tr", "dd", "kill", "true", "stty", "setsid"]
+    {
         symlink("busybox", image.join("bin").join(name)).unwrap();
     }
 }

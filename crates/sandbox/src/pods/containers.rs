@@ -5,13 +5,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
 use super::{Pods, outcome, post};
+use crate::attach;
 use crate::container::config::ContainerConfig;
 use crate::container::status::{ContainerFilter, ContainerStatus};
 use crate::error::Error;
 use crate::exec::{self, ExecOutput, ExecRequest};
+use crate::forward;
 use crate::id::ContainerId;
 use crate::pod::wish::{ContainerWish, Reply, Wish};
 use crate::record;
@@ -20,6 +23,7 @@ use crate::resources::Resources;
 use crate::shared::blocking;
 use crate::spec;
 use crate::stats::{self, ContainerUsage};
+use crate::streams::{StreamChoice, StreamSession};
 
 impl Pods {
     /// Makes a container in a pod. A retry joins as in [`Pods::run`].
@@ -132,7 +136,41 @@ impl Pods {
     /// [`Error::Exec`] when it can't be executed.
     pub async fn exec_sync(&self, id: &str, request: ExecRequest) -> Result<ExecOutput, Error> {
         let (container, pod) = self.shared.registry.container_and_pod(id)?;
-        exec::sync(&self.shared, (&container, &pod), request).await
+        exec::sync::collected(&self.shared, (&container, &pod), request).await
+    }
+
+    /// Runs a command in a running container for somebody who is connected to it. Safe to cancel; the command is killed then.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::WrongState`] when it doesn't run, [`Error::Refused`] for a command that is none, [`Error::Exec`] when it
+    /// can't be executed.
+    pub async fn exec(
+        &self,
+        container: &str,
+        command: Vec<String>,
+        streams: StreamChoice,
+    ) -> Result<StreamSession, Error> {
+        let (container, pod) = self.shared.registry.container_and_pod(container)?;
+        exec::connected(&self.shared, (&container, &pod), (&command, streams)).await
+    }
+
+    /// Connects somebody to the streams of a running container's first process; there may be any number of them. Safe to cancel.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::WrongState`] when it doesn't run, [`Error::Refused`] when it has no terminal and one is expected, or
+    /// the other way round.
+    pub async fn attach(&self, container: &str, streams: StreamChoice) -> Result<StreamSession, Error> {
+        let (container, pod) = self.shared.registry.container_and_pod(container)?;
+        attach::connected((&container, &pod), streams).await
+    }
+
+    /// Connects to a port of a pod, on its loopback address. Safe to cancel.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::WrongState`] when the pod is not ready, [`Error::Step`] when nobody listens there, [`Error::Deadline`].
+    pub async fn connect(&self, pod: &str, port: u16) -> Result<TcpStream, Error> {
+        let pod = self.shared.registry.pod(pod)?;
+        forward::connect(&self.shared, &pod, port).await
     }
 
     /// What a container uses. Safe to cancel.

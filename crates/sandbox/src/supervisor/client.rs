@@ -1,6 +1,8 @@
 //! What the daemon asks of a supervisor, as functions.
 //!
-//! Not here: how requests and replies find each other (see `connection`), who the supervisor is (see `spawn`).
+//! Processes that join a container, and connections to its streams, are in `streams`. Not here: how requests and replies find each other (see `connection`), who the supervisor is (see `spawn`).
+
+mod streams;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -11,15 +13,12 @@ use std::time::Duration;
 use runtime::cgroup::Cgroup;
 use runtime::container::Until;
 use runtime::external::External;
-use runtime::plan::{Plan, PodPlan, ProcessPlan};
-use runtime::wire::{
-    self, ContainerState, ExecExit, Exit, Reply, Request, Scope, StartContainer, StartExec, Stream, Target,
-};
-use tokio::sync::oneshot;
+use runtime::plan::{Plan, PodPlan};
+use runtime::wire::{self, ContainerState, Exit, Reply, Request, Scope, StartContainer, Target};
 
 use crate::container::config::Stdin;
 use crate::container::state::Process;
-use crate::error::{Error, Kind};
+use crate::error::Error;
 use crate::id::ContainerId;
 use crate::pod::state::ProcessId;
 use crate::record::ContainerFacts;
@@ -27,6 +26,8 @@ use crate::recover::Seen;
 use crate::signal::Signal;
 use crate::supervisor::connection::Connection;
 use crate::users::UserMap;
+
+pub(crate) use streams::{Attach, Attachment, Exec, ExecStart, InputEnd, Joined, Killer};
 
 /// How much longer than the supervisor the daemon waits for the outcome of a start, which has a deadline over there.
 const MARGIN: Duration = Duration::from_secs(5);
@@ -245,43 +246,6 @@ impl Client {
         self.done(Request::ReopenLog { container: id.to_string() }, ("reopening the log", after)).await
     }
 
-    /// Has a process join a running container; what it prints goes to the streams.
-    ///
-    /// # Errors
-    /// [`Error::Exec`] with the step that failed, [`Error::WrongState`] when the container has ended.
-    pub(crate) async fn exec(
-        &self,
-        id: &ContainerId,
-        process: ProcessPlan,
-        (stdout, stderr): (OwnedFd, OwnedFd),
-        after: Duration,
-    ) -> Result<Exec, Error> {
-        let step = "starting the command";
-        let exec = ContainerId::random().to_string();
-        let ended = self.connection.expect_exec(&exec);
-        let started = Exec { name: exec.clone(), client: self.clone(), ended: Some(ended) };
-        let request = Request::Exec(Box::new(StartExec {
-            exec,
-            container: id.to_string(),
-            process,
-            streams: vec![Stream::Stdout, Stream::Stderr],
-            deadline_ms: milliseconds(after),
-        }));
-        match self.connection.ask(request, vec![stdout, stderr], (step, after + MARGIN)).await? {
-            Reply::ExecStarted { .. } => Ok(started),
-            Reply::Failed(failure) => {
-                Err(Error::Exec { container: id.to_string(), cause: Arc::new(failure) })
-            }
-            Reply::Gone => Err(Error::WrongState {
-                kind: Kind::Container,
-                id: id.to_string(),
-                state: "exited",
-                wish: "have a command run in it",
-            }),
-            other => Err(self.failed(step, other)),
-        }
-    }
-
     /// Asks the supervisor to end everything and itself.
     pub(crate) async fn shutdown(&self, after: Duration) -> Result<(), Error> {
         self.done(Request::Shutdown, ("ending the supervisor", after)).await
@@ -311,6 +275,7 @@ impl Client {
             | Reply::Created { .. }
             | Reply::Exited(_)
             | Reply::ExecStarted { .. }
+            | Reply::Attached { .. }
             | Reply::Gone
             | Reply::Done) => Error::step(step, pod, Unexpected(format!("{other:?}"))),
         }
@@ -319,53 +284,4 @@ impl Client {
 
 fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// A process that joined a container. Dropping it before its end kills it.
-#[derive(Debug)]
-pub(crate) struct Exec {
-    name: String,
-    client: Client,
-    ended: Option<oneshot::Receiver<ExecExit>>,
-}
-
-impl Exec {
-    /// Its exit code, once it has ended. Safe to cancel.
-    ///
-    /// # Errors
-    /// [`Error::Step`] when the supervisor is gone.
-    pub(crate) async fn exited(&mut self) -> Result<i32, Error> {
-        let Some(ended) = &mut self.ended else { return Ok(0) };
-        let exit = ended.await;
-        self.ended = None;
-        match exit {
-            Ok(exit) => Ok(exit.exit_code),
-            Err(_) => {
-                let gone = Unexpected("the connection was closed".to_owned());
-                Err(Error::step("waiting for the command", self.client.connection.pod(), gone))
-            }
-        }
-    }
-
-    /// Kills it with its children, and waits for a moment until it has ended.
-    pub(crate) async fn kill(&mut self) {
-        self.say_kill();
-        // A process that doesn't even end now is left to the supervisor, which keeps watching it.
-        let _overdue = tokio::time::timeout(PROMPT, self.exited()).await;
-    }
-
-    fn say_kill(&self) {
-        let target = Target::Exec(self.name.clone());
-        let signal = Signal::KILL.number();
-        self.client.connection.say(Request::Signal { target, signal, scope: Scope::All });
-    }
-}
-
-impl Drop for Exec {
-    fn drop(&mut self) {
-        if self.ended.take().is_some() {
-            self.say_kill();
-            self.client.connection.forget_exec(&self.name);
-        }
-    }
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use runtime::wire::{Event, ExecExit, Message, Received, Reply, Request, Socket, WireError};
+use runtime::wire::{DetachReason, Event, ExecExit, Message, Received, Reply, Request, Socket, WireError};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
@@ -58,9 +58,13 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Waiting {
     is_closed: bool,
-    replies: HashMap<u64, oneshot::Sender<Reply>>,
+    replies: HashMap<u64, oneshot::Sender<Answer>>,
     execs: HashMap<String, oneshot::Sender<ExecExit>>,
+    attachments: HashMap<String, oneshot::Sender<DetachReason>>,
 }
+
+/// A reply, and what came with it.
+type Answer = (Reply, Vec<OwnedFd>);
 
 impl Connection {
     /// Begins to read a connected socket.
@@ -96,6 +100,19 @@ impl Connection {
         descriptors: Vec<OwnedFd>,
         (step, after): (&'static str, Duration),
     ) -> Result<Reply, Error> {
+        self.ask_for_descriptors(request, descriptors, (step, after)).await.map(|(reply, _)| reply)
+    }
+
+    /// The same, for a reply that descriptors come with. Safe to cancel: they are closed then.
+    ///
+    /// # Errors
+    /// As those of [`ask`](Self::ask).
+    pub(crate) async fn ask_for_descriptors(
+        &self,
+        request: Request,
+        descriptors: Vec<OwnedFd>,
+        (step, after): (&'static str, Duration),
+    ) -> Result<Answer, Error> {
         let inner = &self.0.inner;
         let work = async {
             let (awaited, reply) = inner.expect_reply()?;
@@ -135,6 +152,21 @@ impl Connection {
     pub(crate) fn forget_exec(&self, exec: &str) {
         self.0.inner.waiting().execs.remove(exec);
     }
+
+    /// Where the end of an attachment will be told. To be asked for before it is.
+    pub(crate) fn expect_detached(&self, attachment: &str) -> oneshot::Receiver<DetachReason> {
+        let (sender, receiver) = oneshot::channel();
+        let mut waiting = self.0.inner.waiting();
+        if !waiting.is_closed {
+            waiting.attachments.insert(attachment.to_owned(), sender);
+        }
+        receiver
+    }
+
+    /// Its end is of no interest any more.
+    pub(crate) fn forget_attachment(&self, attachment: &str) {
+        self.0.inner.waiting().attachments.remove(attachment);
+    }
 }
 
 /// A request that a reply is expected to; dropping it gives the expectation up.
@@ -154,7 +186,7 @@ impl Inner {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn expect_reply(&self) -> Result<(Awaited<'_>, oneshot::Receiver<Reply>), Error> {
+    fn expect_reply(&self) -> Result<(Awaited<'_>, oneshot::Receiver<Answer>), Error> {
         let sequence = self.sequence.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = oneshot::channel();
         let mut waiting = self.waiting();
@@ -198,19 +230,26 @@ impl Inner {
         // Dropping the senders tells everybody who waits.
         waiting.replies.clear();
         waiting.execs.clear();
+        waiting.attachments.clear();
     }
 
-    fn take(&self, sequence: u64, message: Message) -> Option<News> {
+    fn take(&self, sequence: u64, message: Message, descriptors: Vec<OwnedFd>) -> Option<News> {
         match message {
             Message::Reply(reply) => {
                 if let Some(sender) = self.waiting().replies.remove(&sequence) {
-                    let _nobody_waits = sender.send(reply);
+                    let _nobody_waits = sender.send((reply, descriptors));
                 }
                 None
             }
             Message::Event(Event::ExecExited(exit)) => {
                 if let Some(sender) = self.waiting().execs.remove(&exit.exec) {
                     let _nobody_waits = sender.send(exit);
+                }
+                None
+            }
+            Message::Event(Event::Detached { attachment, why }) => {
+                if let Some(sender) = self.waiting().attachments.remove(&attachment) {
+                    let _nobody_waits = sender.send(why);
                 }
                 None
             }
@@ -236,7 +275,9 @@ impl Inner {
 async fn read(inner: Arc<Inner>, news: mpsc::UnboundedSender<News>) {
     loop {
         let told = match inner.receive().await {
-            Ok(Received::Message { sequence, message, .. }) => inner.take(sequence, *message),
+            Ok(Received::Message { sequence, message, descriptors, .. }) => {
+                inner.take(sequence, *message, descriptors)
+            }
             Ok(Received::Unreadable { sequence, why, .. }) => {
                 tracing::warn!(
                     pod = inner.pod,

@@ -11,11 +11,14 @@
 
 mod contact;
 mod faults;
+mod forward;
 mod hanging;
 mod lifecycle;
+mod probes;
 mod recovery;
 mod speed;
 mod stand_ins;
+mod streams;
 mod systemd;
 mod volumes;
 mod world;

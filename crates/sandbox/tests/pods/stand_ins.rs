@@ -81,9 +81,9 @@ pub(crate) struct Images {
     pub(crate) retained: Mutex<Option<Vec<ContainerId>>>,
 }
 
-const APPLETS: [&str; 18] = [
+const APPLETS: [&str; 20] = [
     "cat", "dd", "echo", "env", "false", "head", "hostname", "id", "ls", "mkdir", "ps", "readlink", "sh",
-    "sleep", "tail", "touch", "true", "yes",
+    "setsid", "sleep", "stty", "tail", "touch", "true", "yes",
 ];
 
 impl Images {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 use sandbox::{
     CgroupDriver, Config, ContainerConfig, ContainerId, ContainerMetadata, ContainerPhase, Deadlines,
-    ImageReference, PodConfig, PodFilter, PodId, PodMetadata, Pods,
+    ExternalRuntime, Handler, Handlers, ImageReference, PodConfig, PodFilter, PodId, PodMetadata, Pods,
 };
 
 use crate::stand_ins::{Images, Net};
@@ -23,6 +23,8 @@ pub(crate) struct World {
     pub(crate) images: Arc<Images>,
     pub(crate) parent: String,
     systemd: Option<Arc<Systemd>>,
+    /// The program that makes containers, when it is not the supervisor.
+    runtime: Option<PathBuf>,
     pods: Option<Pods>,
     /// The daemon's own threads, so that it can be ended as a whole.
     daemon: Option<tokio::runtime::Runtime>,
@@ -33,15 +35,20 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) async fn new() -> Self {
-        Self::on(None).await
+        Self::on(None, None).await
+    }
+
+    /// One whose containers this program makes.
+    pub(crate) async fn with_runtime(runtime: &Path) -> Self {
+        Self::on(None, Some(runtime.to_owned())).await
     }
 
     /// One whose pods are scopes.
     pub(crate) async fn with_systemd(systemd: Arc<Systemd>) -> Self {
-        Self::on(Some(systemd)).await
+        Self::on(Some(systemd), None).await
     }
 
-    async fn on(systemd: Option<Arc<Systemd>>) -> Self {
+    async fn on(systemd: Option<Arc<Systemd>>, runtime: Option<PathBuf>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let parent = match systemd {
@@ -56,6 +63,7 @@ impl World {
             images,
             parent,
             systemd,
+            runtime,
             pods: None,
             daemon: None,
             was_killed: false,
@@ -76,6 +84,7 @@ impl World {
             detach: Duration::from_secs(5),
             supervisor: Duration::from_secs(5),
             sources: Duration::from_secs(5),
+            connect: Duration::from_secs(3),
             ..Deadlines::default()
         };
         let config = Config {
@@ -87,7 +96,7 @@ impl World {
                 Some(systemd) => CgroupDriver::Systemd(systemd.clone()),
             },
             default_cgroup_parent: self.parent.clone(),
-            handlers: Default::default(),
+            handlers: self.handlers(),
             cdi_spec_dirs: vec![self.directory.path().join("cdi")],
             apparmor: Default::default(),
             selinux: Default::default(),
@@ -101,6 +110,14 @@ impl World {
         let opening = daemon.spawn(Pods::open(config, self.net.clone(), self.images.clone()));
         self.pods = Some(opening.await.expect("no panic").expect("opened"));
         self.daemon = Some(daemon);
+    }
+
+    fn handlers(&self) -> Handlers {
+        let Some(path) = self.runtime.clone() else { return Handlers::default() };
+        let root = format!("--root={}", self.directory.path().join("runtime").display());
+        let external = Some(ExternalRuntime { path, args: vec![root] });
+        let handler = Handler { external, ..Handler::default() };
+        Handlers::new("outside", [("outside".to_owned(), handler)].into()).expect("a handler")
     }
 
     /// Ends the daemon as SIGKILL would: all its tasks stop where they are.

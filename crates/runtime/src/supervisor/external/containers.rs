@@ -155,7 +155,7 @@ impl Supervisor {
         let Some(container) = self.take(key) else { return };
         self.forgotten(&container, outcome);
         if let State::Making { process, waiting, mut output, .. } = container.state {
-            let failed = output.close(&mut self.buffer);
+            let failed = output.close(&mut self.buffer, self.attachments.of(key));
             self.report(container.id, failed);
             self.tell_failure(waiting, Some(failure));
             self.leaving.extend(process.map(|process| (key, Leaving::unasked(process))));

@@ -119,7 +119,12 @@ impl Supervisor {
             }
         };
         let pid = process.pid;
-        let exec = Exec { name: wanted.name.clone(), process, state: exec::State::Running };
+        let exec = Exec {
+            name: wanted.name.clone(),
+            container: wanted.container,
+            process,
+            state: exec::State::Running,
+        };
         self.add_exec(exec);
         self.reply_with(sequence, Reply::ExecStarted { pid }, terminal.into_iter().collect());
     }

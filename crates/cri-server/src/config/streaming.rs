@@ -1,0 +1,159 @@
+//! `[streaming]`: where clients of Exec, Attach and PortForward are sent to.
+
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{ConfigError, absolute};
+
+/// The keys.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct StreamingConfig {
+    /// Where the server for streams listens: an IP address. kubelet connects to it, on this node.
+    pub(crate) address: String,
+    /// Its port; 0 lets the kernel choose.
+    pub(crate) port: u16,
+    /// The server's certificate (PEM), read again when it changes; empty for plain HTTP.
+    pub(crate) tls_cert_file: PathBuf,
+    /// Its key.
+    pub(crate) tls_key_file: PathBuf,
+    /// Authorities that clients' certificates must come from; empty when clients need none.
+    pub(crate) tls_client_ca_file: PathBuf,
+    /// After how many seconds a stream ends in which nothing moves.
+    pub(crate) idle_timeout: u64,
+    /// How many streams there may be at a time.
+    pub(crate) max_connections: u32,
+}
+
+/// Up to a week.
+const IDLE_TIMEOUTS: RangeInclusive<u64> = 1..=604_800;
+
+/// Each takes descriptors, of which a process has no more than so many.
+const CONNECTIONS: RangeInclusive<u32> = 1..=65_536;
+
+impl Default for StreamingConfig {
+    fn default() -> Self {
+        Self {
+            address: "127.0.0.1".into(),
+            port: 0,
+            tls_cert_file: PathBuf::new(),
+            tls_key_file: PathBuf::new(),
+            tls_client_ca_file: PathBuf::new(),
+            // kubelet's own default for its streams, and the peers'.
+            idle_timeout: 4 * 60 * 60,
+            max_connections: 1_000,
+        }
+    }
+}
+
+impl StreamingConfig {
+    /// For `streaming`.
+    pub(crate) fn server(&self) -> Result<streaming::Config, ConfigError> {
+        Ok(streaming::Config {
+            address: self.address()?,
+            port: self.port,
+            tls: self.tls()?,
+            idle_timeout: Duration::from_secs(self.idle_timeout),
+            max_connections: usize::try_from(self.max_connections).unwrap_or(usize::MAX),
+        })
+    }
+
+    /// Checks every value that can be judged without touching the machine.
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        self.address()?;
+        self.tls()?;
+        if !IDLE_TIMEOUTS.contains(&self.idle_timeout) {
+            let value = self.idle_timeout.to_string();
+            let why = "must be 1 to 604800 seconds";
+            return Err(ConfigError::Value { key: "streaming.idle_timeout", value, why });
+        }
+        if !CONNECTIONS.contains(&self.max_connections) {
+            let value = self.max_connections.to_string();
+            return Err(ConfigError::Value {
+                key: "streaming.max_connections",
+                value,
+                why: "must be 1 to 65536",
+            });
+        }
+        Ok(())
+    }
+
+    fn address(&self) -> Result<IpAddr, ConfigError> {
+        let (key, why) = ("streaming.address", "must be an IP address");
+        self.address.parse().map_err(|_| ConfigError::Value { key, value: self.address.clone(), why })
+    }
+
+    fn tls(&self) -> Result<Option<streaming::TlsFiles>, ConfigError> {
+        let certificate = given("streaming.tls_cert_file", &self.tls_cert_file)?;
+        let key = given("streaming.tls_key_file", &self.tls_key_file)?;
+        let client_ca = given("streaming.tls_client_ca_file", &self.tls_client_ca_file)?;
+        let lonely =
+            |key, path: &Path, why| Err(ConfigError::Value { key, value: path.display().to_string(), why });
+        match (certificate, key, client_ca) {
+            (Some(certificate), Some(key), client_ca) => {
+                Ok(Some(streaming::TlsFiles { certificate, key, client_ca }))
+            }
+            (None, None, None) => Ok(None),
+            (Some(path), None, _) => {
+                lonely("streaming.tls_cert_file", &path, "needs streaming.tls_key_file beside it")
+            }
+            (None, Some(path), _) => {
+                lonely("streaming.tls_key_file", &path, "needs streaming.tls_cert_file beside it")
+            }
+            (None, None, Some(path)) => {
+                lonely("streaming.tls_client_ca_file", &path, "needs streaming.tls_cert_file beside it")
+            }
+        }
+    }
+}
+
+fn given(key: &'static str, path: &Path) -> Result<Option<PathBuf>, ConfigError> {
+    if path.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    absolute(key, path).map(|()| Some(path.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_honoured_is_refused_with_its_key() {
+        type Break = fn(&mut StreamingConfig);
+        let broken: [(&str, Break); 8] = [
+            ("streaming.address", |c| c.address = "localhost".into()),
+            ("streaming.tls_cert_file", |c| c.tls_cert_file = "/crt".into()),
+            ("streaming.tls_key_file", |c| c.tls_key_file = "/key".into()),
+            ("streaming.tls_key_file", |c| {
+                c.tls_cert_file = "/crt".into();
+                c.tls_key_file = "key".into();
+            }),
+            ("streaming.tls_client_ca_file", |c| c.tls_client_ca_file = "/ca".into()),
+            ("streaming.idle_timeout", |c| c.idle_timeout = 0),
+            ("streaming.idle_timeout", |c| c.idle_timeout = u64::MAX),
+            ("streaming.max_connections", |c| c.max_connections = 0),
+        ];
+        for (key, change) in broken {
+            let mut config = StreamingConfig::default();
+            config.check().unwrap();
+            change(&mut config);
+            let error = config.check().unwrap_err().to_string();
+            assert!(error.starts_with(&format!("configuration key \"{key}\"")), "{error}");
+        }
+    }
+
+    #[test]
+    fn certificates_turn_tls_on() {
+        let mut config = StreamingConfig::default();
+        assert_eq!(config.server().unwrap().tls, None);
+        config.tls_cert_file = "/crt".into();
+        config.tls_key_file = "/key".into();
+        config.check().unwrap();
+        assert_eq!(config.server().unwrap().tls.unwrap().client_ca, None);
+    }
+}

@@ -1,0 +1,192 @@
+//! Running a command and collecting what it prints.
+//!
+//! What is bounded: the output that is kept (the rest is read and dropped, so the command is not stopped by a full pipe), the time of the
+//! command, and the time that output may still flow when it has ended: a child that it left behind with the pipes open holds nobody up
+//! (CVE-2026-53495). A command whose time is over is killed with its process group, its session, and every process that descends from
+//! it then; only what has left all of these before, a daemon, stays, as the container's.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use runtime::wire::{Scope, Stream};
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::{ExecOutput, ExecRequest, OUTPUT_LIMIT, begin, running};
+use crate::error::Error;
+use crate::registry::{ContainerEntry, PodEntry};
+use crate::shared::Shared;
+use crate::streams::{Pipe, read_pipe};
+use crate::supervisor::client::ExecStart;
+
+/// Runs a command. Safe to cancel: the command is killed when the answer is dropped.
+///
+/// The request's time-out is one for the whole: the start, the command, and the output that still flows when it has ended.
+pub(crate) async fn collected(
+    shared: &Shared,
+    (container, pod): (&ContainerEntry, &PodEntry),
+    request: ExecRequest,
+) -> Result<ExecOutput, Error> {
+    let client = running(container, pod, "have a command run in it")?;
+    let process = super::process(container, &request.command)?;
+    let (stdout, stdout_end) = read_pipe(Pipe::Ordinary)?;
+    let (stderr, stderr_end) = read_pipe(Pipe::Ordinary)?;
+    let streams = vec![(Stream::Stdout, stdout_end), (Stream::Stderr, stderr_end)];
+    let limit = Limit::of(&request);
+    let after = shared.config.deadlines.start.min(request.timeout.unwrap_or(Duration::MAX));
+    let start = ExecStart { container: &container.status.id, process, streams, after, reach: Scope::All };
+    // A start that is given up is killed by the drop, or by the supervisor, which has the same deadline.
+    let started = limit.on(begin(&client, start)).await.unwrap_or_else(|| Err(limit.passed()));
+    let mut exec = started?.exec;
+    let room = Room::default();
+    let (stdout, stderr) = (Collector::new(stdout, &room), Collector::new(stderr, &room));
+    let Some(exit_code) = limit.on(exec.exited()).await else {
+        // Whoever hears that it was too late finds it gone; one that hangs in the kernel is not waited for.
+        let _hangs = tokio::time::timeout(KILL_PATIENCE, exec.kill()).await;
+        return Err(limit.passed());
+    };
+    let exit_code = exit_code?;
+    // A command that ended in time is answered in time, with what has come by then.
+    let drained = limit.cut(Instant::now() + shared.config.deadlines.exec_drain);
+    let (stdout, stderr) = tokio::join!(stdout.finish(drained), stderr.finish(drained));
+    Ok(ExecOutput { exit_code, stdout, stderr })
+}
+
+/// How long the answer that a command took too long waits for its end.
+const KILL_PATIENCE: Duration = Duration::from_secs(1);
+
+/// The time of a request, from when it came.
+struct Limit {
+    command: String,
+    /// How long, and until when; `None` for as long as it takes.
+    time: Option<(Duration, Instant)>,
+}
+
+impl Limit {
+    fn of(request: &ExecRequest) -> Self {
+        let until = |after: Duration| Some((after, Instant::now().checked_add(after)?));
+        Self { command: request.command.join(" "), time: request.timeout.and_then(until) }
+    }
+
+    /// What comes of the work; `None` when the time is over first.
+    async fn on<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        match self.time {
+            None => Some(work.await),
+            Some((_, by)) => tokio::time::timeout_at(by, work).await.ok(),
+        }
+    }
+
+    fn cut(&self, by: Instant) -> Instant {
+        self.time.map_or(by, |(_, limit)| limit.min(by))
+    }
+
+    fn passed(&self) -> Error {
+        let after = self.time.map_or(Duration::ZERO, |(after, _)| after);
+        Error::Deadline { step: "the command", subject: self.command.clone(), after }
+    }
+}
+
+/// What may still be kept of a command's output.
+#[derive(Debug, Clone)]
+struct Room(Arc<AtomicUsize>);
+
+impl Default for Room {
+    fn default() -> Self {
+        Self(Arc::new(AtomicUsize::new(OUTPUT_LIMIT)))
+    }
+}
+
+impl Room {
+    /// How much of this many bytes can be kept.
+    fn take(&self, count: usize) -> usize {
+        let take = |room: usize| Some(room - room.min(count));
+        // Never refused: there is always a new value.
+        let room = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).unwrap_or(0);
+        room.min(count)
+    }
+}
+
+/// Reads a stream while the command runs.
+struct Collector(JoinHandle<Vec<u8>>, watch::Sender<Option<Instant>>);
+
+impl Collector {
+    fn new(stream: impl AsyncRead + Unpin + Send + 'static, room: &Room) -> Self {
+        let (sender, deadline) = watch::channel(None);
+        Self(tokio::spawn(collect(stream, deadline, room.clone())), sender)
+    }
+
+    /// What was read when the stream ended, or at that time.
+    async fn finish(mut self, by: Instant) -> Vec<u8> {
+        self.1.send_replace(Some(by));
+        (&mut self.0).await.unwrap_or_default()
+    }
+}
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn collect(
+    mut stream: impl AsyncRead + Unpin,
+    mut deadline: watch::Receiver<Option<Instant>>,
+    room: Room,
+) -> Vec<u8> {
+    let mut kept = Vec::new();
+    let mut buffer = vec![0_u8; 16 << 10];
+    loop {
+        tokio::select! {
+            biased;
+            count = stream.read(&mut buffer) => match count {
+                Ok(0) | Err(_) => return kept,
+                Ok(count) => {
+                    kept.extend_from_slice(&buffer[..room.take(count)]);
+                    // While there is always something to read, the other branch never gets a turn.
+                    if deadline.borrow().is_some_and(|by| by <= Instant::now()) {
+                        return kept;
+                    }
+                }
+            },
+            () = passed(&mut deadline) => return kept,
+        }
+    }
+}
+
+/// Waits until there is a deadline, and then for it.
+async fn passed(deadline: &mut watch::Receiver<Option<Instant>>) {
+    let by = match deadline.wait_for(Option::is_some).await {
+        Ok(by) => *by,
+        Err(_) => None,
+    };
+    if let Some(by) = by {
+        tokio::time::sleep_until(by).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_writer_that_never_stops_is_not_read_for_ever() {
+        let collector = Collector::new(tokio::io::repeat(b'y'), &Room::default());
+        let by = Instant::now() + Duration::from_millis(100);
+        let read = tokio::time::timeout(Duration::from_secs(10), collector.finish(by)).await;
+        let read = read.expect("an end");
+        assert!(!read.is_empty() && read.len() <= OUTPUT_LIMIT);
+    }
+
+    #[test]
+    fn what_is_left_of_the_time_bounds_the_drain() {
+        let by = Instant::now() + Duration::from_secs(60);
+        let limit = |timeout| Limit::of(&ExecRequest { command: vec![], timeout });
+        assert!(limit(Some(Duration::from_secs(1))).cut(by) < by);
+        assert_eq!(limit(Some(Duration::from_secs(600))).cut(by), by);
+        assert_eq!(limit(None).cut(by), by);
+        assert_eq!(limit(Some(Duration::MAX)).cut(by), by, "longer than clocks go");
+    }
+}

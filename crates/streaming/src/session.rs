@@ -1,0 +1,126 @@
+//! What an upgraded connection does: which protocol runs over it, and for what.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::activity::{Activity, Watched};
+use crate::backend::{Backend, Duplex, Request, Streams};
+use crate::http::Upgrade;
+use crate::port_forward::{self, Target};
+use crate::remote_command::{self, Channels, Version, pump, spdy::OpenError};
+use crate::spdy;
+use crate::websocket;
+use crate::websocket::channels::WRITE_BUFFER;
+use crate::websocket::tunnel::Tunnel;
+
+/// What all sessions are run by.
+#[derive(Clone)]
+pub(crate) struct Terms {
+    /// Who runs processes and connects.
+    pub(crate) backend: Arc<dyn Backend>,
+    /// How long nothing may move.
+    pub(crate) idle: Duration,
+    /// Becomes true when the server ends.
+    pub(crate) ending: watch::Receiver<bool>,
+}
+
+/// Why a session ended before its time.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    /// A rule of SPDY's, or the connection.
+    #[error(transparent)]
+    Spdy(#[from] spdy::Error),
+    /// The streams of a remote command.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+}
+
+/// Whether a request can be served by a protocol.
+///
+/// # Errors
+/// Why not.
+pub(crate) fn check(upgrade: Upgrade, request: &Request) -> Result<(), &'static str> {
+    match (upgrade, request) {
+        (Upgrade::WebSocketForward(_), Request::PortForward { ports, .. }) => match ports.len() {
+            0 => Err("without SPDY the ports must be named when the stream is asked for"),
+            1..=websocket::forward::MOST_PORTS => Ok(()),
+            _ => Err("that many ports need SPDY"),
+        },
+        _ => Ok(()),
+    }
+}
+
+/// Runs a session until its end. Safe to cancel: everything in it is dropped.
+pub(crate) async fn run(io: Box<dyn Duplex>, (upgrade, request): (Upgrade, Request), mut terms: Terms) {
+    let ended = match request {
+        Request::PortForward { pod, ports } => {
+            let target = Target { backend: terms.backend, pod, ports };
+            tokio::select! {
+                ended = forwarding(io, upgrade, (target, terms.idle)) => ended,
+                _ = terms.ending.wait_for(|ending| *ending) => Ok(()),
+            }
+        }
+        Request::Exec(ref exec) => command(io, (upgrade, exec.streams), request, terms).await,
+        Request::Attach(ref attach) => command(io, (upgrade, attach.streams), request, terms).await,
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a stream ended");
+    }
+}
+
+async fn forwarding(
+    io: Box<dyn Duplex>,
+    upgrade: Upgrade,
+    (target, idle): (Target, Duration),
+) -> Result<(), Broken> {
+    if let Upgrade::WebSocketForward(coding) = upgrade {
+        let socket = websocket::open(io, WRITE_BUFFER).await;
+        websocket::forward::serve(socket, coding, (target, idle)).await;
+        return Ok(());
+    }
+    let activity = Arc::new(Activity::default());
+    let io = Watched { io, activity: Arc::clone(&activity) };
+    let serving = async {
+        match upgrade {
+            Upgrade::Tunnel => port_forward::serve(Tunnel::new(websocket::open(io, 0).await), target).await,
+            _ => port_forward::serve(io, target).await,
+        }
+    };
+    tokio::select! {
+        ended = serving => Ok(ended?),
+        () = activity.idle(idle) => Ok(()),
+    }
+}
+
+async fn command(
+    io: Box<dyn Duplex>,
+    (upgrade, streams): (Upgrade, Streams),
+    request: Request,
+    terms: Terms,
+) -> Result<(), Broken> {
+    let Some((purpose, begin)) = pump::begin(&terms.backend, request) else { return Ok(()) };
+    let Some((channels, version)) = channels(io, upgrade, streams).await? else { return Ok(()) };
+    let terms = pump::Terms { version, purpose, idle: terms.idle, ending: terms.ending };
+    pump::run(channels, begin, terms).await;
+    Ok(())
+}
+
+/// None for what can't be: ports are not forwarded by a command's protocol (`crate::http` sees to that).
+async fn channels(
+    io: Box<dyn Duplex>,
+    upgrade: Upgrade,
+    streams: Streams,
+) -> Result<Option<(Channels, Version)>, OpenError> {
+    match upgrade {
+        Upgrade::Spdy(version) => {
+            Ok(Some((remote_command::spdy::channels(io, streams, version).await?, version)))
+        }
+        Upgrade::WebSocket(version, coding) => {
+            let socket = websocket::open(io, WRITE_BUFFER).await;
+            Ok(Some((websocket::channels::remote(socket, (version, coding), streams), version)))
+        }
+        Upgrade::SpdyForward | Upgrade::WebSocketForward(_) | Upgrade::Tunnel => Ok(None),
+    }
+}

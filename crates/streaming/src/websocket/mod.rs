@@ -1,0 +1,69 @@
+//! WebSocket: channels of remote commands and of ports, and a tunnel for SPDY.
+//!
+//! [`frames`] is what a message means (pure), [`channels`] moves messages between a connection and channels, [`tunnel`] makes a
+//! stream of bytes of a connection, [`forward`] is ports over channels. The protocol itself is tokio-tungstenite's.
+
+pub(crate) mod channels;
+pub(crate) mod forward;
+pub(crate) mod frames;
+pub(crate) mod tunnel;
+
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+
+use crate::backend::Duplex;
+use crate::remote_command::Version;
+
+/// How a channel's bytes are in a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Coding {
+    /// As they are, in binary messages; the channel's number before them.
+    Binary,
+    /// As base64, in text messages; the channel's number as a digit before them.
+    Base64,
+}
+
+/// What a sub-protocol means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    /// Remote command.
+    Remote(Version, Coding),
+    /// Ports, two channels each.
+    Forward(Coding),
+    /// A stream of bytes in binary messages.
+    Tunnel,
+}
+
+/// Sub-protocols of remote commands.
+pub(crate) const REMOTE_PROTOCOLS: [(&str, Protocol); 6] = [
+    ("v5.channel.k8s.io", Protocol::Remote(Version::V5, Coding::Binary)),
+    ("v4.channel.k8s.io", Protocol::Remote(Version::V4, Coding::Binary)),
+    ("v4.base64.channel.k8s.io", Protocol::Remote(Version::V4, Coding::Base64)),
+    ("channel.k8s.io", Protocol::Remote(Version::V1, Coding::Binary)),
+    ("base64.channel.k8s.io", Protocol::Remote(Version::V1, Coding::Base64)),
+    ("", Protocol::Remote(Version::V1, Coding::Binary)),
+];
+
+/// Sub-protocols of forwarded ports.
+pub(crate) const FORWARD_PROTOCOLS: [(&str, Protocol); 4] = [
+    ("SPDY/3.1+portforward.k8s.io", Protocol::Tunnel),
+    ("v4.channel.k8s.io", Protocol::Forward(Coding::Binary)),
+    ("v4.base64.channel.k8s.io", Protocol::Forward(Coding::Base64)),
+    ("", Protocol::Forward(Coding::Binary)),
+];
+
+/// The longest message that is read. kubectl sends at most 32 KiB at once; who pastes into a terminal in a browser, more.
+pub(crate) const MESSAGE_BYTES: usize = 4 << 20;
+
+const BUFFER_BYTES: usize = 32 << 10;
+
+/// A WebSocket over a connection that has been upgraded. Safe to cancel.
+pub(crate) async fn open<S: Duplex>(io: S, write_buffer: usize) -> WebSocketStream<S> {
+    let config = WebSocketConfig::default()
+        .read_buffer_size(BUFFER_BYTES)
+        .write_buffer_size(write_buffer)
+        .max_write_buffer_size(write_buffer + MESSAGE_BYTES)
+        .max_message_size(Some(MESSAGE_BYTES))
+        .max_frame_size(Some(MESSAGE_BYTES));
+    WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await
+}

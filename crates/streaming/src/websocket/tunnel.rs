@@ -1,0 +1,144 @@
+//! A stream of bytes over the binary messages of a WebSocket: SPDY runs on it as it does on TCP.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use futures::{SinkExt, StreamExt};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::{Error as WsError, Message};
+
+use crate::backend::Duplex;
+
+/// How much one message carries at most.
+const CHUNK: usize = 32 << 10;
+
+/// The connection should have been opened with no buffer for writing: what is written goes out, as with TCP, though nobody
+/// flushes.
+pub(crate) struct Tunnel<S> {
+    socket: WebSocketStream<S>,
+    unread: Bytes,
+}
+
+impl<S: Duplex> Tunnel<S> {
+    /// Begins with what comes next.
+    pub(crate) fn new(socket: WebSocketStream<S>) -> Self {
+        Self { socket, unread: Bytes::new() }
+    }
+}
+
+impl<S: Duplex> AsyncRead for Tunnel<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        while self.unread.is_empty() {
+            match ready!(self.socket.poll_next_unpin(cx)) {
+                Some(Ok(Message::Binary(bytes))) => self.unread = bytes,
+                Some(Ok(Message::Text(_))) => {
+                    let why = "a text message in a tunnel for bytes";
+                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, why)));
+                }
+                Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
+                Some(Ok(Message::Close(_))) | None => return Poll::Ready(Ok(())),
+                Some(Err(error)) => return Poll::Ready(Err(failure(error))),
+            }
+        }
+        let count = self.unread.len().min(into.remaining());
+        self.unread.copy_to_slice(into.initialize_unfilled_to(count));
+        into.advance(count);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: Duplex> AsyncWrite for Tunnel<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.socket.poll_ready_unpin(cx)).map_err(failure)?;
+        let chunk = bytes.get(..CHUNK).unwrap_or(bytes);
+        self.socket.start_send_unpin(Message::Binary(Bytes::copy_from_slice(chunk))).map_err(failure)?;
+        Poll::Ready(Ok(chunk.len()))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.socket.poll_flush_unpin(cx).map_err(failure)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.socket.poll_close_unpin(cx).map_err(failure)
+    }
+}
+
+fn failure(error: WsError) -> io::Error {
+    match error {
+        WsError::Io(error) => error,
+        WsError::ConnectionClosed | WsError::AlreadyClosed => io::ErrorKind::BrokenPipe.into(),
+        other => io::Error::new(io::ErrorKind::InvalidData, other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio_tungstenite::tungstenite::protocol::Role;
+
+    use super::*;
+    use crate::websocket;
+
+    async fn pair() -> (Tunnel<tokio::io::DuplexStream>, WebSocketStream<tokio::io::DuplexStream>) {
+        let (ours, theirs) = tokio::io::duplex(1 << 10);
+        let client = WebSocketStream::from_raw_socket(theirs, Role::Client, None).await;
+        (Tunnel::new(websocket::open(ours, 0).await), client)
+    }
+
+    #[tokio::test]
+    async fn bytes_go_through_however_they_are_cut() {
+        let (mut tunnel, mut client) = pair().await;
+        let sent: Vec<u8> = (0..200_000u32).map(|number| number as u8).collect();
+        let expected = sent.clone();
+        let client = async move {
+            let mut got = Vec::new();
+            while got.len() < expected.len() {
+                match client.next().await.unwrap().unwrap() {
+                    Message::Binary(bytes) => {
+                        got.extend_from_slice(&bytes);
+                        client.send(Message::Ping(Bytes::new())).await.unwrap();
+                        client.send(Message::Binary(bytes)).await.unwrap();
+                    }
+                    Message::Pong(_) => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+            assert_eq!(got, expected);
+            client.close(None).await.unwrap();
+        };
+        let tunnel = async {
+            let (mut reader, mut writer) = tokio::io::split(&mut tunnel);
+            let write = async {
+                writer.write_all(&sent).await.unwrap();
+                writer.flush().await.unwrap();
+            };
+            let mut back = Vec::new();
+            let read = reader.read_to_end(&mut back);
+            tokio::join!(write, read).1.unwrap();
+            assert_eq!(back, sent);
+        };
+        tokio::join!(client, tunnel);
+    }
+
+    #[tokio::test]
+    async fn text_and_what_is_too_long_end_it() {
+        let (mut tunnel, mut client) = pair().await;
+        client.send(Message::Text("SPDY".into())).await.unwrap();
+        let error = tunnel.read_u8().await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        let (mut tunnel, mut client) = pair().await;
+        let long = Message::Binary(vec![0; websocket::MESSAGE_BYTES + 1].into());
+        let (error, _) = tokio::join!(tunnel.read_u8(), async {
+            let _cut_off = tokio::time::timeout(std::time::Duration::from_secs(1), client.send(long)).await;
+        });
+        assert_eq!(error.unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+}

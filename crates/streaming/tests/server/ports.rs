@@ -1,0 +1,35 @@
+//! Ports over WebSocket channels.
+
+use crate::client::{connect, refused};
+use crate::processes::node;
+
+#[tokio::test]
+async fn ports_have_two_channels_each() {
+    let node = node();
+    for protocol in ["v4.channel.k8s.io", "v4.base64.channel.k8s.io", ""] {
+        let mut client = connect(&node.forward(&[8080, 1]), protocol).await.unwrap();
+        client.send(0, b"hello").await;
+        let mut heard = [const { Vec::new() }; 4];
+        while heard[0].len() < 7 || heard[3].len() < 60 {
+            let (channel, bytes) = client.next().await.unwrap();
+            heard[channel].extend_from_slice(&bytes);
+        }
+        let number = 8080u16.to_le_bytes();
+        assert_eq!(heard[0], [&number[..], b"hello"].concat(), "{protocol}");
+        assert_eq!(heard[1], number);
+        assert_eq!(heard[2], [1, 0]);
+        let error = std::str::from_utf8(&heard[3][2..]).unwrap();
+        assert_eq!(error, "error forwarding port 1 to pod p: nobody listens on port 1 of p");
+        node.processes.live(1).await;
+        drop(client);
+        node.processes.live(0).await;
+    }
+}
+
+#[tokio::test]
+async fn without_spdy_the_ports_must_be_known() {
+    let node = node();
+    assert_eq!(refused(&node.forward(&[]), "v4.channel.k8s.io").await, 400);
+    let many: Vec<u16> = (1..=40).collect();
+    assert_eq!(refused(&node.forward(&many), "v4.channel.k8s.io").await, 400);
+}
