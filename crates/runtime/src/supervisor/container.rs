@@ -41,7 +41,7 @@ pub(super) struct Container {
 #[derive(Debug)]
 pub(super) enum State {
     /// Its first process is about to be born.
-    Expected { output: Output, input: Option<OwnedFd>, waiting: Vec<u64>, deadline: Instant },
+    Expected { output: Output, input: Option<Input>, waiting: Vec<u64>, deadline: Instant },
     /// Cloned, and on its way to execve(2).
     Starting {
         process: Process,
@@ -337,7 +337,7 @@ impl State {
     /// Its first process is there.
     pub(super) fn starting(
         launched: Launched,
-        (output, input): (Output, Option<OwnedFd>),
+        (output, input): (Output, Option<Input>),
         (waiting, deadline): (Vec<u64>, Instant),
     ) -> Self {
         let process = Process { pid: launched.pid, pidfd: launched.pidfd, start_time: launched.start_time };
