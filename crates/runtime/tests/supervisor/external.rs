@@ -277,9 +277,13 @@ fn nothing_that_a_runtime_puts_into_the_bundle_is_waited_for() {
     let (rig, mut client) = Rig::new();
     let planted = "mkfifo init-start.log init-delete.log e1.json e1.pid e1-exec.log";
     let create: &'static str = format!("{planted}; {CREATE}").leak();
-    let planting = Script { create, exec: "rm -f \"$pid\"; (exit 3) & echo $! > \"$pid\"", ..GOOD };
+    // It ends after the runtime's own process, which would wait for it otherwise.
+    let exec_script =
+        "rm -f \"$pid\"; (while [ -d /proc/$$ ]; do sleep 0.01; done; exit 3) & echo $! > \"$pid\"";
+    let planting = Script { create, exec: exec_script, ..GOOD };
     running(&mut client, request(&rig, &planting, "sleep 1000"));
-    assert!(matches!(exec(&rig, &mut client, ("e1", "")), Reply::ExecStarted { .. }));
+    let reply = exec(&rig, &mut client, ("e1", ""));
+    assert!(matches!(reply, Reply::ExecStarted { .. }), "{reply:?}");
     assert_eq!(client.exec_exit("e1"), 3);
     let kill = rig::signal(Target::Container("c1".to_owned()), Signal::KILL, Scope::All);
     assert_eq!(client.call(kill), Reply::Done);
