@@ -7,11 +7,15 @@ use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use runtime::Error;
 use runtime::cgroup::{Cgroup, Host, Layout};
 use runtime::spec::oci;
+
+use crate::patience::until;
+
+#[path = "common/patience.rs"]
+mod patience;
 
 /// A cgroup that is emptied and removed at the end, with the one above it.
 struct Own {
@@ -66,17 +70,12 @@ impl Own {
 impl Drop for Own {
     fn drop(&mut self) {
         self.cgroup.kill().unwrap();
-        self.cgroup.remove().unwrap();
-        Cgroup::at(&self.host, &self.parent).unwrap().remove().unwrap();
-    }
-}
-
-fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let factor = std::env::var("KNARR_TEST_SLOWNESS").map_or(1, |factor| factor.parse().unwrap());
-    let begun = Instant::now();
-    while !condition() {
-        assert!(begun.elapsed() < factor * Duration::from_secs(20), "{what}");
-        std::thread::yield_now();
+        let parent = Cgroup::at(&self.host, &self.parent).unwrap();
+        if std::thread::panicking() {
+            let _ = parent.remove();
+        } else {
+            until("its cgroup can be removed", || parent.remove().ok());
+        }
     }
 }
 
@@ -230,7 +229,8 @@ fn without_the_controller_devices_are_limited_by_a_program() {
     assert!(refused.to_string().starts_with("linux.resources.devices[0].minor"), "{refused}");
     until("nothing of it is held open", || {
         let mut open = fs::read_dir("/proc/self/fd").unwrap().flatten();
-        !open.any(|entry| fs::read_link(entry.path()).is_ok_and(|link| link.ends_with("anon_inode:bpf-prog")))
+        let is_program = |link: std::path::PathBuf| link.ends_with("anon_inode:bpf-prog");
+        (!open.any(|entry| fs::read_link(entry.path()).is_ok_and(is_program))).then_some(())
     });
 }
 
@@ -259,7 +259,7 @@ fn everything_in_it_is_killed() {
     let beside = Cgroup::create(&own.host, &format!("{}/beside", own.cgroup.path())).unwrap();
     let mut child = Own::run_in(&beside, "for i in 1 2 3 4 5; do sleep 1000 & done; wait");
     let mut below = Own::run_in(&nested, "exec sleep 1000");
-    until("the shell has its children", || own.cgroup.procs().unwrap().len() == 7);
+    until("the shell has its children", || (own.cgroup.procs().unwrap().len() == 7).then_some(()));
     assert_eq!(own.cgroup.stats().unwrap().pids, Some(7));
     own.cgroup.kill().unwrap();
     assert_eq!(child.wait().unwrap().signal(), Some(9));
@@ -279,7 +279,7 @@ fn what_forks_all_the_time_is_killed() {
     let resources = oci::LinuxResourcesBuilder::default().pids(bound).devices(Vec::new()).build().unwrap();
     own.cgroup.apply(&resources).unwrap();
     let mut child = own.run("for i in 1 2 3 4 5 6 7 8; do (while :; do /bin/true; done) & done; wait");
-    until("they run", || own.cgroup.procs().unwrap().len() > 8);
+    until("they run", || (own.cgroup.procs().unwrap().len() > 8).then_some(()));
     own.cgroup.kill().unwrap();
     child.wait().unwrap();
     own.cgroup.remove().unwrap();
@@ -299,11 +299,12 @@ fn want_of_memory_is_counted() {
 fn usage_is_read() {
     let Some(own) = Own::new("stats") else { return };
     let mut child = own.run("i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; kill -STOP $$");
-    until("it has worked", || own.cgroup.stats().unwrap().cpu.is_some_and(|cpu| cpu.usage_ns > 1_000_000));
+    until("it has worked", || own.cgroup.stats().unwrap().cpu.filter(|cpu| cpu.usage_ns > 1_000_000));
     // The kernel sums its counters up every two seconds (mm/memcontrol.c, FLUSH_TIME).
     until("its memory is counted", || {
         let memory = own.cgroup.stats().unwrap().memory.unwrap();
-        memory.usage > 0 && memory.working_set <= memory.usage && memory.page_faults > 0 && memory.rss > 0
+        let counted = memory.usage > 0 && memory.page_faults > 0 && memory.rss > 0;
+        (counted && memory.working_set <= memory.usage).then_some(())
     });
     own.cgroup.kill().unwrap();
     child.wait().unwrap();

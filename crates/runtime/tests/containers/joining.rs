@@ -75,7 +75,7 @@ fn terminal() {
             streams: Streams::default(),
         },
     )
-    .and_then(|birth| birth.wait(crate::rig::PATIENCE))
+    .and_then(|birth| birth.wait(crate::patience::patience()))
     .unwrap();
     let (master, result) = handshake(&mut launched.handshake);
     result.unwrap();

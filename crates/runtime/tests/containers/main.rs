@@ -18,6 +18,8 @@
 mod basics;
 mod hostile;
 mod joining;
+#[path = "../common/patience.rs"]
+mod patience;
 mod pods;
 mod rig;
 mod users;

@@ -9,6 +9,7 @@ use runtime::thread::SingleThread;
 use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::Test;
+use crate::patience::{patience, until};
 use crate::rig::{Rig, finish, handshake, line, namespaces, pod_plan, shell, wait};
 
 pub const TESTS: &[Test] = &[
@@ -19,14 +20,6 @@ pub const TESTS: &[Test] = &[
     ("a_pod_on_the_hosts_namespaces_makes_none", host),
     ("a_pod_cannot_change_the_hosts_settings", refused_sysctl),
 ];
-
-fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let begun = std::time::Instant::now();
-    while !condition() {
-        assert!(begun.elapsed().as_secs() < 10, "{what}");
-        std::thread::yield_now();
-    }
-}
 
 fn sharing() {
     let rig = Rig::new();
@@ -68,7 +61,7 @@ fn shared_pid() {
         assert!(status.contains(wanted), "{wanted} is missing in:\n{status}");
     }
     until("its descriptors are closed", || {
-        fs::read_dir(format!("/proc/{}/fd", init.init)).unwrap().count() == 0
+        fs::read_dir(format!("/proc/{}/fd", init.init)).unwrap().next().is_none().then_some(())
     });
     assert_eq!(fs::read_dir(format!("/proc/{}/root", init.init)).unwrap().count(), 0, "its root is empty");
 
@@ -81,7 +74,7 @@ fn shared_pid() {
     }
     // What containers orphan is reaped: nothing but the first process stays.
     let children = format!("/proc/{0}/task/{0}/children", init.init);
-    until("no orphan is left", || fs::read_to_string(&children).unwrap().trim().is_empty());
+    until("no orphan is left", || fs::read_to_string(&children).unwrap().trim().is_empty().then_some(()));
     pidfd_send_signal(&init.init_pidfd, Signal::TERM).unwrap();
     assert_eq!(wait(&init.init_pidfd), (0, 0));
     let mut rig = rig;
@@ -125,7 +118,7 @@ fn target_pid() {
             until: Until::Executed,
         },
     )
-    .and_then(|begun| begun.wait(crate::rig::PATIENCE))
+    .and_then(|begun| begun.wait(patience()))
     .unwrap();
     drop((write, root));
     assert_eq!(finish(launched, File::from(read)).lines(), ["sleep", "second"]);

@@ -25,8 +25,7 @@ use rustix::mount::{
 };
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
-/// How long a starter may take.
-pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
+use crate::patience::{patience, until};
 
 /// Kubernetes' default capabilities, as numbers.
 pub const DEFAULT_CAPABILITIES: &[oci::Capability] = &[
@@ -237,7 +236,7 @@ impl Rig {
                 until: Until::Executed,
             },
         )?
-        .wait(PATIENCE)
+        .wait(patience())
     }
 
     /// Runs a process in a running container.
@@ -254,7 +253,7 @@ impl Rig {
             },
         );
         drop(write);
-        match started.and_then(|birth| birth.wait(PATIENCE)) {
+        match started.and_then(|birth| birth.wait(patience())) {
             Ok(launched) => finish(launched, File::from(read)),
             Err(failure) => Outcome { code: -1, signal: 0, output: String::new(), failure: Some(failure) },
         }
@@ -269,8 +268,8 @@ impl Drop for Rig {
         }
         let _ = self.cgroup.kill();
         let parent = self.cgroup.path().rsplit_once('/').map(|(parent, _)| parent.to_owned()).unwrap();
-        self.cgroup.remove().unwrap();
-        Cgroup::at(&Host::detect().unwrap(), &parent).unwrap().remove().unwrap();
+        let parent = Cgroup::at(&Host::detect().unwrap(), &parent).unwrap();
+        until("its cgroup can be removed", || parent.remove().ok());
     }
 }
 

@@ -9,7 +9,8 @@ use std::path::Path;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use serde_json::json;
 
-use crate::rig::{Rig, until};
+use crate::patience::until;
+use crate::rig::Rig;
 
 fn is_there(pid: &serde_json::Value) -> bool {
     Path::new(&format!("/proc/{pid}")).exists()

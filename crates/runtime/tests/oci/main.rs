@@ -12,6 +12,8 @@
 )]
 
 mod life;
+#[path = "../common/patience.rs"]
+mod patience;
 mod refusals;
 mod rig;
 mod settings;

@@ -5,10 +5,11 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
 
 use runtime::cgroup::{Cgroup, Host};
 use serde_json::{Value, json};
+
+use crate::patience::until;
 
 pub struct Rig {
     directory: tempfile::TempDir,
@@ -132,9 +133,10 @@ impl Drop for Rig {
     fn drop(&mut self) {
         let _ = self.call(&["delete", "--force", "c"]);
         let parent = Cgroup::at(&Host::detect().unwrap(), &self.cgroup).unwrap();
-        let removed = parent.remove();
-        if !std::thread::panicking() {
-            removed.unwrap();
+        if std::thread::panicking() {
+            let _ = parent.remove();
+        } else {
+            until("its cgroup can be removed", || parent.remove().ok());
             self.assert_nothing_left();
         }
     }
@@ -151,16 +153,4 @@ fn has_process(marker: &str) -> bool {
         let line = String::from_utf8_lossy(&line).into_owned();
         line.contains("supervise") && line.contains(marker)
     })
-}
-
-/// Looks until there is an answer.
-pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let give_up = Instant::now() + Duration::from_secs(20);
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < give_up, "not within 20 s: {what}");
-        std::thread::yield_now();
-    }
 }

@@ -10,8 +10,9 @@ use runtime::wire::{Reply, Request, Scope, Target};
 use runtime::{Failure, FailureKind};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::client::{Client, slowness};
-use crate::rig::{self, Container, Frozen, Rig, container, until};
+use crate::client::Client;
+use crate::patience::{slowness, until};
+use crate::rig::{self, Container, Frozen, Rig, container};
 
 /// A daemon waits for two seconds for the answer to a signal.
 fn prompt() -> Duration {

@@ -4,23 +4,12 @@
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use runtime::wire::{Event, Exit, Message, Received, Reply, Request, Snapshot, Socket, VERSION, WireError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-/// Nothing here takes long: a test that waits longer has failed.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// By how much longer things may take on this machine than on one of its own.
-pub fn slowness() -> u32 {
-    std::env::var("KNARR_TEST_SLOWNESS").map_or(1, |factor| factor.parse().unwrap())
-}
-
-/// How long to wait for what must happen.
-pub fn patience() -> Duration {
-    PATIENCE * slowness()
-}
+use crate::patience::patience;
 
 pub struct Client {
     pub socket: Socket,

@@ -11,7 +11,8 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Signal;
 
 use crate::client::Client;
-use crate::rig::{self, Rig, container, until};
+use crate::patience::until;
+use crate::rig::{self, Rig, container};
 
 fn pipe() -> (File, OwnedFd) {
     let (read, write) = pipe_with(PipeFlags::CLOEXEC).unwrap();

@@ -15,8 +15,9 @@ use runtime::wire::{AttachedInput, Reply, Request, Scope, StartContainer, Stdin,
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Signal;
 
-use crate::client::{Client, slowness};
-use crate::rig::{self, Rig, is_alive, until};
+use crate::client::Client;
+use crate::patience::{slowness, until};
+use crate::rig::{self, Rig, is_alive};
 
 /// What every operation finds: its command line, in variables.
 const READ: &str = r#"#!/bin/sh
@@ -313,7 +314,7 @@ fn a_runtime_that_hangs_is_killed_with_all_that_it_started_and_nobody_waits() {
         });
         // Another daemon is answered meanwhile.
         let (reply, _) = client.reply(sequence);
-        assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(8) * slowness(), "{:?}", begun.elapsed());
         match reply {
             Reply::Failed(failure) => assert!(failure.to_string().contains(said), "{failure}"),
             other => panic!("{other:?}"),
@@ -335,7 +336,7 @@ fn others_are_served_while_a_runtime_works() {
     let mut client = rig.connect();
     let begun = Instant::now();
     assert_eq!(client.snapshot().containers.len(), 1);
-    assert!(begun.elapsed() < Duration::from_secs(5));
+    assert!(begun.elapsed() < Duration::from_secs(5) * slowness());
     // A kill ends it, and what follows from that.
     let kill = rig::signal(Target::Container("c1".to_owned()), Signal::KILL, Scope::All);
     assert_eq!(client.call(kill), Reply::Done);

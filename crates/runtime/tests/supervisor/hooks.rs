@@ -10,8 +10,9 @@ use runtime::{FailedStep, Failure};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::client::{Client, slowness};
-use crate::rig::{self, Container, Rig, container, is_alive, until};
+use crate::client::Client;
+use crate::patience::{slowness, until};
+use crate::rig::{self, Container, Rig, container, is_alive};
 
 /// The specification with a hook of the host's shell.
 fn with_hooks<'a>(id: &'a str, command: &str, hooks: Value) -> Container<'a> {

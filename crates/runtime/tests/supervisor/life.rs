@@ -9,7 +9,8 @@ use runtime::{FailedStep, FailureKind};
 use rustix::process::Signal;
 
 use crate::client::Client;
-use crate::rig::{self, Rig, container, until};
+use crate::patience::until;
+use crate::rig::{self, Rig, container};
 
 #[test]
 fn a_container_runs_logs_and_exits() {

@@ -6,7 +6,8 @@ use runtime::FailureKind;
 use runtime::spec::oci;
 use runtime::wire::{Reply, Request};
 
-use crate::rig::{Frozen, Rig, container, until};
+use crate::patience::until;
+use crate::rig::{Frozen, Rig, container};
 
 #[test]
 fn a_container_that_runs_out_of_memory_says_so() {
@@ -123,7 +124,7 @@ fn an_answer_is_never_given_to_another_daemon() {
         return;
     };
     let mut hanging = container("c1", "true");
-    hanging.deadline_ms = 200 * u64::from(crate::client::slowness());
+    hanging.deadline_ms = 200 * u64::from(crate::patience::slowness());
     let (start, descriptors) = rig.request(&hanging);
     let borrowed: Vec<_> = descriptors.iter().map(std::os::fd::AsFd::as_fd).collect();
     first.send(Request::Start(Box::new(start)), &borrowed);

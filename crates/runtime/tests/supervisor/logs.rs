@@ -7,7 +7,8 @@ use runtime::wire::{Event, Reply, Request, Scope, Stdin, Target};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::Signal;
 
-use crate::rig::{self, Rig, container, content, edit_process, lines, until};
+use crate::patience::until;
+use crate::rig::{self, Rig, container, content, edit_process, lines};
 
 fn reopen(container: &str) -> Request {
     Request::ReopenLog { container: container.to_owned() }

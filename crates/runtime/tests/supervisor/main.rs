@@ -21,5 +21,7 @@ mod hooks;
 mod life;
 mod limits;
 mod logs;
+#[path = "../common/patience.rs"]
+mod patience;
 mod rig;
 mod session;

@@ -9,7 +9,8 @@ use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::client::Client;
-use crate::rig::{self, Rig, container, until};
+use crate::patience::until;
+use crate::rig::{self, Rig, container};
 
 /// Sends a request of a version to come.
 fn send_raw(client: &Client, sequence: u64, body: &str) {
