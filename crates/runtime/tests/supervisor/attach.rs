@@ -10,7 +10,8 @@ use rustix::process::Signal;
 use rustix::termios::{Winsize, tcsetwinsize};
 
 use crate::client::Client;
-use crate::rig::{self, Container, Rig, container, edit_process, until};
+use crate::patience::until;
+use crate::rig::{self, Container, Rig, container, edit_process};
 
 /// A client that is attached.
 struct Attached {
