@@ -25,7 +25,7 @@ use crate::backend::{Backend, Duplex, Request};
 use crate::error::Error;
 use crate::http::{self, Answer, Kind, Upgrade, refusal};
 use crate::session::{self, Terms};
-use crate::socket::Socket;
+use crate::socket::{LINGER_ENDED, LINGER_REFUSED, Socket};
 use crate::tls::{Tls, TlsFiles};
 use crate::tokens::{LIFE, Tokens};
 
@@ -224,13 +224,13 @@ async fn connection(stream: TcpStream, stranger: OwnedSemaphorePermit, shared: A
     };
     let Some((io, upgrade, request, place)) = introduced else {
         // The answer has been given; a client that sends a body shall read it all the same.
-        return socket.linger().await;
+        return socket.linger(LINGER_REFUSED).await;
     };
     drop(stranger);
     let terms = shared.terms.clone();
     drop(shared);
     tokio::select! {
-        () = session::run(io, (upgrade, request), terms) => socket.linger().await,
+        () = session::run(io, (upgrade, request), terms) => socket.linger(LINGER_ENDED).await,
         () = socket.gone() => {}
     }
     drop(place);

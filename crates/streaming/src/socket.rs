@@ -20,9 +20,14 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_PROBES: u32 = 6;
 
-/// How much of a client's late input is thrown away, and for how long, before the connection is closed.
+/// How much of a client's late input is thrown away before the connection is closed.
 const LINGER_BYTES: usize = 16 << 20;
-const LINGER: Duration = Duration::from_secs(2);
+
+/// How long a client has to read an answer that refuses it, and close.
+pub(crate) const LINGER_REFUSED: Duration = Duration::from_secs(2);
+
+/// How long a client has to read the end of its session, which may fill the kernel's buffer, and close.
+pub(crate) const LINGER_ENDED: Duration = Duration::from_secs(60);
 
 /// The connection as a stream of bytes.
 #[derive(Debug, Clone)]
@@ -51,7 +56,7 @@ impl Socket {
 
     /// Ends our side, and takes what the client still sends until it ends its own: closing a socket with unread bytes resets the
     /// connection, and the client would lose the last that it was sent. Bounded in time and bytes. Safe to cancel.
-    pub(crate) async fn linger(&self) {
+    pub(crate) async fn linger(&self, patience: Duration) {
         let _gone_already = shutdown(&self.0, Shutdown::Write);
         let mut left = LINGER_BYTES;
         let mut buffer = vec![0; 16 << 10];
@@ -65,7 +70,7 @@ impl Socket {
                 }
             }
         };
-        let _in_time = tokio::time::timeout(LINGER, discard).await;
+        let _in_time = tokio::time::timeout(patience, discard).await;
     }
 }
 

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 /// What the document calls directories that it names often.
-const SHORT: [(&str, &str); 2] = [("A/", "e2e/tests/attacks/"), ("I/", "image-service/")];
+const SHORT: [(&str, &str); 3] =
+    [("A/", "e2e/tests/attacks/"), ("I/", "image-service/"), ("T/", "streaming/")];
 
 /// Where tests are made of plain functions: below what, and the file that lists them; without one each has its own list.
 const LISTS: [(&str, &str); 1] = [("image-service/tests/layers/", "image-service/tests/layers/main.rs")];
@@ -110,11 +111,7 @@ fn rows() -> Vec<Row> {
 
 /// The rows of what is not here, and the words of cri-server's methods that show that they still don't apply. When those are gone
 /// the attack may apply, and wants a test. Without words it is for good, or for want of a text.
-const NOT_HERE: [(&str, &[&str]); 5] = [
-    (
-        "2022-23471, 2023-44487, 2025-64329",
-        &[r#"unimplemented("Exec")"#, r#"unimplemented("Attach")"#, r#"unimplemented("PortForward")"#],
-    ),
+const NOT_HERE: [(&str, &[&str]); 4] = [
     (
         "2026-50195, 2026-53489, 2026-53492, 2024-8676",
         &[

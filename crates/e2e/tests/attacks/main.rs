@@ -16,3 +16,4 @@ mod races;
 mod requests;
 mod rig;
 mod sockets;
+mod streams;
