@@ -79,11 +79,18 @@ async fn commands_that_fail_or_leave_children_leave_nothing_in_the_daemon() {
         for (number, kind) in (1u32..).step_by(2).zip(["error", "stdout", "resize"]) {
             stream.write_all(&opened(&mut packer, number, kind)).unwrap();
         }
-        // A size for a terminal whose command can't begin; until the end.
+        // A size for a terminal whose command can't begin.
         let size = br#"{"Width":80,"Height":24}"#;
         let data = [&[0, 0, 0, 5, 0, 0, 0, size.len() as u8][..], size].concat();
         let _ = stream.write_all(&data);
-        let _ = stream.read_to_end(&mut Vec::new());
+        // Until its end has been told on the error stream.
+        let mut heard = Vec::new();
+        while !heard.windows(7).any(|word| word == b"Failure") {
+            let mut some = [0; 512];
+            let count = stream.read(&mut some).expect("an end");
+            assert_ne!(count, 0, "no failure was told: {}", String::from_utf8_lossy(&heard));
+            heard.extend_from_slice(&some[..count]);
+        }
     };
     round().await;
     let state = || (descriptors(rig.node.pid()), threads(&rig));
