@@ -17,6 +17,7 @@ pub mod newest;
 pub mod node;
 pub mod pod;
 pub mod registry;
+pub mod streams;
 mod until;
 
 pub use client::Client;

@@ -121,6 +121,28 @@ async fn a_terminal_is_one_and_has_its_client_s_size() {
     assert!(heard.text(3).contains("NonZeroExitCode"), "{}", heard.text(3));
 }
 
+/// As with containerd: the container's terminal counts, and not what a client takes it to have. One that would prepare a terminal of
+/// its own for a container without is told before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_knows_of_no_terminal_has_the_container_s() {
+    let pod = Pod::new(Network::BuiltIn, |_| {}).await;
+    let mut wanted = pod.script("main", "read line; echo got $line; tty; echo wrong >&2");
+    (wanted.stdin, wanted.tty) = (true, true);
+    let container = pod.create(wanted).await.unwrap();
+    pod.client.start(&container).await.unwrap();
+    let mut stream = Stream::v5(&attach(&pod, &container).await).await;
+    stream.send(0, b"it\n").await;
+    let heard = stream.heard().await;
+    let text = heard.text(1);
+    assert!(text.contains("got it\r\n/dev/pts/") && text.ends_with("wrong\r\n"), "{text}");
+    assert_eq!((heard.text(2).as_str(), heard.text(3).as_str()), ("", SUCCESS));
+    let container_id = pod.waiting("plain", |_| {}).await;
+    let request = cri::AttachRequest { container_id, stdin: true, tty: true, stdout: true, stderr: false };
+    let status = pod.runtime.clone().attach(request).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+    assert!(status.message().starts_with("tty: "), "{status}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_goes_takes_its_command_along() {
     let pod = Pod::new(Network::BuiltIn, |_| {}).await;

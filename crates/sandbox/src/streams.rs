@@ -27,7 +27,8 @@ pub struct StreamChoice {
     pub stdout: bool,
     /// Standard error. A terminal has one output, which is standard output.
     pub stderr: bool,
-    /// A command: whether it gets a terminal. Attaching: whether the caller takes the container to have one.
+    /// A command: whether it gets a terminal. Attaching: whether the caller takes the container to have one, which is refused where
+    /// it has none.
     pub terminal: bool,
 }
 

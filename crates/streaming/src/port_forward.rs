@@ -41,17 +41,20 @@ pub(crate) struct Target {
     pub(crate) pod: String,
     /// Those that may be reached; empty for all.
     pub(crate) ports: Vec<u16>,
+    /// How long nothing may move.
+    pub(crate) idle: Duration,
 }
 
 /// Serves a client to the end of its connection. Safe to cancel: all connections end.
 ///
 /// # Errors
-/// [`Error`] when the client broke a rule or couldn't be reached any longer.
+/// [`Error`] when the client broke a rule, moved nothing for too long or couldn't be reached any longer.
 pub(crate) async fn serve<I>(io: I, target: Target) -> Result<(), Error>
 where
     I: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    let (connection, mut streams, _) = Connection::new(io, Limits::default());
+    let limits = Limits { idle: Some(target.idle), ..Limits::default() };
+    let (connection, mut streams, _) = Connection::new(io, limits);
     let run = connection.run();
     tokio::pin!(run);
     let target = Arc::new(target);
@@ -309,9 +312,11 @@ mod tests {
         }
     }
 
+    const IDLE: Duration = Duration::from_secs(600);
+
     fn start(ports: &[u16]) -> (Client, tokio::task::JoinHandle<Result<(), Error>>) {
         let (ours, theirs) = duplex(4096);
-        let target = Target { backend: Arc::new(Pod), pod: "web".into(), ports: ports.to_vec() };
+        let target = Target { backend: Arc::new(Pod), pod: "web".into(), ports: ports.to_vec(), idle: IDLE };
         (Client::new(theirs), tokio::spawn(serve(ours, target)))
     }
 
@@ -413,5 +418,27 @@ mod tests {
         client.open(3, &[("streamtype", "data"), ("port", "7"), ("requestid", "1")]).await;
         client.syn(5, &[("streamtype", "data"), ("port", "7"), ("requestid", "1")]).await;
         assert_eq!(client.next().await, Some(Seen::Control(Control::RstStream { stream: 5, status: 3 })));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_what_moves_keeps_a_connection() {
+        let (mut client, server) = start(&[7]);
+        let begun = Instant::now();
+        pair(&mut client, 1, "7").await;
+        tokio::time::sleep(IDLE / 2).await;
+        client.data(3, b"on", false).await;
+        while !matches!(client.next().await, Some(Seen::Data { stream: 3, .. })) {}
+        let pinging = async {
+            for number in 0.. {
+                client.control(Control::Ping(number * 2 + 1)).await;
+                tokio::time::sleep(Duration::from_secs(5)).await;
+            }
+        };
+        let ended = tokio::select! {
+            ended = server => ended.unwrap(),
+            () = pinging => unreachable!(),
+        };
+        assert!(matches!(ended, Err(Error::Idle(IDLE))), "{ended:?}");
+        assert_eq!(begun.elapsed(), IDLE / 2 + IDLE);
     }
 }

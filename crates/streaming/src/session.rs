@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::activity::{Activity, Watched};
 use crate::backend::{Backend, Duplex, Request, Streams};
 use crate::http::Upgrade;
 use crate::port_forward::{self, Target};
@@ -56,9 +55,9 @@ pub(crate) fn check(upgrade: Upgrade, request: &Request) -> Result<(), &'static 
 pub(crate) async fn run(io: Box<dyn Duplex>, (upgrade, request): (Upgrade, Request), mut terms: Terms) {
     let ended = match request {
         Request::PortForward { pod, ports } => {
-            let target = Target { backend: terms.backend, pod, ports };
+            let target = Target { backend: terms.backend, pod, ports, idle: terms.idle };
             tokio::select! {
-                ended = forwarding(io, upgrade, (target, terms.idle)) => ended,
+                ended = forwarding(io, upgrade, target) => ended,
                 _ = terms.ending.wait_for(|ending| *ending) => Ok(()),
             }
         }
@@ -70,28 +69,16 @@ pub(crate) async fn run(io: Box<dyn Duplex>, (upgrade, request): (Upgrade, Reque
     }
 }
 
-async fn forwarding(
-    io: Box<dyn Duplex>,
-    upgrade: Upgrade,
-    (target, idle): (Target, Duration),
-) -> Result<(), Broken> {
-    if let Upgrade::WebSocketForward(coding) = upgrade {
-        let socket = websocket::open(io, WRITE_BUFFER).await;
-        websocket::forward::serve(socket, coding, (target, idle)).await;
-        return Ok(());
-    }
-    let activity = Arc::new(Activity::default());
-    let io = Watched { io, activity: Arc::clone(&activity) };
-    let serving = async {
-        match upgrade {
-            Upgrade::Tunnel => port_forward::serve(Tunnel::new(websocket::open(io, 0).await), target).await,
-            _ => port_forward::serve(io, target).await,
+async fn forwarding(io: Box<dyn Duplex>, upgrade: Upgrade, target: Target) -> Result<(), Broken> {
+    match upgrade {
+        Upgrade::WebSocketForward(coding) => {
+            let socket = websocket::open(io, WRITE_BUFFER).await;
+            websocket::forward::serve(socket, coding, target).await;
         }
-    };
-    tokio::select! {
-        ended = serving => Ok(ended?),
-        () = activity.idle(idle) => Ok(()),
+        Upgrade::Tunnel => port_forward::serve(Tunnel::new(websocket::open(io, 0).await), target).await?,
+        _ => port_forward::serve(io, target).await?,
     }
+    Ok(())
 }
 
 async fn command(

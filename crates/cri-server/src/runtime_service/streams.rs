@@ -29,8 +29,11 @@ pub(super) fn attach(runtime: &Runtime, request: cri::AttachRequest) -> Result<c
     let cri::AttachRequest { container_id, stdin, tty, stdout, stderr } = request;
     let streams = check(Streams { stdin, stdout, stderr, tty }).map_err(|error| of_sandbox(&error))?;
     let found = running(runtime, &container_id, "be attached to");
-    let container = found.map_err(|error| of_sandbox(&error))?.id.to_string();
-    let request = Request::Attach(AttachRequest { container, streams });
+    let container = found.map_err(|error| of_sandbox(&error))?;
+    if streams.tty && !container.config.tty {
+        return Err(of_sandbox(&Error::refused("tty", "is set, and the container has no terminal")));
+    }
+    let request = Request::Attach(AttachRequest { container: container.id.to_string(), streams });
     Ok(cri::AttachResponse { url: url(runtime, request)? })
 }
 

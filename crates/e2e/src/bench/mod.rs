@@ -8,4 +8,5 @@ mod budgets;
 pub mod floor;
 pub mod measure;
 pub mod peers;
+pub mod streams;
 pub mod table;

@@ -1,12 +1,14 @@
 //! Measures knarr and its peers in turn and prints the table.
 //!
 //! `bench CONTAINERD_DIR [FLOOR_PROGRAM]`: the directory of containerd's binaries; a peer that isn't there is left out and said so.
+//! `BENCH_QUICK` does less of everything, `BENCH_ROWS=streams` only what goes through streams.
 
 use std::path::{Path, PathBuf};
 
 use e2e::bench::floor::{self, Floor};
-use e2e::bench::measure::{self, Effort, Images};
+use e2e::bench::measure::{self, Effort, Images, Rows};
 use e2e::bench::peers::{Kind, Peer};
+use e2e::bench::streams::Sizes;
 use e2e::bench::table;
 use e2e::image::{Image, Layer};
 use e2e::{Registry, needs, node};
@@ -20,9 +22,15 @@ async fn main() {
     let containerd = PathBuf::from(arguments.next().unwrap_or_else(|| "target/peers/bin".into()));
     let quick = std::env::var_os("BENCH_QUICK").is_some();
     let effort = if quick {
-        Effort { cycles: 5, burst: 10, standing: 10, pulls: 1 }
+        let streams = Sizes { exec: 64, attach: 16, runs: 2 };
+        Effort { cycles: 5, burst: 10, standing: 10, pulls: 1, streams }
     } else {
-        Effort { cycles: 40, burst: 100, standing: 50, pulls: 3 }
+        let streams = Sizes { exec: 1024, attach: 256, runs: 5 };
+        Effort { cycles: 40, burst: 100, standing: 50, pulls: 3, streams }
+    };
+    let rows = match std::env::var("BENCH_ROWS").as_deref() {
+        Ok("streams") => Rows::Streams,
+        _ => Rows::All,
     };
     let registry = Registry::shared().await;
     let images = Images {
@@ -30,8 +38,10 @@ async fn main() {
         layered: registry.image("layered:v1"),
         small_files: registry.image("small-files:v1"),
     };
-    layered(if quick { LAYER / 20 } else { LAYER }).push(registry.address(), "layered:v1").await;
-    small_files(if quick { FILES / 20 } else { FILES }).push(registry.address(), "small-files:v1").await;
+    if rows == Rows::All {
+        layered(if quick { LAYER / 20 } else { LAYER }).push(registry.address(), "layered:v1").await;
+        small_files(if quick { FILES / 20 } else { FILES }).push(registry.address(), "small-files:v1").await;
+    }
     pause().push(registry.address(), "pause:v1").await;
     let mut columns = Vec::new();
     for kind in [Kind::Knarr, Kind::Containerd("runc"), Kind::Containerd("crun")] {
@@ -45,7 +55,7 @@ async fn main() {
             println!("{} is left out: {reason}", kind.name());
             continue;
         }
-        columns.push((kind.name(), measure::all(&peer, &images, effort).await));
+        columns.push((kind.name(), measure::all(&peer, &images, (rows, effort)).await));
     }
     // Last, when no daemon is left that could disturb it.
     let floor = arguments.next().and_then(|program| floor_of(Path::new(&program)));

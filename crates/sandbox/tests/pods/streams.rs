@@ -241,13 +241,23 @@ async fn a_containers_terminal_outlives_its_clients() {
         say(&mut session, "go\n").await;
         expect(&mut session, &format!("go\r\n30 {columns}\r\n")).await;
     }
-    let wrong = world.pods().attach(id.as_str(), IN_OUT).await.unwrap_err();
-    assert!(matches!(&wrong, Error::Refused { field, .. } if field == "tty"), "{wrong:?}");
-    let mut session = attach(&world, &id, TERMINAL).await;
+    // Whoever doesn't know of the terminal has it all the same: one output, and no other.
+    let mut session = attach(&world, &id, StreamChoice { stderr: true, ..IN_OUT }).await;
     say(&mut session, "end\n").await;
     assert_eq!(end(&mut session).await, End::OutputEnded);
     assert_eq!(rest(session.stdout.as_mut()).await, "end\r\n30 91\r\n");
+    assert_eq!(rest(session.stderr.as_mut()).await, "");
     assert_eq!(world.exit(&id).await.exit_code, 8);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_terminal_that_is_not_there_is_refused() {
+    let world = World::new().await;
+    let pod = world.pod("plain").await;
+    let id = with_input(&world, &pod, "exec sleep 1000", Stdin::Open).await;
+    let wrong = world.pods().attach(id.as_str(), TERMINAL).await.unwrap_err();
+    assert!(matches!(&wrong, Error::Refused { field, .. } if field == "tty"), "{wrong:?}");
     world.end().await;
 }
 

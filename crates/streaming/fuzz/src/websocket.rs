@@ -1,5 +1,7 @@
 //! What WebSocket's messages carry: channels, and the tunnel for SPDY.
 
+#[path = "../../src/websocket/flood.rs"]
+mod flood;
 #[path = "../../src/websocket/frames.rs"]
 #[allow(dead_code)]
 mod frames;

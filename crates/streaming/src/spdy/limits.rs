@@ -8,6 +8,9 @@ pub const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// How long a connection that was closed here waits for the peer to go first. Clients do as soon as all streams have ended.
 pub const LINGER: Duration = Duration::from_secs(5);
 
+/// Frames that move nothing on. kubectl sends a PING every five seconds.
+pub const IDLE_FRAMES: Rate = Rate { per_second: 20, burst: 200 };
+
 /// What is allowed to one connection. No number of these is in the specification; a peer that keeps to what kubectl, crictl and
 /// kubelet do is far below each.
 #[derive(Debug, Clone)]
@@ -25,7 +28,7 @@ pub struct Limits {
     /// reaches some 10,000 in a second; a load test through a forwarded port needs two for each connection.
     pub opened: Rate,
     /// Frames in a second that move nothing on and are answered or thrown away: PING, SETTINGS, data for streams that never
-    /// were, types that are unknown. kubectl sends a PING every five seconds.
+    /// were, types that are unknown.
     pub idle_frames: Rate,
     /// Bytes that all streams together may hold in each direction before it stops; then each still may hold
     /// [`Limits::floor`].
@@ -49,7 +52,7 @@ impl Default for Limits {
             header_pairs: 64,
             streams: 1024,
             opened: Rate { per_second: 5000, burst: 20_000 },
-            idle_frames: Rate { per_second: 20, burst: 200 },
+            idle_frames: IDLE_FRAMES,
             buffered: 1 << 20,
             floor: 4 << 10,
             outgoing: 64 << 10,
@@ -70,7 +73,7 @@ pub struct Rate {
 
 /// Counts against a rate: a bucket that fills again with time.
 #[derive(Debug)]
-pub(super) struct Meter {
+pub struct Meter {
     rate: Rate,
     /// What is left, in thousandths.
     left: u64,
@@ -78,12 +81,13 @@ pub(super) struct Meter {
 }
 
 impl Meter {
-    pub(super) fn new(rate: Rate) -> Self {
+    /// With the whole burst left.
+    pub fn new(rate: Rate) -> Self {
         Self { rate, left: u64::from(rate.burst) * 1000, filled: Duration::ZERO }
     }
 
     /// Takes one; false when there is none. `now` is time since any one beginning.
-    pub(super) fn take(&mut self, now: Duration) -> bool {
+    pub fn take(&mut self, now: Duration) -> bool {
         let passed = now.saturating_sub(self.filled).as_millis().try_into().unwrap_or(u64::MAX);
         if passed > 0 {
             let gained = passed.saturating_mul(u64::from(self.rate.per_second));

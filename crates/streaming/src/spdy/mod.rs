@@ -35,5 +35,5 @@ mod tests;
 pub use connection::{Closer, Connection, Streams};
 pub use dictionary::dictionary;
 pub use error::Error;
-pub use limits::{KEEP_ALIVE, LINGER, Limits};
+pub use limits::{IDLE_FRAMES, KEEP_ALIVE, LINGER, Limits, Meter};
 pub use stream::{Incoming, ReadHalf, Stream, WriteHalf};

@@ -22,6 +22,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 
 use super::Coding;
+use super::flood::Flood;
 use super::frames::{Frame, HalfClose, decode, encode};
 use crate::backend::{Duplex, Streams};
 use crate::remote_command::{Channels, Version};
@@ -50,9 +51,19 @@ const CLOSE: Duration = Duration::from_secs(3);
 pub(crate) struct Wire {
     coding: Coding,
     half_close: HalfClose,
-    inbound: Vec<Option<Sender<Bytes>>>,
+    inbound: Vec<Inbound>,
     sender: Sender<Message>,
     outbound: Receiver<Message>,
+}
+
+/// Where a client's message goes, by the number of its channel.
+enum Inbound {
+    /// Nowhere: there never was a reader.
+    Nobody,
+    /// To the channel's reader.
+    Open(Sender<Bytes>),
+    /// Nowhere any more: the client ended it, or the reader has enough.
+    Over,
 }
 
 /// Why reading ended.
@@ -76,10 +87,10 @@ impl Wire {
         let (sender, receiver) = channel(0);
         let index = usize::from(number);
         if self.inbound.len() <= index {
-            self.inbound.resize_with(index + 1, || None);
+            self.inbound.resize_with(index + 1, || Inbound::Nobody);
         }
         if let Some(slot) = self.inbound.get_mut(index) {
-            *slot = Some(sender);
+            *slot = Inbound::Open(sender);
         }
         Reader { receiver, unread: Bytes::new() }
     }
@@ -146,14 +157,15 @@ pub(crate) fn remote<S: Duplex + 'static>(
 
 async fn read<S: Duplex>(
     stream: &mut SplitStream<WebSocketStream<S>>,
-    inbound: &mut [Option<Sender<Bytes>>],
+    inbound: &mut [Inbound],
     (coding, half_close): (Coding, HalfClose),
 ) -> End {
+    let mut empty = Flood::default();
     loop {
         let payload = match stream.next().await {
             Some(Ok(Message::Binary(bytes))) => bytes,
             Some(Ok(Message::Text(text))) => text.into(),
-            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => continue,
+            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => Bytes::new(),
             Some(Err(WsError::Capacity(_))) => {
                 return End::Violation(CloseCode::Size, "the message is too long");
             }
@@ -162,25 +174,42 @@ async fn read<S: Duplex>(
             }
             Some(Ok(Message::Close(_)) | Err(_)) | None => return End::Gone,
         };
-        match decode(payload, coding, half_close) {
-            Ok(Frame::Empty) => {}
-            Ok(Frame::End { channel }) => {
-                if let Some(slot) = inbound.get_mut(usize::from(channel)) {
-                    *slot = None;
-                }
-            }
-            Ok(Frame::Data { channel, bytes }) => {
-                let slot = inbound.get_mut(usize::from(channel));
-                if let Some(slot) = slot
-                    && let Some(sender) = slot
-                    && sender.send(bytes).await.is_err()
-                {
-                    // Nobody reads it any more.
-                    *slot = None;
-                }
-            }
+        let frame = match decode(payload, coding, half_close) {
+            Ok(frame) => frame,
             Err(why) => return End::Violation(CloseCode::Invalid, why),
+        };
+        if deliver(frame, inbound).await == Moved::Nothing && empty.count().is_err() {
+            return End::Violation(CloseCode::Policy, "too many messages that carry nothing");
         }
+    }
+}
+
+/// What came of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Moved {
+    /// It was for a channel, if for one that takes no more.
+    Something,
+    Nothing,
+}
+
+/// Hands a message to its channel's reader, and waits for that.
+async fn deliver(frame: Frame, inbound: &mut [Inbound]) -> Moved {
+    let (Frame::Data { channel, .. } | Frame::End { channel }) = frame else { return Moved::Nothing };
+    let Some(slot) = inbound.get_mut(usize::from(channel)) else { return Moved::Nothing };
+    match (frame, &mut *slot) {
+        (Frame::Data { bytes, .. }, Inbound::Open(sender)) if !bytes.is_empty() => {
+            if sender.send(bytes).await.is_err() {
+                // Nobody reads it any more.
+                *slot = Inbound::Over;
+            }
+            Moved::Something
+        }
+        (Frame::End { .. }, Inbound::Open(_)) => {
+            *slot = Inbound::Over;
+            Moved::Something
+        }
+        (Frame::Data { bytes, .. }, Inbound::Over) if !bytes.is_empty() => Moved::Something,
+        _ => Moved::Nothing,
     }
 }
 

@@ -3,8 +3,6 @@
 //!
 //! The client can't end its side of a port. Not here: ports over SPDY, tunnelled or not (`crate::port_forward`).
 
-use std::time::Duration;
-
 use futures::FutureExt;
 use futures::future::join_all;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -30,11 +28,7 @@ struct Port {
 }
 
 /// Serves until the client has gone, all ports are done, or nothing moved for the idle time. Safe to cancel.
-pub(crate) async fn serve<S: Duplex>(
-    socket: WebSocketStream<S>,
-    coding: Coding,
-    (target, idle): (Target, Duration),
-) {
+pub(crate) async fn serve<S: Duplex>(socket: WebSocketStream<S>, coding: Coding, target: Target) {
     let mut wire = Wire::new(coding, HalfClose::Unknown);
     let ports: Vec<Port> = (0u8..)
         .step_by(2)
@@ -52,7 +46,7 @@ pub(crate) async fn serve<S: Duplex>(
     tokio::select! {
         () = &mut gone => {}
         _ = serving => gone.await,
-        () = moved.idle(idle) => {}
+        () = moved.idle(target.idle) => {}
     }
 }
 

@@ -1,9 +1,13 @@
 //! WebSocket: channels of remote commands and of ports, and a tunnel for SPDY.
 //!
+//! What is bounded: a message's length (frames gathered or not), messages that move nothing ([`flood`]), and what waits to be written:
+//! one message of each channel, and pongs.
+//!
 //! [`frames`] is what a message means (pure), [`channels`] moves messages between a connection and channels, [`tunnel`] makes a
 //! stream of bytes of a connection, [`forward`] is ports over channels. The protocol itself is tokio-tungstenite's.
 
 pub(crate) mod channels;
+mod flood;
 pub(crate) mod forward;
 pub(crate) mod frames;
 pub(crate) mod tunnel;
@@ -57,12 +61,16 @@ pub(crate) const MESSAGE_BYTES: usize = 4 << 20;
 
 const BUFFER_BYTES: usize = 32 << 10;
 
+/// How much may wait beyond what is gathered for writing: the longest message of ours, 32 KiB as base64, and the pongs of a client
+/// that asks and doesn't read.
+const UNWRITTEN: usize = 64 << 10;
+
 /// A WebSocket over a connection that has been upgraded. Safe to cancel.
 pub(crate) async fn open<S: Duplex>(io: S, write_buffer: usize) -> WebSocketStream<S> {
     let config = WebSocketConfig::default()
         .read_buffer_size(BUFFER_BYTES)
         .write_buffer_size(write_buffer)
-        .max_write_buffer_size(write_buffer + MESSAGE_BYTES)
+        .max_write_buffer_size(write_buffer + UNWRITTEN)
         .max_message_size(Some(MESSAGE_BYTES))
         .max_frame_size(Some(MESSAGE_BYTES));
     WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await

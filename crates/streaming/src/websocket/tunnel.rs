@@ -10,6 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 
+use super::flood::Flood;
 use crate::backend::Duplex;
 
 /// How much one message carries at most.
@@ -20,12 +21,13 @@ const CHUNK: usize = 32 << 10;
 pub(crate) struct Tunnel<S> {
     socket: WebSocketStream<S>,
     unread: Bytes,
+    empty: Flood,
 }
 
 impl<S: Duplex> Tunnel<S> {
     /// Begins with what comes next.
     pub(crate) fn new(socket: WebSocketStream<S>) -> Self {
-        Self { socket, unread: Bytes::new() }
+        Self { socket, unread: Bytes::new(), empty: Flood::default() }
     }
 }
 
@@ -35,20 +37,23 @@ impl<S: Duplex> AsyncRead for Tunnel<S> {
         cx: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        while self.unread.is_empty() {
-            match ready!(self.socket.poll_next_unpin(cx)) {
-                Some(Ok(Message::Binary(bytes))) => self.unread = bytes,
+        let Self { socket, unread, empty } = &mut *self;
+        while unread.is_empty() {
+            match ready!(socket.poll_next_unpin(cx)) {
+                Some(Ok(Message::Binary(bytes))) if !bytes.is_empty() => *unread = bytes,
                 Some(Ok(Message::Text(_))) => {
                     let why = "a text message in a tunnel for bytes";
                     return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, why)));
                 }
-                Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
+                Some(Ok(Message::Binary(_) | Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {
+                    empty.count().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+                }
                 Some(Ok(Message::Close(_))) | None => return Poll::Ready(Ok(())),
                 Some(Err(error)) => return Poll::Ready(Err(failure(error))),
             }
         }
-        let count = self.unread.len().min(into.remaining());
-        self.unread.copy_to_slice(into.initialize_unfilled_to(count));
+        let count = unread.len().min(into.remaining());
+        unread.copy_to_slice(into.initialize_unfilled_to(count));
         into.advance(count);
         Poll::Ready(Ok(()))
     }
@@ -81,6 +86,7 @@ fn failure(error: WsError) -> io::Error {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio_tungstenite::tungstenite::protocol::Role;
 
@@ -104,7 +110,9 @@ mod tests {
                 match client.next().await.unwrap().unwrap() {
                     Message::Binary(bytes) => {
                         got.extend_from_slice(&bytes);
-                        client.send(Message::Ping(Bytes::new())).await.unwrap();
+                        if got.len() % 4 == 0 {
+                            client.send(Message::Ping(Bytes::new())).await.unwrap();
+                        }
                         client.send(Message::Binary(bytes)).await.unwrap();
                     }
                     Message::Pong(_) => {}
@@ -140,5 +148,32 @@ mod tests {
             let _cut_off = tokio::time::timeout(std::time::Duration::from_secs(1), client.send(long)).await;
         });
         assert_eq!(error.unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_of_what_carries_nothing_ends_it() {
+        for empty in [Message::Ping(Bytes::new()), Message::Pong(Bytes::new()), Message::Binary(Bytes::new())]
+        {
+            let (mut tunnel, mut client) = pair().await;
+            let flood = async {
+                // Fewer than are too many, then more.
+                for number in 0.. {
+                    if client.send(empty.clone()).await.is_err() {
+                        return number;
+                    }
+                    // What comes back is to be read, or the pongs stay where they are.
+                    let _ = client.next().now_or_never();
+                }
+                0
+            };
+            let read = async {
+                let error = tunnel.read_u8().await.unwrap_err();
+                drop(tunnel);
+                error
+            };
+            let (sent, error) = tokio::join!(flood, read);
+            assert!(sent > 200, "{sent}");
+            assert_eq!(error.to_string(), "too many messages that carry nothing");
+        }
     }
 }

@@ -3,6 +3,7 @@
 use futures::{SinkExt, StreamExt};
 use sha2::{Digest, Sha256};
 use streaming::{Size, Streams};
+use tokio::io::AsyncWriteExt;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
@@ -100,6 +101,45 @@ async fn what_cannot_be_ends_the_connection() {
         let _cut_off = client.socket.send(message).await;
         let close = client.heard().await.close;
         assert!(close.as_ref().is_none_or(|frame| frame.code == code), "{protocol}: {close:?}");
+        node.processes.live(0).await;
+    }
+}
+
+#[tokio::test]
+async fn a_flood_of_what_carries_nothing_ends_the_connection() {
+    let node = node();
+    let floods = [
+        Message::Ping(vec![0; 125].into()),
+        Message::Pong(vec![].into()),
+        Message::Binary(vec![].into()),
+        Message::Binary(vec![0].into()),
+        Message::Binary(b"\x09a channel that is not there".to_vec().into()),
+        Message::Binary(vec![255, 9].into()),
+    ];
+    for message in floods {
+        let mut client = connect(&node.exec("sleep", ALL), "v5.channel.k8s.io").await.unwrap();
+        node.processes.live(1).await;
+        // It isn't read from meanwhile: answers wait within bounds.
+        let mut sent = 0;
+        while sent < 1_000_000 && client.socket.send(message.clone()).await.is_ok() {
+            sent += 1;
+        }
+        assert!((200..1_000_000).contains(&sent), "{message:?}: {sent}");
+        node.processes.live(0).await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_frame_of_a_client_s_ends_the_connection() {
+    let node = node();
+    // RFC 6455, 5.1, 5.2 and 5.5: a client masks, RSV1 means an extension that nobody has agreed to, and a ping has 125 bytes at most.
+    let long_ping = [&b"\x89\xfe\x00\x7e\x00\x00\x00\x00"[..], &[0; 126]].concat();
+    for wrong in [&b"\x82\x01\x00"[..], b"\xc2\x81\x00\x00\x00\x00\x00", &long_ping] {
+        let mut client = connect(&node.exec("sleep", ALL), "v5.channel.k8s.io").await.unwrap();
+        node.processes.live(1).await;
+        client.socket.get_mut().write_all(wrong).await.unwrap();
+        let close = client.heard().await.close;
+        assert!(close.as_ref().is_none_or(|frame| frame.code == CloseCode::Protocol), "{wrong:?}: {close:?}");
         node.processes.live(0).await;
     }
 }
