@@ -91,11 +91,12 @@ pub async fn all(peer: &Peer, images: &Images, effort: Effort) -> Figures {
         burst(peer, network, images, effort.burst, &mut figures).await;
     }
     standing(peer, images, effort.standing, &mut figures).await;
+    super::logs::throughput(peer, &images.busybox, &mut figures).await;
     figures
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Network {
+pub(super) enum Network {
     Host,
     Cni,
 }
@@ -109,7 +110,7 @@ impl Network {
     }
 }
 
-fn add(figures: &mut Figures, name: &str, value: f64) {
+pub(super) fn add(figures: &mut Figures, name: &str, value: f64) {
     figures.entry(name.to_owned()).or_default().push(value);
 }
 
@@ -135,7 +136,7 @@ async fn pull(client: &Client, what: &str, image: &str, figures: &mut Figures) {
     timed(figures, &format!("removal of {what}, ms"), images.remove_image(request)).await;
 }
 
-fn pod(peer: &Peer, network: Network, number: usize) -> PodSandboxConfig {
+pub(super) fn pod(peer: &Peer, network: Network, number: usize) -> PodSandboxConfig {
     static SERIAL: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
     let serial = SERIAL.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     let logs = peer.path("logs").join(serial.to_string());
@@ -148,7 +149,11 @@ fn pod(peer: &Peer, network: Network, number: usize) -> PodSandboxConfig {
     PodSandboxConfig { hostname: String::new(), ..config::on_host_network(config) }
 }
 
-async fn run(client: &Client, peer: &Peer, config: &PodSandboxConfig) -> Result<String, tonic::Status> {
+pub(super) async fn run(
+    client: &Client,
+    peer: &Peer,
+    config: &PodSandboxConfig,
+) -> Result<String, tonic::Status> {
     let request = RunPodSandboxRequest {
         config: Some(config.clone()),
         runtime_handler: peer.kind.handler().to_owned(),
@@ -159,7 +164,7 @@ async fn run(client: &Client, peer: &Peer, config: &PodSandboxConfig) -> Result<
 /// Ends on SIGTERM also as the first process of its namespace.
 const WAITING: [&str; 3] = ["sh", "-c", "trap 'exit 0' TERM; sleep 1000 & wait"];
 
-fn container(network: Network, image: &str) -> k8s_cri::v1::ContainerConfig {
+pub(super) fn container(network: Network, image: &str) -> k8s_cri::v1::ContainerConfig {
     let mut wanted = config::container("main", image, &WAITING);
     let context = config::security(&mut wanted);
     let net = if network == Network::Host { NamespaceMode::Node } else { NamespaceMode::Pod };
