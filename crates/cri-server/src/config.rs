@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use handlers::HandlerConfig;
-pub(crate) use logs::LogsConfig;
+pub(crate) use logs::{JOURNALD, LogsConfig};
 pub(crate) use streaming::StreamingConfig;
 
 /// What `knarr serve` runs by.

@@ -22,8 +22,8 @@ const LEAST_RATE: u64 = 1 << 10;
 /// Some of the longest lines, which have 16 KiB, and what the log says of itself.
 const LEAST_SIZE: u64 = 64 << 10;
 
-/// systemd, docs/JOURNAL_NATIVE_PROTOCOL.md.
-const JOURNALD: &str = "/run/systemd/journal/socket";
+/// Where journald takes entries (systemd, docs/JOURNAL_NATIVE_PROTOCOL.md).
+pub(crate) const JOURNALD: &str = "/run/systemd/journal/socket";
 
 impl LogsConfig {
     /// For `sandbox`.

@@ -72,3 +72,15 @@ fn a_chatty_container_costs_a_write_for_many_lines() {
     );
     assert!(writes <= MOST && reads <= MOST, "{reads} reads and {writes} writes for a MiB");
 }
+
+#[test]
+fn a_flood_of_empty_lines_makes_nothing_grow() {
+    const LINES: u64 = 1_000_000;
+    let (rig, mut client) = Rig::new();
+    rig.start(&mut client, &container("c1", "head -c 1000000 /dev/zero | tr '\\0' '\\n'"));
+    assert_eq!(client.exit("c1").exit_code, 0);
+    // Each of them is 41 bytes in the log.
+    assert_eq!(fs::metadata(rig.log_path("c1")).unwrap().len(), LINES * (HEAD as u64 + 1));
+    let peak = number(rig.pid(), "status", "VmHWM");
+    assert!(peak < 8 << 10, "{peak} KiB");
+}
