@@ -21,7 +21,7 @@ async fn start(node: &Node, script: &str) -> (String, PathBuf) {
     let client = node.client();
     client.pull(&node.registry.image("busybox:latest")).await.expect("the busybox image");
     let sandbox = node.pod();
-    let pod = client.run_pod(&sandbox).await.expect("a pod");
+    let pod = client.run_pod(sandbox.clone()).await.expect("a pod");
     let wanted = node.busybox("talker", &["sh", "-c", script]);
     let log = Path::new(&sandbox.log_directory).join(&wanted.log_path);
     let id = client.create(&pod, wanted, &sandbox).await.expect("a container");

@@ -32,7 +32,7 @@ pub(super) async fn throughput(peer: &Peer, image: &str, figures: &mut Figures) 
     let pod = run(&client, peer, &config).await.expect("a pod");
     let script = format!("cat{}; echo the end", " /words".repeat(TIMES));
     let mut wanted = container(Network::Host, image);
-    wanted.command = ["sh", "-c", &script].map(str::to_owned).to_vec();
+    wanted.command = ["sh", "-c", script.as_str()].map(str::to_owned).to_vec();
     wanted.mounts = vec![Mount {
         container_path: "/words".to_owned(),
         host_path: words.display().to_string(),
