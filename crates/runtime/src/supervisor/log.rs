@@ -158,11 +158,12 @@ impl Log {
         if !self.file.is_there() || self.limits.is_full {
             return None;
         }
-        match self.why {
-            _ if !self.lost.any() => self.episode.told_at(),
-            Why::Rate(_) => self.limits.rate.as_ref().map(Rate::room_at),
-            Why::Failed(_) => Some(self.failed_at + RETRY),
-            Why::Size(_) => None,
+        match (self.episode.told_at(), self.why) {
+            (told_at, _) if !self.lost.any() => told_at,
+            // Whatever it was at first: what failed just now is not tried again at once.
+            (Some(_), _) | (None, Why::Failed(_)) => Some(self.failed_at + RETRY),
+            (None, Why::Rate(_)) => self.limits.rate.as_ref().map(Rate::room_at),
+            (None, Why::Size(_)) => None,
         }
     }
 

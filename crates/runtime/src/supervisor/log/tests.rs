@@ -119,6 +119,16 @@ fn a_disk_that_works_again_is_noticed_without_output() {
 }
 
 #[test]
+fn a_gap_that_cannot_be_told_of_is_not_tried_again_and_again() {
+    let mut rig = Rig::new(LogLimits { rate: Some(100), size: None });
+    rig.out(&"0123456789\n".repeat(10));
+    let _good = rig.log.file.replace(full());
+    rig.moment.instant = rig.log.due().expect("something was lost");
+    assert!(matches!(rig.log.catch_up(&rig.moment), Some(LogNews::Failed { errno: Errno::NOSPC, .. })));
+    assert_eq!(rig.log.due(), Some(rig.moment.instant + RETRY));
+}
+
+#[test]
 fn what_is_lost_at_the_end_is_told_then() {
     let mut rig = Rig::new(LogLimits::default());
     let _good = rig.log.file.replace(full());
