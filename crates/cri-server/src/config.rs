@@ -4,6 +4,7 @@
 //! silently without effect.
 
 mod handlers;
+mod logs;
 mod streaming;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use handlers::HandlerConfig;
+pub(crate) use logs::{JOURNALD, LogsConfig};
 pub(crate) use streaming::StreamingConfig;
 
 /// What `knarr serve` runs by.
@@ -48,6 +50,8 @@ pub(crate) struct Config {
     pub(crate) network: NetworkConfig,
     /// Where clients of exec, attach and port-forward are sent to.
     pub(crate) streaming: StreamingConfig,
+    /// Limits of containers' logs, and their copy in the journal.
+    pub(crate) logs: LogsConfig,
     /// What pods can ask for by `runtime_handler`. `knarr`, the internal runtime with nothing changed, is there without being named.
     pub(crate) handlers: BTreeMap<String, HandlerConfig>,
 }
@@ -174,6 +178,7 @@ impl Default for Config {
             default_handler: sandbox::handler::INTERNAL.into(),
             network: NetworkConfig::default(),
             streaming: StreamingConfig::default(),
+            logs: LogsConfig::default(),
             handlers: BTreeMap::new(),
         }
     }
@@ -233,6 +238,7 @@ impl Config {
         self.cdi_spec_dirs.iter().try_for_each(|path| absolute("cdi_spec_dirs", path))?;
         self.handlers()?;
         self.streaming.check()?;
+        self.logs.check()?;
         self.network.check()
     }
 

@@ -221,6 +221,7 @@ fn pod_config(config: &Config, open_files: Option<u64>) -> Result<sandbox::Confi
         cdi_spec_dirs: config.cdi_spec_dirs.clone(),
         apparmor: config.security.apparmor(),
         selinux: config.security.selinux(),
+        logs: config.logs.wanted(),
         deadlines,
     })
 }

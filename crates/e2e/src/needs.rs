@@ -51,6 +51,18 @@ pub fn systemd() -> Result<(), String> {
     program("systemctl").map(drop).ok_or_else(|| "systemctl is not installed".to_owned())
 }
 
+/// Whether there is a journal that takes entries, and can be asked.
+///
+/// # Errors
+/// Why not, for the report of a skipped test.
+pub fn journald() -> Result<(), String> {
+    let path = "/run/systemd/journal/socket";
+    if !Path::new(path).exists() {
+        return Err(format!("\"{path}\" is not there"));
+    }
+    program("journalctl").map(drop).ok_or_else(|| "journalctl is not installed".to_owned())
+}
+
 /// Whether the kernel has SELinux with a policy loaded.
 ///
 /// # Errors

@@ -17,8 +17,9 @@ use runtime::plan::{
 };
 use runtime::wire::frame::{Header, Place};
 use runtime::wire::{
-    AttachedInput, ContainerSnapshot, ContainerState, DetachReason, Event, ExecExit, Exit, Message,
-    PodCreated, Reply, Request, Scope, Snapshot, StartContainer, StartExec, Stdin, Stream, Target, VERSION,
+    AttachedInput, ContainerSnapshot, ContainerState, DetachReason, Event, ExecExit, Exit, JournalCopy,
+    LogLimits, Message, PodCreated, Reply, Request, Scope, Snapshot, StartContainer, StartExec, Stdin,
+    Stream, Target, VERSION,
 };
 use runtime::{FailedStep, Failure, FailureKind};
 
@@ -89,6 +90,8 @@ fn requests() -> Vec<(&'static str, Request)> {
             plan: plan(),
             cgroup: cgroup(),
             log,
+            log_limits: None,
+            log_copy: None,
             stdin,
             deadline_ms: 30_000,
             external: None,
@@ -205,6 +208,8 @@ fn later() -> Vec<(&'static str, u64, Message)> {
         plan,
         cgroup: cgroup(),
         log: None,
+        log_limits: None,
+        log_copy: None,
         stdin: Stdin::Null,
         deadline_ms: 30_000,
         external: None,
@@ -256,6 +261,7 @@ fn later() -> Vec<(&'static str, u64, Message)> {
     .into_iter()
     .chain(external())
     .chain(attachments())
+    .chain(logs())
     .collect()
 }
 
@@ -267,6 +273,8 @@ fn external() -> Vec<(&'static str, u64, Message)> {
         plan: plan(),
         cgroup: cgroup(),
         log: None,
+        log_limits: None,
+        log_copy: None,
         stdin: Stdin::Null,
         deadline_ms: 30_000,
         until: Until::Executed,
@@ -320,6 +328,38 @@ fn attachments() -> Vec<(&'static str, u64, Message)> {
         ("signal_exec_session", 51, Message::Request(signal)),
         ("detached", 0, detached(DetachReason::Ended)),
         ("detached_too_slow", 0, detached(DetachReason::TooSlow)),
+    ]
+}
+
+/// Of logs.
+fn logs() -> Vec<(&'static str, u64, Message)> {
+    let fields = [("CONTAINER_NAME".to_owned(), "web".to_owned()), ("POD_UID".to_owned(), "u1".to_owned())];
+    let copy = JournalCopy { socket: "/run/systemd/journal/socket".into(), fields: fields.into() };
+    let start = StartContainer {
+        container: "c1".to_owned(),
+        plan: plan(),
+        cgroup: cgroup(),
+        log: Some("/var/log/pods/p1/c1/0.log".into()),
+        log_limits: Some(LogLimits { rate: Some(1 << 20), size: Some(100 << 20) }),
+        log_copy: Some(copy),
+        stdin: Stdin::Null,
+        deadline_ms: 30_000,
+        external: None,
+        until: Until::Executed,
+        streams: Vec::new(),
+    };
+    let rate = LogLimits { rate: Some(1 << 20), size: None };
+    let limited = StartContainer { log_limits: Some(rate), log_copy: None, ..start.clone() };
+    let lost = Event::LogLost {
+        container: "c1".to_owned(),
+        path: "/var/log/pods/p1/c1/0.log".into(),
+        lines: 7,
+        bytes: 700,
+    };
+    vec![
+        ("start_with_log_copy", 55, Message::Request(Request::Start(Box::new(start)))),
+        ("start_with_log_rate", 56, Message::Request(Request::Start(Box::new(limited)))),
+        ("log_lost", 0, Message::Event(lost)),
     ]
 }
 
@@ -393,7 +433,7 @@ fn every_message_is_there() {
     let kinds = |messages: &[(&'static str, u64, Message)]| {
         messages.iter().map(|(.., message)| number(message)).collect::<std::collections::BTreeSet<u8>>()
     };
-    let all: std::collections::BTreeSet<u8> = (0..28).collect();
+    let all: std::collections::BTreeSet<u8> = (0..29).collect();
     assert_eq!(kinds(&messages()), all);
 }
 
@@ -432,6 +472,7 @@ fn number(message: &Message) -> u8 {
             Event::ExecExited(_) => 20,
             Event::LogWriteFailed { .. } => 21,
             Event::Detached { .. } => 27,
+            Event::LogLost { .. } => 28,
         },
     }
 }

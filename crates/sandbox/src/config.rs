@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::apparmor::{ApparmorConfig, LsmUsage};
 use crate::handler::Handlers;
+use crate::logs::LogConfig;
 use crate::scopes::Scopes;
 
 /// Settings of the daemon's pods.
@@ -33,6 +34,8 @@ pub struct Config {
     pub apparmor: ApparmorConfig,
     /// Whether SELinux is used.
     pub selinux: LsmUsage,
+    /// What is wanted of containers' logs.
+    pub logs: LogConfig,
     /// How long each kind of step may take.
     pub deadlines: Deadlines,
 }

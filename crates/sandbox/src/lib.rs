@@ -19,6 +19,7 @@ pub mod external;
 mod forward;
 pub mod handler;
 pub mod id;
+mod logs;
 mod name;
 pub mod network;
 pub mod pod;
@@ -55,6 +56,7 @@ pub use events::{Event, EventKind};
 pub use exec::{ExecOutput, ExecRequest};
 pub use handler::{Handler, HandlerStatus, Handlers, Ulimit, UnsetSeccomp};
 pub use id::{ContainerId, PodId};
+pub use logs::LogConfig;
 pub use network::{Attached, Attachment, Census, Network, NetworkError};
 pub use pod::config::{
     DnsConfig, NamespaceMode, PodConfig, PodMetadata, PodNamespaces, PodSecurity, PortMapping, Protocol,

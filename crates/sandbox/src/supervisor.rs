@@ -7,6 +7,7 @@ mod connection;
 pub(crate) mod spawn;
 pub(crate) mod trial;
 
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -28,8 +29,10 @@ const END_OF_LOST: Duration = Duration::from_secs(1);
 pub(crate) enum News {
     /// A container has ended.
     Exited(ContainerId, ExitReport),
-    /// A container's log could not be written.
-    LogFailed(ContainerId, String),
+    /// A container's log, or its copy, can't be written.
+    LogFailed(ContainerId, PathBuf, io::Error),
+    /// It can be again, or the container has ended: so many lines and bytes are lost.
+    LogLost(ContainerId, PathBuf, (u64, u64)),
     /// The connection is gone. The supervisor may live: it gives up a daemon that doesn't read.
     OutOfTouch,
     /// The supervisor is gone.
@@ -76,7 +79,7 @@ impl Minder {
     /// What it tells next. Safe to cancel: a loss is told again.
     pub(crate) async fn news(&mut self) -> News {
         match self.news.recv().await {
-            Some(news @ (News::Exited(..) | News::LogFailed(..))) => news,
+            Some(news @ (News::Exited(..) | News::LogFailed(..) | News::LogLost(..))) => news,
             // Its end follows that of the connection at once, and has to be waited for as every child's.
             Some(News::OutOfTouch | News::Lost) | None => match self.ended(END_OF_LOST).await {
                 true => News::Lost,

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use sandbox::ExternalRuntime;
 
-use crate::config::{CgroupDriver, Config};
+use crate::config::{CgroupDriver, Config, JOURNALD};
 
 /// How long systemd may take to answer.
 const SYSTEMD_PATIENCE: Duration = Duration::from_secs(5);
@@ -80,7 +80,7 @@ pub(crate) fn run(config: &Config) -> Result<bool, Box<dyn std::error::Error>> {
     let handlers = config.handlers()?;
     let mut out = io::stdout().lock();
     let mut healthy = true;
-    for check in CHECKS.iter().chain([&cgroup_driver(config)]) {
+    for check in CHECKS.iter().chain([&cgroup_driver(config)]).chain(journald(config).as_ref()) {
         match (check.look)() {
             Ok(seen) => writeln!(out, "ok       {:<16} {seen}", check.what)?,
             Err(why) => {
@@ -118,6 +118,19 @@ fn cgroup_driver(config: &Config) -> Check {
         CgroupDriver::Systemd => ("driver systemd", Need::Must, "the cgroups of pods are its scopes"),
     };
     Check { what, need, look: systemd, without }
+}
+
+/// The journal that is to have a copy of logs, when one is asked for.
+fn journald(config: &Config) -> Option<Check> {
+    let without = "logs.journald copies nothing; logs themselves are written";
+    config.logs.journald.then_some(Check { what: "journald", need: Need::May, look: journal, without })
+}
+
+fn journal() -> Result<String, String> {
+    match Path::new(JOURNALD).exists() {
+        true => Ok(format!("takes entries at {JOURNALD}")),
+        false => Err(format!("\"{JOURNALD}\" is not there")),
+    }
 }
 
 fn systemd() -> Result<String, String> {

@@ -114,6 +114,15 @@ pub(crate) struct ServeArgs {
     /// How many streams there may be at a time [default: 1000]
     #[arg(long, value_name = "NUMBER")]
     streaming_max_connections: Option<u32>,
+    /// Bytes that a container's log may grow by in a second; 0 for no limit [default: 0]
+    #[arg(long, value_name = "BYTES")]
+    log_rate_limit: Option<u64>,
+    /// Bytes of a container's log until it is rotated; 0 for no limit [default: 0]
+    #[arg(long, value_name = "BYTES")]
+    log_size_limit: Option<u64>,
+    /// Copy what containers write to journald
+    #[arg(long)]
+    log_journald: bool,
     /// hosts.toml files of registries [default: /etc/knarr/certs.d]
     #[arg(long, value_name = "DIR")]
     registry_config_dir: Option<PathBuf>,
@@ -149,6 +158,9 @@ impl ServeArgs {
         overlay(&mut streaming.tls_client_ca_file, self.streaming_tls_client_ca_file);
         overlay(&mut streaming.idle_timeout, self.streaming_idle_timeout);
         overlay(&mut streaming.max_connections, self.streaming_max_connections);
+        overlay(&mut config.logs.rate_limit, self.log_rate_limit);
+        overlay(&mut config.logs.size_limit, self.log_size_limit);
+        config.logs.journald |= self.log_journald;
         config.network.builtin |= self.builtin_network;
         config.check()?;
         Ok(config)

@@ -107,6 +107,7 @@ pub async fn all(peer: &Peer, images: &Images, (rows, effort): (Rows, Effort)) -
     }
     standing(peer, images, effort.standing, &mut figures).await;
     super::streams::all(peer, images, effort.streams, &mut figures).await;
+    super::logs::throughput(peer, &images.busybox, &mut figures).await;
     figures
 }
 

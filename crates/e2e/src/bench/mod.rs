@@ -6,6 +6,7 @@
 
 mod budgets;
 pub mod floor;
+mod logs;
 pub mod measure;
 pub mod peers;
 pub mod streams;

@@ -151,6 +151,8 @@ fn start(
         plan: prepared.plan,
         cgroup: cgroup.clone(),
         log: None,
+        log_limits: None,
+        log_copy: None,
         stdin: Stdin::Null,
         deadline_ms: DEADLINE_MS,
         until: Until::Created,

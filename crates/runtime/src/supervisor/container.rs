@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use super::attachments::Copies;
 use super::clock;
 use super::hooks::Hooking;
+use super::log::LogNews;
 use super::process::{Ended, Process};
-use super::streams::{self, Buffer, ChildEnds, Input, LogFailure, Output};
+use super::streams::{self, Buffer, ChildEnds, Input, Output};
 use crate::cgroup::Cgroup;
 use crate::container::{Begun, Birth, LaunchRequest, Launched, Until, launch};
 use crate::external::External;
@@ -113,7 +114,7 @@ impl Container {
         let root = descriptors.remove(0);
         let given = descriptors.split_off(descriptors.len().saturating_sub(start.streams.len()));
         let (output, child, input) = match start.streams.as_slice() {
-            [] => streams::make(&start.plan.process, start.log, start.stdin)?,
+            [] => streams::make(&mut start)?,
             _ => (Output::none(), ChildEnds::default(), None),
         };
         let streams = match start.streams.as_slice() {
@@ -203,22 +204,22 @@ impl Container {
     }
 
     /// Its output has ended, or has been waited for long enough.
-    pub(super) fn drained(self, buffer: &mut Buffer, copies: Copies<'_>) -> (Self, Option<LogFailure>) {
+    pub(super) fn drained(self, buffer: &mut Buffer, copies: Copies<'_>) -> (Self, Vec<LogNews>) {
         match self.state {
             State::Draining { exit, mut output, .. } => {
-                let failure = output.close(buffer, copies);
+                let news = output.close(buffer, copies);
                 let state = match &self.external {
                     Some(_) => State::Clearing { exit },
                     None => State::Exited(exit),
                 };
-                (Self { state, ..self }, failure)
+                (Self { state, ..self }, news)
             }
             state @ (State::Expected { .. }
             | State::Starting { .. }
             | State::Making { .. }
             | State::Running { .. }
             | State::Clearing { .. }
-            | State::Exited(_)) => (Self { state, ..self }, None),
+            | State::Exited(_)) => (Self { state, ..self }, Vec::new()),
         }
     }
 
@@ -241,6 +242,18 @@ impl Container {
             | State::Making { output, .. }
             | State::Running { output, .. }
             | State::Draining { output, .. } => Some(output),
+            State::Clearing { .. } | State::Exited(_) => None,
+        }
+    }
+
+    /// When something has to be done for its log though there is no output.
+    pub(super) fn log_due(&self) -> Option<Instant> {
+        match &self.state {
+            State::Expected { output, .. }
+            | State::Starting { output, .. }
+            | State::Making { output, .. }
+            | State::Running { output, .. }
+            | State::Draining { output, .. } => output.due(),
             State::Clearing { .. } | State::Exited(_) => None,
         }
     }

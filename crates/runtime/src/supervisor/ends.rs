@@ -2,14 +2,16 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::time::Instant;
 
 use super::container::{Container, Stage, State};
 use super::event_loop::{Key, Supervisor};
 use super::exec::Exec;
 use super::kin::{self, Reach};
 use super::lines::Source;
+use super::log::LogNews;
 use super::process::{self, Process};
-use super::streams::LogFailure;
+use super::streams::Output;
 use crate::record;
 use crate::wire::{Event, ExecExit};
 
@@ -28,16 +30,46 @@ impl Supervisor {
             return;
         };
         let id = container.id.clone();
-        let failure = container
+        let news = container
             .output()
-            .and_then(|output| output.collect(source, &mut self.buffer, self.attachments.of(key)));
-        self.report(id, failure);
+            .map(|output| output.collect(source, &mut self.buffer, self.attachments.of(key)));
+        self.report(&id, news.into_iter().flatten());
         self.finish_if_drained(key);
     }
 
-    pub(super) fn report(&mut self, container: String, failure: Option<LogFailure>) {
-        if let Some(LogFailure { path, errno }) = failure {
-            self.tell(Event::LogWriteFailed { container, path, errno: errno.raw_os_error() });
+    /// Logs whose time has come to say what was lost, or to be tried again.
+    pub(super) fn catch_up_logs(&mut self, now: Instant) {
+        let is_due = |container: &Container| container.log_due().is_some_and(|due| due <= now);
+        let due = self.containers.iter().filter(|(_, container)| is_due(container)).map(|(key, _)| *key);
+        for key in due.collect::<Vec<_>>() {
+            self.for_log(key, Output::catch_up);
+        }
+    }
+
+    /// journald takes more of a container's output.
+    pub(super) fn flush_journal(&mut self, key: Key) {
+        self.for_log(key, Output::flush_journal);
+        self.has_spare_memory();
+    }
+
+    fn for_log(&mut self, key: Key, act: impl FnOnce(&mut Output) -> Option<LogNews>) {
+        let Some((_, container)) = self.containers.iter_mut().find(|(other, _)| *other == key) else {
+            return;
+        };
+        let id = container.id.clone();
+        let news = container.output().and_then(act);
+        self.report(&id, news);
+    }
+
+    pub(super) fn report(&mut self, container: &str, news: impl IntoIterator<Item = LogNews>) {
+        for told in news {
+            let container = container.to_owned();
+            self.tell(match told {
+                LogNews::Failed { path, errno } => {
+                    Event::LogWriteFailed { container, path, errno: errno.raw_os_error() }
+                }
+                LogNews::Lost { path, lines, bytes } => Event::LogLost { container, path, lines, bytes },
+            });
         }
     }
 
@@ -52,8 +84,8 @@ impl Supervisor {
     pub(super) fn finish(&mut self, key: Key) {
         let Some(container) = self.take(key) else { return };
         let id = container.id.clone();
-        let (container, failure) = container.drained(&mut self.buffer, self.attachments.of(key));
-        self.report(id, failure);
+        let (container, news) = container.drained(&mut self.buffer, self.attachments.of(key));
+        self.report(&id, news);
         self.attachments.ended(key);
         let is_cleared = matches!(container.state, State::Exited(_));
         self.containers.push((key, container));

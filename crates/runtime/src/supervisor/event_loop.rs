@@ -76,6 +76,7 @@ enum Token {
     Hooks(Key),
     Exit(Key),
     Output(Key, Source),
+    Journal(Key),
     Attachment(Key),
     ExecHandshake(Key),
     ExecExit(Key),
@@ -115,7 +116,9 @@ impl Supervisor {
             for token in self.wait()? {
                 self.handle(token);
             }
-            self.expire(Instant::now());
+            let now = Instant::now();
+            self.expire(now);
+            self.catch_up_logs(now);
             self.end_attachments();
             self.reap_orphans();
             self.find_unseen();
@@ -131,12 +134,20 @@ impl Supervisor {
     /// Waits until something is there or a deadline has passed.
     fn wait(&mut self) -> io::Result<Vec<Token>> {
         let deadlines = self.containers.iter().filter_map(|(_, container)| container.deadline());
+        let logs = self.containers.iter().filter_map(|(_, container)| container.log_due());
         let execs = self.execs.iter().filter_map(|(_, exec)| exec.deadline());
         let births = self.births.iter().filter_map(|(_, expected)| expected.deadline());
         let leaving = self.leaving.iter().filter_map(|(_, left)| left.deadline());
         let work = self.work.iter().map(|(_, work)| work.call.until);
         let poststops = self.poststops.iter().filter_map(|(_, hooking)| hooking.deadline());
-        let next = deadlines.chain(execs).chain(births).chain(leaving).chain(work).chain(poststops).min();
+        let next = deadlines
+            .chain(logs)
+            .chain(execs)
+            .chain(births)
+            .chain(leaving)
+            .chain(work)
+            .chain(poststops)
+            .min();
         let next = next.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         if self.buffer.is_large() {
             self.has_spare_memory();
@@ -210,6 +221,7 @@ impl Supervisor {
             let streams = output.descriptors();
             waited
                 .extend(streams.map(|(source, stream)| (Token::Output(*key, source), stream, PollFlags::IN)));
+            waited.extend(output.journal().map(|socket| (Token::Journal(*key), socket, PollFlags::OUT)));
         }
         for (key, exec) in &self.execs {
             waited.push(match &exec.state {
@@ -247,6 +259,7 @@ impl Supervisor {
             Token::Hooks(key) => self.hooked(key),
             Token::Exit(key) => self.exited(key),
             Token::Output(key, source) => self.output(key, source),
+            Token::Journal(key) => self.flush_journal(key),
             Token::Attachment(key) => {
                 if self.attachments.ready(key) {
                     self.has_spare_memory();

@@ -26,57 +26,97 @@ pub(super) struct Lines {
     rest: Vec<u8>,
 }
 
+/// A line's time and what follows it up to the stream's name, in bytes: `2016-10-06T00:17:09.669794202Z `.
+const TIME: usize = 31;
+/// Where a line's tag is: behind the stream's name, of which both have six letters, and a blank.
+const TAG: usize = TIME + 7;
+/// Where a line's content begins.
+const CONTENT: usize = TAG + 2;
+
+/// When something was written, as a line begins with it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Time<'a>(pub(super) &'a str);
+
+impl Source {
+    /// Its name in a log.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+        }
+    }
+}
+
+/// What every line of a batch begins with: its time, stream and tag.
+fn head(time: Time<'_>, source: Source, tag: char) -> String {
+    format!("{} {} {tag} ", time.0, source.name())
+}
+
+/// A whole line of the log.
+pub(super) fn line(time: Time<'_>, source: Source, content: &str) -> String {
+    format!("{}{content}\n", head(time, source, 'F'))
+}
+
+/// Whether a line of the log goes on in the next one.
+pub(super) fn is_partial(line: &[u8]) -> bool {
+    line.get(TAG) == Some(&b'P')
+}
+
+/// What a container wrote of a line of the log: without the line's end.
+pub(super) fn content(line: &[u8]) -> &[u8] {
+    let content = line.get(CONTENT..).unwrap_or_default();
+    content.strip_suffix(b"\n").unwrap_or(content)
+}
+
 impl Lines {
     /// A stream that has written nothing.
     pub(super) fn new(source: Source) -> Self {
         Self { source, rest: Vec::new() }
     }
 
-    /// Takes what was written at `time` and appends every log line that is complete to `log`.
-    pub(super) fn feed(&mut self, mut bytes: &[u8], time: &str, log: &mut Vec<u8>) {
-        while let Some(end) = memchr(b'\n', bytes) {
-            let line = &bytes[..end];
-            bytes = &bytes[end + 1..];
-            if self.rest.is_empty() {
-                self.whole_line(line, time, log);
-            } else {
-                let mut all = std::mem::take(&mut self.rest);
-                all.extend_from_slice(line);
-                self.whole_line(&all, time, log);
+    /// Takes what was written at `time` and appends every log line that is complete to `log`, until that has `most` bytes: a line can
+    /// be much longer there than it came. Says how much it took.
+    pub(super) fn feed(&mut self, bytes: &[u8], time: Time<'_>, (log, most): (&mut Vec<u8>, usize)) -> usize {
+        let (whole, part) = (head(time, self.source, 'F'), head(time, self.source, 'P'));
+        let mut taken = 0;
+        while taken < bytes.len() && log.len() < most {
+            let left = &bytes[taken..];
+            let room = LONGEST - self.rest.len();
+            let reach = left.len().min(room + 1);
+            match memchr(b'\n', &left[..reach]) {
+                Some(end) => {
+                    self.piece(&whole, &left[..end], log);
+                    taken += end + 1;
+                }
+                None if left.len() > room => {
+                    self.piece(&part, &left[..room], log);
+                    taken += room;
+                }
+                None => {
+                    self.rest.extend_from_slice(left);
+                    taken = bytes.len();
+                }
             }
         }
-        self.rest.extend_from_slice(bytes);
-        while self.rest.len() > LONGEST {
-            let more = self.rest.split_off(LONGEST);
-            let piece = std::mem::replace(&mut self.rest, more);
-            self.piece(b'P', &piece, time, log);
-        }
+        taken
     }
 
     /// Ends the line that was left without an end.
-    pub(super) fn finish(&mut self, time: &str, log: &mut Vec<u8>) {
+    pub(super) fn finish(&mut self, time: Time<'_>, log: &mut Vec<u8>) {
         if !self.rest.is_empty() {
-            let rest = std::mem::take(&mut self.rest);
-            self.whole_line(&rest, time, log);
+            let whole = head(time, self.source, 'F');
+            self.piece(&whole, &[], log);
         }
     }
 
-    fn whole_line(&self, line: &[u8], time: &str, log: &mut Vec<u8>) {
-        let mut line = line;
-        while line.len() > LONGEST {
-            self.piece(b'P', &line[..LONGEST], time, log);
-            line = &line[LONGEST..];
+    /// A log line of what is left over and what has come.
+    fn piece(&mut self, head: &str, content: &[u8], log: &mut Vec<u8>) {
+        log.reserve(head.len() + self.rest.len() + content.len() + 1);
+        log.extend_from_slice(head.as_bytes());
+        if !self.rest.is_empty() {
+            log.extend_from_slice(&self.rest);
+            self.rest = Vec::new();
         }
-        self.piece(b'F', line, time, log);
-    }
-
-    fn piece(&self, tag: u8, content: &[u8], time: &str, log: &mut Vec<u8>) {
-        log.extend_from_slice(time.as_bytes());
-        log.extend_from_slice(match self.source {
-            Source::Stdout => b" stdout ",
-            Source::Stderr => b" stderr ",
-        });
-        log.extend_from_slice(&[tag, b' ']);
         log.extend_from_slice(content);
         log.push(b'\n');
     }
@@ -91,9 +131,9 @@ mod tests {
         let mut lines = Lines::new(Source::Stdout);
         let mut log = Vec::new();
         for chunk in chunks {
-            lines.feed(chunk, "T", &mut log);
+            assert_eq!(lines.feed(chunk, Time("T"), (&mut log, usize::MAX)), chunk.len());
         }
-        lines.finish("E", &mut log);
+        lines.finish(Time("E"), &mut log);
         String::from_utf8(log).unwrap()
     }
 
@@ -115,20 +155,41 @@ mod tests {
         assert!(split.ends_with(" F y\n"));
     }
 
+    #[test]
+    fn a_lines_parts_are_found_again() {
+        let time = super::super::clock::Moment::now();
+        let mut lines = Lines::new(Source::Stderr);
+        let mut log = Vec::new();
+        lines.feed(&[b'x'; LONGEST + 1], time.time(), (&mut log, usize::MAX));
+        assert!(is_partial(&log));
+        assert_eq!(content(&log), [b'x'; LONGEST]);
+        let whole = line(time.time(), Source::Stdout, "some words");
+        assert!(!is_partial(whole.as_bytes()));
+        assert_eq!(content(whole.as_bytes()), b"some words");
+        assert!(!is_partial(b""));
+        assert_eq!(content(b"short"), b"");
+    }
+
     proptest! {
         // Each case writes tens of kilobytes.
         #![proptest_config(ProptestConfig::with_cases(24))]
         #[test]
         fn joining_gives_back_what_was_written(
-            chunks in proptest::collection::vec(proptest::collection::vec(prop_oneof![Just(b'\n'), Just(b'a'), any::<u8>()], 0..9000), 0..8)
+            chunks in proptest::collection::vec(proptest::collection::vec(prop_oneof![Just(b'\n'), Just(b'a'), any::<u8>()], 0..9000), 0..8),
+            most in 1_000usize..20_000,
         ) {
             let mut lines = Lines::new(Source::Stderr);
             let mut log = Vec::new();
             for chunk in &chunks {
-                lines.feed(chunk, "T", &mut log);
-                prop_assert!(lines.rest.len() <= LONGEST);
+                let mut taken = 0;
+                while taken < chunk.len() {
+                    let before = log.len();
+                    taken += lines.feed(&chunk[taken..], Time("T"), (&mut log, before + most));
+                    prop_assert!(log.len() < before + most + LONGEST + CONTENT + 1);
+                    prop_assert!(lines.rest.len() <= LONGEST);
+                }
             }
-            lines.finish("T", &mut log);
+            lines.finish(Time("T"), &mut log);
             let mut joined = Vec::new();
             for line in log.split_inclusive(|byte| *byte == b'\n') {
                 let content = &line["T stderr X ".len()..line.len() - 1];

@@ -167,7 +167,9 @@ fn block_signals() -> Result<(), nix::errno::Errno> {
     let ending =
         [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2];
     let stopping = [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU, Signal::SIGPIPE, Signal::SIGALRM];
-    for signal in ending.into_iter().chain(stopping) {
+    // Of a log that reaches RLIMIT_FSIZE: the write fails as on a full disk.
+    let of_files = [Signal::SIGXFSZ];
+    for signal in ending.into_iter().chain(stopping).chain(of_files) {
         blocked.add(signal);
     }
     blocked.thread_block()

@@ -236,7 +236,10 @@ impl Supervisor {
         let Some(at) = self.find(id) else { return Reply::Gone };
         match self.containers[at].1.output().map(super::streams::Output::reopen) {
             None => Reply::Gone,
-            Some(Ok(())) => Reply::Done,
+            Some(Ok(news)) => {
+                self.report(id, news);
+                Reply::Done
+            }
             Some(Err(failure)) => Reply::Failed(failure),
         }
     }

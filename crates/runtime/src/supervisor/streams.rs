@@ -1,26 +1,29 @@
 //! A container's streams: the pipes that its output comes by, and its standard input.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::time::Instant;
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 
 use super::attachments::Copies;
-use super::clock;
+use super::clock::Moment;
 use super::lines::{Lines, Source};
-use super::log::Log;
+use super::log::{Log, LogNews, Wanted};
 use crate::container::Streams;
 use crate::init::open_null;
-use crate::plan::ProcessPlan;
-use crate::wire::Stdin;
+use crate::wire::{StartContainer, Stdin};
 use crate::{FailedStep, Failure};
 
 /// How much is read at once when there is much, in bytes: what a pipe holds.
 const LARGE: usize = 64 << 10;
 /// How much is read at once otherwise.
 const SMALL: usize = 4 << 10;
+/// What a pipe holds from when on one read has brought half of what it held: whoever writes that much goes on while we do.
+const WIDE: usize = 256 << 10;
+/// Lines of the log that are written at once, in bytes: what one read of lines of some length becomes.
+const BATCH: usize = 128 << 10;
 /// Reads of one stream before others get their turn.
 const TURN: usize = 16;
 
@@ -36,13 +39,16 @@ struct OutputStream {
     source: Source,
     descriptor: OwnedFd,
     lines: Lines,
+    is_wide: bool,
 }
 
-/// A log that can't be written, for the first time in a row.
-#[derive(Debug)]
-pub(super) struct LogFailure {
-    pub(super) path: PathBuf,
-    pub(super) errno: Errno,
+impl OutputStream {
+    /// More room for a busy writer. The memory is the container's, and only taken when we are behind.
+    fn widen(&mut self) {
+        self.is_wide = true;
+        // A terminal has no such size, and a machine may allow none.
+        let _ = fcntl_setpipe_size(&self.descriptor, WIDE);
+    }
 }
 
 /// The container's ends of its streams, kept until it has them.
@@ -57,8 +63,6 @@ pub(super) struct ChildEnds {
 #[derive(Debug, Default)]
 pub(super) struct Buffer {
     read: Vec<u8>,
-    /// How much the last read has brought.
-    filled: usize,
     lines: Vec<u8>,
 }
 
@@ -106,13 +110,15 @@ pub(super) fn complete(streams: [Option<OwnedFd>; 3]) -> Result<[OwnedFd; 3], Fa
 
 /// Makes what a process with this plan needs: pipes for its output, unless it has a terminal, and a pipe for its input where it is to
 /// stay open, whose writing end is returned. Without a log, too, there may be somebody who attaches.
-pub(super) fn make(
-    process: &ProcessPlan,
-    log: Option<PathBuf>,
-    stdin: Stdin,
-) -> Result<(Output, ChildEnds, Option<Input>), Failure> {
-    let path = log.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
-    let log = log.map(Log::open).transpose().map_err(|errno| failed(errno, &path))?;
+pub(super) fn make(start: &mut StartContainer) -> Result<(Output, ChildEnds, Option<Input>), Failure> {
+    let log = start.log.take().map(|path| {
+        let limits = start.log_limits.take().unwrap_or_default();
+        let wanted = Wanted { limits, journal: start.log_copy.take() };
+        let name = path.display().to_string();
+        Log::open(path, &wanted).map_err(|errno| failed(errno, &name))
+    });
+    let log = log.transpose()?;
+    let (process, stdin) = (&start.plan.process, start.stdin);
     let mut output = Output { log, streams: Vec::new() };
     let mut child = ChildEnds::default();
     if process.terminal.is_some() {
@@ -164,7 +170,7 @@ impl Output {
     pub(super) fn add(&mut self, source: Source, descriptor: OwnedFd) -> Result<(), Errno> {
         // The flag belongs to this end alone: the container's writes still wait for us.
         set_nonblocking(&descriptor)?;
-        self.streams.push(OutputStream { source, descriptor, lines: Lines::new(source) });
+        self.streams.push(OutputStream { source, descriptor, lines: Lines::new(source), is_wide: false });
         Ok(())
     }
 
@@ -183,58 +189,65 @@ impl Output {
         &mut self,
         source: Source,
         buffer: &mut Buffer,
-        mut copies: Copies<'_>,
-    ) -> Option<LogFailure> {
-        let at = self.streams.iter().position(|stream| stream.source == source)?;
-        let stream = &mut self.streams[at];
-        let time = clock::stamp();
-        buffer.lines.clear();
-        // What one read has brought is in the log before it is copied, and the next read takes its place.
+        copies: Copies<'_>,
+    ) -> Vec<LogNews> {
+        let Some(at) = self.streams.iter().position(|stream| stream.source == source) else {
+            return Vec::new();
+        };
+        // Those who look on get their turn, too.
         let turn = if copies.are_wanted(source) { 1 } else { TURN };
-        let ended = (0..turn).find_map(|_| read(stream, buffer, &time)).unwrap_or(Flow::Open) == Flow::Ended;
-        if ended {
-            stream.lines.finish(&time, &mut buffer.lines);
+        let mut way = Way { log: &mut self.log, buffer, copies, news: Vec::new() };
+        let stream = &mut self.streams[at];
+        let flow = (0..turn).find_map(|_| way.read(stream)).unwrap_or(Flow::Open);
+        if flow == Flow::Ended {
+            way.end(stream);
+        }
+        let news = way.news;
+        if flow == Flow::Ended {
             self.streams.swap_remove(at);
         }
-        let failure = self.append(&buffer.lines);
-        copies.copy(source, buffer.last_read());
-        failure
+        news
     }
 
-    /// Gives up on streams that somebody outside of the container still holds, and ends their last lines.
-    pub(super) fn close(&mut self, buffer: &mut Buffer, mut copies: Copies<'_>) -> Option<LogFailure> {
-        let time = clock::stamp();
-        let mut failure = None;
-        for mut stream in std::mem::take(&mut self.streams) {
+    /// The container is over: gives up on streams that somebody outside of it still holds, and ends their last lines.
+    pub(super) fn close(&mut self, buffer: &mut Buffer, copies: Copies<'_>) -> Vec<LogNews> {
+        let mut way = Way { log: &mut self.log, buffer, copies, news: Vec::new() };
+        for stream in &mut self.streams {
             // What is there already belongs to the container.
-            for turn in 1..=TURN {
-                buffer.lines.clear();
-                let flow = read(&mut stream, buffer, &time);
-                let is_last = flow.is_some() || turn == TURN;
-                if is_last {
-                    stream.lines.finish(&time, &mut buffer.lines);
-                }
-                failure = self.append(&buffer.lines).or(failure);
-                copies.copy(stream.source, buffer.last_read());
-                if is_last {
-                    break;
-                }
-            }
+            let _ended = (0..TURN).find_map(|_| way.read(stream));
+            way.end(stream);
         }
-        failure
+        let mut news = way.news;
+        self.streams.clear();
+        news.extend(self.log.iter_mut().flat_map(|log| log.finish(&Moment::now())));
+        news
     }
 
     /// Opens the log anew.
-    pub(super) fn reopen(&mut self) -> Result<(), Failure> {
-        let Some(log) = &mut self.log else { return Ok(()) };
+    pub(super) fn reopen(&mut self) -> Result<Vec<LogNews>, Failure> {
+        let Some(log) = &mut self.log else { return Ok(Vec::new()) };
         let path = log.path().display().to_string();
-        log.reopen().map_err(|errno| Failure::system(FailedStep::Stdio, errno, path))
+        log.reopen(&Moment::now()).map_err(|errno| failed(errno, &path))
     }
 
-    fn append(&mut self, lines: &[u8]) -> Option<LogFailure> {
-        let log = self.log.as_mut().filter(|_| !lines.is_empty())?;
-        let errno = log.append(lines).err()?;
-        Some(LogFailure { path: log.path().clone(), errno })
+    /// When something has to be done for the log though there is no output.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.log.as_ref()?.due()
+    }
+
+    /// Does it.
+    pub(super) fn catch_up(&mut self) -> Option<LogNews> {
+        self.log.as_mut()?.catch_up(&Moment::now())
+    }
+
+    /// What to wait for until journald takes more.
+    pub(super) fn journal(&self) -> Option<BorrowedFd<'_>> {
+        self.log.as_ref()?.journal()
+    }
+
+    /// journald takes more.
+    pub(super) fn flush_journal(&mut self) -> Option<LogNews> {
+        self.log.as_mut()?.flush_journal(&Moment::now())
     }
 }
 
@@ -245,35 +258,72 @@ enum Flow {
     Ended,
 }
 
-/// Reads once. `None` says that there may be more at once.
-fn read(stream: &mut OutputStream, buffer: &mut Buffer, time: &str) -> Option<Flow> {
-    if buffer.read.is_empty() {
-        buffer.read.resize(SMALL, 0);
-    }
-    buffer.filled = 0;
-    match rustix::io::read(&stream.descriptor, &mut buffer.read[..]) {
-        // A terminal whose last user has gone answers EIO.
-        Ok(0) | Err(Errno::IO) => Some(Flow::Ended),
-        Ok(length) => {
-            stream.lines.feed(&buffer.read[..length], time, &mut buffer.lines);
-            buffer.filled = length;
-            if length < buffer.read.len() {
-                return Some(Flow::Open);
-            }
-            buffer.read.resize(LARGE, 0);
-            None
+/// What a stream's bytes go through.
+struct Way<'a> {
+    log: &'a mut Option<Log>,
+    buffer: &'a mut Buffer,
+    copies: Copies<'a>,
+    news: Vec<LogNews>,
+}
+
+impl Way<'_> {
+    /// Reads once. `None` says that there may be more at once.
+    fn read(&mut self, stream: &mut OutputStream) -> Option<Flow> {
+        if self.buffer.read.is_empty() {
+            self.buffer.read.resize(SMALL, 0);
         }
-        Err(Errno::INTR) => None,
-        Err(Errno::AGAIN) => Some(Flow::Open),
-        Err(_) => Some(Flow::Ended),
+        match rustix::io::read(&stream.descriptor, &mut self.buffer.read[..]) {
+            // A terminal whose last user has gone answers EIO.
+            Ok(0) | Err(Errno::IO) => Some(Flow::Ended),
+            Ok(length) => {
+                self.pass(stream, length);
+                if length >= LARGE / 2 && !stream.is_wide {
+                    stream.widen();
+                }
+                if length < self.buffer.read.len() {
+                    return Some(Flow::Open);
+                }
+                self.buffer.read.resize(LARGE, 0);
+                None
+            }
+            Err(Errno::INTR) => None,
+            Err(Errno::AGAIN) => Some(Flow::Open),
+            Err(_) => Some(Flow::Ended),
+        }
+    }
+
+    /// What one read has brought is in the log before it is copied, and the next read takes its place.
+    fn pass(&mut self, stream: &mut OutputStream, length: usize) {
+        let Buffer { read, lines } = &mut *self.buffer;
+        let bytes = &read[..length];
+        if let Some(log) = &mut *self.log {
+            let moment = Moment::now();
+            let mut taken = 0;
+            while taken < length {
+                lines.clear();
+                taken += stream.lines.feed(&bytes[taken..], moment.time(), (lines, BATCH));
+                if !lines.is_empty() {
+                    self.news.extend(log.append(stream.source, lines, &moment));
+                }
+            }
+        }
+        self.copies.copy(stream.source, bytes);
+    }
+
+    /// Ends the last line of a stream.
+    fn end(&mut self, stream: &mut OutputStream) {
+        if let Some(log) = &mut *self.log {
+            let moment = Moment::now();
+            self.buffer.lines.clear();
+            stream.lines.finish(moment.time(), &mut self.buffer.lines);
+            if !self.buffer.lines.is_empty() {
+                self.news.extend(log.append(stream.source, &self.buffer.lines, &moment));
+            }
+        }
     }
 }
 
 impl Buffer {
-    fn last_read(&self) -> &[u8] {
-        &self.read[..self.filled]
-    }
-
     /// Whether it has grown for a busy stream.
     pub(super) fn is_large(&self) -> bool {
         self.read.capacity() > SMALL || self.lines.capacity() > LARGE

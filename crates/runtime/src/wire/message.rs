@@ -1,6 +1,7 @@
 //! The messages. Plain data. An unknown field of a request is refused: it could be a limit. One of a reply or
 //! an event is passed over: an older daemon that came back must still hear how a container ended.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -170,7 +171,8 @@ pub enum Event {
         /// Why.
         why: DetachReason,
     },
-    /// A container's log can't be written. Told once until it works again; the container goes on.
+    /// A container's log can't be written, or journald not be reached for its copy. Told once until [`Event::LogLost`]; the container
+    /// goes on.
     LogWriteFailed {
         /// The container.
         container: String,
@@ -178,6 +180,17 @@ pub enum Event {
         path: PathBuf,
         /// The kernel's error number.
         errno: i32,
+    },
+    /// A log that could not be written can be again, or its container has ended without that.
+    LogLost {
+        /// The container.
+        container: String,
+        /// Its log.
+        path: PathBuf,
+        /// Lines that are missing in it.
+        lines: u64,
+        /// Their length, in bytes as the container wrote them.
+        bytes: u64,
     },
 }
 
@@ -216,6 +229,12 @@ pub struct StartContainer {
     pub cgroup: Cgroup,
     /// Its log, an absolute path; none to throw the output away.
     pub log: Option<PathBuf>,
+    /// Limits of that log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_limits: Option<LogLimits>,
+    /// What becomes of the output besides, when there is a log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_copy: Option<JournalCopy>,
     /// What it finds on standard input, when it has no terminal.
     pub stdin: Stdin,
     /// After so many milliseconds without an execve(2) it is killed, and the start has failed.
@@ -229,6 +248,28 @@ pub struct StartContainer {
     /// Which streams the last descriptors are, in their order, instead of a log; the others are /dev/null.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub streams: Vec<Stream>,
+}
+
+/// How much of a container's output its log takes. What is more is dropped in whole lines, and the log says how much it was.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogLimits {
+    /// Bytes of the log a second; as many may come at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<u64>,
+    /// Bytes of the file; beyond that nothing is written until it is opened anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
+}
+
+/// A copy of a container's output for journald, by its native protocol.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JournalCopy {
+    /// journald's socket, an absolute path.
+    pub socket: PathBuf,
+    /// The fields of each entry, besides its message and its priority.
+    pub fields: BTreeMap<String, String>,
 }
 
 /// What a container finds on standard input.

@@ -22,8 +22,9 @@ mod message;
 mod socket;
 
 pub use message::{
-    AttachedInput, ContainerSnapshot, ContainerState, DetachReason, Event, ExecExit, Exit, Message,
-    PodCreated, Reply, Request, Scope, Snapshot, StartContainer, StartExec, Stdin, Stream, Target,
+    AttachedInput, ContainerSnapshot, ContainerState, DetachReason, Event, ExecExit, Exit, JournalCopy,
+    LogLimits, Message, PodCreated, Reply, Request, Scope, Snapshot, StartContainer, StartExec, Stdin,
+    Stream, Target,
 };
 pub use socket::{Listener, MAX_DESCRIPTORS, Received, Socket, WireError};
 

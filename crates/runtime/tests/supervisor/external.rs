@@ -86,6 +86,8 @@ fn request(rig: &Rig, script: &Script, command: &str) -> StartContainer {
         plan,
         cgroup: rig.cgroup("c1"),
         log: Some(rig.log_path("c1")),
+        log_limits: None,
+        log_copy: None,
         stdin: Stdin::Null,
         deadline_ms: 10_000,
         until: Until::Executed,

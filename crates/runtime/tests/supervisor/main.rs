@@ -20,8 +20,10 @@ mod external;
 mod hooks;
 mod life;
 mod limits;
+mod log_trouble;
 mod logs;
 #[path = "../common/patience.rs"]
 mod patience;
 mod rig;
 mod session;
+mod throughput;

@@ -17,7 +17,8 @@ use runtime::plan::{
 use runtime::spec::{self, oci};
 use runtime::supervisor::{Arguments, Begin};
 use runtime::wire::{
-    Listener, Reply, Request, Scope, StartContainer, StartExec, Stdin, Stream, Target, VERSION,
+    JournalCopy, Listener, LogLimits, Reply, Request, Scope, StartContainer, StartExec, Stdin, Stream,
+    Target, VERSION,
 };
 use runtime::{mount, plan};
 use rustix::mount::{
@@ -53,6 +54,8 @@ pub struct Container<'a> {
     pub stdin: Stdin,
     pub deadline_ms: u64,
     pub until: Until,
+    pub log_limits: Option<LogLimits>,
+    pub log_copy: Option<JournalCopy>,
 }
 
 pub fn container<'a>(id: &'a str, script: &str) -> Container<'a> {
@@ -63,6 +66,8 @@ pub fn container<'a>(id: &'a str, script: &str) -> Container<'a> {
         stdin: Stdin::Null,
         deadline_ms: 10_000 * u64::from(slowness()),
         until: Until::Executed,
+        log_limits: None,
+        log_copy: None,
     }
 }
 
@@ -175,6 +180,8 @@ impl Rig {
             plan,
             cgroup: self.cgroup(container.id),
             log: Some(self.log_path(container.id)),
+            log_limits: container.log_limits,
+            log_copy: container.log_copy.clone(),
             stdin: container.stdin,
             deadline_ms: container.deadline_ms,
             external: None,

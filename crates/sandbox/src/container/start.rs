@@ -27,7 +27,7 @@ use crate::rootfs::MountFor;
 use crate::shared::Shared;
 use crate::sources::{Looker, on_sources};
 use crate::spec;
-use crate::supervisor::client::{Begun, Client, Start};
+use crate::supervisor::client::{Begun, Client, LogWish, Start};
 
 /// The exit code of what never ran, as kubelet knows it from other runtimes.
 const START_ERROR: i32 = 128;
@@ -41,6 +41,7 @@ pub(crate) struct Starting {
     pub(crate) resources: Resources,
     /// `None` when an earlier daemon made the container.
     pub(crate) ready: Option<Ready>,
+    pub(crate) log: LogWish,
     /// Set when nobody wants it any more: it ends before the supervisor is told.
     pub(crate) called_off: Arc<AtomicBool>,
 }
@@ -112,7 +113,7 @@ async fn steps(starting: Starting) -> Result<Begun, Error> {
 }
 
 async fn start_internal(starting: Starting) -> Result<Begun, Error> {
-    let Starting { shared, client, facts, resources, ready, called_off } = starting;
+    let Starting { shared, client, facts, resources, ready, log, called_off } = starting;
     let mut ready = match ready {
         Some(ready) => ready,
         None => read_again(&shared, &facts, &client).await?,
@@ -129,7 +130,7 @@ async fn start_internal(starting: Starting) -> Result<Begun, Error> {
     let (cgroup, sources) = prepare(&shared, &facts, (limits, wanted)).await?;
     let mut descriptors = vec![ready.root];
     descriptors.extend(sources);
-    let request = Start { facts: &facts, plan: ready.plan, cgroup, descriptors, external: None };
+    let request = Start { facts: &facts, plan: ready.plan, cgroup, descriptors, external: None, log };
     still_wanted(&called_off, &facts)?;
     client.start(request, shared.config.deadlines.start).await
 }

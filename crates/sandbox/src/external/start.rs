@@ -41,7 +41,7 @@ struct Mounts {
 /// # Errors
 /// Those of the steps; [`Error::Start`] with what the runtime has said.
 pub(crate) async fn start(starting: Starting, runtime: ExternalRuntime) -> Result<Begun, Error> {
-    let Starting { shared, client, facts, resources, ready, called_off } = starting;
+    let Starting { shared, client, facts, resources, ready, log, called_off } = starting;
     let directory = shared.store.container_dir(&facts.pod, &facts.id);
     let plan = match &ready {
         Some(ready) => ready.plan.clone(),
@@ -69,7 +69,7 @@ pub(crate) async fn start(starting: Starting, runtime: ExternalRuntime) -> Resul
     let process = ProcessPlan { seccomp: None, ..plan.process };
     let plan = Plan { sources: Vec::new(), steps: Vec::new(), hooks: None, process, ..plan };
     let external = Some(External { runtime, bundle });
-    let request = Start { facts: &facts, plan, cgroup, descriptors: Vec::new(), external };
+    let request = Start { facts: &facts, plan, cgroup, descriptors: Vec::new(), external, log };
     still_wanted(&called_off, &facts)?;
     client.start(request, shared.config.deadlines.start).await
 }

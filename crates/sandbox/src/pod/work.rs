@@ -31,7 +31,7 @@ use crate::resources::Resources;
 use crate::shared::{Shared, blocking};
 use crate::spec;
 use crate::supervisor::Minder;
-use crate::supervisor::client::Client;
+use crate::supervisor::client::{Client, LogWish};
 
 /// Work to be done.
 pub(crate) enum Work {
@@ -266,10 +266,12 @@ fn launch(world: World<'_>, id: ContainerId) -> Option<Task> {
     let made = member.made.as_mut()?;
     let (facts, resources, ready) = (made.facts.clone(), member.resources.clone(), made.ready.take());
     let (shared, called_off) = (world.shared.clone(), member.called_off.clone());
+    let (logs, pod) = (&shared.config.logs, &world.facts.config.metadata);
+    let log = LogWish { limits: logs.limits(), copy: logs.copy(pod, (&facts.id, &facts.config.metadata)) };
     Some(Box::pin(async move {
         let events = match connected {
             Some(client) => {
-                start::start(Starting { shared, client, facts, resources, ready, called_off }).await
+                start::start(Starting { shared, client, facts, resources, ready, log, called_off }).await
             }
             None => Vec::new(),
         };

@@ -14,7 +14,9 @@ use runtime::cgroup::Cgroup;
 use runtime::container::Until;
 use runtime::external::External;
 use runtime::plan::{Plan, PodPlan};
-use runtime::wire::{self, ContainerState, Exit, Reply, Request, Scope, StartContainer, Target};
+use runtime::wire::{
+    self, ContainerState, Exit, JournalCopy, LogLimits, Reply, Request, Scope, StartContainer, Target,
+};
 
 use crate::container::config::Stdin;
 use crate::container::state::Process;
@@ -77,6 +79,14 @@ pub(crate) struct Start<'a> {
     pub(crate) descriptors: Vec<OwnedFd>,
     /// Who makes it, when it is not the supervisor.
     pub(crate) external: Option<External>,
+    pub(crate) log: LogWish,
+}
+
+/// What is wanted of a container's log.
+#[derive(Debug)]
+pub(crate) struct LogWish {
+    pub(crate) limits: Option<LogLimits>,
+    pub(crate) copy: Option<JournalCopy>,
 }
 
 /// What came of a start.
@@ -181,6 +191,8 @@ impl Client {
             plan: start.plan,
             cgroup: start.cgroup,
             log: start.facts.log_path.clone(),
+            log_limits: start.log.limits,
+            log_copy: start.log.copy,
             stdin: match start.facts.config.stdin {
                 Stdin::Null => wire::Stdin::Null,
                 Stdin::Open => wire::Stdin::Open,

@@ -259,10 +259,11 @@ impl Inner {
             }
             Message::Event(Event::LogWriteFailed { container, path, errno }) => {
                 let id = ContainerId::try_from(container).ok()?;
-                Some(News::LogFailed(
-                    id,
-                    format!("{}: {}", path.display(), io::Error::from_raw_os_error(errno)),
-                ))
+                Some(News::LogFailed(id, path, io::Error::from_raw_os_error(errno)))
+            }
+            Message::Event(Event::LogLost { container, path, lines, bytes }) => {
+                let id = ContainerId::try_from(container).ok()?;
+                Some(News::LogLost(id, path, (lines, bytes)))
             }
             Message::Request(_) => {
                 tracing::warn!(pod = self.pod, "a supervisor asked its daemon something");

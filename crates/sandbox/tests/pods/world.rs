@@ -100,6 +100,7 @@ impl World {
             cdi_spec_dirs: vec![self.directory.path().join("cdi")],
             apparmor: Default::default(),
             selinux: Default::default(),
+            logs: Default::default(),
             deadlines,
         };
         let daemon = tokio::runtime::Builder::new_multi_thread()

@@ -33,12 +33,12 @@ impl Supervisor {
     /// What failed before the runtime was at work; nothing is left then.
     pub(in crate::supervisor) fn start_external(
         &mut self,
-        start: StartContainer,
+        mut start: StartContainer,
         external: External,
         sequence: u64,
     ) -> Result<(), Failure> {
         self.adopt_orphans()?;
-        let (output, child, input) = streams::make(&start.plan.process, start.log, start.stdin)?;
+        let (output, child, input) = streams::make(&mut start)?;
         let console = match start.plan.process.terminal {
             Some(_) => Some(listen(&external, "init")?),
             None => None,
@@ -155,8 +155,8 @@ impl Supervisor {
         let Some(container) = self.take(key) else { return };
         self.forgotten(&container, outcome);
         if let State::Making { process, waiting, mut output, .. } = container.state {
-            let failed = output.close(&mut self.buffer, self.attachments.of(key));
-            self.report(container.id, failed);
+            let news = output.close(&mut self.buffer, self.attachments.of(key));
+            self.report(&container.id, news);
             self.tell_failure(waiting, Some(failure));
             self.leaving.extend(process.map(|process| (key, Leaving::unasked(process))));
         }

@@ -22,8 +22,13 @@ impl Actor {
             News::Exited(id, report) => {
                 self.container_event(&id, ContainerEvent::Ended(end::exited(&report)));
             }
-            News::LogFailed(id, what) => {
-                tracing::warn!(pod = %self.facts.id, container = %id, "log lines were lost: {what}");
+            News::LogFailed(id, path, error) => {
+                let (pod, path) = (&self.facts.id, path.display());
+                tracing::warn!(%pod, container = %id, %path, %error, "a container's log cannot be written");
+            }
+            News::LogLost(id, path, (lines, bytes)) => {
+                let (pod, path) = (&self.facts.id, path.display());
+                tracing::warn!(%pod, container = %id, %path, lines, bytes, "a container's log has a gap");
             }
             News::OutOfTouch => {
                 tracing::warn!(pod = %self.facts.id, "the pod's supervisor is out of touch");
