@@ -6,7 +6,8 @@
 //! 3. The end is told on the error stream.
 //! 4. The streams are closed, and what is written is sent.
 //!
-//! A client that has gone drops the session at once, wherever that is.
+//! A client that has gone drops the session at once, wherever that is. One that is attached with a terminal and ends its input
+//! leaves: in what is typed there is no such end, and it is how crictl tells that the keys for leaving were pressed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -89,9 +90,15 @@ async fn outcome(
 ) -> Outcome {
     let activity = Activity::default();
     let idle = terms.idle;
+    let leaving = if terms.purpose == Purpose::Attach && channels.resize.is_some() && channels.stdin.is_some()
+    {
+        Leaving::WithInput
+    } else {
+        Leaving::AtTheEnd
+    };
     let work = async {
         match begin.await {
-            Ok(session) => join(channels, session, &activity).await,
+            Ok(session) => join(channels, session, (leaving, &activity)).await,
             Err(Failure(why)) => Outcome::Failure(why),
         }
     };
@@ -102,8 +109,18 @@ async fn outcome(
     }
 }
 
+/// When a session ends that neither side breaks off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leaving {
+    /// When the client's input ends.
+    WithInput,
+    /// When the process or its output does.
+    AtTheEnd,
+}
+
 /// Moves bytes until the end is known and told of all that came before it.
-async fn join(channels: &mut Channels, session: Session, activity: &Activity) -> Outcome {
+async fn join(channels: &mut Channels, session: Session, context: (Leaving, &Activity)) -> Outcome {
+    let (leaving, activity) = context;
     let Session { stdin, stdout, stderr, resize, ended } = session;
     let (tell, over) = watch::channel(false);
     let outputs = async {
@@ -115,8 +132,14 @@ async fn join(channels: &mut Channels, session: Session, activity: &Activity) ->
         tell.send_replace(true);
         ended
     });
-    let inputs = async {
-        tokio::join!(feed(channels.stdin.take(), stdin, activity), resizing(channels.resize.take(), resize),);
+    let input = async {
+        feed(channels.stdin.take(), stdin, activity).await;
+        if leaving == Leaving::AtTheEnd {
+            std::future::pending().await
+        }
+    };
+    let sizes = async {
+        resizing(channels.resize.take(), resize).await;
         std::future::pending::<std::convert::Infallible>().await
     };
     tokio::select! {
@@ -124,7 +147,8 @@ async fn join(channels: &mut Channels, session: Session, activity: &Activity) ->
             Ok(ended) => Outcome::of(ended),
             Err(Failure(why)) => Outcome::Failure(why),
         },
-        never = inputs => match never {},
+        () = input => Outcome::Success,
+        never = sizes => match never {},
     }
 }
 
@@ -425,6 +449,34 @@ mod tests {
             let ((), status) = tokio::join!(run(channels, begin, terms), rest);
             let word = if is_idle { "nothing moved for 7 s" } else { "the runtime is ending" };
             assert!(status.contains(word), "{status}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_the_input_is_that_of_an_attachment_with_a_terminal_alone() {
+        for (purpose, has_terminal) in
+            [(Purpose::Attach, true), (Purpose::Attach, false), (Purpose::Exec, true)]
+        {
+            let (mut client, mut channels) = client(1 << 10);
+            let (sizes, sizes_end) = duplex(16);
+            channels.resize = has_terminal.then(|| Box::new(sizes_end) as _);
+            let (mut terms, _end) = terms();
+            terms.purpose = purpose;
+            let (output, _held) = simplex(1 << 10);
+            let begin = std::future::ready(Ok(session(Box::new(output), std::future::pending().boxed())));
+            let mut pump = pin!(run(channels, begin, terms));
+            assert!(timeout(Duration::from_secs(9), &mut pump).await.is_err(), "it goes on");
+            client.stdin.shutdown().await.unwrap();
+            let leave = client.leave.take();
+            let told = async {
+                let status = text(client.error).await;
+                drop(leave);
+                status
+            };
+            let ended = timeout(Duration::from_secs(9), async { tokio::join!(pump, told).1 }).await.ok();
+            let leaves = purpose == Purpose::Attach && has_terminal;
+            assert_eq!(ended.as_deref(), leaves.then_some(SUCCESS), "{purpose:?}, {has_terminal}");
+            drop(sizes);
         }
     }
 
