@@ -136,42 +136,52 @@ func remote(plans *json.Decoder, reports *json.Encoder) error {
 		defer file.Close()
 		output = file
 	}
-	report := remoteReport{Sent: newStream(io.Discard), Stdout: newStream(output), Stderr: newStream(io.Discard)}
+	report := plan.run(executor, output)
+	report.Upgrades = through.seen()
+	return reports.Encode(report)
+}
+
+// run takes the steps while the executor moves the bytes.
+func (p remotePlan) run(executor remotecommand.Executor, output io.Writer) *remoteReport {
+	report := &remoteReport{Sent: newStream(io.Discard), Stdout: newStream(output), Stderr: newStream(io.Discard)}
 	// What is read from the one end was written to the other, which the steps do.
 	input, feed := io.Pipe()
-	resized := make(sizes, len(plan.Steps))
-	options := remotecommand.StreamOptions{Stdout: report.Stdout, Tty: plan.TTY}
-	if plan.Stdin {
+	resized := make(sizes, len(p.Steps))
+	options := remotecommand.StreamOptions{Stdout: report.Stdout, Tty: p.TTY}
+	if p.Stdin {
 		options.Stdin = input
 	}
-	if plan.TTY {
+	if p.TTY {
 		options.TerminalSizeQueue = resized
 	} else {
 		options.Stderr = report.Stderr
 	}
 	left := make(chan int, 1)
-	go func() { left <- take(plan.Steps, io.MultiWriter(feed, report.Sent), feed, report.Stdout, resized) }()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(plan.Seconds)*time.Second)
+	go func() { left <- take(p.Steps, io.MultiWriter(feed, report.Sent), feed, report.Stdout, resized) }()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(p.Seconds)*time.Second)
 	defer cancel()
-	err = executor.StreamWithContext(ctx, options)
+	report.ended(executor.StreamWithContext(ctx, options))
 	// Steps that wait or send have nothing more to hope for.
 	report.Stdout.end()
 	report.Stderr.end()
-	input.Close()
+	feed.Close()
 	report.Left = <-left
 	report.Sent.end()
-	report.Upgrades = through.seen()
+	return report
+}
+
+// ended is told how.
+func (r *remoteReport) ended(err error) {
 	var exit exec.ExitError
 	switch {
 	case err == nil:
-		report.Exit = new(int)
+		r.Exit = new(int)
 	case errors.As(err, &exit):
 		code := exit.ExitStatus()
-		report.Exit = &code
+		r.Exit = &code
 	default:
-		report.Error = err.Error()
+		r.Error = err.Error()
 	}
-	return reports.Encode(report)
 }
 
 // take the steps; gives the number of those that are left.
