@@ -38,6 +38,7 @@ test-setup:
 	@scripts/setup.sh test
 
 test: test-setup build ## everything: pure tests, crate tests with real kernels, system tests against the built binaries
+	scripts/go.sh check
 	KNARR_BIN_DIR=$(BIN) cargo test --workspace --locked --features runtime/supervisor
 	KNARR_BIN_DIR=$(BIN) crates/e2e/guest/test short
 

@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
-# setup.sh build|check|test: installs the Debian packages that building, checking or testing needs. Prints only what it does.
+# setup.sh build|check|test: installs the Debian packages that building, checking or testing needs, for testing also what a
+# client in Go is built with. Prints only what it does.
 set -euo pipefail
 build=(gcc libc6-dev make)
 # the k8s-cri crate, the independent client of the tests, compiles its contract with protoc
 check=(protobuf-compiler)
 test=(busybox-static containernetworking-plugins docker-registry iproute2 iptables nftables jq runc crun)
+# Any release will do: what it lacks is fetched as a module (go.sh).
+command -v go >/dev/null || test+=(golang-go)
 case "${1:-}" in
   build) want=("${build[@]}") ;;
   check) want=("${build[@]}" "${check[@]}") ;;
@@ -16,8 +19,10 @@ missing=()
 for p in "${want[@]}"; do
   [ "$(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null)" = installed ] || missing+=("$p")
 done
-[ ${#missing[@]} -eq 0 ] && exit 0
-echo "setup: installing ${missing[*]}"
-export DEBIAN_FRONTEND=noninteractive
-apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null 2>&1 ||
-  { apt-get update -qq && apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null; }
+if [ ${#missing[@]} -gt 0 ]; then
+  echo "setup: installing ${missing[*]}"
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null 2>&1 ||
+    { apt-get update -qq && apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null; }
+fi
+[ "$1" != test ] || "$(dirname "$0")/go.sh" install

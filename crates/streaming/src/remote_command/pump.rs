@@ -6,7 +6,8 @@
 //! 3. The end is told on the error stream.
 //! 4. The streams are closed, and what is written is sent.
 //!
-//! A client that has gone drops the session at once, wherever that is.
+//! A client that has gone drops the session at once, wherever that is. One that is attached with a terminal and ends its input
+//! leaves: in what is typed there is no such end, and it is how crictl tells that the keys for leaving were pressed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -89,9 +90,15 @@ async fn outcome(
 ) -> Outcome {
     let activity = Activity::default();
     let idle = terms.idle;
+    let leaving = if terms.purpose == Purpose::Attach && channels.resize.is_some() && channels.stdin.is_some()
+    {
+        Leaving::WithInput
+    } else {
+        Leaving::AtTheEnd
+    };
     let work = async {
         match begin.await {
-            Ok(session) => join(channels, session, &activity).await,
+            Ok(session) => join(channels, session, (leaving, &activity)).await,
             Err(Failure(why)) => Outcome::Failure(why),
         }
     };
@@ -102,8 +109,18 @@ async fn outcome(
     }
 }
 
+/// When a session ends that neither side breaks off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leaving {
+    /// When the client's input ends.
+    WithInput,
+    /// When the process or its output does.
+    AtTheEnd,
+}
+
 /// Moves bytes until the end is known and told of all that came before it.
-async fn join(channels: &mut Channels, session: Session, activity: &Activity) -> Outcome {
+async fn join(channels: &mut Channels, session: Session, context: (Leaving, &Activity)) -> Outcome {
+    let (leaving, activity) = context;
     let Session { stdin, stdout, stderr, resize, ended } = session;
     let (tell, over) = watch::channel(false);
     let outputs = async {
@@ -115,8 +132,14 @@ async fn join(channels: &mut Channels, session: Session, activity: &Activity) ->
         tell.send_replace(true);
         ended
     });
-    let inputs = async {
-        tokio::join!(feed(channels.stdin.take(), stdin, activity), resizing(channels.resize.take(), resize),);
+    let input = async {
+        feed(channels.stdin.take(), stdin, activity).await;
+        if leaving == Leaving::AtTheEnd {
+            std::future::pending().await
+        }
+    };
+    let sizes = async {
+        resizing(channels.resize.take(), resize).await;
         std::future::pending::<std::convert::Infallible>().await
     };
     tokio::select! {
@@ -124,7 +147,8 @@ async fn join(channels: &mut Channels, session: Session, activity: &Activity) ->
             Ok(ended) => Outcome::of(ended),
             Err(Failure(why)) => Outcome::Failure(why),
         },
-        never = inputs => match never {},
+        () = input => Outcome::Success,
+        never = sizes => match never {},
     }
 }
 

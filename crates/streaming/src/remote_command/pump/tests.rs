@@ -186,6 +186,33 @@ async fn who_is_idle_and_who_is_connected_at_the_end_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_end_of_the_input_is_that_of_an_attachment_with_a_terminal_alone() {
+    for (purpose, has_terminal) in [(Purpose::Attach, true), (Purpose::Attach, false), (Purpose::Exec, true)]
+    {
+        let (mut client, mut channels) = client(1 << 10);
+        let (sizes, sizes_end) = duplex(16);
+        channels.resize = has_terminal.then(|| Box::new(sizes_end) as _);
+        let (mut terms, _end) = terms();
+        terms.purpose = purpose;
+        let (output, _held) = simplex(1 << 10);
+        let begin = std::future::ready(Ok(session(Box::new(output), std::future::pending().boxed())));
+        let mut pump = pin!(run(channels, begin, terms));
+        assert!(timeout(Duration::from_secs(9), &mut pump).await.is_err(), "it goes on");
+        client.stdin.shutdown().await.unwrap();
+        let leave = client.leave.take();
+        let told = async {
+            let status = text(client.error).await;
+            drop(leave);
+            status
+        };
+        let ended = timeout(Duration::from_secs(9), async { tokio::join!(pump, told).1 }).await.ok();
+        let leaves = purpose == Purpose::Attach && has_terminal;
+        assert_eq!(ended.as_deref(), leaves.then_some(SUCCESS), "{purpose:?}, {has_terminal}");
+        drop(sizes);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn input_that_nobody_takes_is_thrown_away() {
     let (mut client, channels) = client(16);
     let (terms, _end) = terms();

@@ -1,4 +1,6 @@
-//! crictl, where it has been built, does with a node what its users do.
+//! crictl, where it has been built, does with a node what its users do; [`terminal`] has what they do in one.
+
+mod terminal;
 
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
@@ -7,11 +9,11 @@ use e2e::{Network, Node, needs};
 use serde_json::{Value, json};
 
 /// crictl against one node.
-struct Crictl {
-    node: Node,
+struct Crictl<'n> {
+    node: &'n Node,
 }
 
-impl Crictl {
+impl Crictl<'_> {
     fn command(&self, arguments: &[&str]) -> Command {
         let endpoint = format!("unix://{}", self.node.socket().display());
         let mut command = Command::new("crictl");
@@ -48,7 +50,8 @@ impl Crictl {
 #[tokio::test]
 async fn the_whole_way() {
     needs!("crictl");
-    let crictl = Crictl { node: Node::start(Network::BuiltIn).await };
+    let node = Node::start(Network::BuiltIn).await;
+    let crictl = Crictl { node: &node };
     let image = crictl.node.registry.image("busybox:latest");
     assert!(crictl.says(&["version"]).await.contains("RuntimeName:  knarr"));
     let info = crictl.json(&["info"]).await;
