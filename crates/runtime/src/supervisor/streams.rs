@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
+use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::attachments::Copies;
 use super::clock::Moment;
@@ -20,8 +20,6 @@ use crate::{FailedStep, Failure};
 const LARGE: usize = 64 << 10;
 /// How much is read at once otherwise.
 const SMALL: usize = 4 << 10;
-/// What a pipe holds from when on one read has brought half of what it held: whoever writes that much goes on while we do.
-const WIDE: usize = 256 << 10;
 /// Lines of the log that are written at once, in bytes: what one read of lines of some length becomes.
 const BATCH: usize = 128 << 10;
 /// Reads of one stream before others get their turn.
@@ -39,16 +37,6 @@ struct OutputStream {
     source: Source,
     descriptor: OwnedFd,
     lines: Lines,
-    is_wide: bool,
-}
-
-impl OutputStream {
-    /// More room for a busy writer. The memory is the container's, and only taken when we are behind.
-    fn widen(&mut self) {
-        self.is_wide = true;
-        // A terminal has no such size, and a machine may allow none.
-        let _ = fcntl_setpipe_size(&self.descriptor, WIDE);
-    }
 }
 
 /// The container's ends of its streams, kept until it has them.
@@ -170,7 +158,7 @@ impl Output {
     pub(super) fn add(&mut self, source: Source, descriptor: OwnedFd) -> Result<(), Errno> {
         // The flag belongs to this end alone: the container's writes still wait for us.
         set_nonblocking(&descriptor)?;
-        self.streams.push(OutputStream { source, descriptor, lines: Lines::new(source), is_wide: false });
+        self.streams.push(OutputStream { source, descriptor, lines: Lines::new(source) });
         Ok(())
     }
 
@@ -277,9 +265,6 @@ impl Way<'_> {
             Ok(0) | Err(Errno::IO) => Some(Flow::Ended),
             Ok(length) => {
                 self.pass(stream, length);
-                if length >= LARGE / 2 && !stream.is_wide {
-                    stream.widen();
-                }
                 if length < self.buffer.read.len() {
                     return Some(Flow::Open);
                 }

@@ -9,7 +9,7 @@ use crate::rig::{Rig, container};
 /// A line of the container's, its end included, in bytes.
 const LINE: usize = 100;
 /// What is printed at once, in bytes.
-const FILE: usize = LINE * 640 << 10;
+const FILE: usize = (LINE * 640) << 10;
 /// A line of the log without its content: 2016-10-06T00:17:09.669794202Z stdout F, and a blank behind it.
 const HEAD: usize = 40;
 
