@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 
@@ -51,7 +50,7 @@ impl Terminal {
         let mut session = Command::new("setsid");
         session.arg("--ctty").arg(command.get_program()).args(command.get_args());
         let terminal = Self {
-            master: Arc::new(File::from(OwnedFd::from(master))),
+            master: Arc::new(File::from(master)),
             program: session.stdin(stdio()).stdout(stdio()).stderr(stdio()).spawn().expect("setsid"),
             screen: Arc::default(),
         };
