@@ -202,8 +202,6 @@ async fn the_node_says_what_it_is() {
 async fn what_is_not_built_yet_says_so_by_name() {
     let node = Node::start(Network::None).await;
     let mut runtime = RuntimeServiceClient::new(node.client().channel());
-    let error = runtime.attach(newest::AttachRequest::default()).await.unwrap_err();
-    assert_eq!((error.code(), error.message()), (Code::Unimplemented, "Attach is not implemented"));
     let error = runtime.checkpoint_pod(newest::CheckpointPodRequest::default()).await.unwrap_err();
     assert_eq!((error.code(), error.message()), (Code::Unimplemented, "CheckpointPod is not implemented"));
 }
