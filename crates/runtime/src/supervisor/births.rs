@@ -16,9 +16,9 @@ use super::event_loop::{Key, Supervisor};
 use super::exec::Exec;
 use super::process::Process;
 use super::starts::{LEAVE, Leaving};
-use crate::Failure;
 use crate::container::{Birth, Delivery, Launched, Starter};
 use crate::wire::Reply;
+use crate::{FailedStep, Failure, FailureKind};
 
 /// A birth that is minded.
 #[derive(Debug)]
@@ -86,6 +86,12 @@ impl Answer {
     fn new(waiting: Vec<u64>, failure: Failure) -> Self {
         Self { waiting, failure, until: Instant::now() + LEAVE }
     }
+}
+
+/// What is told about an exec that was killed before it was born.
+fn called_off(name: &str) -> Failure {
+    let subject = format!("\"{name}\" was called off");
+    Failure { kind: FailureKind::Gone, step: FailedStep::Prepare, errno: None, subject }
 }
 
 impl From<Starter> for Process {
@@ -198,10 +204,17 @@ impl Supervisor {
         births.for_each(|(_, expected)| expected.birth.kill());
     }
 
-    /// Ends the starter of an exec that is not born yet: what asked for it is told by its end.
-    pub(super) fn abandon_birth(&self, name: &str) -> bool {
-        let births = self.births.iter().filter(|(_, expected)| expected.is_exec(Some(name)));
-        births.map(|(_, expected)| expected.birth.kill()).count() > 0
+    /// Ends the starter of an exec that is not born yet, or of whose birth the word is on its way; what asked for it is told when it
+    /// is gone.
+    pub(super) fn abandon_birth(&mut self, name: &str) -> bool {
+        let mut births = self.births.iter_mut().map(|(_, expected)| expected);
+        let Some(expected) = births.find(|expected| expected.is_exec(Some(name))) else { return false };
+        expected.birth.kill();
+        if let Wanted::Exec(asked) = std::mem::replace(&mut expected.wanted, Wanted::Nobody(None)) {
+            expected.wanted =
+                Wanted::Nobody(Some(Answer::new(vec![asked.sequence], called_off(&asked.name))));
+        }
+        true
     }
 
     /// Nobody waits for what is not born yet.

@@ -5,12 +5,13 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use runtime::wire::{AttachedInput, DetachReason, Event, Reply, Request, Scope, Stdin, Stream, Target};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 use rustix::process::Signal;
 use rustix::termios::{Winsize, tcsetwinsize};
 
 use crate::client::Client;
-use crate::patience::until;
+use crate::patience::{patience, until};
 use crate::rig::{self, Container, Rig, container, edit_process};
 
 /// A client that is attached.
@@ -27,14 +28,27 @@ impl Attached {
 
     fn expect(&mut self, text: &str) {
         let mut read = vec![0; text.len()];
-        self.stdout.read_exact(&mut read).unwrap();
-        assert_eq!(String::from_utf8_lossy(&read), text);
+        let mut length = 0;
+        while length < text.len() {
+            let some = self.read(&mut read[length..]);
+            length += some;
+            let heard = String::from_utf8_lossy(&read[..length]);
+            assert!(some > 0 && text.starts_with(&*heard), "{heard:?} is not {text:?}");
+        }
     }
 
     fn expect_end(&mut self) {
-        let mut rest = Vec::new();
-        self.stdout.read_to_end(&mut rest).unwrap();
-        assert_eq!(String::from_utf8_lossy(&rest), "");
+        let mut rest = [0; 512];
+        let length = self.read(&mut rest);
+        assert_eq!(String::from_utf8_lossy(&rest[..length]), "");
+    }
+
+    /// Some bytes, once there are any; none at the end.
+    fn read(&mut self, into: &mut [u8]) -> usize {
+        let give_up = Timespec::try_from(patience()).unwrap();
+        let ready = poll(&mut [PollFd::new(&self.stdout, PollFlags::IN)], Some(&give_up)).unwrap();
+        assert_eq!(ready, 1, "nothing is heard within {:?}", patience());
+        self.stdout.read(into).unwrap()
     }
 }
 
@@ -255,12 +269,13 @@ fn the_input_for_one_ends_with_its_first_client() {
 fn a_terminal_is_typed_at_and_resized() {
     let (rig, mut client) = Rig::new();
     // A signal ends what waits for a line.
-    let script = "trap 'echo resized' WINCH; until [ \"$line\" = end ]; do read line && echo \"<$line>\" && stty size; done";
+    let script = "trap 'echo resized' WINCH; echo ready; until [ \"$line\" = end ]; do read line && echo \"<$line>\" && stty size; done";
     let mut terminal = with_input(script, Stdin::Once);
     edit_process(&mut terminal.spec, |process| {
         process.set_terminal(Some(true));
     });
     rig.start(&mut client, &terminal);
+    until("the shell hears of sizes", || (!rig.log("c1").is_empty()).then_some(()));
     for (name, columns) in [("one", 100), ("two", 101)] {
         let mut attached = attach(&mut client, name, &BOTH);
         assert_eq!(attached.kind, AttachedInput::Terminal);

@@ -232,3 +232,28 @@ fn a_start_in_a_user_namespace_that_hangs_holds_nobody_up() {
     assert!(matches!(&reply, Reply::Failed(failure) if failure.kind == FailureKind::Died), "{reply:?}");
     until("it is gone", || (children(&rig) == before).then_some(()));
 }
+
+/// Its starter may not have begun, may be at work, or may have said its word already.
+#[test]
+fn an_exec_that_is_called_off_is_gone_whenever_that_is() {
+    let (rig, mut client) = Rig::new();
+    rig.start(&mut client, &container("c1", "exec sleep 1000"));
+    let before = children(&rig);
+    let mut answers = Vec::new();
+    for number in 0..100 {
+        let name = format!("e{number}");
+        answers
+            .push(client.send(Request::Exec(Box::new(rig::exec(&name, "c1", "exec sleep 1000", &[]))), &[]));
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_micros(50 * number) {
+            std::hint::spin_loop();
+        }
+        let kill = rig::signal(Target::Exec(name), Signal::KILL, Scope::Session);
+        answers.push(client.send(kill, &[]));
+    }
+    for sequence in answers {
+        client.reply(sequence);
+    }
+    until("all of them are gone", || (children(&rig) == before).then_some(()));
+    assert_eq!(rig.cgroup("c1").procs().unwrap().len(), 1);
+}

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use runtime::wire::{Scope, Stream};
+use runtime::{FailedStep, Failure};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -36,11 +37,13 @@ pub(crate) async fn collected(
     let (stderr, stderr_end) = read_pipe(Pipe::Ordinary)?;
     let streams = vec![(Stream::Stdout, stdout_end), (Stream::Stderr, stderr_end)];
     let limit = Limit::of(&request);
-    let after = shared.config.deadlines.start.min(request.timeout.unwrap_or(Duration::MAX));
+    let longest = shared.config.deadlines.start;
+    let after = longest.min(request.timeout.unwrap_or(Duration::MAX));
     let start = ExecStart { container: &container.status.id, process, streams, after, reach: Scope::All };
     // A start that is given up is killed by the drop, or by the supervisor, which has the same deadline.
     let started = limit.on(begin(&client, start)).await.unwrap_or_else(|| Err(limit.passed()));
-    let mut exec = started?.exec;
+    let late = |error| if limit.is_why(&error, longest) { limit.passed() } else { error };
+    let mut exec = started.map_err(late)?.exec;
     let room = Room::default();
     let (stdout, stderr) = (Collector::new(stdout, &room), Collector::new(stderr, &room));
     let Some(exit_code) = limit.on(exec.exited()).await else {
@@ -81,6 +84,14 @@ impl Limit {
 
     fn cut(&self, by: Instant) -> Instant {
         self.time.map_or(by, |(_, limit)| limit.min(by))
+    }
+
+    /// Whether it is why a start was given up that could have taken as long as `start`: the supervisor may notice first.
+    fn is_why(&self, error: &Error, start: Duration) -> bool {
+        let Error::Exec { cause, .. } = error else { return false };
+        let failure = cause.downcast_ref::<Failure>();
+        failure.is_some_and(|failure| failure.step == FailedStep::Deadline)
+            && self.time.is_some_and(|(after, _)| after <= start)
     }
 
     fn passed(&self) -> Error {
