@@ -5,6 +5,9 @@ use std::time::{Duration, Instant};
 /// Nothing here takes long: a test that waits longer has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// How often is looked.
+const INTERVAL: Duration = Duration::from_millis(1);
+
 /// By how much longer things may take on this machine than on one of its own.
 pub(crate) fn slowness() -> u32 {
     std::env::var("KNARR_TEST_SLOWNESS").map_or(1, |factor| factor.parse().unwrap())
@@ -23,6 +26,7 @@ pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
             return found;
         }
         assert!(Instant::now() < give_up, "not within {:?}: {what}", patience());
-        std::thread::yield_now();
+        // What is waited for needs the processor more: tests run side by side.
+        std::thread::park_timeout(INTERVAL);
     }
 }

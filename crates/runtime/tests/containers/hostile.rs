@@ -10,6 +10,7 @@ use runtime::thread::SingleThread;
 use runtime::{FailedStep, FailureKind};
 
 use crate::Test;
+use crate::patience::until;
 use crate::rig::{Rig, add_mount, edit_process, finish, namespaces, planned, shell, spec};
 
 pub const TESTS: &[Test] = &[
@@ -235,17 +236,11 @@ fn protected_executable() {
     // Now that nothing executes it, only the mount protects it.
     let held = held.unwrap();
     let again = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&held));
-    let begun = std::time::Instant::now();
-    let denied = loop {
+    // Whoever looks through /proc at that moment keeps the ended program's memory a little longer.
+    let denied = until("nothing executes it", || {
         let denied = fs::OpenOptions::new().write(true).open(&again).unwrap_err();
-        // Whoever looks through /proc at that moment keeps the ended program's memory a little longer.
-        if denied.raw_os_error() != Some(libc::ETXTBSY)
-            || begun.elapsed() > std::time::Duration::from_secs(10)
-        {
-            break denied;
-        }
-        std::thread::yield_now();
-    };
+        (denied.raw_os_error() != Some(libc::ETXTBSY)).then_some(denied)
+    });
     assert_eq!(denied.raw_os_error(), Some(libc::EROFS), "{denied}");
 }
 

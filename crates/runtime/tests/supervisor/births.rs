@@ -123,7 +123,7 @@ fn an_exec_into_a_throttled_container_holds_nobody_up() {
         let limits = oci::LinuxResourcesBuilder::default().cpu(cpu).devices(Vec::new()).build().unwrap();
         rig.cgroup("c1").apply(&limits).unwrap();
     };
-    limit(2000);
+    limit(2000 * i64::from(slowness()));
     let before = children(&rig);
     for number in 0..3 {
         let exec = rig::exec(&format!("e{number}"), "c1", "exit 3", &[]);

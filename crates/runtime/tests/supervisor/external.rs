@@ -89,7 +89,7 @@ fn request(rig: &Rig, script: &Script, command: &str) -> StartContainer {
         log_limits: None,
         log_copy: None,
         stdin: Stdin::Null,
-        deadline_ms: 10_000,
+        deadline_ms: 10_000 * u64::from(slowness()),
         until: Until::Executed,
         streams: Vec::new(),
         external: Some(External {
@@ -308,7 +308,8 @@ fn a_runtime_that_hangs_is_killed_with_all_that_it_started_and_nobody_waits() {
     ];
     for (script, said) in hanging {
         let (rig, mut client) = Rig::new();
-        let wanted = StartContainer { deadline_ms: 1000, ..request(&rig, &script, "sleep 1000") };
+        let deadline_ms = 1000 * u64::from(slowness());
+        let wanted = StartContainer { deadline_ms, ..request(&rig, &script, "sleep 1000") };
         let sequence = client.send(Request::Start(Box::new(wanted)), &[]);
         let begun = Instant::now();
         let child: i32 = until("it has begun", || {
