@@ -79,6 +79,18 @@ impl Client {
         }
     }
 
+    /// Waits for the next reply, whatever it is to.
+    pub fn any_reply(&mut self) {
+        let until = Instant::now() + patience();
+        loop {
+            match self.next_message(until) {
+                (_, Message::Reply(_), _) => return,
+                (_, Message::Event(event), _) => self.events.push_back(event),
+                (_, Message::Request(request), _) => panic!("a supervisor asked {request:?}"),
+            }
+        }
+    }
+
     /// The next event that `wanted` takes; others stay.
     pub fn event<T>(&mut self, what: &str, wanted: impl Fn(&Event) -> Option<T>) -> T {
         let until = Instant::now() + patience();

@@ -1,6 +1,6 @@
 //! Processes that join a running container.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -118,7 +118,12 @@ fn an_exec_is_killed_with_all_that_descends_from_it() {
         assert!(matches!(reply, Reply::ExecStarted { .. }), "{reply:?}");
         drop(write);
         stdout.read_exact(&mut [0; 6]).unwrap();
-        until("they all run", || (inside(&rig).len() == 5).then_some(()));
+        // Each is in the session that it wants to be in.
+        let sleeps =
+            |pid: &i32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "sleep\n");
+        until("they all sleep", || {
+            (inside(&rig).iter().filter(|pid| sleeps(pid)).count() == 4).then_some(())
+        });
         let kill = rig::signal(Target::Exec("e1".to_owned()), Signal::KILL, scope);
         assert_eq!(client.call(kill), Reply::Done);
         assert_eq!(client.exec_exit("e1"), 137);
