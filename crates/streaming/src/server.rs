@@ -294,8 +294,9 @@ fn prepare(http: &mut HttpRequest<Incoming>, shared: &Shared) -> Result<(Upgrade
     let (upgrade, answer) = http::negotiate(kind, http)?;
     let place = Arc::clone(&shared.sessions).try_acquire_owned();
     let _place = place.map_err(|_| refusal(StatusCode::SERVICE_UNAVAILABLE, "too many streams are open"))?;
-    let request = shared.tokens.take(token).ok_or_else(not_found)?;
-    session::check(upgrade, &request).map_err(|why| refusal(StatusCode::BAD_REQUEST, why))?;
+    let fits = |request: &Request| session::check(upgrade, request);
+    let taken = shared.tokens.take(token, fits).map_err(|why| refusal(StatusCode::BAD_REQUEST, why))?;
+    let request = taken.ok_or_else(not_found)?;
     Ok((Upgraded { connection: hyper::upgrade::on(http), upgrade, request, _place }, answer))
 }
 

@@ -72,13 +72,22 @@ impl Tokens {
         waiting.requests.get(token).is_some_and(is_kind)
     }
 
-    /// Uses a token.
-    pub(crate) fn take(&self, token: &str) -> Option<Request> {
+    /// Uses a token, unless its request is refused.
+    ///
+    /// # Errors
+    /// Those of `check`; the token is as good as before.
+    pub(crate) fn take<E>(
+        &self,
+        token: &str,
+        check: impl FnOnce(&Request) -> Result<(), E>,
+    ) -> Result<Option<Request>, E> {
         let mut waiting = self.waiting();
         waiting.prune(Instant::now());
-        let request = waiting.requests.remove(token)?;
-        waiting.bytes -= size(&request);
-        Some(request)
+        let Some(request) = waiting.requests.get(token) else { return Ok(None) };
+        check(request)?;
+        let request = waiting.requests.remove(token);
+        waiting.bytes -= request.as_ref().map_or(0, size);
+        Ok(request)
     }
 
     /// Forgets what nobody came for.
@@ -123,6 +132,18 @@ fn size(request: &Request) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn take(tokens: &Tokens, token: &str) -> Option<Request> {
+        tokens.take(token, |_| Ok::<_, ()>(())).unwrap()
+    }
+
+    #[test]
+    fn a_refusal_uses_no_token() {
+        let tokens = Tokens::default();
+        let token = tokens.insert(request()).unwrap();
+        assert_eq!(tokens.take(&token, |_| Err("not by this protocol")), Err("not by this protocol"));
+        assert_eq!(take(&tokens, &token), Some(request()));
+    }
     use crate::backend::{AttachRequest, ExecRequest, Streams};
 
     fn request() -> Request {
@@ -143,11 +164,11 @@ mod tests {
         tokio::time::advance(LIFE - Duration::from_millis(1)).await;
         assert!(tokens.knows(&token, |_| true));
         assert!(!tokens.knows(&token, |_| false), "another kind of request");
-        assert_eq!(tokens.take(&token), Some(request()));
-        assert_eq!(tokens.take(&token), None);
+        assert_eq!(take(&tokens, &token), Some(request()));
+        assert_eq!(take(&tokens, &token), None);
         let late = tokens.insert(request()).unwrap();
         tokio::time::advance(LIFE).await;
-        assert_eq!(tokens.take(&late), None);
+        assert_eq!(take(&tokens, &late), None);
     }
 
     #[tokio::test(start_paused = true)]
@@ -163,7 +184,7 @@ mod tests {
         assert_eq!(tokens.waiting().order.len(), 1);
         for _ in 0..LIMIT * 3 {
             let token = tokens.insert(request()).unwrap();
-            tokens.take(&token).unwrap();
+            take(&tokens, &token).unwrap();
         }
         assert!(tokens.waiting().order.len() <= LIMIT * 3 + 1);
         tokio::time::advance(LIFE).await;
@@ -177,7 +198,7 @@ mod tests {
         let tokens = Tokens::default();
         let first = tokens.insert(long(BYTES / 2)).unwrap();
         assert!(matches!(tokens.insert(long(BYTES / 2)), Err(Error::TooLong { .. })));
-        tokens.take(&first).unwrap();
+        take(&tokens, &first).unwrap();
         tokens.insert(long(BYTES / 2)).unwrap();
     }
 }
