@@ -212,6 +212,10 @@ impl Attachments {
         });
         let input_of =
             (has(Stream::Stdin) && std::mem::take(&mut attachment.stdin)).then_some(attachment.container);
+        // Who has let go of everything by name waits to hear that it was all.
+        if attachment.sinks.is_empty() && !attachment.stdin && !matches!(attachment.stage, Stage::Over(_)) {
+            attachment.stage = Stage::Over(DetachReason::Ended);
+        }
         attachment.settle();
         input_of
     }

@@ -141,6 +141,19 @@ fn streams_are_kept_apart_and_a_log_is_not_needed() {
 }
 
 #[test]
+fn who_only_had_something_to_say_is_told_that_it_was_all() {
+    let (rig, mut client) = Rig::new();
+    rig.start(&mut client, &with_input("exec cat", Stdin::Open));
+    let (reply, mut descriptors) = client.call_for_descriptors(request("only", &[Stream::Stdin]), &[]);
+    assert_eq!(reply, Reply::Attached { input: AttachedInput::Pipe });
+    File::from(descriptors.remove(0)).write_all(b"said\n").unwrap();
+    detach(&mut client, "only", &[Stream::Stdin]);
+    assert_eq!(detached(&mut client, "only"), DetachReason::Ended);
+    until("it was heard", || (rig.log("c1") == ["stdout F said"]).then_some(()));
+    kill(&mut client);
+}
+
+#[test]
 fn who_does_not_read_is_cut_off_and_nobody_waits() {
     /// What the container writes at a time, in bytes, and how often: more than a pipe, what is kept, and again.
     const PIECE: usize = 1_000_000;
