@@ -26,7 +26,7 @@ use super::{Error, Incoming, KEEP_ALIVE, LINGER, Limits};
 const READ: usize = 32 << 10;
 
 /// How long a connection that is closed here has for sending what is left.
-const DRAIN: Duration = Duration::from_secs(30);
+const DRAIN: Duration = Duration::from_secs(60);
 
 /// How long the last words to a peer may take.
 const FAREWELL: Duration = Duration::from_secs(1);
