@@ -10,6 +10,7 @@ use runtime::thread::SingleThread;
 use runtime::{FailedStep, FailureKind};
 
 use crate::Test;
+use crate::patience::until;
 use crate::rig::{Rig, add_mount, edit_process, finish, namespaces, planned, shell, spec};
 
 pub const TESTS: &[Test] = &[
@@ -229,16 +230,22 @@ fn protected_executable() {
     let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&mount));
     let mut child = std::process::Command::new(path).arg0("sleep").arg("1000").spawn().unwrap();
     drop(mount);
-    let held = fs::File::open(format!("/proc/{}/exe", child.id()));
+    let exe = format!("/proc/{}/exe", child.id());
+    let own = fs::read_link("/proc/self/exe").unwrap();
+    // The kernel lets the parent go on a moment before the child is another program.
+    until("it executes", || (fs::read_link(&exe).ok()? != own).then_some(()));
+    let held = fs::File::open(exe);
     child.kill().unwrap();
     child.wait().unwrap();
     // Now that nothing executes it, only the mount protects it.
     let held = held.unwrap();
     let again = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&held));
-    let denied = fs::OpenOptions::new().write(true).open(&again).unwrap_err();
-    // The kernel looks first whether something executes it, and may believe so for a good while longer: memory of ended processes
-    // has other users.
-    assert!([Some(libc::EROFS), Some(libc::ETXTBSY)].contains(&denied.raw_os_error()), "{denied}");
+    // Whoever looks through /proc at that moment keeps the ended program's memory a little longer.
+    let denied = until("nothing executes it", || {
+        let denied = fs::OpenOptions::new().write(true).open(&again).unwrap_err();
+        (denied.raw_os_error() != Some(libc::ETXTBSY)).then_some(denied)
+    });
+    assert_eq!(denied.raw_os_error(), Some(libc::EROFS), "{denied}");
     let mount = rustix::fs::fstatvfs(&held).unwrap();
     assert!(mount.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY), "{:?}", mount.f_flag);
 }
