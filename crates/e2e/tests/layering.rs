@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Every edge between crates of ours that there may be.
 const EDGES: [(&str, &str); 8] = [
@@ -32,6 +32,30 @@ fn runtime_stays_free_of_an_async_runtime() {
     for heavy in ["tokio", "hyper", "tonic", "futures"] {
         assert!(!reached.contains(heavy), "\"runtime\" reaches \"{heavy}\"");
     }
+}
+
+#[test]
+fn crates_that_log_are_named_where_lines_are_filtered() {
+    let filter = include_str!("../../cri-server/src/logging.rs");
+    let metadata = metadata();
+    let packages = metadata["packages"].as_array().expect("packages");
+    let logs = |package: &&Value| {
+        let dependencies = package["dependencies"].as_array().expect("dependencies");
+        let is_tracing = |dependency: &Value| dependency["name"] == "tracing" && dependency["kind"].is_null();
+        package["source"].is_null() && dependencies.iter().any(is_tracing)
+    };
+    let mut found = 0;
+    for package in packages.iter().filter(logs) {
+        let targets = package["targets"].as_array().expect("targets").iter();
+        for target in
+            targets.filter(|target| target["kind"] == json!(["lib"]) || target["kind"] == json!(["bin"]))
+        {
+            let target = name(target).replace('-', "_");
+            assert!(filter.contains(&format!("\"{target}\"")), "nobody sees what \"{target}\" logs");
+            found += 1;
+        }
+    }
+    assert!(found > 3, "{found}");
 }
 
 fn metadata() -> Value {
