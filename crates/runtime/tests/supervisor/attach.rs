@@ -15,18 +15,18 @@ use crate::patience::{patience, until};
 use crate::rig::{self, Container, Rig, container, edit_process};
 
 /// A client that is attached.
-struct Attached {
+pub struct Attached {
     stdout: File,
     kind: AttachedInput,
     input: Option<File>,
 }
 
 impl Attached {
-    fn say(&mut self, text: &str) {
+    pub fn say(&mut self, text: &str) {
         self.input.as_mut().unwrap().write_all(text.as_bytes()).unwrap();
     }
 
-    fn expect(&mut self, text: &str) {
+    pub fn expect(&mut self, text: &str) {
         let mut read = vec![0; text.len()];
         let mut length = 0;
         while length < text.len() {
@@ -56,7 +56,7 @@ fn request(name: &str, streams: &[Stream]) -> Request {
     Request::Attach { container: "c1".to_owned(), attachment: name.to_owned(), streams: streams.to_vec() }
 }
 
-fn attach(client: &mut Client, name: &str, streams: &[Stream]) -> Attached {
+pub fn attach(client: &mut Client, name: &str, streams: &[Stream]) -> Attached {
     let (reading, writing) = pipe_with(PipeFlags::CLOEXEC).unwrap();
     let (reply, mut descriptors) = client.call_for_descriptors(request(name, streams), &[writing.as_fd()]);
     let Reply::Attached { input: kind } = reply else { panic!("{reply:?}") };
@@ -64,7 +64,7 @@ fn attach(client: &mut Client, name: &str, streams: &[Stream]) -> Attached {
     Attached { stdout: reading.into(), kind, input: descriptors.pop().map(File::from) }
 }
 
-const BOTH: [Stream; 2] = [Stream::Stdin, Stream::Stdout];
+pub const BOTH: [Stream; 2] = [Stream::Stdin, Stream::Stdout];
 
 fn detach(client: &mut Client, name: &str, streams: &[Stream]) {
     let request = Request::Detach { attachment: name.to_owned(), streams: streams.to_vec() };
@@ -82,7 +82,9 @@ fn with_input<'a>(script: &str, stdin: Stdin) -> Container<'a> {
     Container { stdin, ..container("c1", script) }
 }
 
-fn count(rig: &Rig) -> usize {
+/// The supervisor's descriptors between two requests: of one that was answered it may still hold some.
+fn count(rig: &Rig, client: &mut Client) -> usize {
+    client.snapshot();
     fs::read_dir(format!("/proc/{}/fd", rig.pid())).unwrap().count()
 }
 
@@ -173,8 +175,10 @@ fn who_does_not_read_is_cut_off_and_nobody_waits() {
     let mut slow = slow;
     let mut rest = Vec::new();
     slow.stdout.read_to_end(&mut rest).unwrap();
+    // A pipe has its size in pages, of which any two that follow each other hold more than one at least: it depends on how much the
+    // container had written whenever it was read from.
     assert!(
-        (900_000..=1 << 20).contains(&rest.len()),
+        (1 << 19..=1 << 20).contains(&rest.len()),
         "what was in its pipe, with the end behind it: {}",
         rest.len()
     );
@@ -315,7 +319,7 @@ fn what_cannot_be_attached_is_refused() {
     let stdout = [Stream::Stdout];
     assert_eq!(client.call_with(request("a", &stdout), &[writing.as_fd()]), Reply::Gone);
     rig.start(&mut client, &container("c1", "exec sleep 1000"));
-    let before = count(&rig);
+    let before = count(&rig, &mut client);
     assert_eq!(attach(&mut client, "a", &BOTH).kind, AttachedInput::None, "it reads nothing");
     let null = File::open("/dev/null").unwrap();
     for (name, streams, descriptors) in [
@@ -329,7 +333,7 @@ fn what_cannot_be_attached_is_refused() {
     }
     detach(&mut client, "a", &[]);
     detach(&mut client, "unknown", &[]);
-    until("the descriptors are as before", || (count(&rig) == before).then_some(()));
+    until("the descriptors are as before", || (count(&rig, &mut client) == before).then_some(()));
     kill(&mut client);
     assert_eq!(client.call_with(request("c", &stdout), &[writing.as_fd()]), Reply::Gone);
 }
@@ -338,12 +342,11 @@ fn what_cannot_be_attached_is_refused() {
 fn clients_that_vanish_leave_nothing() {
     let (rig, mut client) = Rig::new();
     rig.start(&mut client, &with_input("exec cat", Stdin::Open));
-    let before = count(&rig);
+    let before = count(&rig, &mut client);
     for number in 0..100 {
         drop(attach(&mut client, &format!("a{number}"), &[Stream::Stdout]));
     }
-    until("the descriptors are as before", || (count(&rig) == before).then_some(()));
-    client.snapshot();
+    until("the descriptors are as before", || (count(&rig, &mut client) == before).then_some(()));
     assert!(!client.has_event(|event| matches!(event, Event::Detached { .. })), "nobody is there to be told");
 }
 
@@ -357,6 +360,9 @@ fn memory(pid: i32) -> u64 {
 #[test]
 fn thousands_of_clients_come_and_go_and_nothing_stays() {
     const CYCLES: u32 = 10_000;
+    /// In KiB. Half of the cycles would leave more of the least allocation (32 bytes); what is given back between two requests, when
+    /// nobody asks for 50 ms, leaves some 80 more or less.
+    const GROWTH: u64 = 128;
     let (rig, mut client) = Rig::new();
     let script = "while read size; do head -c $size /dev/zero | tr '\\0' 'x'; done";
     rig.start(&mut client, &with_input(script, Stdin::Open));
@@ -379,16 +385,17 @@ fn thousands_of_clients_come_and_go_and_nothing_stays() {
         }
     };
     (0..200).for_each(|number| cycle(&mut client, &mut writer, number));
-    let used = |client: &mut Client| {
-        client.snapshot();
-        (count(&rig), memory(rig.pid()))
-    };
+    let used = |client: &mut Client| (count(&rig, client), memory(rig.pid()));
     let before = used(&mut client);
     (0..CYCLES).for_each(|number| cycle(&mut client, &mut writer, number));
     let mut after = (0, 0);
     until("descriptors and memory are as before", || {
-        after = used(&mut client);
-        (after.0 == before.0 && after.1 <= before.1 + 64).then_some(())
+        let now = used(&mut client);
+        if now != after {
+            eprintln!("{before:?} became {now:?}");
+        }
+        after = now;
+        (after.0 == before.0 && after.1 <= before.1 + GROWTH).then_some(())
     });
     eprintln!(
         "{CYCLES} attach cycles: descriptors {} then {}, memory {} KiB then {} KiB",

@@ -3,8 +3,8 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use runtime::FailedStep;
@@ -35,6 +35,11 @@ done
 set -- $operands; verb=$1; id=$2; signal=$3
 echo "$verb" >> verbs
 fail() { echo "{\"level\":\"error\",\"msg\":\"$1\"}" >> "$log"; exit 1; }
+# For what is begun in the background and may end soon: waits until the shell has become a program that waits for no child. It
+# would wait for this one; runtimes don't.
+left() { while read -r name < "/proc/$$/comm" && [ "$name" = runtime ]; do sleep 0.01; done 2> /dev/null; }
+# Waits until a process has ended.
+ended() { while grep -q '^State:.[RSDT]' "/proc/$1/status" 2> /dev/null; do sleep 0.01; done; }
 "#;
 
 /// A runtime: how it does each operation. Its containers wait for `start`, then run what is in the file `command`.
@@ -46,13 +51,16 @@ struct Script {
     delete: &'static str,
 }
 
+/// How long a runtime may take that hangs, in milliseconds: longer than it takes to come to that, however busy the machine.
+const HANGING_MS: u64 = 3000;
+
 const CREATE: &str =
     r#"(while ! [ -e go ]; do sleep 0.01; done; exec sh -c "$(cat command)") & echo $! | tee own > "$pid""#;
 
 const GOOD: Script = Script {
     create: CREATE,
     start: "touch go",
-    exec: "(exec sh -c \"$(cat exec)\") & echo $! > \"$pid\"",
+    exec: "(left; exec sh -c \"$(cat exec)\") & echo $! > \"$pid\"; exec sleep 0.05",
     kill: "kill -$signal $(cat own)",
     delete: "[ -e own ] && kill -9 $(cat own) 2>/dev/null; true",
 };
@@ -70,14 +78,23 @@ fn bundle(rig: &Rig) -> PathBuf {
     rig.directory.path().join("bundle")
 }
 
+/// Writes a program, in a process of its own: what is open for writing here is open in any child, too, that another test starts at
+/// that moment, until it has executed something; and until then nobody can execute this (ETXTBSY).
+fn install(path: &Path, text: &str) {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "cat > \"$0\" && chmod 755 \"$0\""]).arg(path).stdin(Stdio::piped());
+    let mut shell = shell.spawn().unwrap();
+    shell.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    assert!(shell.wait().unwrap().success());
+}
+
 /// A request for a container of this runtime, which runs `command`.
 fn request(rig: &Rig, script: &Script, command: &str) -> StartContainer {
     let bundle = bundle(rig);
     fs::create_dir_all(&bundle).unwrap();
     fs::write(bundle.join("command"), command).unwrap();
     let path = rig.directory.path().join("runtime");
-    fs::write(&path, script.text()).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    install(&path, &script.text());
     let spec = rig::spec(&["true"]);
     let mut plan = rig::planned(&spec, &rig::namespaces());
     plan.sources.clear();
@@ -164,7 +181,7 @@ fn no_process_has_signals_blocked() {
     // Before the shell waits for anything: afterwards it has unblocked all signals itself.
     let script = Script {
         create: "(grep SigBlk /proc/self/status > first; exec sleep 1000) & echo $! | tee own > \"$pid\"",
-        exec: "(exec grep SigBlk /proc/self/status > second) & echo $! > \"$pid\"",
+        exec: "(grep SigBlk /proc/self/status > second; exec sleep 1000) & echo $! > \"$pid\"",
         ..GOOD
     };
     let (rig, mut client) = Rig::new();
@@ -308,7 +325,7 @@ fn a_runtime_that_hangs_is_killed_with_all_that_it_started_and_nobody_waits() {
     ];
     for (script, said) in hanging {
         let (rig, mut client) = Rig::new();
-        let deadline_ms = 1000 * u64::from(slowness());
+        let deadline_ms = HANGING_MS * u64::from(slowness());
         let wanted = StartContainer { deadline_ms, ..request(&rig, &script, "sleep 1000") };
         let sequence = client.send(Request::Start(Box::new(wanted)), &[]);
         let begun = Instant::now();
@@ -351,15 +368,14 @@ fn others_are_served_while_a_runtime_works() {
 #[test]
 fn a_process_that_dies_before_the_start_is_no_container() {
     let (rig, mut client) = Rig::new();
-    // Not at once: a shell whose SIGCHLD is not blocked would wait for it.
-    const SHORT: &str = "(sleep 0.2; exit 5) & echo $! > \"$pid\"";
-    let dying = Script { create: SHORT, start: "sleep 0.5; fail 'it is gone'", ..GOOD };
+    const SHORT: &str = "(left; exit 5) & echo $! | tee own > \"$pid\"; exec sleep 0.05";
+    let dying = Script { create: SHORT, start: "ended $(cat own); fail 'it is gone'", ..GOOD };
     let told = refused(&mut client, request(&rig, &dying, "true"));
     assert!(told.ends_with("start: it is gone"), "{told}");
     childless(&rig);
     // One that is told to have been started has run, however short.
     let (rig, mut client) = Rig::new();
-    let short = Script { create: SHORT, start: "sleep 0.5", ..GOOD };
+    let short = Script { create: SHORT, start: "ended $(cat own)", ..GOOD };
     running(&mut client, request(&rig, &short, "true"));
     assert_eq!(client.exit("c1").exit_code, 5);
 }
@@ -437,13 +453,14 @@ fn a_process_that_does_not_come_to_be_leaves_nothing() {
     drop(rig);
 
     let (rig, mut client) = Rig::new();
-    let hanging = Script { exec: "sleep 1000 & echo $! > \"$pid\"; sleep 1000", ..GOOD };
+    let hanging = Script { exec: "sleep 1000 & echo $! | tee got > \"$pid\"; sleep 1000", ..GOOD };
     running(&mut client, request(&rig, &hanging, "sleep 1000"));
     let mut request = rig::exec("e2", "c1", "", &[]);
-    request.deadline_ms = 500 * u64::from(slowness());
+    request.deadline_ms = HANGING_MS * u64::from(slowness());
     let sequence = client.send(Request::Exec(Box::new(request)), &[]);
     let pid = until("it has got as far as a process", || {
-        fs::read_to_string(bundle(&rig).join("e2.pid")).ok()?.trim().parse::<i32>().ok()
+        // The pid file goes when the time is up.
+        fs::read_to_string(bundle(&rig).join("got")).ok()?.trim().parse::<i32>().ok()
     });
     match client.reply(sequence) {
         (Reply::Failed(failure), _) => assert!(failure.to_string().contains("took too long"), "{failure}"),

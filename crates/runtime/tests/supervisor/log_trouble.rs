@@ -1,20 +1,18 @@
 //! Logs that can't take everything: full disks, removed directories, limits; and their copy for journald.
 
 use std::fs;
-use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use runtime::wire::{ContainerState, Event, JournalCopy, LogLimits, Reply, Request, Scope, Stream, Target};
+use runtime::wire::{ContainerState, Event, JournalCopy, LogLimits, Reply, Request, Scope, Stdin, Target};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
-use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Signal;
 
+use crate::attach::{BOTH, attach};
 use crate::client::Client;
-use crate::patience::until;
+use crate::patience::{patience, until};
 use crate::rig::{self, Container, Rig, container, lines};
 
 /// Counts, a line at a time and slowly enough to be watched, until it is asked to end.
@@ -196,30 +194,17 @@ fn a_log_that_has_its_size_goes_on_after_a_rotation() {
 fn a_rate_is_kept_and_what_is_lost_is_counted_without_waiting_for_more() {
     const LINES: u64 = 20_000;
     let (rig, mut client) = Rig::new();
-    let wanted = Container {
-        log_limits: Some(LogLimits { rate: Some(4096), size: None }),
-        ..container("c1", "sleep 0.01; seq 1 20000; trap 'exit 5' TERM; while :; do sleep 0.01; done")
-    };
-    rig.start(&mut client, &wanted);
+    let script = "trap 'exit 5' TERM; read go; seq 1 20000; while :; do sleep 0.01; done";
+    let log_limits = Some(LogLimits { rate: Some(4096), size: None });
+    rig.start(&mut client, &Container { log_limits, stdin: Stdin::Open, ..container("c1", script) });
     // Who looks on sees everything: the limit is the log's.
-    let (reading, writing) = pipe_with(PipeFlags::CLOEXEC).unwrap();
-    let (container, attachment) = ("c1".to_owned(), "a1".to_owned());
-    let attach = Request::Attach { container, attachment, streams: vec![Stream::Stdout] };
-    let (reply, _) = client.call_for_descriptors(attach, &[writing.as_fd()]);
-    assert!(matches!(reply, Reply::Attached { .. }), "{reply:?}");
-    drop(writing);
-    let mut seen = String::new();
-    let mut reading = fs::File::from(reading);
-    while !seen.ends_with("\n20000\n") {
-        let mut some = [0; 1 << 16];
-        let count = reading.read(&mut some).unwrap();
-        assert!(count > 0, "it ended at {:?}", seen.lines().last());
-        seen.push_str(std::str::from_utf8(&some[..count]).unwrap());
-    }
-    let first: u64 = seen.lines().next().unwrap().parse().unwrap_or(0);
-    assert!(seen.lines().count() as u64 == LINES - first + 1, "{first}");
+    let mut onlooker = attach(&mut client, "a1", &BOTH);
+    onlooker.say("go\n");
+    onlooker.expect(&(1..=LINES).map(|number| format!("{number}\n")).collect::<String>());
     until("it is counted while the container is silent", || {
-        text(&rig.log_path("c1")).contains("missing here: more than 4096 bytes a second").then_some(())
+        text(&rig.log_path("c1"))
+            .ends_with("missing here: more than 4096 bytes a second (rate_limit)\n")
+            .then_some(())
     });
     assert_eq!(end(&mut client), 5);
     assert_eq!(accounted(&[&rig.log_path("c1")]), LINES);
@@ -235,7 +220,7 @@ fn copied<'a>(rig: &Rig, script: &str) -> Container<'a> {
 
 fn journald(rig: &Rig) -> UnixDatagram {
     let socket = UnixDatagram::bind(rig.directory.path().join("journald")).unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    socket.set_read_timeout(Some(patience())).unwrap();
     socket
 }
 
@@ -249,11 +234,16 @@ fn entry(journald: &UnixDatagram) -> String {
 fn journald_gets_a_copy_of_every_line() {
     let (rig, mut client) = Rig::new();
     let journald = journald(&rig);
-    rig.start(&mut client, &copied(&rig, "echo one; sleep 0.1; echo two >&2; sleep 0.1; printf three"));
+    let copied = copied(&rig, "echo one; read go; echo two >&2; read go; printf three");
+    rig.start(&mut client, &Container { stdin: Stdin::Open, ..copied });
+    let mut attached = attach(&mut client, "a1", &BOTH);
     let priorities = [("one", 6), ("two", 3), ("three", 6)];
     for (message, priority) in priorities {
         let wanted = format!("CONTAINER_NAME=web\nPRIORITY={priority}\nMESSAGE={message}\n");
         assert_eq!(entry(&journald), wanted);
+        if message != "three" {
+            attached.say("go\n");
+        }
     }
     client.exit("c1");
     assert_eq!(rig.log("c1"), ["stdout F one", "stderr F two", "stdout F three"]);
@@ -264,7 +254,7 @@ fn a_journald_that_does_not_read_holds_nobody_up_and_is_told_what_it_missed() {
     const LINES: u64 = 50_000;
     let (rig, mut client) = Rig::new();
     let journald = journald(&rig);
-    rig.start(&mut client, &copied(&rig, "seq 1 50000; trap 'exit 5' TERM; while :; do sleep 0.01; done"));
+    rig.start(&mut client, &copied(&rig, "trap 'exit 5' TERM; seq 1 50000; while :; do sleep 0.01; done"));
     until("the log has it all", || text(&rig.log_path("c1")).ends_with(" 50000\n").then_some(()));
     let (mut there, mut missing) = (0, 0);
     while there + missing < LINES {
