@@ -12,7 +12,7 @@ use sandbox::error::chain;
 use sandbox::{Error, NamespaceMode, PodId, UserNamespace};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::world::{World, until};
+use crate::world::{World, here, until};
 
 /// A listener in a pod's network namespace.
 fn listening(world: &World, pod: &PodId, address: &str) -> TcpListener {
@@ -182,7 +182,7 @@ async fn many_connections_leave_no_thread() {
         let mut stream = world.pods().connect(pod.as_str(), 80).await.unwrap();
         assert_eq!(stream.read_u8().await.unwrap(), b'x');
     }
-    told.recv_timeout(Duration::from_secs(10)).unwrap();
+    told.recv_timeout(here(Duration::from_secs(10))).unwrap();
     server.join().unwrap();
     until("threads to be gone", || {
         let names = std::fs::read_dir("/proc/self/task").unwrap().flatten();

@@ -6,9 +6,12 @@ use std::time::Duration;
 use sandbox::{ContainerId, End, Error, PodId, Stdin, StreamChoice, StreamSession};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::world::{World, shell, until};
+use crate::world::{World, here, shell, until};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long to wait for what must happen.
+fn patience() -> Duration {
+    here(Duration::from_secs(20))
+}
 
 const NONE: StreamChoice = StreamChoice { stdin: false, stdout: false, stderr: false, terminal: false };
 const OUT: StreamChoice = StreamChoice { stdout: true, ..NONE };
@@ -49,19 +52,19 @@ async fn expect(session: &mut StreamSession, text: &str) {
             read.push(char::from(byte[0]));
         }
     };
-    let in_time = tokio::time::timeout(PATIENCE, work).await;
+    let in_time = tokio::time::timeout(patience(), work).await;
     assert!(in_time.is_ok(), "no {text:?} in {read:?}");
 }
 
 async fn rest(output: Option<&mut sandbox::Output>) -> String {
     let mut read = Vec::new();
     let work = output.expect("an output").read_to_end(&mut read);
-    tokio::time::timeout(PATIENCE, work).await.expect("an end").expect("read");
+    tokio::time::timeout(patience(), work).await.expect("an end").expect("read");
     String::from_utf8(read).expect("text")
 }
 
 async fn end(session: &mut StreamSession) -> End {
-    tokio::time::timeout(PATIENCE, session.ended()).await.expect("an end").expect("told")
+    tokio::time::timeout(patience(), session.ended()).await.expect("an end").expect("told")
 }
 
 /// Waits until so many processes with this on their command line are left.
@@ -287,7 +290,7 @@ async fn the_end_of_a_supervisor_ends_sessions() {
     let supervisor = rustix::process::Pid::from_raw(supervisor.cast_signed()).unwrap();
     rustix::process::kill_process(supervisor, rustix::process::Signal::KILL).unwrap();
     for session in [&mut attached, &mut command] {
-        let told = tokio::time::timeout(PATIENCE, session.ended()).await.expect("an end");
+        let told = tokio::time::timeout(patience(), session.ended()).await.expect("an end");
         assert!(matches!(told, Err(Error::OutOfTouch { .. })), "{told:?}");
     }
     drop((attached, command));

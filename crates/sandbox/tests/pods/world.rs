@@ -84,7 +84,7 @@ impl World {
             detach: Duration::from_secs(5),
             supervisor: Duration::from_secs(5),
             sources: Duration::from_secs(5),
-            connect: Duration::from_secs(3),
+            connect: here(Duration::from_secs(3)),
             ..Deadlines::default()
         };
         let config = Config {
