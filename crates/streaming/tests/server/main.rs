@@ -5,6 +5,7 @@
 mod client;
 mod http;
 mod limits;
+mod patience;
 mod ports;
 mod processes;
 mod tls;

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::FutureExt;
@@ -11,6 +11,8 @@ use streaming::{
     Streams,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+use crate::patience::until;
 
 const PIPE: usize = 64 << 10;
 
@@ -36,14 +38,18 @@ impl Drop for Live {
 }
 
 impl Processes {
-    /// Waits until as many processes and connections live.
+    /// How many processes and connections live.
+    pub(crate) fn count(&self) -> usize {
+        self.live.load(Ordering::SeqCst)
+    }
+
+    /// Waits until as many do.
     pub(crate) async fn live(&self, count: usize) {
-        let begun = Instant::now();
-        while self.live.load(Ordering::SeqCst) != count {
-            let live = self.live.load(Ordering::SeqCst);
-            assert!(begun.elapsed() < Duration::from_secs(20), "{live} live, and not {count}");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        until(&format!("{count} live"), || match self.count() {
+            live if live == count => Ok(()),
+            live => Err(live),
+        })
+        .await;
     }
 
     fn session(&self, streams: Streams, command: Vec<String>) -> Session {

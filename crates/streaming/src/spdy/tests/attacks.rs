@@ -14,14 +14,14 @@ use crate::spdy::headers::HeaderError;
 use crate::spdy::limits::Rate;
 use crate::spdy::{Connection, Error, Limits};
 
-/// What the server made of it, having said GOAWAY.
+/// What the server made of it, having said GOAWAY. For paused clocks: the time is up when nothing moves any more.
 async fn outcome(mut rig: Rig) -> Error {
     let rest = timeout(Duration::from_secs(10), rig.client.receiver.rest()).await.unwrap();
     assert!(matches!(rest.last(), Some(Control::GoAway { status: 1, .. })), "{rest:?}");
     rig.server.await.unwrap().unwrap_err()
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_control_frame_above_the_limit_is_refused_when_it_is_announced() {
     let mut rig = plain_rig();
     // SYN_STREAM with 16 MiB to come, of which nothing comes.
@@ -29,7 +29,7 @@ async fn a_control_frame_above_the_limit_is_refused_when_it_is_announced() {
     assert!(matches!(outcome(rig).await, Error::TooLong { kind: 1, length: 0xff_ffff, .. }));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_header_block_that_unfolds_without_end_is_refused() {
     let mut rig = plain_rig();
     let mut bomb = vec![0, 0, 0, 1, 0, 0, 0, 1, b'a', 0, 0xff, 0xff, 0xff];
@@ -41,21 +41,21 @@ async fn a_header_block_that_unfolds_without_end_is_refused() {
     assert!(matches!(error, Error::Headers { stream: 1, cause: HeaderError::TooLarge(_) }), "{error:?}");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_name_twice_in_a_header_block_is_refused() {
     let mut rig = plain_rig();
     rig.client.syn(1, &[("port", "1"), ("port", "2")]).await;
     assert!(matches!(outcome(rig).await, Error::Headers { cause: HeaderError::Duplicate, .. }));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_is_not_spdy_is_refused() {
     let mut rig = plain_rig();
     rig.client.sender.raw(&[0x80, 2, 0, 1, 0, 0, 0, 10]).await;
     assert!(matches!(outcome(rig).await, Error::Version(2)));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn stream_numbers_only_rise_and_are_odd() {
     for (first, second) in [(3, 1), (3, 3), (1, 2), (1, 0)] {
         let mut rig = plain_rig();
