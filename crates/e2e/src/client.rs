@@ -137,9 +137,10 @@ impl Client {
         Ok(self.runtime.clone().list_containers(request).await?.into_inner().containers)
     }
 
-    /// ExecSync with a time-out in seconds, 0 for none.
-    pub async fn exec(&self, id: &str, command: &[&str], timeout: i64) -> Result<Output, Status> {
+    /// ExecSync with a time-out in seconds, 0 for none: as many times longer as [`crate::patience`] has it.
+    pub async fn exec(&self, id: &str, command: &[&str], timeout: u64) -> Result<Output, Status> {
         let cmd = command.iter().map(ToString::to_string).collect();
+        let timeout = crate::patience(Duration::from_secs(timeout)).as_secs().cast_signed();
         let request = ExecSyncRequest { container_id: id.into(), cmd, timeout };
         let answer = self.runtime.clone().exec_sync(request).await?.into_inner();
         Ok(Output {

@@ -98,7 +98,7 @@ impl Pod {
 
     /// What a script prints on standard output in a running container.
     async fn exec(&self, container: &str, script: &str) -> String {
-        let output = self.client.exec(container, &["sh", "-c", script], seconds(20)).await.unwrap();
+        let output = self.client.exec(container, &["sh", "-c", script], 20).await.unwrap();
         assert_eq!(output.exit_code, 0, "{script}: {output:?}");
         output.stdout.trim().to_owned()
     }
@@ -117,11 +117,6 @@ fn mounts(node: &Node) -> Vec<String> {
     let state = node.path("state").display().to_string();
     let all = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     all.lines().filter(|line| line.contains(&state)).map(str::to_owned).collect()
-}
-
-/// A time-out for what must happen, on this machine.
-fn seconds(seconds: u64) -> i64 {
-    e2e::patience(Duration::from_secs(seconds)).as_secs().cast_signed()
 }
 
 /// What runtimes have written down of containers. Crun keeps filters that it has compiled beside that, for all containers to come.
@@ -205,16 +200,14 @@ async fn processes_join_and_are_bounded(handler: &str) {
             config::security(wanted).run_as_user = Some(Int64Value { value: 12 });
         })
         .await;
-    let output = pod
-        .client
-        .exec(&id, &["sh", "-c", "echo out $FROM $(id -u); echo err >&2; exit 5"], seconds(20))
-        .await;
+    let output =
+        pod.client.exec(&id, &["sh", "-c", "echo out $FROM $(id -u); echo err >&2; exit 5"], 20).await;
     let output = output.unwrap();
     assert_eq!(
         (output.stdout.as_str(), output.stderr.as_str(), output.exit_code),
         ("out request 12\n", "err\n", 5)
     );
-    let missing = pod.client.exec(&id, &["/no/such/command"], seconds(20)).await.unwrap_err();
+    let missing = pod.client.exec(&id, &["/no/such/command"], 20).await.unwrap_err();
     assert!(missing.message().contains("/no/such/command"), "{missing}");
     let late = pod.client.exec(&id, &["sleep", "1000.125"], 2).await.unwrap_err();
     assert_eq!(late.code(), tonic::Code::DeadlineExceeded, "{late}");
@@ -226,9 +219,7 @@ async fn processes_join_and_are_bounded(handler: &str) {
     // Many at once, each with its own end.
     let many = (0..8).map(|code| {
         let (client, id) = (pod.client.clone(), id.clone());
-        tokio::spawn(
-            async move { client.exec(&id, &["sh", "-c", &format!("exit {code}")], seconds(30)).await },
-        )
+        tokio::spawn(async move { client.exec(&id, &["sh", "-c", &format!("exit {code}")], 30).await })
     });
     for (code, exec) in many.collect::<Vec<_>>().into_iter().enumerate() {
         let output = exec.await.unwrap().unwrap();
@@ -435,7 +426,7 @@ async fn volumes_are_mounted_as_asked_for(handler: &str) {
     nix::mount::mount(Some("late"), &mounted, Some("tmpfs"), nix::mount::MsFlags::empty(), None::<&str>)
         .unwrap();
     std::fs::write(mounted.join("file"), "").unwrap();
-    let seen = pod.client.exec(&id, &["ls", "/late/late"], seconds(20)).await.unwrap().stdout;
+    let seen = pod.client.exec(&id, &["ls", "/late/late"], 20).await.unwrap().stdout;
     nix::mount::umount(&mounted).unwrap();
     // The stand-in for crun has a mount namespace of its own, which lets nothing in.
     if pod.node.path("crun").exists() && handler == "crun" {

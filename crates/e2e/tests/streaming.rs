@@ -4,13 +4,9 @@
 
 use std::time::Duration;
 
-use e2e::{Network, Pod, until};
-use futures::{SinkExt, StreamExt};
+use e2e::streams::{Channel, Command, Heard, V5, Wanted, websocket};
+use e2e::{Network, Pod, patience, until};
 use proto::runtime::v1 as cri;
-use tokio::net::TcpStream;
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::client::ClientRequestBuilder;
-use tokio_tungstenite::tungstenite::{Error, Message};
 use tonic::Code;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -18,57 +14,44 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// What says that all went well.
 const SUCCESS: &str = r#"{"metadata":{},"status":"Success"}"#;
 
-struct Stream(WebSocketStream<TcpStream>);
-
-/// What came on the channels of output, errors and the end.
-#[derive(Debug, Default)]
-struct Heard([Vec<u8>; 4]);
-
-impl Heard {
-    fn text(&self, channel: usize) -> String {
-        String::from_utf8_lossy(&self.0[channel]).into_owned()
-    }
+/// Goes to the address of a command or an attachment.
+async fn connect(url: &str) -> Command {
+    Command::open(url, V5, Wanted::default()).await.expect("an upgrade")
 }
 
-impl Stream {
-    async fn open(url: &str, protocol: &str) -> Result<Self, Box<Error>> {
-        let address = url.split('/').nth(2).unwrap();
-        let stream = TcpStream::connect(address).await.map_err(|error| Box::new(Error::Io(error)))?;
-        let request = ClientRequestBuilder::new(url.replacen("http", "ws", 1).parse().unwrap());
-        let request = request.with_sub_protocol(protocol);
-        Ok(Self(tokio_tungstenite::client_async(request, stream).await.map_err(Box::new)?.0))
-    }
+async fn say(command: &mut Command, text: &str) {
+    command.send(Channel::Stdin, text.as_bytes()).await.expect("sent");
+}
 
-    async fn v5(url: &str) -> Self {
-        Self::open(url, "v5.channel.k8s.io").await.expect("an upgrade")
-    }
+/// Everything until the session ends in order.
+async fn heard(mut command: Command) -> Heard {
+    command.hear(|_| false).await
+}
 
-    async fn send(&mut self, channel: u8, bytes: &[u8]) {
-        self.0.send(Message::Binary([&[channel][..], bytes].concat().into())).await.expect("sent");
-    }
+/// Everything until the connection ends, as it may.
+async fn cut_off(mut command: Command) -> Heard {
+    let mut heard = Heard::default();
+    let hearing = async {
+        while let Ok(Some((channel, bytes))) = command.next().await {
+            heard.0[channel as usize].extend_from_slice(&bytes);
+        }
+    };
+    tokio::time::timeout(patience(PATIENCE), hearing).await.expect("an end");
+    heard
+}
 
-    /// Until `enough` of what was heard, or the end.
-    async fn hear(&mut self, enough: impl Fn(&Heard) -> bool) -> Heard {
-        let mut heard = Heard::default();
-        let hearing = async {
-            while !enough(&heard) {
-                match self.0.next().await {
-                    Some(Ok(Message::Binary(bytes))) => {
-                        heard.0[usize::from(bytes[0])].extend_from_slice(&bytes[1..]);
-                    }
-                    Some(Ok(Message::Close(_)) | Err(_)) | None => break,
-                    Some(Ok(_)) => {}
-                }
-            }
-        };
-        let in_time = tokio::time::timeout(e2e::patience(PATIENCE), hearing).await.is_ok();
-        assert!(in_time, "{:?}", heard.0.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()));
-        heard
-    }
-
-    async fn heard(mut self) -> Heard {
-        self.hear(|_| false).await
-    }
+/// What comes from ports on their channels, two each, until the connection ends, as it may where nobody listens yet.
+async fn asked(url: &str, request: &[u8]) -> [Vec<u8>; 4] {
+    let mut heard = <[Vec<u8>; 4]>::default();
+    let asking = async {
+        let mut connection = websocket::Connection::open(url, "v4.channel.k8s.io").await.expect("an upgrade");
+        let _ended_already = connection.send(0, request).await;
+        while let Ok(Some((channel, bytes))) = connection.next().await {
+            heard[usize::from(channel)].extend_from_slice(&bytes);
+        }
+    };
+    tokio::time::timeout(patience(PATIENCE), asking).await.expect("an end");
+    heard
 }
 
 fn words(command: &[&str]) -> Vec<String> {
@@ -96,29 +79,35 @@ async fn a_command_has_its_streams_and_tells_its_end() {
     let pod = Pod::new(Network::BuiltIn, |_| {}).await;
     let container = pod.waiting("main", |_| {}).await;
     let url = exec(&pod, exec_request(&container, "tr a-z A-Z; echo wrong >&2; exit 7")).await;
-    let mut stream = Stream::v5(&url).await;
-    stream.send(0, b"hello\n").await;
-    stream.send(255, &[0]).await;
-    let heard = stream.heard().await;
-    assert_eq!((heard.text(1).as_str(), heard.text(2).as_str()), ("HELLO\n", "wrong\n"));
-    assert!(heard.text(3).contains(r#"{"reason":"ExitCode","message":"7"}"#), "{}", heard.text(3));
-    let again = Stream::open(&url, "v5.channel.k8s.io").await.map(drop).unwrap_err();
-    assert!(matches!(&*again, Error::Http(answer) if answer.status().as_u16() == 404), "{again}");
+    let mut command = connect(&url).await;
+    say(&mut command, "hello\n").await;
+    command.end_input().await.expect("sent");
+    let heard = heard(command).await;
+    assert_eq!(
+        (heard.text(Channel::Stdout).as_str(), heard.text(Channel::Stderr).as_str()),
+        ("HELLO\n", "wrong\n")
+    );
+    assert!(heard.text(Channel::Error).contains(r#"{"reason":"ExitCode","message":"7"}"#), "{heard:?}");
+    let again = Command::open(&url, V5, Wanted::default()).await.map(drop).unwrap_err();
+    assert!(again.to_string().starts_with("HTTP/1.1 404 "), "{again}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_terminal_is_one_and_has_its_client_s_size() {
     let pod = Pod::new(Network::BuiltIn, |_| {}).await;
     let container = pod.waiting("main", |_| {}).await;
-    let mut request = exec_request(&container, "read go; tty; stty size; exit 3");
+    // Sizes go another way than what is typed, and one may overtake the other.
+    let script =
+        "read go; tty; until [ \"$(stty size)\" = '43 132' ]; do usleep 1000; done; stty size; exit 3";
+    let mut request = exec_request(&container, script);
     (request.tty, request.stderr) = (true, false);
-    let mut stream = Stream::v5(&exec(&pod, request).await).await;
-    stream.send(4, br#"{"Width":132,"Height":43}"#).await;
-    stream.send(0, b"go\n").await;
-    let heard = stream.heard().await;
-    let text = heard.text(1);
+    let mut command = connect(&exec(&pod, request).await).await;
+    command.send(Channel::Resize, br#"{"Width":132,"Height":43}"#).await.expect("sent");
+    say(&mut command, "go\n").await;
+    let heard = heard(command).await;
+    let text = heard.text(Channel::Stdout);
     assert!(text.contains("/dev/pts/") && text.contains("43 132\r\n"), "{text}");
-    assert!(heard.text(3).contains("NonZeroExitCode"), "{}", heard.text(3));
+    assert!(heard.text(Channel::Error).contains("NonZeroExitCode"), "{heard:?}");
 }
 
 /// As with containerd: the container's terminal counts, and not what a client takes it to have. One that would prepare a terminal of
@@ -130,12 +119,12 @@ async fn a_client_that_knows_of_no_terminal_has_the_container_s() {
     (wanted.stdin, wanted.tty) = (true, true);
     let container = pod.create(wanted).await.unwrap();
     pod.client.start(&container).await.unwrap();
-    let mut stream = Stream::v5(&attach(&pod, &container).await).await;
-    stream.send(0, b"it\n").await;
-    let heard = stream.heard().await;
-    let text = heard.text(1);
+    let mut attached = connect(&attach(&pod, &container).await).await;
+    say(&mut attached, "it\n").await;
+    let heard = heard(attached).await;
+    let text = heard.text(Channel::Stdout);
     assert!(text.contains("got it\r\n/dev/pts/") && text.ends_with("wrong\r\n"), "{text}");
-    assert_eq!((heard.text(2).as_str(), heard.text(3).as_str()), ("", SUCCESS));
+    assert_eq!((heard.text(Channel::Stderr).as_str(), heard.text(Channel::Error).as_str()), ("", SUCCESS));
     let container_id = pod.waiting("plain", |_| {}).await;
     let request = cri::AttachRequest { container_id, stdin: true, tty: true, stdout: true, stderr: false };
     let status = pod.runtime.clone().attach(request).await.unwrap_err();
@@ -148,9 +137,9 @@ async fn a_client_that_goes_takes_its_command_along() {
     let pod = Pod::new(Network::BuiltIn, |_| {}).await;
     let container = pod.waiting("main", |_| {}).await;
     let url = exec(&pod, exec_request(&container, "sleep 54321 & echo there; wait")).await;
-    let mut stream = Stream::v5(&url).await;
-    stream.hear(|heard| heard.text(1).contains("there")).await;
-    drop(stream);
+    let mut command = connect(&url).await;
+    command.hear(|heard| heard.text(Channel::Stdout).contains("there")).await;
+    drop(command);
     until(PATIENCE, "the end of the command and of its child", || async {
         let left = pod.exec(&container, "ps -o args | grep '[5]4321' || true").await;
         if left.is_empty() { Ok(()) } else { Err(left) }
@@ -167,23 +156,27 @@ async fn a_killed_daemon_ends_the_client_s_connection_and_not_the_container() {
     let container = pod.create(wanted).await.unwrap();
     pod.client.start(&container).await.unwrap();
     let (first, second) = (attach(&pod, &container).await, attach(&pod, &container).await);
-    let (mut first, mut second) = (Stream::v5(&first).await, Stream::v5(&second).await);
+    let (mut first, mut second) = (connect(&first).await, connect(&second).await);
+    let got = |word: &str| {
+        let line = format!("got {word}");
+        move |heard: &Heard| heard.text(Channel::Stdout).contains(&line)
+    };
     // Each is there when it has heard what it said itself, whoever hears it too.
-    for (stream, word) in [(&mut first, "one"), (&mut second, "two")] {
-        stream.send(0, format!("{word}\n").as_bytes()).await;
-        stream.hear(|heard| heard.text(1).contains(&format!("got {word}"))).await;
+    for (client, word) in [(&mut first, "one"), (&mut second, "two")] {
+        say(client, &format!("{word}\n")).await;
+        client.hear(got(word)).await;
     }
-    first.hear(|heard| heard.text(1).contains("got two")).await;
+    first.hear(got("two")).await;
     pod.restart();
-    let (first, second) = (first.heard().await, second.heard().await);
-    assert_eq!((first.text(3), second.text(3)), (String::new(), String::new()), "nobody was told an end");
-    let mut third = Stream::v5(&attach(&pod, &container).await).await;
-    third.send(0, b"three\n").await;
-    third.hear(|heard| heard.text(1).contains("got three")).await;
-    let detached = attach(&pod, &container).await;
-    drop(Stream::v5(&detached).await);
+    let told = (cut_off(first).await.text(Channel::Error), cut_off(second).await.text(Channel::Error));
+    assert_eq!(told, (String::new(), String::new()), "nobody was told an end");
+    let mut third = connect(&attach(&pod, &container).await).await;
+    say(&mut third, "three\n").await;
+    third.hear(got("three")).await;
+    drop(connect(&attach(&pod, &container).await).await);
     pod.client.stop(&container, 0).await.unwrap();
-    assert_eq!(third.heard().await.text(3), SUCCESS, "the end of the container is no failure of attaching");
+    let told = heard(third).await.text(Channel::Error);
+    assert_eq!(told, SUCCESS, "the end of the container is no failure of attaching");
     let log = std::path::Path::new(&pod.sandbox.log_directory).join("main.log");
     let log = std::fs::read_to_string(log).unwrap();
     for line in ["got one", "got two", "got three"] {
@@ -200,15 +193,13 @@ async fn ports_of_a_pod_are_reached() {
     let page = until(PATIENCE, "the page through the forwarded port", || async {
         let request = cri::PortForwardRequest { pod_sandbox_id: pod.id.clone(), port: vec![8080, 8081] };
         let url = pod.runtime.clone().port_forward(request).await.unwrap().into_inner().url;
-        let mut stream = Stream::open(&url, "v4.channel.k8s.io").await.unwrap();
-        stream.send(0, b"GET /page HTTP/1.0\r\n\r\n").await;
-        let heard = stream.heard().await;
-        if heard.text(0).contains("page\n") { Ok(heard) } else { Err(heard.text(1)) }
+        let heard = asked(&url, b"GET /page HTTP/1.0\r\n\r\n").await;
+        if heard[0].ends_with(b"page\n") { Ok(heard) } else { Err(heard) }
     })
     .await;
-    assert!(page.0[0].starts_with(&8080u16.to_le_bytes()), "{page:?}");
-    assert_eq!(page.0[1], 8080u16.to_le_bytes());
-    let refused = String::from_utf8_lossy(&page.0[3][2..]).into_owned();
+    assert!(page[0].starts_with(&8080u16.to_le_bytes()), "{page:?}");
+    assert_eq!(page[1], 8080u16.to_le_bytes());
+    let refused = String::from_utf8_lossy(&page[3][2..]).into_owned();
     assert!(refused.contains("error forwarding port 8081"), "{refused}");
 }
 

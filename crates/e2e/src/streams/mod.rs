@@ -9,6 +9,10 @@ use std::io;
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::node::PATIENCE;
+use crate::patience;
 
 /// What is spoken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,20 +160,30 @@ impl Command {
     /// All that comes until `enough` of it is there, or the end.
     ///
     /// # Panics
-    /// When the connection breaks.
+    /// When the connection breaks, or all that takes longer than [`PATIENCE`].
     pub async fn hear(&mut self, enough: impl Fn(&Heard) -> bool) -> Heard {
         let mut heard = Heard::default();
-        while !enough(&heard) {
-            let Some((channel, bytes)) = self.next().await.expect("a connection") else { break };
-            heard.0[channel as usize].extend_from_slice(&bytes);
-        }
+        let hearing = async {
+            while !enough(&heard) {
+                let Some((channel, bytes)) = self.next().await.expect("a connection") else { break };
+                heard.0[channel as usize].extend_from_slice(&bytes);
+            }
+        };
+        let in_time = timeout(patience(PATIENCE), hearing).await.is_ok();
+        assert!(in_time, "no more than {heard:?}");
         heard
     }
 }
 
 /// What came on each channel.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Heard(pub [Vec<u8>; 5]);
+
+impl std::fmt::Debug for Heard {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_map().entries(Channel::ALL.map(|channel| (channel, self.text(channel)))).finish()
+    }
+}
 
 impl Heard {
     /// What came on a channel, as text.

@@ -17,6 +17,9 @@ use super::program::{ClientGo, Run};
 /// SPDY, SPDY in a WebSocket tunnel, and the tunnel that is refused with SPDY after it.
 const PROTOCOLS: [&str; 3] = ["spdy", "tunnel", "fallback"];
 
+/// A port that nobody listens on: the kernel gives it to no one, and the pod's network is its own.
+const NOBODY: u16 = 9;
+
 /// Connections at once.
 const MANY: usize = 50;
 
@@ -159,22 +162,20 @@ async fn a_port_that_nobody_listens_on_is_told_and_others_go_on() {
     let container = pod.waiting("main", |_| {}).await;
     let process = pod.container(&container).await.1["pid"].clone();
     let echo = Echo::inside(&process, "127.0.0.1:0");
-    // Nobody gets the port of one that is there no longer so soon.
-    let nobody = listener(&process, "127.0.0.1:0").local_addr().unwrap().port();
     for protocol in PROTOCOLS {
-        let url = url(&pod, &[echo.port, nobody]).await;
-        let plan = json!({ "URL": url, "Protocol": protocol, "Echo": echo.port, "Nobody": nobody });
+        let url = url(&pod, &[echo.port, NOBODY]).await;
+        let plan = json!({ "URL": url, "Protocol": protocol, "Echo": echo.port, "Nobody": NOBODY });
         let report = client.reports("pairs", &plan).await;
         assert_eq!((&report["Before"], &report["After"]), (&json!("before"), &json!("after")), "{protocol}");
         let refusal = report["Refusal"].as_str().unwrap();
-        assert!(refusal.contains(&format!("port {nobody}")) && refusal.contains("refused"), "{refusal}");
+        assert!(refusal.contains(&format!("port {NOBODY}")) && refusal.contains("refused"), "{refusal}");
 
         // kubectl tells its user, and ends.
-        let (run, local) = forward(client, &pod, (protocol, &[nobody])).await;
+        let (run, local) = forward(client, &pod, (protocol, &[NOBODY])).await;
         assert_eq!(through(local[0], b"").await, b"", "{protocol}");
         let errors = run.ended().await["Errors"].to_string();
         assert!(
-            errors.contains(&format!("port {nobody}")) && errors.contains("refused"),
+            errors.contains(&format!("port {NOBODY}")) && errors.contains("refused"),
             "{protocol}: {errors}"
         );
     }

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 
@@ -36,12 +37,19 @@ struct Terminal {
     screen: Arc<Mutex<String>>,
 }
 
+fn set_size(master: impl AsFd, columns: u16, rows: u16) {
+    let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    tcsetwinsize(master, size).unwrap();
+}
+
 impl Terminal {
     fn run(crictl: &Crictl<'_>, arguments: &[&str]) -> Self {
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
         grantpt(&master).unwrap();
         unlockpt(&master).unwrap();
         let name = ptsname(&master, Vec::new()).unwrap();
+        // Before it begins: it looks once, and from some later moment on hears of changes.
+        set_size(&master, 80, 24);
         let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
         let slave = File::from(open(name.as_c_str(), flags, Mode::empty()).unwrap());
         let stdio = || Stdio::from(slave.try_clone().unwrap());
@@ -54,7 +62,6 @@ impl Terminal {
             program: session.stdin(stdio()).stdout(stdio()).stderr(stdio()).spawn().expect("setsid"),
             screen: Arc::default(),
         };
-        terminal.resize(80, 24);
         let (from, screen) = (Arc::clone(&terminal.master), Arc::clone(&terminal.screen));
         // Ends with the last who has the terminal open.
         std::thread::spawn(move || {
@@ -71,8 +78,7 @@ impl Terminal {
     }
 
     fn resize(&self, columns: u16, rows: u16) {
-        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-        tcsetwinsize(&*self.master, size).unwrap();
+        set_size(&*self.master, columns, rows);
     }
 
     fn screen(&self) -> String {
