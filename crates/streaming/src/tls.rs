@@ -24,7 +24,7 @@ pub struct TlsFiles {
     pub certificate: PathBuf,
     /// Its key.
     pub key: PathBuf,
-    /// The authorities that clients' certificates must come from; without it clients need none.
+    /// The authorities that clients' certificates must come from; without it clients need none. kubelet shows no certificate.
     pub client_ca: Option<PathBuf>,
 }
 
