@@ -75,7 +75,7 @@ struct Running {
 /// What a connection needs to know.
 struct Shared {
     tokens: Arc<Tokens>,
-    tls: Option<Tls>,
+    tls: Option<Arc<Tls>>,
     sessions: Arc<Semaphore>,
     terms: Terms,
 }
@@ -94,7 +94,7 @@ impl Server {
     /// # Errors
     /// [`Error::Listen`], and those of TLS when the files can't be used.
     pub fn start(config: Config, backend: Arc<dyn Backend>) -> Result<Self, Error> {
-        let tls = config.tls.map(Tls::open).transpose()?;
+        let tls = config.tls.map(Tls::open).transpose()?.map(Arc::new);
         let address = SocketAddr::new(config.address, config.port);
         let failed = |cause| Error::Listen { address, cause };
         let listener = std::net::TcpListener::bind(address).map_err(failed)?;
@@ -240,7 +240,7 @@ type Introduced = (Box<dyn Duplex>, Upgrade, Request, OwnedSemaphorePermit);
 
 async fn introduce(socket: Socket, shared: &Arc<Shared>) -> Option<Introduced> {
     let Some(tls) = &shared.tls else { return exchange(socket, shared).await };
-    match TlsAcceptor::from(tls.current()).accept(socket).await {
+    match TlsAcceptor::from(tls.current().await).accept(socket).await {
         Ok(stream) => exchange(stream, shared).await,
         Err(error) => {
             tracing::debug!(%error, "a TLS handshake for streams failed");
