@@ -227,16 +227,7 @@ impl Reader<'_> {
 
     async fn data(&self, stream: u32, mut bytes: BytesMut, fin: bool) -> Result<(), Error> {
         loop {
-            let done = {
-                let mut state = self.shared.lock();
-                let before = bytes.len();
-                let done = state.on_data(stream, &mut bytes, fin)?;
-                // Trying again in vain is not a sign of life.
-                if bytes.len() < before || done == Done::Yes {
-                    state.active = Instant::now();
-                }
-                done
-            };
+            let done = self.shared.lock().on_data(stream, &mut bytes, fin)?;
             match done {
                 Done::Yes => break,
                 Done::No => self.wait_for_room().await,
@@ -260,9 +251,6 @@ impl Reader<'_> {
     }
 
     fn control(&self, frame: Control, headers: &mut HeaderReader) -> Result<(), Error> {
-        if !matches!(frame, Control::Ping(_)) {
-            self.shared.lock().active = Instant::now();
-        }
         let mut read = |stream: u32, block: &[u8]| {
             self.shared.lock().count_opened()?;
             headers.read(block).map_err(|cause| Error::Headers { stream, cause })
