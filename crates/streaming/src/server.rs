@@ -24,8 +24,9 @@ use tokio_rustls::TlsAcceptor;
 use crate::backend::{Backend, Duplex, Request};
 use crate::error::Error;
 use crate::http::{self, Answer, Kind, Upgrade, refusal};
-use crate::session::{self, Terms};
-use crate::socket::{LINGER_ENDED, LINGER_REFUSED, Socket};
+use crate::remote_command::pump::Parting;
+use crate::session::{self, Client, Terms};
+use crate::socket::{LINGER_CUT_OFF, Socket};
 use crate::tls::{Tls, TlsFiles};
 use crate::tokens::{LIFE, Tokens};
 
@@ -224,13 +225,17 @@ async fn connection(stream: TcpStream, stranger: OwnedSemaphorePermit, shared: A
     };
     let Some((io, upgrade, request, place)) = introduced else {
         // The answer has been given; a client that sends a body shall read it all the same.
-        return socket.linger(LINGER_REFUSED).await;
+        return socket.linger(LINGER_CUT_OFF).await;
     };
     drop(stranger);
     let terms = shared.terms.clone();
     drop(shared);
+    let (idle, client) = (terms.idle, Client { io, taken: socket.taken() });
     tokio::select! {
-        () = session::run(io, (upgrade, request), terms) => socket.linger(LINGER_ENDED).await,
+        parting = session::run(client, (upgrade, request), terms) => match parting {
+            Parting::Told => socket.linger(idle).await,
+            Parting::CutOff => socket.linger(LINGER_CUT_OFF).await,
+        },
         () = socket.gone() => {}
     }
     drop(place);

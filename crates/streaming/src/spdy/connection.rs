@@ -25,9 +25,6 @@ use super::{Error, Incoming, KEEP_ALIVE, LINGER, Limits};
 /// How much is read at once: what Go's side writes as one frame.
 const READ: usize = 32 << 10;
 
-/// How long a connection that is closed here has for sending what is left.
-const DRAIN: Duration = Duration::from_secs(60);
-
 /// How long the last words to a peer may take.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -56,11 +53,9 @@ pub struct Closer(Arc<Shared>);
 
 impl Closer {
     /// Takes no more streams, and ends the connection when all that was written is sent and the peer has gone or had
-    /// [`LINGER`] to do so.
+    /// [`LINGER`] to do so. How long the peer may take to read is up to whoever waits.
     pub fn close(&self) {
-        let until = Instant::now() + DRAIN;
-        self.0.lock().until.get_or_insert(until);
-        self.0.closing.notify_one();
+        self.0.lock().is_closing = true;
         self.0.work.notify_one();
     }
 }
@@ -155,12 +150,8 @@ async fn write_on<W: AsyncWrite + Unpin>(
 /// All is sent: a connection that is closing only waits for the peer now.
 fn drained(shared: &Shared) {
     let mut state = shared.lock();
-    if !state.drained() {
-        return;
-    }
-    let until = Instant::now() + LINGER;
-    if state.until.is_some_and(|later| later > until) {
-        state.until = Some(until);
+    if state.is_closing && state.until.is_none() && state.drained() {
+        state.until = Some(Instant::now() + LINGER);
         shared.closing.notify_one();
     }
 }

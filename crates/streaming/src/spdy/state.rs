@@ -81,7 +81,9 @@ pub(super) struct State {
     /// When a stream was last opened or ended, or a byte of one moved on. Other frames are no sign of life: clients' keep-alive would make
     /// the idle time void, and whoever wants to stay for ever could.
     pub(super) active: Instant,
-    /// Set when the connection is to end: no stream is taken any longer, and it ends at this time at the latest.
+    /// The connection is to end: no stream is taken any longer.
+    pub(super) is_closing: bool,
+    /// When it ends at the latest, once that is known.
     pub(super) until: Option<Instant>,
     ended: bool,
     next_ping: u32,
@@ -142,6 +144,7 @@ impl State {
             speaks: false,
             began: now,
             active: now,
+            is_closing: false,
             until: None,
             ended: false,
             next_ping: 0,

@@ -20,7 +20,7 @@ impl State {
             return Err(Error::StreamId { stream, last: self.last });
         }
         self.last = stream;
-        if self.until.is_some() || self.streams.len() >= self.limits.streams {
+        if self.is_closing || self.streams.len() >= self.limits.streams {
             self.send_reset(stream, Reset::RefusedStream);
             return Ok(false);
         }
@@ -169,6 +169,7 @@ impl State {
     }
 
     pub(in super::super) fn on_goaway(&mut self) {
+        self.is_closing = true;
         let until = Instant::now() + LINGER;
         self.until = Some(self.until.map_or(until, |earlier| earlier.min(until)));
     }
