@@ -143,6 +143,31 @@ async fn for_a(while_: Duration) {
 }
 
 #[tokio::test]
+async fn the_sixty_fifth_that_says_nothing_costs_the_first_its_place_and_nobody_waits() {
+    let node = node();
+    let url = node.exec("say hello 0", ALL);
+    let mut idle = Vec::new();
+    for _ in 0..64 {
+        idle.push(TcpStream::connect(authority(&url)).await.unwrap());
+    }
+    // Nobody has had to go for these; one has for the next.
+    let first = async {
+        let mut answer = Vec::new();
+        let _reset = idle.remove(0).read_to_end(&mut answer).await;
+    };
+    let mut first = Box::pin(first);
+    assert!(tokio::time::timeout(Duration::from_millis(100), &mut first).await.is_err());
+    let begun = std::time::Instant::now();
+    assert_eq!(connect(&url, "v4.channel.k8s.io").await.unwrap().heard().await.channels[1], b"hello");
+    first.await;
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    for other in &idle {
+        let closed = other.try_read(&mut [0]);
+        assert!(closed.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock));
+    }
+}
+
+#[tokio::test]
 async fn the_end_of_the_server_is_told_and_leaves_nothing() {
     let node = node();
     let client = connect(&node.exec("sleep", ALL), "v4.channel.k8s.io").await.unwrap();
