@@ -53,7 +53,8 @@ pub struct Config {
     pub port: u16,
     /// TLS; none for plain HTTP.
     pub tls: Option<TlsFiles>,
-    /// After how long a session ends in which nothing moves.
+    /// After how long a session ends in which nothing moves. A client that has been told the end has so long for each part of what
+    /// is still to be sent, and then for what the kernel holds for it and to close: its connection counts until then.
     pub idle_timeout: Duration,
     /// How many sessions there may be.
     pub max_connections: usize,

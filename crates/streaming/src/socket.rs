@@ -63,7 +63,8 @@ impl Socket {
 
     /// Ends our side, and takes what the client still sends until it ends its own: closing a socket with unread bytes resets the
     /// connection, and the client would lose the last that it was sent; so would one that pauses before the last of its output, by the
-    /// answer to its next ping. The kernel may hold MiB for it. Bounded in time and bytes. Safe to cancel.
+    /// answer to its next ping. The kernel may hold MiB for it, and how much of that is taken isn't seen here: `patience` is for all of
+    /// it. Bounded in time and bytes. Safe to cancel.
     pub(crate) async fn linger(&self, patience: Duration) {
         let _gone_already = shutdown(&self.stream, Shutdown::Write);
         let mut left = LINGER_BYTES;

@@ -27,7 +27,8 @@ pub(crate) struct StreamingConfig {
     /// (Kubernetes 1.37: its proxy to the runtime has no transport of its own), so that with this key exec, attach and
     /// port-forward of kubectl fail: it is for nodes whose only clients connect by themselves.
     pub(crate) tls_client_ca_file: PathBuf,
-    /// After how many seconds a stream ends in which nothing moves.
+    /// After how many seconds a stream ends in which nothing moves; also how long a client may pause before it reads the last of a
+    /// command that has ended.
     pub(crate) idle_timeout: u64,
     /// How many streams there may be at a time.
     pub(crate) max_connections: u32,
