@@ -121,10 +121,10 @@ async fn a_flood_of_what_carries_nothing_ends_the_connection() {
         node.processes.live(1).await;
         // It isn't read from meanwhile: answers wait within bounds.
         let mut sent = 0;
-        while sent < 1_000_000 && client.socket.send(message.clone()).await.is_ok() {
+        while sent < 10_000_000 && client.socket.send(message.clone()).await.is_ok() {
             sent += 1;
         }
-        assert!((200..1_000_000).contains(&sent), "{message:?}: {sent}");
+        assert!((200..10_000_000).contains(&sent), "{message:?}: {sent}");
         node.processes.live(0).await;
     }
 }
