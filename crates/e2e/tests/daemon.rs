@@ -4,10 +4,11 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use e2e::cri::{Mount, PodSandboxConfig};
-use e2e::{Client, DeadMount, Network, Node, needs, node, until};
+use e2e::{Client, DeadMount, Network, Node, Pod, needs, node, until};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use proto::runtime::v1 as cri;
 
 /// A node with a pod, and a CreateContainer that waits for a mount source that never answers.
 struct Waiting {
@@ -114,6 +115,45 @@ async fn the_daemon_may_open_more_files_than_it_hands_down() {
     let first: Vec<&str> = shown.lines().next().unwrap_or_default().split_whitespace().collect();
     assert_eq!(first[3..5], [given.to_string(), hard.to_string()], "the container's: {shown}");
     assert_eq!(shown.lines().nth(1), Some(given.to_string().as_str()), "an exec's");
+}
+
+/// Private memory of the daemon in KiB.
+fn memory(pid: u32) -> u64 {
+    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Anonymous:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// Commands side by side that print so many bytes each.
+async fn eight_that_print(pod: &Pod, container: &str, bytes: usize) {
+    let client = pod.runtime.clone().max_decoding_message_size(2 * bytes);
+    let commands = (0..8).map(|_| {
+        let (mut client, container_id) = (client.clone(), container.to_owned());
+        let cmd = vec!["head".to_owned(), "-c".into(), bytes.to_string(), "/dev/zero".into()];
+        tokio::spawn(
+            async move { client.exec_sync(cri::ExecSyncRequest { container_id, cmd, timeout: 0 }).await },
+        )
+    });
+    for command in commands.collect::<Vec<_>>() {
+        assert_eq!(command.await.unwrap().unwrap().into_inner().stdout.len(), bytes);
+    }
+}
+
+#[tokio::test]
+async fn what_many_commands_print_does_not_stay_in_the_daemons_memory() {
+    let pod = Pod::new(Network::None, |_| {}).await;
+    let main = pod.waiting("main", |_| {}).await;
+    pod.exec(&main, "true").await;
+    let before = memory(pod.node.pid());
+    // glibc learns from the first ones that they were freed.
+    for _ in 0..3 {
+        eight_that_print(&pod, &main, 15_000_000).await;
+    }
+    until(Duration::from_secs(10), "the memory to be given back", || async {
+        let now = memory(pod.node.pid());
+        if now < before + (8 << 10) { Ok(()) } else { Err(format!("{before} KiB before, {now} now")) }
+    })
+    .await;
 }
 
 #[tokio::test]

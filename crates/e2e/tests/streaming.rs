@@ -216,6 +216,12 @@ async fn what_cannot_be_streamed_is_refused_by_its_field() {
             "stdin: ",
         ),
         (cri::ExecRequest { cmd: Vec::new(), ..fine.clone() }, Code::InvalidArgument, "cmd: "),
+        (cri::ExecRequest { cmd: vec![String::new()], ..fine.clone() }, Code::InvalidArgument, "cmd[0]: "),
+        (
+            cri::ExecRequest { cmd: vec!["true".into(), "a\0".into()], ..fine.clone() },
+            Code::InvalidArgument,
+            "cmd[1]: ",
+        ),
         (
             cri::ExecRequest { container_id: "nothing".into(), ..fine },
             Code::NotFound,

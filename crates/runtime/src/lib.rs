@@ -32,3 +32,4 @@ pub mod wire;
 
 pub use error::Error;
 pub use failure::{FailedStep, Failure, FailureKind};
+pub use sys::give_back_large_blocks;

@@ -7,7 +7,7 @@
 //! |---|---|
 //! | no standard input | never: there is none |
 //! | `stdin` | with the container, over any number of attachments |
-//! | `stdin` and `stdin_once` | when the first attachment that had it has gone, or its client has nothing more to say |
+//! | `stdin` and `stdin_once` | for all attachments, when one that had it has gone, or its client has nothing more to say |
 //! | a terminal | never: whoever reads there takes what is typed for an end of file (Control-D) |
 //!
 //! Not here: the copying (the runtime crate's `supervisor`), and what clients speak.
@@ -43,15 +43,17 @@ pub(crate) async fn connected(
     let attach = Attach { container: &container.status.id, stdin, outputs };
     let (attachment, input, descriptor) = client.attach(attach).await?;
     let (stdin, terminal) = match (input, descriptor) {
-        (AttachedInput::Pipe, Some(writing)) => {
-            (Some(Input::pipe(writing)?.ending(attachment.input_end())), None)
+        (AttachedInput::Pipe, Some(writing)) if config.stdin == Stdin::Once => {
+            (container.input.open(writing)?, None)
         }
+        (AttachedInput::Pipe, Some(writing)) => (Some(Input::pipe(writing)?), None),
         (AttachedInput::Terminal, Some(master)) => {
             let terminal = Terminal::new(master, None)?;
-            (stdin.then(|| terminal.input().ending(attachment.input_end())), Some(terminal))
+            (stdin.then(|| terminal.input()), Some(terminal))
         }
         (AttachedInput::None | AttachedInput::Pipe | AttachedInput::Terminal, _) => (None, None),
     };
+    let stdin = stdin.map(|input| input.ending(attachment.input_end()));
     Ok(StreamSession { stdin, stdout, stderr, terminal, ending: Ending(Of::Attachment(attachment)) })
 }
 

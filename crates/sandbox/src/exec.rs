@@ -42,6 +42,22 @@ pub struct ExecOutput {
     pub stderr: Vec<u8>,
 }
 
+/// Checks that a command is one that could be executed somewhere.
+///
+/// # Errors
+/// [`Error::Refused`], by the fields of CRI's requests.
+pub fn check_command(command: &[String]) -> Result<(), Error> {
+    match command.first().map(String::is_empty) {
+        None => return Err(Error::refused("cmd", "is empty")),
+        Some(true) => return Err(Error::refused("cmd[0]", "is empty")),
+        Some(false) => {}
+    }
+    match command.iter().position(|word| word.contains('\0')) {
+        Some(at) => Err(Error::refused(format!("cmd[{at}]"), "has a zero byte in it")),
+        None => Ok(()),
+    }
+}
+
 /// The connection to the supervisor of a container that runs.
 ///
 /// # Errors
@@ -134,9 +150,26 @@ fn process(container: &ContainerEntry, command: &[String]) -> Result<ProcessPlan
             wish: "have a command run in it",
         });
     };
-    match command.first() {
-        Some(program) if !program.is_empty() && !command.iter().any(|word| word.contains('\0')) => {}
-        _ => return Err(Error::refused("cmd", "names no command, or has a zero byte in it")),
-    }
+    check_command(command)?;
     Ok(ProcessPlan { args: command.to_vec(), terminal: None, ..ProcessPlan::clone(first) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_command_is_refused_by_its_word() {
+        let check =
+            |words: &[&str]| check_command(&words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>());
+        check(&["true", ""]).unwrap();
+        for (words, refusal) in [
+            (&[][..], "cmd: is empty"),
+            (&["", "a"], "cmd[0]: is empty"),
+            (&["a\0b"], "cmd[0]: has a zero byte in it"),
+            (&["true", "a", "\0"], "cmd[2]: has a zero byte in it"),
+        ] {
+            assert_eq!(check(words).unwrap_err().to_string(), refusal);
+        }
+    }
 }

@@ -16,6 +16,7 @@ use crate::name::Names;
 use crate::pod::config::PodMetadata;
 use crate::pod::status::{PodFilter, PodStatus};
 use crate::pod::wish::Wish;
+use crate::streams::InputForOne;
 use crate::supervisor::client::Client;
 
 /// A pod, as the rest of the daemon reaches it.
@@ -39,6 +40,8 @@ pub(crate) struct ContainerEntry {
     pub(crate) status: Arc<ContainerStatus>,
     /// What a further process in it is like, but for the command; `None` when that cannot be told.
     pub(crate) process: Option<Arc<ProcessPlan>>,
+    /// Its input, if that is for one.
+    pub(crate) input: Arc<InputForOne>,
 }
 
 #[derive(Debug)]
@@ -95,8 +98,11 @@ impl Registry {
     }
 
     pub(crate) fn publish_container(&self, status: Arc<ContainerStatus>, process: &Option<Arc<ProcessPlan>>) {
-        let entry = ContainerEntry { pod: status.pod.clone(), process: process.clone(), status };
-        self.lock().containers.insert(entry.status.id.to_string(), entry);
+        let mut index = self.lock();
+        let before = index.containers.get(status.id.as_str());
+        let input = before.map_or_else(Arc::default, |entry| entry.input.clone());
+        let entry = ContainerEntry { pod: status.pod.clone(), process: process.clone(), status, input };
+        index.containers.insert(entry.status.id.to_string(), entry);
     }
 
     pub(crate) fn forget_container(&self, id: &ContainerId) {

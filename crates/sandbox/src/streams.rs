@@ -9,8 +9,10 @@
 //! Not here: how a command is started (see `exec`), how a container's output gets here (the runtime crate's `supervisor`), and what
 //! clients speak.
 
+mod for_one;
 mod io;
 
+pub(crate) use for_one::InputForOne;
 pub use io::{Input, Output, Terminal};
 pub(crate) use io::{Pipe, read_pipe, write_pipe};
 

@@ -14,6 +14,7 @@ mod server;
 mod session;
 mod socket;
 pub mod spdy;
+mod strangers;
 mod tls;
 mod tokens;
 mod websocket;

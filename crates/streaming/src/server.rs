@@ -24,13 +24,12 @@ use tokio_rustls::TlsAcceptor;
 use crate::backend::{Backend, Duplex, Request};
 use crate::error::Error;
 use crate::http::{self, Answer, Kind, Upgrade, refusal};
-use crate::session::{self, Terms};
-use crate::socket::{LINGER_ENDED, LINGER_REFUSED, Socket};
+use crate::remote_command::pump::Parting;
+use crate::session::{self, Client, Terms};
+use crate::socket::{LINGER_CUT_OFF, Socket};
+use crate::strangers::{Place, Strangers};
 use crate::tls::{Tls, TlsFiles};
 use crate::tokens::{LIFE, Tokens};
-
-/// How many connections may be there that have not shown a token yet; further ones wait in the kernel's queue.
-const STRANGERS: usize = 64;
 
 /// How long a connection may take from its beginning to its upgrade: handshake, headers, answer.
 const INTRODUCTION: Duration = Duration::from_secs(10);
@@ -54,7 +53,8 @@ pub struct Config {
     pub port: u16,
     /// TLS; none for plain HTTP.
     pub tls: Option<TlsFiles>,
-    /// After how long a session ends in which nothing moves.
+    /// After how long a session ends in which nothing moves. A client that has been told the end has so long for each part of what
+    /// is still to be sent, and then for what the kernel holds for it and to close: its connection counts until then.
     pub idle_timeout: Duration,
     /// How many sessions there may be.
     pub max_connections: usize,
@@ -75,7 +75,7 @@ struct Running {
 /// What a connection needs to know.
 struct Shared {
     tokens: Arc<Tokens>,
-    tls: Option<Tls>,
+    tls: Option<Arc<Tls>>,
     sessions: Arc<Semaphore>,
     terms: Terms,
 }
@@ -85,7 +85,8 @@ struct Upgraded {
     connection: OnUpgrade,
     upgrade: Upgrade,
     request: Request,
-    _place: OwnedSemaphorePermit,
+    /// Held until the session's end.
+    place: OwnedSemaphorePermit,
 }
 
 impl Server {
@@ -94,7 +95,7 @@ impl Server {
     /// # Errors
     /// [`Error::Listen`], and those of TLS when the files can't be used.
     pub fn start(config: Config, backend: Arc<dyn Backend>) -> Result<Self, Error> {
-        let tls = config.tls.map(Tls::open).transpose()?;
+        let tls = config.tls.map(Tls::open).transpose()?.map(Arc::new);
         let address = SocketAddr::new(config.address, config.port);
         let failed = |cause| Error::Listen { address, cause };
         let listener = std::net::TcpListener::bind(address).map_err(failed)?;
@@ -171,19 +172,23 @@ fn reachable(address: IpAddr) -> IpAddr {
 
 /// Takes connections until the end, then waits for those that are there, for a while.
 async fn serve(listener: TcpListener, shared: Arc<Shared>, mut ending: watch::Receiver<bool>) {
-    let strangers = Arc::new(Semaphore::new(STRANGERS));
+    let strangers = Strangers::default();
     let mut connections = JoinSet::new();
     let mut cleaning = interval(LIFE);
     cleaning.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        tokio::select! {
+        let (stream, from) = tokio::select! {
             _ = ending.wait_for(|ending| *ending) => break,
-            Some(_) = connections.join_next() => {}
-            _ = cleaning.tick() => shared.tokens.prune(),
-            (stream, stranger) = accept(&listener, &strangers) => {
-                connections.spawn(connection(stream, stranger, Arc::clone(&shared)));
+            Some(_) = connections.join_next() => continue,
+            _ = cleaning.tick() => {
+                shared.tokens.prune();
+                continue;
             }
-        }
+            accepted = accept(&listener) => accepted,
+        };
+        // At once: who is asked to leave does nothing before that.
+        let stranger = strangers.place(from.ip()).await;
+        connections.spawn(connection(stream, stranger, Arc::clone(&shared)));
     }
     drop(listener);
     let told = async { while connections.join_next().await.is_some() {} };
@@ -193,14 +198,11 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>, mut ending: watch::Re
     connections.shutdown().await;
 }
 
-/// The next connection, when there is a place for a stranger. Safe to cancel.
-async fn accept(listener: &TcpListener, strangers: &Arc<Semaphore>) -> (TcpStream, OwnedSemaphorePermit) {
+/// The next connection. Safe to cancel.
+async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
-        let Ok(stranger) = Arc::clone(strangers).acquire_owned().await else {
-            return std::future::pending().await;
-        };
         match listener.accept().await {
-            Ok((stream, _)) => return (stream, stranger),
+            Ok(accepted) => return accepted,
             Err(error) if is_its_own(&error) => {}
             Err(error) => {
                 tracing::warn!(%error, "accepting a connection for streams");
@@ -216,31 +218,45 @@ fn is_its_own(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
 }
 
-async fn connection(stream: TcpStream, stranger: OwnedSemaphorePermit, shared: Arc<Shared>) {
+async fn connection(stream: TcpStream, stranger: Place, shared: Arc<Shared>) {
     let Ok(socket) = Socket::new(stream) else { return };
-    let introduced = match timeout(INTRODUCTION, introduce(socket.clone(), &shared)).await {
-        Ok(introduced) => introduced,
-        Err(_) => return tracing::debug!("a connection for streams took too long to say what it wants"),
+    let introduced = tokio::select! {
+        introduced = introduction(&socket, &shared) => introduced,
+        () = stranger.wanted() => return tracing::debug!("a connection for streams made room for another"),
     };
-    let Some((io, upgrade, request, place)) = introduced else {
-        // The answer has been given; a client that sends a body shall read it all the same.
-        return socket.linger(LINGER_REFUSED).await;
-    };
+    let Some((io, upgrade, request, place)) = introduced else { return };
     drop(stranger);
     let terms = shared.terms.clone();
     drop(shared);
+    let (idle, client) = (terms.idle, Client { io, taken: socket.taken() });
     tokio::select! {
-        () = session::run(io, (upgrade, request), terms) => socket.linger(LINGER_ENDED).await,
+        parting = session::run(client, (upgrade, request), terms) => match parting {
+            Parting::Told => socket.linger(idle).await,
+            Parting::CutOff => socket.linger(LINGER_CUT_OFF).await,
+        },
         () = socket.gone() => {}
     }
     drop(place);
+}
+
+/// All that happens until a session begins; none when there is to be none, and the client knows that.
+async fn introduction(socket: &Socket, shared: &Arc<Shared>) -> Option<Introduced> {
+    let Ok(introduced) = timeout(INTRODUCTION, introduce(socket.clone(), shared)).await else {
+        tracing::debug!("a connection for streams took too long to say what it wants");
+        return None;
+    };
+    if introduced.is_none() {
+        // The answer has been given; a client that sends a body shall read it all the same.
+        socket.linger(LINGER_CUT_OFF).await;
+    }
+    introduced
 }
 
 type Introduced = (Box<dyn Duplex>, Upgrade, Request, OwnedSemaphorePermit);
 
 async fn introduce(socket: Socket, shared: &Arc<Shared>) -> Option<Introduced> {
     let Some(tls) = &shared.tls else { return exchange(socket, shared).await };
-    match TlsAcceptor::from(tls.current()).accept(socket).await {
+    match TlsAcceptor::from(tls.current().await).accept(socket).await {
         Ok(stream) => exchange(stream, shared).await,
         Err(error) => {
             tracing::debug!(%error, "a TLS handshake for streams failed");
@@ -268,7 +284,7 @@ async fn exchange<S: Duplex + 'static>(stream: S, shared: &Arc<Shared>) -> Optio
         tracing::debug!(%error, "a connection for streams failed");
     }
     let upgraded = upgraded.lock().unwrap_or_else(PoisonError::into_inner).take();
-    let Upgraded { connection, upgrade, request, _place: place } = upgraded?;
+    let Upgraded { connection, upgrade, request, place } = upgraded?;
     let connection = connection.await.ok()?;
     Some((Box::new(TokioIo::new(connection)), upgrade, request, place))
 }
@@ -293,11 +309,11 @@ fn prepare(http: &mut HttpRequest<Incoming>, shared: &Shared) -> Result<(Upgrade
     }
     let (upgrade, answer) = http::negotiate(kind, http)?;
     let place = Arc::clone(&shared.sessions).try_acquire_owned();
-    let _place = place.map_err(|_| refusal(StatusCode::SERVICE_UNAVAILABLE, "too many streams are open"))?;
+    let place = place.map_err(|_| refusal(StatusCode::SERVICE_UNAVAILABLE, "too many streams are open"))?;
     let fits = |request: &Request| session::check(upgrade, request);
     let taken = shared.tokens.take(token, fits).map_err(|why| refusal(StatusCode::BAD_REQUEST, why))?;
     let request = taken.ok_or_else(not_found)?;
-    Ok((Upgraded { connection: hyper::upgrade::on(http), upgrade, request, _place }, answer))
+    Ok((Upgraded { connection: hyper::upgrade::on(http), upgrade, request, place }, answer))
 }
 
 #[cfg(test)]

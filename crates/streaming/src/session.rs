@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::activity::Activity;
 use crate::backend::{Backend, Duplex, Request, Streams};
 use crate::http::Upgrade;
 use crate::port_forward::{self, Target};
-use crate::remote_command::{self, Channels, Version, pump, spdy::OpenError};
+use crate::remote_command::{self, Channels, Version, pump, pump::Parting, spdy::OpenError};
 use crate::spdy;
 use crate::websocket;
 use crate::websocket::channels::WRITE_BUFFER;
@@ -51,25 +52,34 @@ pub(crate) fn check(upgrade: Upgrade, request: &Request) -> Result<(), &'static 
     }
 }
 
-/// Runs a session until its end. Safe to cancel: everything in it is dropped.
-pub(crate) async fn run(io: Box<dyn Duplex>, (upgrade, request): (Upgrade, Request), mut terms: Terms) {
+/// Who has come.
+pub(crate) struct Client {
+    /// The connection, upgraded.
+    pub(crate) io: Box<dyn Duplex>,
+    /// When it last took a byte.
+    pub(crate) taken: Arc<Activity>,
+}
+
+/// Runs a session until its end, and says what its client still needs. Safe to cancel: everything in it is dropped.
+pub(crate) async fn run(client: Client, (upgrade, request): (Upgrade, Request), mut terms: Terms) -> Parting {
     let ended = match request {
         Request::PortForward { pod, ports } => {
             let target = Target { backend: terms.backend, pod, ports, idle: terms.idle };
             tokio::select! {
-                ended = forwarding(io, upgrade, target) => ended,
-                _ = terms.ending.wait_for(|ending| *ending) => Ok(()),
+                ended = forwarding(client.io, upgrade, target) => ended,
+                _ = terms.ending.wait_for(|ending| *ending) => Ok(Parting::CutOff),
             }
         }
-        Request::Exec(ref exec) => command(io, (upgrade, exec.streams), request, terms).await,
-        Request::Attach(ref attach) => command(io, (upgrade, attach.streams), request, terms).await,
+        Request::Exec(ref exec) => command(client, (upgrade, exec.streams), request, terms).await,
+        Request::Attach(ref attach) => command(client, (upgrade, attach.streams), request, terms).await,
     };
-    if let Err(error) = ended {
+    ended.unwrap_or_else(|error| {
         tracing::debug!(%error, "a stream ended");
-    }
+        Parting::CutOff
+    })
 }
 
-async fn forwarding(io: Box<dyn Duplex>, upgrade: Upgrade, target: Target) -> Result<(), Broken> {
+async fn forwarding(io: Box<dyn Duplex>, upgrade: Upgrade, target: Target) -> Result<Parting, Broken> {
     match upgrade {
         Upgrade::WebSocketForward(coding) => {
             let socket = websocket::open(io, WRITE_BUFFER).await;
@@ -78,20 +88,19 @@ async fn forwarding(io: Box<dyn Duplex>, upgrade: Upgrade, target: Target) -> Re
         Upgrade::Tunnel => port_forward::serve(Tunnel::new(websocket::open(io, 0).await), target).await?,
         _ => port_forward::serve(io, target).await?,
     }
-    Ok(())
+    Ok(Parting::Told)
 }
 
 async fn command(
-    io: Box<dyn Duplex>,
+    Client { io, taken }: Client,
     (upgrade, streams): (Upgrade, Streams),
     request: Request,
     terms: Terms,
-) -> Result<(), Broken> {
-    let Some((purpose, begin)) = pump::begin(&terms.backend, request) else { return Ok(()) };
-    let Some((channels, version)) = channels(io, upgrade, streams).await? else { return Ok(()) };
-    let terms = pump::Terms { version, purpose, idle: terms.idle, ending: terms.ending };
-    pump::run(channels, begin, terms).await;
-    Ok(())
+) -> Result<Parting, Broken> {
+    let Some((purpose, begin)) = pump::begin(&terms.backend, request) else { return Ok(Parting::CutOff) };
+    let Some((channels, version)) = channels(io, upgrade, streams).await? else { return Ok(Parting::CutOff) };
+    let terms = pump::Terms { version, purpose, idle: terms.idle, taken, ending: terms.ending };
+    Ok(pump::run(channels, begin, terms).await)
 }
 
 /// None for what can't be: ports are not forwarded by a command's protocol (`crate::http` sees to that).

@@ -1,19 +1,22 @@
 //! TLS with given files, read again when they change.
 //!
-//! The files are looked at before each handshake. A new pair that can't be used (or is half written: there are two files) leaves
-//! the old one in use, which is logged once for each change.
+//! The files are looked at before each handshake, by one thread at a time: a file system that hangs costs a handshake a second, and
+//! no other one anything. A new pair that can't be used (or is half written: there are two files) leaves the old one in use,
+//! which is logged once for each change.
 
 use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::{RootCertStore, ServerConfig};
+use tokio::time::timeout;
 
 use crate::error::Error;
 
@@ -24,21 +27,20 @@ pub struct TlsFiles {
     pub certificate: PathBuf,
     /// Its key.
     pub key: PathBuf,
-    /// The authorities that clients' certificates must come from; without it clients need none.
+    /// The authorities that clients' certificates must come from; without it clients need none. kubelet shows no certificate.
     pub client_ca: Option<PathBuf>,
 }
+
+/// How long a handshake waits for the files to be looked at.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// The configuration of the moment.
 #[derive(Debug)]
 pub(crate) struct Tls {
     files: TlsFiles,
-    current: Mutex<Current>,
-}
-
-#[derive(Debug)]
-struct Current {
-    config: Arc<ServerConfig>,
-    stamps: Stamps,
+    current: Mutex<Arc<ServerConfig>>,
+    /// What was read last; held by who looks.
+    stamps: Arc<tokio::sync::Mutex<Stamps>>,
 }
 
 /// What tells a file from the one that lay there before.
@@ -52,29 +54,39 @@ impl Tls {
     pub(crate) fn open(files: TlsFiles) -> Result<Self, Error> {
         // Before the reading: what changes meanwhile is read again.
         let stamps = stamps(&files);
-        let config = Arc::new(read(&files)?);
-        Ok(Self { files, current: Mutex::new(Current { config, stamps }) })
+        let current = Mutex::new(Arc::new(read(&files)?));
+        Ok(Self { files, current, stamps: Arc::new(tokio::sync::Mutex::new(stamps)) })
     }
 
-    /// What the next handshake goes by.
-    pub(crate) fn current(&self) -> Arc<ServerConfig> {
-        let stamps = stamps(&self.files);
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        if current.stamps == stamps {
-            return Arc::clone(&current.config);
+    /// What the next handshake goes by. Safe to cancel: a look goes on.
+    pub(crate) async fn current(self: &Arc<Self>) -> Arc<ServerConfig> {
+        if let Ok(mut seen) = Arc::clone(&self.stamps).try_lock_owned() {
+            let tls = Arc::clone(self);
+            let look = tokio::task::spawn_blocking(move || tls.look(&mut seen));
+            if timeout(LOOK, look).await.is_err() {
+                tracing::warn!(certificate = %self.files.certificate.display(), "the certificate for streams can't be looked at in time");
+            }
         }
-        current.stamps = stamps;
+        Arc::clone(&self.current.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Reads files that have changed.
+    fn look(&self, seen: &mut Stamps) {
+        let stamps = stamps(&self.files);
+        if *seen == stamps {
+            return;
+        }
+        *seen = stamps;
         match read(&self.files) {
             Ok(config) => {
                 tracing::info!(certificate = %self.files.certificate.display(), "the certificate for streams was read again");
-                current.config = Arc::new(config);
+                *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
             }
             Err(error) => {
                 let error = chain(&error);
                 tracing::error!(error, "the new certificate for streams can't be used, the old one stays");
             }
         }
-        Arc::clone(&current.config)
     }
 }
 
@@ -162,21 +174,48 @@ mod tests {
         TlsFiles { certificate: directory.join("crt"), key: directory.join("key"), client_ca: None }
     }
 
-    #[test]
-    fn a_new_pair_is_taken_and_a_broken_one_is_not() {
+    #[tokio::test]
+    async fn a_new_pair_is_taken_and_a_broken_one_is_not() {
         let directory = tempfile::tempdir().unwrap();
         let files = files(directory.path());
         write_pair(&files);
-        let tls = Tls::open(files.clone()).unwrap();
-        let first = tls.current();
-        assert!(Arc::ptr_eq(&first, &tls.current()), "nothing has changed");
+        let tls = Arc::new(Tls::open(files.clone()).unwrap());
+        let first = tls.current().await;
+        assert!(Arc::ptr_eq(&first, &tls.current().await), "nothing has changed");
         std::fs::write(&files.key, "no key").unwrap();
-        assert!(Arc::ptr_eq(&first, &tls.current()), "the old one stays");
+        assert!(Arc::ptr_eq(&first, &tls.current().await), "the old one stays");
         write_pair(&files);
-        let second = tls.current();
+        let second = tls.current().await;
         assert!(!Arc::ptr_eq(&first, &second));
         std::fs::remove_file(&files.certificate).unwrap();
-        assert!(Arc::ptr_eq(&second, &tls.current()));
+        assert!(Arc::ptr_eq(&second, &tls.current().await));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_file_that_can_t_be_read_to_its_end_keeps_nobody_waiting() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = files(directory.path());
+        write_pair(&files);
+        let tls = Arc::new(Tls::open(files.clone()).unwrap());
+        let first = tls.current().await;
+        std::fs::remove_file(&files.certificate).unwrap();
+        // Opening a FIFO to read waits for somebody who writes, as a server that is away does to its clients.
+        assert!(std::process::Command::new("mkfifo").arg(&files.certificate).status().unwrap().success());
+        let handshakes = tokio::spawn({
+            let tls = Arc::clone(&tls);
+            async move {
+                for _ in 0..100 {
+                    assert!(Arc::ptr_eq(&first, &tls.current().await));
+                }
+            }
+        });
+        let in_time = timeout(Duration::from_secs(60), handshakes).await;
+        let is_looked_at = tls.stamps.try_lock().is_err();
+        // Whoever still reads comes to the end.
+        drop(std::fs::File::create(&files.certificate).unwrap());
+        in_time.unwrap().unwrap();
+        assert!(is_looked_at);
+        let _look_is_over = tls.stamps.lock().await;
     }
 
     #[test]

@@ -99,13 +99,15 @@ pub(crate) struct ServeArgs {
     /// Its port; 0 lets the kernel choose [default: 0]
     #[arg(long, value_name = "PORT")]
     streaming_port: Option<u16>,
-    /// Certificate for these streams (PEM) [default: none, plain HTTP]
+    /// Certificate for these streams (PEM); kubelet must find its authority among the node's, and the address in it
+    /// [default: none, plain HTTP]
     #[arg(long, value_name = "FILE")]
     streaming_tls_cert_file: Option<PathBuf>,
     /// Its key
     #[arg(long, value_name = "FILE")]
     streaming_tls_key_file: Option<PathBuf>,
-    /// Authorities that certificates of clients must come from [default: none, clients need no certificate]
+    /// Authorities that certificates of clients must come from; kubelet shows none, which ends kubectl's exec, attach and
+    /// port-forward [default: none, clients need no certificate]
     #[arg(long, value_name = "FILE")]
     streaming_tls_client_ca_file: Option<PathBuf>,
     /// Seconds after which a stream ends in which nothing moves [default: 14400]

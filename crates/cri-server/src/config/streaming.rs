@@ -17,13 +17,18 @@ pub(crate) struct StreamingConfig {
     pub(crate) address: String,
     /// Its port; 0 lets the kernel choose.
     pub(crate) port: u16,
-    /// The server's certificate (PEM), read again when it changes; empty for plain HTTP.
+    /// The server's certificate (PEM), read again when it changes; empty for plain HTTP. kubelet, which connects for kubectl,
+    /// trusts the node's own authorities here (Go's default, no key of kubelet's changes it) and compares the name: the
+    /// certificate must come from one of them and have the address as a subject alternative name.
     pub(crate) tls_cert_file: PathBuf,
     /// Its key.
     pub(crate) tls_key_file: PathBuf,
-    /// Authorities that clients' certificates must come from; empty when clients need none.
+    /// Authorities that clients' certificates must come from; empty when clients need none. kubelet shows no certificate
+    /// (Kubernetes 1.37: its proxy to the runtime has no transport of its own), so that with this key exec, attach and
+    /// port-forward of kubectl fail: it is for nodes whose only clients connect by themselves.
     pub(crate) tls_client_ca_file: PathBuf,
-    /// After how many seconds a stream ends in which nothing moves.
+    /// After how many seconds a stream ends in which nothing moves; also how long a client may pause before it reads the last of a
+    /// command that has ended.
     pub(crate) idle_timeout: u64,
     /// How many streams there may be at a time.
     pub(crate) max_connections: u32,

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use proto::runtime::v1 as cri;
-use sandbox::{Error, ExecRequest};
+use sandbox::ExecRequest;
+use sandbox::exec::check_command;
 use tonic::Status;
 
 use super::Runtime;
@@ -15,9 +16,7 @@ pub(super) async fn sync(
     request: cri::ExecSyncRequest,
 ) -> Result<cri::ExecSyncResponse, Status> {
     call_log::about_container(&request.container_id);
-    if request.cmd.is_empty() {
-        return Err(of_sandbox(&Error::refused("cmd", "is empty")));
-    }
+    check_command(&request.cmd).map_err(|error| of_sandbox(&error))?;
     // Seconds; zero means that the command may take as long as it likes.
     let timeout = u64::try_from(request.timeout).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs);
     let wanted = ExecRequest { command: request.cmd, timeout };

@@ -3,6 +3,7 @@
 //! Not here: ExecSync (`exec`), and what happens at that address.
 
 use proto::runtime::v1 as cri;
+use sandbox::exec::check_command;
 use sandbox::{ContainerPhase, ContainerStatus, Error, Kind, PodPhase};
 use streaming::{AttachRequest, ExecRequest, Request, Streams};
 use tonic::Status;
@@ -15,9 +16,7 @@ pub(super) fn exec(runtime: &Runtime, request: cri::ExecRequest) -> Result<cri::
     call_log::about_container(&request.container_id);
     let cri::ExecRequest { container_id, cmd, tty, stdin, stdout, stderr } = request;
     let streams = check(Streams { stdin, stdout, stderr, tty }).map_err(|error| of_sandbox(&error))?;
-    if cmd.is_empty() {
-        return Err(of_sandbox(&Error::refused("cmd", "is empty")));
-    }
+    check_command(&cmd).map_err(|error| of_sandbox(&error))?;
     let found = running(runtime, &container_id, "have a command run in it");
     let container = found.map_err(|error| of_sandbox(&error))?.id.to_string();
     let request = Request::Exec(ExecRequest { container, command: cmd, streams });

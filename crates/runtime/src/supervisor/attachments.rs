@@ -190,6 +190,16 @@ impl Attachments {
         }
     }
 
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Cuts all of them off.
+    pub(super) fn cut_off(&mut self) {
+        self.0.iter_mut().for_each(|(_, attachment)| attachment.cut_off());
+    }
+
     /// Takes out those that are over.
     pub(super) fn over(&mut self) -> Vec<Gone> {
         let is_over = |(_, attachment): &mut (Key, Attachment)| {

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::container::{Container, Stage, State};
 use super::event_loop::{Key, Supervisor};
@@ -14,6 +14,18 @@ use super::process::{self, Process};
 use super::streams::Output;
 use crate::record;
 use crate::wire::{Event, ExecExit};
+
+/// How long the end of it all waits for clients that are behind, when nothing else is left.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// The end that was asked for.
+#[derive(Debug, Default)]
+pub(super) struct Ending {
+    /// The requests that wait for it.
+    pub(super) waiting: Vec<u64>,
+    /// Until when clients have time for what is kept for them, once nothing else is left.
+    pub(super) until: Option<Instant>,
+}
 
 impl Supervisor {
     pub(super) fn exited(&mut self, key: Key) {
@@ -161,7 +173,7 @@ impl Supervisor {
 
     /// Kills everything; the loop ends when all of it has been waited for.
     pub(super) fn shut_down(&mut self, sequence: u64) {
-        self.ending.get_or_insert_default().push(sequence);
+        self.ending.get_or_insert_default().waiting.push(sequence);
         for (key, container) in &self.containers {
             if let State::Making { .. } = container.state {
                 self.abort(*key);
@@ -193,8 +205,24 @@ impl Supervisor {
         self.ending.is_some()
     }
 
+    /// Whether it has come to the end that it was asked for: the requests that wait for that.
+    pub(super) fn over(&mut self, now: Instant) -> Option<Vec<u64>> {
+        if !self.is_empty() {
+            return None;
+        }
+        let ending = self.ending.as_mut()?;
+        if !self.attachments.is_empty() {
+            if now < *ending.until.get_or_insert(now + FAREWELL) {
+                return None;
+            }
+            self.attachments.cut_off();
+            self.end_attachments();
+        }
+        self.ending.take().map(|ending| ending.waiting)
+    }
+
     /// Whether no process of the pod's is left to wait for.
-    pub(super) fn is_empty(&self) -> bool {
+    fn is_empty(&self) -> bool {
         let over = |container: &Container| matches!(container.state, State::Exited(_));
         self.containers.iter().all(|(_, container)| over(container))
             && self.execs.is_empty()

@@ -11,6 +11,7 @@ use super::Place;
 use super::attachments::Attachments;
 use super::births::Expected;
 use super::container::{Container, Stage, State};
+use super::ends::Ending;
 use super::exec::{self, Exec};
 use super::external::{Orphans, Work};
 use super::hooks::Hooking;
@@ -58,8 +59,8 @@ pub(super) struct Supervisor {
     pub(super) poststops: Vec<(Key, Hooking)>,
     /// Killed, and to be waited for.
     pub(super) leaving: Vec<(Key, Leaving)>,
-    /// Once it was asked to end: the requests that wait for that.
-    pub(super) ending: Option<Vec<u64>>,
+    /// Once it was asked to end.
+    pub(super) ending: Option<Ending>,
     pub(super) next_key: Key,
     pub(super) buffer: Buffer,
     /// Since when there is memory that can go back when there is time: something large was handled.
@@ -85,6 +86,9 @@ enum Token {
     Work(Key),
     Orphans,
 }
+
+/// A descriptor, what it is waited for, and what it belongs to.
+type Waited<'a> = (Token, BorrowedFd<'a>, PollFlags);
 
 impl Supervisor {
     pub(super) fn new(place: Place, listener: Listener, proof: SingleThread) -> Self {
@@ -122,9 +126,7 @@ impl Supervisor {
             self.end_attachments();
             self.reap_orphans();
             self.find_unseen();
-            if self.is_empty()
-                && let Some(waiting) = self.ending.take()
-            {
+            if let Some(waiting) = self.over(now) {
                 waiting.into_iter().for_each(|sequence| self.reply(sequence, Reply::Done));
                 return Ok(());
             }
@@ -147,6 +149,7 @@ impl Supervisor {
             .chain(leaving)
             .chain(work)
             .chain(poststops)
+            .chain(self.ending.as_ref().and_then(|ending| ending.until))
             .min();
         let next = next.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         if self.buffer.is_large() {
@@ -190,7 +193,7 @@ impl Supervisor {
         Ok(ready.map(|(_, (token, _, _))| *token).collect())
     }
 
-    fn descriptors(&self) -> Vec<(Token, BorrowedFd<'_>, PollFlags)> {
+    fn descriptors(&self) -> Vec<Waited<'_>> {
         let mut waited = vec![(Token::Listener, self.listener.as_fd(), PollFlags::IN)];
         if let Some(session) = &self.session {
             let out = if session.is_behind() { PollFlags::OUT } else { PollFlags::empty() };
@@ -199,29 +202,7 @@ impl Supervisor {
         let init = self.pod.as_ref().and_then(|pod| pod.pid.as_ref());
         waited.extend(init.map(|pid| (Token::PodInit, pid.init_pidfd.as_fd(), PollFlags::IN)));
         for (key, container) in &self.containers {
-            let output = match &container.state {
-                State::Starting { handshake, output, stage, .. } => {
-                    if !matches!(stage, Stage::Executed(_)) {
-                        waited.push((Token::Handshake(*key), handshake.as_fd(), PollFlags::IN));
-                    }
-                    if let Stage::Hooks(hooking) | Stage::Executed(hooking) = stage {
-                        waited.push((Token::Hooks(*key), hooking.as_fd(), PollFlags::IN));
-                    }
-                    output
-                }
-                State::Running { process, output, .. } => {
-                    waited.push((Token::Exit(*key), process.as_fd(), PollFlags::IN));
-                    output
-                }
-                State::Expected { output, .. }
-                | State::Making { output, .. }
-                | State::Draining { output, .. } => output,
-                State::Clearing { .. } | State::Exited(_) => continue,
-            };
-            let streams = output.descriptors();
-            waited
-                .extend(streams.map(|(source, stream)| (Token::Output(*key, source), stream, PollFlags::IN)));
-            waited.extend(output.journal().map(|socket| (Token::Journal(*key), socket, PollFlags::OUT)));
+            of_container(*key, container, &mut waited);
         }
         for (key, exec) in &self.execs {
             waited.push(match &exec.state {
@@ -322,7 +303,7 @@ impl Supervisor {
         self.disown_births();
         self.containers.iter_mut().for_each(|(_, container)| container.forget_waiting());
         self.leaving.iter_mut().for_each(|(_, left)| left.waiting.clear());
-        self.ending.iter_mut().for_each(Vec::clear);
+        self.ending.iter_mut().for_each(|ending| ending.waiting.clear());
     }
 
     pub(super) fn reply(&mut self, sequence: u64, reply: Reply) {
@@ -350,4 +331,30 @@ impl Supervisor {
         let at = self.containers.iter().position(|(other, _)| *other == key)?;
         Some(self.containers.swap_remove(at).1)
     }
+}
+
+/// What is waited for on account of a container.
+fn of_container<'a>(key: Key, container: &'a Container, waited: &mut Vec<Waited<'a>>) {
+    let output = match &container.state {
+        State::Starting { handshake, output, stage, .. } => {
+            if !matches!(stage, Stage::Executed(_)) {
+                waited.push((Token::Handshake(key), handshake.as_fd(), PollFlags::IN));
+            }
+            if let Stage::Hooks(hooking) | Stage::Executed(hooking) = stage {
+                waited.push((Token::Hooks(key), hooking.as_fd(), PollFlags::IN));
+            }
+            output
+        }
+        State::Running { process, output, .. } => {
+            waited.push((Token::Exit(key), process.as_fd(), PollFlags::IN));
+            output
+        }
+        State::Expected { output, .. } | State::Making { output, .. } | State::Draining { output, .. } => {
+            output
+        }
+        State::Clearing { .. } | State::Exited(_) => return,
+    };
+    let streams = output.descriptors();
+    waited.extend(streams.map(|(source, stream)| (Token::Output(key, source), stream, PollFlags::IN)));
+    waited.extend(output.journal().map(|socket| (Token::Journal(key), socket, PollFlags::OUT)));
 }

@@ -9,9 +9,12 @@
 //! ends with that.
 //!
 //! What is found is stopped before its children are looked for, so that nothing forks away meanwhile.
+//!
+//! The loop waits for all this, so a look costs what the kin are many, and next to nothing for each of the container's other processes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use nix::unistd::{getpgid, getsid};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::process::Process;
@@ -47,7 +50,8 @@ pub(super) fn kill(leader: &Process, cgroup: &Cgroup, reach: Reach) {
     let mut found = BTreeMap::new();
     for _ in 0..ROUNDS {
         let known = found.len();
-        for one in kin((leader.pid, reach), listed(cgroup)) {
+        let procs = cgroup.procs().unwrap_or_default();
+        for one in kin((leader.pid, reach), listed((leader.pid, reach), procs)) {
             if !found.contains_key(&one.pid) && signal(one, Signal::STOP) {
                 found.insert(one.pid, one);
             }
@@ -64,12 +68,45 @@ pub(super) fn kill(leader: &Process, cgroup: &Cgroup, reach: Reach) {
     leader.kill();
 }
 
-/// All processes of a cgroup, older ones first as far as numbers tell.
-fn listed(cgroup: &Cgroup) -> Vec<Kinship> {
-    let mut listed: Vec<Kinship> =
-        cgroup.procs().unwrap_or_default().into_iter().filter_map(kinship).collect();
-    listed.sort_unstable_by_key(|one| one.pid);
-    listed
+/// Those of a cgroup's processes that may be kin, older ones first as far as numbers tell.
+fn listed(wanted: (i32, Reach), mut procs: Vec<i32>) -> Vec<Kinship> {
+    procs.sort_unstable();
+    candidates(wanted, &procs).into_iter().filter_map(kinship).collect()
+}
+
+/// Who may be kin, of these processes in their order. One that was made meanwhile is for the next look.
+fn candidates((leader, reach): (i32, Reach), procs: &[i32]) -> BTreeSet<i32> {
+    let number = |pid: nix::Result<nix::unistd::Pid>| pid.map_or(0, nix::unistd::Pid::as_raw);
+    let is_of_leader = |pid: &i32| {
+        let pid = Some(nix::unistd::Pid::from_raw(*pid));
+        [number(getsid(pid)), number(getpgid(pid))].contains(&leader)
+    };
+    let mut found: BTreeSet<i32> = procs.iter().copied().filter(is_of_leader).collect();
+    if reach == Reach::Descendants {
+        let mut parents: Vec<i32> = found.iter().copied().chain([leader]).collect();
+        while let Some(parent) = parents.pop() {
+            // A kernel that doesn't tell (CONFIG_PROC_CHILDREN) has everyone looked at.
+            let Some(children) = children(parent) else { return procs.iter().copied().collect() };
+            let of_container = |child: &i32| procs.binary_search(child).is_ok();
+            parents.extend(children.into_iter().filter(of_container).filter(|child| found.insert(*child)));
+        }
+    }
+    found
+}
+
+/// A process's children, of all its threads (proc_tid_children(5)).
+fn children(pid: i32) -> Option<Vec<i32>> {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return Some(Vec::new()) };
+    let mut found = Vec::new();
+    for thread in threads.flatten() {
+        match std::fs::read_to_string(thread.path().join("children")) {
+            Ok(text) => found.extend(text.split_ascii_whitespace().filter_map(|pid| pid.parse::<i32>().ok())),
+            // It has ended, or there is no such file.
+            Err(_) if thread.path().exists() => return None,
+            Err(_) => {}
+        }
+    }
+    Some(found)
 }
 
 /// Signals a process, unless its number has come to mean another one. Whether it was there.
@@ -120,7 +157,12 @@ fn read(pid: i32, stat: &[u8]) -> Option<Kinship> {
 }
 
 #[cfg(test)]
+#[path = "../../tests/common/patience.rs"]
+mod patience;
+
+#[cfg(test)]
 mod tests {
+    use super::patience::until;
     use super::*;
 
     fn process(pid: i32, parent: i32, group: i32, session: i32) -> Kinship {
@@ -149,6 +191,38 @@ mod tests {
             listed.reverse();
         }
         assert!(kin((20, Reach::Descendants), listed).is_empty());
+    }
+
+    /// All of the host's processes.
+    fn everyone() -> Vec<i32> {
+        let entries = std::fs::read_dir("/proc").unwrap().flatten();
+        entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+    }
+
+    #[test]
+    fn strangers_are_not_even_looked_at() {
+        if children(1).is_none() {
+            println!("skipped: this kernel doesn't tell whose children processes are");
+            return;
+        }
+        let mut command = std::process::Command::new("setsid");
+        // One of its session, and one that descends from it.
+        let mut child = command.args(["sh", "-c", "sleep 1000 & setsid sleep 1000 & wait"]).spawn().unwrap();
+        let leader = child.id().cast_signed();
+        let found = |reach| listed((leader, reach), everyone());
+        let relation = |one: &Kinship| (one.session == leader, one.parent == leader);
+        until("its family is there", || {
+            let (near, all) = (found(Reach::Session), found(Reach::Descendants));
+            let relations: Vec<_> = all.iter().map(relation).collect();
+            let is_there = near.len() == 2 && relations == [(true, false), (true, true), (false, true)];
+            is_there.then_some(())
+        });
+        // It waits for them.
+        for one in found(Reach::Descendants).into_iter().filter(|one| one.pid != leader) {
+            signal(one, Signal::KILL);
+        }
+        child.wait().unwrap();
+        assert_eq!(found(Reach::Descendants), []);
     }
 
     #[test]

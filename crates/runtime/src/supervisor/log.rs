@@ -263,15 +263,22 @@ impl Log {
         if !self.lost.any() {
             return Ok(());
         }
-        let broken =
-            [Source::Stdout, Source::Stderr].into_iter().filter(|source| self.stream(*source).is_broken);
-        let mut words: String = broken.map(|source| line(moment.time(), source, "")).collect();
+        for source in [Source::Stdout, Source::Stderr] {
+            if self.stream(source).is_broken {
+                // Each by itself: the disk may have room for this one and for nothing more, and it is not to be ended twice.
+                self.say(source, "", moment)?;
+                self.stream(source).is_broken = false;
+            }
+        }
         let note = format!("knarr: {} are missing here: {}", self.lost, self.why);
-        words.push_str(&line(moment.time(), Source::Stderr, &note));
-        self.file.append(words.as_bytes()).map_err(|cut| cut.errno)?;
+        self.say(Source::Stderr, &note, moment)?;
         self.lost = Lost::default();
-        self.streams.iter_mut().for_each(|stream| stream.is_broken = false);
         Ok(())
+    }
+
+    /// Adds a line of our own.
+    fn say(&mut self, source: Source, words: &str, moment: &Moment) -> Result<(), Errno> {
+        self.file.append(line(moment.time(), source, words).as_bytes()).map_err(|cut| cut.errno)
     }
 
     /// The file has reached its size. There is room left for this.
@@ -279,7 +286,7 @@ impl Log {
         if !self.limits.is_full {
             self.limits.is_full = true;
             let note = format!("knarr: the log has reached {limit} bytes (size_limit): what follows is lost");
-            let _ = self.file.append(line(moment.time(), Source::Stderr, &note).as_bytes());
+            let _ = self.say(Source::Stderr, &note, moment);
         }
     }
 

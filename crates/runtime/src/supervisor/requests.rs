@@ -175,61 +175,64 @@ impl Supervisor {
         Ok((Reply::Attached { input }, descriptor))
     }
 
-    fn signal(&mut self, sequence: u64, target: &Target, (signal, scope): (i32, Scope)) -> Option<Reply> {
-        let sent = match target {
-            Target::Container(id) => {
-                let Some((key, container)) = self.find(id).and_then(|at| self.containers.get(at)) else {
-                    return Some(Reply::Gone);
-                };
-                if let (State::Making { .. }, Scope::All | Scope::Session) = (&container.state, scope) {
-                    self.abort(*key);
-                    let _ = container.cgroup.kill();
-                    return Some(Reply::Done);
-                }
-                if let (State::Expected { .. }, Scope::All) = (&container.state, scope) {
-                    self.abort_birth(*key);
-                    let _ = container.cgroup.kill();
-                    return Some(Reply::Done);
-                }
-                if let (Some(_), State::Running { .. }, Scope::Init) =
-                    (&container.external, &container.state, scope)
-                {
-                    let key = *key;
-                    return self.call_kill(key, signal, sequence).err().map(Reply::Failed);
-                }
-                match (scope, container.process()) {
-                    (_, None) => return Some(Reply::Gone),
-                    (Scope::Init, Some(process)) => process.signal(signal),
-                    (Scope::All | Scope::Session, Some(process)) => {
-                        // What the cgroup can't reach is the first process of a start that has not joined it
-                        // yet.
-                        let _ = container.cgroup.kill();
-                        process.kill();
-                        Ok(())
-                    }
-                }
-            }
-            Target::Exec(name) => {
-                let Some((_, exec)) = self.execs.iter().find(|(_, exec)| exec.name == *name) else {
-                    let is_abandoned = self.abandon_execs(Some(name)) || self.abandon_birth(name);
-                    return Some(if is_abandoned { Reply::Done } else { Reply::Gone });
-                };
-                match scope {
-                    Scope::Init => exec.process.signal(signal),
-                    Scope::All if signal == KILL => {
-                        self.kill_exec(exec, Reach::Descendants);
-                        Ok(())
-                    }
-                    Scope::Session => {
-                        self.kill_exec(exec, Reach::Session);
-                        Ok(())
-                    }
-                    // One that was cloned just now leads no group yet.
-                    Scope::All => exec.process.signal_group(signal).or_else(|_| exec.process.signal(signal)),
-                }
+    fn signal(&mut self, sequence: u64, target: &Target, wanted: (i32, Scope)) -> Option<Reply> {
+        match target {
+            Target::Container(id) => self.signal_container(sequence, id, wanted),
+            Target::Exec(name) => Some(self.signal_exec(name, wanted)),
+        }
+    }
+
+    fn signal_container(&mut self, sequence: u64, id: &str, (signal, scope): (i32, Scope)) -> Option<Reply> {
+        let Some((key, container)) = self.find(id).and_then(|at| self.containers.get(at)) else {
+            return Some(Reply::Gone);
+        };
+        if let (State::Making { .. }, Scope::All | Scope::Session) = (&container.state, scope) {
+            self.abort(*key);
+            let _ = container.cgroup.kill();
+            return Some(Reply::Done);
+        }
+        if let (State::Expected { .. }, Scope::All) = (&container.state, scope) {
+            self.abort_birth(*key);
+            let _ = container.cgroup.kill();
+            return Some(Reply::Done);
+        }
+        if let (Some(_), State::Running { .. }, Scope::Init) = (&container.external, &container.state, scope)
+        {
+            let key = *key;
+            return self.call_kill(key, signal, sequence).err().map(Reply::Failed);
+        }
+        let Some(process) = container.process() else { return Some(Reply::Gone) };
+        let sent = match scope {
+            Scope::Init => process.signal(signal),
+            Scope::All | Scope::Session => {
+                // What the cgroup can't reach is the first process of a start that has not joined it yet.
+                let _ = container.cgroup.kill();
+                process.kill();
+                Ok(())
             }
         };
         Some(signalled(sent, signal))
+    }
+
+    fn signal_exec(&mut self, name: &str, (signal, scope): (i32, Scope)) -> Reply {
+        let Some((_, exec)) = self.execs.iter().find(|(_, exec)| exec.name == name) else {
+            let is_abandoned = self.abandon_execs(Some(name)) || self.abandon_birth(name);
+            return if is_abandoned { Reply::Done } else { Reply::Gone };
+        };
+        let sent = match scope {
+            Scope::Init => exec.process.signal(signal),
+            Scope::All if signal == KILL => {
+                self.kill_exec(exec, Reach::Descendants);
+                Ok(())
+            }
+            Scope::Session => {
+                self.kill_exec(exec, Reach::Session);
+                Ok(())
+            }
+            // One that was cloned just now leads no group yet.
+            Scope::All => exec.process.signal_group(signal).or_else(|_| exec.process.signal(signal)),
+        };
+        signalled(sent, signal)
     }
 
     fn reopen_log(&mut self, id: &str) -> Reply {

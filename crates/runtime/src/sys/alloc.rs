@@ -9,6 +9,22 @@ pub(crate) fn give_back_memory() {
     }
 }
 
+/// From which size on a block is mapped for itself, in bytes, and how much free memory the end of the heap may have: what glibc
+/// begins with (M_MMAP_THRESHOLD and M_TRIM_THRESHOLD in mallopt(3)).
+#[cfg(target_env = "gnu")]
+const LARGE: libc::c_int = 128 << 10;
+
+/// Has the allocator give large blocks back to the kernel when they are freed, for the whole life of the process. By itself glibc
+/// maps less and less for itself once a large block was freed (up to 32 MiB), and keeps twice as much at the end of its heap.
+pub fn give_back_large_blocks() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: mallopt takes the allocator's lock, and changes nothing but these two numbers.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, LARGE);
+    }
+}
+
 /// How far below the current end of the stack pages may have been touched by what was called before, in
 /// bytes: reading a plan, a copy of the environment.
 const STACK_REACH: usize = 256 << 10;

@@ -16,6 +16,7 @@ mod signal;
 
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
+pub use alloc::give_back_large_blocks;
 pub(crate) use alloc::{give_back_memory, give_back_stack};
 pub(crate) use bpf::{
     BpfInstruction, attach_device_program, attached_device_programs, bpf_program_name, detach_device_program,

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use runtime::wire::{AttachedInput, DetachReason, Event, Reply, Request, Scope, Stdin, Stream, Target};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -203,6 +204,34 @@ fn what_is_kept_comes_before_the_end() {
     late.expect(&"x".repeat(3_000_000));
     late.expect_end();
     assert_eq!(detached(&mut client, "late"), DetachReason::Ended);
+}
+
+#[test]
+fn the_end_of_the_pod_waits_for_who_is_behind_but_not_for_ever() {
+    /// How long it may, at least.
+    const FAREWELL: Duration = Duration::from_secs(1);
+    const BYTES: usize = 1_000_000;
+    let (rig, mut client) = Rig::new();
+    let script = "read go; head -c 1000000 /dev/zero | tr '\\0' 'x'; exit 4";
+    rig.start(&mut client, &with_input(script, Stdin::Open));
+    let (mut late, mut lost) = (attach(&mut client, "late", &BOTH), attach(&mut client, "lost", &BOTH));
+    late.say("go\n");
+    assert_eq!(client.exit("c1").exit_code, 4);
+    let asked = Instant::now();
+    let end = client.send(Request::Shutdown, &[]);
+    let mut read = Vec::new();
+    late.stdout.read_to_end(&mut read).unwrap();
+    let heard = detached(&mut client, "late");
+    // A machine on which that takes longer is told the truth, too.
+    let expected = if heard == DetachReason::Ended { BYTES..=BYTES } else { 1..=BYTES - 1 };
+    assert!(expected.contains(&read.len()), "{heard:?} after {} bytes", read.len());
+    assert!(heard == DetachReason::Ended || asked.elapsed() >= FAREWELL);
+    assert_eq!(client.reply(end).0, Reply::Done);
+    assert_eq!(detached(&mut client, "lost"), DetachReason::TooSlow);
+    assert!(asked.elapsed() >= FAREWELL);
+    read.clear();
+    lost.stdout.read_to_end(&mut read).unwrap();
+    assert!(!read.is_empty() && read.len() < BYTES, "what was in its pipe");
 }
 
 #[test]

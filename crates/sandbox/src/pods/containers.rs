@@ -157,8 +157,7 @@ impl Pods {
     /// Connects somebody to the streams of a running container's first process; there may be any number of them. Safe to cancel.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::WrongState`] when it doesn't run, [`Error::Refused`] when it has no terminal and one is expected, or
-    /// the other way round.
+    /// [`Error::NotFound`], [`Error::WrongState`] when it doesn't run, [`Error::Refused`] when it has no terminal and one is expected.
     pub async fn attach(&self, container: &str, streams: StreamChoice) -> Result<StreamSession, Error> {
         let (container, pod) = self.shared.registry.container_and_pod(container)?;
         attach::connected((&container, &pod), streams).await

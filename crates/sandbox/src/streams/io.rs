@@ -1,6 +1,6 @@
 //! The bytes: pipes and terminals as tokio reads and writes them.
 //!
-//! Not here: whose they are (the parent module).
+//! Not here: whose they are (the parent module), and a container's input that is for one (`for_one`).
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -15,6 +15,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::unix::pipe::{Receiver, Sender};
 
+use super::for_one::InputForOne;
 use crate::error::Error;
 use crate::supervisor::client::{InputEnd, Killer};
 use crate::supervisor::polled;
@@ -30,6 +31,8 @@ pub struct Input {
 #[derive(Debug)]
 enum To {
     Pipe(Sender),
+    /// One of those who write there, by its number.
+    ForOne(Arc<InputForOne>, usize),
     Terminal(Arc<Master>),
 }
 
@@ -116,6 +119,11 @@ impl Input {
         Ok(Self { to: Some(To::Pipe(sender)), end: None })
     }
 
+    /// One of those who write to a container's input that is for one.
+    pub(super) fn for_one(input: Arc<InputForOne>, number: usize) -> Self {
+        Self { to: Some(To::ForOne(input, number)), end: None }
+    }
+
     /// Has somebody told when it ends.
     pub(crate) fn ending(mut self, end: InputEnd) -> Self {
         self.end = Some(end);
@@ -123,7 +131,9 @@ impl Input {
     }
 
     fn close(&mut self) {
-        drop(self.to.take());
+        if let Some(To::ForOne(input, _)) = self.to.take() {
+            input.end();
+        }
         if let Some(end) = self.end.take() {
             end.say();
         }
@@ -144,6 +154,7 @@ impl AsyncWrite for Input {
     ) -> Poll<io::Result<usize>> {
         match &mut self.to {
             Some(To::Pipe(sender)) => Pin::new(sender).poll_write(context, bytes),
+            Some(To::ForOne(input, number)) => input.poll_write(*number, context, bytes),
             Some(To::Terminal(master)) => master.poll_write(context, bytes),
             None => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
         }
@@ -247,6 +258,6 @@ fn new_pipe() -> Result<(OwnedFd, OwnedFd), Error> {
     pipe_with(PipeFlags::CLOEXEC).map_err(|errno| failed(errno.into()))
 }
 
-fn failed(cause: io::Error) -> Error {
+pub(super) fn failed(cause: io::Error) -> Error {
     Error::step("creating a pipe", "stream", cause)
 }

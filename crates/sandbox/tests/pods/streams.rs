@@ -231,6 +231,37 @@ async fn the_input_for_one_ends_with_what_it_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_input_for_one_ends_for_all_with_the_first_that_goes() {
+    let world = World::new().await;
+    let pod = world.pod("first").await;
+    let script = "until [ -e /tmp/go ]; do sleep 0.01; done; wc -c; echo over; exec sleep 1000";
+    let id = with_input(&world, &pod, script, Stdin::Once).await;
+    let (mut one, mut two) = (attach(&world, &id, IN_OUT).await, attach(&world, &id, IN_OUT).await);
+    say(&mut one, "one").await;
+    // More than a pipe holds: it waits for room.
+    let mut input = two.stdin.take().unwrap();
+    let waits = tokio::spawn(async move { (input.write_all(&[0; 1 << 20]).await, input) });
+    one.stdin.as_mut().unwrap().shutdown().await.unwrap();
+    until(
+        "the other one is cut off",
+        || {
+            if waits.is_finished() { Ok(()) } else { Err("it waits".to_owned()) }
+        },
+    )
+    .await;
+    let (told, input) = waits.await.unwrap();
+    assert_eq!(told.unwrap_err().kind(), std::io::ErrorKind::BrokenPipe);
+    // Neither the one that has not let go nor a third one holds the end of the file back.
+    let late = attach(&world, &id, IN_OUT).await;
+    assert!(late.stdin.is_none(), "it remains closed");
+    exec(&world, &id, "touch /tmp/go", OUT).await.ended().await.unwrap();
+    expect(&mut one, "over\n").await;
+    expect(&mut two, "over\n").await;
+    drop(input);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_containers_terminal_outlives_its_clients() {
     let world = World::new().await;
     let pod = world.pod("ttys").await;

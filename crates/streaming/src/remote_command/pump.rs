@@ -4,7 +4,8 @@
 //! 2. Bytes are moved both ways, each waiting for whoever takes them, until the output ended and the end is known; or until the
 //!    process ended and its output stayed open without a byte: a child left behind may hold it for ever.
 //! 3. The end is told on the error stream.
-//! 4. The streams are closed, and what is written is sent.
+//! 4. The streams are closed, and what is written is sent. That lasts as long as the client takes something: one that pages through
+//!    the output (`| less`) reads its end, and the Status, when it comes to it. Who takes nothing for the idle time is cut off.
 //!
 //! A client that has gone drops the session at once, wherever that is. One that is attached with a terminal and ends its input
 //! leaves: in what is typed there is no such end, and it is how crictl tells that the keys for leaving were pressed.
@@ -30,9 +31,6 @@ const DRAIN: Duration = Duration::from_millis(500);
 /// What comes after that is a left-behind child's.
 const DRAIN_BYTES: usize = 8 << 20;
 
-/// How long sending the last bytes may take: what is held for a client, some 100 KiB, over a slow line.
-const FINISH: Duration = Duration::from_secs(60);
-
 /// How much is moved at once.
 const CHUNK: usize = 32 << 10;
 
@@ -47,8 +45,19 @@ pub(crate) struct Terms {
     pub(crate) purpose: Purpose,
     /// How long nothing may move.
     pub(crate) idle: Duration,
+    /// When the client's connection last took a byte.
+    pub(crate) taken: Arc<Activity>,
     /// Becomes true when the server ends.
     pub(crate) ending: watch::Receiver<bool>,
+}
+
+/// How a client is left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Parting {
+    /// It was sent the end, and may take its time to read that.
+    Told,
+    /// It has gone, did what it must not, or takes nothing.
+    CutOff,
 }
 
 /// Runs a session to its end. Safe to cancel: the session is dropped.
@@ -56,11 +65,11 @@ pub(crate) async fn run(
     mut channels: Channels,
     begin: impl Future<Output = Result<Session, Failure>> + Send,
     mut terms: Terms,
-) {
+) -> Parting {
     let mut gone = std::mem::replace(&mut channels.gone, std::future::pending().boxed());
     let outcome = tokio::select! {
         biased;
-        () = &mut gone => return,
+        () = &mut gone => return Parting::CutOff,
         outcome = outcome(&mut channels, begin, &mut terms) => outcome,
     };
     let Channels { mut error, stdin, stdout, stderr, resize, gone: _, finish } = channels;
@@ -77,9 +86,13 @@ pub(crate) async fn run(
         }
         finish.await;
     };
-    let sent = async { tokio::join!(last_words, gone) };
-    if timeout(FINISH, sent).await.is_err() {
-        tracing::debug!("a client didn't take the last bytes of its session");
+    terms.taken.now();
+    tokio::select! {
+        _ = async { tokio::join!(last_words, gone) } => Parting::Told,
+        () = terms.taken.idle(terms.idle) => {
+            tracing::debug!("a client didn't take the last bytes of its session");
+            Parting::CutOff
+        }
     }
 }
 
@@ -158,7 +171,7 @@ async fn drain(from: Option<Output>, to: Option<&mut Input>, context: (watch::Re
     let Some(mut from) = from else { return };
     let mut nowhere = tokio::io::sink();
     // What the client didn't ask for is read all the same: a terminal whose output nobody takes stops whoever writes there.
-    let to: &mut (dyn AsyncWrite + Send + Unpin) = match to {
+    let mut to: &mut (dyn AsyncWrite + Send + Unpin) = match to {
         Some(to) => to,
         None => &mut nowhere,
     };
@@ -181,9 +194,10 @@ async fn drain(from: Option<Output>, to: Option<&mut Input>, context: (watch::Re
         };
         let Ok(count @ 1..) = read else { return };
         let Some(chunk) = buffer.get(..count) else { return };
-        // A client that has gone is seen by whoever waits for that.
+        // A client that has gone is seen by whoever waits for that. One that has only given up this stream is still to be told the
+        // end, and the process isn't to be held up: the rest goes nowhere.
         if to.write_all(chunk).await.is_err() || to.flush().await.is_err() {
-            return std::future::pending().await;
+            to = &mut nowhere;
         }
         activity.now();
         if is_over {

@@ -303,6 +303,21 @@ mod tests {
         assert!(matches!(server.await.unwrap(), Err(OpenError::Gone)));
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn finishing_takes_as_long_as_the_client() {
+        let (client, channels) = open(&["error", "stdout"], wanted(false, false, false), Version::V4).await;
+        let mut channels = channels.unwrap();
+        let text = vec![7; 60_000];
+        channels.stdout.as_mut().unwrap().write_all(&text).await.unwrap();
+        channels.stdout.as_mut().unwrap().shutdown().await.unwrap();
+        let reader = tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_secs(10 * 60)).await;
+            { client }.until_end().await
+        });
+        channels.finish.await;
+        assert_eq!(reader.await.unwrap(), (3, text));
+    }
+
     #[tokio::test]
     async fn finishing_sends_what_is_written_and_ends_when_the_client_does() {
         let (mut client, channels) =

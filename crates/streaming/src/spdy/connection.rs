@@ -25,9 +25,6 @@ use super::{Error, Incoming, KEEP_ALIVE, LINGER, Limits};
 /// How much is read at once: what Go's side writes as one frame.
 const READ: usize = 32 << 10;
 
-/// How long a connection that is closed here has for sending what is left.
-const DRAIN: Duration = Duration::from_secs(60);
-
 /// How long the last words to a peer may take.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -56,11 +53,9 @@ pub struct Closer(Arc<Shared>);
 
 impl Closer {
     /// Takes no more streams, and ends the connection when all that was written is sent and the peer has gone or had
-    /// [`LINGER`] to do so.
+    /// [`LINGER`] to do so. How long the peer may take to read is up to whoever waits.
     pub fn close(&self) {
-        let until = Instant::now() + DRAIN;
-        self.0.lock().until.get_or_insert(until);
-        self.0.closing.notify_one();
+        self.0.lock().is_closing = true;
         self.0.work.notify_one();
     }
 }
@@ -155,12 +150,8 @@ async fn write_on<W: AsyncWrite + Unpin>(
 /// All is sent: a connection that is closing only waits for the peer now.
 fn drained(shared: &Shared) {
     let mut state = shared.lock();
-    if !state.drained() {
-        return;
-    }
-    let until = Instant::now() + LINGER;
-    if state.until.is_some_and(|later| later > until) {
-        state.until = Some(until);
+    if state.is_closing && state.until.is_none() && state.drained() {
+        state.until = Some(Instant::now() + LINGER);
         shared.closing.notify_one();
     }
 }
@@ -227,16 +218,7 @@ impl Reader<'_> {
 
     async fn data(&self, stream: u32, mut bytes: BytesMut, fin: bool) -> Result<(), Error> {
         loop {
-            let done = {
-                let mut state = self.shared.lock();
-                let before = bytes.len();
-                let done = state.on_data(stream, &mut bytes, fin)?;
-                // Trying again in vain is not a sign of life.
-                if bytes.len() < before || done == Done::Yes {
-                    state.active = Instant::now();
-                }
-                done
-            };
+            let done = self.shared.lock().on_data(stream, &mut bytes, fin)?;
             match done {
                 Done::Yes => break,
                 Done::No => self.wait_for_room().await,
@@ -260,9 +242,6 @@ impl Reader<'_> {
     }
 
     fn control(&self, frame: Control, headers: &mut HeaderReader) -> Result<(), Error> {
-        if !matches!(frame, Control::Ping(_)) {
-            self.shared.lock().active = Instant::now();
-        }
         let mut read = |stream: u32, block: &[u8]| {
             self.shared.lock().count_opened()?;
             headers.read(block).map_err(|cause| Error::Headers { stream, cause })

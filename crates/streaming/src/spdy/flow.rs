@@ -16,6 +16,8 @@ const TELL_AFTER: u32 = 32 << 10;
 #[derive(Debug)]
 pub struct Window {
     left: i64,
+    /// What was sent and has not been given back.
+    owed: usize,
     untold: u32,
 }
 
@@ -26,7 +28,7 @@ pub struct Overflow;
 impl Window {
     /// At the beginning, with so much to send.
     pub fn new(initial: i64) -> Self {
-        Self { left: initial, untold: 0 }
+        Self { left: initial, owed: 0, untold: 0 }
     }
 
     /// How much may be sent.
@@ -37,6 +39,15 @@ impl Window {
     /// Counts what was sent. It may be more than is left, with a peer that hasn't spoken of windows yet.
     pub fn sent(&mut self, bytes: usize) {
         self.left = self.left.saturating_sub(i64::try_from(bytes).unwrap_or(i64::MAX));
+        self.owed = self.owed.saturating_add(bytes);
+    }
+
+    /// Whether so much was sent that the peer can give this back. A larger window than at the beginning is a gift, and ends what it
+    /// owes.
+    pub fn is_owed(&mut self, delta: u32) -> bool {
+        let left = self.owed.checked_sub(delta as usize);
+        self.owed = left.unwrap_or(0);
+        delta > 0 && left.is_some()
     }
 
     /// The peer has room for more (or less, when its settings changed).
@@ -71,6 +82,16 @@ mod tests {
         assert_eq!(window.left(), 0);
         assert_eq!(window.grow(MOST), Ok(()));
         assert_eq!(window.grow(1), Err(Overflow));
+    }
+
+    #[test]
+    fn what_was_sent_can_be_given_back_once() {
+        let mut window = Window::new(INITIAL);
+        assert!(!window.is_owed(1));
+        window.sent(10);
+        assert!(window.is_owed(4) && !window.is_owed(0) && window.is_owed(6) && !window.is_owed(1));
+        window.sent(10);
+        assert!(!window.is_owed(11) && !window.is_owed(1));
     }
 
     #[test]

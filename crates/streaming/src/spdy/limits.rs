@@ -27,8 +27,8 @@ pub struct Limits {
     /// Streams opened in a second, and header blocks sent; more end the connection. A Go client that opens one after the other
     /// reaches some 10,000 in a second; a load test through a forwarded port needs two for each connection.
     pub opened: Rate,
-    /// Frames in a second that move nothing on and are answered or thrown away: PING, SETTINGS, data for streams that never
-    /// were, types that are unknown.
+    /// Frames in a second that move nothing on and are answered or thrown away: PING, SETTINGS, WINDOW_UPDATE that gives back nothing that
+    /// was sent, empty data frames, data for streams that never were, types that are unknown.
     pub idle_frames: Rate,
     /// Bytes that all streams together may hold in each direction before it stops; then each still may hold
     /// [`Limits::floor`].
@@ -39,8 +39,8 @@ pub struct Limits {
     pub outgoing: usize,
     /// Bytes of answers (replies, resets, pings) that wait for the peer to take them before nothing more is read.
     pub answers: usize,
-    /// After how long without a frame that moves something the connection ends; a PING doesn't count, or clients' keep-alive
-    /// would make this void.
+    /// After how long the connection ends in which no stream was opened or ended and no byte of one moved; no other frame counts, or
+    /// clients' keep-alive would make this void.
     pub idle: Option<Duration>,
 }
 

@@ -78,9 +78,12 @@ pub(super) struct State {
     opened: Meter,
     idle_frames: Meter,
     began: Instant,
-    /// When something was last moved on.
+    /// When a stream was last opened or ended, or a byte of one moved on. Other frames are no sign of life: clients' keep-alive would make
+    /// the idle time void, and whoever wants to stay for ever could.
     pub(super) active: Instant,
-    /// Set when the connection is to end: no stream is taken any longer, and it ends at this time at the latest.
+    /// The connection is to end: no stream is taken any longer.
+    pub(super) is_closing: bool,
+    /// When it ends at the latest, once that is known.
     pub(super) until: Option<Instant>,
     ended: bool,
     next_ping: u32,
@@ -141,6 +144,7 @@ impl State {
             speaks: false,
             began: now,
             active: now,
+            is_closing: false,
             until: None,
             ended: false,
             next_ping: 0,
@@ -344,18 +348,24 @@ impl State {
 
     /// Puts a stream that has something to send in line.
     fn queue(&mut self, stream: u32) {
-        if let Some(entry) = self.streams.get_mut(&stream)
-            && !entry.queued
-            && (!entry.outgoing.is_empty() || entry.ours == Ours::Finishing)
-        {
-            entry.queued = true;
-            self.ready.push_back(stream);
+        if let Some(entry) = self.streams.get_mut(&stream) {
+            entry.queue(stream, &mut self.ready);
         }
     }
 
     fn requeue(&mut self) {
-        let streams: Vec<u32> = self.streams.keys().copied().collect();
-        streams.into_iter().for_each(|stream| self.queue(stream));
+        for (stream, entry) in &mut self.streams {
+            entry.queue(*stream, &mut self.ready);
+        }
+    }
+}
+
+impl Entry {
+    fn queue(&mut self, stream: u32, ready: &mut VecDeque<u32>) {
+        if !self.queued && (!self.outgoing.is_empty() || self.ours == Ours::Finishing) {
+            self.queued = true;
+            ready.push_back(stream);
+        }
     }
 }
 

@@ -3,6 +3,11 @@
 //! Reading and writing go on side by side in one future; there is no task. A channel whose reader holds back holds back the
 //! connection, as WebSocket has no flow control for each channel; that its client has gone is seen by the socket then
 //! (`crate::socket`).
+//!
+//! Known limit: what lies behind input that a command doesn't take isn't read, pings included: reading on to answer them would mean to
+//! keep what lies between. A client that counts on the answers (client-go breaks off 61 s after the last) gives up a command that
+//! takes no input for so long, as it does with the peers. Over SPDY, whose streams have buffers of their own, pings are read
+//! until these are full.
 
 use std::io;
 use std::pin::{Pin, pin};

@@ -45,12 +45,16 @@ impl Heard {
 }
 
 pub(crate) async fn connect(url: &str, protocol: &str) -> Result<Client, Box<Error>> {
+    let stream = TcpStream::connect(authority(url)).await.unwrap();
+    connect_over(stream, url, protocol).await
+}
+
+pub(crate) async fn connect_over(stream: TcpStream, url: &str, protocol: &str) -> Result<Client, Box<Error>> {
     let uri = url.replacen("http", "ws", 1).parse().unwrap();
     let mut request = ClientRequestBuilder::new(uri);
     if !protocol.is_empty() {
         request = request.with_sub_protocol(protocol);
     }
-    let stream = TcpStream::connect(authority(url)).await.unwrap();
     let (socket, answer) = tokio_tungstenite::client_async(request, stream).await.map_err(Box::new)?;
     let chosen = answer.headers().get("sec-websocket-protocol").map(|name| name.to_str().unwrap());
     assert_eq!(chosen.unwrap_or_default(), protocol);

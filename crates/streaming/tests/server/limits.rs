@@ -2,11 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use tokio::net::TcpStream;
+use bytes::Bytes;
+use futures::SinkExt;
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpSocket, TcpStream};
+use tokio_tungstenite::tungstenite::Message;
 
-use crate::client::{authority, connect, refused, talk};
+use crate::client::{Client, authority, connect, connect_over, refused, talk};
 use crate::patience::patience;
-use crate::processes::{ALL, config, node, node_with};
+use crate::processes::{ALL, Node, config, node, node_with};
 
 #[tokio::test]
 async fn a_client_that_goes_leaves_nothing() {
@@ -81,6 +85,89 @@ async fn who_takes_too_long_to_say_what_it_wants_is_cut_off() {
         beginnings.map(|beginning| tokio::time::timeout(patience(), talk(&url, beginning.as_bytes())));
     for in_time in futures::future::join_all(cut_off).await {
         in_time.expect("an end");
+    }
+}
+
+/// A client whose kernel takes little for it, and one that has read nothing of so much when its process has ended.
+async fn one_that_pauses(node: &Node) -> Client {
+    let url = node.exec(&format!("print {PRINTED}"), ALL);
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4 << 10).unwrap();
+    let stream = socket.connect(authority(&url).parse().unwrap()).await.unwrap();
+    let mut client = connect_over(stream, &url, "v4.channel.k8s.io").await.unwrap();
+    node.processes.live(1).await;
+    client.send(0, b"x").await;
+    node.processes.live(0).await;
+    client
+}
+
+/// More than a client's side takes, and less than the kernel takes here.
+const PRINTED: usize = 500_000;
+
+#[tokio::test]
+async fn a_client_that_pauses_before_the_end_loses_nothing() {
+    let node = node();
+    let mut client = one_that_pauses(&node).await;
+    for _ in 0..9 {
+        for_a(Duration::from_secs(60)).await;
+        // On a connection that is closed this would throw away what waits.
+        client.socket.send(Message::Ping(Bytes::new())).await.unwrap();
+    }
+    let heard = client.heard().await;
+    assert_eq!(heard.channels[1].len(), PRINTED);
+    assert!(heard.error().contains("Success"), "{heard:?}");
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_for_the_idle_time_loses_its_place() {
+    let node = node_with(streaming::Config { max_connections: 1, ..config() });
+    let _client = one_that_pauses(&node).await;
+    assert_eq!(refused(&node.exec("sleep", ALL), "v4.channel.k8s.io").await, 503);
+    let begun = Instant::now();
+    let client = loop {
+        // Its bytes may still be on their way to the kernel for the first of these.
+        for_a(config().idle_timeout).await;
+        match connect(&node.exec("say hello 0", ALL), "v4.channel.k8s.io").await {
+            Ok(client) => break client,
+            Err(error) => assert!(begun.elapsed() < patience(), "{error}"),
+        }
+    };
+    assert_eq!(client.heard().await.channels[1], b"hello");
+}
+
+/// Lets time pass for the server, and for nobody's kernel.
+async fn for_a(while_: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(while_).await;
+    tokio::time::resume();
+    // Whoever was waiting for that has its turn.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn the_sixty_fifth_that_says_nothing_costs_the_first_its_place_and_nobody_waits() {
+    let node = node();
+    let url = node.exec("say hello 0", ALL);
+    let mut idle = Vec::new();
+    for _ in 0..64 {
+        idle.push(TcpStream::connect(authority(&url)).await.unwrap());
+    }
+    // Nobody has had to go for these; one has for the next.
+    let first = async {
+        let mut answer = Vec::new();
+        let _reset = idle.remove(0).read_to_end(&mut answer).await;
+    };
+    let mut first = Box::pin(first);
+    assert!(tokio::time::timeout(Duration::from_millis(100), &mut first).await.is_err());
+    let begun = Instant::now();
+    assert_eq!(connect(&url, "v4.channel.k8s.io").await.unwrap().heard().await.channels[1], b"hello");
+    first.await;
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    for other in &idle {
+        let closed = other.try_read(&mut [0]);
+        assert!(closed.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock));
     }
 }
 

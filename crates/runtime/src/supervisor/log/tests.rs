@@ -1,9 +1,13 @@
 //! A log on a real file, with made-up time.
 
 use std::fs;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
+};
 
 use super::*;
 use crate::supervisor::lines::Lines;
@@ -67,9 +71,17 @@ fn count(path: &Path) -> (u64, u64) {
     (there, missing)
 }
 
-fn full() -> std::os::fd::OwnedFd {
+fn full() -> OwnedFd {
     // It refuses every write as a full disk does.
     openat(CWD, "/dev/full", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()).unwrap()
+}
+
+/// The root of a disk of so many bytes, which goes with it.
+fn small(bytes: usize) -> OwnedFd {
+    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).unwrap();
+    fsconfig_set_string(&context, "size", bytes.to_string()).unwrap();
+    fsconfig_create(&context).unwrap();
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).unwrap()
 }
 
 #[test]
@@ -152,6 +164,35 @@ fn a_line_that_breaks_off_is_ended_and_its_rest_dropped() {
     assert_eq!(lines[1], "stdout F ");
     assert!(lines[2].starts_with("stderr F knarr: 3 lines (33624 bytes) are missing"), "{}", lines[2]);
     assert_eq!(lines[3..], ["stderr F trouble", "stdout F next"]);
+}
+
+#[test]
+fn a_line_is_ended_once_where_there_is_room_for_its_end_alone() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: a small disk needs root");
+        return;
+    }
+    let mut rig = Rig::new(LogLimits::default());
+    let (page, end) = (rustix::param::page_size(), line(rig.moment.time(), Source::Stdout, "").len());
+    let (first, left) = (end + (16 << 10), end + 20);
+    let full = (first + left).next_multiple_of(page);
+    let disk = small(full + page);
+    let on_disk = |name: &str| Path::new("/proc/self/fd").join(disk.as_raw_fd().to_string()).join(name);
+    let (path, other) = (on_disk("0.log"), on_disk("other"));
+    fs::write(&other, vec![0; page]).unwrap();
+    fs::write(&path, format!("{}\n", "w".repeat(full - first - left - 1))).unwrap();
+    rig.log = Log::open(path.clone(), &Wanted::default()).unwrap();
+    rig.out(&"x".repeat(20_000));
+    assert!(matches!(rig.out(&"y".repeat(30_000))[..], [LogNews::Failed { errno: Errno::NOSPC, .. }]));
+    let size = || usize::try_from(fs::metadata(&path).unwrap().len()).unwrap();
+    assert_eq!(size(), full - left);
+    assert_eq!(rig.log.catch_up(&rig.moment), None);
+    assert_eq!(size(), full - left + end, "there is no room for more than the end");
+    fs::remove_file(other).unwrap();
+    assert!(matches!(rig.log.catch_up(&rig.moment), Some(LogNews::Lost { lines: 2, .. })));
+    let text = fs::read_to_string(&path).unwrap();
+    assert_eq!(text.matches("stdout F \n").count(), 1);
+    assert!(text.lines().last().unwrap().contains("stderr F knarr: 2 lines"), "behind it is what was lost");
 }
 
 #[test]

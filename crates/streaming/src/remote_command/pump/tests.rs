@@ -49,7 +49,8 @@ fn client(room: usize) -> (Client, Channels) {
 fn terms() -> (Terms, watch::Sender<bool>) {
     let (end, ending) = watch::channel(false);
     let idle = Duration::from_secs(3_600);
-    (Terms { version: Version::V4, purpose: Purpose::Exec, idle, ending }, end)
+    let taken = Arc::default();
+    (Terms { version: Version::V4, purpose: Purpose::Exec, idle, taken, ending }, end)
 }
 
 fn session(stdout: Output, ended: BoxFuture<'static, Result<Ended, Failure>>) -> Session {
@@ -65,16 +66,51 @@ async fn text(mut stream: DuplexStream) -> String {
 const SUCCESS: &str = r#"{"metadata":{},"status":"Success"}"#;
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_line_has_time_for_the_last_bytes() {
-    let (client, mut channels) = client(1 << 10);
-    let sent = Duration::from_secs(40);
-    channels.finish = tokio::time::sleep(sent).boxed();
+async fn who_takes_the_last_bytes_has_time_for_all_of_them_and_who_takes_none_is_cut_off() {
+    for takes in [true, false] {
+        let (client, mut channels) = client(1 << 10);
+        let (mut terms, _end) = terms();
+        terms.idle = Duration::from_secs(100);
+        let taken = Arc::clone(&terms.taken);
+        channels.finish = async move {
+            for _ in 0..10 {
+                tokio::time::sleep(Duration::from_secs(90)).await;
+                if takes {
+                    taken.now();
+                }
+            }
+        }
+        .boxed();
+        let session = session(Box::new(tokio::io::empty()), std::future::ready(Ok(Ended::Exited(0))).boxed());
+        let begun = Instant::now();
+        tokio::time::sleep(Duration::from_secs(200)).await;
+        assert_eq!(run(channels, async { Ok(session) }, terms).await, Parting::CutOff);
+        // Neither closes, so that one ends some time after the last byte, too.
+        let time = if takes { 900 + 100 } else { 100 };
+        assert_eq!(begun.elapsed().as_secs(), 200 + time);
+        assert_eq!(text(client.error).await, SUCCESS);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_gives_up_one_output_is_told_the_end_and_holds_nobody_up() {
+    let (mut client, channels) = client(16);
     let (terms, _end) = terms();
-    let session = session(Box::new(tokio::io::empty()), std::future::ready(Ok(Ended::Exited(0))).boxed());
-    let begun = Instant::now();
-    run(channels, async { Ok(session) }, terms).await;
-    assert!(begun.elapsed() >= sent, "cut off after {:?}", begun.elapsed());
-    assert_eq!(text(client.error).await, SUCCESS);
+    drop(client.stdout);
+    let (output, mut pipe) = simplex(16);
+    let ended = async move {
+        pipe.write_all(&[0; 10_000]).await.unwrap();
+        Ok(Ended::Exited(0))
+    };
+    let begin = std::future::ready(Ok(session(Box::new(output), ended.boxed())));
+    let leave = client.leave.take();
+    let rest = async {
+        let status = text(client.error).await;
+        drop(leave);
+        status
+    };
+    let both = async { tokio::join!(run(channels, begin, terms), rest).1 };
+    assert_eq!(timeout(Duration::from_secs(60), both).await.unwrap(), SUCCESS);
 }
 
 #[tokio::test(start_paused = true)]
@@ -126,8 +162,8 @@ async fn a_slow_client_loses_nothing_of_what_was_written_before_the_end() {
         drop(leave);
         both
     };
-    let ((), (got, status)) = tokio::join!(run(channels, begin, terms), rest);
-    assert_eq!(got, 100_000);
+    let (parting, (got, status)) = tokio::join!(run(channels, begin, terms), rest);
+    assert_eq!((got, parting), (100_000, Parting::Told));
     assert!(status.contains("NonZeroExitCode"), "{status}");
 }
 
@@ -179,7 +215,7 @@ async fn who_is_idle_and_who_is_connected_at_the_end_is_told() {
             drop(leave);
             status
         };
-        let ((), status) = tokio::join!(run(channels, begin, terms), rest);
+        let (_, status) = tokio::join!(run(channels, begin, terms), rest);
         let word = if is_idle { "nothing moved for 7 s" } else { "the runtime is ending" };
         assert!(status.contains(word), "{status}");
     }
@@ -233,6 +269,6 @@ async fn input_that_nobody_takes_is_thrown_away() {
         drop(leave);
         status
     };
-    let ((), status) = tokio::join!(run(channels, std::future::ready(Ok(session)), terms), rest);
+    let (_, status) = tokio::join!(run(channels, std::future::ready(Ok(session)), terms), rest);
     assert_eq!(status, SUCCESS);
 }

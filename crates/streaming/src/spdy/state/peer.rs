@@ -20,7 +20,7 @@ impl State {
             return Err(Error::StreamId { stream, last: self.last });
         }
         self.last = stream;
-        if self.until.is_some() || self.streams.len() >= self.limits.streams {
+        if self.is_closing || self.streams.len() >= self.limits.streams {
             self.send_reset(stream, Reset::RefusedStream);
             return Ok(false);
         }
@@ -36,6 +36,7 @@ impl State {
             handles: 1,
         };
         self.streams.insert(stream, entry);
+        self.active = Instant::now();
         Ok(true)
     }
 
@@ -46,6 +47,10 @@ impl State {
         bytes: &mut BytesMut,
         fin: bool,
     ) -> Result<Done, Error> {
+        if bytes.is_empty() && !fin {
+            self.count_idle_frame("empty data frames")?;
+            return Ok(Done::Yes);
+        }
         let Some(entry) = self.streams.get_mut(&stream) else {
             self.on_stray(stream)?;
             self.consumed(None, bytes.len());
@@ -63,16 +68,21 @@ impl State {
         let part = bytes.split_to(bytes.len().min(own.max(shared)));
         entry.incoming.extend_from_slice(&part);
         self.incoming += part.len();
-        if fin && bytes.is_empty() {
+        let is_end = fin && bytes.is_empty();
+        if is_end {
             entry.theirs = Theirs::Finished;
         }
         wake(&mut entry.reader);
+        // Trying again in vain is no sign of life.
+        if is_end || !part.is_empty() {
+            self.active = Instant::now();
+        }
         Ok(if bytes.is_empty() { Done::Yes } else { Done::No })
     }
 
     /// Data for a stream that isn't there: late if it was, else an error of the peer's.
     fn on_stray(&mut self, stream: u32) -> Result<(), Error> {
-        if !stream.is_multiple_of(2) && stream <= self.last {
+        if self.has_been(stream) {
             return Ok(());
         }
         self.count_idle_frame("data for streams that never were")?;
@@ -82,6 +92,11 @@ impl State {
         Ok(())
     }
 
+    /// Whether a stream is there or was: frames may come late.
+    fn has_been(&self, stream: u32) -> bool {
+        !stream.is_multiple_of(2) && stream <= self.last
+    }
+
     /// The peer has ended its direction without data.
     pub(in super::super) fn on_fin(&mut self, stream: u32) {
         if let Some(entry) = self.streams.get_mut(&stream)
@@ -89,6 +104,7 @@ impl State {
         {
             entry.theirs = Theirs::Finished;
             wake(&mut entry.reader);
+            self.active = Instant::now();
         }
     }
 
@@ -118,18 +134,29 @@ impl State {
         Ok(())
     }
 
+    /// Room for more. What gives back nothing that was sent moves nothing on: a peer has reason for a few of these, to enlarge windows.
     pub(in super::super) fn on_window_update(&mut self, stream: u32, delta: u32) -> Result<(), Error> {
         self.speaks = true;
-        if stream == 0 {
+        let is_owed = if stream == 0 {
+            let was_closed = self.window.left() == 0;
+            let is_owed = self.window.is_owed(delta);
             self.window.grow(i64::from(delta)).map_err(|flow::Overflow| Error::Window)?;
-            self.requeue();
+            // Once for each time that it is used up, or frames of 16 bytes cost a look at each stream.
+            if was_closed {
+                self.requeue();
+            }
+            is_owed
         } else if let Some(entry) = self.streams.get_mut(&stream) {
+            let is_owed = entry.window.is_owed(delta);
             match entry.window.grow(i64::from(delta)) {
                 Ok(()) => self.queue(stream),
                 Err(flow::Overflow) => self.reset(stream, Reset::FlowControlError),
             }
-        }
-        Ok(())
+            is_owed
+        } else {
+            self.has_been(stream)
+        };
+        if is_owed { Ok(()) } else { self.count_idle_frame("window updates") }
     }
 
     /// A PING: that of the peer is sent back, the answer to ours is only taken note of.
@@ -142,6 +169,7 @@ impl State {
     }
 
     pub(in super::super) fn on_goaway(&mut self) {
+        self.is_closing = true;
         let until = Instant::now() + LINGER;
         self.until = Some(self.until.map_or(until, |earlier| earlier.min(until)));
     }

@@ -121,16 +121,30 @@ async fn floods_of_frames_that_move_nothing_end_the_connection() {
         Control::Ping(2),
         Control::Settings(Vec::new()),
         Control::Unknown(10),
-        Control::Headers { stream: 1, fin: false, block: Bytes::new() },
+        Control::Headers { stream: 3, fin: false, block: Bytes::new() },
+        Control::WindowUpdate { stream: 0, delta: 1 },
+        Control::WindowUpdate { stream: 1, delta: 1 },
+        Control::WindowUpdate { stream: 9, delta: 1 },
     ];
     for frame in frames {
         let mut rig = rig(Limits::default(), 1 << 20);
+        let _stream = rig.open(1).await;
         for _ in 0..1000 {
             rig.client.control(frame.clone()).await;
         }
         let error = outcome(rig).await;
         assert!(matches!(error, Error::Flood(_) | Error::Headers { .. }), "{frame:?}: {error:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_empty_data_ends_the_connection() {
+    let mut rig = rig(Limits::default(), 1 << 20);
+    let _stream = rig.open(1).await;
+    for _ in 0..1000 {
+        _ = rig.client.sender.data(1, b"", false).await;
+    }
+    assert!(matches!(outcome(rig).await, Error::Flood("empty data frames")));
 }
 
 #[tokio::test(start_paused = true)]

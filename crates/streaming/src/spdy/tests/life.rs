@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::{echo, plain_rig, rig};
 use crate::spdy::client::Seen;
 use crate::spdy::frame::Control;
+use crate::spdy::headers::{Headers, plain};
 use crate::spdy::{Error, KEEP_ALIVE, LINGER, Limits};
 
 #[tokio::test]
@@ -177,7 +178,7 @@ async fn a_peer_that_says_goaway_may_end_its_streams() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_idle_connection_ends_and_pings_do_not_keep_it() {
+async fn an_idle_connection_ends_and_what_moves_nothing_does_not_keep_it() {
     let limits = Limits { idle: Some(Duration::from_secs(60)), ..Limits::default() };
     let mut rig = rig(limits, 1000);
     let began = Instant::now();
@@ -186,12 +187,22 @@ async fn an_idle_connection_ends_and_pings_do_not_keep_it() {
     rig.client.data(1, b"x", false).await;
     stream.read_u8().await.unwrap();
     let pings = async {
-        loop {
+        for _ in 0..100 {
             tokio::time::sleep(Duration::from_secs(5)).await;
-            rig.client.sender.control(Control::Ping(1)).await;
+            let block = rig.client.sender.block(&plain(&Headers::default()));
+            for frame in [
+                Control::Ping(1),
+                Control::Headers { stream: 1, fin: false, block },
+                Control::WindowUpdate { stream: 1, delta: 1 },
+                Control::RstStream { stream: 9, status: 5 },
+            ] {
+                rig.client.sender.control(frame).await;
+            }
+            _ = rig.client.sender.data(1, b"", false).await;
         }
     };
-    let rest = tokio::select! { () = pings => unreachable!(), rest = rig.client.receiver.rest() => rest };
+    let rest =
+        tokio::select! { () = pings => panic!("it goes on"), rest = rig.client.receiver.rest() => rest };
     assert_eq!(began.elapsed().as_secs(), 100);
     assert_eq!(rest.last(), Some(&Control::GoAway { last: 1, status: 0 }));
     assert!(matches!(rig.server.await.unwrap(), Err(Error::Idle(_))));

@@ -123,6 +123,31 @@ async fn the_window_of_the_connection_counts_too() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_peer_that_gives_room_back_in_small_parts_is_no_flood() {
+    const BYTES: usize = 300_000;
+    let mut rig = plain_rig();
+    let mut stream = rig.open(1).await;
+    tokio::spawn(async move {
+        stream.write_all(&[1; BYTES]).await.unwrap();
+        stream.shutdown().await.unwrap();
+    });
+    let mut got = 0;
+    loop {
+        let Some(Seen::Data { bytes, fin, .. }) = rig.client.next().await else { continue };
+        got += bytes.len();
+        if fin {
+            break;
+        }
+        for part in bytes.chunks(100) {
+            let delta = u32::try_from(part.len()).unwrap();
+            rig.client.control(Control::WindowUpdate { stream: 1, delta }).await;
+            rig.client.control(Control::WindowUpdate { stream: 0, delta }).await;
+        }
+    }
+    assert_eq!(got, BYTES);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_peer_is_told_of_room_only_if_it_speaks_of_windows() {
     let mut rig = plain_rig();
     let mut stream = rig.open(1).await;
