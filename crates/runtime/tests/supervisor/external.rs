@@ -181,6 +181,7 @@ fn no_process_has_signals_blocked() {
     // Before the shell waits for anything: afterwards it has unblocked all signals itself.
     let script = Script {
         create: "(grep SigBlk /proc/self/status > first; exec sleep 1000) & echo $! | tee own > \"$pid\"",
+        // Of a process that stays: the shell may wait for another one before anybody can adopt it.
         exec: "(grep SigBlk /proc/self/status > second; exec sleep 1000) & echo $! > \"$pid\"",
         ..GOOD
     };
