@@ -58,6 +58,8 @@ pub struct Config {
     pub idle_timeout: Duration,
     /// How many sessions there may be.
     pub max_connections: usize,
+    /// How many connections to ports may be forwarded, in all sessions together. Each takes a descriptor.
+    pub max_forwarded: usize,
 }
 
 /// A server that runs. It ends with [`Server::stop`], or at once when the last clone is dropped.
@@ -106,7 +108,8 @@ impl Server {
         let base = format!("{scheme}://{}", SocketAddr::new(reachable(config.address), port));
         let tokens = Arc::new(Tokens::default());
         let (end, ending) = watch::channel(false);
-        let terms = Terms { backend, idle: config.idle_timeout, ending: ending.clone() };
+        let forwarded = Arc::new(Semaphore::new(config.max_forwarded.min(Semaphore::MAX_PERMITS)));
+        let terms = Terms { backend, idle: config.idle_timeout, forwarded, ending: ending.clone() };
         let sessions = Arc::new(Semaphore::new(config.max_connections));
         let shared = Shared { tokens: Arc::clone(&tokens), tls, sessions, terms };
         let task = Mutex::new(Some(tokio::spawn(serve(listener, Arc::new(shared), ending))));
