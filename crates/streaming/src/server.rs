@@ -179,6 +179,8 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>, mut ending: watch::Re
     let mut connections = JoinSet::new();
     let mut cleaning = interval(LIFE);
     cleaning.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // Kept from one turn to the next: dropped, it would forget that it pauses.
+    let mut accepting = Box::pin(accept(&listener));
     loop {
         let (stream, from) = tokio::select! {
             _ = ending.wait_for(|ending| *ending) => break,
@@ -187,12 +189,14 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>, mut ending: watch::Re
                 shared.tokens.prune();
                 continue;
             }
-            accepted = accept(&listener) => accepted,
+            accepted = &mut accepting => accepted,
         };
+        accepting.set(accept(&listener));
         // At once: who is asked to leave does nothing before that.
         let stranger = strangers.place(from.ip()).await;
         connections.spawn(connection(stream, stranger, Arc::clone(&shared)));
     }
+    drop(accepting);
     drop(listener);
     let told = async { while connections.join_next().await.is_some() {} };
     if timeout(LAST_WORDS, told).await.is_err() {
