@@ -236,12 +236,18 @@ async fn connection(stream: TcpStream, stranger: Place, shared: Arc<Shared>) {
     let terms = shared.terms.clone();
     drop(shared);
     let (idle, client) = (terms.idle, Client { io, taken: socket.taken() });
+    let served = async {
+        tokio::select! {
+            parting = session::run(client, (upgrade, request), terms) => match parting {
+                Parting::Told => socket.linger(idle).await,
+                Parting::CutOff => socket.linger(LINGER_CUT_OFF).await,
+            },
+            () = socket.gone() => {}
+        }
+    };
     tokio::select! {
-        parting = session::run(client, (upgrade, request), terms) => match parting {
-            Parting::Told => socket.linger(idle).await,
-            Parting::CutOff => socket.linger(LINGER_CUT_OFF).await,
-        },
-        () = socket.gone() => {}
+        () = served => {}
+        () = socket.lost() => tracing::debug!("the host of a stream's client doesn't answer any more"),
     }
     drop(place);
 }
