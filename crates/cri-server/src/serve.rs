@@ -47,6 +47,9 @@ const LAST_DETACHES: Duration = Duration::from_secs(2);
 /// How often what belongs to no pod any more is looked for.
 const COLLECTION: Duration = Duration::from_secs(600);
 
+/// Taken when the kernel doesn't say how many files may be open.
+const LEAST_OPEN_FILES: (u64, u64) = (1_024, 1_024);
+
 /// The cgroup below which pods go whose request names none, and the slice with systemd.
 const CGROUP_PARENT: &str = "/knarr";
 const CGROUP_SLICE: &str = "knarr.slice";
@@ -163,7 +166,8 @@ async fn open(
 
 /// The server that clients of exec, attach and port-forward come to.
 fn streams(config: &Config, pods: &Pods) -> Result<streaming::Server, ServeError> {
-    let config = config.streaming.server()?;
+    let (open_files, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or(LEAST_OPEN_FILES);
+    let config = config.streaming.server(open_files)?;
     if config.tls.is_none() && !config.address.is_loopback() {
         // Who listens in between sees the token, and what is typed.
         tracing::warn!(address = %config.address, "streams are served without TLS beyond this node");

@@ -200,7 +200,7 @@ async fn ports_of_a_pod_are_reached() {
     assert!(page[0].starts_with(&8080u16.to_le_bytes()), "{page:?}");
     assert_eq!(page[1], 8080u16.to_le_bytes());
     let refused = String::from_utf8_lossy(&page[3][2..]).into_owned();
-    assert!(refused.contains("error forwarding port 8081"), "{refused}");
+    assert!(refused.contains("forwarding port 8081 to pod "), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
@@ -46,6 +47,29 @@ pub(crate) struct Target {
     pub(crate) ports: Vec<u16>,
     /// How long nothing may move.
     pub(crate) idle: Duration,
+    /// One for each connection that may be forwarded, whoever's.
+    pub(crate) places: Arc<Semaphore>,
+}
+
+/// A connection to a port, and its place among those of the node.
+pub(crate) type Reached = (Box<dyn Duplex>, OwnedSemaphorePermit);
+
+impl Target {
+    /// Connects to a port; the error is for the client. Safe to cancel.
+    pub(crate) async fn reach(&self, port: u16) -> Result<Reached, String> {
+        let reached = self.try_reach(port).await;
+        reached.map_err(|why| format!("forwarding port {port} to pod \"{}\": {why}", self.pod))
+    }
+
+    async fn try_reach(&self, port: u16) -> Result<Reached, String> {
+        if !self.ports.is_empty() && !self.ports.contains(&port) {
+            return Err("not one of the ports that were asked for".to_owned());
+        }
+        let place = Arc::clone(&self.places).try_acquire_owned();
+        let place = place.map_err(|_| "too many connections are forwarded on this node".to_owned())?;
+        let connection = self.backend.connect(&self.pod, port).await;
+        connection.map(|connection| (connection, place)).map_err(|failure| failure.to_string())
+    }
 }
 
 /// Serves a client to the end of its connection. Safe to cancel: all connections end.
@@ -104,15 +128,9 @@ fn accept(incoming: Incoming, pairs: &mut Pairs<Stream>) -> Option<Pair<Stream>>
 /// Connects the two sides until both have ended.
 async fn forward(target: Arc<Target>, pair: Pair<Stream>) {
     let Pair { port, data, mut error } = pair;
-    let connected = if target.ports.is_empty() || target.ports.contains(&port) {
-        target.backend.connect(&target.pod, port).await.map_err(|failure| failure.to_string())
-    } else {
-        Err("not one of the ports that were asked for".to_owned())
-    };
-    let connection = match connected {
-        Ok(connection) => connection,
-        Err(why) => {
-            let text = format!("forwarding port {port} to pod \"{}\": {why}", target.pod);
+    let (connection, _place) = match target.reach(port).await {
+        Ok(reached) => reached,
+        Err(text) => {
             // A client that has gone needs no reason.
             _ = error.write_all(text.as_bytes()).await;
             error.finish();

@@ -58,6 +58,8 @@ pub struct Config {
     pub idle_timeout: Duration,
     /// How many sessions there may be.
     pub max_connections: usize,
+    /// How many connections to ports may be forwarded, in all sessions together. Each takes a descriptor.
+    pub max_forwarded: usize,
 }
 
 /// A server that runs. It ends with [`Server::stop`], or at once when the last clone is dropped.
@@ -106,7 +108,8 @@ impl Server {
         let base = format!("{scheme}://{}", SocketAddr::new(reachable(config.address), port));
         let tokens = Arc::new(Tokens::default());
         let (end, ending) = watch::channel(false);
-        let terms = Terms { backend, idle: config.idle_timeout, ending: ending.clone() };
+        let forwarded = Arc::new(Semaphore::new(config.max_forwarded.min(Semaphore::MAX_PERMITS)));
+        let terms = Terms { backend, idle: config.idle_timeout, forwarded, ending: ending.clone() };
         let sessions = Arc::new(Semaphore::new(config.max_connections));
         let shared = Shared { tokens: Arc::clone(&tokens), tls, sessions, terms };
         let task = Mutex::new(Some(tokio::spawn(serve(listener, Arc::new(shared), ending))));
@@ -176,6 +179,8 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>, mut ending: watch::Re
     let mut connections = JoinSet::new();
     let mut cleaning = interval(LIFE);
     cleaning.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // Kept from one turn to the next: dropped, it would forget that it pauses.
+    let mut accepting = Box::pin(accept(&listener));
     loop {
         let (stream, from) = tokio::select! {
             _ = ending.wait_for(|ending| *ending) => break,
@@ -184,12 +189,14 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>, mut ending: watch::Re
                 shared.tokens.prune();
                 continue;
             }
-            accepted = accept(&listener) => accepted,
+            accepted = &mut accepting => accepted,
         };
+        accepting.set(accept(&listener));
         // At once: who is asked to leave does nothing before that.
         let stranger = strangers.place(from.ip()).await;
         connections.spawn(connection(stream, stranger, Arc::clone(&shared)));
     }
+    drop(accepting);
     drop(listener);
     let told = async { while connections.join_next().await.is_some() {} };
     if timeout(LAST_WORDS, told).await.is_err() {
@@ -229,12 +236,18 @@ async fn connection(stream: TcpStream, stranger: Place, shared: Arc<Shared>) {
     let terms = shared.terms.clone();
     drop(shared);
     let (idle, client) = (terms.idle, Client { io, taken: socket.taken() });
+    let served = async {
+        tokio::select! {
+            parting = session::run(client, (upgrade, request), terms) => match parting {
+                Parting::Told => socket.linger(idle).await,
+                Parting::CutOff => socket.linger(LINGER_CUT_OFF).await,
+            },
+            () = socket.gone() => {}
+        }
+    };
     tokio::select! {
-        parting = session::run(client, (upgrade, request), terms) => match parting {
-            Parting::Told => socket.linger(idle).await,
-            Parting::CutOff => socket.linger(LINGER_CUT_OFF).await,
-        },
-        () = socket.gone() => {}
+        () = served => {}
+        () = socket.lost() => tracing::debug!("the host of a stream's client doesn't answer any more"),
     }
     drop(place);
 }

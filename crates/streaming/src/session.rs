@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::activity::Activity;
 use crate::backend::{Backend, Duplex, Request, Streams};
@@ -22,6 +22,8 @@ pub(crate) struct Terms {
     pub(crate) backend: Arc<dyn Backend>,
     /// How long nothing may move.
     pub(crate) idle: Duration,
+    /// One for each connection that may be forwarded.
+    pub(crate) forwarded: Arc<Semaphore>,
     /// Becomes true when the server ends.
     pub(crate) ending: watch::Receiver<bool>,
 }
@@ -64,7 +66,8 @@ pub(crate) struct Client {
 pub(crate) async fn run(client: Client, (upgrade, request): (Upgrade, Request), mut terms: Terms) -> Parting {
     let ended = match request {
         Request::PortForward { pod, ports } => {
-            let target = Target { backend: terms.backend, pod, ports, idle: terms.idle };
+            let target =
+                Target { backend: terms.backend, pod, ports, idle: terms.idle, places: terms.forwarded };
             tokio::select! {
                 ended = forwarding(client.io, upgrade, target) => ended,
                 _ = terms.ending.wait_for(|ending| *ending) => Ok(Parting::CutOff),

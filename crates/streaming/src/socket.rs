@@ -1,6 +1,11 @@
 //! A client's TCP connection: shared, so that its end can be seen while nobody reads.
 //!
 //! A reader that holds back, because a command doesn't take its input, would never see that the client has gone.
+//!
+//! A client whose host vanishes is found by keepalive; by [`acks`] when bytes are under way to it. Known limit: one that had stopped reading
+//! before that, with more waiting for it, is given up by the kernel, after `tcp_retries2` questions: some 15 minutes.
+
+mod acks;
 
 use std::io;
 use std::pin::Pin;
@@ -21,6 +26,12 @@ const LOOK: Duration = Duration::from_secs(1);
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_PROBES: u32 = 6;
+
+/// How long a client's host may leave bytes unanswered, as long as with keepalive, and how often that is looked at. The kernel doesn't
+/// ask while bytes are under way, and sends them again for a quarter of an hour (`tcp_retries2`). `TCP_USER_TIMEOUT` would be no
+/// answer: it also ends a connection whose client doesn't read (`| less`).
+const SILENCE: Duration = Duration::from_secs(90);
+const LOOK_AT_ACKS: Duration = Duration::from_secs(15);
 
 /// How much of a client's late input is thrown away before the connection is closed.
 const LINGER_BYTES: usize = 16 << 20;
@@ -57,6 +68,24 @@ impl Socket {
             match self.stream.ready(Interest::READABLE).await {
                 Ok(ready) if !ready.is_read_closed() && !ready.is_error() => tokio::time::sleep(LOOK).await,
                 _ => return,
+            }
+        }
+    }
+
+    /// Waits until the client's host has vanished with bytes on their way to it. Safe to cancel.
+    pub(crate) async fn lost(&self) {
+        self.silent_for(SILENCE, LOOK_AT_ACKS).await;
+    }
+
+    async fn silent_for(&self, time: Duration, look: Duration) {
+        let acks = || acks::of(self.stream.local_addr()?, self.stream.peer_addr()?);
+        loop {
+            tokio::time::sleep(look).await;
+            match acks() {
+                Ok(acks) if acks.is_silent_for(time) => return,
+                Ok(_) => {}
+                // No descriptor, a kernel without sock_diag: its own time-outs are left.
+                Err(error) => tracing::debug!(%error, "asking what a client's host has acknowledged"),
             }
         }
     }
@@ -120,5 +149,48 @@ impl AsyncWrite for Socket {
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(shutdown(&self.stream, Shutdown::Write).map_err(io::Error::from))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use nix::sched::{CloneFlags, unshare};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn run(command: &str) -> bool {
+        let mut words = command.split(' ');
+        Command::new(words.next().unwrap()).args(words).status().is_ok_and(|status| status.success())
+    }
+
+    /// In a network of its own, where packets get lost from now on.
+    #[test]
+    fn a_client_whose_host_vanishes_with_bytes_under_way_is_noticed() {
+        const PATIENCE: Duration = Duration::from_secs(60);
+        if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
+            return eprintln!("skipped: a network namespace of its own: {error}");
+        }
+        assert!(run("ip link set lo up"));
+        let lose = [
+            "nft add table ip t",
+            "nft add chain ip t i { type filter hook input priority 0; policy drop; }",
+        ];
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let socket = Socket::new(listener.accept().await.unwrap().0).unwrap();
+            let silent = || socket.silent_for(Duration::from_millis(500), Duration::from_millis(10));
+            // Nothing is under way: that is keepalive's.
+            assert!(tokio::time::timeout(Duration::from_secs(1), silent()).await.is_err());
+            assert!(lose.iter().all(|command| run(command)));
+            socket.stream.try_write(b"into the void").unwrap();
+            tokio::time::timeout(PATIENCE, silent()).await.unwrap();
+            let acks = acks::of(socket.stream.local_addr().unwrap(), socket.stream.peer_addr().unwrap());
+            assert!(acks.unwrap().is_silent_for(Duration::from_millis(500)));
+        });
     }
 }

@@ -56,14 +56,16 @@ impl Default for StreamingConfig {
 }
 
 impl StreamingConfig {
-    /// For `streaming`.
-    pub(crate) fn server(&self) -> Result<streaming::Config, ConfigError> {
+    /// For `streaming`, in a process that may have so many files open. Half of them are for forwarded connections, which any user may
+    /// open by the hundred: the rest stays for the links of pods, calls and sessions.
+    pub(crate) fn server(&self, open_files: u64) -> Result<streaming::Config, ConfigError> {
         Ok(streaming::Config {
             address: self.address()?,
             port: self.port,
             tls: self.tls()?,
             idle_timeout: Duration::from_secs(self.idle_timeout),
             max_connections: usize::try_from(self.max_connections).unwrap_or(usize::MAX),
+            max_forwarded: usize::try_from(open_files / 2).unwrap_or(usize::MAX),
         })
     }
 
@@ -153,12 +155,17 @@ mod tests {
     }
 
     #[test]
+    fn half_of_the_files_stay_for_others() {
+        assert_eq!(StreamingConfig::default().server(1_024).unwrap().max_forwarded, 512);
+    }
+
+    #[test]
     fn certificates_turn_tls_on() {
         let mut config = StreamingConfig::default();
-        assert_eq!(config.server().unwrap().tls, None);
+        assert_eq!(config.server(1_024).unwrap().tls, None);
         config.tls_cert_file = "/crt".into();
         config.tls_key_file = "/key".into();
         config.check().unwrap();
-        assert_eq!(config.server().unwrap().tls.unwrap().client_ca, None);
+        assert_eq!(config.server(1_024).unwrap().tls.unwrap().client_ca, None);
     }
 }

@@ -2,6 +2,9 @@
 
 #[path = "../../src/websocket/flood.rs"]
 mod flood;
+#[path = "../../src/websocket/fragments.rs"]
+#[allow(dead_code)]
+mod fragments;
 #[path = "../../src/websocket/frames.rs"]
 #[allow(dead_code)]
 mod frames;
@@ -9,6 +12,7 @@ mod frames;
 mod tunnel;
 
 use bytes::Bytes;
+use fragments::Fragments;
 use frames::{Frame, HalfClose};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_tungstenite::WebSocketStream;
@@ -48,7 +52,7 @@ pub async fn tunnel(input: &[u8]) {
         .max_write_buffer_size(MESSAGE_BYTES)
         .max_message_size(Some(MESSAGE_BYTES))
         .max_frame_size(Some(MESSAGE_BYTES));
-    let socket = WebSocketStream::from_raw_socket(ours, Role::Server, Some(config)).await;
+    let socket = WebSocketStream::from_raw_socket(Fragments::new(ours), Role::Server, Some(config)).await;
     let mut tunnel = tunnel::Tunnel::new(socket);
     let (mut reader, mut writer) = tokio::io::split(theirs);
     writer.write_all(input).await.unwrap();

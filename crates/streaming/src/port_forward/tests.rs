@@ -83,8 +83,14 @@ impl Backend for Pod {
 const IDLE: Duration = Duration::from_secs(600);
 
 fn start(ports: &[u16]) -> (Client, tokio::task::JoinHandle<Result<(), Error>>) {
+    start_with(ports, 1000)
+}
+
+fn start_with(ports: &[u16], places: usize) -> (Client, tokio::task::JoinHandle<Result<(), Error>>) {
+    let places = Arc::new(Semaphore::new(places));
     let (ours, theirs) = duplex(4096);
-    let target = Target { backend: Arc::new(Pod), pod: "web".into(), ports: ports.to_vec(), idle: IDLE };
+    let target =
+        Target { backend: Arc::new(Pod), pod: "web".into(), ports: ports.to_vec(), idle: IDLE, places };
     (Client::new(theirs), tokio::spawn(serve(ours, target)))
 }
 
@@ -150,6 +156,34 @@ async fn a_port_that_was_not_asked_for_is_not_reached() {
     let (stream, text) = client.until_end().await;
     assert_eq!(stream, 1);
     assert!(String::from_utf8(text).unwrap().ends_with("not one of the ports that were asked for"));
+}
+
+#[tokio::test]
+async fn there_are_so_many_connections_and_the_next_is_told() {
+    let (mut client, _server) = start_with(&[], 1);
+    pair(&mut client, 1, "9").await;
+    for first in [5, 9] {
+        pair(&mut client, first, "7").await;
+        let (stream, text) = client.until_end().await;
+        let expected = "forwarding port 7 to pod \"web\": too many connections are forwarded on this node";
+        assert_eq!((stream, String::from_utf8(text).unwrap().as_str()), (first, expected));
+    }
+    // Port 9 breaks off at the first byte: soon there is a place.
+    client.data(3, b"x", true).await;
+    for first in (13..4_000).step_by(4) {
+        pair(&mut client, first, "7").await;
+        client.data(first + 2, b"through", true).await;
+        let text = loop {
+            let (stream, text) = client.until_end().await;
+            if stream == first {
+                break text;
+            }
+        };
+        if text.is_empty() {
+            return;
+        }
+    }
+    panic!("the place was never free again");
 }
 
 #[tokio::test(start_paused = true)]

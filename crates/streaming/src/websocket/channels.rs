@@ -28,6 +28,7 @@ use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 
 use super::Coding;
 use super::flood::Flood;
+use super::fragments;
 use super::frames::{Frame, HalfClose, decode, encode};
 use crate::backend::{Duplex, Streams};
 use crate::remote_command::{Channels, Version};
@@ -70,6 +71,9 @@ enum Inbound {
     /// Nowhere any more: the client ended it, or the reader has enough.
     Over,
 }
+
+/// What a client is told that floods.
+const FLOOD: &str = "too many messages that carry nothing";
 
 /// Why reading ended.
 enum End {
@@ -174,6 +178,9 @@ async fn read<S: Duplex>(
             Some(Err(WsError::Capacity(_))) => {
                 return End::Violation(CloseCode::Size, "the message is too long");
             }
+            Some(Err(WsError::Io(error))) if fragments::are_too_many(&error) => {
+                return End::Violation(CloseCode::Policy, FLOOD);
+            }
             Some(Err(WsError::Protocol(_) | WsError::Utf8(_))) => {
                 return End::Violation(CloseCode::Protocol, "that is not WebSocket");
             }
@@ -184,7 +191,7 @@ async fn read<S: Duplex>(
             Err(why) => return End::Violation(CloseCode::Invalid, why),
         };
         if deliver(frame, inbound).await == Moved::Nothing && empty.count().is_err() {
-            return End::Violation(CloseCode::Policy, "too many messages that carry nothing");
+            return End::Violation(CloseCode::Policy, FLOOD);
         }
     }
 }

@@ -56,8 +56,8 @@ async fn serve_port(mut port: Port, target: &Target, moved: &Activity) {
     if !greeted {
         return;
     }
-    match target.backend.connect(&target.pod, port.number).await {
-        Ok(connection) => {
+    match target.reach(port.number).await {
+        Ok((connection, _place)) => {
             let (from_pod, to_pod) = tokio::io::split(connection);
             tokio::select! {
                 // The client has no end to tell: nothing is shut down on its account.
@@ -65,8 +65,7 @@ async fn serve_port(mut port: Port, target: &Target, moved: &Activity) {
                 () = copy(from_pod, port.data, moved) => {}
             }
         }
-        Err(failure) => {
-            let text = format!("error forwarding port {} to pod {}: {failure}", port.number, target.pod);
+        Err(text) => {
             let _gone = port.error.write_all(text.as_bytes()).await;
         }
     }

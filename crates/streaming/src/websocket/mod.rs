@@ -1,6 +1,7 @@
 //! WebSocket: channels of remote commands and of ports, and a tunnel for SPDY.
 //!
-//! What is bounded: a message's length (frames gathered or not), messages that move nothing ([`flood`]), and what waits to be written:
+//! What is bounded: a message's length (frames gathered or not), messages that move nothing ([`flood`]) and frames that do
+//! ([`fragments`]), and what waits to be written:
 //! one message of each channel, and pongs.
 //!
 //! [`frames`] is what a message means (pure), [`channels`] moves messages between a connection and channels, [`tunnel`] makes a
@@ -9,12 +10,14 @@
 pub(crate) mod channels;
 mod flood;
 pub(crate) mod forward;
+pub(crate) mod fragments;
 pub(crate) mod frames;
 pub(crate) mod tunnel;
 
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
+use self::fragments::Fragments;
 use crate::backend::Duplex;
 use crate::remote_command::Version;
 
@@ -56,8 +59,9 @@ pub(crate) const FORWARD_PROTOCOLS: [(&str, Protocol); 4] = [
     ("", Protocol::Forward(Coding::Binary)),
 ];
 
-/// The longest message that is read. kubectl sends at most 32 KiB at once; who pastes into a terminal in a browser, more.
-pub(crate) const MESSAGE_BYTES: usize = 4 << 20;
+/// The longest message that is read. kubectl sends at most 32 KiB at once; who pastes into a terminal in a browser, more. Each session
+/// whose command takes no input may hold two. The peers' limit is 32 MiB (`golang.org/x/net/websocket`).
+pub(crate) const MESSAGE_BYTES: usize = 256 << 10;
 
 const BUFFER_BYTES: usize = 32 << 10;
 
@@ -66,12 +70,12 @@ const BUFFER_BYTES: usize = 32 << 10;
 const UNWRITTEN: usize = 64 << 10;
 
 /// A WebSocket over a connection that has been upgraded. Safe to cancel.
-pub(crate) async fn open<S: Duplex>(io: S, write_buffer: usize) -> WebSocketStream<S> {
+pub(crate) async fn open<S: Duplex>(io: S, write_buffer: usize) -> WebSocketStream<Fragments<S>> {
     let config = WebSocketConfig::default()
         .read_buffer_size(BUFFER_BYTES)
         .write_buffer_size(write_buffer)
         .max_write_buffer_size(write_buffer + UNWRITTEN)
         .max_message_size(Some(MESSAGE_BYTES))
         .max_frame_size(Some(MESSAGE_BYTES));
-    WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await
+    WebSocketStream::from_raw_socket(Fragments::new(io), Role::Server, Some(config)).await
 }

@@ -91,9 +91,10 @@ mod tests {
     use tokio_tungstenite::tungstenite::protocol::Role;
 
     use super::*;
-    use crate::websocket;
+    use crate::websocket::{self, fragments::Fragments};
 
-    async fn pair() -> (Tunnel<tokio::io::DuplexStream>, WebSocketStream<tokio::io::DuplexStream>) {
+    async fn pair() -> (Tunnel<Fragments<tokio::io::DuplexStream>>, WebSocketStream<tokio::io::DuplexStream>)
+    {
         let (ours, theirs) = tokio::io::duplex(1 << 10);
         let client = WebSocketStream::from_raw_socket(theirs, Role::Client, None).await;
         (Tunnel::new(websocket::open(ours, 0).await), client)

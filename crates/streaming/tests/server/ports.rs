@@ -1,7 +1,7 @@
 //! Ports over WebSocket channels.
 
 use crate::client::{connect, refused};
-use crate::processes::node;
+use crate::processes::{config, node, node_with};
 
 #[tokio::test]
 async fn ports_have_two_channels_each() {
@@ -19,11 +19,29 @@ async fn ports_have_two_channels_each() {
         assert_eq!(heard[1], number);
         assert_eq!(heard[2], [1, 0]);
         let error = std::str::from_utf8(&heard[3][2..]).unwrap();
-        assert_eq!(error, "error forwarding port 1 to pod p: nobody listens on port 1 of p");
+        assert_eq!(error, "forwarding port 1 to pod \"p\": nobody listens on port 1 of p");
         node.processes.live(1).await;
         drop(client);
         node.processes.live(0).await;
     }
+}
+
+#[tokio::test]
+async fn connections_of_all_sessions_have_one_limit() {
+    let node = node_with(streaming::Config { max_forwarded: 1, ..config() });
+    let first = connect(&node.forward(&[8080]), "v4.channel.k8s.io").await.unwrap();
+    node.processes.live(1).await;
+    let mut second = connect(&node.forward(&[8080]), "v4.channel.k8s.io").await.unwrap();
+    let mut error = Vec::new();
+    while let Ok((channel, bytes)) = second.next().await {
+        if channel == 1 {
+            error.extend_from_slice(&bytes);
+        }
+    }
+    let error = std::str::from_utf8(&error[2..]).unwrap();
+    assert_eq!(error, "forwarding port 8080 to pod \"p\": too many connections are forwarded on this node");
+    drop(first);
+    node.processes.live(0).await;
 }
 
 #[tokio::test]

@@ -157,6 +157,7 @@ pub(crate) fn config() -> Config {
         tls: None,
         idle_timeout: Duration::from_secs(600),
         max_connections: 100,
+        max_forwarded: 100,
     }
 }
 

@@ -95,7 +95,7 @@ async fn what_cannot_be_ends_the_connection() {
     let bad = [
         ("v5.channel.k8s.io", Message::Binary(vec![255].into()), CloseCode::Invalid),
         ("v4.base64.channel.k8s.io", Message::Text("0***".into()), CloseCode::Invalid),
-        ("v4.channel.k8s.io", Message::Binary(vec![0; (4 << 20) + 1].into()), CloseCode::Size),
+        ("v4.channel.k8s.io", Message::Binary(vec![0; (256 << 10) + 1].into()), CloseCode::Size),
     ];
     for (protocol, message, code) in bad {
         let mut client = connect(&node.exec("sleep", ALL), protocol).await.unwrap();
@@ -132,6 +132,36 @@ async fn a_flood_of_what_carries_nothing_ends_the_connection() {
         assert!((200..1_000_000).contains(&sent), "{message:?}: {sent}");
         node.processes.live(0).await;
     }
+}
+
+#[tokio::test]
+async fn a_flood_of_frames_that_carry_nothing_ends_the_connection() {
+    let node = node();
+    let tunnelled = "SPDY/3.1+portforward.k8s.io";
+    for (url, protocol) in [(node.exec("sleep", ALL), "v5.channel.k8s.io"), (node.forward(&[]), tunnelled)] {
+        let mut client = connect(&url, protocol).await.unwrap();
+        // A message is begun, and never ended (RFC 6455, section 5.4).
+        client.socket.get_mut().write_all(b"\x02\x81\0\0\0\0\0").await.unwrap();
+        let frames = b"\x00\x80\0\0\0\0".repeat(1_000);
+        let mut sent = 0;
+        while sent < 5_000 && client.socket.get_mut().write_all(&frames).await.is_ok() {
+            sent += 1;
+        }
+        assert!(sent < 5_000, "{protocol}: nobody minds five million");
+        node.processes.live(0).await;
+    }
+}
+
+#[tokio::test]
+async fn a_message_of_many_frames_arrives() {
+    let node = node();
+    let mut client = connect(&node.exec("head 3000", ALL), "v5.channel.k8s.io").await.unwrap();
+    for _ in 0..1_000 {
+        // As Go's clients cut: the last frame may carry nothing.
+        let frames = b"\x02\x82\0\0\0\0\0x\x00\x82\0\0\0\0yz\x80\x80\0\0\0\0";
+        client.socket.get_mut().write_all(frames).await.unwrap();
+    }
+    assert_eq!(client.heard().await.channels[1], b"xyz".repeat(1_000));
 }
 
 #[tokio::test]
