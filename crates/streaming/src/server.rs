@@ -30,6 +30,7 @@ use crate::socket::{LINGER_CUT_OFF, Socket};
 use crate::strangers::{Place, Strangers};
 use crate::tls::{Tls, TlsFiles};
 use crate::tokens::{LIFE, Tokens};
+use crate::websocket::room::Room;
 
 /// How long a connection may take from its beginning to its upgrade: handshake, headers, answer.
 const INTRODUCTION: Duration = Duration::from_secs(10);
@@ -109,7 +110,13 @@ impl Server {
         let tokens = Arc::new(Tokens::default());
         let (end, ending) = watch::channel(false);
         let forwarded = Arc::new(Semaphore::new(config.max_forwarded.min(Semaphore::MAX_PERMITS)));
-        let terms = Terms { backend, idle: config.idle_timeout, forwarded, ending: ending.clone() };
+        let terms = Terms {
+            backend,
+            idle: config.idle_timeout,
+            forwarded,
+            room: Room::default(),
+            ending: ending.clone(),
+        };
         let sessions = Arc::new(Semaphore::new(config.max_connections));
         let shared = Shared { tokens: Arc::clone(&tokens), tls, sessions, terms };
         let task = Mutex::new(Some(tokio::spawn(serve(listener, Arc::new(shared), ending))));

@@ -12,7 +12,8 @@ use crate::port_forward::{self, Target};
 use crate::remote_command::{self, Channels, Version, pump, pump::Parting, spdy::OpenError};
 use crate::spdy;
 use crate::websocket;
-use crate::websocket::channels::WRITE_BUFFER;
+use crate::websocket::Carries;
+use crate::websocket::room::Room;
 use crate::websocket::tunnel::Tunnel;
 
 /// What all sessions are run by.
@@ -24,6 +25,8 @@ pub(crate) struct Terms {
     pub(crate) idle: Duration,
     /// One for each connection that may be forwarded.
     pub(crate) forwarded: Arc<Semaphore>,
+    /// For long messages over WebSocket.
+    pub(crate) room: Room,
     /// Becomes true when the server ends.
     pub(crate) ending: watch::Receiver<bool>,
 }
@@ -69,7 +72,7 @@ pub(crate) async fn run(client: Client, (upgrade, request): (Upgrade, Request), 
             let target =
                 Target { backend: terms.backend, pod, ports, idle: terms.idle, places: terms.forwarded };
             tokio::select! {
-                ended = forwarding(client.io, upgrade, target) => ended,
+                ended = forwarding(client.io, (upgrade, terms.room), target) => ended,
                 _ = terms.ending.wait_for(|ending| *ending) => Ok(Parting::CutOff),
             }
         }
@@ -82,13 +85,19 @@ pub(crate) async fn run(client: Client, (upgrade, request): (Upgrade, Request), 
     })
 }
 
-async fn forwarding(io: Box<dyn Duplex>, upgrade: Upgrade, target: Target) -> Result<Parting, Broken> {
+async fn forwarding(
+    io: Box<dyn Duplex>,
+    (upgrade, room): (Upgrade, Room),
+    target: Target,
+) -> Result<Parting, Broken> {
     match upgrade {
         Upgrade::WebSocketForward(coding) => {
-            let socket = websocket::open(io, WRITE_BUFFER).await;
+            let socket = websocket::open(io, Carries::Channels(room)).await;
             websocket::forward::serve(socket, coding, target).await;
         }
-        Upgrade::Tunnel => port_forward::serve(Tunnel::new(websocket::open(io, 0).await), target).await?,
+        Upgrade::Tunnel => {
+            port_forward::serve(Tunnel::new(websocket::open(io, Carries::Tunnel).await), target).await?
+        }
         _ => port_forward::serve(io, target).await?,
     }
     Ok(Parting::Told)
@@ -101,7 +110,9 @@ async fn command(
     terms: Terms,
 ) -> Result<Parting, Broken> {
     let Some((purpose, begin)) = pump::begin(&terms.backend, request) else { return Ok(Parting::CutOff) };
-    let Some((channels, version)) = channels(io, upgrade, streams).await? else { return Ok(Parting::CutOff) };
+    let Some((channels, version)) = channels(io, (upgrade, terms.room), streams).await? else {
+        return Ok(Parting::CutOff);
+    };
     let terms = pump::Terms { version, purpose, idle: terms.idle, taken, ending: terms.ending };
     Ok(pump::run(channels, begin, terms).await)
 }
@@ -109,7 +120,7 @@ async fn command(
 /// None for what can't be: ports are not forwarded by a command's protocol (`crate::http` sees to that).
 async fn channels(
     io: Box<dyn Duplex>,
-    upgrade: Upgrade,
+    (upgrade, room): (Upgrade, Room),
     streams: Streams,
 ) -> Result<Option<(Channels, Version)>, OpenError> {
     match upgrade {
@@ -117,7 +128,7 @@ async fn channels(
             Ok(Some((remote_command::spdy::channels(io, streams, version).await?, version)))
         }
         Upgrade::WebSocket(version, coding) => {
-            let socket = websocket::open(io, WRITE_BUFFER).await;
+            let socket = websocket::open(io, Carries::Channels(room)).await;
             Ok(Some((websocket::channels::remote(socket, (version, coding), streams), version)))
         }
         Upgrade::SpdyForward | Upgrade::WebSocketForward(_) | Upgrade::Tunnel => Ok(None),

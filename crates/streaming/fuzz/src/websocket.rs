@@ -8,12 +8,16 @@ mod fragments;
 #[path = "../../src/websocket/frames.rs"]
 #[allow(dead_code)]
 mod frames;
+#[path = "../../src/websocket/room.rs"]
+#[allow(dead_code)]
+mod room;
 #[path = "../../src/websocket/tunnel.rs"]
 mod tunnel;
 
 use bytes::Bytes;
 use fragments::Fragments;
 use frames::{Frame, HalfClose};
+use room::Room;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
@@ -52,7 +56,7 @@ pub async fn tunnel(input: &[u8]) {
         .max_write_buffer_size(MESSAGE_BYTES)
         .max_message_size(Some(MESSAGE_BYTES))
         .max_frame_size(Some(MESSAGE_BYTES));
-    let socket = WebSocketStream::from_raw_socket(Fragments::new(ours), Role::Server, Some(config)).await;
+    let socket = WebSocketStream::from_raw_socket(Fragments::new(ours, Room::default()), Role::Server, Some(config)).await;
     let mut tunnel = tunnel::Tunnel::new(socket);
     let (mut reader, mut writer) = tokio::io::split(theirs);
     writer.write_all(input).await.unwrap();

@@ -75,6 +75,9 @@ enum Inbound {
 /// What a client is told that floods.
 const FLOOD: &str = "too many messages that carry nothing";
 
+/// What a client is told whose long message has no room.
+const NO_ROOM: &str = "too much is held for long messages on this node";
+
 /// Why reading ended.
 enum End {
     /// The client closed, or the connection broke.
@@ -180,6 +183,9 @@ async fn read<S: Duplex>(
             }
             Some(Err(WsError::Io(error))) if fragments::are_too_many(&error) => {
                 return End::Violation(CloseCode::Policy, FLOOD);
+            }
+            Some(Err(WsError::Io(error))) if fragments::have_no_room(&error) => {
+                return End::Violation(CloseCode::Again, NO_ROOM);
             }
             Some(Err(WsError::Protocol(_) | WsError::Utf8(_))) => {
                 return End::Violation(CloseCode::Protocol, "that is not WebSocket");

@@ -1,5 +1,6 @@
 //! Frames as they come, below the protocol, which shows whole messages only: a message may be cut into any number of frames, and those
-//! that carry nothing and aren't the last one move nothing on. They are counted (RFC 6455, sections 5.2 and 5.4).
+//! that carry nothing and aren't the last one move nothing on. They are counted (RFC 6455, sections 5.2 and 5.4), and room is made
+//! sure of for a long message before it is read.
 
 use std::io;
 use std::pin::Pin;
@@ -8,19 +9,21 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::flood::{Flood, TooMany};
+use super::room::{NoRoom, Room, Share};
 use crate::backend::Duplex;
 
-/// A connection whose frames are counted.
+/// A connection whose frames are looked at.
 pub(crate) struct Fragments<S> {
     io: S,
     frames: Frames,
     empty: Flood,
+    share: Share,
 }
 
 impl<S: Duplex> Fragments<S> {
     /// From the first frame on.
-    pub(crate) fn new(io: S) -> Self {
-        Self { io, frames: Frames::default(), empty: Flood::default() }
+    pub(crate) fn new(io: S, room: Room) -> Self {
+        Self { io, frames: Frames::default(), empty: Flood::default(), share: Share::new(room) }
     }
 }
 
@@ -29,18 +32,25 @@ pub(crate) fn are_too_many(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|cause| cause.is::<TooMany>())
 }
 
+/// Whether reading failed for a long message that there was no room for.
+pub(crate) fn have_no_room(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|cause| cause.is::<NoRoom>())
+}
+
 impl<S: Duplex> AsyncRead for Fragments<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let Self { io, frames, empty } = &mut *self;
+        let Self { io, frames, empty, share } = &mut *self;
         let before = into.filled().len();
         ready!(Pin::new(io).poll_read(cx, into))?;
-        for _ in 0..frames.take(into.filled().get(before..).unwrap_or_default()) {
+        let seen = frames.take(into.filled().get(before..).unwrap_or_default());
+        for _ in 0..seen.empty {
             empty.count().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         }
+        share.fit(seen.longest).map_err(|error| io::Error::new(io::ErrorKind::OutOfMemory, error))?;
         Poll::Ready(Ok(()))
     }
 }
@@ -66,6 +76,17 @@ struct Frames {
     header: Vec<u8>,
     /// How much is still to come of a frame: its key and what it carries.
     left: u64,
+    /// How long the message is so far, the frame at hand included.
+    message: u64,
+}
+
+/// What began in bytes that came.
+#[derive(Debug, Default)]
+struct Seen {
+    /// Frames that carry nothing and aren't the last of their message.
+    empty: usize,
+    /// How long the longest message is, as far as its frames have said.
+    longest: u64,
 }
 
 const LAST: u8 = 0x80;
@@ -74,9 +95,9 @@ const MASKED: u8 = 0x80;
 const KEY: u64 = 4;
 
 impl Frames {
-    /// Takes the next bytes, and gives the number of frames that began in them, carry nothing and aren't the last of their message.
-    fn take(&mut self, mut bytes: &[u8]) -> usize {
-        let mut empty = 0;
+    /// Takes the next bytes.
+    fn take(&mut self, mut bytes: &[u8]) -> Seen {
+        let mut seen = Seen::default();
         while let Some((next, rest)) = bytes.split_first() {
             if self.left > 0 {
                 let skipped = bytes.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
@@ -87,12 +108,17 @@ impl Frames {
             bytes = rest;
             self.header.push(*next);
             if let Some((first, second, length)) = header(&self.header) {
-                empty += usize::from(length == 0 && first & (LAST | CONTROL) == 0);
+                seen.empty += usize::from(length == 0 && first & (LAST | CONTROL) == 0);
+                if first & CONTROL == 0 {
+                    let message = self.message.saturating_add(length);
+                    seen.longest = seen.longest.max(message);
+                    self.message = if first & LAST == 0 { message } else { 0 };
+                }
                 self.left = if second & MASKED == 0 { length } else { length.saturating_add(KEY) };
                 self.header.clear();
             }
         }
-        empty
+        seen
     }
 }
 
@@ -132,14 +158,17 @@ mod tests {
         let expected = frames.iter().map(|(_, empty)| empty).sum::<usize>() + 1;
         for cut in [1, 2, 3, 7, 300, bytes.len()] {
             let mut state = Frames::default();
-            assert_eq!(bytes.chunks(cut).map(|chunk| state.take(chunk)).sum::<usize>(), expected, "{cut}");
+            let seen: Vec<Seen> = bytes.chunks(cut).map(|chunk| state.take(chunk)).collect();
+            assert_eq!(seen.iter().map(|seen| seen.empty).sum::<usize>(), expected, "{cut}");
+            // What is long, and the end of a message that began before it.
+            assert_eq!(seen.iter().map(|seen| seen.longest).max(), Some(256 + 65_536), "{cut}");
         }
     }
 
     #[test]
     fn the_longest_frame_runs_over_nothing() {
         let mut state = Frames::default();
-        assert_eq!(state.take(&[&[0, 0xff][..], &[0xff; 8], &[0; 100]].concat()), 0);
+        assert_eq!(state.take(&[&[0, 0xff][..], &[0xff; 8], &[0; 100]].concat()).longest, u64::MAX);
         assert_eq!(state.left, u64::MAX - 100);
     }
 }

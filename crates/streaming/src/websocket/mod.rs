@@ -1,8 +1,7 @@
 //! WebSocket: channels of remote commands and of ports, and a tunnel for SPDY.
 //!
-//! What is bounded: a message's length (frames gathered or not), messages that move nothing ([`flood`]) and frames that do
-//! ([`fragments`]), and what waits to be written:
-//! one message of each channel, and pongs.
+//! What is bounded: a message's length (frames gathered or not), what long ones of all sessions hold ([`room`]), messages that move
+//! nothing ([`flood`]) and frames that do ([`fragments`]), and what waits to be written: one message of each channel, and pongs.
 //!
 //! [`frames`] is what a message means (pure), [`channels`] moves messages between a connection and channels, [`tunnel`] makes a
 //! stream of bytes of a connection, [`forward`] is ports over channels. The protocol itself is tokio-tungstenite's.
@@ -12,12 +11,15 @@ mod flood;
 pub(crate) mod forward;
 pub(crate) mod fragments;
 pub(crate) mod frames;
+pub(crate) mod room;
 pub(crate) mod tunnel;
 
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
+use self::channels::WRITE_BUFFER;
 use self::fragments::Fragments;
+use self::room::Room;
 use crate::backend::Duplex;
 use crate::remote_command::Version;
 
@@ -59,23 +61,31 @@ pub(crate) const FORWARD_PROTOCOLS: [(&str, Protocol); 4] = [
     ("", Protocol::Forward(Coding::Binary)),
 ];
 
-/// The longest message that is read. kubectl sends at most 32 KiB at once; who pastes into a terminal in a browser, more. Each session
-/// whose command takes no input may hold two. The peers' limit is 32 MiB (`golang.org/x/net/websocket`).
-pub(crate) const MESSAGE_BYTES: usize = 256 << 10;
-
 const BUFFER_BYTES: usize = 32 << 10;
 
 /// How much may wait beyond what is gathered for writing: the longest message of ours, 32 KiB as base64, and the pongs of a client
 /// that asks and doesn't read.
 const UNWRITTEN: usize = 64 << 10;
 
+/// What a connection carries.
+pub(crate) enum Carries {
+    /// Channels. What is written is gathered; long messages take of the room that there is for all.
+    Channels(Room),
+    /// SPDY, which is written as it comes, in short messages.
+    Tunnel,
+}
+
 /// A WebSocket over a connection that has been upgraded. Safe to cancel.
-pub(crate) async fn open<S: Duplex>(io: S, write_buffer: usize) -> WebSocketStream<Fragments<S>> {
+pub(crate) async fn open<S: Duplex>(io: S, carries: Carries) -> WebSocketStream<Fragments<S>> {
+    let (room, message, write_buffer) = match carries {
+        Carries::Channels(room) => (room, room::LONG, WRITE_BUFFER),
+        Carries::Tunnel => (Room::default(), room::SHORT, 0),
+    };
     let config = WebSocketConfig::default()
         .read_buffer_size(BUFFER_BYTES)
         .write_buffer_size(write_buffer)
         .max_write_buffer_size(write_buffer + UNWRITTEN)
-        .max_message_size(Some(MESSAGE_BYTES))
-        .max_frame_size(Some(MESSAGE_BYTES));
-    WebSocketStream::from_raw_socket(Fragments::new(io), Role::Server, Some(config)).await
+        .max_message_size(Some(message))
+        .max_frame_size(Some(message));
+    WebSocketStream::from_raw_socket(Fragments::new(io, room), Role::Server, Some(config)).await
 }

@@ -97,7 +97,7 @@ mod tests {
     {
         let (ours, theirs) = tokio::io::duplex(1 << 10);
         let client = WebSocketStream::from_raw_socket(theirs, Role::Client, None).await;
-        (Tunnel::new(websocket::open(ours, 0).await), client)
+        (Tunnel::new(websocket::open(ours, websocket::Carries::Tunnel).await), client)
     }
 
     #[tokio::test]
@@ -144,7 +144,7 @@ mod tests {
         let error = tunnel.read_u8().await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
         let (mut tunnel, mut client) = pair().await;
-        let long = Message::Binary(vec![0; websocket::MESSAGE_BYTES + 1].into());
+        let long = Message::Binary(vec![0; websocket::room::SHORT + 1].into());
         let (error, _) = tokio::join!(tunnel.read_u8(), async {
             let _cut_off = tokio::time::timeout(std::time::Duration::from_secs(1), client.send(long)).await;
         });

@@ -5,10 +5,11 @@ use sha2::{Digest, Sha256};
 use streaming::{Size, Streams};
 use tokio::io::AsyncWriteExt;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::client::{PROTOCOLS, connect, next};
-use crate::patience::until;
+use crate::patience::{patience, until};
 use crate::processes::{ALL, node};
 
 const SUCCESS: &str = r#"{"metadata":{},"status":"Success"}"#;
@@ -95,7 +96,7 @@ async fn what_cannot_be_ends_the_connection() {
     let bad = [
         ("v5.channel.k8s.io", Message::Binary(vec![255].into()), CloseCode::Invalid),
         ("v4.base64.channel.k8s.io", Message::Text("0***".into()), CloseCode::Invalid),
-        ("v4.channel.k8s.io", Message::Binary(vec![0; (256 << 10) + 1].into()), CloseCode::Size),
+        ("v4.channel.k8s.io", Message::Binary(vec![0; (32 << 20) + 1].into()), CloseCode::Size),
     ];
     for (protocol, message, code) in bad {
         let mut client = connect(&node.exec("sleep", ALL), protocol).await.unwrap();
@@ -104,6 +105,45 @@ async fn what_cannot_be_ends_the_connection() {
         assert!(close.as_ref().is_none_or(|frame| frame.code == code), "{protocol}: {close:?}");
         node.processes.live(0).await;
     }
+}
+
+/// What a long message gives back, or how the session ended.
+async fn echo(url: &str, bytes: usize) -> Result<usize, Option<CloseFrame>> {
+    let mut client = connect(url, "v4.channel.k8s.io").await.unwrap();
+    let _cut_off = client.socket.send(Message::Binary(vec![0; 1 + bytes].into())).await;
+    let mut got = 0;
+    while got < bytes {
+        let (channel, bytes) = client.next().await?;
+        assert!(channel == 1 || bytes.is_empty(), "{channel}");
+        got += bytes.len();
+    }
+    Ok(got)
+}
+
+#[tokio::test]
+async fn long_messages_share_what_there_is_for_them() {
+    const LONG: usize = 20 << 20;
+    let node = node();
+    assert_eq!(echo(&node.exec("cat", ALL), LONG).await.unwrap(), LONG);
+    // Four that announce 32 MiB and send nothing of it.
+    let mut holders = Vec::new();
+    for _ in 0..4 {
+        let mut client = connect(&node.exec("sleep", ALL), "v4.channel.k8s.io").await.unwrap();
+        let header = [&[0x82, 0xff][..], &(32_u64 << 20).to_be_bytes(), b"key!"].concat();
+        client.socket.get_mut().write_all(&header).await.unwrap();
+        holders.push(client);
+    }
+    let refused = async {
+        while !matches!(echo(&node.exec("cat", ALL), LONG).await, Err(Some(frame)) if frame.code == CloseCode::Again)
+        {
+        }
+    };
+    tokio::time::timeout(patience(), refused).await.expect("others have the room");
+    assert_eq!(echo(&node.exec("cat", ALL), 100 << 10).await.unwrap(), 100 << 10);
+    holders.clear();
+    let again = async { while echo(&node.exec("cat", ALL), LONG).await.is_err() {} };
+    tokio::time::timeout(patience(), again).await.expect("there is room again");
+    node.processes.live(0).await;
 }
 
 #[tokio::test]
