@@ -7,6 +7,7 @@ use std::time::Duration;
 use e2e::{Network, Pod, until};
 use futures::{SinkExt, StreamExt};
 use proto::runtime::v1 as cri;
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::ClientRequestBuilder;
@@ -250,4 +251,62 @@ async fn what_cannot_be_streamed_is_refused_by_its_field() {
     pod.client.stop(&container, 0).await.unwrap();
     let status = pod.runtime.clone().exec(exec_request(&container, "true")).await.unwrap_err();
     assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
+}
+
+/// The number of the daemon's next descriptor.
+fn next_descriptor(daemon: u32) -> u64 {
+    let listed = std::fs::read_dir(format!("/proc/{daemon}/fd")).unwrap();
+    let open: Vec<u64> =
+        listed.filter_map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().ok()).collect();
+    (0..).find(|number| !open.contains(number)).unwrap()
+}
+
+fn limit_descriptors(daemon: u32, soft: Option<u64>) {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let limit = Rlimit { current: soft.or(maximum), maximum };
+    prlimit(Pid::from_raw(daemon.cast_signed()), Resource::Nofile, limit).unwrap();
+}
+
+/// Waits until the daemon has accepted a connection: one that still waits has no inode (proc_net_tcp in the kernel's documentation).
+async fn accepted(stream: &TcpStream) {
+    let port = |address: std::net::SocketAddr| format!(":{:04X}", address.port());
+    let (own, daemons) = (port(stream.local_addr().unwrap()), port(stream.peer_addr().unwrap()));
+    until(e2e::patience(PATIENCE), "the daemon has accepted", || async {
+        let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        let mut rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let row = rows.find(|row| row[1].ends_with(&daemons) && row[2].ends_with(&own));
+        if row.as_ref().is_some_and(|row| row[9] != "0") { Ok(()) } else { Err(format!("{row:?}")) }
+    })
+    .await;
+}
+
+/// What comes with an answer may find no place in the daemon. That one command ends; nobody else of the pod hears of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_that_there_is_no_descriptor_for_ends_alone() {
+    let pod = Pod::new(Network::BuiltIn, |_| {}).await;
+    let container = pod.waiting("main", |_| {}).await;
+    let mut bystander =
+        Stream::v5(&exec(&pod, exec_request(&container, "echo in; read line; echo $line")).await).await;
+    bystander.hear(|heard| heard.text(1) == "in\n").await;
+    let mut request = exec_request(&container, "sleep 4711");
+    (request.tty, request.stderr) = (true, false);
+    let url = exec(&pod, request).await;
+    let daemon = pod.node.pid();
+    let stream = TcpStream::connect(url.split('/').nth(2).unwrap()).await.unwrap();
+    accepted(&stream).await;
+    limit_descriptors(daemon, Some(next_descriptor(daemon)));
+    let request = ClientRequestBuilder::new(url.replacen("http", "ws", 1).parse().unwrap());
+    let request = request.with_sub_protocol("v5.channel.k8s.io");
+    let refused = Stream(tokio_tungstenite::client_async(request, stream).await.unwrap().0).heard().await;
+    limit_descriptors(daemon, None);
+    let why = refused.text(3);
+    assert!(why.contains("the number of open files is exhausted: starting the command of "), "{why}");
+    bystander.send(0, b"out\n").await;
+    let heard = bystander.heard().await;
+    assert_eq!((heard.text(1).as_str(), heard.text(3).as_str()), ("out\n", SUCCESS));
+    until(e2e::patience(PATIENCE), "the command is gone", || async {
+        let ps = pod.exec(&container, "ps -o args").await;
+        if ps.contains("sleep 4711") { Err(ps) } else { Ok(()) }
+    })
+    .await;
 }

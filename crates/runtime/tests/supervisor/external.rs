@@ -52,7 +52,8 @@ const CREATE: &str =
 const GOOD: Script = Script {
     create: CREATE,
     start: "touch go",
-    exec: "(exec sh -c \"$(cat exec)\") & echo $! > \"$pid\"",
+    // Not before the shell has ended, which would wait for it as runtimes don't: nobody could adopt it then.
+    exec: "(while grep -qs '^State:.[^Z]' /proc/$$/status; do :; done; exec sh -c \"$(cat exec)\") & echo $! > \"$pid\"",
     kill: "kill -$signal $(cat own)",
     delete: "[ -e own ] && kill -9 $(cat own) 2>/dev/null; true",
 };
@@ -164,7 +165,8 @@ fn no_process_has_signals_blocked() {
     // Before the shell waits for anything: afterwards it has unblocked all signals itself.
     let script = Script {
         create: "(grep SigBlk /proc/self/status > first; exec sleep 1000) & echo $! | tee own > \"$pid\"",
-        exec: "(exec grep SigBlk /proc/self/status > second) & echo $! > \"$pid\"",
+        // Of a process that stays: the shell may wait for another one before anybody can adopt it.
+        exec: "(grep SigBlk /proc/self/status > second; exec sleep 1000) & echo $! > \"$pid\"",
         ..GOOD
     };
     let (rig, mut client) = Rig::new();
@@ -175,6 +177,17 @@ fn no_process_has_signals_blocked() {
         let said = || fs::read_to_string(bundle(&rig).join(file)).ok().filter(|text| text.ends_with('\n'));
         assert_eq!(until("it has said its mask", said), "SigBlk:\t0000000000000000\n", "{file}");
     }
+}
+
+#[test]
+fn a_runtime_may_have_as_many_files_open_as_was_given() {
+    let script = Script {
+        create: "ulimit -Sn > files; (while ! [ -e go ]; do sleep 0.01; done; exec sleep 1000) & echo $! | tee own > \"$pid\"",
+        ..GOOD
+    };
+    let (rig, mut client) = Rig::new();
+    running(&mut client, request(&rig, &script, ""));
+    assert_eq!(fs::read_to_string(bundle(&rig).join("files")).unwrap(), format!("{}\n", rig::GIVEN_FILES));
 }
 
 #[test]
