@@ -11,6 +11,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
 use crate::client::Client;
+use crate::patience::until;
 use crate::rig::{self, GIVEN_FILES, Rig, container};
 
 /// The soft and the hard limit of a process.
@@ -102,6 +103,12 @@ fn a_request_whose_descriptors_do_not_fit_fails_alone() {
     let reply = client.call_with(Request::Exec(Box::new(bystander)), &[typed.as_fd(), writing.as_fd()]);
     assert!(matches!(reply, Reply::ExecStarted { .. }), "{reply:?}");
     drop((typed, writing));
+    // The container's process and the exec's: the starter of that has gone, and with the answer its descriptors.
+    until("two children are left", || {
+        let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", rig.pid())).unwrap();
+        (children.split_whitespace().count() == 2).then_some(())
+    });
+    client.snapshot();
     let before = open(&rig);
     leave_one(&rig);
     let null = File::open("/dev/null").unwrap();
