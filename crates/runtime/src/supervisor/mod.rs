@@ -131,7 +131,7 @@ pub fn run(mut arguments: Arguments) -> Result<(), SupervisorError> {
     block_signals()
         .map_err(|errno| begin("block signals")(rustix::io::Errno::from_raw_os_error(errno as i32)))?;
     rustix::process::chdir("/").map_err(begin("change to the root directory"))?;
-    // Before anything is opened for a pod: an exec holds one, a container four, a client up to three.
+    // Before anything is opened for a pod: an exec holds one, a container four or five, a client two.
     crate::open_files::raise(arguments.open_files);
     let oom_score_adj = spare_from_memory_shortage();
     let listener = take_listener()
