@@ -63,7 +63,9 @@ fn code(error: &Error) -> Code {
         Error::Deadline { .. } | Error::TimedOut { .. } => Code::DeadlineExceeded,
         Error::Exhausted { .. } => Code::ResourceExhausted,
         Error::Undone { cause, .. } | Error::ImageVolume { cause } => code(cause),
-        Error::Start { .. } | Error::Exec { .. } | Error::Step { .. } => Code::Internal,
+        Error::Start { .. } | Error::Exec { .. } | Error::Unreachable { .. } | Error::Step { .. } => {
+            Code::Internal
+        }
     }
 }
 

@@ -78,7 +78,9 @@ async fn a_log_that_is_lost_is_told_and_comes_back() {
     let line = told.lines().find(|line| line.contains("cannot be written")).expect("a line");
     assert!(line.contains(&id) && line.contains(&log.display().to_string()), "{line}");
     assert!(line.contains("No such file or directory"), "{line}");
-    assert!(reopen(&node, &id).await.is_err());
+    let refused = reopen(&node, &id).await.expect_err("no directory");
+    let nowhere = format!("cannot open log \"{}\": No such file or directory (os error 2)", log.display());
+    assert_eq!(refused.message(), format!("reopening the log of \"{id}\" failed: {nowhere}"));
     std::fs::create_dir(directory).expect("a directory");
     reopen(&node, &id).await.expect("a new log");
     let told = has(&node.path("daemon.log"), "a container's log has a gap").await;

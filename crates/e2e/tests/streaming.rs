@@ -4,9 +4,11 @@
 
 use std::time::Duration;
 
-use e2e::streams::{Channel, Command, Heard, V5, Wanted, websocket};
+use e2e::streams::{self, Channel, Command, Heard, V5, Wanted, websocket};
 use e2e::{Network, Pod, patience, until};
 use proto::runtime::v1 as cri;
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+use tokio::net::TcpStream;
 use tonic::Code;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -241,4 +243,83 @@ async fn what_cannot_be_streamed_is_refused_by_its_field() {
     pod.client.stop(&container, 0).await.unwrap();
     let status = pod.runtime.clone().exec(exec_request(&container, "true")).await.unwrap_err();
     assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
+}
+
+/// The number of the daemon's next descriptor.
+fn next_descriptor(daemon: u32) -> u64 {
+    let listed = std::fs::read_dir(format!("/proc/{daemon}/fd")).unwrap();
+    let open: Vec<u64> =
+        listed.filter_map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().ok()).collect();
+    (0..).find(|number| !open.contains(number)).unwrap()
+}
+
+fn limit_descriptors(daemon: u32, soft: Option<u64>) {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let limit = Rlimit { current: soft.or(maximum), maximum };
+    prlimit(Pid::from_raw(daemon.cast_signed()), Resource::Nofile, limit).unwrap();
+}
+
+/// Waits until the daemon has accepted a connection: one that still waits has no inode (proc_net_tcp in the kernel's documentation).
+async fn accepted(stream: &TcpStream) {
+    let port = |address: std::net::SocketAddr| format!(":{:04X}", address.port());
+    let (own, daemons) = (port(stream.local_addr().unwrap()), port(stream.peer_addr().unwrap()));
+    until(PATIENCE, "the daemon has accepted", || async {
+        let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        let mut rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let row = rows.find(|row| row[1].ends_with(&daemons) && row[2].ends_with(&own));
+        if row.as_ref().is_some_and(|row| row[9] != "0") { Ok(()) } else { Err(format!("{row:?}")) }
+    })
+    .await;
+}
+
+/// What a command tells on its error stream whose client came while the daemon had room for its connection only.
+async fn refused(pod: &Pod, request: cri::ExecRequest) -> String {
+    let url = exec(pod, request).await;
+    let daemon = pod.node.pid();
+    let stream = streams::connect(&url).await.expect("a connection");
+    accepted(&stream).await;
+    limit_descriptors(daemon, Some(next_descriptor(daemon)));
+    let told = async {
+        let mut connection = websocket::Connection::over(stream, &url, "v5.channel.k8s.io").await?;
+        let mut told = Vec::new();
+        while let Some((channel, bytes)) = connection.next().await? {
+            if channel == Channel::Error as u8 {
+                told.extend_from_slice(&bytes);
+            } else if !bytes.is_empty() {
+                return Ok("it had room".into());
+            }
+        }
+        std::io::Result::Ok(told)
+    };
+    let told = tokio::time::timeout(patience(PATIENCE), told).await;
+    limit_descriptors(daemon, None);
+    String::from_utf8(told.expect("an end").unwrap_or_default()).unwrap()
+}
+
+/// What comes with an answer may find no place in the daemon. That one command ends; nobody else of the pod hears of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_that_there_is_no_descriptor_for_ends_alone() {
+    let pod = Pod::new(Network::BuiltIn, |_| {}).await;
+    let container = pod.waiting("main", |_| {}).await;
+    let mut bystander =
+        connect(&exec(&pod, exec_request(&container, "echo in; read line; echo $line")).await).await;
+    bystander.hear(|heard| heard.text(Channel::Stdout) == "in\n").await;
+    let mut request = exec_request(&container, "echo begun; sleep 4711");
+    (request.tty, request.stderr) = (true, false);
+    // What else the daemon has open may change meanwhile: then the want is felt elsewhere, or not at all.
+    until(PATIENCE, "the descriptors of a reply to find no place", || async {
+        let why = refused(&pod, request.clone()).await;
+        let is_it = why.contains("the number of open files is exhausted: starting the command of ");
+        if is_it { Ok(()) } else { Err(why) }
+    })
+    .await;
+    say(&mut bystander, "out\n").await;
+    let heard = heard(bystander).await;
+    assert!(heard.text(Channel::Stdout).ends_with("out\n"), "{heard:?}");
+    assert_eq!(heard.text(Channel::Error), SUCCESS);
+    until(PATIENCE, "the command is gone", || async {
+        let ps = pod.exec(&container, "ps -o args").await;
+        if ps.contains("sleep 4711") { Err(ps) } else { Ok(()) }
+    })
+    .await;
 }

@@ -51,6 +51,8 @@ pub enum FailureKind {
     OverProcfs,
     /// The child was killed for want of memory before it executed anything.
     OutOfMemory,
+    /// What is there is no regular file.
+    NotRegular,
 }
 
 /// The steps, in the order in which they are taken.
@@ -94,6 +96,8 @@ pub enum FailedStep {
     RootPropagation,
     Schedule,
     Deadline,
+    Log,
+    Receive,
 }
 
 impl FailedStep {
@@ -136,6 +140,8 @@ impl FailedStep {
             Self::RootPropagation => "set the propagation of the root filesystem",
             Self::Schedule => "set scheduling",
             Self::Deadline => "start in time",
+            Self::Log => "open log",
+            Self::Receive => "take the descriptors of the request",
         }
     }
 }
@@ -166,6 +172,7 @@ impl fmt::Display for Failure {
         }
         match (self.kind, self.errno) {
             (FailureKind::Died, _) => write!(f, ": the process ended before it executed anything"),
+            (FailureKind::NotRegular, _) => write!(f, ": it is not a regular file"),
             (FailureKind::NoInterpreter, _) => write!(f, ": its interpreter does not exist"),
             (FailureKind::NotFound, _) if self.step == FailedStep::Exec => {
                 write!(f, ": no such file or directory")

@@ -20,6 +20,7 @@ pub mod identity;
 mod init;
 pub mod mount;
 pub mod namespaces;
+mod open_files;
 pub mod plan;
 pub mod record;
 mod regular;

@@ -360,6 +360,8 @@ fn logs() -> Vec<(&'static str, u64, Message)> {
         ("start_with_log_copy", 55, Message::Request(Request::Start(Box::new(start)))),
         ("start_with_log_rate", 56, Message::Request(Request::Start(Box::new(limited)))),
         ("log_lost", 0, Message::Event(lost)),
+        ("failed_log", 57, failed(FailureKind::NotRegular, FailedStep::Log, "/var/log/pods/p1/c1/0.log")),
+        ("failed_descriptors", 58, failed(FailureKind::Exhausted, FailedStep::Receive, "")),
     ]
 }
 

@@ -18,7 +18,7 @@ use crate::container::config::Stdin;
 use crate::error::Error;
 use crate::exec::running;
 use crate::registry::{ContainerEntry, PodEntry};
-use crate::streams::{Ending, Input, Of, Pipe, StreamChoice, StreamSession, Terminal, read_pipe};
+use crate::streams::{Ending, Input, Of, Pipe, StreamChoice, StreamSession, Terminal, failed, read_pipe};
 use crate::supervisor::client::Attach;
 
 /// Connects to a container. Safe to cancel: the connection ends then.
@@ -29,12 +29,13 @@ pub(crate) async fn connected(
     let client = running(container, pod, "be attached to")?;
     let config = &container.status.config;
     check(config.tty, choice)?;
+    let failed = failed(&container.status.id);
     let (mut outputs, mut stdout, mut stderr) = (Vec::new(), None, None);
     for (wanted, stream, output) in
         [(choice.stdout, Stream::Stdout, &mut stdout), (choice.stderr, Stream::Stderr, &mut stderr)]
     {
         if wanted {
-            let (reading, end) = read_pipe(Pipe::Large)?;
+            let (reading, end) = read_pipe(Pipe::Large).map_err(&failed)?;
             *output = Some(reading);
             outputs.push((stream, end));
         }
@@ -44,11 +45,11 @@ pub(crate) async fn connected(
     let (attachment, input, descriptor) = client.attach(attach).await?;
     let (stdin, terminal) = match (input, descriptor) {
         (AttachedInput::Pipe, Some(writing)) if config.stdin == Stdin::Once => {
-            (container.input.open(writing)?, None)
+            (container.input.open(writing).map_err(&failed)?, None)
         }
-        (AttachedInput::Pipe, Some(writing)) => (Some(Input::pipe(writing)?), None),
+        (AttachedInput::Pipe, Some(writing)) => (Some(Input::pipe(writing).map_err(&failed)?), None),
         (AttachedInput::Terminal, Some(master)) => {
-            let terminal = Terminal::new(master, None)?;
+            let terminal = Terminal::new(master, None).map_err(&failed)?;
             (stdin.then(|| terminal.input()), Some(terminal))
         }
         (AttachedInput::None | AttachedInput::Pipe | AttachedInput::Terminal, _) => (None, None),

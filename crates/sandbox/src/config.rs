@@ -18,7 +18,7 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// The supervisor binary.
     pub supervisor: PathBuf,
-    /// How many files supervisors, and with them containers, may have open before they ask for more (soft RLIMIT_NOFILE). `None`
+    /// How many files containers may have open before they ask for more (soft RLIMIT_NOFILE). `None`
     /// for as many as this process may, which is wrong for one that has raised its own limit: programs that use select(2)
     /// or close every descriptor that could be open rely on a small one.
     pub open_files: Option<u64>,

@@ -135,11 +135,11 @@ pub enum Error {
         cause: Cause,
     },
     /// Something finite is used up: requests waiting for a pod, disk, processes (ResourceExhausted).
-    #[error("{what} of \"{subject}\" is exhausted")]
+    #[error("{what}{} is exhausted", cause.as_ref().map_or_else(|| format!(" of \"{subject}\""), |_| String::new()))]
     Exhausted {
         /// What is used up.
         what: &'static str,
-        /// Whose it is.
+        /// Whose it is, or what the step that needed it was done to, which that says then.
         subject: String,
         /// The step that needed it; `None` where nothing was begun.
         #[source]
@@ -175,6 +175,15 @@ pub enum Error {
         /// The container.
         container: String,
         /// The step that failed and why.
+        #[source]
+        cause: Cause,
+    },
+    /// A port of a pod can't be reached (Internal).
+    #[error("nobody could be reached at port {port}")]
+    Unreachable {
+        /// The port.
+        port: u16,
+        /// Why, at each address, or after what time.
         #[source]
         cause: Cause,
     },
@@ -354,6 +363,7 @@ mod tests {
                 assert_eq!(found, expected, "{error:?}");
                 let text = chain(&error);
                 assert_eq!(text.matches(&io::Error::from(errno).to_string()).count(), 1, "{text}");
+                assert_eq!(text.matches("\"it\"").count(), 1, "{text}");
             }
         }
     }

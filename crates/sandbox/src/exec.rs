@@ -15,7 +15,9 @@ use crate::container::status::ContainerPhase;
 use crate::error::{Error, Kind};
 use crate::registry::{ContainerEntry, PodEntry};
 use crate::shared::Shared;
-use crate::streams::{Ending, Of, Pipe, StreamChoice, StreamSession, Terminal, read_pipe, write_pipe};
+use crate::streams::{
+    Ending, Of, Pipe, StreamChoice, StreamSession, Terminal, failed, read_pipe, write_pipe,
+};
 use crate::supervisor::client::{Client, ExecStart, Joined};
 
 /// The most that is kept of both streams together. kubelet reads no message above 16 MiB (its cri-client's `maxMsgSize`), and
@@ -88,13 +90,14 @@ pub(crate) async fn connected(
 ) -> Result<StreamSession, Error> {
     let client = running(container, pod, "have a command run in it")?;
     let mut process = process(container, command)?;
+    let failed = failed(&container.status.id);
     let mut streams = Vec::new();
     let (mut stdin, mut stdout, mut stderr) = (None, None, None);
     if choice.terminal {
         give_terminal(&mut process);
     } else {
         if choice.stdin {
-            let (input, end) = write_pipe()?;
+            let (input, end) = write_pipe().map_err(&failed)?;
             stdin = Some(input);
             streams.push((Stream::Stdin, end));
         }
@@ -102,7 +105,7 @@ pub(crate) async fn connected(
             [(choice.stdout, Stream::Stdout, &mut stdout), (choice.stderr, Stream::Stderr, &mut stderr)]
         {
             if wanted {
-                let (reading, end) = read_pipe(Pipe::Ordinary)?;
+                let (reading, end) = read_pipe(Pipe::Ordinary).map_err(&failed)?;
                 *output = Some(reading);
                 streams.push((stream, end));
             }
@@ -111,7 +114,8 @@ pub(crate) async fn connected(
     let after = shared.config.deadlines.start;
     let start = ExecStart { container: &container.status.id, process, streams, after, reach: Scope::Session };
     let Joined { exec, terminal } = begin(&client, start).await?;
-    let terminal = terminal.map(|master| Terminal::new(master, Some(exec.killer()))).transpose()?;
+    let terminal = terminal.map(|master| Terminal::new(master, Some(exec.killer()))).transpose();
+    let terminal = terminal.map_err(&failed)?;
     if let Some(terminal) = &terminal {
         stdin = choice.stdin.then(|| terminal.input());
         // Read in any case: a terminal whose output nobody takes stops whoever writes there.

@@ -10,22 +10,26 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream as StdStream};
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 use runtime::namespaces::{TcpSockets, own_tcp_sockets, tcp_sockets};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::timeout;
 
 use crate::error::{Error, Kind};
 use crate::pod::status::PodPhase;
 use crate::registry::PodEntry;
-use crate::shared::{Shared, blocking, within};
+use crate::shared::{Shared, blocking};
 use crate::supervisor::client::Client;
 
 /// Why nobody could be reached at either address.
 #[derive(Debug, thiserror::Error)]
-#[error("127.0.0.1: {v4}; [::1]: {v6}")]
-struct Unreachable {
-    v4: io::Error,
-    v6: io::Error,
+enum Unreachable {
+    #[error("127.0.0.1: {v4}; [::1]: {v6}")]
+    Refused { v4: io::Error, v6: io::Error },
+    #[error("nobody has answered within {0:?}")]
+    Silent(Duration),
 }
 
 /// Connects to a port on a pod's loopback address. Safe to cancel.
@@ -41,27 +45,27 @@ pub(crate) async fn connect(shared: &Shared, pod: &PodEntry, port: u16) -> Resul
     if status.phase != PodPhase::Ready {
         return Err(wrong("not ready"));
     }
-    let attempt = ("connecting to a port of the pod", pod.id.as_str(), shared.config.deadlines.connect);
-    within(attempt, async {
-        let sockets = match (&status.netns, &pod.client) {
-            (Some(path), Some(client)) => sockets_of(shared, (client, path)).await?,
-            (Some(_), None) => return Err(wrong("without a supervisor")),
-            // The node's network, which is this process's.
-            (None, _) => own_tcp_sockets().map_err(|cause| failed(port, cause))?,
-        };
-        reach(sockets, port).await.map_err(|unreachable| failed(port, unreachable))
-    })
-    .await
-}
-
-fn failed(port: u16, cause: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::step("connecting to port", port.to_string(), cause)
+    let id = pod.id.as_str();
+    let sockets = match (&status.netns, &pod.client) {
+        (Some(path), Some(client)) => sockets_of(shared, id, (client, path)).await?,
+        (Some(_), None) => return Err(wrong("without a supervisor")),
+        // The node's network, which is this process's.
+        (None, _) => own_tcp_sockets().map_err(|cause| Error::step("making a socket", id, cause))?,
+    };
+    let patience = shared.config.deadlines.connect;
+    let reached = timeout(patience, reach(sockets, port)).await;
+    let reached = reached.unwrap_or(Err(Unreachable::Silent(patience)));
+    reached.map_err(|unreachable| Error::Unreachable { port, cause: Arc::new(unreachable) })
 }
 
 /// Sockets in the namespace that a supervisor holds.
-async fn sockets_of(shared: &Shared, (client, path): (&Client, &Path)) -> Result<TcpSockets, Error> {
+async fn sockets_of(
+    shared: &Shared,
+    pod: &str,
+    (client, path): (&Client, &Path),
+) -> Result<TcpSockets, Error> {
     let step = "entering the network namespace";
-    let subject = path.display().to_string();
+    let subject = pod.to_owned();
     let failed = |cause: io::Error| Error::step(step, subject.clone(), cause);
     // Opening it doesn't wait for anything.
     let namespace = File::open(path).map_err(failed)?;
@@ -90,7 +94,7 @@ async fn reach(sockets: TcpSockets, port: u16) -> Result<TcpStream, Unreachable>
         },
         None => io::ErrorKind::Unsupported.into(),
     };
-    Err(Unreachable { v4, v6 })
+    Err(Unreachable::Refused { v4, v6 })
 }
 
 async fn connected(socket: OwnedFd, address: IpAddr, port: u16) -> io::Result<TcpStream> {

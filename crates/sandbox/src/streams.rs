@@ -14,7 +14,7 @@ mod io;
 
 pub(crate) use for_one::InputForOne;
 pub use io::{Input, Output, Terminal};
-pub(crate) use io::{Pipe, read_pipe, write_pipe};
+pub(crate) use io::{Pipe, failed, read_pipe, write_pipe};
 
 use crate::error::Error;
 use crate::supervisor::client::{Attachment, Exec};

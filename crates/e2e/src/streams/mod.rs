@@ -219,11 +219,23 @@ async fn next_of(
     Ok(None)
 }
 
-/// Connects and upgrades: the connection is the protocol's from here on.
-async fn upgrade(url: &str, method: &str, headers: &[(&str, &str)]) -> io::Result<TcpStream> {
-    let (address, path) = parts(url)?;
-    let mut stream = TcpStream::connect(address).await?;
+/// Connects to the server of an address.
+///
+/// # Errors
+/// When the address is none, or nobody listens.
+pub async fn connect(url: &str) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(parts(url)?.0).await?;
     stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Upgrades a connection: it is the protocol's from here on.
+async fn upgrade(
+    mut stream: TcpStream,
+    (url, method): (&str, &str),
+    headers: &[(&str, &str)],
+) -> io::Result<TcpStream> {
+    let (address, path) = parts(url)?;
     let mut request = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: Upgrade\r\n");
     for (name, value) in headers {
         request.push_str(&format!("{name}: {value}\r\n"));

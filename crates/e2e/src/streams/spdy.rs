@@ -73,7 +73,7 @@ impl Connection {
     /// When there is no connection, or the server refuses.
     pub async fn open(url: &str, version: &str) -> io::Result<Self> {
         let headers = [("Upgrade", "SPDY/3.1"), ("X-Stream-Protocol-Version", version)];
-        let socket = super::upgrade(url, "POST", &headers).await?;
+        let socket = super::upgrade(super::connect(url).await?, (url, "POST"), &headers).await?;
         let (read, kept) = (BytesMut::new(), std::collections::VecDeque::new());
         Ok(Self { socket, read, next_stream: 1, has_begun: false, within: None, kept })
     }

@@ -21,6 +21,14 @@ impl Connection {
     /// # Errors
     /// When there is no connection, or the server refuses.
     pub async fn open(url: &str, protocol: &str) -> io::Result<Self> {
+        Self::over(super::connect(url).await?, url, protocol).await
+    }
+
+    /// Asks for an address over a connection that there is.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub async fn over(stream: TcpStream, url: &str, protocol: &str) -> io::Result<Self> {
         let headers = [
             ("Upgrade", "websocket"),
             ("Sec-WebSocket-Version", "13"),
@@ -28,7 +36,7 @@ impl Connection {
             ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
             ("Sec-WebSocket-Protocol", protocol),
         ];
-        let socket = super::upgrade(url, "GET", &headers).await?;
+        let socket = super::upgrade(stream, (url, "GET"), &headers).await?;
         Ok(Self(WebSocketStream::from_raw_socket(socket, Role::Client, None).await))
     }
 

@@ -25,8 +25,13 @@ impl Client {
         let listener = Listener::bind(directory, SOCKET)?;
         // The supervisor takes fewer characters for an id than runc does.
         let pod = id.replace('+', "_");
-        let arguments =
-            Arguments { pod, directory: directory.to_owned(), cgroup: None, begin: Begin::AtOnce };
+        let arguments = Arguments {
+            pod,
+            directory: directory.to_owned(),
+            cgroup: None,
+            begin: Begin::AtOnce,
+            open_files: None,
+        };
         Command::new("/proc/self/exe")
             .arg(SUPERVISE)
             .args(arguments.to_vec())
@@ -66,6 +71,7 @@ impl Client {
                     _ => {}
                 },
                 Received::Unreadable { why, .. } => return Err(why.into()),
+                Received::Incomplete { .. } => return Err("too many files are open".into()),
                 Received::Closed => return Err("the container's supervisor has ended".into()),
             }
         }

@@ -51,7 +51,7 @@ fn launch_on_host(proof: &SingleThread, request: &LaunchRequest<'_>) -> Result<L
                     None => carry_out(&launch::steps(), &mut launch)?,
                     Some(_) => carry_out(&launch::steps_with_hooks(), &mut launch)?,
                 }
-                carry_out(&init::process::steps(), &mut launch.process)
+                carry_out(&init::process::steps(), &mut launch.finished())
             })
         }
         Cloned::Parent(child) => {

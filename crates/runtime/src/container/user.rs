@@ -32,6 +32,6 @@ fn prepare_and_bear(
     carry_out(&launch::outside_steps(), &mut launch)?;
     bear(proof, namespaces(&request.plan.namespaces), reporters, || {
         carry_out(&launch::inside_steps(), &mut launch)?;
-        carry_out(&init::process::steps(), &mut launch.process)
+        carry_out(&init::process::steps(), &mut launch.finished())
     })
 }

@@ -145,6 +145,7 @@ fn become_hook(
     umask(Mode::from_raw_mode(0o022));
     chdir(runner.directory).map_err(failed("working directory"))?;
     sys::close_on_exec_above_stdio().map_err(failed("descriptors"))?;
+    crate::open_files::give_back().map_err(failed("limit of open files"))?;
     // Before `enter`: behind a filter nothing may be sent.
     reporter.send(&Message::Executing).map_err(failed("report"))?;
     (runner.enter)()?;

@@ -1,6 +1,6 @@
 //! Descriptors of the host that a child takes along before it loses sight of it.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, fstatfs, openat, openat2};
 use rustix::io::Errno;
@@ -16,6 +16,12 @@ pub(crate) struct Procfs {
 
 /// Inode number of procfs' root (linux/proc_ns.h, PROC_ROOT_INO).
 const PROC_ROOT_INODE: u64 = 1;
+
+impl AsFd for Procfs {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+}
 
 impl Procfs {
     pub(crate) fn open() -> Result<Self, Failure> {

@@ -113,6 +113,11 @@ impl<'a> Launch<'a> {
         }
     }
 
+    /// What goes on when the container is built; all else is closed.
+    pub(crate) fn finished(self) -> Process<'a> {
+        self.process
+    }
+
     fn shows_cgroups(&self) -> bool {
         self.request.plan.steps.iter().any(|step| matches!(step, plan::Step::Cgroups { .. }))
     }

@@ -22,9 +22,10 @@ use crate::thread::SingleThread;
 use crate::{FailedStep, Failure, FailureKind, sys};
 
 /// What is done, in this order.
-pub(crate) fn steps<'a>() -> [Step<Process<'a>>; 16] {
+pub(crate) fn steps<'a>() -> [Step<Process<'a>>; 17] {
     [
         Process::set_up_streams,
+        Process::let_go_of_descriptors,
         Process::limit_resources,
         Process::schedule,
         Process::label,
@@ -193,7 +194,18 @@ impl<'a> Process<'a> {
         }
     }
 
+    /// Closes what was the supervisor's. How many that are must not count for the limits that come next: a process that may have ten
+    /// files open could open none here.
+    fn let_go_of_descriptors(&mut self) -> Result<(), Failure> {
+        let own = [self.reporter.as_fd(), self.root()?.as_fd()];
+        let procfs = self.procfs.iter().map(AsFd::as_fd);
+        sys::close_all_but(own.into_iter().chain(procfs))
+            .map_err(|errno| Failure::system(FailedStep::Descriptors, errno, ""))
+    }
+
     fn limit_resources(&mut self) -> Result<(), Failure> {
+        crate::open_files::give_back()
+            .map_err(|errno| Failure::system(FailedStep::ResourceLimit, errno, "RLIMIT_NOFILE"))?;
         self.plan.rlimits.iter().try_for_each(|limit| {
             sys::set_resource_limit(limit)
                 .map_err(|errno| Failure::system(FailedStep::ResourceLimit, errno, limit.name()))

@@ -32,6 +32,7 @@ pub(super) fn shed() -> Result<(), Failure> {
     let failed = |errno| Failure::system(FailedStep::Prepare, errno, "pod init");
     rustix::process::setsid().map_err(failed)?;
     set_name(c"knarr-pod").map_err(failed)?;
+    crate::open_files::give_back().map_err(failed)?;
     sys::reset_signal_dispositions();
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)
         .map_err(|errno| failed(crate::handshake::to_rustix(errno)))?;

@@ -15,6 +15,9 @@ pub struct Arguments {
     pub cgroup: Option<Cgroup>,
     /// `--begin`: when it goes on to become one.
     pub begin: Begin,
+    /// `--open-files`: how many files what it makes may have open before it asks for more (soft RLIMIT_NOFILE); as many as the
+    /// supervisor may at its start without one.
+    pub open_files: Option<u64>,
 }
 
 /// What a supervisor waits for before it enters its cgroup.
@@ -52,7 +55,7 @@ impl Arguments {
     /// [`UsageError`] naming the argument.
     pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Self, UsageError> {
         let (mut pod, mut directory, mut cgroup) = (None, None, None);
-        let mut begin = Begin::AtOnce;
+        let (mut begin, mut open_files) = (Begin::AtOnce, None);
         let mut arguments = arguments.into_iter();
         while let Some(flag) = arguments.next() {
             let value = arguments.next().ok_or_else(|| UsageError::Unexpected(flag.clone()))?;
@@ -62,6 +65,7 @@ impl Arguments {
                 "--cgroup" => cgroup = Some(read_cgroup(value)?),
                 "--begin" if value == CALLED => begin = Begin::Called,
                 "--begin" => return Err(UsageError::Value("--begin", value)),
+                "--open-files" => open_files = Some(number(value)?),
                 _ => return Err(UsageError::Unexpected(flag)),
             }
         }
@@ -70,6 +74,7 @@ impl Arguments {
             directory: directory.ok_or(UsageError::Missing("--dir"))?,
             cgroup,
             begin,
+            open_files,
         })
     }
 
@@ -83,6 +88,7 @@ impl Arguments {
         if self.begin == Begin::Called {
             line.extend(["--begin".to_owned(), CALLED.to_owned()]);
         }
+        line.extend(self.open_files.iter().flat_map(|files| ["--open-files".to_owned(), files.to_string()]));
         line
     }
 }
@@ -102,6 +108,10 @@ fn absolute(value: String) -> Result<PathBuf, UsageError> {
     if path.is_absolute() { Ok(path) } else { Err(UsageError::Value("--dir", value)) }
 }
 
+fn number(value: String) -> Result<u64, UsageError> {
+    value.parse().map_err(|_| UsageError::Value("--open-files", value))
+}
+
 fn read_cgroup(value: String) -> Result<Cgroup, UsageError> {
     serde_json::from_str(&value).map_err(|_| UsageError::Value("--cgroup", value))
 }
@@ -117,10 +127,11 @@ mod tests {
     #[test]
     fn a_command_line_is_read_back() {
         let arguments = parse(&["--dir", "/run/p", "--pod", "p"]).unwrap();
-        let begin = Begin::AtOnce;
-        assert_eq!(arguments, Arguments { pod: "p".into(), directory: "/run/p".into(), cgroup: None, begin });
+        let (pod, directory) = ("p".into(), "/run/p".into());
+        let wanted = Arguments { pod, directory, cgroup: None, begin: Begin::AtOnce, open_files: None };
+        assert_eq!(arguments, wanted);
         assert_eq!(Arguments::parse(arguments.to_vec()), Ok(arguments.clone()));
-        let later = Arguments { begin: Begin::Called, ..arguments };
+        let later = Arguments { begin: Begin::Called, open_files: Some(1024), ..arguments };
         assert_eq!(Arguments::parse(later.to_vec()), Ok(later));
     }
 
@@ -132,6 +143,7 @@ mod tests {
         assert_eq!(parse(&["--pod", "../p"]), Err(UsageError::Value("--pod", "../p".into())));
         assert_eq!(parse(&["--dir", "run"]), Err(UsageError::Value("--dir", "run".into())));
         assert_eq!(parse(&["--begin", "x"]), Err(UsageError::Value("--begin", "x".into())));
+        assert_eq!(parse(&["--open-files", "-1"]), Err(UsageError::Value("--open-files", "-1".into())));
         assert_eq!(parse(&["--cgroup", "{}"]), Err(UsageError::Value("--cgroup", "{}".into())));
     }
 }

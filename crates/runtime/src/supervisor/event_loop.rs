@@ -24,6 +24,7 @@ use crate::namespaces::PodNamespaces;
 use crate::sys;
 use crate::thread::SingleThread;
 use crate::wire::{Event, Listener, Reply};
+use crate::{FailedStep, Failure};
 
 /// Requests that are taken in one turn, so that a busy daemon doesn't keep a container's output waiting.
 const TURN: usize = 16;
@@ -280,6 +281,10 @@ impl Supervisor {
                     }
                 }
                 Ok(Some(Incoming::Unknown(sequence, why))) => self.reply(sequence, Reply::Unknown { why }),
+                Ok(Some(Incoming::Incomplete(sequence))) => {
+                    let failure = Failure::system(FailedStep::Receive, Errno::MFILE, "");
+                    self.reply(sequence, Reply::Failed(failure));
+                }
                 Ok(None) => return,
                 Err(Lost) => return self.lose_session(),
             }

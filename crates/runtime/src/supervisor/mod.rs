@@ -103,6 +103,8 @@ impl Place {
 pub fn run(mut arguments: Arguments) -> Result<(), SupervisorError> {
     // Before anything is opened: a daemon that leaks a descriptor must not have it kept open by every pod.
     sys::close_inherited();
+    // Executed by a descriptor, it would be called by its number. The kernel keeps 15 bytes, as of a path.
+    let _best_effort = rustix::thread::set_name(c"knarr-supervisor");
     check_surroundings(&arguments)?;
     let proof = SingleThread::prove()?;
     let begin = |step: &'static str| {
@@ -129,6 +131,8 @@ pub fn run(mut arguments: Arguments) -> Result<(), SupervisorError> {
     block_signals()
         .map_err(|errno| begin("block signals")(rustix::io::Errno::from_raw_os_error(errno as i32)))?;
     rustix::process::chdir("/").map_err(begin("change to the root directory"))?;
+    // Before anything is opened for a pod: an exec holds one, a container four or five, a client two.
+    crate::open_files::raise(arguments.open_files);
     let oom_score_adj = spare_from_memory_shortage();
     let listener = take_listener()
         .map_err(|cause| SupervisorError::Begin { step: "take the listening socket", cause })?;

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use crate::wire::frame::Kind;
 use crate::wire::{Event, Message, Received, Reply, Request, Socket, WireError};
 
 /// Messages that may wait for a daemon that doesn't read.
@@ -23,11 +24,12 @@ pub(super) struct Session {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Lost;
 
-/// A request with its number and its descriptors, or what to answer to one that can't be read.
+/// A request with its number and its descriptors, or what to answer to one that can't be read, or one whose descriptors are lost.
 #[derive(Debug)]
 pub(super) enum Incoming {
     Request(u64, Request, Vec<OwnedFd>),
     Unknown(u64, String),
+    Incomplete(u64),
 }
 
 impl AsFd for Session {
@@ -92,6 +94,10 @@ impl Session {
                 Message::Reply(_) | Message::Event(_) => Err(Lost),
             },
             Ok(Received::Unreadable { sequence, why, .. }) => Ok(Some(Incoming::Unknown(sequence, why))),
+            Ok(Received::Incomplete { sequence, kind: Kind::Request }) => {
+                Ok(Some(Incoming::Incomplete(sequence)))
+            }
+            Ok(Received::Incomplete { kind: Kind::Reply | Kind::Event, .. }) => Err(Lost),
             Ok(Received::Closed) | Err(_) => Err(Lost),
         }
     }

@@ -1,9 +1,10 @@
 //! A container's streams: the pipes that its output comes by, and its standard input.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::time::Instant;
 
-use rustix::fs::OFlags;
+use rustix::fs::{AtFlags, CWD, FileType, OFlags, statat};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 
@@ -14,7 +15,7 @@ use super::log::{Log, LogNews, Wanted};
 use crate::container::Streams;
 use crate::init::open_null;
 use crate::wire::{StartContainer, Stdin};
-use crate::{FailedStep, Failure};
+use crate::{FailedStep, Failure, FailureKind};
 
 /// How much is read at once when there is much, in bytes: what a pipe holds.
 const LARGE: usize = 64 << 10;
@@ -102,8 +103,8 @@ pub(super) fn make(start: &mut StartContainer) -> Result<(Output, ChildEnds, Opt
     let log = start.log.take().map(|path| {
         let limits = start.log_limits.take().unwrap_or_default();
         let wanted = Wanted { limits, journal: start.log_copy.take() };
-        let name = path.display().to_string();
-        Log::open(path, &wanted).map_err(|errno| failed(errno, &name))
+        let name = path.clone();
+        Log::open(path, &wanted).map_err(|errno| log_failed(errno, &name))
     });
     let log = log.transpose()?;
     let (process, stdin) = (&start.plan.process, start.stdin);
@@ -134,6 +135,17 @@ fn set_nonblocking(descriptor: &OwnedFd) -> Result<(), Errno> {
 
 fn failed(errno: Errno, subject: &str) -> Failure {
     Failure::system(FailedStep::Stdio, errno, subject)
+}
+
+/// Of what is no file the kernel says something different for each kind, and nothing that helps.
+fn log_failed(errno: Errno, path: &Path) -> Failure {
+    let failure = Failure::system(FailedStep::Log, errno, path.to_string_lossy());
+    match statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile => {
+            Failure { kind: FailureKind::NotRegular, errno: None, ..failure }
+        }
+        Ok(_) | Err(_) => failure,
+    }
 }
 
 impl Output {
@@ -214,8 +226,8 @@ impl Output {
     /// Opens the log anew.
     pub(super) fn reopen(&mut self) -> Result<Vec<LogNews>, Failure> {
         let Some(log) = &mut self.log else { return Ok(Vec::new()) };
-        let path = log.path().display().to_string();
-        log.reopen(&Moment::now()).map_err(|errno| failed(errno, &path))
+        let path = log.path();
+        log.reopen(&Moment::now()).map_err(|errno| log_failed(errno, &path))
     }
 
     /// When something has to be done for the log though there is no output.

@@ -30,7 +30,7 @@ pub(crate) use mount::{
 pub(crate) use network::bring_loopback_up;
 pub(crate) use process::{
     Awaited, close_all, close_all_but, close_inherited, close_on_exec_above_stdio, exit_now, install_seccomp,
-    reset_signal_dispositions, set_resource_limit, unblock_signals_in, wait_for_signal,
+    reset_signal_dispositions, set_resource_limit, shed_in, wait_for_signal,
 };
 pub(crate) use schedule::{set_io_priority, set_personality, set_policy};
 pub(crate) use signal::signal;

@@ -8,6 +8,7 @@ use nix::sys::signal::SigSet;
 use rustix::io::Errno;
 
 use super::clone::last_error;
+use crate::open_files;
 use crate::plan::{ResourceLimit, SeccompFilter};
 
 fn check(returned: libc::c_long) -> Result<(), Errno> {
@@ -32,12 +33,16 @@ pub(crate) fn reset_signal_dispositions() {
     }
 }
 
-/// Has a program begin with no signal blocked, whatever its parent blocks: the standard library leaves the mask as it is.
-pub(crate) fn unblock_signals_in(command: &mut Command) {
-    // SAFETY: what runs between fork and execve is one system call on a set on the stack; it allocates nothing and takes no
-    // lock.
+/// Has a program begin with no signal blocked, whatever its parent blocks, and with the limit of open files that is to be given
+/// back: the standard library leaves both as they are.
+pub(crate) fn shed_in(command: &mut Command) {
+    // SAFETY: what runs between fork and execve are system calls on what is on the stack, and an exchange of an atomic number; it
+    // allocates nothing and takes no lock.
     unsafe {
-        command.pre_exec(|| SigSet::empty().thread_set_mask().map_err(std::io::Error::from));
+        command.pre_exec(|| {
+            SigSet::empty().thread_set_mask()?;
+            Ok(open_files::give_back()?)
+        });
     }
 }
 

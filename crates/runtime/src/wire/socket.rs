@@ -39,9 +39,6 @@ pub enum WireError {
     /// The other side sent what is no frame.
     #[error(transparent)]
     Frame(#[from] FrameError),
-    /// A packet came with its descriptors cut off: this process has too many open.
-    #[error("a message lost descriptors on its way")]
-    Truncated,
     /// The system refused.
     #[error("cannot {0} the supervisor's socket")]
     System(&'static str, #[source] std::io::Error),
@@ -73,6 +70,14 @@ pub enum Received {
         kind: Kind,
         /// What was not understood.
         why: String,
+    },
+    /// A frame of whose descriptors some didn't fit into this process, which has too many open; those that came are closed. A
+    /// request like this is to be answered, and whoever waits for a reply to be told. The connection is as good as before.
+    Incomplete {
+        /// Which request it is.
+        sequence: u64,
+        /// What it was.
+        kind: Kind,
     },
 }
 
@@ -238,7 +243,7 @@ impl Socket {
     /// Takes the next message, if there is one.
     ///
     /// # Errors
-    /// [`WireError::Frame`] and [`WireError::Truncated`]: the connection is of no use any more.
+    /// [`WireError::Frame`]: the connection is of no use any more.
     pub fn receive(&self) -> Result<Received, WireError> {
         let Some(length) = self.next_length()? else { return Ok(Received::Pending) };
         if length == 0 {
@@ -246,11 +251,14 @@ impl Socket {
         }
         // Exactly as much as there is: a buffer for the longest packet would cost every pod its pages.
         let mut bytes = vec![0; length];
-        let Some(mut descriptors) = self.receive_packet(&mut bytes)? else { return Ok(Received::Pending) };
+        let Some(packet) = self.receive_packet(&mut bytes)? else { return Ok(Received::Pending) };
         let header = Header::decode(&bytes)?;
+        let Packet::Whole(mut descriptors) = packet else {
+            return Ok(Received::Incomplete { sequence: header.sequence, kind: header.kind });
+        };
         let body = match header.place {
             Place::Inline => bytes.split_off(HEADER),
-            Place::Memfd if descriptors.is_empty() => return Err(WireError::Truncated),
+            Place::Memfd if descriptors.is_empty() => Vec::new(),
             Place::Memfd => open_sealed(&descriptors.remove(0), header.length)?,
         };
         if body.len() != header.length {
@@ -274,7 +282,7 @@ impl Socket {
         }
     }
 
-    fn receive_packet(&self, bytes: &mut [u8]) -> Result<Option<Vec<OwnedFd>>, WireError> {
+    fn receive_packet(&self, bytes: &mut [u8]) -> Result<Option<Packet>, WireError> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS + 1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
@@ -290,11 +298,18 @@ impl Socket {
                 descriptors.extend(rights);
             }
         }
-        if received.flags.contains(ReturnFlags::CTRUNC) {
-            return Err(WireError::Truncated);
-        }
-        Ok(Some(descriptors))
+        // The bytes are all there in any case (unix(7), SCM_RIGHTS).
+        let is_cut = received.flags.contains(ReturnFlags::CTRUNC);
+        Ok(Some(if is_cut { Packet::Cut } else { Packet::Whole(descriptors) }))
     }
+}
+
+/// What came with the bytes of a packet.
+enum Packet {
+    /// All of its descriptors.
+    Whole(Vec<OwnedFd>),
+    /// Not all.
+    Cut,
 }
 
 fn seqpacket() -> Result<OwnedFd, Errno> {

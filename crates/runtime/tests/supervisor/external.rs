@@ -196,6 +196,17 @@ fn no_process_has_signals_blocked() {
 }
 
 #[test]
+fn a_runtime_may_have_as_many_files_open_as_was_given() {
+    let script = Script {
+        create: "ulimit -Sn > files; (while ! [ -e go ]; do sleep 0.01; done; exec sleep 1000) & echo $! | tee own > \"$pid\"",
+        ..GOOD
+    };
+    let (rig, mut client) = Rig::new();
+    running(&mut client, request(&rig, &script, ""));
+    assert_eq!(fs::read_to_string(bundle(&rig).join("files")).unwrap(), format!("{}\n", rig::GIVEN_FILES));
+}
+
+#[test]
 fn clients_attach_to_a_container() {
     /// What runs in the background of a script has no input otherwise.
     const CREATE: &str = r#"exec 3<&0; (while ! [ -e go ]; do sleep 0.01; done; exec sh -c "$(cat command)") <&3 3<&- & echo $! > "$pid""#;

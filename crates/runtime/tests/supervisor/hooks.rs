@@ -113,6 +113,32 @@ fn hooks_run_at_their_moments_and_are_told_the_state() {
 }
 
 #[test]
+fn hooks_may_have_as_many_files_open_as_was_given() {
+    let (rig, mut client) = Rig::new();
+    let place = place(&rig);
+    let limit = |name: &str| shell(&format!("ulimit -Sn >{}", place.join(name).display()));
+    let hooks = json!({
+        "createRuntime": limit("createRuntime"),
+        "createContainer": limit("createContainer"),
+        "startContainer": [{ "path": "/bin/sh", "args": ["sh", "-c", "ulimit -n >/tmp/start"] }],
+    });
+    let mut wanted = with_hooks("c1", "cat /tmp/start", hooks);
+    rig::edit_process(&mut wanted.spec, |process| {
+        process.set_rlimits(Some(vec![rig::open_files(40)]));
+    });
+    rig.start(&mut client, &wanted);
+    assert_eq!(client.exit("c1").exit_code, 0);
+    assert_eq!(rig.log("c1"), ["stdout F 40"], "one behind the process's limits");
+    for name in ["createRuntime", "createContainer"] {
+        assert_eq!(
+            fs::read_to_string(place.join(name)).unwrap(),
+            format!("{}\n", rig::GIVEN_FILES),
+            "{name}"
+        );
+    }
+}
+
+#[test]
 fn a_create_hook_changes_the_root_and_sees_the_mounts() {
     let (rig, mut client) = Rig::new();
     let place = place(&rig);

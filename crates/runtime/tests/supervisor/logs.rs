@@ -162,3 +162,40 @@ fn a_log_has_its_mode_and_follows_no_link() {
     assert!(matches!(reply, Reply::Failed(_)), "{reply:?}");
     assert_eq!(fs::read(&victim).unwrap(), b"");
 }
+
+#[test]
+fn what_is_no_file_is_no_log_and_is_told_as_that() {
+    let (rig, mut client) = Rig::new();
+    let path = rig.log_path("c1");
+    rig.start(&mut client, &container("c1", "exec sleep 1000"));
+    let mut refused = |what: &str| match client.call(Request::ReopenLog { container: "c1".to_owned() }) {
+        Reply::Failed(failure) => failure.to_string(),
+        other => panic!("{what}: {other:?}"),
+    };
+    let log = path.display();
+    let no_file = format!("cannot open log \"{log}\": it is not a regular file");
+    fs::remove_file(&path).unwrap();
+    rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RUSR).unwrap();
+    assert_eq!(refused("FIFO"), no_file);
+    fs::remove_file(&path).unwrap();
+    let socket = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    assert_eq!(refused("socket"), no_file);
+    drop(socket);
+    fs::remove_file(&path).unwrap();
+    for target in ["/etc/hostname", "/dev/null", "nothing"] {
+        std::os::unix::fs::symlink(target, &path).unwrap();
+        assert_eq!(refused(target), no_file);
+        fs::remove_file(&path).unwrap();
+    }
+    fs::create_dir(&path).unwrap();
+    assert_eq!(refused("directory"), no_file);
+    fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    let nowhere = format!("cannot open log \"{log}\": No such file or directory (os error 2)");
+    assert_eq!(refused("nothing"), nowhere);
+    fs::create_dir(path.parent().unwrap()).unwrap();
+    fs::create_dir(rig.log_path("c2")).unwrap();
+    match rig.try_start(&mut client, &container("c2", "echo here")) {
+        Reply::Failed(failure) => assert!(failure.to_string().ends_with("not a regular file"), "{failure}"),
+        other => panic!("{other:?}"),
+    }
+}

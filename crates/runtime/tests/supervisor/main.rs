@@ -15,6 +15,7 @@
 mod attach;
 mod births;
 mod client;
+mod descriptors;
 mod exec;
 mod external;
 mod hooks;

@@ -38,6 +38,9 @@ pub fn binary() -> PathBuf {
     installed.unwrap_or_else(|| env!("CARGO_BIN_EXE_knarr-supervisor").into())
 }
 
+/// How many files what a supervisor makes may have open: less than it may itself.
+pub const GIVEN_FILES: u64 = 500;
+
 pub struct Rig {
     pub directory: tempfile::TempDir,
     pid: i32,
@@ -101,6 +104,7 @@ impl Rig {
             directory: pod.clone(),
             cgroup: Some(own),
             begin: Begin::AtOnce,
+            open_files: Some(GIVEN_FILES),
         };
         // The supervisor is a copy of what is started here, and our child as well.
         let mut starter = Command::new(binary())
@@ -398,6 +402,12 @@ fn process(args: &[&str]) -> oci::Process {
         .rlimits(Vec::new())
         .build()
         .unwrap()
+}
+
+/// A limit of open files that is asked for.
+pub fn open_files(files: u64) -> oci::PosixRlimit {
+    let limit = oci::PosixRlimitBuilder::default().typ(oci::PosixRlimitType::RlimitNofile);
+    limit.soft(files).hard(files).build().unwrap()
 }
 
 pub fn edit_process(spec: &mut oci::Spec, edit: impl FnOnce(&mut oci::Process)) {

@@ -20,7 +20,7 @@ use super::{ExecOutput, ExecRequest, OUTPUT_LIMIT, begin, running};
 use crate::error::Error;
 use crate::registry::{ContainerEntry, PodEntry};
 use crate::shared::Shared;
-use crate::streams::{Pipe, read_pipe};
+use crate::streams::{Pipe, failed, read_pipe};
 use crate::supervisor::client::ExecStart;
 
 /// Runs a command. Safe to cancel: the command is killed when the answer is dropped.
@@ -33,8 +33,9 @@ pub(crate) async fn collected(
 ) -> Result<ExecOutput, Error> {
     let client = running(container, pod, "have a command run in it")?;
     let process = super::process(container, &request.command)?;
-    let (stdout, stdout_end) = read_pipe(Pipe::Ordinary)?;
-    let (stderr, stderr_end) = read_pipe(Pipe::Ordinary)?;
+    let failed = failed(&container.status.id);
+    let (stdout, stdout_end) = read_pipe(Pipe::Ordinary).map_err(&failed)?;
+    let (stderr, stderr_end) = read_pipe(Pipe::Ordinary).map_err(&failed)?;
     let streams = vec![(Stream::Stdout, stdout_end), (Stream::Stderr, stderr_end)];
     let limit = Limit::of(&request);
     let longest = shared.config.deadlines.start;

@@ -18,7 +18,6 @@ use std::sync::Arc;
 
 use runtime::cgroup::Cgroup;
 use runtime::supervisor::Begin;
-use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
 use crate::config::CgroupDriver;
 use crate::error::Error;
@@ -164,7 +163,8 @@ impl Making<'_> {
         let subject = self.facts.id.as_str();
         let scope = self.scope();
         let begin = if scope.is_some() { Begin::Called } else { Begin::AtOnce };
-        let started = self.shared.supervisor.start(&self.facts.id, &directory, (&cgroup, begin))?;
+        let files = self.shared.config.open_files;
+        let started = self.shared.supervisor.start(&self.facts.id, &directory, (&cgroup, begin), files)?;
         if let Some((systemd, scope)) = &scope {
             let scope = Scope { pid: started.pid(), ..scope.clone() };
             systemd.start(&scope).await.map_err(|error| error.of("starting the scope", subject))?;
@@ -173,10 +173,6 @@ impl Making<'_> {
         let connected = started.connect(&self.facts.id, &directory);
         let minder = within(("starting the supervisor", subject, deadlines.supervisor), connected).await?;
         let minder = self.minder.insert(minder);
-        if let Some(files) = self.shared.config.open_files {
-            limit_open_files(minder.process.pid, files)
-                .map_err(|cause| Error::step("limiting the open files", subject, cause))?;
-        }
         if scope.is_some() {
             // The controllers, now that the scope itself is empty.
             create_cgroup(self.shared, self.facts).await?;
@@ -201,14 +197,6 @@ async fn create_cgroup(shared: &Arc<Shared>, facts: &PodFacts) -> Result<(), Err
     })
     .await?;
     limits::weigh(shared, facts, (&PodResources::of(&facts.config), Weigh::Anew)).await
-}
-
-/// Gives a supervisor its own limit. By its process id once it has said which that is and before it has made anything: what it
-/// makes inherits the limit.
-fn limit_open_files(supervisor: i32, files: u64) -> rustix::io::Result<()> {
-    let maximum = getrlimit(Resource::Nofile).maximum;
-    let limit = Rlimit { current: Some(files), maximum };
-    prlimit(Pid::from_raw(supervisor), Resource::Nofile, limit).map(drop)
 }
 
 /// Where a pod's supervisor sits, beside the containers.

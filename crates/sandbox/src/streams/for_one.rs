@@ -14,8 +14,7 @@ use std::task::{Context, Poll, Waker};
 use tokio::io::AsyncWrite;
 use tokio::net::unix::pipe::Sender;
 
-use super::io::{Input, failed};
-use crate::error::Error;
+use super::io::Input;
 
 /// The input of one container.
 #[derive(Debug, Default)]
@@ -46,9 +45,9 @@ impl InputForOne {
     /// Somebody more who writes, with the pipe's writing end; `None` when it has ended meanwhile. To be called within a runtime.
     ///
     /// # Errors
-    /// [`Error::Step`].
-    pub(crate) fn open(self: &Arc<Self>, writing: OwnedFd) -> Result<Option<Input>, Error> {
-        let sender = Sender::from_owned_fd(writing).map_err(failed)?;
+    /// What the kernel refuses.
+    pub(crate) fn open(self: &Arc<Self>, writing: OwnedFd) -> io::Result<Option<Input>> {
+        let sender = Sender::from_owned_fd(writing)?;
         let State::Open(writers) = &mut *self.state() else { return Ok(None) };
         writers.push(Writer { sender, waiting: None });
         Ok(Some(Input::for_one(self.clone(), writers.len() - 1)))

@@ -17,6 +17,7 @@ use tokio::net::unix::pipe::{Receiver, Sender};
 
 use super::for_one::InputForOne;
 use crate::error::Error;
+use crate::id::ContainerId;
 use crate::supervisor::client::{InputEnd, Killer};
 use crate::supervisor::polled;
 
@@ -79,11 +80,10 @@ impl Terminal {
     /// Takes the master side of a terminal, and the process whose it is alone. To be called within a runtime.
     ///
     /// # Errors
-    /// [`Error::Step`].
-    pub(crate) fn new(master: OwnedFd, process: Option<Killer>) -> Result<Self, Error> {
-        let failed = |cause: io::Error| Error::step("opening the terminal", "stream", cause);
-        rustix::io::ioctl_fionbio(&master, true).map_err(|errno| failed(errno.into()))?;
-        let master = polled(Polled(master)).map_err(failed)?;
+    /// What the kernel refuses.
+    pub(crate) fn new(master: OwnedFd, process: Option<Killer>) -> io::Result<Self> {
+        rustix::io::ioctl_fionbio(&master, true)?;
+        let master = polled(Polled(master))?;
         Ok(Self(Arc::new(Master { master, process })))
     }
 
@@ -113,9 +113,9 @@ impl Input {
     /// The writing end of a pipe. To be called within a runtime.
     ///
     /// # Errors
-    /// [`Error::Step`].
-    pub(crate) fn pipe(writing: OwnedFd) -> Result<Self, Error> {
-        let sender = Sender::from_owned_fd(writing).map_err(failed)?;
+    /// What the kernel refuses.
+    pub(crate) fn pipe(writing: OwnedFd) -> io::Result<Self> {
+        let sender = Sender::from_owned_fd(writing)?;
         Ok(Self { to: Some(To::Pipe(sender)), end: None })
     }
 
@@ -235,29 +235,26 @@ pub(crate) enum Pipe {
 /// A pipe that is read here; its other end is for somebody else. To be called within a runtime.
 ///
 /// # Errors
-/// [`Error::Step`].
-pub(crate) fn read_pipe(pipe: Pipe) -> Result<(Output, OwnedFd), Error> {
-    let (reading, writing) = new_pipe()?;
+/// What the kernel refuses.
+pub(crate) fn read_pipe(pipe: Pipe) -> io::Result<(Output, OwnedFd)> {
+    let (reading, writing) = pipe_with(PipeFlags::CLOEXEC)?;
     if pipe == Pipe::Large {
         // Best effort: past its user's share the kernel leaves it as it is (pipe(7), pipe-user-pages-soft).
         let _smaller = fcntl_setpipe_size(&reading, ATTACHED);
     }
-    Ok((Output(From::Pipe(Receiver::from_owned_fd(reading).map_err(failed)?)), writing))
+    Ok((Output(From::Pipe(Receiver::from_owned_fd(reading)?)), writing))
 }
 
 /// A pipe that is written here; its other end is for somebody else. To be called within a runtime.
 ///
 /// # Errors
-/// [`Error::Step`].
-pub(crate) fn write_pipe() -> Result<(Input, OwnedFd), Error> {
-    let (reading, writing) = new_pipe()?;
+/// What the kernel refuses.
+pub(crate) fn write_pipe() -> io::Result<(Input, OwnedFd)> {
+    let (reading, writing) = pipe_with(PipeFlags::CLOEXEC)?;
     Ok((Input::pipe(writing)?, reading))
 }
 
-fn new_pipe() -> Result<(OwnedFd, OwnedFd), Error> {
-    pipe_with(PipeFlags::CLOEXEC).map_err(|errno| failed(errno.into()))
-}
-
-pub(super) fn failed(cause: io::Error) -> Error {
-    Error::step("creating a pipe", "stream", cause)
+/// When the streams of somebody who is connected, or their pipes, can't be made.
+pub(crate) fn failed(container: &ContainerId) -> impl Fn(io::Error) -> Error {
+    |cause| Error::step("making the streams", container.as_str(), cause)
 }

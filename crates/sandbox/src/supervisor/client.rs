@@ -26,7 +26,7 @@ use crate::pod::state::ProcessId;
 use crate::record::ContainerFacts;
 use crate::recover::Seen;
 use crate::signal::Signal;
-use crate::supervisor::connection::Connection;
+use crate::supervisor::connection::{Attempt, Connection};
 use crate::users::UserMap;
 
 pub(crate) use streams::{Attach, Attachment, Exec, ExecStart, InputEnd, Joined, Killer};
@@ -184,7 +184,7 @@ impl Client {
     /// # Errors
     /// [`Error::Start`] with the step that failed.
     pub(crate) async fn start(&self, start: Start<'_>, after: Duration) -> Result<Begun, Error> {
-        let step = "starting the container";
+        let step = "the start";
         let container = start.facts.id.to_string();
         let request = Request::Start(Box::new(StartContainer {
             container: container.clone(),
@@ -203,7 +203,8 @@ impl Client {
             until: Until::Executed,
             streams: Vec::new(),
         }));
-        match self.connection.ask(request, start.descriptors, (step, after + MARGIN)).await? {
+        let attempt = (step, container.as_str(), after + MARGIN);
+        match self.connection.ask(request, start.descriptors, attempt).await? {
             Reply::Started { pid, start_time, started_at } => {
                 Ok(Begun::Runs(Process { id: ProcessId { pid, start_time }, started_at }))
             }
@@ -212,7 +213,7 @@ impl Client {
                 Ok(Begun::Ended(Process { id, started_at: exit.started_at }, ExitReport::from(&exit)))
             }
             Reply::Failed(failure) => Err(Error::Start { container, cause: Arc::new(failure) }),
-            other => Err(self.failed(step, other)),
+            other => Err(failed((step, &container), other)),
         }
     }
 
@@ -244,53 +245,59 @@ impl Client {
     ) -> Result<(), Error> {
         let target = Target::Container(id.to_string());
         let request = Request::Signal { target, signal: signal.number(), scope };
-        self.done(request, ("sending the signal", after)).await
+        self.done(request, ("signalling the processes", id.as_str(), after)).await
     }
 
     /// Has a container that has ended forgotten.
     pub(crate) async fn forget(&self, facts: &ContainerFacts, after: Duration) -> Result<(), Error> {
-        self.done(Request::Forget { container: facts.id.to_string() }, ("forgetting the container", after))
-            .await
+        let request = Request::Forget { container: facts.id.to_string() };
+        self.done(request, ("forgetting the end", facts.id.as_str(), after)).await
     }
 
     /// Has a container's log opened anew.
     pub(crate) async fn reopen_log(&self, id: &ContainerId, after: Duration) -> Result<(), Error> {
-        self.done(Request::ReopenLog { container: id.to_string() }, ("reopening the log", after)).await
+        let request = Request::ReopenLog { container: id.to_string() };
+        self.done(request, ("reopening the log", id.as_str(), after)).await
     }
 
     /// Asks the supervisor to end everything and itself.
     pub(crate) async fn shutdown(&self, after: Duration) -> Result<(), Error> {
-        self.done(Request::Shutdown, ("ending the supervisor", after)).await
+        self.done(Request::Shutdown, ("ending the supervisor", self.connection.pod(), after)).await
     }
 
-    async fn done(&self, request: Request, (step, after): (&'static str, Duration)) -> Result<(), Error> {
-        match self.ask(request, (step, after)).await? {
+    async fn done(&self, request: Request, (step, subject, after): Attempt<'_>) -> Result<(), Error> {
+        match self.connection.ask(request, Vec::new(), (step, subject, after)).await? {
             // What is gone needs no signal and no forgetting.
             Reply::Done | Reply::Gone => Ok(()),
-            other => Err(self.failed(step, other)),
+            other => Err(failed((step, subject), other)),
         }
     }
 
-    async fn ask(&self, request: Request, attempt: (&'static str, Duration)) -> Result<Reply, Error> {
-        self.connection.ask(request, Vec::new(), attempt).await
+    /// Asks for what is the pod's.
+    async fn ask(&self, request: Request, (step, after): (&'static str, Duration)) -> Result<Reply, Error> {
+        self.connection.ask(request, Vec::new(), (step, self.connection.pod(), after)).await
     }
 
     fn failed(&self, step: &'static str, reply: Reply) -> Error {
-        let pod = self.connection.pod();
-        match reply {
-            Reply::Failed(failure) => Error::step(step, pod, failure),
-            Reply::Unknown { why } => Error::step(step, pod, NotUnderstood(why)),
-            other @ (Reply::Welcome { .. }
-            | Reply::PodCreated(_)
-            | Reply::Snapshot(_)
-            | Reply::Started { .. }
-            | Reply::Created { .. }
-            | Reply::Exited(_)
-            | Reply::ExecStarted { .. }
-            | Reply::Attached { .. }
-            | Reply::Gone
-            | Reply::Done) => Error::step(step, pod, Unexpected(format!("{other:?}"))),
-        }
+        failed((step, self.connection.pod()), reply)
+    }
+}
+
+/// Of an answer that is not what was asked for.
+fn failed((step, subject): (&'static str, &str), reply: Reply) -> Error {
+    match reply {
+        Reply::Failed(failure) => Error::step(step, subject, failure),
+        Reply::Unknown { why } => Error::step(step, subject, NotUnderstood(why)),
+        other @ (Reply::Welcome { .. }
+        | Reply::PodCreated(_)
+        | Reply::Snapshot(_)
+        | Reply::Started { .. }
+        | Reply::Created { .. }
+        | Reply::Exited(_)
+        | Reply::ExecStarted { .. }
+        | Reply::Attached { .. }
+        | Reply::Gone
+        | Reply::Done) => Error::step(step, subject, Unexpected(format!("{other:?}"))),
     }
 }
 

@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use runtime::wire::frame::Kind;
 use runtime::wire::{DetachReason, Event, ExecExit, Message, Received, Reply, Request, Socket, WireError};
+use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
@@ -58,13 +60,16 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Waiting {
     is_closed: bool,
-    replies: HashMap<u64, oneshot::Sender<Answer>>,
+    replies: HashMap<u64, oneshot::Sender<io::Result<Answer>>>,
     execs: HashMap<String, oneshot::Sender<ExecExit>>,
     attachments: HashMap<String, oneshot::Sender<DetachReason>>,
 }
 
 /// A reply, and what came with it.
 type Answer = (Reply, Vec<OwnedFd>);
+
+/// What is done by asking, on what, and how long the answer may take.
+pub(crate) type Attempt<'a> = (&'static str, &'a str, Duration);
 
 impl Connection {
     /// Begins to read a connected socket.
@@ -93,14 +98,15 @@ impl Connection {
     /// Asks, and waits for the reply. Safe to cancel: the reply is dropped then.
     ///
     /// # Errors
-    /// [`Error::OutOfTouch`] when the connection is gone, [`Error::Step`] when the request can't be sent, [`Error::Deadline`].
+    /// [`Error::OutOfTouch`] when the connection is gone, [`Error::Step`] when the request can't be sent, [`Error::Deadline`],
+    /// [`Error::Exhausted`] when there was no descriptor left for what the reply brought: what it tells of has happened.
     pub(crate) async fn ask(
         &self,
         request: Request,
         descriptors: Vec<OwnedFd>,
-        (step, after): (&'static str, Duration),
+        attempt: Attempt<'_>,
     ) -> Result<Reply, Error> {
-        self.ask_for_descriptors(request, descriptors, (step, after)).await.map(|(reply, _)| reply)
+        self.ask_for_descriptors(request, descriptors, attempt).await.map(|(reply, _)| reply)
     }
 
     /// The same, for a reply that descriptors come with. Safe to cancel: they are closed then.
@@ -111,18 +117,19 @@ impl Connection {
         &self,
         request: Request,
         descriptors: Vec<OwnedFd>,
-        (step, after): (&'static str, Duration),
+        (step, subject, after): Attempt<'_>,
     ) -> Result<Answer, Error> {
         let inner = &self.0.inner;
         let work = async {
             let (awaited, reply) = inner.expect_reply()?;
             let sent = inner.send(awaited.sequence, &Message::Request(request), &descriptors).await;
-            sent.map_err(|cause| Error::step(step, inner.pod.clone(), cause))?;
+            sent.map_err(|cause| Error::step(step, subject, cause))?;
             // The supervisor has its own now.
             drop(descriptors);
-            reply.await.map_err(|_| Error::OutOfTouch { pod: inner.pod.clone() })
+            let reply = reply.await.map_err(|_| Error::OutOfTouch { pod: inner.pod.clone() })?;
+            reply.map_err(|cause| Error::step(step, subject, cause))
         };
-        crate::shared::within((step, &inner.pod, after), work).await
+        crate::shared::within((step, subject, after), work).await
     }
 
     /// Says something whose reply nobody needs, without waiting: behind a full socket it waits on its own, a closed one swallows it.
@@ -186,7 +193,7 @@ impl Inner {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn expect_reply(&self) -> Result<(Awaited<'_>, oneshot::Receiver<Answer>), Error> {
+    fn expect_reply(&self) -> Result<(Awaited<'_>, oneshot::Receiver<io::Result<Answer>>), Error> {
         let sequence = self.sequence.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = oneshot::channel();
         let mut waiting = self.waiting();
@@ -237,7 +244,7 @@ impl Inner {
         match message {
             Message::Reply(reply) => {
                 if let Some(sender) = self.waiting().replies.remove(&sequence) {
-                    let _nobody_waits = sender.send((reply, descriptors));
+                    let _nobody_waits = sender.send(Ok((reply, descriptors)));
                 }
                 None
             }
@@ -288,6 +295,19 @@ async fn read(inner: Arc<Inner>, news: mpsc::UnboundedSender<News>) {
                 // Whoever waits for it must not wait in vain.
                 inner.waiting().replies.remove(&sequence);
                 None
+            }
+            // Of that request alone: whoever waits gives up what it was for, as if its client had gone.
+            Ok(Received::Incomplete { sequence, kind: Kind::Reply }) => {
+                tracing::warn!(pod = inner.pod, "no descriptor is left for what a supervisor answered");
+                if let Some(sender) = inner.waiting().replies.remove(&sequence) {
+                    let _nobody_waits = sender.send(Err(Errno::MFILE.into()));
+                }
+                None
+            }
+            Ok(Received::Incomplete { kind: Kind::Request | Kind::Event, .. }) => {
+                // It can't be done without: whoever calls again is told what there is.
+                tracing::warn!(pod = inner.pod, "no descriptor is left for what a supervisor tells");
+                break;
             }
             Ok(Received::Pending) => None,
             Ok(Received::Closed) => break,

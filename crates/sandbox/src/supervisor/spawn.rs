@@ -63,6 +63,7 @@ impl Binary {
         pod: &PodId,
         directory: &Path,
         (cgroup, begin): (&Cgroup, Begin),
+        open_files: Option<u64>,
     ) -> Result<Started, Error> {
         let subject = pod.to_string();
         let failed = |cause| Error::step("starting the supervisor", subject.clone(), cause);
@@ -72,6 +73,7 @@ impl Binary {
             directory: directory.to_owned(),
             cgroup: Some(cgroup.clone()),
             begin,
+            open_files,
         };
         let log = OpenOptions::new()
             .create(true)

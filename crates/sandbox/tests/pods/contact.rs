@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
 use rustix::process::{Pid, Signal, kill_process};
-use sandbox::{ContainerId, ContainerPhase, Error, ExecRequest, PodPhase};
+use sandbox::{ContainerId, ContainerPhase, Error, ExecRequest, PodPhase, StreamChoice};
 
 use crate::world::{World, here, shell, until};
 
@@ -54,6 +54,20 @@ async fn a_pod_whose_supervisor_is_silent_at_adoption_is_kept() {
     pods.start_container(waits.as_str()).await.expect("the refusal left it as it was");
     assert_eq!(world.exit(&waits).await.exit_code, 5);
     assert!(matches!(world.phase(&id), ContainerPhase::Running { .. }), "{:?}", world.phase(&id));
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_silent_supervisor_does_not_do_is_told_of_the_container() {
+    let world = World::new().await;
+    let pod = world.pod("p").await;
+    let id = world.started(&pod, "exec sleep 1000").await;
+    let stalled = supervisor(&world, pod.as_str());
+    kill_process(stalled, Signal::STOP).unwrap();
+    let choice = StreamChoice { stdout: true, ..StreamChoice::default() };
+    let late = world.pods().attach(id.as_str(), choice).await.unwrap_err();
+    assert_eq!(late.to_string(), format!("connecting to the streams of \"{id}\" took longer than 5s"));
+    kill_process(stalled, Signal::CONT).unwrap();
     world.end().await;
 }
 

@@ -81,8 +81,8 @@ impl Call {
                 command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr)
             }
         };
-        // What is blocked here the workload would have blocked: runtimes hand their own mask on.
-        sys::unblock_signals_in(&mut command);
+        // What is blocked here the workload would have blocked: runtimes hand their own mask on, and their limits.
+        sys::shed_in(&mut command);
         // Directories that it makes in the root are for everybody.
         let before = rustix::process::umask(Mode::WGRP | Mode::WOTH);
         let spawned = command.spawn();

@@ -13,7 +13,7 @@ use runtime::wire::{
 };
 use tokio::sync::oneshot;
 
-use super::{Client, MARGIN, PROMPT, milliseconds};
+use super::{Client, MARGIN, PROMPT, failed, milliseconds};
 use crate::error::{Error, Kind};
 use crate::id::ContainerId;
 use crate::signal::Signal;
@@ -86,7 +86,8 @@ impl Client {
     /// Safe to cancel: the process is killed then.
     ///
     /// # Errors
-    /// [`Error::Exec`] with the step that failed, [`Error::WrongState`] when the container has ended.
+    /// [`Error::Exec`] with the step that failed, [`Error::WrongState`] when the container has ended, [`Error::Exhausted`] when there
+    /// is no descriptor left for its terminal: it is killed then.
     pub(crate) async fn exec(&self, start: ExecStart<'_>) -> Result<Joined, Error> {
         let step = "starting the command";
         let container = start.container.to_string();
@@ -103,12 +104,12 @@ impl Client {
             streams,
             deadline_ms: milliseconds(start.after),
         }));
-        let attempt = (step, start.after + MARGIN);
+        let attempt = (step, container.as_str(), start.after + MARGIN);
         match self.connection.ask_for_descriptors(request, descriptors, attempt).await? {
             (Reply::ExecStarted { .. }, mut descriptors) => Ok(Joined { exec, terminal: descriptors.pop() }),
             (Reply::Failed(failure), _) => Err(Error::Exec { container, cause: Arc::new(failure) }),
             (Reply::Gone, _) => Err(ended_already(container, "have a command run in it")),
-            (other, _) => Err(self.failed(step, other)),
+            (other, _) => Err(failed((step, &container), other)),
         }
     }
 
@@ -122,7 +123,7 @@ impl Client {
         &self,
         attach: Attach<'_>,
     ) -> Result<(Attachment, AttachedInput, Option<OwnedFd>), Error> {
-        let step = "attaching to the container";
+        let step = "connecting to the streams";
         let container = attach.container.to_string();
         let name = ContainerId::random().to_string();
         let ended = Some(self.connection.expect_detached(&name));
@@ -132,10 +133,11 @@ impl Client {
             streams.push(Stream::Stdin);
         }
         let request = Request::Attach { container: container.clone(), attachment: name, streams };
-        match self.connection.ask_for_descriptors(request, descriptors, (step, PROMPT)).await? {
+        let attempt = (step, container.as_str(), PROMPT);
+        match self.connection.ask_for_descriptors(request, descriptors, attempt).await? {
             (Reply::Attached { input }, mut descriptors) => Ok((attachment, input, descriptors.pop())),
             (Reply::Gone, _) => Err(ended_already(container, "be attached to")),
-            (other, _) => Err(self.failed(step, other)),
+            (other, _) => Err(failed((step, &container), other)),
         }
     }
 }
