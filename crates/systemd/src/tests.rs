@@ -70,7 +70,7 @@ async fn what_systemd_says_is_told() {
 
 #[tokio::test]
 async fn silence_ends_with_the_deadline_and_the_connection() {
-    for member in ["Hello", "AddMatch", "GetNameOwner", "Subscribe", "StartTransientUnit"].into_iter() {
+    for member in ["Hello", "AddMatch", "GetNameOwner", "Subscribe", "StartTransientUnit"] {
         let bus = Bus::new(SOON, &[(member, Does::Hangs), ("StartTransientUnit", Does::Job("done"))]);
         let begun = std::time::Instant::now();
         let scope = scope();
@@ -78,7 +78,9 @@ async fn silence_ends_with_the_deadline_and_the_connection() {
         assert!(matches!(both.0, Err(Error::Deadline { after: SOON, .. })), "{member}: {both:?}");
         assert!(begun.elapsed() < LATE / 2, "{:?}", begun.elapsed());
         bus.manager.start_scope(&scope).await.unwrap();
-        assert_eq!(bus.times("Hello"), 2, "{member}: a new connection");
+        // The list, which is repeated, may have begun one more in the moment before its own deadline, and ended it by that.
+        let connections = bus.times("Hello");
+        assert!((2..=3).contains(&connections), "{member}: a new connection, not {connections}");
     }
 }
 
