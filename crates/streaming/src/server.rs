@@ -199,8 +199,10 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>, mut ending: watch::Re
             accepted = &mut accepting => accepted,
         };
         accepting.set(accept(&listener));
-        // At once: who is asked to leave does nothing before that.
-        let stranger = strangers.place(from.ip()).await;
+        let stranger = tokio::select! {
+            _ = ending.wait_for(|ending| *ending) => break,
+            stranger = strangers.place(from.ip()) => stranger,
+        };
         connections.spawn(connection(stream, stranger, Arc::clone(&shared)));
     }
     drop(accepting);
@@ -235,6 +237,8 @@ fn is_its_own(error: &io::Error) -> bool {
 async fn connection(stream: TcpStream, stranger: Place, shared: Arc<Shared>) {
     let Ok(socket) = Socket::new(stream) else { return };
     let introduced = tokio::select! {
+        // What it has said counts, also when it is asked to leave.
+        biased;
         introduced = introduction(&socket, &shared) => introduced,
         () = stranger.wanted() => return tracing::debug!("a connection for streams made room for another"),
     };

@@ -93,7 +93,7 @@ async fn forwarding(
     match upgrade {
         Upgrade::WebSocketForward(coding) => {
             let socket = websocket::open(io, Carries::Channels(room)).await;
-            websocket::forward::serve(socket, coding, target).await;
+            return Ok(websocket::forward::serve(socket, coding, target).await);
         }
         Upgrade::Tunnel => {
             port_forward::serve(Tunnel::new(websocket::open(io, Carries::Tunnel).await), target).await?
@@ -110,7 +110,7 @@ async fn command(
     terms: Terms,
 ) -> Result<Parting, Broken> {
     let Some((purpose, begin)) = pump::begin(&terms.backend, request) else { return Ok(Parting::CutOff) };
-    let Some((channels, version)) = channels(io, (upgrade, terms.room), streams).await? else {
+    let Some((channels, version)) = channels(io, (upgrade, streams), (terms.room, terms.idle)).await? else {
         return Ok(Parting::CutOff);
     };
     let terms = pump::Terms { version, purpose, idle: terms.idle, taken, ending: terms.ending };
@@ -120,12 +120,12 @@ async fn command(
 /// None for what can't be: ports are not forwarded by a command's protocol (`crate::http` sees to that).
 async fn channels(
     io: Box<dyn Duplex>,
-    (upgrade, room): (Upgrade, Room),
-    streams: Streams,
+    (upgrade, streams): (Upgrade, Streams),
+    (room, idle): (Room, Duration),
 ) -> Result<Option<(Channels, Version)>, OpenError> {
     match upgrade {
         Upgrade::Spdy(version) => {
-            Ok(Some((remote_command::spdy::channels(io, streams, version).await?, version)))
+            Ok(Some((remote_command::spdy::channels(io, streams, (version, idle)).await?, version)))
         }
         Upgrade::WebSocket(version, coding) => {
             let socket = websocket::open(io, Carries::Channels(room)).await;

@@ -1,14 +1,20 @@
 //! Connections that have not shown a token yet. There is a place for so many; when all are taken the next one gets that of the one
-//! that has waited longest, among those of the address that holds most places: who opens connections and says nothing on them
-//! keeps nobody waiting, and loses its own.
+//! that has had it longest, among those of the address that holds most places: who opens connections and says nothing on them
+//! keeps nobody waiting, and loses its own. A burst of clients that have something to say waits its turn: a place is nobody
+//! else's for a while.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, sleep_until};
 
 /// How many there may be.
 pub(crate) const STRANGERS: usize = 64;
+
+/// How long a place is its connection's whoever else waits: a handshake and a request take a few round trips.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// The places.
 #[derive(Debug, Clone)]
@@ -21,6 +27,7 @@ pub(crate) struct Strangers {
 #[derive(Debug)]
 struct Waiting {
     address: IpAddr,
+    since: Instant,
     leave: Arc<Notify>,
 }
 
@@ -42,32 +49,38 @@ impl Strangers {
     /// A place for a connection from this address, which may cost another one its own. Safe to cancel; somebody may have been asked
     /// to leave in vain then.
     pub(crate) async fn place(&self, address: IpAddr) -> Place {
-        let free = Arc::clone(&self.places).try_acquire_owned().ok();
-        let counted = match free {
-            Some(counted) => counted,
-            None => {
-                self.make_room();
-                let Ok(counted) = Arc::clone(&self.places).acquire_owned().await else {
-                    // Never closed.
-                    return std::future::pending().await;
-                };
-                counted
+        let mut taken = std::pin::pin!(Arc::clone(&self.places).acquire_owned());
+        // Nobody is asked twice for one place.
+        let mut asked = None::<Instant>;
+        let counted = loop {
+            let leaves = asked.into_iter().chain(self.oldest().map(|(_, since)| since)).max();
+            tokio::select! {
+                biased;
+                Ok(counted) = &mut taken => break counted,
+                () = sleep_until(leaves.unwrap_or_else(Instant::now) + GRACE) => {
+                    self.make_room();
+                    asked = Some(Instant::now());
+                }
             }
         };
         let leave = Arc::new(Notify::new());
-        lock(&self.waiting).push(Waiting { address, leave: Arc::clone(&leave) });
+        lock(&self.waiting).push(Waiting { address, since: Instant::now(), leave: Arc::clone(&leave) });
         Place { leave, waiting: Arc::clone(&self.waiting), _counted: counted }
     }
 
-    fn make_room(&self) {
-        let mut waiting = lock(&self.waiting);
+    /// Who is to leave first, by its place in the list, and since when it is there.
+    fn oldest(&self) -> Option<(usize, Instant)> {
+        let waiting = lock(&self.waiting);
         let of = |address: IpAddr| waiting.iter().filter(|other| other.address == address).count();
+        let places = waiting.iter().enumerate();
         // The last of the largest is taken, so the first comes last.
-        let first_of_most =
-            (0..waiting.len()).rev().max_by_key(|at| waiting.get(*at).map(|one| of(one.address)));
-        if let Some(at) = first_of_most {
-            waiting.remove(at).leave.notify_one();
-        }
+        let first_of_most = places.rev().max_by_key(|(_, one)| of(one.address));
+        first_of_most.map(|(at, one)| (at, one.since))
+    }
+
+    fn make_room(&self) {
+        let Some((at, _)) = self.oldest() else { return };
+        lock(&self.waiting).remove(at).leave.notify_one();
     }
 }
 
@@ -94,7 +107,7 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn the_oldest_of_the_address_with_most_places_makes_room() {
         let strangers = Strangers::default();
         let address = |last| IpAddr::from([192, 0, 2, last]);
@@ -104,6 +117,13 @@ mod tests {
             places.push(strangers.place(address(2)).await);
         }
         assert!(places.iter().chain([&honest]).all(|place| place.wanted().now_or_never().is_none()));
+        tokio::time::advance(GRACE / 2).await;
+        assert!(strangers.place(address(3)).now_or_never().is_none());
+        assert!(
+            places.iter().all(|place| place.wanted().now_or_never().is_none()),
+            "nobody is asked so soon"
+        );
+        tokio::time::advance(GRACE).await;
         for number in 0..3 {
             let mut next = Box::pin(strangers.place(address(3)));
             assert!((&mut next).now_or_never().is_none(), "all places are taken");

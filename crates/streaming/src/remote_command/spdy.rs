@@ -73,15 +73,24 @@ impl Kind {
     }
 }
 
+/// How much longer than the session its connection may be idle: a session that ends for that tells so. Without any limit a client
+/// that shuts its windows and sends pings would keep the last words, and its place, for ever.
+const SESSION_FIRST: Duration = Duration::from_secs(60);
+
 /// Waits for a client's streams. Safe to cancel: the connection ends.
 ///
 /// # Errors
 /// [`OpenError`] when they don't all come in time.
-pub(crate) async fn channels<I>(io: I, wanted: Wanted, version: Version) -> Result<Channels, OpenError>
+pub(crate) async fn channels<I>(
+    io: I,
+    wanted: Wanted,
+    (version, idle): (Version, Duration),
+) -> Result<Channels, OpenError>
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (connection, mut streams, closer) = Connection::new(io, Limits::default());
+    let limits = Limits { idle: Some(idle + SESSION_FIRST), ..Limits::default() };
+    let (connection, mut streams, closer) = Connection::new(io, limits);
     let run = async move {
         if let Err(error) = connection.run().await {
             tracing::debug!(
@@ -195,6 +204,8 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+
+    const IDLE: Duration = Duration::from_secs(600);
     use crate::spdy::client::{Client, Seen};
     use crate::spdy::frame::Control;
 
@@ -205,7 +216,7 @@ mod tests {
     /// A client that has opened these, and what the server made of it.
     async fn open(types: &[&str], wanted: Wanted, version: Version) -> (Client, Result<Channels, OpenError>) {
         let (ours, theirs) = tokio::io::duplex(4096);
-        let server = tokio::spawn(channels(ours, wanted, version));
+        let server = tokio::spawn(channels(ours, wanted, (version, IDLE)));
         let mut client = Client::new(theirs);
         for (at, kind) in types.iter().enumerate() {
             // Without waiting for replies: once all are there nobody moves bytes until the channels are used.
@@ -268,7 +279,7 @@ mod tests {
     #[tokio::test]
     async fn what_was_not_asked_for_ends_and_what_is_unknown_or_there_twice_is_refused() {
         let (ours, theirs) = tokio::io::duplex(4096);
-        let server = tokio::spawn(channels(ours, wanted(false, false, false), Version::V4));
+        let server = tokio::spawn(channels(ours, wanted(false, false, false), (Version::V4, IDLE)));
         let mut client = Client::new(theirs);
         client.syn(1, &[("streamtype", "stderr")]).await;
         client.syn(3, &[("streamtype", "else")]).await;
@@ -298,7 +309,7 @@ mod tests {
     #[tokio::test]
     async fn a_client_that_goes_meanwhile_is_no_longer_waited_for() {
         let (ours, theirs) = tokio::io::duplex(4096);
-        let server = tokio::spawn(channels(ours, wanted(true, false, false), Version::V4));
+        let server = tokio::spawn(channels(ours, wanted(true, false, false), (Version::V4, IDLE)));
         drop(theirs);
         assert!(matches!(server.await.unwrap(), Err(OpenError::Gone)));
     }

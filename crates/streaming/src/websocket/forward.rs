@@ -14,6 +14,7 @@ use super::frames::HalfClose;
 use crate::activity::Activity;
 use crate::backend::Duplex;
 use crate::port_forward::Target;
+use crate::remote_command::pump::Parting;
 
 /// The most ports that channels can be numbered for, as digits and what follows them in ASCII.
 pub(crate) const MOST_PORTS: usize = 39;
@@ -28,7 +29,7 @@ struct Port {
 }
 
 /// Serves until the client has gone, all ports are done, or nothing moved for the idle time. Safe to cancel.
-pub(crate) async fn serve<S: Duplex>(socket: WebSocketStream<S>, coding: Coding, target: Target) {
+pub(crate) async fn serve<S: Duplex>(socket: WebSocketStream<S>, coding: Coding, target: Target) -> Parting {
     let mut wire = Wire::new(coding, HalfClose::Unknown);
     let ports: Vec<Port> = (0u8..)
         .step_by(2)
@@ -44,9 +45,12 @@ pub(crate) async fn serve<S: Duplex>(socket: WebSocketStream<S>, coding: Coding,
     let serving = join_all(ports.into_iter().map(|port| serve_port(port, &target, &moved)));
     let mut gone = std::pin::pin!(wire.drive(socket));
     tokio::select! {
-        () = &mut gone => {}
-        _ = serving => gone.await,
-        () = moved.idle(target.idle) => {}
+        () = &mut gone => Parting::CutOff,
+        _ = serving => {
+            gone.await;
+            Parting::Told
+        }
+        () = moved.idle(target.idle) => Parting::CutOff,
     }
 }
 

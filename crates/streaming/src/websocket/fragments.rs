@@ -1,6 +1,6 @@
 //! Frames as they come, below the protocol, which shows whole messages only: a message may be cut into any number of frames, and those
-//! that carry nothing and aren't the last one move nothing on. They are counted (RFC 6455, sections 5.2 and 5.4), and room is made
-//! sure of for a long message before it is read.
+//! that carry nothing and aren't the last one move nothing on. They are counted (RFC 6455, sections 5.2 and 5.4), and a
+//! long message has to fit into what there is for all.
 
 use std::io;
 use std::pin::Pin;
@@ -76,16 +76,18 @@ struct Frames {
     header: Vec<u8>,
     /// How much is still to come of a frame: its key and what it carries.
     left: u64,
-    /// How long the message is so far, the frame at hand included.
+    /// The first byte of its header.
+    first: u8,
+    /// How much of the message has come, with the keys of its frames. What is only announced costs nothing.
     message: u64,
 }
 
-/// What began in bytes that came.
+/// What was in bytes that came.
 #[derive(Debug, Default)]
 struct Seen {
-    /// Frames that carry nothing and aren't the last of their message.
+    /// Frames that began, carry nothing and aren't the last of their message.
     empty: usize,
-    /// How long the longest message is, as far as its frames have said.
+    /// How much there is of the longest message.
     longest: u64,
 }
 
@@ -102,18 +104,21 @@ impl Frames {
             if self.left > 0 {
                 let skipped = bytes.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
                 self.left -= skipped as u64;
+                if self.first & CONTROL == 0 {
+                    self.message = self.message.saturating_add(skipped as u64);
+                    seen.longest = seen.longest.max(self.message);
+                }
                 bytes = bytes.get(skipped..).unwrap_or_default();
                 continue;
             }
             bytes = rest;
+            if self.header.is_empty() && self.first & (LAST | CONTROL) == LAST {
+                self.message = 0;
+            }
             self.header.push(*next);
             if let Some((first, second, length)) = header(&self.header) {
                 seen.empty += usize::from(length == 0 && first & (LAST | CONTROL) == 0);
-                if first & CONTROL == 0 {
-                    let message = self.message.saturating_add(length);
-                    seen.longest = seen.longest.max(message);
-                    self.message = if first & LAST == 0 { message } else { 0 };
-                }
+                self.first = first;
                 self.left = if second & MASKED == 0 { length } else { length.saturating_add(KEY) };
                 self.header.clear();
             }
@@ -160,15 +165,15 @@ mod tests {
             let mut state = Frames::default();
             let seen: Vec<Seen> = bytes.chunks(cut).map(|chunk| state.take(chunk)).collect();
             assert_eq!(seen.iter().map(|seen| seen.empty).sum::<usize>(), expected, "{cut}");
-            // What is long, and the end of a message that began before it.
-            assert_eq!(seen.iter().map(|seen| seen.longest).max(), Some(256 + 65_536), "{cut}");
+            // What is long, and the end of a message that began before it: with their keys.
+            assert_eq!(seen.iter().map(|seen| seen.longest).max(), Some(4 + 256 + 4 + 65_536), "{cut}");
         }
     }
 
     #[test]
     fn the_longest_frame_runs_over_nothing() {
         let mut state = Frames::default();
-        assert_eq!(state.take(&[&[0, 0xff][..], &[0xff; 8], &[0; 100]].concat()).longest, u64::MAX);
+        assert_eq!(state.take(&[&[0, 0xff][..], &[0xff; 8], &[0; 100]].concat()).longest, 100);
         assert_eq!(state.left, u64::MAX - 100);
     }
 }

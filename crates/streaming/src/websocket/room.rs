@@ -49,7 +49,8 @@ impl Share {
         Self { room, taken: None }
     }
 
-    /// Makes sure of the room for a message of `bytes`. One that is too long is refused where it is read, not here.
+    /// Makes sure of the room for a message of which so many bytes have come. One that is too long is refused where it is read, not
+    /// here.
     ///
     /// # Errors
     /// [`NoRoom`]

@@ -171,6 +171,20 @@ async fn the_sixty_fifth_that_says_nothing_costs_the_first_its_place_and_nobody_
     }
 }
 
+/// More at once than there are places for strangers: nobody loses a place for coming first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_burst_of_clients_is_served_whole() {
+    let node = node_with(streaming::Config { max_connections: 300, ..config() });
+    let urls: Vec<String> = (0..200).map(|_| node.exec("say hello 0", ALL)).collect();
+    let clients = urls.iter().map(|url| async {
+        let client = connect(url, "v4.channel.k8s.io").await.map_err(|error| error.to_string())?;
+        Ok::<_, String>(client.heard().await.channels[1].clone())
+    });
+    for said in futures::future::join_all(clients).await {
+        assert_eq!(said.as_deref(), Ok(&b"hello"[..]));
+    }
+}
+
 #[tokio::test]
 async fn the_end_of_the_server_is_told_and_leaves_nothing() {
     // An address that no other test listens at: the port is anybody's afterwards.

@@ -125,13 +125,17 @@ async fn long_messages_share_what_there_is_for_them() {
     const LONG: usize = 20 << 20;
     let node = node();
     assert_eq!(echo(&node.exec("cat", ALL), LONG).await.unwrap(), LONG);
-    // Four that announce 32 MiB and send nothing of it.
+    // Four that announce 32 MiB and send nothing of it take nothing from anybody, but do when they send nearly all of it.
     let mut holders = Vec::new();
     for _ in 0..4 {
         let mut client = connect(&node.exec("sleep", ALL), "v4.channel.k8s.io").await.unwrap();
         let header = [&[0x82, 0xff][..], &(32_u64 << 20).to_be_bytes(), b"key!"].concat();
         client.socket.get_mut().write_all(&header).await.unwrap();
         holders.push(client);
+    }
+    assert_eq!(echo(&node.exec("cat", ALL), LONG).await.unwrap(), LONG);
+    for client in &mut holders {
+        client.socket.get_mut().write_all(&vec![0; 31 << 20]).await.unwrap();
     }
     let refused = async {
         while !matches!(echo(&node.exec("cat", ALL), LONG).await, Err(Some(frame)) if frame.code == CloseCode::Again)
