@@ -424,7 +424,8 @@ fn thousands_of_clients_come_and_go_and_nothing_stays() {
             eprintln!("{before:?} became {now:?}");
         }
         after = now;
-        (after.0 == before.0 && after.1 <= before.1 + GROWTH).then_some(())
+        // What the last one held may have been open still when it was counted before.
+        (after.0 <= before.0 && after.1 <= before.1 + GROWTH).then_some(())
     });
     eprintln!(
         "{CYCLES} attach cycles: descriptors {} then {}, memory {} KiB then {} KiB",
