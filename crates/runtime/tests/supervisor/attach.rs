@@ -314,8 +314,8 @@ fn the_input_for_one_ends_with_its_first_client() {
 #[test]
 fn a_terminal_is_typed_at_and_resized() {
     let (rig, mut client) = Rig::new();
-    // A signal ends what waits for a line.
-    let script = "trap 'echo resized' WINCH; echo ready; until [ \"$line\" = end ]; do read line && echo \"<$line>\" && stty size; done";
+    // A signal ends what waits for a line, unless it comes just before the shell does: it looks again each second.
+    let script = "trap 'echo resized' WINCH; echo ready; until [ \"$line\" = end ]; do read -t 1 line && echo \"<$line>\" && stty size; done";
     let mut terminal = with_input(script, Stdin::Once);
     edit_process(&mut terminal.spec, |process| {
         process.set_terminal(Some(true));

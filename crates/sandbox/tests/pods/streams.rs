@@ -133,7 +133,7 @@ async fn a_command_has_a_terminal() {
     let world = World::new().await;
     let pod = world.pod("tty").await;
     let id = world.started(&pod, "exec sleep 1000").await;
-    let script = "trap 'echo resized' WINCH; echo $TERM; until [ \"$line\" = go ]; do read line; done; stty size; exec sleep 1000";
+    let script = "trap 'echo resized' WINCH; echo $TERM; until [ \"$line\" = go ]; do read -t 1 line; done; stty size; exec sleep 1000";
     let mut session = exec(&world, &id, script, TERMINAL).await;
     expect(&mut session, "xterm\r\n").await;
     session.resize(101, 41).unwrap();
@@ -357,7 +357,7 @@ async fn containers_of_other_runtimes_are_joined_the_same_way() {
         assert_eq!(rest(session.stderr.as_mut()).await, "err\n");
         assert_eq!(end(&mut session).await, End::Exited(9));
 
-        let script = "trap 'echo resized' WINCH; echo $TERM; until [ \"$line\" = go ]; do read line; done; stty size; exec sleep 2000";
+        let script = "trap 'echo resized' WINCH; echo $TERM; until [ \"$line\" = go ]; do read -t 1 line; done; stty size; exec sleep 2000";
         let mut session = exec(&world, &id, script, TERMINAL).await;
         expect(&mut session, "xterm\r\n").await;
         session.resize(101, 41).unwrap();
