@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
 
 pub mod netns;
+pub mod snapshot;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
