@@ -34,6 +34,7 @@ use crate::error::{Error, chain};
 use crate::locks::{Lock, Locks};
 use crate::network;
 use crate::networks::{Added, Config};
+use crate::orphans;
 use crate::plugin::Runner;
 use crate::readiness::{Readiness, Status};
 
@@ -83,6 +84,7 @@ impl Attachments {
     pub(crate) fn open(config: Config) -> Result<Attachments, Error> {
         let journal = Journal::open(config.state_dir.join("attachments"))?;
         let runner = Runner { bin_dirs: config.bin_dirs.clone(), deadline: config.plugin_deadline };
+        orphans::end(&orphans::cni_path(&runner.bin_dirs), &journal.ids()?);
         let state_dir = config.state_dir.clone();
         let configured = match config.builtin.clone() {
             Some(builtin) => {

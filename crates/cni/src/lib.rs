@@ -23,6 +23,7 @@ mod files;
 mod locks;
 mod network;
 mod networks;
+mod orphans;
 mod plugin;
 mod readiness;
 mod result;

@@ -197,7 +197,7 @@ async fn one<F: Future<Output = ()>>(case: Case, version: &'static str, test: fn
 }
 
 /// Debian's plugins leave a bridge and empty chains for the next pod.
-async fn warm_up() {
+pub(crate) async fn warm_up() {
     let rig = Rig::new(Chain::Debian, "1.0.0");
     let (networks, pod) = (rig.open(), Pod::new("pod9"));
     networks.add(&pod.attachment).await.unwrap_or_else(|error| panic!("{}", shown(&error)));

@@ -10,7 +10,14 @@
 )]
 
 mod cases;
+mod kills;
 mod plugins;
 mod rig;
 #[path = "../support/mod.rs"]
 mod support;
+
+#[test]
+#[ignore = "no test by itself: the daemon that others kill"]
+fn daemon() {
+    support::daemon::serve();
+}

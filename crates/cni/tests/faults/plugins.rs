@@ -198,7 +198,7 @@ fn at_status() {
 }
 
 /// Whether they are installed; says so when they aren't.
-fn installed() -> bool {
+pub(crate) fn installed() -> bool {
     let there =
         ["bridge", "host-local", "portmap"].iter().all(|name| Path::new("/usr/lib/cni").join(name).exists());
     if !there {

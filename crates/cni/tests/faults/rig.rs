@@ -126,6 +126,12 @@ impl Rig {
         std::os::unix::fs::symlink(script, self.binary(plugin)).unwrap();
     }
 
+    /// Has orders reach host-local too, which Debian's bridge calls.
+    pub(crate) fn wrap_ipam(&self) {
+        fs::remove_file(self.binary("host-local")).unwrap();
+        self.install("host-local");
+    }
+
     /// `<verb> <when> <fault>` to a plugin, as plugin.sh understands it; `missing` takes it away.
     pub(crate) fn order(&self, plugin: &str, order: &str) {
         if order.ends_with("missing") {
@@ -137,8 +143,9 @@ impl Rig {
 
     /// All plugins are there and well.
     pub(crate) fn heal(&self) {
+        fs::remove_dir_all(self.node.path("orders")).unwrap();
+        fs::create_dir(self.node.path("orders")).unwrap();
         for plugin in self.chain.plugins() {
-            let _ = fs::remove_file(self.node.path("orders").join(plugin));
             if !self.binary(plugin).exists() {
                 self.install(plugin);
             }

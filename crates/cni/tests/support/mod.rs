@@ -2,6 +2,7 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
 
+pub mod daemon;
 pub mod netns;
 pub mod snapshot;
 
@@ -14,6 +15,17 @@ use cni::{Attachment, BuiltinNetwork, Config, Networks};
 
 /// How long anything here may take before a test gives up.
 pub const SOON: Duration = Duration::from_secs(20);
+
+/// The configuration for a node's directories.
+pub fn config_in(dir: &Path) -> Config {
+    Config {
+        conf_dir: dir.join("net.d"),
+        bin_dirs: vec![dir.join("bin"), "/usr/lib/cni".into()],
+        state_dir: dir.join("state"),
+        builtin: None,
+        plugin_deadline: SOON,
+    }
+}
 
 /// Directories of one test.
 pub struct Node {
@@ -70,13 +82,7 @@ impl Node {
     }
 
     pub fn config(&self) -> Config {
-        Config {
-            conf_dir: self.path("net.d"),
-            bin_dirs: vec![self.path("bin"), "/usr/lib/cni".into()],
-            state_dir: self.path("state"),
-            builtin: None,
-            plugin_deadline: SOON,
-        }
+        config_in(self.dir.path())
     }
 
     pub fn open(&self) -> Networks {

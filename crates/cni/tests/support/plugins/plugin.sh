@@ -6,7 +6,7 @@
 # translated, and GC and STATUS are answered here.
 #
 # A file `orders/<type>` with the line `<verb> <before|after> <fault>` has it go wrong before or after the work is done,
-# or `once-<before|after>`, when only the next time counts. `calls` has a line for each call.
+# or `once-<before|after>`, when only the next time counts; `link` knows `during`. `calls` has a line for each call.
 name=${0##*/}
 home=${0%/bin/*}
 IFS= read -r config
@@ -40,11 +40,15 @@ link() {
         until mkdir "$home/leases/10.9.0.$n" 2>/dev/null; do n=$((n + 1)); done
         echo "$CNI_CONTAINERID" > "$home/leases/10.9.0.$n/owner"
         ip link add "$pod" type veth peer name "$CNI_IFNAME" netns "$CNI_NETNS" || return 1
+        case $when in during) go_wrong ;; esac
         nsenter --net="$CNI_NETNS" ip address add "10.9.0.$n/24" dev "$CNI_IFNAME" || return 1
         ip address add 10.9.0.1/32 peer "10.9.0.$n" dev "$pod" && ip link set "$pod" up || return 1
         out="{\"cniVersion\":\"$version\",\"interfaces\":[{\"name\":\"$pod\"},{\"name\":\"$CNI_IFNAME\",\"sandbox\":\"$CNI_NETNS\"}],\"ips\":[{\"address\":\"10.9.0.$n/24\",\"interface\":1}]}"
         ;;
-    DEL) free "$CNI_CONTAINERID" ;;
+    DEL)
+        case $when in during) ip link delete "$pod" 2>/dev/null; go_wrong ;; esac
+        free "$CNI_CONTAINERID"
+        ;;
     CHECK) [ -e "/proc/sys/net/ipv4/conf/$pod" ] || refuse 100 "interface $pod is gone" "" ;;
     GC)
         for lease in "$home"/leases/*; do
@@ -116,6 +120,10 @@ go_wrong() {
     keeps-pipes)
         setsid sleep 600 &
         echo $! >> "$home/strays"
+        ;;
+    pause)
+        echo $$ >> "$home/pids"
+        until [ -e "$home/go" ]; do sleep 0.02; done
         ;;
     slow) sleep 0.3 ;;
     flood) flood && exit 0 ;;

@@ -1,0 +1,94 @@
+//! A daemon that can be killed: the test's own program, called again for one operation.
+//!
+//! The program needs a test called `daemon`, ignored by itself, that calls [`serve`].
+
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use cni::{Attachment, BuiltinNetwork, Config, Networks};
+use serde::{Deserialize, Serialize};
+
+use super::{config_in, shown};
+
+/// What it is told by.
+const VARIABLE: &str = "KNARR_TEST_DAEMON";
+
+/// What it is to do.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Work {
+    /// The node's directories.
+    pub dir: PathBuf,
+    pub bin_dirs: Vec<PathBuf>,
+    pub builtin: Option<BuiltinNetwork>,
+    pub verb: Verb,
+    pub attachment: Attachment,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verb {
+    Add,
+    Del,
+}
+
+impl Verb {
+    pub fn name(self) -> &'static str {
+        match self {
+            Verb::Add => "ADD",
+            Verb::Del => "DEL",
+        }
+    }
+}
+
+/// One at work.
+pub struct Daemon {
+    child: Child,
+}
+
+impl Daemon {
+    /// Starts it in the calling thread's network namespace.
+    pub fn start(work: &Work) -> Daemon {
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "daemon", "--ignored", "--nocapture", "--quiet"])
+            .env(VARIABLE, serde_json::to_string(work).unwrap())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        Daemon { child }
+    }
+
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
+    /// Kills it. Returns whether it was still at work.
+    pub fn kill(mut self) -> bool {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap().signal().is_some()
+    }
+
+    /// Waits for its own end.
+    pub fn wait(mut self) {
+        let status = self.child.wait().unwrap();
+        assert!(status.success(), "the daemon ended with {status}");
+    }
+}
+
+/// Does what it is told; nothing when nobody does.
+pub fn serve() {
+    let Ok(work) = std::env::var(VARIABLE) else { return };
+    let Work { dir, bin_dirs, builtin, verb, attachment } = serde_json::from_str(&work).unwrap();
+    let config = Config { bin_dirs, builtin, ..config_in(Path::new(&dir)) };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let networks = Networks::open(config).unwrap();
+        let outcome = match verb {
+            Verb::Add => networks.add(&attachment).await.map(drop),
+            Verb::Del => networks.del(&attachment).await,
+        };
+        outcome.unwrap_or_else(|error| panic!("{}", shown(&error)));
+        networks.settle().await.unwrap_or_else(|error| panic!("{}", shown(&error)));
+    });
+}
