@@ -2,6 +2,7 @@
 //!
 //! The program needs a test called `daemon`, ignored by itself, that calls [`serve`].
 
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -13,6 +14,9 @@ use super::{config_in, shown};
 
 /// What it is told by.
 const VARIABLE: &str = "KNARR_TEST_DAEMON";
+
+/// What it says then.
+const BEGINS: &str = "begins";
 
 /// What it is to do.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -52,10 +56,17 @@ impl Daemon {
             .args(["--exact", "daemon", "--ignored", "--nocapture", "--quiet"])
             .env(VARIABLE, serde_json::to_string(work).unwrap())
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .spawn()
             .unwrap();
         Daemon { child }
+    }
+
+    /// Waits until it is about to begin.
+    pub fn begins(&mut self) {
+        let lines = BufReader::new(self.child.stdout.as_mut().unwrap()).lines();
+        let begun = lines.map_while(Result::ok).any(|line| line == BEGINS);
+        assert!(begun, "the daemon didn't begin");
     }
 
     /// Whether it has ended by itself.
@@ -84,6 +95,7 @@ pub fn serve() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let networks = Networks::open(config).unwrap();
+        writeln!(std::io::stdout(), "\n{BEGINS}").unwrap();
         let outcome = match verb {
             Verb::Add => networks.add(&attachment).await.map(drop),
             Verb::Del => networks.del(&attachment).await,
