@@ -65,6 +65,9 @@ impl Engine {
     fn conflist(self, node: &Node, other: bool) -> Value {
         let mut plugins: Vec<Value> = self.plugins().iter().map(|kind| json!({ "type": kind })).collect();
         let (name, version) = if other { ("other", "1.0.0") } else { ("sequence", "1.1.0") };
+        if self == Engine::Scripted && other {
+            plugins.remove(1);
+        }
         if self == Engine::Debian {
             let (four, six) = if other { (237, "fd00:237::/64") } else { (236, "fd00:236::/64") };
             // Without masquerade: its rules stay when the pod's namespace is gone before bridge 1.1.1 is asked to delete them.
