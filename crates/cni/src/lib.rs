@@ -25,6 +25,7 @@ mod network;
 mod networks;
 mod plugin;
 mod readiness;
+mod request;
 mod result;
 mod version;
 mod watch;

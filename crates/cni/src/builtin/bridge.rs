@@ -5,11 +5,11 @@
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 
-use super::BuiltinNetwork;
 use super::host_local::Range;
 use super::link::{self, Link, Mac, VethPair};
 use super::netlink::Socket;
 use super::netns::Namespace;
+use super::old::BuiltinNetwork;
 use super::sysctl;
 use crate::attachment::{Attachment, AttachmentId};
 use crate::error::Error;
