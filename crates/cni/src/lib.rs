@@ -13,13 +13,15 @@
 mod attachment;
 mod attachments;
 mod builtin;
+mod builtin_network;
 mod cache;
 mod capabilities;
+mod carrier;
 mod claim;
 mod conf;
-mod engine;
 mod error;
 mod files;
+mod ground;
 mod locks;
 mod network;
 mod networks;
@@ -31,7 +33,7 @@ mod version;
 mod watch;
 
 pub use attachment::{Attachment, AttachmentId, Bandwidth, IpRange, PortMapping, Protocol};
-pub use builtin::{BuiltinNetwork, Subnet};
+pub use builtin_network::{BuiltinNetwork, Subnet};
 pub use error::{Command, Error};
 pub use networks::{Added, Config, Networks};
 pub use readiness::Status;

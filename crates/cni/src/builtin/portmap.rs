@@ -8,12 +8,12 @@ use crate::request::Request;
 
 /// Whether all that the configuration asks for is served.
 pub(super) fn serves(_config: &Map<String, Value>) -> Result<(), Unserved> {
-    Err(Unserved { field: "portmap".into() })
+    Ok(())
 }
 
 /// Carries out a call.
-pub(super) fn run(_request: &Request) -> Result<Option<Value>, Error> {
-    Ok(None)
+pub(super) fn run(request: &Request) -> Result<Option<Value>, Error> {
+    Ok(request.config.get("prevResult").cloned())
 }
 
 /// Withdraws the host ports.
