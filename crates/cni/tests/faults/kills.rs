@@ -81,6 +81,7 @@ async fn killed(case: Case) {
         dir: rig.node.dir.path().into(),
         bin_dirs: vec![rig.node.path("bin")],
         builtin: None,
+        native: false,
         verb: case.verb,
         attachment: pod.attachment.clone(),
     });

@@ -14,6 +14,8 @@ use crate::support::Node;
 pub(crate) enum Engine {
     /// The built-in network.
     BuiltIn,
+    /// The plugins that we serve ourselves, from a configuration, and a scripted one between them.
+    Native,
     /// Scripted plugins, executed.
     Scripted,
     /// Debian's, executed, and a scripted one between them.
@@ -25,6 +27,7 @@ impl Engine {
     pub(crate) fn plugins(self) -> &'static [&'static str] {
         match self {
             Engine::BuiltIn => &[],
+            Engine::Native => &["rule"],
             Engine::Scripted => &["link", "rule", "table"],
             Engine::Debian => &["bridge", "rule", "portmap"],
         }
@@ -33,7 +36,7 @@ impl Engine {
     /// How long it takes to attach, usually.
     pub(crate) fn usual(self) -> Duration {
         match self {
-            Engine::BuiltIn => Duration::from_millis(6),
+            Engine::BuiltIn | Engine::Native => Duration::from_millis(6),
             Engine::Scripted => Duration::from_millis(40),
             Engine::Debian => Duration::from_millis(200),
         }
@@ -42,7 +45,8 @@ impl Engine {
     /// The daemon's configuration.
     pub(crate) fn config(self, node: &Node, other: bool) -> Config {
         let builtin = (self == Engine::BuiltIn).then(|| builtin(other));
-        Config { bin_dirs: vec![node.path("bin")], builtin, ..node.config() }
+        let native = self == Engine::Native;
+        Config { bin_dirs: vec![node.path("bin")], builtin, native, ..node.config() }
     }
 
     /// The directories as they are on a well node.
@@ -63,22 +67,28 @@ impl Engine {
     }
 
     fn conflist(self, node: &Node, other: bool) -> Value {
-        let mut plugins: Vec<Value> = self.plugins().iter().map(|kind| json!({ "type": kind })).collect();
         let (name, version) = if other { ("other", "1.0.0") } else { ("sequence", "1.1.0") };
-        if self == Engine::Scripted && other {
-            plugins.remove(1);
-        }
-        if self == Engine::Debian {
-            let (four, six) = if other { (237, "fd00:237::/64") } else { (236, "fd00:236::/64") };
-            // Without masquerade: its rules stay when the pod's namespace is gone before bridge 1.1.1 is asked to delete them.
-            plugins[0] = json!({
-                "type": "bridge", "bridge": format!("cniseq{four}"), "isGateway": true,
-                "ipam": {"type": "host-local", "dataDir": node.path("leases"),
-                         "ranges": [[{"subnet": format!("10.{four}.0.0/24")}], [{"subnet": six}]]},
-            });
-            plugins[2]["capabilities"] = json!({"portMappings": true});
-        }
+        let rule = json!({"type": "rule"});
+        let plugins = match (self, other) {
+            (Engine::Scripted, false) => vec![json!({"type": "link"}), rule, json!({"type": "table"})],
+            (Engine::Scripted, true) => vec![json!({"type": "link"}), json!({"type": "table"})],
+            // All served, which is detached in two halves, or with an executed one among them, which isn't.
+            (Engine::Native, false) => vec![self.bridge(node, other), portmap()],
+            _ => vec![self.bridge(node, other), rule, portmap()],
+        };
         json!({"cniVersion": version, "name": name, "plugins": plugins})
+    }
+
+    fn bridge(self, node: &Node, other: bool) -> Value {
+        let (four, six) = if other { (237, "fd00:237::/64") } else { (236, "fd00:236::/64") };
+        json!({
+            "type": "bridge", "bridge": format!("cniseq{four}"), "isGateway": true, "hairpinMode": true,
+            // Rules of Debian's 1.1.1 stay when the pod's namespace is gone before it is asked to delete them.
+            "ipMasq": self == Engine::Native,
+            "ipam": {"type": "host-local", "dataDir": node.path("leases"),
+                     "ranges": [[{"subnet": format!("10.{four}.0.0/24")}], [{"subnet": six}]],
+                     "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]},
+        })
     }
 
     /// Takes away what the pods are connected by.
@@ -86,7 +96,7 @@ impl Engine {
         match self {
             Engine::BuiltIn => "ip link delete knarrseq0; ip link delete knarrseq1",
             Engine::Scripted => "ip link delete vpod1; ip link delete vpod2",
-            Engine::Debian => "ip link delete cniseq236; ip link delete cniseq237",
+            Engine::Native | Engine::Debian => "ip link delete cniseq236; ip link delete cniseq237",
         }
     }
 
@@ -100,6 +110,10 @@ impl Engine {
             |line: &str| ["cniseq236", "cniseq237", "0.0/24"].iter().any(|word| line.contains(word));
         self != Engine::Debian || of_pod(line) && !of_bridge(line)
     }
+}
+
+fn portmap() -> Value {
+    json!({"type": "portmap", "capabilities": {"portMappings": true}})
 }
 
 fn builtin(other: bool) -> BuiltinNetwork {

@@ -227,6 +227,7 @@ impl Life {
             dir: self.node.dir.path().into(),
             bin_dirs: config.bin_dirs.clone(),
             builtin: config.builtin.clone(),
+            native: config.native,
             verb: if attaching { Verb::Add } else { Verb::Del },
             attachment,
         });

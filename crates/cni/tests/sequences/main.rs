@@ -38,12 +38,17 @@ fn daemon() {
 
 #[test]
 fn on_the_built_in_network() {
-    run(Engine::BuiltIn, 660, 8);
+    run(Engine::BuiltIn, 350, 8);
+}
+
+#[test]
+fn by_plugins_served_in_process() {
+    run(Engine::Native, 350, 8);
 }
 
 #[test]
 fn by_scripted_plugins() {
-    run(Engine::Scripted, 300, 8);
+    run(Engine::Scripted, 250, 8);
 }
 
 #[test]
@@ -51,7 +56,7 @@ fn by_debians_plugins() {
     let there =
         ["bridge", "host-local", "portmap"].iter().all(|name| Path::new("/usr/lib/cni").join(name).exists());
     if there {
-        run(Engine::Debian, 40, 6);
+        run(Engine::Debian, 50, 6);
     } else {
         println!("skipped: no reference plugins in /usr/lib/cni (Debian: containernetworking-plugins)");
     }

@@ -25,6 +25,7 @@ pub struct Work {
     pub dir: PathBuf,
     pub bin_dirs: Vec<PathBuf>,
     pub builtin: Option<BuiltinNetwork>,
+    pub native: bool,
     pub verb: Verb,
     pub attachment: Attachment,
 }
@@ -79,8 +80,8 @@ impl Daemon {
 /// Does what it is told; nothing when nobody does.
 pub fn serve() {
     let Ok(work) = std::env::var(VARIABLE) else { return };
-    let Work { dir, bin_dirs, builtin, verb, attachment } = serde_json::from_str(&work).unwrap();
-    let config = Config { bin_dirs, builtin, ..config_in(Path::new(&dir)) };
+    let Work { dir, bin_dirs, builtin, native, verb, attachment } = serde_json::from_str(&work).unwrap();
+    let config = Config { bin_dirs, builtin, native, ..config_in(Path::new(&dir)) };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let networks = Networks::open(config).unwrap();

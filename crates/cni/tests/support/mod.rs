@@ -23,6 +23,7 @@ pub fn config_in(dir: &Path) -> Config {
         bin_dirs: vec![dir.join("bin"), "/usr/lib/cni".into()],
         state_dir: dir.join("state"),
         builtin: None,
+        native: false,
         plugin_deadline: SOON,
     }
 }
