@@ -10,6 +10,8 @@
 )]
 
 mod cases;
+mod disk;
+mod gone;
 mod kills;
 mod plugins;
 mod rig;

@@ -93,6 +93,11 @@ impl Rig {
         rig
     }
 
+    /// Another host takes over: the calling thread's.
+    pub(crate) fn boot(&mut self) {
+        self.before = snapshot();
+    }
+
     /// Writes the configuration; another one than before if `disable_check` is.
     pub(crate) fn configure(&self, version: &str, disable_check: bool) {
         let mut conf = self.chain.conf(version, &self.node);

@@ -133,6 +133,10 @@ go_wrong() {
     half) printf '{"cniVersion":"1.1.0","interfaces":[{"name":' && exit 0 ;;
     unknown-version) echo '{"cniVersion":"7.0.0","ips":[]}' && exit 0 ;;
     older | newer) ;;
+    uninstall-rule)
+        rm "$home/bin/rule"
+        refuse 107 'out of leases' ''
+        ;;
     error) refuse 107 'out of leases' 'the pool is dry since noon' ;;
     esac
 }
