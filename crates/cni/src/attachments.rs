@@ -163,10 +163,11 @@ impl Attachments {
         });
         match outcome {
             Ok(()) => {
+                let added = added(&record);
                 if native && uses_tables(&record, &served.conf) {
-                    self.ground.lay();
+                    self.ground.lay(&added.ips);
                 }
-                Ok(added(&record))
+                Ok(added)
             }
             Err(failure) => Err(self.undo(&record, failure).await),
         }
@@ -311,7 +312,7 @@ impl Attachments {
         if served.carrier.means == Means::Executed {
             return Ok(Vec::new());
         }
-        self.ground.lay();
+        self.ground.lay(&added(&record).ips);
         Ok(served.chain(&record.attachment).restore(result).await)
     }
 
@@ -359,8 +360,7 @@ impl Attachments {
             let Some(record) = self.journal.load(id)?.filter(Record::is_attached) else { continue };
             let served = self.served_as(&record)?;
             if served.carrier.means == Means::Native && uses_tables(&record, &served.conf) {
-                self.ground.lay();
-                return Ok(());
+                self.ground.lay(&added(&record).ips);
             }
         }
         Ok(())

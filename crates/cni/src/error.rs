@@ -152,7 +152,7 @@ pub enum Error {
         /// The version.
         version: String,
         /// What is wrong with it.
-        problem: &'static str,
+        problem: String,
     },
     /// The namespace to be attached is the one that the attaching is done from.
     #[error("'{}' is the network namespace of the host itself", path.display())]

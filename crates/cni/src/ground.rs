@@ -4,7 +4,8 @@
 //! than all of a pod's share. Whether anybody stands on it is asked of the kernel: entries in the tables, ports of the bridge.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -25,8 +26,9 @@ pub(crate) struct Ground {
     quiet: Arc<RwLock<()>>,
     /// How many have come so far.
     arrivals: AtomicU64,
-    /// Whether the tables have been made for somebody, and not been taken away by us since.
-    laid: AtomicBool,
+    /// Of each family one address that has had entries in the tables: where they have been made, and not been taken away by
+    /// us since.
+    laid: Mutex<Vec<IpAddr>>,
     /// The bridges that go with their last port: those of the built-in network, of this configuration and earlier ones.
     bridges: Mutex<BTreeSet<String>>,
     /// The MTU of the host's way out as the first one found it: all of a network have the same.
@@ -41,7 +43,7 @@ impl Ground {
         Ground {
             quiet,
             arrivals: AtomicU64::new(0),
-            laid: AtomicBool::new(false),
+            laid: Mutex::default(),
             bridges: Mutex::default(),
             mtu: Mutex::default(),
             lingering: Mutex::default(),
@@ -61,9 +63,14 @@ impl Ground {
         }
     }
 
-    /// The tables have been made for somebody.
-    pub(crate) fn lay(&self) {
-        self.laid.store(true, Ordering::Relaxed);
+    /// The tables have been made for somebody with these addresses.
+    pub(crate) fn lay(&self, addresses: &[IpAddr]) {
+        let mut laid = locked(&self.laid);
+        for address in addresses {
+            if !laid.iter().any(|known| known.is_ipv4() == address.is_ipv4()) {
+                laid.push(*address);
+            }
+        }
     }
 
     /// Whether somebody took the tables away that were made for those who are there.
@@ -73,10 +80,11 @@ impl Ground {
     /// # Errors
     /// [`Error::Kernel`].
     pub(crate) async fn is_flushed(&self) -> Result<bool, Error> {
-        if !self.laid.load(Ordering::Relaxed) {
+        let laid = locked(&self.laid).clone();
+        if laid.is_empty() {
             return Ok(false);
         }
-        blocking(|| builtin::has_tables().map(|there| !there)).await
+        blocking(move || builtin::has_tables(&laid).map(|there| !there)).await
     }
 
     /// The MTU of the host's way out; `None` when it has none.
@@ -122,17 +130,22 @@ impl Ground {
     ///
     /// Not cancel safe: what the kernel is at goes on.
     pub(crate) async fn clear(&self) -> Vec<Error> {
-        let bridges = locked(&self.bridges).clone();
+        let (bridges, laid) = (locked(&self.bridges).clone(), locked(&self.laid).clone());
         let cleared = blocking(move || {
             let gone: Vec<Result<bool, Error>> =
                 bridges.iter().map(|bridge| builtin::clear_bridge(bridge)).collect();
             builtin::clear_tables()?;
-            let there = builtin::has_tables()?;
-            Ok((gone, there))
+            let mut left = Vec::new();
+            for address in laid {
+                if builtin::has_tables(&[address])? {
+                    left.push(address);
+                }
+            }
+            Ok((gone, left))
         });
         match cleared.await {
-            Ok((gone, there)) => {
-                self.laid.store(there, Ordering::Relaxed);
+            Ok((gone, left)) => {
+                *locked(&self.laid) = left;
                 if gone.iter().all(|gone| matches!(gone, Ok(true))) {
                     *locked(&self.mtu) = None;
                 }

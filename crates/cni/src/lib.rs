@@ -20,6 +20,7 @@ mod carrier;
 mod claim;
 mod conf;
 mod error;
+pub mod executable;
 mod files;
 mod ground;
 mod locks;

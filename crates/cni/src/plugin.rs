@@ -21,7 +21,7 @@ use crate::error::Error;
 use crate::request::Request;
 
 /// No result comes near; what prints more is broken, and must not fill our memory.
-const STDOUT_LIMIT: usize = 1 << 20;
+pub(crate) const STDOUT_LIMIT: usize = 1 << 20;
 /// Standard error is only shown; the rest is read and dropped, so that the plugin doesn't block.
 const STDERR_KEPT: usize = 4 << 10;
 /// How much of a bad answer an error shows.
@@ -32,7 +32,7 @@ const DRAIN: Duration = Duration::from_millis(500);
 const BUSY_TRIES: u32 = 5;
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
 /// What plugins find their own helpers by when the daemon has no PATH.
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(crate) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Finds and runs plugins.
 #[derive(Debug, Clone)]
@@ -44,10 +44,10 @@ pub(crate) struct Runner {
 }
 
 /// What a finished process left.
-struct Finished {
-    status: ExitStatus,
-    stdout: Vec<u8>,
-    stderr: Vec<u8>,
+pub(crate) struct Finished {
+    pub(crate) status: ExitStatus,
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: Vec<u8>,
 }
 
 /// The error object (SPEC.md section 5, "Error").
@@ -143,7 +143,7 @@ impl Runner {
     }
 }
 
-fn is_executable(path: &Path) -> bool {
+pub(crate) fn is_executable(path: &Path) -> bool {
     path.is_file() && rustix::fs::access(path, Access::EXEC_OK).is_ok()
 }
 
@@ -222,7 +222,8 @@ async fn end(child: &mut Child) {
     let _ = timeout(DRAIN, child.wait()).await;
 }
 
-fn judge(call: &Request, finished: Finished) -> Result<Vec<u8>, Error> {
+/// What it printed, if it succeeded.
+pub(crate) fn judge(call: &Request, finished: Finished) -> Result<Vec<u8>, Error> {
     let (plugin, command) = (call.plugin.to_owned(), call.command);
     let stderr = excerpt_end(&finished.stderr);
     if finished.status.success() {

@@ -33,6 +33,8 @@ mod sysctl;
 mod tables;
 mod vlan;
 
+use std::net::IpAddr;
+
 use serde_json::{Map, Value};
 
 pub(crate) use self::ipam::Ipam;
@@ -119,12 +121,12 @@ pub(crate) fn restore(kind: Kind, request: &Request) -> Result<(), Error> {
     }
 }
 
-/// Whether the tables are there that masquerade and host ports stand in.
+/// Whether the tables are there that masquerade and host ports of these addresses stand in.
 ///
 /// # Errors
 /// [`Error::Kernel`].
-pub(crate) fn has_tables() -> Result<bool, Error> {
-    tables::is_installed()
+pub(crate) fn has_tables(addresses: &[IpAddr]) -> Result<bool, Error> {
+    tables::is_installed(addresses.iter().copied())
 }
 
 /// Takes the tables away if nobody has anything in them.

@@ -95,7 +95,7 @@ fn add(request: &Request, conf: &Conf, store: &Store) -> Result<NetworkResult, E
 fn reserve_all(
     request: &Request,
     conf: &Conf,
-    locked: &mut Locked,
+    locked: &mut Locked<'_>,
     taken: &mut Vec<IpAddr>,
 ) -> Result<Vec<IpConfig>, Error> {
     let id = request.id();
@@ -123,7 +123,7 @@ fn reserve_all(
 fn reserve_this(
     conf: &Conf,
     set: &RangeSet,
-    locked: &mut Locked,
+    locked: &mut Locked<'_>,
     id: &AttachmentId,
     address: IpAddr,
 ) -> Result<IpAddr, Error> {
@@ -137,7 +137,7 @@ fn reserve_this(
 fn reserve_any(
     conf: &Conf,
     set: &RangeSet,
-    locked: &mut Locked,
+    locked: &mut Locked<'_>,
     id: &AttachmentId,
     index: usize,
 ) -> Result<IpAddr, Error> {
