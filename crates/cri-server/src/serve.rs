@@ -103,6 +103,7 @@ pub(crate) enum ServeError {
 
 /// Serves until a signal ends it.
 pub(crate) async fn serve(config: Config) -> Result<(), ServeError> {
+    crate::inherited::disown();
     for directory in [&config.root, &config.state] {
         make_private(directory)?;
     }

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use sandbox::{ExternalRuntime, Handler, Handlers, Ulimit, UnsetSeccomp};
+use sandbox::{ExternalRuntime, Handler, Handlers, Ulimit, Unprivileged, UnsetSeccomp};
 use serde::{Deserialize, Serialize};
 
 use super::{Config, ConfigError};
@@ -84,18 +84,24 @@ pub(crate) struct UlimitConfig {
 /// # Errors
 /// [`ConfigError::Handler`] with the key of what can't be honoured.
 pub(crate) fn handlers(config: &Config) -> Result<Handlers, ConfigError> {
+    let network = &config.network;
+    let unprivileged = Unprivileged { ports: network.unprivileged_ports, icmp: network.unprivileged_icmp };
     let read = |(name, handler): (&String, &HandlerConfig)| {
         check_name(name)?;
-        Ok((name.clone(), handler.read(name, &config.state)?))
+        Ok((name.clone(), Handler { unprivileged, ..handler.read(name, &config.state)? }))
     };
     let (default, by_name) = (&config.default_handler, config.handlers.iter());
-    let by_name = by_name.map(read).collect::<Result<_, ConfigError>>()?;
+    let mut by_name = by_name.map(read).collect::<Result<BTreeMap<_, _>, ConfigError>>()?;
+    by_name
+        .entry(sandbox::handler::INTERNAL.to_owned())
+        .or_insert_with(|| Handler { unprivileged, ..Handler::default() });
     Handlers::new(default, by_name).map_err(|cause| ConfigError::Handler { cause: Box::new(cause) })
 }
 
 /// The directories of network configurations that handlers have of their own, by the names that requests may use.
 pub(crate) fn cni_conf_dirs(config: &Config) -> BTreeMap<String, PathBuf> {
-    let own = config.handlers.iter().filter_map(|(name, handler)| Some((name, handler.cni_conf_dir.clone()?)));
+    let own =
+        config.handlers.iter().filter_map(|(name, handler)| Some((name, handler.cni_conf_dir.clone()?)));
     let named = |(name, dir): (&String, PathBuf)| {
         let unnamed = (*name == config.default_handler).then(|| (String::new(), dir.clone()));
         std::iter::once((name.clone(), dir)).chain(unnamed)
@@ -143,6 +149,7 @@ impl HandlerConfig {
                 SeccompChoice::Unconfined => UnsetSeccomp::Unconfined,
                 SeccompChoice::RuntimeDefault => UnsetSeccomp::RuntimeDefault,
             },
+            unprivileged: Unprivileged::default(),
         })
     }
 }
@@ -216,6 +223,20 @@ mod tests {
         assert_eq!(dirs[""], std::path::Path::new("/etc/cni/strict.d"));
         let again: Config = toml::from_str(&toml::to_string(&config).unwrap()).unwrap();
         assert_eq!(again, config);
+    }
+
+    #[test]
+    fn what_everybody_may_do_is_the_nodes_word_for_all_handlers() {
+        let handlers = |text: &str| toml::from_str::<Config>(text).unwrap().handlers().unwrap();
+        let all = |handlers: &sandbox::Handlers| {
+            ["", "knarr", "x"].map(|name| {
+                let said = handlers.get(name).unwrap().unprivileged;
+                (said.ports, said.icmp)
+            })
+        };
+        assert_eq!(all(&handlers("[handlers.x]")), [(true, true); 3]);
+        let off = "[network]\nunprivileged_ports = false\n[handlers.x]";
+        assert_eq!(all(&handlers(off)), [(false, true); 3]);
     }
 
     #[test]
