@@ -26,6 +26,7 @@ mod deadline;
 mod images;
 mod inherited;
 mod logging;
+mod pod_cidrs;
 mod runtime_service;
 mod serve;
 mod status;

@@ -34,6 +34,26 @@ pub(crate) struct NetworkConfig {
     pub(crate) bridge: String,
     /// One subnet per address family, `address/prefix`; the first is the preferred family.
     pub(crate) subnets: Vec<String>,
+    /// Whether the node's pod CIDRs, which kubelet tells, are handed to plugins that declare the capability `ipRanges`. The
+    /// network isn't ready before kubelet has told them once.
+    pub(crate) pod_cidr: bool,
+    /// Annotations of pods that plugins are told of, as far as they declare the capability.
+    pub(crate) annotations: AnnotationsConfig,
+}
+
+/// `[network.annotations]`: the annotations, by their exact names, that ask the first network of a pod for something; empty for
+/// none. Who may make pods may then have any address that the plugins take.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct AnnotationsConfig {
+    /// Addresses with commas in between, with or without a prefix length: capability `ips`.
+    pub(crate) ips: String,
+    /// A hardware address: capability `mac`.
+    pub(crate) mac: String,
+    /// A GUID of eight bytes: capability `infinibandGUID`.
+    pub(crate) infiniband_guid: String,
+    /// Ranges of addresses as that capability has them, in JSON: capability `ipRanges`; before the pod CIDRs.
+    pub(crate) ip_ranges: String,
 }
 
 /// `ip_preference`.
@@ -66,6 +86,8 @@ impl Default for NetworkConfig {
             builtin: false,
             bridge: "knarr0".into(),
             subnets: vec!["10.88.0.0/16".into()],
+            pod_cidr: false,
+            annotations: AnnotationsConfig::default(),
         }
     }
 }
@@ -117,6 +139,10 @@ impl NetworkConfig {
             let why = "is for networks of cni_conf_dir, which network.builtin takes the place of";
             return refuse("network.default", self.default.clone(), why);
         }
+        if self.builtin && self.pod_cidr {
+            let why = "is for networks of cni_conf_dir, which network.builtin takes the place of";
+            return refuse("network.pod_cidr", "true".into(), why);
+        }
         let name = self.bridge.as_str();
         let usable =
             !name.is_empty() && name.len() <= 15 && name.bytes().all(|b| b.is_ascii_graphic() && b != b'/');
@@ -148,11 +174,12 @@ mod tests {
     #[test]
     fn values_that_cannot_be_honoured_are_refused_with_their_key() {
         type Break = fn(&mut NetworkConfig);
-        let broken: [(&str, Break); 6] = [
+        let broken: [(&str, Break); 7] = [
             ("network.plugin_deadline", |c| c.plugin_deadline = 0),
             ("network.networks", |c| c.networks = 0),
             ("network.networks", |c| c.networks = 17),
             ("network.default", |c| (c.builtin, c.default) = (true, "pods".into())),
+            ("network.pod_cidr", |c| (c.builtin, c.pod_cidr) = (true, true)),
             ("network.bridge", |c| c.bridge = "much-too-long-for-a-name".into()),
             ("network.subnets", |c| c.subnets = vec!["10.0.0.0/31".into()]),
         ];
