@@ -22,6 +22,8 @@ macro_rules! by_every_kind_of_plugins {
 }
 
 mod modes;
+mod overlay;
 mod ports;
 mod rig;
+mod segment;
 mod traffic;
