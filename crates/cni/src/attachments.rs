@@ -28,24 +28,29 @@ use crate::attachment::{Attachment, AttachmentId};
 use crate::builtin::{Builtin, BuiltinNetwork, Published};
 use crate::cache::{Journal, Record, Via};
 use crate::claim::Claim;
-use crate::conf;
+use crate::conf::{self, NetworkConf};
+use crate::directories::Directories;
 use crate::engine::{Engine, blocking, result_of};
 use crate::error::{Error, chain};
 use crate::locks::{Lock, Locks};
 use crate::network;
 use crate::networks::{Added, Config};
 use crate::plugin::Runner;
-use crate::readiness::{Readiness, Status};
+use crate::readiness::Status;
 
 /// How long the ground of the built-in network outlives its last pod: it takes longer to make and to take away than all of
 /// a pod's share.
 const LINGER: Duration = Duration::from_secs(3);
+
+/// Said where there is neither a directory nor a built-in network.
+const NOTHING: &str = "no network is configured";
 
 /// All attachments of a node.
 #[derive(Debug)]
 pub(crate) struct Attachments {
     state_dir: PathBuf,
     configured: Configured,
+    directories: Directories,
     runner: Runner,
     journal: Journal,
     locks: Arc<Locks>,
@@ -64,8 +69,22 @@ pub(crate) struct Attachments {
 #[derive(Debug)]
 enum Configured {
     Builtin(BuiltinNetwork, #[expect(dead_code, reason = "held, not used")] Claim),
-    Directory(Readiness),
+    Directory,
 }
+
+/// A network that an attachment can be made in.
+#[derive(Debug, Clone)]
+pub(crate) struct Chosen {
+    engine: Engine,
+    name: String,
+    /// What a record needs to find them again.
+    via: Via,
+}
+
+/// Tells which attachments are valid at the moment of asking.
+pub(crate) type Valid<'a> = &'a (dyn Fn() -> IsValid + Send + Sync);
+/// Whether an attachment was valid when that was asked.
+pub(crate) type IsValid = Box<dyn Fn(&AttachmentId) -> bool + Send>;
 
 /// The second half of a DEL, with the right to it.
 struct Remainder {
@@ -90,11 +109,13 @@ impl Attachments {
                 let claim = Claim::take(&builtin.bridge)?;
                 Configured::Builtin(builtin, claim)
             }
-            None => Configured::Directory(Readiness::open(config, runner.clone())?),
+            None => Configured::Directory,
         };
+        let directories = Directories::open(&config, &runner)?;
         Ok(Attachments {
             state_dir,
             configured,
+            directories,
             runner,
             journal,
             locks: Arc::default(),
@@ -106,16 +127,42 @@ impl Attachments {
         })
     }
 
-    /// Whether an ADD would be served now. Never waits.
-    pub(crate) fn status(&self) -> Status {
-        match &self.configured {
-            Configured::Builtin(builtin, _) => Status::Ready { network: builtin.name.clone() },
-            Configured::Directory(readiness) => readiness.status(),
+    /// Whether an ADD for a pod of that handler would be served now. Never waits.
+    pub(crate) fn status(&self, handler: &str) -> Status {
+        match (&self.configured, self.directories.of(handler)) {
+            (_, Some(readiness)) => readiness.status(),
+            (Configured::Builtin(builtin, _), None) => Status::Ready { network: builtin.name.clone() },
+            (Configured::Directory, None) => Status::NotReady { reason: NOTHING.into() },
         }
     }
 
+    /// The networks that a pod of that handler joins, in this order; at least one.
+    pub(crate) fn chosen(&self, handler: &str) -> Result<Vec<Chosen>, Error> {
+        match (&self.configured, self.directories.of(handler)) {
+            (_, Some(readiness)) => Ok(readiness.networks()?.into_iter().map(Chosen::chain).collect()),
+            (Configured::Builtin(settings, _), None) => {
+                let (engine, name) = (Engine::Builtin(self.builtin(settings)?), settings.name.clone());
+                Ok(vec![Chosen { engine, name, via: Via::Builtin(settings.clone()) }])
+            }
+            (Configured::Directory, None) => Err(Error::NotReady { reason: NOTHING.into() }),
+        }
+    }
+
+    /// The attachments of a container that are recorded, whatever has become of them, by their interfaces.
+    pub(crate) fn recorded(&self, container_id: &str) -> Result<Vec<AttachmentId>, Error> {
+        let mut found = self.journal.ids()?;
+        found.retain(|id| id.container_id == container_id);
+        found.sort_by(|a, b| (a.ifname.len(), &a.ifname).cmp(&(b.ifname.len(), &b.ifname)));
+        Ok(found)
+    }
+
+    /// What has come of an attachment, while somebody has it.
+    pub(crate) fn attached(&self, id: &AttachmentId) -> Result<Option<Added>, Error> {
+        Ok(self.journal.load(id)?.filter(Record::is_attached).map(|record| added(&record)))
+    }
+
     /// See [`crate::Networks::add`].
-    pub(crate) async fn add(&self, attachment: &Attachment) -> Result<Added, Error> {
+    pub(crate) async fn add(&self, attachment: &Attachment, chosen: Chosen) -> Result<Added, Error> {
         let id = attachment.id();
         let _lock = self.locks.lock(id.clone()).await;
         let _busy = self.quiet.read().await;
@@ -131,8 +178,8 @@ impl Attachments {
             record.attachment.netns = namespace(attachment.netns.as_deref());
             self.detach(&record).await?;
         }
-        let (engine, network, via) = self.engine()?;
-        let mut record = Record::intent(&network, attachment, via);
+        let Chosen { engine, name, via } = chosen;
+        let mut record = Record::intent(&name, attachment, via);
         self.journal.store(&record)?;
         let outcome = engine.add(&self.runner, attachment).await.and_then(|raw| {
             record.result = Some(raw);
@@ -270,10 +317,7 @@ impl Attachments {
     }
 
     /// See [`crate::Networks::gc`].
-    pub(crate) async fn gc(
-        &self,
-        valid: &(dyn Fn() -> HashSet<AttachmentId> + Send + Sync),
-    ) -> Result<(), Error> {
+    pub(crate) async fn gc(&self, valid: Valid<'_>) -> Result<(), Error> {
         let recorded = self.journal.ids()?;
         let kept = self.kept(recorded.clone(), &valid())?;
         let mut failures = Vec::new();
@@ -289,13 +333,9 @@ impl Attachments {
     }
 
     /// Those of the recorded attachments that are valid and not half detached.
-    fn kept(
-        &self,
-        recorded: Vec<AttachmentId>,
-        valid: &HashSet<AttachmentId>,
-    ) -> Result<Vec<AttachmentId>, Error> {
+    fn kept(&self, recorded: Vec<AttachmentId>, is_valid: &IsValid) -> Result<Vec<AttachmentId>, Error> {
         let mut kept = Vec::new();
-        for id in recorded.into_iter().filter(|id| valid.contains(id)) {
+        for id in recorded.into_iter().filter(|id| is_valid(id)) {
             if !self.journal.load(&id)?.is_some_and(|record| record.detached) {
                 kept.push(id);
             }
@@ -317,35 +357,19 @@ impl Attachments {
     }
 
     async fn collect_unrecorded(&self, kept: &[AttachmentId]) -> Vec<Error> {
-        match &self.configured {
-            Configured::Directory(readiness) => match readiness.loaded() {
-                Some(conf) => network::gc(&conf, &self.runner, kept).await,
-                None => Vec::new(),
-            },
-            Configured::Builtin(settings, _) => {
-                let (builtin, kept) = match self.builtin(settings) {
-                    Ok(builtin) => (builtin, kept.iter().cloned().collect()),
-                    Err(error) => return vec![error],
-                };
-                let collected = tokio::task::spawn_blocking(move || builtin.collect(&kept)).await;
-                collected.unwrap_or_else(|_| vec![Error::CutShort])
-            }
+        let mut failures = Vec::new();
+        for conf in self.directories.loaded() {
+            failures.extend(network::gc(&conf, &self.runner, kept).await);
         }
-    }
-
-    /// Who would serve a new attachment, in which network, and what a record needs to find them again.
-    fn engine(&self) -> Result<(Engine, String, Via), Error> {
-        match &self.configured {
-            Configured::Builtin(settings, _) => {
-                let engine = Engine::Builtin(self.builtin(settings)?);
-                Ok((engine, settings.name.clone(), Via::Builtin(settings.clone())))
-            }
-            Configured::Directory(readiness) => {
-                let conf = readiness.network()?;
-                let (network, via) = (conf.name.clone(), Via::Chain(conf.to_value()));
-                Ok((Engine::Chain(conf), network, via))
-            }
+        if let Configured::Builtin(settings, _) = &self.configured {
+            let (builtin, kept) = match self.builtin(settings) {
+                Ok(builtin) => (builtin, kept.iter().cloned().collect()),
+                Err(error) => return vec![error],
+            };
+            let collected = tokio::task::spawn_blocking(move || builtin.collect(&kept)).await;
+            failures.extend(collected.unwrap_or_else(|_| vec![Error::CutShort]));
         }
+        failures
     }
 
     fn engine_of(&self, record: &Record) -> Result<Engine, Error> {
@@ -376,9 +400,17 @@ impl Attachments {
     }
 }
 
+impl Chosen {
+    fn chain(conf: Arc<NetworkConf>) -> Chosen {
+        let (name, via) = (conf.name.clone(), Via::Chain(conf.to_value()));
+        Chosen { engine: Engine::Chain(conf), name, via }
+    }
+}
+
 fn added(record: &Record) -> Added {
     let result = result_of(record).unwrap_or_default();
-    Added { ips: result.addresses(), result }
+    let (ifname, network) = (record.attachment.ifname.clone(), record.network.clone());
+    Added { ifname, network, ips: result.addresses(), result }
 }
 
 /// The path if a network namespace is there: after its owner's end, a path below /proc may lead to something else.

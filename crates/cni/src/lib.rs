@@ -1,8 +1,8 @@
 //! Pod networks: network configurations, CNI plugin invocation, and the built-in bridge network.
 //!
 //! [`Networks`] is the whole of it for a caller: opened once on its directories it watches the configuration directory,
-//! says whether a network is usable ([`Networks::status`]), attaches a network namespace ([`Networks::add`]), detaches it
-//! ([`Networks::del`]) and collects what nobody owns any more ([`Networks::gc`]).
+//! says whether a network is usable ([`Networks::status`]), attaches a network namespace ([`Networks::add`], or to several
+//! networks [`Networks::join`]), detaches it ([`Networks::del`], [`Networks::leave`]) and collects what nobody owns any more ([`Networks::gc`]).
 //!
 //! The specification followed is CNI 1.1.0 (containernetworking/cni, SPEC.md), with the configuration and result types of
 //! every version published before it.
@@ -17,9 +17,11 @@ mod cache;
 mod capabilities;
 mod claim;
 mod conf;
+mod directories;
 mod engine;
 mod error;
 mod files;
+mod interfaces;
 mod locks;
 mod network;
 mod networks;
@@ -32,7 +34,7 @@ mod watch;
 pub use attachment::{Attachment, AttachmentId, Bandwidth, IpRange, PortMapping, Protocol};
 pub use builtin::{BuiltinNetwork, Subnet};
 pub use error::{Command, Error};
-pub use networks::{Added, Config, Networks};
+pub use networks::{Added, Config, Networks, Selection};
 pub use readiness::Status;
 pub use result::{Cidr, Dns, Interface, IpConfig, NetworkResult, Route};
 pub use version::Version;

@@ -24,6 +24,7 @@ mod config;
 mod convert;
 mod deadline;
 mod images;
+mod inherited;
 mod logging;
 mod runtime_service;
 mod serve;

@@ -103,6 +103,7 @@ pub(crate) enum ServeError {
 
 /// Serves until a signal ends it.
 pub(crate) async fn serve(config: Config) -> Result<(), ServeError> {
+    crate::inherited::disown();
     for directory in [&config.root, &config.state] {
         make_private(directory)?;
     }
@@ -155,7 +156,8 @@ async fn open(
 ) -> Result<(Runtime, Images), ServeError> {
     let networks = cni::Networks::open(network_config(config)?)?;
     let images = image_service::Images::open(image_config(config))?;
-    let network = Arc::new(CniNetwork(networks.clone()));
+    let network = CniNetwork { networks: networks.clone(), ip_preference: config.network.ip_preference };
+    let network = Arc::new(network);
     let rootfs = Arc::new(ImageRootfs(images.clone()));
     let pods = Pods::open(pod_config(config, open_files)?, network, rootfs).await?;
     let layers = config.root.join("containers");
@@ -194,6 +196,7 @@ fn network_config(config: &Config) -> Result<cni::Config, ServeError> {
         state_dir: config.root.join("networks"),
         builtin: config.network.enabled()?,
         plugin_deadline: Duration::from_secs(config.network.plugin_deadline),
+        selection: config.networks(),
     })
 }
 

@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use cni::{Attachment, BuiltinNetwork, Config, Networks};
+use cni::{Attachment, BuiltinNetwork, Config, Networks, Selection};
 
 /// How long anything here may take before a test gives up.
 pub const SOON: Duration = Duration::from_secs(20);
@@ -75,6 +75,7 @@ impl Node {
             state_dir: self.path("state"),
             builtin: None,
             plugin_deadline: SOON,
+            selection: Selection::default(),
         }
     }
 

@@ -5,16 +5,19 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use cni::{AttachmentId, Networks};
+use cni::Networks;
 use sandbox::{Attached, Attachment, Census, DnsConfig, Network, NetworkError, PodId, PortMapping, Protocol};
 
+use crate::config::IpPreference;
 use crate::convert::bandwidth;
 
-/// The interface that a pod knows its network by.
-const IFNAME: &str = "eth0";
-
 /// Attaches pods through the node's network configuration.
-pub(crate) struct CniNetwork(pub(crate) Networks);
+pub(crate) struct CniNetwork {
+    /// The networks.
+    pub(crate) networks: Networks,
+    /// The order in which a pod's addresses are told.
+    pub(crate) ip_preference: IpPreference,
+}
 
 #[async_trait]
 impl Network for CniNetwork {
@@ -25,18 +28,20 @@ impl Network for CniNetwork {
         };
         let bandwidth = bandwidth::read(&attachment.annotations).map_err(refused)?;
         let wanted = cni::Attachment { bandwidth, ..request(attachment) };
-        let added = self.0.add(&wanted).await.map_err(failure)?;
-        Ok(Attached { ips: added.ips })
+        let joined = self.networks.join(&attachment.runtime_handler, &wanted).await.map_err(failure)?;
+        // CRI has one network status a pod: that of the first network, which is the cluster's.
+        let ips = joined.into_iter().next().map(|first| first.ips).unwrap_or_default();
+        Ok(Attached { ips: self.ip_preference.sort(ips) })
     }
 
     async fn detach(&self, attachment: &Attachment) -> Result<(), NetworkError> {
         // Without the limits: what was attached is detached by its record, and no annotation can stand in the way of that.
-        self.0.del(&request(attachment)).await.map_err(failure)
+        self.networks.leave(&request(attachment)).await.map_err(failure)
     }
 
     async fn collect(&self, pods: Census) -> Result<(), NetworkError> {
-        let id = |pod: &PodId| AttachmentId { container_id: pod.to_string(), ifname: IFNAME.to_owned() };
-        self.0.gc(move || pods().iter().map(id).collect()).await.map_err(failure)
+        let valid = move || pods().iter().map(PodId::to_string).collect();
+        self.networks.gc_containers(valid).await.map_err(failure)
     }
 }
 
@@ -87,7 +92,6 @@ fn request(pod: &Attachment) -> cni::Attachment {
     cni::Attachment {
         container_id: pod.pod_id.to_string(),
         netns: pod.netns.clone(),
-        ifname: IFNAME.to_owned(),
         args: args.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
         port_mappings: pod.port_mappings.iter().filter_map(port).collect(),
         dns: pod.dns.as_ref().map(dns),

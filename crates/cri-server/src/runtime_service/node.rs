@@ -70,10 +70,15 @@ fn condition(kind: &str, unmet: Option<(&str, String)>) -> cri::RuntimeCondition
 }
 
 fn info(runtime: &Runtime) -> Result<HashMap<String, String>, Status> {
-    let network = match runtime.networks.status() {
+    let readiness = |status: cni::Status| match status {
         cni::Status::Ready { network } => json!({ "ready": true, "name": network }),
         cni::Status::NotReady { reason } => json!({ "ready": false, "reason": reason }),
     };
+    let mut network = readiness(runtime.networks.status());
+    // CRI has one condition for the network; a handler's own is seen here, and by its pods.
+    let own = runtime.config.networks().handlers;
+    let handlers = own.into_keys().map(|name| (name.clone(), readiness(runtime.networks.status_for(&name))));
+    network["handlers"] = handlers.collect::<serde_json::Map<_, _>>().into();
     let config = serde_json::to_string(&runtime.config);
     let config =
         config.map_err(|error| Status::internal(format!("writing the configuration as JSON: {error}")))?;
