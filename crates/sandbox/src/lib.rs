@@ -54,7 +54,7 @@ pub use container::status::{
 pub use error::{Error, Kind};
 pub use events::{Event, EventKind};
 pub use exec::{ExecOutput, ExecRequest};
-pub use handler::{Handler, HandlerStatus, Handlers, Ulimit, UnsetSeccomp};
+pub use handler::{Handler, HandlerStatus, Handlers, Ulimit, Unprivileged, UnsetSeccomp};
 pub use id::{ContainerId, PodId};
 pub use logs::LogConfig;
 pub use network::{Attached, Attachment, Census, Network, NetworkError};
@@ -68,7 +68,7 @@ pub use pods::Pods;
 pub use resources::{Resources, try_device_rules};
 pub use rootfs::{ImageConfig, LayerUsage, MountFor, Prepared, RootFilesystems, RootfsError};
 pub use runtime::external::ExternalRuntime;
-pub use runtime::give_back_large_blocks;
+pub use runtime::{close_on_exec_above_stdio, give_back_large_blocks};
 pub use scopes::{Scope, ScopeError, Scopes};
 pub use selinux::selinux_of_host;
 pub use signal::Signal;

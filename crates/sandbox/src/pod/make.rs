@@ -183,6 +183,8 @@ impl Making<'_> {
         if self.facts.config.namespaces.network == NamespaceMode::Node {
             self.netns = None;
         }
+        // Whoever takes the pod down later asks there: plugins find by it what they made inside.
+        minder.netns.clone_from(&self.netns);
         Ok(minder.process)
     }
 }

@@ -60,8 +60,11 @@ async fn a_pod_lives_and_leaves_nothing() {
     pods.stop_container(id.as_str(), Duration::from_secs(10)).await.expect("stopping is idempotent");
     pods.remove_container(id.as_str()).await.unwrap();
     pods.remove_container(id.as_str()).await.expect("removing is idempotent");
+    let netns = world.net.attached.lock().unwrap().get(&pod).cloned();
     pods.stop(pod.as_str()).await.unwrap();
     assert_eq!(pods.pod(pod.as_str()).unwrap().phase, PodPhase::NotReady);
+    let detached = world.net.detached.lock().unwrap().get(&pod).cloned();
+    assert!(netns.is_some() && detached == Some(netns), "the network is told where the pod is: {detached:?}");
     assert!(world.processes().is_empty(), "the supervisor ends with the pod: {:?}", world.processes());
     pods.stop(pod.as_str()).await.expect("stopping is idempotent");
     pods.remove(pod.as_str()).await.unwrap();
