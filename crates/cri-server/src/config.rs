@@ -80,10 +80,15 @@ pub(crate) struct NetworkConfig {
     pub(crate) bridge: String,
     /// One subnet per address family, `address/prefix`; the first is the preferred family.
     pub(crate) subnets: Vec<String>,
+    /// How many network namespaces are made before pods need them, 0 to 64; none before the first pod.
+    pub(crate) prepared_namespaces: usize,
 }
 
 /// Below the time that attaching a pod may take as a whole, so that the plugin that hangs can be named.
 const PLUGIN_DEADLINES: std::ops::RangeInclusive<u64> = 1..=100;
+
+/// More than start at once on any node.
+const MOST_PREPARED: usize = 64;
 
 /// Levels of `tracing`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -197,6 +202,7 @@ impl Default for NetworkConfig {
             builtin: false,
             bridge: "knarr0".into(),
             subnets: vec!["10.88.0.0/16".into()],
+            prepared_namespaces: 2,
         }
     }
 }
@@ -295,6 +301,11 @@ impl NetworkConfig {
             let why = "must be 1 to 100 seconds";
             return Err(ConfigError::Value { key: "network.plugin_deadline", value, why });
         }
+        if self.prepared_namespaces > MOST_PREPARED {
+            let value = self.prepared_namespaces.to_string();
+            let why = "must be 0 to 64";
+            return Err(ConfigError::Value { key: "network.prepared_namespaces", value, why });
+        }
         let name = self.bridge.as_str();
         let usable =
             !name.is_empty() && name.len() <= 15 && name.bytes().all(|b| b.is_ascii_graphic() && b != b'/');
@@ -349,12 +360,13 @@ mod tests {
     #[test]
     fn values_that_cannot_be_honoured_are_refused_with_their_key() {
         type Break = fn(&mut Config);
-        let broken: [(&str, Break); 7] = [
+        let broken: [(&str, Break); 8] = [
             ("listen", |c| c.listen = "tcp://127.0.0.1:1".into()),
             ("root", |c| c.root = "relative".into()),
             ("cni_bin_dir", |c| c.cni_bin_dir.push("bin".into())),
             ("cdi_spec_dirs", |c| c.cdi_spec_dirs.push("cdi".into())),
             ("network.plugin_deadline", |c| c.network.plugin_deadline = 0),
+            ("network.prepared_namespaces", |c| c.network.prepared_namespaces = 65),
             ("network.bridge", |c| c.network.bridge = "much-too-long-for-a-name".into()),
             ("network.subnets", |c| c.network.subnets = vec!["10.0.0.0/31".into()]),
         ];
