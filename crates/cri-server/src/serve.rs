@@ -238,6 +238,7 @@ fn pod_config(config: &Config, open_files: Option<u64>) -> Result<sandbox::Confi
         apparmor: config.security.apparmor(),
         selinux: config.security.selinux(),
         logs: config.logs.wanted(),
+        prepared_networks: config.network.prepared_namespaces,
         deadlines,
     })
 }
