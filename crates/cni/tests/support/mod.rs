@@ -11,7 +11,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use cni::{Attachment, BuiltinNetwork, Config, Networks};
+use cni::{Attachment, BuiltinNetwork, Config, Networks, Selection};
 
 /// How long anything here may take before a test gives up.
 pub const SOON: Duration = Duration::from_secs(20);
@@ -25,6 +25,7 @@ pub fn config_in(dir: &Path) -> Config {
         builtin: None,
         native: false,
         plugin_deadline: SOON,
+        selection: Selection::default(),
     }
 }
 
