@@ -2,7 +2,7 @@
 //!
 //! | part | what it does |
 //! |---|---|
-//! | `portmap`, `masquerade`, `tables`, `nft`, `conntrack` | host ports, and pods' way out |
+//! | `portmap`, `masquerade`, `tables`, `nft`, `localnet`, `conntrack` | host ports, and pods' way out |
 //! | `bridge`, `link` | links, addresses and routes on them |
 //! | `host_local` | addresses |
 //! | `owner` | whose an entry or a link is |
@@ -15,6 +15,7 @@ mod conntrack;
 mod firewall;
 mod host_local;
 mod link;
+mod localnet;
 mod masquerade;
 mod netlink;
 mod netns;
