@@ -3,11 +3,11 @@
 use std::io;
 
 use super::{
-    Entry, Hook, MapType, NFNL_SUBSYS_NFTABLES, NFT_GOTO, NFT_JUMP, NFTA_DATA_VALUE, NFTA_DATA_VERDICT,
-    NFTA_LIST_ELEM, NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS, NFTA_RULE_TABLE, NFTA_RULE_USERDATA,
-    NFTA_SET_ELEM_DATA, NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_SET_ELEM_LIST_SET,
-    NFTA_SET_ELEM_LIST_TABLE, NFTA_SET_ELEM_USERDATA, NFTA_VERDICT_CHAIN, NFTA_VERDICT_CODE, Rule, Table,
-    Value, comment, nfgenmsg,
+    Datatype, Entry, Hook, MapType, NFNL_SUBSYS_NFTABLES, NFT_GOTO, NFT_JUMP, NFTA_DATA_VALUE,
+    NFTA_DATA_VERDICT, NFTA_LIST_ELEM, NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS, NFTA_RULE_TABLE,
+    NFTA_RULE_USERDATA, NFTA_SET_ELEM_DATA, NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_LIST_ELEMENTS,
+    NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_TABLE, NFTA_SET_ELEM_USERDATA, NFTA_VERDICT_CHAIN,
+    NFTA_VERDICT_CODE, Rule, Table, Value, comment, nfgenmsg,
 };
 use crate::builtin::netlink::{APPEND, Attributes, CREATE, EXCL, Message, Refused, Socket};
 
@@ -40,6 +40,11 @@ const NFTA_SET_KEY_LEN: u16 = 5;
 const NFTA_SET_DATA_TYPE: u16 = 6;
 const NFTA_SET_DATA_LEN: u16 = 7;
 const NFTA_SET_ID: u16 = 10;
+const NFTA_SET_USERDATA: u16 = 13;
+/// User data of a set that tells nft the byte order of its keys (libnftnl, `NFTNL_UDATA_SET_KEYBYTEORDER`; nftables,
+/// include/datatype.h, `BYTEORDER_HOST_ENDIAN`); without, it takes them for big endian, and can't read names.
+const UDATA_KEY_BYTE_ORDER: u8 = 0;
+const HOST_ENDIAN: u32 = 1;
 /// The set holds a value for each key.
 const NFT_SET_MAP: u32 = 0x8;
 
@@ -95,6 +100,10 @@ impl Batch {
                 message.put_be32(NFTA_SET_DATA_TYPE, value.number).put_be32(NFTA_SET_DATA_LEN, value.length);
             }
             message.put_be32(NFTA_SET_ID, id);
+            if kind.key.number == Datatype::INTERFACE.number {
+                let [a, b, c, d] = HOST_ENDIAN.to_ne_bytes();
+                message.put(NFTA_SET_USERDATA, &[UDATA_KEY_BYTE_ORDER, 4, a, b, c, d]);
+            }
         });
     }
 
@@ -148,7 +157,9 @@ impl Batch {
             into.nest(NFTA_SET_ELEM_KEY, |data| {
                 data.put(NFTA_DATA_VALUE, &entry.key);
             });
-            into.nest(NFTA_SET_ELEM_DATA, |data| put_value(data, &entry.value));
+            if entry.value != Value::Nothing {
+                into.nest(NFTA_SET_ELEM_DATA, |data| put_value(data, &entry.value));
+            }
             into.put(NFTA_SET_ELEM_USERDATA, &comment(&entry.comment));
         });
     }
@@ -223,6 +234,7 @@ impl Batch {
 
 fn put_value(data: &mut Attributes, value: &Value) {
     let (code, chain) = match value {
+        Value::Nothing => return,
         Value::Data(bytes) => {
             data.put(NFTA_DATA_VALUE, bytes);
             return;
