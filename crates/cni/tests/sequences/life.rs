@@ -136,6 +136,8 @@ impl Life {
             Err(Error::AlreadyAttached { .. }) if self.pods[pod].state == State::Unknown => {
                 self.del(pod).await
             }
+            // Whether it could be attached is asked first.
+            Err(_) if is_attached && self.broken => Ok(()),
             _ if is_attached => Err(format!("attached twice: {outcome:?}")),
             Ok(added) => {
                 let taken: HashSet<IpAddr> = self.addresses().collect();
