@@ -152,7 +152,7 @@ pub enum Error {
         /// The version.
         version: String,
         /// What is wrong with it.
-        problem: &'static str,
+        problem: String,
     },
     /// The namespace to be attached is the one that the attaching is done from.
     #[error("'{}' is the network namespace of the host itself", path.display())]
@@ -325,6 +325,16 @@ pub enum Error {
         /// The address.
         address: IpAddr,
     },
+    /// The attachment has an address already, where it gets one.
+    #[error(
+        "address '{address}' of network '{network}' is the attachment's already: it can't have another of that range"
+    )]
+    AddressHeld {
+        /// The network.
+        network: String,
+        /// The address.
+        address: IpAddr,
+    },
     /// A host port asked for leads to another namespace already.
     #[error("host port {port}/{protocol} is taken")]
     HostPortTaken {
@@ -339,6 +349,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether a plugin says that it is older than the verb: by code 4, invalid environment variables (SPEC.md section 5).
+    pub(crate) fn lacks_verb(&self) -> bool {
+        matches!(self, Error::PluginFailed { code: 4, .. })
+    }
+
     /// The code that a plugin tells its caller (SPEC.md section 5, "Error"); 999 where the specification has none, as the
     /// reference plugins do.
     #[must_use]
@@ -370,6 +385,7 @@ impl Error {
             | Error::Kernel { .. }
             | Error::AddressesExhausted { .. }
             | Error::AddressUnavailable { .. }
+            | Error::AddressHeld { .. }
             | Error::HostPortTaken { .. }
             | Error::CutShort => 999,
         }

@@ -3,34 +3,43 @@
 //! | part | what it does |
 //! |---|---|
 //! | `portmap`, `masquerade`, `tables`, `nft`, `localnet`, `conntrack` | host ports, and pods' way out |
-//! | `bridge`, `link` | links, addresses and routes on them |
-//! | `host_local` | addresses |
+//! | `bridge` | pods on a bridge: links, and the addresses and routes on them |
+//! | `ipam`, `host_local` | which addresses |
+//! | `loopback` | the loopback interface |
 //! | `owner` | whose an entry or a link is |
-//! | `netlink`, `netns`, `sysctl` | what they stand on |
+//! | `fields` | what is common to reading configurations |
+//! | `link`, `address`, `route`, `vlan` | rtnetlink |
+//! | `netlink`, `steps`, `netns`, `sysctl` | what they stand on |
 //!
 //! Everything here blocks for as long as the kernel needs, and acts on the network namespace of the calling thread.
 
+mod address;
 mod bridge;
 mod conntrack;
-mod firewall;
+mod fields;
 mod host_local;
+mod ipam;
 mod link;
 mod localnet;
+mod loopback;
 mod masquerade;
 mod netlink;
 mod netns;
 mod nft;
-mod old;
 mod owner;
 mod portmap;
+mod route;
+mod steps;
 mod sysctl;
 mod tables;
+mod vlan;
+
+use std::net::IpAddr;
 
 use serde_json::{Map, Value};
 
-pub(crate) use self::old::{Builtin, Published, loopback};
-pub use self::old::{BuiltinNetwork, Subnet};
-use crate::error::Error;
+pub(crate) use self::ipam::Ipam;
+use crate::error::{Command, Error};
 use crate::request::Request;
 
 /// A plugin that is served in-process.
@@ -47,15 +56,6 @@ pub(crate) enum Kind {
 pub(crate) struct Unserved {
     /// The field, with its value where that matters: `backend: iptables`.
     pub(crate) field: String,
-}
-
-/// Who is asked for addresses when it isn't `host-local`: an executed plugin.
-pub(crate) trait Ipam {
-    /// Has the request carried out; ADD returns what was printed.
-    ///
-    /// # Errors
-    /// What the plugin answers.
-    fn call(&self, request: &Request) -> Result<Option<Value>, Error>;
 }
 
 impl Kind {
@@ -76,7 +76,9 @@ impl Kind {
     /// [`Unserved`], naming the first field that isn't.
     pub(crate) fn serves(self, config: &Map<String, Value>) -> Result<(), Unserved> {
         match self {
-            Kind::Loopback | Kind::Bridge | Kind::HostLocal => Ok(()),
+            Kind::Loopback => Ok(()),
+            Kind::Bridge => bridge::serves(config),
+            Kind::HostLocal => host_local::serves(config),
             Kind::Portmap => portmap::serves(config),
         }
     }
@@ -86,20 +88,74 @@ impl Kind {
 ///
 /// # Errors
 /// What the kernel, the disk or the configuration refuse; for CHECK, what isn't as it was made.
-pub(crate) fn run(kind: Kind, request: &Request, _ipam: &dyn Ipam) -> Result<Option<Value>, Error> {
+pub(crate) fn run(kind: Kind, request: &Request, executed: &dyn Ipam) -> Result<Option<Value>, Error> {
+    let in_version = |result: crate::result::NetworkResult| result.to_version(request.version());
     match kind {
-        Kind::Loopback | Kind::Bridge | Kind::HostLocal => Ok(None),
+        Kind::Loopback => loopback::run(request),
+        Kind::Bridge => bridge::run(request, executed).map(|result| result.map(in_version)),
+        Kind::HostLocal => host_local::run(request).map(|result| result.map(in_version)),
         Kind::Portmap => portmap::run(request),
     }
 }
 
-/// The first half of a DEL: afterwards nothing reaches the namespace, nor leaves it. What it made is still there.
+/// The first half of a DEL: afterwards nothing reaches the namespace, nor leaves it. What ADD made is still there.
 ///
 /// # Errors
 /// What the kernel refuses.
 pub(crate) fn cut(kind: Kind, request: &Request) -> Result<(), Error> {
     match kind {
-        Kind::Loopback | Kind::Bridge | Kind::HostLocal => Ok(()),
+        Kind::Loopback | Kind::HostLocal => Ok(()),
+        Kind::Bridge => bridge::cut(request),
         Kind::Portmap => portmap::cut(request),
     }
+}
+
+/// Makes again what an attachment had in the tables; its result is the request's `prevResult`.
+///
+/// # Errors
+/// What the kernel or the configuration refuse.
+pub(crate) fn restore(kind: Kind, request: &Request) -> Result<(), Error> {
+    match kind {
+        Kind::Loopback | Kind::HostLocal => Ok(()),
+        Kind::Bridge => bridge::restore(request),
+        Kind::Portmap => portmap::run(&Request { command: Command::Add, ..request.clone() }).map(drop),
+    }
+}
+
+/// Whether the tables are there that masquerade and host ports of these addresses stand in.
+///
+/// # Errors
+/// [`Error::Kernel`].
+pub(crate) fn has_tables(addresses: &[IpAddr]) -> Result<bool, Error> {
+    tables::is_installed(addresses.iter().copied())
+}
+
+/// Takes the tables away if nobody has anything in them.
+///
+/// # Errors
+/// [`Error::Kernel`].
+pub(crate) fn clear_tables() -> Result<(), Error> {
+    tables::clear_if_unused()
+}
+
+/// Deletes a bridge that has no port. Returns whether it is gone.
+///
+/// # Errors
+/// [`Error::Kernel`].
+pub(crate) fn clear_bridge(name: &str) -> Result<bool, Error> {
+    let mut socket = link::socket()?;
+    let Some(bridge) = link::find(&mut socket, name)? else { return Ok(true) };
+    let has_port = |link: &link::Link| link.master == Some(bridge.index);
+    if bridge.kind != "bridge" || link::list(&mut socket)?.iter().any(has_port) {
+        return Ok(false);
+    }
+    link::delete(&mut socket, name)
+}
+
+/// The MTU of the link that the host's default route goes by, in bytes; `None` where there is no such route.
+///
+/// # Errors
+/// [`Error::Kernel`].
+pub(crate) fn default_mtu() -> Result<Option<u32>, Error> {
+    route::default_route_mtu(&mut link::socket()?)
 }

@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use cni::{Attachment, BuiltinNetwork, Config, Networks};
+use cni::{Attachment, BuiltinNetwork, Config, Networks, Selection};
 
 /// How long anything here may take before a test gives up.
 pub const SOON: Duration = Duration::from_secs(20);
@@ -74,7 +74,9 @@ impl Node {
             bin_dirs: vec![self.path("bin"), "/usr/lib/cni".into()],
             state_dir: self.path("state"),
             builtin: None,
+            native: false,
             plugin_deadline: SOON,
+            selection: Selection::default(),
         }
     }
 

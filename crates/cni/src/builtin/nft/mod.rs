@@ -4,13 +4,11 @@
 //! entries there are is `tables`' affair.
 
 mod batch;
-mod former;
 mod read;
 mod rule;
 
 pub(super) use batch::Batch;
-pub(super) use former::{Element, has_table, list};
-pub(super) use read::{entries, generation, rules};
+pub(super) use read::{entries, generation, has_table, rules};
 pub(super) use rule::{REGISTER, Rule, Side};
 
 const NFNL_SUBSYS_NFTABLES: u16 = 10;

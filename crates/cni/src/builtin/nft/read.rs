@@ -10,6 +10,8 @@ use super::{
 };
 use crate::builtin::netlink::{DUMP, Message, Socket, attribute, attributes};
 
+const NFT_MSG_GETTABLE: u16 = 1;
+const NFTA_TABLE_NAME: u16 = 1;
 const NFT_MSG_GETRULE: u16 = 7;
 pub(super) const NFT_MSG_GETSETELEM: u16 = 13;
 const NFT_MSG_GETGEN: u16 = 16;
@@ -22,6 +24,17 @@ pub(in crate::builtin) fn generation(socket: &mut Socket) -> io::Result<u32> {
     let number = answers.first().and_then(|answer| attribute(answer, NFGENMSG, NFTA_GEN_ID));
     let number = number.and_then(|number| number.first_chunk()).map(|bytes| u32::from_be_bytes(*bytes));
     number.ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// Whether there is such a table.
+pub(in crate::builtin) fn has_table(socket: &mut Socket, table: &Table) -> io::Result<bool> {
+    let kind = NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETTABLE;
+    let mut message = Message::new(kind, 0, &nfgenmsg(table.family.number(), 0));
+    message.attributes.put_str(NFTA_TABLE_NAME, &table.name);
+    match socket.request(message) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        answer => answer.map(|_| true),
+    }
 }
 
 /// All entries of a map; none where there is no such map.
