@@ -9,10 +9,11 @@ use std::collections::HashSet;
 use std::io;
 use std::net::IpAddr;
 
-use super::link::octets;
+use super::address;
+use super::link::{self, octets};
 use super::netlink::{Attributes, DUMP, Message, Socket, attribute};
 use super::portmap::way::Way;
-use crate::attachment::{PortMapping, Protocol};
+use crate::attachment::Protocol;
 use crate::error::Error;
 
 const NFNL_SUBSYS_CTNETLINK: u16 = 1;
@@ -38,11 +39,6 @@ const CTA_PROTO_SRC_PORT: u16 = 2;
 const CTA_PROTO_DST_PORT: u16 = 3;
 const NFGENMSG: usize = 4;
 
-const RTM_GETADDR: u16 = 22;
-const IFADDRMSG: usize = 8;
-const IFA_ADDRESS: u16 = 1;
-const IFA_LOCAL: u16 = 2;
-
 /// Forgets what goes to the host ports of these ways from before, and not along them. What only passes this host, or goes along
 /// them already, is left alone.
 ///
@@ -55,7 +51,8 @@ pub(super) fn forget_strays(ways: &[Way]) -> Result<(), Error> {
         if ways.is_empty() {
             continue;
         }
-        let host = host_addresses()?;
+        let host = address::list(&mut link::socket()?)?;
+        let host: HashSet<IpAddr> = host.iter().map(|held| held.address.address).collect();
         let ports: HashSet<(u16, Option<IpAddr>)> =
             ways.iter().map(|way| (way.host_port, way.host_ip)).collect();
         let filter = |filter: &mut Attributes| {
@@ -189,42 +186,4 @@ fn forget(
 fn request(kind: u16, flags: u16, v4: bool) -> Message {
     let family = if v4 { 2 } else { 10 };
     Message::new(NFNL_SUBSYS_CTNETLINK << 8 | kind, flags, &[family, 0, 0, 0])
-}
-
-/// The addresses of the host's interfaces.
-fn host_addresses() -> Result<HashSet<IpAddr>, Error> {
-    let message = Message::new(RTM_GETADDR, DUMP, &[0; IFADDRMSG]);
-    let answers = Socket::route().and_then(|mut socket| socket.request(message));
-    let subject = "of the host".to_owned();
-    let answers = answers.map_err(|source| Error::Kernel { action: "list addresses", subject, source })?;
-    let address = |answer: &Vec<u8>| {
-        let raw =
-            attribute(answer, IFADDRMSG, IFA_LOCAL).or_else(|| attribute(answer, IFADDRMSG, IFA_ADDRESS))?;
-        match raw.len() {
-            4 => raw.first_chunk::<4>().map(|bytes| IpAddr::from(*bytes)),
-            _ => raw.first_chunk::<16>().map(|bytes| IpAddr::from(*bytes)),
-        }
-    };
-    Ok(answers.iter().filter_map(address).collect())
-}
-
-/// As `old` has it.
-pub(super) fn forget_ports(mappings: &[PortMapping], pod: &[IpAddr]) -> Result<(), Error> {
-    forget_strays(&ways(mappings, pod))
-}
-
-/// As `old` has it.
-pub(super) fn forget_pod(mappings: &[PortMapping], pod: &[IpAddr]) -> Result<(), Error> {
-    forget_ways(&ways(mappings, pod).into_iter().collect())
-}
-
-fn ways(mappings: &[PortMapping], pod: &[IpAddr]) -> Vec<Way> {
-    let way = |mapping: &PortMapping, pod: IpAddr| Way {
-        protocol: mapping.protocol,
-        host_ip: mapping.host_ip.filter(|host| !host.is_unspecified()),
-        host_port: mapping.host_port,
-        pod,
-        pod_port: mapping.container_port,
-    };
-    mappings.iter().flat_map(|mapping| pod.iter().map(move |pod| way(mapping, *pod))).collect()
 }

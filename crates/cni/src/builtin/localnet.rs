@@ -9,22 +9,19 @@
 use std::io;
 use std::net::IpAddr;
 
-use super::link::octets;
+use super::link::{self, failed, octets};
 use super::netlink::{Message, Socket, attribute, u32_at};
 use super::nft::{Entry, Family, Value};
 use super::sysctl;
 use super::tables::{Map, Placed};
 use crate::error::Error;
 
-const RTM_GETLINK: u16 = 18;
 const RTM_GETROUTE: u16 = 26;
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 const RTA_VIA: u16 = 18;
-const IFLA_IFNAME: u16 = 3;
 const RTMSG: usize = 12;
-const IFINFOMSG: usize = 16;
 /// An interface's name in the tables.
 const IFNAMSIZ: usize = 16;
 const COMMENT: &str = "route_localnet";
@@ -35,21 +32,20 @@ const COMMENT: &str = "route_localnet";
 /// # Errors
 /// [`Error::Kernel`].
 pub(super) fn interface_to(address: IpAddr) -> Result<Option<Placed>, Error> {
-    let found = Socket::route().and_then(|mut socket| {
-        let Some(index) = route(&mut socket, address)? else { return Ok(None) };
-        name(&mut socket, index).map(Some)
+    let mut socket = link::socket()?;
+    let found = route(&mut socket, address).and_then(|index| match index {
+        None => Ok(None),
+        Some(index) => link::with_index(&mut socket, index),
     });
-    match found {
-        Ok(name) => Ok(name.map(|name| placed(&name))),
-        Err(source) => Err(Error::Kernel { action: "find route to", subject: address.to_string(), source }),
-    }
+    let found = found.map_err(|source| failed("find route to", &address.to_string(), source))?;
+    Ok(found.map(|link| placed(&link.name)))
 }
 
 /// The interface that the kernel sends by.
 fn route(socket: &mut Socket, address: IpAddr) -> io::Result<Option<u32>> {
     let destination = octets(address);
     let bits = u8::try_from(destination.len() * 8).unwrap_or(0);
-    let family = if address.is_ipv4() { 2 } else { 10 };
+    let family = if address.is_ipv4() { link::AF_INET } else { link::AF_INET6 };
     let mut message = Message::new(RTM_GETROUTE, 0, &[family, bits, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     message.attributes.put(RTA_DST, &destination);
     let answers = match socket.request(message) {
@@ -64,16 +60,6 @@ fn route(socket: &mut Socket, address: IpAddr) -> io::Result<Option<u32>> {
 fn is_unreachable(error: &io::Error) -> bool {
     let unreachable = [io::ErrorKind::NetworkUnreachable, io::ErrorKind::HostUnreachable];
     unreachable.contains(&error.kind())
-}
-
-fn name(socket: &mut Socket, index: u32) -> io::Result<String> {
-    let mut head = vec![0; IFINFOMSG];
-    head[4..8].copy_from_slice(&index.to_ne_bytes());
-    let answers = socket.request(Message::new(RTM_GETLINK, 0, &head))?;
-    let name = answers.first().and_then(|answer| attribute(answer, IFINFOMSG, IFLA_IFNAME));
-    let name = name.map(|name| name.split(|byte| *byte == 0).next().unwrap_or_default());
-    let name = name.and_then(|name| std::str::from_utf8(name).ok());
-    name.map(str::to_owned).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 fn placed(interface: &str) -> Placed {

@@ -9,8 +9,8 @@
 //! | `backend` | `nftables`, which is what this is |
 //! | `conditionsV4`, `conditionsV6`, `externalSetMarkChain` | iptables' own: not served |
 //!
-//! Unlike the reference plugin, a host port that another pod has is refused: all of the request's are mapped or none. A port of one
-//! address goes before the same port of all.
+//! Unlike the reference plugin, a host port that another pod has is refused: all of the request's are mapped or none. As with
+//! bind(2), the port of one address and that of all are the same port; a pod that has both finds that of the address first.
 //!
 //! Not here: the tables (`tables`), the connections that the kernel remembers (`conntrack`).
 
@@ -72,8 +72,8 @@ pub(super) fn run(request: &Request) -> Result<Option<Value>, Error> {
             withdraw(Owner::left_over(request.network(), &keep), Vec::new()).map(|()| None)
         }
         Command::Status => {
-            let ready = tables::is_installed(None);
-            ready.map_err(|error| Error::NotReady { reason: chain(&error) }).map(|_| None)
+            let usable = tables::probe();
+            usable.map(|()| None).map_err(|error| Error::NotReady { reason: chain(&error) })
         }
     }
 }
@@ -183,6 +183,19 @@ impl Wanted {
     ) -> Result<T, Error> {
         let owner = Owner::of(request).comment();
         let (entries, branches) = self.entries(request, &owner)?;
+        let services = |map| {
+            let here = entries.iter().filter(move |placed| placed.map == map);
+            here.map(|placed| (placed.family, way::service_of(placed))).collect::<HashSet<_>>()
+        };
+        let (of_all, of_one) = (services(Map::Ports), services(Map::PortsOfAddress));
+        let clashes = |placed: &Placed| {
+            let service = (placed.family, way::service_of(placed));
+            match placed.map {
+                Map::Ports => of_one.contains(&service),
+                Map::PortsOfAddress => of_all.contains(&service),
+                Map::Hairpin | Map::Masquerade | Map::Localnet => false,
+            }
+        };
         let ours = |placed: &Placed| self.addresses.iter().any(|cidr| leads_to(placed, cidr.address));
         work(&Wish {
             owner,
@@ -191,6 +204,7 @@ impl Wanted {
             branches,
             // An address has one owner: who had it before is gone, whether it was detached or not.
             stale: &|placed| ours(placed) || localnet::is_gone(placed),
+            clashes: &clashes,
             taken: &taken,
         })
     }

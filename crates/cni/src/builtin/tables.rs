@@ -118,7 +118,9 @@ pub(super) struct Wish<'a> {
     pub(super) branches: Vec<Branch>,
     /// Whether an entry of somebody else is left over, and is to go.
     pub(super) stale: &'a dyn Fn(&Placed) -> bool,
-    /// What to say when somebody else has the key.
+    /// Whether an entry of somebody else can't stand beside these, though its key is another.
+    pub(super) clashes: &'a dyn Fn(&Placed) -> bool,
+    /// What to say when somebody else has such an entry, or one of the keys.
     pub(super) taken: &'a dyn Fn(&Placed) -> Error,
 }
 
@@ -183,6 +185,14 @@ pub(super) fn withdraw(maps: &[Map], of: impl Fn(&str) -> bool) -> Result<(Vec<P
         encode(&mut batch, &plan, &[]);
         Ok((batch, (plan.remove, left)))
     })
+}
+
+/// Sees whether the kernel has nftables at all.
+///
+/// # Errors
+/// [`Error::Kernel`].
+pub(super) fn probe() -> Result<(), Error> {
+    nft::generation(&mut open()?).map(drop).map_err(failed("ask the kernel for nftables table"))
 }
 
 /// Whether the tables of these addresses' families are there as we made them. Whoever flushes a node's rules takes ours along.
@@ -273,7 +283,7 @@ fn plan(found: &[Placed], wish: &Wish<'_>) -> Result<Plan, Error> {
             there.insert(placed);
         } else if placed.entry.comment == wish.owner || (wish.stale)(placed) {
             remove.push(placed.clone());
-        } else if places.contains(&place(placed)) {
+        } else if places.contains(&place(placed)) || (wish.clashes)(placed) {
             return Err((wish.taken)(placed));
         }
     }

@@ -9,7 +9,7 @@ use super::{
     NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_TABLE, NFTA_SET_ELEM_USERDATA, NFTA_VERDICT_CHAIN,
     NFTA_VERDICT_CODE, Rule, Table, Value, comment, nfgenmsg,
 };
-use crate::builtin::netlink::{APPEND, Attributes, CREATE, EXCL, Message, Refused, Socket};
+use crate::builtin::netlink::{APPEND, Attributes, CREATE, EXCL, Message, Socket};
 
 const NFNL_MSG_BATCH_BEGIN: u16 = 16;
 const NFNL_MSG_BATCH_END: u16 = 17;
@@ -203,32 +203,20 @@ impl Batch {
         }
     }
 
-    /// Has the kernel do it. A refusal names the change by its index among those of the batch.
-    pub(in crate::builtin) fn commit(self, socket: &mut Socket) -> Result<(), Refused> {
-        self.send(socket, None)
-    }
-
     /// Has the kernel do it, provided that nothing has changed in any table of the network namespace since that generation;
     /// otherwise it is refused with ERESTART.
-    pub(in crate::builtin) fn commit_at(self, socket: &mut Socket, generation: u32) -> io::Result<()> {
-        self.send(socket, Some(generation)).map_err(io::Error::from)
-    }
-
-    fn send(mut self, socket: &mut Socket, generation: Option<u32>) -> Result<(), Refused> {
+    pub(in crate::builtin) fn commit_at(mut self, socket: &mut Socket, generation: u32) -> io::Result<()> {
         let Some(last) = self.messages.pop() else { return Ok(()) };
         // Only the last is acknowledged: errors are reported unasked.
         self.messages.push(last.acknowledged());
         let frame = |kind| Message::new(kind, 0, &nfgenmsg(0, NFNL_SUBSYS_NFTABLES));
         let mut begin = frame(NFNL_MSG_BATCH_BEGIN);
-        if let Some(generation) = generation {
-            begin.attributes.put_be32(NFNL_BATCH_GENID, generation);
-        }
+        begin.attributes.put_be32(NFNL_BATCH_GENID, generation);
         let mut messages = vec![begin];
         messages.append(&mut self.messages);
         let acknowledged = messages.len() - 1;
         messages.push(frame(NFNL_MSG_BATCH_END));
-        let outcome = socket.exchange_until(&messages, acknowledged);
-        outcome.map(drop).map_err(|refused| Refused { index: refused.index.saturating_sub(1), ..refused })
+        Ok(socket.exchange_until(&messages, acknowledged).map(drop)?)
     }
 }
 

@@ -21,7 +21,6 @@ const NFT_RETURN: i32 = -5;
 const NFT_PAYLOAD_NETWORK_HEADER: u32 = 1;
 const NFT_PAYLOAD_TRANSPORT_HEADER: u32 = 2;
 const NFT_META_IIFNAME: u32 = 6;
-const NFT_META_OIFNAME: u32 = 7;
 const NFT_META_L4PROTO: u32 = 16;
 const NFT_CMP_EQ: u32 = 0;
 const NFT_CMP_NEQ: u32 = 1;
@@ -33,8 +32,6 @@ const NFT_FIB_RESULT_ADDRTYPE: u32 = 3;
 const NFTA_FIB_F_DADDR: u32 = 1 << 1;
 const RTN_LOCAL: u32 = 2;
 const NFT_NAT_DNAT: u32 = 1;
-/// An interface's name in a register.
-const IFNAMSIZ: usize = 16;
 
 /// An address's place in the IP header.
 #[derive(Debug, Clone, Copy)]
@@ -116,22 +113,6 @@ impl Rule {
                 });
             });
         })
-    }
-
-    fn name_is(self, key: u32, name: &str) -> Rule {
-        let mut padded = name.as_bytes().to_vec();
-        padded.resize(IFNAMSIZ, 0);
-        self.meta(key, REGISTER).compare(NFT_CMP_EQ, &padded)
-    }
-
-    /// Came in by that interface.
-    pub(in crate::builtin) fn came_by(self, name: &str) -> Rule {
-        self.name_is(NFT_META_IIFNAME, name)
-    }
-
-    /// Goes out by that interface.
-    pub(in crate::builtin) fn leaves_by(self, name: &str) -> Rule {
-        self.name_is(NFT_META_OIFNAME, name)
     }
 
     fn subnet(self, family: Family, side: Side, prefix: u8) -> Rule {

@@ -13,7 +13,15 @@ fn taken(placed: &Placed) -> Error {
 
 fn wish<'a>(owner: &str, entries: Vec<Placed>, stale: &'a dyn Fn(&Placed) -> bool) -> Wish<'a> {
     let maps = &[Map::Masquerade];
-    Wish { owner: owner.into(), maps, entries, branches: Vec::new(), stale, taken: &taken }
+    Wish {
+        owner: owner.into(),
+        maps,
+        entries,
+        branches: Vec::new(),
+        stale,
+        clashes: &|_| false,
+        taken: &taken,
+    }
 }
 
 fn branch(name: &str) -> (Family, String) {
