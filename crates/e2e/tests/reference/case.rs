@@ -1,0 +1,235 @@
+//! What a case is: a chain of plugins, the steps of its story, and where ours differs on purpose. Not here: the cases
+//! themselves (`cases/`), carrying them out.
+
+use serde_json::Value;
+
+use crate::probe::Question;
+use crate::scratch::Place;
+use crate::side::Side;
+
+/// What Debian's plugins know.
+pub(crate) const ALL_VERSIONS: &[&str] = &["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0"];
+
+/// What is the same in every version is looked at in one.
+pub(crate) const ONE_VERSION: &[&str] = &["1.0.0"];
+
+/// A story that both sides are told.
+#[derive(Debug)]
+pub(crate) struct Case {
+    pub(crate) name: String,
+    /// A chain of plugins, without cniVersion and name. `$DATA` is a directory of the case's own.
+    pub(crate) plugins: Vec<Value>,
+    pub(crate) versions: &'static [&'static str],
+    pub(crate) steps: Vec<Step>,
+    pub(crate) differences: Vec<Difference>,
+    /// Who plays against Debian alone.
+    pub(crate) casts: &'static [Cast],
+}
+
+impl Case {
+    /// A case of one plugin that is added, checked, deleted, and deleted again.
+    pub(crate) fn new(name: impl Into<String>, plugin: Value) -> Case {
+        Case {
+            name: name.into(),
+            plugins: vec![plugin],
+            versions: ONE_VERSION,
+            steps: vec![add(1).into(), check(1).into(), del(1).into(), del(1).into()],
+            differences: Vec::new(),
+            casts: &[OURS],
+        }
+    }
+
+    /// The same of a chain.
+    pub(crate) fn chain(name: impl Into<String>, plugins: &[Value]) -> Case {
+        Case { plugins: plugins.to_vec(), ..Case::new(name, Value::Null) }
+    }
+
+    /// In every version that Debian knows; all that each step leaves is looked at in the newest one, in the others only what
+    /// is left in the end.
+    pub(crate) fn in_all_versions(self) -> Case {
+        Case { versions: ALL_VERSIONS, ..self }
+    }
+
+    /// Another story.
+    pub(crate) fn steps(self, steps: Vec<Step>) -> Case {
+        Case { steps, ..self }
+    }
+
+    /// With something done before its steps.
+    pub(crate) fn after(mut self, place: Place, commands: &'static str) -> Case {
+        self.steps.insert(0, Step::On(place, commands));
+        self
+    }
+
+    /// With others to play against Debian alone.
+    pub(crate) fn casts(self, casts: &'static [Cast]) -> Case {
+        Case { casts, ..self }
+    }
+
+    /// With a difference on purpose at the places whose path begins with `at`, where `*` stands for anything.
+    pub(crate) fn differs(mut self, at: &'static str, reason: &'static str) -> Case {
+        self.differences.push(Difference { at, reason });
+        self
+    }
+}
+
+/// Where ours is not like Debian's, and why.
+#[derive(Debug, Clone)]
+pub(crate) struct Difference {
+    /// `<step> / <path in what it showed>`, `*` standing for anything.
+    pub(crate) at: &'static str,
+    pub(crate) reason: &'static str,
+}
+
+/// Who carries out which command.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Cast {
+    pub(crate) name: &'static str,
+    pub(crate) add: Side,
+    pub(crate) rest: Side,
+}
+
+pub(crate) const DEBIAN: Cast = Cast { name: "Debian's", add: Side::Debian, rest: Side::Debian };
+pub(crate) const OURS: Cast = Cast { name: "ours", add: Side::Ours, rest: Side::Ours };
+/// Either takes over from the other, in time and along the chain.
+pub(crate) const TAKEOVERS: &[Cast] = &[
+    OURS,
+    Cast { name: "ours adds, Debian's takes over", add: Side::Ours, rest: Side::Debian },
+    Cast { name: "Debian's adds, ours takes over", add: Side::Debian, rest: Side::Ours },
+    Cast { name: "Debian's on our addresses", add: Side::DebianOnOurAddresses, rest: Side::DebianOnOurAddresses },
+    Cast { name: "ours on Debian's addresses", add: Side::OursOnDebiansAddresses, rest: Side::OursOnDebiansAddresses },
+];
+
+/// One step of a story.
+#[derive(Debug, Clone)]
+pub(crate) enum Step {
+    /// A call of every plugin of the chain, in its order, or backwards for DEL.
+    Call(Call),
+    /// Commands of a shell, which must end well.
+    On(Place, &'static str),
+    /// Servers on TCP and UDP that answer with their place and the address that they see.
+    Serve(Place, u16),
+    /// Questions to servers, asked at once.
+    Ask(Vec<Question>),
+    /// The end of a namespace, and of what it had on the host.
+    End(Place),
+    /// What is in the firewall of the host for pods.
+    Rules,
+}
+
+impl From<Call> for Step {
+    fn from(call: Call) -> Step {
+        Step::Call(call)
+    }
+}
+
+/// What of a call is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Seen {
+    /// How it ended: what a call that fails leaves until its DEL is nobody's promise.
+    Outcome,
+    /// All that is there afterwards, too.
+    Everything,
+}
+
+/// What is given as prevResult.
+#[derive(Debug, Clone)]
+pub(crate) enum Previous {
+    /// What the specification has: the result of the plugin before for ADD, that of the whole ADD later, from 0.4.0 on.
+    Usual,
+    Nothing,
+    /// For the whole chain, or its first plugin.
+    This(Value),
+}
+
+/// What CNI_NETNS says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Names {
+    Pod,
+    Nothing,
+    NothingThere,
+    AFile,
+}
+
+/// A call of a chain.
+#[derive(Debug, Clone)]
+pub(crate) struct Call {
+    pub(crate) command: &'static str,
+    pub(crate) pod: u8,
+    /// Laid over the configuration of every plugin: null takes a key away, objects are merged.
+    pub(crate) config: Value,
+    /// Variables instead of the usual ones; None: not there at all.
+    pub(crate) environment: Vec<(&'static str, Option<&'static str>)>,
+    pub(crate) netns: Names,
+    pub(crate) previous: Previous,
+    /// Standard input as it is.
+    pub(crate) raw: Option<&'static str>,
+    pub(crate) seen: Seen,
+}
+
+impl Call {
+    fn new(command: &'static str, pod: u8) -> Call {
+        Call {
+            command,
+            pod,
+            config: Value::Null,
+            environment: Vec::new(),
+            netns: Names::Pod,
+            previous: Previous::Usual,
+            raw: None,
+            seen: Seen::Everything,
+        }
+    }
+
+    pub(crate) fn with(self, config: Value) -> Call {
+        Call { config, ..self }
+    }
+
+    pub(crate) fn env(mut self, name: &'static str, value: Option<&'static str>) -> Call {
+        self.environment.push((name, value));
+        self
+    }
+
+    pub(crate) fn args(self, args: &'static str) -> Call {
+        self.env("CNI_ARGS", Some(args))
+    }
+
+    pub(crate) fn as_interface(self, name: &'static str) -> Call {
+        self.env("CNI_IFNAME", Some(name))
+    }
+
+    pub(crate) fn netns(self, netns: Names) -> Call {
+        Call { netns, ..self }
+    }
+
+    pub(crate) fn previous(self, previous: Previous) -> Call {
+        Call { previous, ..self }
+    }
+
+    pub(crate) fn raw(self, raw: &'static str) -> Call {
+        Call { raw: Some(raw), ..self }
+    }
+
+    /// Only how it ends is compared.
+    pub(crate) fn outcome(self) -> Call {
+        Call { seen: Seen::Outcome, ..self }
+    }
+
+    /// What a report calls it.
+    pub(crate) fn name(&self) -> String {
+        format!("{} pod{}", self.command, self.pod)
+    }
+}
+
+pub(crate) fn add(pod: u8) -> Call {
+    Call::new("ADD", pod)
+}
+
+/// CHECK, of which only the outcome is looked at: what it might have changed, the step after it shows.
+pub(crate) fn check(pod: u8) -> Call {
+    Call::new("CHECK", pod).outcome()
+}
+
+pub(crate) fn del(pod: u8) -> Call {
+    Call::new("DEL", pod)
+}
