@@ -10,6 +10,9 @@ use crate::side::Side;
 /// What Debian's plugins know.
 pub(crate) const ALL_VERSIONS: &[&str] = &["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0"];
 
+/// One for each format of results.
+pub(crate) const FORMATS: &[&str] = &["0.2.0", "0.4.0", "1.0.0"];
+
 /// What is the same in every version is looked at in one.
 pub(crate) const ONE_VERSION: &[&str] = &["1.0.0"];
 
@@ -48,6 +51,11 @@ impl Case {
     /// is left in the end.
     pub(crate) fn in_all_versions(self) -> Case {
         Case { versions: ALL_VERSIONS, ..self }
+    }
+
+    /// In every format of results, likewise.
+    pub(crate) fn in_all_formats(self) -> Case {
+        Case { versions: FORMATS, ..self }
     }
 
     /// Another story.
@@ -111,6 +119,10 @@ pub(crate) enum Step {
     Serve(Place, u16),
     /// Questions to servers, asked at once.
     Ask(Vec<Question>),
+    /// A datagram to a group, sent from the first place: whom the second one, which has joined it, sees.
+    Multicast(Place, Place, &'static str),
+    /// Another question by UDP from a port that stays the same, as one flow to the kernel.
+    Flow(Place, &'static str),
     /// The end of a namespace, and of what it had on the host.
     End(Place),
     /// What is in the firewall of the host for pods.

@@ -1,7 +1,7 @@
 //! Traffic as the judge of rules: servers that say who they are and whom they see, and questions to them.
 
 use std::io::{Read, Write};
-use std::net::{Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -56,14 +56,53 @@ impl Question {
 
     fn ask(&self) -> Value {
         let server: SocketAddr = self.to.parse().unwrap();
-        let answer = match self.by {
+        shown(match self.by {
             By::Tcp => ask_tcp(server),
             By::Udp => ask_udp(server),
-        };
-        match answer {
-            Ok(answer) => json!(answer),
-            Err(error) => json!({"no": format!("{:?}", error.kind())}),
+        })
+    }
+}
+
+/// The port that a flow comes from.
+const FLOW: u16 = 7070;
+
+/// Asks by UDP from one port.
+pub(crate) fn flow(server: &str) -> Value {
+    let socket = UdpSocket::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, FLOW))).unwrap();
+    shown(exchange(&socket, server.parse().unwrap()))
+}
+
+/// Sends a datagram to a group from one place: whom another one sees.
+pub(crate) fn multicast(scratch: &Scratch, from: Place, to: Place, group: &str) -> Value {
+    let group: SocketAddr = group.parse().unwrap();
+    let receiver = scratch.existing(to).run(|| {
+        let any = if group.is_ipv4() { "0.0.0.0" } else { "::" };
+        let socket = UdpSocket::bind((any, group.port())).unwrap();
+        match group.ip() {
+            IpAddr::V4(address) => socket.join_multicast_v4(&address, &Ipv4Addr::UNSPECIFIED).unwrap(),
+            IpAddr::V6(address) => socket.join_multicast_v6(&address, index("eth0")).unwrap(),
         }
+        socket.set_read_timeout(Some(e2e::patience(PATIENCE))).unwrap();
+        socket
+    });
+    scratch.existing(from).run(|| {
+        let socket = UdpSocket::bind(if group.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }).unwrap();
+        socket.send_to(b"?", group).unwrap();
+    });
+    shown(receiver.recv_from(&mut [0; 10]).map(|(_, peer)| format!("sees {}", peer.ip())))
+}
+
+/// The number of an interface of the calling thread's namespace.
+fn index(name: &str) -> u32 {
+    let path = format!("ip -o link show {name} | cut -d: -f1");
+    crate::scratch::succeed(&path).trim().parse().unwrap()
+}
+
+fn shown(answer: std::io::Result<String>) -> Value {
+    match answer {
+        Ok(answer) => json!(answer),
+        // Whether a reset, an error or silence says so is a matter of moments.
+        Err(_) => json!("no answer"),
     }
 }
 
@@ -77,7 +116,10 @@ fn ask_tcp(server: SocketAddr) -> std::io::Result<String> {
 }
 
 fn ask_udp(server: SocketAddr) -> std::io::Result<String> {
-    let socket = UdpSocket::bind(if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
+    exchange(&UdpSocket::bind(if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?, server)
+}
+
+fn exchange(socket: &UdpSocket, server: SocketAddr) -> std::io::Result<String> {
     socket.set_read_timeout(Some(e2e::patience(PATIENCE)))?;
     socket.connect(server)?;
     socket.send(b"?")?;

@@ -14,7 +14,6 @@ use crate::names::Names;
 use crate::plugin::{Invocation, invoke};
 use crate::probe::{self, Server};
 use crate::scratch::{Place, Scratch, succeed};
-use crate::side::Side;
 use crate::snapshot;
 
 /// What a step showed.
@@ -40,14 +39,15 @@ struct Stage<'c> {
     names: Names,
     /// By pod and interface.
     results: BTreeMap<(u8, String), Value>,
-    servers: Vec<Server>,
+    servers: Vec<(Place, Server)>,
 }
 
 impl<'c> Stage<'c> {
     fn new(case: &'c Case, version: &'c str, cast: Cast) -> Self {
         let directory = tempfile::Builder::new().prefix("knarr-reference-").tempdir().unwrap();
-        for side in Side::ALL {
-            side.install(directory.path());
+        cast.add.install(directory.path());
+        if cast.rest != cast.add {
+            cast.rest.install(directory.path());
         }
         fs::create_dir(directory.path().join("data")).unwrap();
         fs::write(directory.path().join("file"), "").unwrap();
@@ -67,10 +67,12 @@ impl<'c> Stage<'c> {
             }
             Step::Serve(place, port) => {
                 let server = self.scratch.at(*place).run(|| Server::start(&place.name(), *port));
-                self.servers.push(server);
+                self.servers.push((*place, server));
                 return None;
             }
             Step::Ask(questions) => ("questions".into(), probe::ask(&mut self.scratch, questions)),
+            Step::Multicast(from, to, group) => ("multicast".into(), probe::multicast(&self.scratch, *from, *to, group)),
+            Step::Flow(from, to) => ("flow".into(), self.scratch.at(*from).run(|| probe::flow(to))),
             Step::End(place) => {
                 self.end(*place);
                 return None;
@@ -89,16 +91,24 @@ impl<'c> Stage<'c> {
     fn call(&mut self, call: &Call, seen: Seen) -> Value {
         self.scratch.at(Place::Pod(call.pod));
         let outcomes = self.call_chain(call);
-        let snapshots = self.look(if seen == Seen::Everything { snapshot::take } else { snapshot::links });
-        self.names.learn(&snapshots);
-        let mut shown = json!({"outcome": self.names.plain(&json!(outcomes))});
-        if seen == Seen::Everything {
-            for (place, snapshot) in &snapshots {
-                shown[place.name()] = self.names.comparable(snapshot);
+        if call.command == "ADD" || seen == Seen::Everything {
+            let snapshots = self.look(if seen == Seen::Everything { snapshot::take } else { snapshot::links });
+            self.names.learn(&snapshots);
+            let mut shown = json!({"outcome": self.names.plain(&json!(outcomes))});
+            if seen == Seen::Everything {
+                self.show(&snapshots, &mut shown);
             }
-            shown["files"] = files(&self.directory.path().join("data"));
+            return shown;
         }
-        shown
+        json!({"outcome": self.names.plain(&json!(outcomes))})
+    }
+
+    /// Adds all that is there.
+    fn show(&self, snapshots: &BTreeMap<Place, Value>, shown: &mut Value) {
+        for (place, snapshot) in snapshots {
+            shown[place.name()] = self.names.comparable(snapshot);
+        }
+        shown["files"] = files(&self.directory.path().join("data"));
     }
 
     fn look(&self, take: fn() -> Value) -> BTreeMap<Place, Value> {
@@ -197,6 +207,8 @@ impl<'c> Stage<'c> {
     fn end(&mut self, place: Place) {
         let links = || succeed("ip -o link show type veth | wc -l");
         let before = self.scratch.at(Place::Host).run(links);
+        // A socket holds its namespace.
+        self.servers.retain(|(at, _)| *at != place);
         self.scratch.end(place);
         let give_up = Instant::now() + e2e::patience(Duration::from_secs(20));
         while self.scratch.at(Place::Host).run(links) == before {

@@ -56,16 +56,17 @@ impl Netns {
     }
 }
 
-/// What a host of tests is like before anything is done. Addresses of its own links need no detection of duplicates, which
+/// What a host of tests is like before anything is done. Who asks in vain is told so every time. Addresses of its own links need no detection of duplicates, which
 /// would take a second each; whether it forwards is not for the real host to say.
 const HOST: &str = "ip link set lo up && echo 0 > /proc/sys/net/ipv4/ip_forward &&
-    echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad";
+    echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad &&
+    echo 0 > /proc/sys/net/ipv4/icmp_ratelimit && echo 0 > /proc/sys/net/ipv6/icmp/ratelimit";
 
 /// A link between the host and the world.
 const UPLINK: &str = "ip link add uplink type veth peer name beyond netns $WORLD && ip link set uplink up &&
-    ip address add 192.0.2.1/24 dev uplink && ip address add 2001:db8::1/64 dev uplink";
+    ip address add 192.0.2.1/24 dev uplink && ip address add 2001:db8::1/64 dev uplink nodad";
 const BEYOND: &str = "ip link set beyond up && ip address add 192.0.2.2/24 dev beyond &&
-    ip address add 2001:db8::2/64 dev beyond && ip route add default via 192.0.2.1 &&
+    ip address add 2001:db8::2/64 dev beyond nodad && ip route add default via 192.0.2.1 &&
     ip route add default via 2001:db8::1";
 
 /// The namespaces of a case; the world and the pods come to be when they are first asked for.

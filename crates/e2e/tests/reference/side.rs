@@ -24,9 +24,6 @@ pub(crate) enum Side {
 }
 
 impl Side {
-    pub(crate) const ALL: [Side; 4] =
-        [Side::Debian, Side::Ours, Side::DebianOnOurAddresses, Side::OursOnDebiansAddresses];
-
     /// The name of its directory.
     pub(crate) fn name(self) -> &'static str {
         match self {

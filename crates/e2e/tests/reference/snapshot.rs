@@ -63,11 +63,15 @@ fn ask(questions: &[&str]) -> Vec<Value> {
     answers.unwrap_or_else(|error| panic!("ip: {error}: {}", String::from_utf8_lossy(&output.stdout)))
 }
 
-/// Whether the state of a link that the kernel tells of later has been told.
+/// Whether the state of a link that the kernel tells of later has been told, and its addresses are in use.
 fn rests(link: &Value) -> bool {
     let flags: Vec<&str> = link["flags"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     if !flags.contains(&"UP") {
         return true;
+    }
+    let mut addresses = link["addr_info"].as_array().into_iter().flatten();
+    if addresses.any(|address| address["tentative"] == true && address["scope"] == "global") {
+        return false;
     }
     let carries = flags.contains(&"LOWER_UP");
     let told = link["operstate"].as_str().unwrap_or_default();

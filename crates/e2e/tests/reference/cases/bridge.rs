@@ -35,10 +35,10 @@ fn bridges() -> Vec<Case> {
     vec![
         option("plain", json!({})).in_all_versions(),
         Case::new("bridge: its default name", bridge(json!({"bridge": null, "isGateway": true}))),
-        option("gateway", json!({"isGateway": true})).in_all_versions(),
-        option("default gateway", json!({"isDefaultGateway": true})).in_all_versions(),
+        option("gateway", json!({"isGateway": true})).in_all_formats(),
+        option("default gateway", json!({"isDefaultGateway": true})).in_all_formats(),
         option("both families", dual()),
-        option("both families, gateway", merged(dual(), json!({"isGateway": true}))).in_all_versions(),
+        option("both families, gateway", merged(dual(), json!({"isGateway": true}))).in_all_formats(),
         option("both families, default gateway", merged(dual(), json!({"isDefaultGateway": true, "ipam": {"routes": null}}))),
         option("default gateway, with such a route already", json!({
             "isDefaultGateway": true, "ipam": {"routes": [{"dst": "0.0.0.0/0", "gw": "10.77.0.1"}]},
@@ -59,7 +59,7 @@ fn bridges() -> Vec<Case> {
         }})).steps(vec![add(1).outcome().into(), del(1).outcome().into()]),
         option("promiscuous", json!({"isGateway": true, "promiscMode": true})),
         option("mtu", json!({"isGateway": true, "mtu": 1400})),
-        option("no addresses", json!({"ipam": null})).in_all_versions(),
+        option("no addresses", json!({"ipam": null})).in_all_formats(),
         option("no addresses, empty", json!({"ipam": null})).steps(vec![
             add(1).with(json!({"ipam": {}})).into(), del(1).with(json!({"ipam": {}})).into(),
         ]),
@@ -115,7 +115,7 @@ fn routes() -> Vec<Case> {
     vec![
         option("routes", json!({"isGateway": true, "ipam": {"routes": [
             {"dst": "0.0.0.0/0"}, {"dst": "192.168.0.0/16", "gw": "10.77.0.9"}, {"dst": "10.99.0.1/32"},
-        ]}})).in_all_versions(),
+        ]}})).in_all_formats(),
         option("routes of both families", merged(dual(), json!({"isGateway": true, "ipam": {"routes": [
             {"dst": "::/0"}, {"dst": "fd99::/64", "gw": "fd77::9"}, {"dst": "0.0.0.0/0", "gw": "10.77.0.200"},
         ]}}))),
@@ -129,7 +129,7 @@ fn routes() -> Vec<Case> {
         option("a route of a family without address", json!({"ipam": {"routes": [{"dst": "fd99::/64"}]}})),
         option("dns", json!({"dns": {
             "nameservers": ["10.77.0.53"], "domain": "example.org", "search": ["a.example.org"], "options": ["ndots:5"],
-        }})).in_all_versions(),
+        }})).in_all_formats(),
     ]
 }
 

@@ -79,7 +79,7 @@ fn lives() -> Vec<Case> {
         gateway("added twice").steps(vec![add(1).into(), add(1).outcome().into(), check(1).into(), del(1).into()]),
         gateway("deleted without a result")
             .steps(vec![add(1).into(), del(1).previous(Previous::Nothing).into()])
-            .in_all_versions(),
+            .in_all_formats(),
         gateway("deleted before it was added").steps(vec![del(1).into(), add(1).into(), del(1).into()]),
         gateway("the namespace is gone").steps(vec![
             add(1).into(),

@@ -39,12 +39,12 @@ fn ranges() -> Vec<Case> {
         addresses("all taken", json!({"subnet": "10.77.0.0/30"})).steps(adds(1..=3)),
         addresses("IPv6", json!({"subnet": "fd77::/125"})).steps(adds(1..=9)),
         addresses("IPv6 written long", json!({"subnet": "fd77:0:0:0:0:0:0:0/64", "rangeStart": "fd77:0:0:0:0:0:0:00ff"})).steps(adds(1..=3)),
-        addresses("two families", set(json!([[{"subnet": "10.77.0.0/29"}], [{"subnet": "fd77::/64"}]]))).in_all_versions(),
-        addresses("two subnets at once", set(json!([[{"subnet": "10.77.0.0/29"}], [{"subnet": "10.78.0.0/29"}]]))).in_all_versions(),
+        addresses("two families", set(json!([[{"subnet": "10.77.0.0/29"}], [{"subnet": "fd77::/64"}]]))).in_all_formats(),
+        addresses("two subnets at once", set(json!([[{"subnet": "10.77.0.0/29"}], [{"subnet": "10.78.0.0/29"}]]))).in_all_formats(),
         addresses("one after the other", set(json!([[{"subnet": "10.77.0.0/30"}, {"subnet": "10.78.0.0/30"}]]))).steps(adds(1..=4)),
         addresses("a subnet and ranges", json!({"subnet": "10.77.0.0/29", "ranges": [[{"subnet": "10.78.0.0/29"}]]})),
         addresses("the second is all taken", set(json!([[{"subnet": "10.77.0.0/29"}], [{"subnet": "10.78.0.0/30"}]]))).steps(adds(1..=3)),
-        addresses("routes", json!({"subnet": "10.77.0.0/29", "routes": [{"dst": "0.0.0.0/0"}, {"dst": "10.9.0.0/16", "gw": "10.77.0.6"}]})).in_all_versions(),
+        addresses("routes", json!({"subnet": "10.77.0.0/29", "routes": [{"dst": "0.0.0.0/0"}, {"dst": "10.9.0.0/16", "gw": "10.77.0.6"}]})).in_all_formats(),
         addresses("of the runtime", subnet()).steps(vec![
             here(add(1)).with(json!({"runtimeConfig": {"ipRanges": [[{"subnet": "10.79.0.0/29"}], [{"subnet": "fd79::/64"}]]}})).into(),
             here(add(2)).into(),
@@ -52,7 +52,7 @@ fn ranges() -> Vec<Case> {
         ]),
         addresses("dns", json!({"subnet": "10.77.0.0/29", "resolvConf": "$DATA/resolv.conf"}))
             .after(Place::Host, "printf 'nameserver 10.0.0.53\\n# a word\\nsearch a.example b.example\\ndomain example.org\\noptions ndots:5 attempts:1\\nnameserver fd00::53\\n; more\\nsortlist 1\\n' > $DATA/resolv.conf")
-            .in_all_versions(),
+            .in_all_formats(),
         addresses("dns that isn't there", json!({"subnet": "10.77.0.0/29", "resolvConf": "$DATA/resolv.conf"})),
     ]
 }

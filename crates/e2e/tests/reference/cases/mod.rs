@@ -5,3 +5,5 @@ mod bridge_life;
 mod bridge_refusals;
 mod host_local;
 mod loopback;
+mod masquerade;
+mod portmap;
