@@ -1,7 +1,7 @@
 //! What a case is: a chain of plugins, the steps of its story, and where ours differs on purpose. Not here: the cases
 //! themselves (`cases/`), carrying them out.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::probe::Question;
 use crate::scratch::Place;
@@ -12,6 +12,9 @@ pub(crate) const ALL_VERSIONS: &[&str] = &["0.1.0", "0.2.0", "0.3.0", "0.3.1", "
 
 /// One for each format of results.
 pub(crate) const FORMATS: &[&str] = &["0.2.0", "0.4.0", "1.0.0"];
+
+/// What only ours knows.
+pub(crate) const NEWEST: &str = "1.1.0";
 
 /// What is the same in every version is looked at in one.
 pub(crate) const ONE_VERSION: &[&str] = &["1.0.0"];
@@ -97,16 +100,25 @@ pub(crate) struct Cast {
     pub(crate) rest: Side,
 }
 
-pub(crate) const DEBIAN: Cast = Cast { name: "Debian's", add: Side::Debian, rest: Side::Debian };
-pub(crate) const OURS: Cast = Cast { name: "ours", add: Side::Ours, rest: Side::Ours };
-/// Either takes over from the other, in time and along the chain.
+impl Cast {
+    const fn of(name: &'static str, side: Side) -> Cast {
+        Cast { name, add: side, rest: side }
+    }
+}
+
+pub(crate) const DEBIAN: Cast = Cast::of("Debian's", Side::DEBIAN);
+pub(crate) const OURS: Cast = Cast::of("ours", Side::OURS);
+/// Either takes over from the other, and they share addresses.
 pub(crate) const TAKEOVERS: &[Cast] = &[
     OURS,
-    Cast { name: "ours adds, Debian's takes over", add: Side::Ours, rest: Side::Debian },
-    Cast { name: "Debian's adds, ours takes over", add: Side::Debian, rest: Side::Ours },
-    Cast { name: "Debian's on our addresses", add: Side::DebianOnOurAddresses, rest: Side::DebianOnOurAddresses },
-    Cast { name: "ours on Debian's addresses", add: Side::OursOnDebiansAddresses, rest: Side::OursOnDebiansAddresses },
+    Cast { name: "ours adds, Debian's takes over", add: Side::OURS, rest: Side::DEBIAN },
+    Cast { name: "Debian's adds, ours takes over", add: Side::DEBIAN, rest: Side::OURS },
+    Cast::of("Debian's on our addresses", Side::OUR_ADDRESSES),
+    Cast::of("ours on Debian's addresses", Side::DEBIANS_ADDRESSES),
 ];
+/// Chains of both.
+pub(crate) const MIXED_CHAINS: &[Cast] =
+    &[OURS, Cast::of("our ports after Debian's bridge", Side::OUR_PORTS), Cast::of("Debian's ports after our bridge", Side::DEBIANS_PORTS)];
 
 /// One step of a story.
 #[derive(Debug, Clone)]
@@ -227,9 +239,14 @@ impl Call {
         Call { seen: Seen::Outcome, ..self }
     }
 
+    /// Whether it is about one attachment, which the environment names.
+    pub(crate) fn is_of_an_attachment(&self) -> bool {
+        matches!(self.command, "ADD" | "CHECK" | "DEL")
+    }
+
     /// What a report calls it.
     pub(crate) fn name(&self) -> String {
-        format!("{} pod{}", self.command, self.pod)
+        if self.is_of_an_attachment() { format!("{} pod{}", self.command, self.pod) } else { self.command.into() }
     }
 }
 
@@ -244,4 +261,18 @@ pub(crate) fn check(pod: u8) -> Call {
 
 pub(crate) fn del(pod: u8) -> Call {
     Call::new("DEL", pod)
+}
+
+/// GC with `valid` as what there still is (CNI 1.1.0, section 2, "GC").
+pub(crate) fn gc(valid: &[(&str, &str)]) -> Call {
+    let valid = valid.iter().map(|(container, interface)| json!({"containerID": container, "ifname": interface}));
+    Call::new("GC", 1).with(json!({"cni.dev/valid-attachments": valid.collect::<Vec<_>>()}))
+}
+
+pub(crate) fn status() -> Call {
+    Call::new("STATUS", 1).outcome()
+}
+
+pub(crate) fn version() -> Call {
+    Call::new("VERSION", 1).outcome()
 }

@@ -1,6 +1,6 @@
 //! Traffic as the judge of rules: servers that say who they are and whom they see, and questions to them.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -12,8 +12,10 @@ use serde_json::{Map, Value, json};
 
 use crate::scratch::{Place, Scratch};
 
-/// How long is waited for an answer. Nothing is lost on these links: who doesn't answer at once, won't.
-const PATIENCE: Duration = Duration::from_millis(1500);
+/// How long is waited for an answer. Who is there answers at once, when the machine lets it.
+const PATIENCE: Duration = Duration::from_millis(2400);
+/// How often a datagram is sent that may be lost while addresses are looked up.
+const ATTEMPTS: u32 = 3;
 /// How soon a server ends that is no longer needed.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -120,12 +122,18 @@ fn ask_udp(server: SocketAddr) -> std::io::Result<String> {
 }
 
 fn exchange(socket: &UdpSocket, server: SocketAddr) -> std::io::Result<String> {
-    socket.set_read_timeout(Some(e2e::patience(PATIENCE)))?;
+    socket.set_read_timeout(Some(e2e::patience(PATIENCE) / ATTEMPTS))?;
     socket.connect(server)?;
-    socket.send(b"?")?;
-    let mut buffer = [0; 100];
-    let length = socket.recv(&mut buffer)?;
-    Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
+    let mut answer = Err(ErrorKind::TimedOut.into());
+    for _ in 0..ATTEMPTS {
+        socket.send(b"?")?;
+        let mut buffer = [0; 100];
+        answer = socket.recv(&mut buffer).map(|length| String::from_utf8_lossy(&buffer[..length]).into_owned());
+        if !answer.as_ref().is_err_and(|error| error.kind() == ErrorKind::WouldBlock) {
+            break;
+        }
+    }
+    answer
 }
 
 /// Servers on one port for TCP and UDP, IPv4 and IPv6, until it is dropped.

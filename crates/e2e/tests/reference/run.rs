@@ -84,7 +84,7 @@ impl<'c> Stage<'c> {
 
     /// What of a call is looked at.
     fn looks(&self, number: usize, call: &Call) -> Seen {
-        let is_full = Some(&self.version) == self.case.versions.last() || number == self.case.steps.len();
+        let is_full = self.case.versions.last().is_none_or(|newest| *newest <= self.version) || number == self.case.steps.len();
         if is_full { call.seen } else { Seen::Outcome }
     }
 
@@ -155,7 +155,7 @@ impl<'c> Stage<'c> {
 
     fn invocation(&self, call: &Call, plugin: &Value, previous: Option<&Value>) -> Invocation {
         let side = if call.command == "ADD" { self.cast.add } else { self.cast.rest };
-        let path = self.directory.path().join(side.name());
+        let path = self.directory.path().join(side.name);
         let kind = plugin["type"].as_str().unwrap_or_default();
         let stdin = call.raw.map_or_else(|| self.stdin(call, plugin, previous), str::to_owned);
         Invocation { executable: path.join(kind), environment: self.environment(call, &path), stdin: self.filled_in(&stdin) }
@@ -189,6 +189,9 @@ impl<'c> Stage<'c> {
             ("CNI_PATH", path.to_string_lossy().into_owned()),
         ];
         let mut all: BTreeMap<String, String> = usual.map(|(key, value)| (key.to_owned(), value)).into();
+        if !call.is_of_an_attachment() {
+            all.retain(|key, _| matches!(key.as_str(), "PATH" | "CNI_COMMAND" | "CNI_PATH"));
+        }
         for (key, value) in &call.environment {
             match value {
                 Some(value) => all.insert((*key).to_owned(), (*value).to_owned()),

@@ -10,46 +10,29 @@ const DEBIAN: &str = "/usr/lib/cni";
 /// The types that are ours, too.
 const OURS: [&str; 4] = ["bridge", "host-local", "loopback", "portmap"];
 
-/// Where the executables of a call come from.
+/// Where the executables of a call come from: Debian's but for those that are ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Side {
-    /// The reference: all of Debian's.
-    Debian,
-    /// Ours where we have one, else Debian's.
-    Ours,
-    /// Debian's but for our host-local.
-    DebianOnOurAddresses,
-    /// Ours but for Debian's host-local.
-    OursOnDebiansAddresses,
+pub(crate) struct Side {
+    /// The name of its directory.
+    pub(crate) name: &'static str,
+    ours: &'static [&'static str],
 }
 
 impl Side {
-    /// The name of its directory.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Side::Debian => "debian",
-            Side::Ours => "ours",
-            Side::DebianOnOurAddresses => "debian-on-our-addresses",
-            Side::OursOnDebiansAddresses => "ours-on-debians-addresses",
-        }
-    }
-
-    fn is_ours(self, plugin: &str) -> bool {
-        OURS.contains(&plugin)
-            && match self {
-                Side::Debian => false,
-                Side::Ours => true,
-                Side::DebianOnOurAddresses => plugin == "host-local",
-                Side::OursOnDebiansAddresses => plugin != "host-local",
-            }
-    }
+    /// The reference.
+    pub(crate) const DEBIAN: Side = Side { name: "debian", ours: &[] };
+    pub(crate) const OURS: Side = Side { name: "ours", ours: &OURS };
+    pub(crate) const OUR_ADDRESSES: Side = Side { name: "our-addresses", ours: &["host-local"] };
+    pub(crate) const DEBIANS_ADDRESSES: Side = Side { name: "debians-addresses", ours: &["bridge", "loopback", "portmap"] };
+    pub(crate) const OUR_PORTS: Side = Side { name: "our-ports", ours: &["portmap"] };
+    pub(crate) const DEBIANS_PORTS: Side = Side { name: "debians-ports", ours: &["bridge", "host-local", "loopback"] };
 
     /// Makes its directory below `parent`.
     pub(crate) fn install(self, parent: &Path) {
-        let directory = parent.join(self.name());
+        let directory = parent.join(self.name);
         fs::create_dir(&directory).unwrap();
         for plugin in plugins() {
-            let program = if self.is_ours(&plugin) { ours(&plugin) } else { Path::new(DEBIAN).join(&plugin) };
+            let program = if self.ours.contains(&plugin.as_str()) { ours(&plugin) } else { Path::new(DEBIAN).join(&plugin) };
             symlink(program, directory.join(&plugin)).unwrap();
         }
     }

@@ -30,6 +30,10 @@ const INTERVAL: Duration = Duration::from_millis(5);
 /// What the calling thread's namespace holds, as soon as its links have come to rest.
 pub(crate) fn take() -> Value {
     let mut found = rested(&QUESTIONS);
+    if found["links"].as_array().unwrap().iter().any(|link| link["linkinfo"]["info_data"]["vlan_filtering"] == 1) {
+        let vlans = succeed("bridge -json vlan show");
+        found.insert("vlans".into(), serde_json::from_str(&vlans).unwrap());
+    }
     found.insert("sysctls".into(), sysctls());
     Value::Object(found)
 }

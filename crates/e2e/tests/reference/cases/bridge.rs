@@ -63,6 +63,10 @@ fn bridges() -> Vec<Case> {
         option("no addresses, empty", json!({"ipam": null})).steps(vec![
             add(1).with(json!({"ipam": {}})).into(), del(1).with(json!({"ipam": {}})).into(),
         ]),
+        // Where the kernel knows no VLANs both refuse them.
+        option("a VLAN", json!({"vlan": 100, "preserveDefaultVlan": true, "ipam": null})).steps(vec![add(1).outcome().into(), del(1).into()]),
+        option("a VLAN with a gateway", json!({"vlan": 100, "preserveDefaultVlan": true, "isGateway": true}))
+            .steps(vec![add(1).outcome().into(), add(2).outcome().into(), del(1).into()]),
         option("no addresses, gateway", json!({"isGateway": true, "ipMasq": true, "mtu": 9000, "ipam": null}))
             .steps(vec![add(1).into(), del(1).into()]),
     ]
@@ -71,6 +75,29 @@ fn bridges() -> Vec<Case> {
 pub(crate) fn merged(mut below: Value, above: Value) -> Value {
     crate::run::lay_over(&mut below, &above);
     below
+}
+
+/// What is written in other ways.
+fn writings() -> Vec<Case> {
+    let raw = |name: &str, text: &'static str| option(name, json!({})).steps(vec![add(1).raw(text).into(), del(1).raw(text).into()]);
+    vec![
+        raw("fields in any case", r#"{"cniVersion": "1.0.0", "Name": "reference", "type": "bridge", "BRIDGE": "cni7",
+            "IsGateway": true, "hairpinmode": true, "MTU": 1400,
+            "IPAM": {"Type": "host-local", "datadir": "$DATA", "SUBNET": "10.77.0.0/24", "Routes": [{"Dst": "0.0.0.0/0", "GW": "10.77.0.9"}]}}"#),
+        raw("fields that are null", r#"{"cniVersion": "1.0.0", "name": "reference", "type": "bridge", "bridge": "cni7",
+            "isGateway": null, "mtu": null, "dns": null, "args": null, "runtimeConfig": null, "prevResult": null, "vlan": null,
+            "ipam": {"type": "host-local", "dataDir": "$DATA", "subnet": "10.77.0.0/24", "gateway": null, "routes": null,
+                "ranges": null, "rangeStart": null, "resolvConf": null}}"#),
+        raw("fields unknown", r#"{"cniVersion": "1.0.0", "name": "reference", "type": "bridge", "bridge": "cni7", "colour": [1],
+            "capabilities": {"mac": true}, "args": {"k8s": {"mac": 7}}, "runtimeConfig": {"portMappings": [], "dns": {}},
+            "ipam": {"type": "host-local", "dataDir": "$DATA", "subnet": "10.77.0.0/24", "colour": {}}}"#),
+        raw("a field twice", r#"{"cniVersion": "1.0.0", "name": "reference", "type": "bridge", "bridge": "cni6", "bridge": "cni7",
+            "ipam": {"type": "host-local", "dataDir": "$DATA", "subnet": "10.77.0.0/24"}}"#),
+        raw("an mtu of 0", r#"{"cniVersion": "1.0.0", "name": "reference", "type": "bridge", "bridge": "cni7", "mtu": 0,
+            "ipam": {"type": "host-local", "dataDir": "$DATA", "subnet": "10.77.0.0/24"}}"#),
+        raw("an mtu below 0", r#"{"cniVersion": "1.0.0", "name": "reference", "type": "bridge", "bridge": "cni7", "mtu": -5,
+            "ipam": {"type": "host-local", "dataDir": "$DATA", "subnet": "10.77.0.0/24"}}"#),
+    ]
 }
 
 /// Options of the pod's interface and its port.
@@ -127,6 +154,11 @@ fn routes() -> Vec<Case> {
         option("a route by a gateway out of reach", json!({"ipam": {"routes": [{"dst": "10.99.0.0/24", "gw": "10.5.0.1"}]}}))
             .steps(vec![add(1).outcome().into(), del(1).outcome().into()]),
         option("a route of a family without address", json!({"ipam": {"routes": [{"dst": "fd99::/64"}]}})),
+        option("another allocator", json!({"isGateway": true, "ipam": {
+            "type": "static", "dataDir": null, "subnet": null,
+            "addresses": [{"address": "10.77.0.7/24"}, {"address": "fd77::7/64", "gateway": "fd77::1"}],
+            "routes": [{"dst": "0.0.0.0/0"}], "dns": {"nameservers": ["10.77.0.53"]},
+        }})).differs("* / outcome / 0 / result / dns", "the allocator's dns isn't lost, as upstream has it since 1.4"),
         option("dns", json!({"dns": {
             "nameservers": ["10.77.0.53"], "domain": "example.org", "search": ["a.example.org"], "options": ["ndots:5"],
         }})).in_all_formats(),
@@ -136,6 +168,11 @@ fn routes() -> Vec<Case> {
 #[test]
 fn bridges_are_like_the_reference() {
     hold(&bridges());
+}
+
+#[test]
+fn writings_are_read_like_the_reference() {
+    hold(&writings());
 }
 
 #[test]

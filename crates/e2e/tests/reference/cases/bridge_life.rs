@@ -80,6 +80,13 @@ fn lives() -> Vec<Case> {
         gateway("deleted without a result")
             .steps(vec![add(1).into(), del(1).previous(Previous::Nothing).into()])
             .in_all_formats(),
+        // A route that can't be is found after the address was given.
+        option("an address is given back when it can't be used", json!({"ipam": {"routes": [{"dst": "10.9.0.0/16", "gw": "10.5.0.1"}]}}))
+            .steps(vec![
+                add(1).outcome().into(),
+                Step::On(Place::Host, "test -e $DATA/reference/last_reserved_ip.0 && test ! -e $DATA/reference/10.77.0.2"),
+                del(1).into(),
+            ]),
         gateway("deleted before it was added").steps(vec![del(1).into(), add(1).into(), del(1).into()]),
         gateway("the namespace is gone").steps(vec![
             add(1).into(),

@@ -6,4 +6,5 @@ mod bridge_refusals;
 mod host_local;
 mod loopback;
 mod masquerade;
+mod newest;
 mod portmap;

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::bridge::{bridge, dual, merged};
-use crate::case::{Call, Case, Names, Previous, Step, add, check, del};
+use crate::case::{Call, Case, MIXED_CHAINS, Names, Previous, Step, add, check, del};
 use crate::compare::hold;
 use crate::probe::{By, Question};
 use crate::scratch::Place;
@@ -63,7 +63,7 @@ fn reach(name: &str, portmap: Value, mappings: Value) -> Case {
 
 fn reachable() -> Vec<Case> {
     vec![
-        reach("any address", json!({}), ports(None)),
+        reach("any address", json!({}), ports(None)).casts(MIXED_CHAINS),
         reach("any address of IPv4", json!({}), ports(Some("0.0.0.0"))),
         reach("any address of IPv6", json!({}), ports(Some("::"))),
         reach("one address", json!({}), ports(Some("192.0.2.9"))),
@@ -114,6 +114,10 @@ fn lives() -> Vec<Case> {
         chain("deleted twice", json!({})).steps(vec![
             mapped(add(1), both()).outcome().into(), mapped(del(1), both()).outcome().into(),
             mapped(del(1), both()).outcome().into(), Step::Rules,
+        ]),
+        chain("SCTP", json!({})).steps(vec![
+            mapped(add(1), json!([{"hostPort": 8080, "containerPort": 7000, "protocol": "sctp"}])).outcome().into(),
+            mapped(del(1), json!([{"hostPort": 8080, "containerPort": 7000, "protocol": "sctp"}])).outcome().into(), Step::Rules,
         ]),
         chain("deleted before it was added", json!({})).steps(vec![mapped(del(1), both()).outcome().into(), Step::Rules]),
         chain("the namespace is gone", json!({})).steps(vec![
