@@ -4,61 +4,64 @@
 //! |---|---|
 //! | check the request, find a network and its plugins | nothing to undo |
 //! | journal the intent | nothing to undo |
-//! | run the chain, or the built-in network | DEL of all of it; the record goes if that succeeds |
+//! | run the chain | DEL of all of it; the record goes if that succeeds |
 //! | journal the result | the same |
 //!
 //! | step of DEL | on failure |
 //! |---|---|
-//! | run the chain backwards, or cut off from the built-in network | go on to the end; the record stays |
-//! | delete what the kernel takes its time for (behind the answer) | the record stays |
+//! | cut off, if all of the chain is served in-process; else run it backwards | go on to the end; the record stays |
+//! | run it backwards (behind the answer) | the record stays |
 //! | remove the record | |
 //!
 //! A record that is left says what is still to be undone; the next DEL or collection tries again. Which plugin runs when is
 //! `network`'s affair.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{OwnedRwLockReadGuard, RwLock, watch};
-use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::attachment::{Attachment, AttachmentId};
-use crate::builtin::{Builtin, BuiltinNetwork, Published};
+use crate::builtin_network::BuiltinNetwork;
 use crate::cache::{Journal, Record, Via};
+use crate::carrier::{Carrier, Means};
 use crate::claim::Claim;
-use crate::conf;
-use crate::engine::{Engine, blocking, result_of};
+use crate::conf::{self, NetworkConf};
 use crate::error::{Error, chain};
+use crate::ground::Ground;
 use crate::locks::{Lock, Locks};
-use crate::network;
+use crate::network::{self, Chain, normalised};
 use crate::networks::{Added, Config};
 use crate::plugin::Runner;
 use crate::readiness::{Readiness, Status};
+use crate::result::NetworkResult;
+use crate::version::Version;
 
-/// How long the ground of the built-in network outlives its last pod: it takes longer to make and to take away than all of
-/// a pod's share.
-const LINGER: Duration = Duration::from_secs(3);
+/// How long mending the tables waits for an attachment that something is being done to.
+const MEND_PATIENCE: Duration = Duration::from_secs(2);
 
 /// All attachments of a node.
 #[derive(Debug)]
 pub(crate) struct Attachments {
-    state_dir: PathBuf,
+    /// Where the built-in network keeps its addresses.
+    addresses: PathBuf,
     configured: Configured,
-    runner: Runner,
+    /// For networks as they are configured now.
+    carrier: Carrier,
     journal: Journal,
     locks: Arc<Locks>,
     /// Taken for writing by GC, which must not meet an ADD or a DEL (SPEC.md section 3, "Garbage-collecting").
     quiet: Arc<RwLock<()>>,
-    /// By bridge: the configured one, and those that attachments of an earlier configuration are still on.
-    builtins: Mutex<HashMap<String, Arc<Builtin>>>,
+    ground: Arc<Ground>,
+    /// Held while the tables are mended.
+    mending: tokio::sync::Mutex<()>,
     /// Those whose DEL has been answered, and is being finished.
     leaving: Mutex<HashSet<AttachmentId>>,
     /// How many are.
     behind: watch::Sender<usize>,
-    /// Waits until the ground of a built-in network may go; given up with us.
-    lingering: Mutex<JoinSet<()>>,
 }
 
 #[derive(Debug)]
@@ -67,9 +70,16 @@ enum Configured {
     Directory(Readiness),
 }
 
+/// A network, and how its plugins are carried out.
+#[derive(Debug, Clone)]
+struct Served {
+    conf: Arc<NetworkConf>,
+    carrier: Carrier,
+}
+
 /// The second half of a DEL, with the right to it.
 struct Remainder {
-    engine: Engine,
+    served: Served,
     record: Record,
     lock: Lock,
     busy: OwnedRwLockReadGuard<()>,
@@ -83,26 +93,31 @@ impl Attachments {
     pub(crate) fn open(config: Config) -> Result<Attachments, Error> {
         let journal = Journal::open(config.state_dir.join("attachments"))?;
         let runner = Runner { bin_dirs: config.bin_dirs.clone(), deadline: config.plugin_deadline };
-        let state_dir = config.state_dir.clone();
+        let native = config.native || config.builtin.is_some();
+        let carrier = Carrier { runner, means: if native { Means::Native } else { Means::Executed } };
+        let quiet = Arc::default();
+        let ground = Arc::new(Ground::new(Arc::clone(&quiet)));
+        let addresses = config.state_dir.join("addresses");
         let configured = match config.builtin.clone() {
             Some(builtin) => {
                 builtin.check()?;
                 let claim = Claim::take(&builtin.bridge)?;
+                ground.own_bridge(&builtin.bridge);
                 Configured::Builtin(builtin, claim)
             }
-            None => Configured::Directory(Readiness::open(config, runner.clone())?),
+            None => Configured::Directory(Readiness::open(config, carrier.clone())?),
         };
         Ok(Attachments {
-            state_dir,
+            addresses,
             configured,
-            runner,
+            carrier,
             journal,
             locks: Arc::default(),
-            quiet: Arc::default(),
-            builtins: Mutex::default(),
+            quiet,
+            ground,
+            mending: tokio::sync::Mutex::default(),
             leaving: Mutex::default(),
             behind: watch::Sender::new(0),
-            lingering: Mutex::default(),
         })
     }
 
@@ -131,15 +146,27 @@ impl Attachments {
             record.attachment.netns = namespace(attachment.netns.as_deref());
             self.detach(&record).await?;
         }
-        let (engine, network, via) = self.engine()?;
-        let mut record = Record::intent(&network, attachment, via);
+        let (served, via) = self.served().await?;
+        let native = served.carrier.means == Means::Native;
+        let mut record = Record::intent(&served.conf.name, attachment, via, native);
         self.journal.store(&record)?;
-        let outcome = engine.add(&self.runner, attachment).await.and_then(|raw| {
+        if native {
+            self.ground.arrive();
+            self.mend_if_flushed().await;
+        }
+        let chain = Chain { conf: &served.conf, carrier: &served.carrier, attachment };
+        let outcome = chain.add().await.and_then(|raw| {
             record.result = Some(raw);
             self.journal.store(&record)
         });
         match outcome {
-            Ok(()) => Ok(added(&record)),
+            Ok(()) => {
+                let added = added(&record);
+                if native && uses_tables(&record, &served.conf) {
+                    self.ground.lay(&added.ips);
+                }
+                Ok(added)
+            }
             Err(failure) => Err(self.undo(&record, failure).await),
         }
     }
@@ -162,28 +189,28 @@ impl Attachments {
         let busy = Arc::clone(&self.quiet).read_owned().await;
         let Some(mut record) = self.journal.load(&id)? else { return Ok(()) };
         record.attachment.netns = namespace(attachment.netns.as_deref());
-        let engine = self.engine_of(&record).map_err(|error| detach_failed(&id, vec![error]))?;
-        let complete = self.cut(&engine, &record).await?;
-        if complete && !engine.has_remainder() {
-            return self.journal.remove(&id);
+        let served = self.served_as(&record).map_err(|error| detach_failed(&id, vec![error]))?;
+        if !served.is_native_throughout() {
+            return self.remove(&served, &record).await;
+        }
+        let cut = served.chain(&record.attachment).cut(record.result.as_ref()).await;
+        if !cut.is_empty() {
+            return Err(detach_failed(&id, cut));
         }
         record.detached = true;
         self.journal.store(&record)?;
-        if !complete {
-            return Ok(());
-        }
         locked(&self.leaving).insert(id);
         self.behind.send_modify(|count| *count += 1);
-        let (attachments, remainder) = (Arc::clone(self), Remainder { engine, record, lock, busy });
+        let (attachments, remainder) = (Arc::clone(self), Remainder { served, record, lock, busy });
         // Ends by itself; `settle` waits for it.
         tokio::spawn(async move { attachments.finish(remainder).await });
         Ok(())
     }
 
     async fn finish(&self, remainder: Remainder) {
-        let Remainder { engine, record, lock, busy } = remainder;
+        let Remainder { served, record, lock, busy } = remainder;
         let id = record.attachment.id();
-        if let Err(error) = self.remove(&engine, &record).await {
+        if let Err(error) = self.remove(&served, &record).await {
             // The record is left, and the next collection tries again.
             let (container, ifname) = (&id.container_id, &id.ifname);
             tracing::warn!(
@@ -197,62 +224,94 @@ impl Attachments {
         locked(&self.leaving).remove(&id);
         drop(lock);
         self.behind.send_modify(|count| *count -= 1);
-        if let Engine::Builtin(builtin) = engine {
-            self.linger(builtin);
-        }
-    }
-
-    fn linger(&self, builtin: Arc<Builtin>) {
-        let Some(idle) = builtin.idle_since() else { return };
-        let mut lingering = locked(&self.lingering);
-        while lingering.try_join_next().is_some() {}
-        lingering.spawn(async move {
-            tokio::time::sleep(LINGER).await;
-            if let Err(error) = blocking(move || builtin.clear(idle)).await {
-                tracing::warn!(error = chain(&error), "the built-in network couldn't be taken away");
-            }
-        });
     }
 
     /// See [`crate::Networks::settle`].
     pub(crate) async fn settle(&self) -> Result<(), Error> {
         // The sender is ours, so that the wait can't fail.
         let _ = self.behind.subscribe().wait_for(|count| *count == 0).await;
-        let builtins: Vec<Arc<Builtin>> = locked(&self.builtins).values().cloned().collect();
-        let mut failures = Vec::new();
-        for builtin in builtins {
-            if let Some(idle) = builtin.idle_since() {
-                failures.extend(blocking(move || builtin.clear(idle)).await.err());
-            }
-        }
+        let _quiet = self.quiet.write().await;
+        let failures = self.clear_ground().await;
         if failures.is_empty() { Ok(()) } else { Err(Error::Collect { failures }) }
+    }
+
+    /// While nobody comes or goes.
+    async fn clear_ground(&self) -> Vec<Error> {
+        if self.carrier.means == Means::Native { self.ground.clear().await } else { Vec::new() }
     }
 
     /// Undoes what a record stands for, as far as possible; the record goes when nothing is left to undo.
     async fn detach(&self, record: &Record) -> Result<(), Error> {
-        let engine =
-            self.engine_of(record).map_err(|error| detach_failed(&record.attachment.id(), vec![error]))?;
-        if self.cut(&engine, record).await? { self.remove(&engine, record).await } else { Ok(()) }
+        let served = self.served_as(record);
+        let served = served.map_err(|error| detach_failed(&record.attachment.id(), vec![error]))?;
+        self.remove(&served, record).await
     }
 
-    /// The first half. Returns whether the second may follow: what only a missing plugin could undo is put off.
-    async fn cut(&self, engine: &Engine, record: &Record) -> Result<bool, Error> {
+    /// The whole DEL, to the end. What only a missing plugin could undo is put off to the next.
+    async fn remove(&self, served: &Served, record: &Record) -> Result<(), Error> {
         let id = record.attachment.id();
-        let failures = engine.cut(&self.runner, record).await;
+        let failures = served.chain(&record.attachment).del(record.result.as_ref()).await;
+        if served.carrier.means == Means::Native {
+            self.ground.leave();
+        }
         for failure in &failures {
             let (container, ifname) = (&id.container_id, &id.ifname);
             tracing::warn!(container, ifname, error = chain(failure), "a step of detaching failed");
         }
+        if failures.is_empty() {
+            return self.journal.remove(&id);
+        }
         if failures.iter().all(|failure| matches!(failure, Error::PluginMissing { .. })) {
-            return Ok(failures.is_empty());
+            let mut left = record.clone();
+            left.detached = true;
+            return self.journal.store(&left);
         }
         Err(detach_failed(&id, failures))
     }
 
-    /// The second half.
-    async fn remove(&self, engine: &Engine, record: &Record) -> Result<(), Error> {
-        engine.remove(record).await?;
-        self.journal.remove(&record.attachment.id())
+    /// Makes again what somebody took away with the tables (`nft flush ruleset`) of those who are attached. A failure is
+    /// theirs, not of whoever comes by.
+    async fn mend_if_flushed(&self) {
+        let _mending = self.mending.lock().await;
+        let failures = match self.ground.is_flushed().await {
+            Ok(false) => return,
+            Ok(true) => self.mend().await,
+            Err(error) => vec![error],
+        };
+        for error in failures {
+            tracing::warn!(error = chain(&error), "an attachment's entries in the tables can't be made anew");
+        }
+    }
+
+    async fn mend(&self) -> Vec<Error> {
+        let ids = match self.journal.ids() {
+            Ok(ids) => ids,
+            Err(error) => return vec![error],
+        };
+        tracing::info!("the nftables tables were taken away or are of a former daemon: they are made anew");
+        let mut failures = Vec::new();
+        for id in ids {
+            // Who is being attached or detached sees to its own.
+            let Ok(_lock) = timeout(MEND_PATIENCE, self.locks.lock(id.clone())).await else { continue };
+            match self.mend_one(&id).await {
+                Ok(failed) => failures.extend(failed),
+                Err(error) => failures.push(error),
+            }
+        }
+        failures
+    }
+
+    async fn mend_one(&self, id: &AttachmentId) -> Result<Vec<Error>, Error> {
+        let Some(record) = self.journal.load(id)?.filter(Record::is_attached) else { return Ok(Vec::new()) };
+        let served = self.served_as(&record)?;
+        let (Some(result), true) = (&record.result, uses_tables(&record, &served.conf)) else {
+            return Ok(Vec::new());
+        };
+        if served.carrier.means == Means::Executed {
+            return Ok(Vec::new());
+        }
+        self.ground.lay(&added(&record).ips);
+        Ok(served.chain(&record.attachment).restore(result).await)
     }
 
     /// See [`crate::Networks::check`].
@@ -266,7 +325,8 @@ impl Attachments {
             return Err(Error::NotAttached { container_id, ifname });
         };
         record.attachment.netns = namespace(attachment.netns.as_deref());
-        self.engine_of(&record)?.check(&self.runner, &record).await
+        let served = self.served_as(&record)?;
+        served.chain(&record.attachment).check(record.result.as_ref()).await
     }
 
     /// See [`crate::Networks::gc`].
@@ -276,6 +336,11 @@ impl Attachments {
     ) -> Result<(), Error> {
         let recorded = self.journal.ids()?;
         let kept = self.kept(recorded.clone(), &valid())?;
+        if !kept.is_empty() && self.carrier.means == Means::Native {
+            // Of those whom a former daemon attached, nobody has told yet whether they have entries in the tables.
+            self.lay_for(&kept)?;
+            self.mend_if_flushed().await;
+        }
         let mut failures = Vec::new();
         for id in recorded.into_iter().filter(|id| !kept.contains(id)) {
             failures.extend(self.collect(id).await.err());
@@ -286,6 +351,17 @@ impl Attachments {
             failures.extend(self.collect_unrecorded(&kept).await);
         }
         if failures.is_empty() { Ok(()) } else { Err(Error::Collect { failures }) }
+    }
+
+    fn lay_for(&self, kept: &[AttachmentId]) -> Result<(), Error> {
+        for id in kept {
+            let Some(record) = self.journal.load(id)?.filter(Record::is_attached) else { continue };
+            let served = self.served_as(&record)?;
+            if served.carrier.means == Means::Native && uses_tables(&record, &served.conf) {
+                self.ground.lay(&added(&record).ips);
+            }
+        }
+        Ok(())
     }
 
     /// Those of the recorded attachments that are valid and not half detached.
@@ -316,64 +392,76 @@ impl Attachments {
         }
     }
 
+    /// While nobody comes or goes.
     async fn collect_unrecorded(&self, kept: &[AttachmentId]) -> Vec<Error> {
-        match &self.configured {
-            Configured::Directory(readiness) => match readiness.loaded() {
-                Some(conf) => network::gc(&conf, &self.runner, kept).await,
-                None => Vec::new(),
+        let conf = match &self.configured {
+            Configured::Directory(readiness) => readiness.loaded(),
+            Configured::Builtin(settings, _) => match settings.conf(&self.addresses, None) {
+                Ok(conf) => Some(Arc::new(conf)),
+                Err(error) => return vec![error],
             },
-            Configured::Builtin(settings, _) => {
-                let (builtin, kept) = match self.builtin(settings) {
-                    Ok(builtin) => (builtin, kept.iter().cloned().collect()),
-                    Err(error) => return vec![error],
-                };
-                let collected = tokio::task::spawn_blocking(move || builtin.collect(&kept)).await;
-                collected.unwrap_or_else(|_| vec![Error::CutShort])
-            }
-        }
+        };
+        let mut failures = match conf {
+            Some(conf) => network::gc(&conf, &self.carrier, kept).await,
+            None => Vec::new(),
+        };
+        failures.extend(self.clear_ground().await);
+        failures
     }
 
-    /// Who would serve a new attachment, in which network, and what a record needs to find them again.
-    fn engine(&self) -> Result<(Engine, String, Via), Error> {
+    /// Who would serve a new attachment, and what a record needs to find them again.
+    async fn served(&self) -> Result<(Served, Via), Error> {
+        let carrier = self.carrier.clone();
         match &self.configured {
             Configured::Builtin(settings, _) => {
-                let engine = Engine::Builtin(self.builtin(settings)?);
-                Ok((engine, settings.name.clone(), Via::Builtin(settings.clone())))
+                let mtu = if settings.mtu.is_none() { self.ground.mtu().await? } else { None };
+                let conf = Arc::new(settings.conf(&self.addresses, mtu)?);
+                Ok((Served { conf, carrier }, Via::Builtin(settings.clone())))
             }
             Configured::Directory(readiness) => {
                 let conf = readiness.network()?;
-                let (network, via) = (conf.name.clone(), Via::Chain(conf.to_value()));
-                Ok((Engine::Chain(conf), network, via))
+                let via = Via::Chain(conf.to_value());
+                Ok((Served { conf, carrier }, via))
             }
         }
     }
 
-    fn engine_of(&self, record: &Record) -> Result<Engine, Error> {
-        match &record.via {
-            Via::Builtin(settings) => Ok(Engine::Builtin(self.builtin(settings)?)),
-            Via::Chain(value) => Ok(Engine::Chain(Arc::new(conf::parse(Path::new(&record.network), value)?))),
-        }
+    fn served_as(&self, record: &Record) -> Result<Served, Error> {
+        let (conf, means) = match &record.via {
+            Via::Builtin(settings) => {
+                self.ground.own_bridge(&settings.bridge);
+                (settings.conf(&self.addresses, None)?, Means::Native)
+            }
+            Via::Chain(value) => {
+                let means = if record.native { Means::Native } else { Means::Executed };
+                (conf::parse(Path::new(&record.network), value)?, means)
+            }
+        };
+        Ok(Served { conf: Arc::new(conf), carrier: self.carrier.by(means) })
+    }
+}
+
+impl Served {
+    fn chain<'a>(&'a self, attachment: &'a Attachment) -> Chain<'a> {
+        Chain { conf: &self.conf, carrier: &self.carrier, attachment }
     }
 
-    fn builtin(&self, settings: &BuiltinNetwork) -> Result<Arc<Builtin>, Error> {
-        let mut builtins = locked(&self.builtins);
-        if let Some(builtin) = builtins.get(&settings.bridge) {
-            return Ok(Arc::clone(builtin));
-        }
-        let on_bridge =
-            |record: &Record| matches!(&record.via, Via::Builtin(of) if of.bridge == settings.bridge);
-        let mut users = HashMap::new();
-        for id in self.journal.ids()? {
-            if let Some(record) = self.journal.load(&id)?.filter(|record| on_bridge(record)) {
-                let addresses = result_of(&record).unwrap_or_default().addresses();
-                let mappings = record.attachment.port_mappings;
-                users.insert(id, Published { mappings, addresses });
-            }
-        }
-        let builtin = Arc::new(Builtin::open(settings.clone(), &self.state_dir, users)?);
-        builtins.insert(settings.bridge.clone(), Arc::clone(&builtin));
-        Ok(builtin)
+    /// Whether nothing of it is executed, so that its end can be told apart from its cutting off.
+    fn is_native_throughout(&self) -> bool {
+        self.conf.plugins.iter().all(|plugin| self.carrier.serves(plugin))
     }
+}
+
+/// Whether an attachment that is served in-process has entries in the tables.
+fn uses_tables(record: &Record, conf: &NetworkConf) -> bool {
+    let masquerades = |field: &serde_json::Value| field.as_bool() == Some(true);
+    let masquerades = conf.plugins.iter().any(|plugin| plugin.fields.get("ipMasq").is_some_and(masquerades));
+    masquerades || !record.attachment.port_mappings.is_empty()
+}
+
+/// What came of a record's ADD, in the form of 1.1.0. It was understood once before, when it was printed.
+fn result_of(record: &Record) -> Option<NetworkResult> {
+    record.result.as_ref().map(|raw| normalised(raw, Version::V1_1_0))
 }
 
 fn added(record: &Record) -> Added {

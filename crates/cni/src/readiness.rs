@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
+use crate::carrier::Carrier;
 use crate::conf::{self, NetworkConf};
 use crate::error::{Error, chain};
 use crate::network;
 use crate::networks::Config;
-use crate::plugin::Runner;
 use crate::watch::Watch;
 
 /// An answer of STATUS is old after this; kubelet asks every five seconds or so.
@@ -47,7 +47,7 @@ pub(crate) struct Readiness {
 #[derive(Debug)]
 struct Shared {
     config: Config,
-    runner: Runner,
+    carrier: Carrier,
     runtime: Handle,
     now: Mutex<Now>,
 }
@@ -72,12 +72,12 @@ impl Readiness {
     ///
     /// # Errors
     /// [`Error::Watch`].
-    pub(crate) fn open(config: Config, runner: Runner) -> Result<Readiness, Error> {
+    pub(crate) fn open(config: Config, carrier: Carrier) -> Result<Readiness, Error> {
         let dirs = std::iter::once(&config.conf_dir).chain(&config.bin_dirs).cloned().collect();
         let watch = Watch::new(dirs)?;
         let status = Status::NotReady { reason: "no network configuration has been loaded yet".into() };
         let now = Mutex::new(Now { conf: None, status, asked: Asked::Never });
-        let shared = Arc::new(Shared { config, runner, runtime: Handle::current(), now });
+        let shared = Arc::new(Shared { config, carrier, runtime: Handle::current(), now });
         shared.load();
         let watcher = tokio::spawn(follow(Arc::clone(&shared), watch));
         Ok(Readiness { shared, watcher })
@@ -105,7 +105,7 @@ impl Readiness {
             }
         };
         // STATUS may lag behind; the plugins themselves say no better than their last answer does.
-        network::find_plugins(&conf, &self.shared.runner)?;
+        network::find_plugins(&conf, &self.shared.carrier)?;
         Ok(conf)
     }
 
@@ -143,7 +143,7 @@ impl Shared {
         let dir = &self.config.conf_dir;
         let (conf, problem) = match conf::load_dir(dir) {
             Ok(Some((_, conf))) => {
-                let problem = network::find_plugins(&conf, &self.runner).err();
+                let problem = network::find_plugins(&conf, &self.carrier).err();
                 let problem = problem.map(|error| format!("network '{}': {error}", conf.name));
                 (Some(Arc::new(conf)), problem)
             }
@@ -194,7 +194,7 @@ impl Shared {
         let shared = Arc::clone(self);
         // Its own deadline ends it; nobody waits for it.
         self.runtime.spawn(async move {
-            let outcome = network::status(&conf, &shared.runner).await;
+            let outcome = network::status(&conf, &shared.carrier).await;
             shared.answered(&conf, outcome);
         });
     }

@@ -74,6 +74,8 @@ pub(crate) struct SecurityConfig {
 pub(crate) struct NetworkConfig {
     /// How long a single CNI plugin may take, in seconds.
     pub(crate) plugin_deadline: u64,
+    /// Whether `bridge`, `host-local` and `portmap` in CNI configuration files are served in-process rather than executed.
+    pub(crate) native: bool,
     /// Off unless asked for.
     pub(crate) builtin: bool,
     /// The bridge's name: at most 15 bytes (IFNAMSIZ less its end).
@@ -194,6 +196,7 @@ impl Default for NetworkConfig {
     fn default() -> Self {
         Self {
             plugin_deadline: cni::Config::PLUGIN_DEADLINE.as_secs(),
+            native: false,
             builtin: false,
             bridge: "knarr0".into(),
             subnets: vec!["10.88.0.0/16".into()],

@@ -193,6 +193,7 @@ fn network_config(config: &Config) -> Result<cni::Config, ServeError> {
         bin_dirs: config.cni_bin_dir.clone(),
         state_dir: config.root.join("networks"),
         builtin: config.network.enabled()?,
+        native: config.network.native,
         plugin_deadline: Duration::from_secs(config.network.plugin_deadline),
     })
 }
