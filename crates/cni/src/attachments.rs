@@ -16,32 +16,33 @@
 //! A record that is left says what is still to be undone; the next DEL or collection tries again. Which plugin runs when is
 //! `network`'s affair.
 
+mod mend;
+
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use tokio::sync::{OwnedRwLockReadGuard, RwLock, watch};
-use tokio::time::timeout;
 
 use crate::attachment::{Attachment, AttachmentId};
 use crate::builtin_network::BuiltinNetwork;
 use crate::cache::{Journal, Record, Via};
 use crate::carrier::{Carrier, Means};
 use crate::claim::Claim;
-use crate::conf::{self, NetworkConf};
+use crate::directories::Directories;
 use crate::error::{Error, chain};
 use crate::ground::Ground;
 use crate::locks::{Lock, Locks};
-use crate::network::{self, Chain, normalised};
+use crate::network::{self, normalised};
 use crate::networks::{Added, Config};
 use crate::plugin::Runner;
-use crate::readiness::{Readiness, Status};
+use crate::readiness::Status;
 use crate::result::NetworkResult;
+use crate::served::{Chosen, Served};
 use crate::version::Version;
 
-/// How long mending the tables waits for an attachment that something is being done to.
-const MEND_PATIENCE: Duration = Duration::from_secs(2);
+/// Said where there is neither a directory nor a built-in network.
+const NOTHING: &str = "no network is configured";
 
 /// All attachments of a node.
 #[derive(Debug)]
@@ -49,6 +50,7 @@ pub(crate) struct Attachments {
     /// Where the built-in network keeps its addresses.
     addresses: PathBuf,
     configured: Configured,
+    directories: Directories,
     /// For networks as they are configured now.
     carrier: Carrier,
     journal: Journal,
@@ -67,15 +69,13 @@ pub(crate) struct Attachments {
 #[derive(Debug)]
 enum Configured {
     Builtin(BuiltinNetwork, #[expect(dead_code, reason = "held, not used")] Claim),
-    Directory(Readiness),
+    Directory,
 }
 
-/// A network, and how its plugins are carried out.
-#[derive(Debug, Clone)]
-struct Served {
-    conf: Arc<NetworkConf>,
-    carrier: Carrier,
-}
+/// Tells which attachments are valid at the moment of asking.
+pub(crate) type Valid<'a> = &'a (dyn Fn() -> IsValid + Send + Sync);
+/// Whether an attachment was valid when that was asked.
+pub(crate) type IsValid = Box<dyn Fn(&AttachmentId) -> bool + Send>;
 
 /// The second half of a DEL, with the right to it.
 struct Remainder {
@@ -93,8 +93,7 @@ impl Attachments {
     pub(crate) fn open(config: Config) -> Result<Attachments, Error> {
         let journal = Journal::open(config.state_dir.join("attachments"))?;
         let runner = Runner { bin_dirs: config.bin_dirs.clone(), deadline: config.plugin_deadline };
-        let native = config.native || config.builtin.is_some();
-        let carrier = Carrier { runner, means: if native { Means::Native } else { Means::Executed } };
+        let carrier = Carrier { runner, means: if config.native { Means::Native } else { Means::Executed } };
         let quiet = Arc::default();
         let ground = Arc::new(Ground::new(Arc::clone(&quiet)));
         let addresses = config.state_dir.join("addresses");
@@ -105,11 +104,13 @@ impl Attachments {
                 ground.own_bridge(&builtin.bridge);
                 Configured::Builtin(builtin, claim)
             }
-            None => Configured::Directory(Readiness::open(config, carrier.clone())?),
+            None => Configured::Directory,
         };
+        let directories = Directories::open(&config, &carrier)?;
         Ok(Attachments {
             addresses,
             configured,
+            directories,
             carrier,
             journal,
             locks: Arc::default(),
@@ -121,16 +122,45 @@ impl Attachments {
         })
     }
 
-    /// Whether an ADD would be served now. Never waits.
-    pub(crate) fn status(&self) -> Status {
-        match &self.configured {
-            Configured::Builtin(builtin, _) => Status::Ready { network: builtin.name.clone() },
-            Configured::Directory(readiness) => readiness.status(),
+    /// Whether an ADD for a pod of that handler would be served now. Never waits.
+    pub(crate) fn status(&self, handler: &str) -> Status {
+        match (&self.configured, self.directories.of(handler)) {
+            (_, Some(readiness)) => readiness.status(),
+            (Configured::Builtin(builtin, _), None) => Status::Ready { network: builtin.name.clone() },
+            (Configured::Directory, None) => Status::NotReady { reason: NOTHING.into() },
         }
     }
 
+    /// The networks that a pod of that handler joins, in this order; at least one.
+    pub(crate) fn chosen(&self, handler: &str) -> Result<Vec<Chosen>, Error> {
+        match (&self.configured, self.directories.of(handler)) {
+            (_, Some(readiness)) => {
+                let networks = readiness.networks()?.into_iter();
+                Ok(networks.map(|conf| Chosen::chain(conf, &self.carrier)).collect())
+            }
+            (Configured::Builtin(settings, _), None) => {
+                let served = Served::builtin(settings, &self.addresses, &self.carrier, None)?;
+                Ok(vec![Chosen { served, via: Via::Builtin(settings.clone()) }])
+            }
+            (Configured::Directory, None) => Err(Error::NotReady { reason: NOTHING.into() }),
+        }
+    }
+
+    /// The attachments of a container that are recorded, whatever has become of them, by their interfaces.
+    pub(crate) fn recorded(&self, container_id: &str) -> Result<Vec<AttachmentId>, Error> {
+        let mut found = self.journal.ids()?;
+        found.retain(|id| id.container_id == container_id);
+        found.sort_by(|a, b| (a.ifname.len(), &a.ifname).cmp(&(b.ifname.len(), &b.ifname)));
+        Ok(found)
+    }
+
+    /// What has come of an attachment, while somebody has it.
+    pub(crate) fn attached(&self, id: &AttachmentId) -> Result<Option<Added>, Error> {
+        Ok(self.journal.load(id)?.filter(Record::is_attached).map(|record| added(&record)))
+    }
+
     /// See [`crate::Networks::add`].
-    pub(crate) async fn add(&self, attachment: &Attachment) -> Result<Added, Error> {
+    pub(crate) async fn add(&self, attachment: &Attachment, chosen: Chosen) -> Result<Added, Error> {
         let id = attachment.id();
         let _lock = self.locks.lock(id.clone()).await;
         let _busy = self.quiet.read().await;
@@ -146,23 +176,25 @@ impl Attachments {
             record.attachment.netns = namespace(attachment.netns.as_deref());
             self.detach(&record).await?;
         }
-        let (served, via) = self.served().await?;
-        let native = served.carrier.means == Means::Native;
-        let mut record = Record::intent(&served.conf.name, attachment, via, native);
+        let Chosen { mut served, via } = chosen;
+        if let Via::Builtin(settings @ BuiltinNetwork { mtu: None, .. }) = &via {
+            let mtu = self.ground.mtu().await?;
+            served = Served::builtin(settings, &self.addresses, &self.carrier, mtu)?;
+        }
+        let mut record = Record::intent(&served.conf.name, attachment, via, served.is_native());
         self.journal.store(&record)?;
-        if native {
+        if served.is_native() {
             self.ground.arrive();
             self.mend_if_flushed().await;
         }
-        let chain = Chain { conf: &served.conf, carrier: &served.carrier, attachment };
-        let outcome = chain.add().await.and_then(|raw| {
+        let outcome = served.chain(attachment).add().await.and_then(|raw| {
             record.result = Some(raw);
             self.journal.store(&record)
         });
         match outcome {
             Ok(()) => {
                 let added = added(&record);
-                if native && uses_tables(&record, &served.conf) {
+                if served.uses_tables(attachment) {
                     self.ground.lay(&added.ips);
                 }
                 Ok(added)
@@ -237,7 +269,9 @@ impl Attachments {
 
     /// While nobody comes or goes.
     async fn clear_ground(&self) -> Vec<Error> {
-        if self.carrier.means == Means::Native { self.ground.clear().await } else { Vec::new() }
+        let native =
+            self.carrier.means == Means::Native || matches!(self.configured, Configured::Builtin(..));
+        if native || self.ground.is_used() { self.ground.clear().await } else { Vec::new() }
     }
 
     /// Undoes what a record stands for, as far as possible; the record goes when nothing is left to undo.
@@ -251,7 +285,7 @@ impl Attachments {
     async fn remove(&self, served: &Served, record: &Record) -> Result<(), Error> {
         let id = record.attachment.id();
         let failures = served.chain(&record.attachment).del(record.result.as_ref()).await;
-        if served.carrier.means == Means::Native {
+        if served.is_native() {
             self.ground.leave();
         }
         for failure in &failures {
@@ -267,51 +301,6 @@ impl Attachments {
             return self.journal.store(&left);
         }
         Err(detach_failed(&id, failures))
-    }
-
-    /// Makes again what somebody took away with the tables (`nft flush ruleset`) of those who are attached. A failure is
-    /// theirs, not of whoever comes by.
-    async fn mend_if_flushed(&self) {
-        let _mending = self.mending.lock().await;
-        let failures = match self.ground.is_flushed().await {
-            Ok(false) => return,
-            Ok(true) => self.mend().await,
-            Err(error) => vec![error],
-        };
-        for error in failures {
-            tracing::warn!(error = chain(&error), "an attachment's entries in the tables can't be made anew");
-        }
-    }
-
-    async fn mend(&self) -> Vec<Error> {
-        let ids = match self.journal.ids() {
-            Ok(ids) => ids,
-            Err(error) => return vec![error],
-        };
-        tracing::info!("the nftables tables were taken away or are of a former daemon: they are made anew");
-        let mut failures = Vec::new();
-        for id in ids {
-            // Who is being attached or detached sees to its own.
-            let Ok(_lock) = timeout(MEND_PATIENCE, self.locks.lock(id.clone())).await else { continue };
-            match self.mend_one(&id).await {
-                Ok(failed) => failures.extend(failed),
-                Err(error) => failures.push(error),
-            }
-        }
-        failures
-    }
-
-    async fn mend_one(&self, id: &AttachmentId) -> Result<Vec<Error>, Error> {
-        let Some(record) = self.journal.load(id)?.filter(Record::is_attached) else { return Ok(Vec::new()) };
-        let served = self.served_as(&record)?;
-        let (Some(result), true) = (&record.result, uses_tables(&record, &served.conf)) else {
-            return Ok(Vec::new());
-        };
-        if served.carrier.means == Means::Executed {
-            return Ok(Vec::new());
-        }
-        self.ground.lay(&added(&record).ips);
-        Ok(served.chain(&record.attachment).restore(result).await)
     }
 
     /// See [`crate::Networks::check`].
@@ -330,17 +319,11 @@ impl Attachments {
     }
 
     /// See [`crate::Networks::gc`].
-    pub(crate) async fn gc(
-        &self,
-        valid: &(dyn Fn() -> HashSet<AttachmentId> + Send + Sync),
-    ) -> Result<(), Error> {
+    pub(crate) async fn gc(&self, valid: Valid<'_>) -> Result<(), Error> {
         let recorded = self.journal.ids()?;
         let kept = self.kept(recorded.clone(), &valid())?;
-        if !kept.is_empty() && self.carrier.means == Means::Native {
-            // Of those whom a former daemon attached, nobody has told yet whether they have entries in the tables.
-            self.lay_for(&kept)?;
-            self.mend_if_flushed().await;
-        }
+        self.lay_for(&kept)?;
+        self.mend_if_flushed().await;
         let mut failures = Vec::new();
         for id in recorded.into_iter().filter(|id| !kept.contains(id)) {
             failures.extend(self.collect(id).await.err());
@@ -353,25 +336,10 @@ impl Attachments {
         if failures.is_empty() { Ok(()) } else { Err(Error::Collect { failures }) }
     }
 
-    fn lay_for(&self, kept: &[AttachmentId]) -> Result<(), Error> {
-        for id in kept {
-            let Some(record) = self.journal.load(id)?.filter(Record::is_attached) else { continue };
-            let served = self.served_as(&record)?;
-            if served.carrier.means == Means::Native && uses_tables(&record, &served.conf) {
-                self.ground.lay(&added(&record).ips);
-            }
-        }
-        Ok(())
-    }
-
     /// Those of the recorded attachments that are valid and not half detached.
-    fn kept(
-        &self,
-        recorded: Vec<AttachmentId>,
-        valid: &HashSet<AttachmentId>,
-    ) -> Result<Vec<AttachmentId>, Error> {
+    fn kept(&self, recorded: Vec<AttachmentId>, is_valid: &IsValid) -> Result<Vec<AttachmentId>, Error> {
         let mut kept = Vec::new();
-        for id in recorded.into_iter().filter(|id| valid.contains(id)) {
+        for id in recorded.into_iter().filter(|id| is_valid(id)) {
             if !self.journal.load(&id)?.is_some_and(|record| record.detached) {
                 kept.push(id);
             }
@@ -394,69 +362,27 @@ impl Attachments {
 
     /// While nobody comes or goes.
     async fn collect_unrecorded(&self, kept: &[AttachmentId]) -> Vec<Error> {
-        let conf = match &self.configured {
-            Configured::Directory(readiness) => readiness.loaded(),
-            Configured::Builtin(settings, _) => match settings.conf(&self.addresses, None) {
-                Ok(conf) => Some(Arc::new(conf)),
-                Err(error) => return vec![error],
-            },
-        };
-        let mut failures = match conf {
-            Some(conf) => network::gc(&conf, &self.carrier, kept).await,
-            None => Vec::new(),
-        };
+        let mut failures = Vec::new();
+        for conf in self.directories.loaded() {
+            failures.extend(network::gc(&conf, &self.carrier, kept).await);
+        }
+        if let Configured::Builtin(settings, _) = &self.configured {
+            match Served::builtin(settings, &self.addresses, &self.carrier, None) {
+                Ok(served) => failures.extend(network::gc(&served.conf, &served.carrier, kept).await),
+                Err(error) => failures.push(error),
+            }
+        }
         failures.extend(self.clear_ground().await);
         failures
     }
 
-    /// Who would serve a new attachment, and what a record needs to find them again.
-    async fn served(&self) -> Result<(Served, Via), Error> {
-        let carrier = self.carrier.clone();
-        match &self.configured {
-            Configured::Builtin(settings, _) => {
-                let mtu = if settings.mtu.is_none() { self.ground.mtu().await? } else { None };
-                let conf = Arc::new(settings.conf(&self.addresses, mtu)?);
-                Ok((Served { conf, carrier }, Via::Builtin(settings.clone())))
-            }
-            Configured::Directory(readiness) => {
-                let conf = readiness.network()?;
-                let via = Via::Chain(conf.to_value());
-                Ok((Served { conf, carrier }, via))
-            }
-        }
-    }
-
+    /// The network of a record.
     fn served_as(&self, record: &Record) -> Result<Served, Error> {
-        let (conf, means) = match &record.via {
-            Via::Builtin(settings) => {
-                self.ground.own_bridge(&settings.bridge);
-                (settings.conf(&self.addresses, None)?, Means::Native)
-            }
-            Via::Chain(value) => {
-                let means = if record.native { Means::Native } else { Means::Executed };
-                (conf::parse(Path::new(&record.network), value)?, means)
-            }
-        };
-        Ok(Served { conf: Arc::new(conf), carrier: self.carrier.by(means) })
+        if let Via::Builtin(settings) = &record.via {
+            self.ground.own_bridge(&settings.bridge);
+        }
+        Served::of(record, &self.addresses, &self.carrier)
     }
-}
-
-impl Served {
-    fn chain<'a>(&'a self, attachment: &'a Attachment) -> Chain<'a> {
-        Chain { conf: &self.conf, carrier: &self.carrier, attachment }
-    }
-
-    /// Whether nothing of it is executed, so that its end can be told apart from its cutting off.
-    fn is_native_throughout(&self) -> bool {
-        self.conf.plugins.iter().all(|plugin| self.carrier.serves(plugin))
-    }
-}
-
-/// Whether an attachment that is served in-process has entries in the tables.
-fn uses_tables(record: &Record, conf: &NetworkConf) -> bool {
-    let masquerades = |field: &serde_json::Value| field.as_bool() == Some(true);
-    let masquerades = conf.plugins.iter().any(|plugin| plugin.fields.get("ipMasq").is_some_and(masquerades));
-    masquerades || !record.attachment.port_mappings.is_empty()
 }
 
 /// What came of a record's ADD, in the form of 1.1.0. It was understood once before, when it was printed.
@@ -466,7 +392,8 @@ fn result_of(record: &Record) -> Option<NetworkResult> {
 
 fn added(record: &Record) -> Added {
     let result = result_of(record).unwrap_or_default();
-    Added { ips: result.addresses(), result }
+    let (ifname, network) = (record.attachment.ifname.clone(), record.network.clone());
+    Added { ifname, network, ips: result.addresses(), result }
 }
 
 /// The path if a network namespace is there: after its owner's end, a path below /proc may lead to something else.

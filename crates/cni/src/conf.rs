@@ -1,7 +1,7 @@
 //! Network configurations: read from a directory, checked, and kept field by field as they were written.
 //!
-//! Which file counts: the first by name of those ending in `.conflist`, `.conf` or `.json`. If that one is broken no
-//! other takes its place: a half-written file must not put pods into another network.
+//! Which files count: the first by name of those ending in `.conflist`, `.conf` or `.json`, or the first so many ([`Wanted`]).
+//! If one of those is broken no other takes its place: a half-written file must not put pods into another network.
 //!
 //! How a configuration reaches a plugin is `network`'s affair; watching the directory is `watch`'s.
 
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use crate::attachment::is_identifier;
-use crate::error::Error;
+use crate::error::{Error, chain};
 use crate::version::Version;
 
 /// More than any configuration; what is larger isn't read.
@@ -45,15 +45,53 @@ pub(crate) struct PluginConf {
     pub(crate) fields: Map<String, Value>,
 }
 
-/// Loads the directory's network. `None`: there is no configuration in it, or no directory.
+/// Which networks of a directory pods join.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    /// The network that goes first, by the name in its file, whatever the file's own name.
+    pub(crate) first: Option<String>,
+    /// How many, as far as there are so many.
+    pub(crate) count: usize,
+}
+
+/// Loads the networks that are wanted of a directory, in the order in which pods join them. None: there is no
+/// configuration in it, or no directory.
+///
+/// With a first network by name, files that come before it are looked at for their names alone.
 ///
 /// # Errors
-/// [`Error::ReadConf`], [`Error::ParseConf`], [`Error::InvalidConf`].
-pub(crate) fn load_dir(dir: &Path) -> Result<Option<(PathBuf, NetworkConf)>, Error> {
-    match files(dir, &["conflist", "conf", "json"])?.into_iter().next() {
-        None => Ok(None),
-        Some(path) => load(&path).map(|conf| Some((path, conf))),
+/// [`Error::ReadConf`], [`Error::ParseConf`], [`Error::InvalidConf`]; [`Error::NotReady`] when the network that is to
+/// be the first isn't there.
+pub(crate) fn load_dir(dir: &Path, wanted: &Wanted) -> Result<Vec<NetworkConf>, Error> {
+    let mut files = files(dir, &["conflist", "conf", "json"])?;
+    let mut networks = Vec::new();
+    if let Some(name) = &wanted.first {
+        let Some(at) = files.iter().position(|path| is_of(path, name)) else {
+            return Err(not_there(dir, name, &files));
+        };
+        networks.push(load(&files.remove(at))?);
     }
+    for path in files.iter().take(wanted.count.saturating_sub(networks.len())) {
+        let network = load(path)?;
+        // Attachments, addresses and rules are told apart by network, too.
+        if networks.iter().any(|other: &NetworkConf| other.name == network.name) {
+            return Err(invalid(path, &format!("is the second to be called '{}'", network.name)));
+        }
+        networks.push(network);
+    }
+    Ok(networks)
+}
+
+/// Whether a file is that of a network. One that can't be read is nobody's: it may be another's that is being written.
+fn is_of(path: &Path, name: &str) -> bool {
+    read_json(path).is_ok_and(|value| value.get("name").and_then(Value::as_str) == Some(name))
+}
+
+fn not_there(dir: &Path, name: &str, files: &[PathBuf]) -> Error {
+    let broken = files.iter().find_map(|path| read_json(path).err());
+    let broken = broken.map(|error| format!(" ({})", chain(&error))).unwrap_or_default();
+    let reason = format!("no network '{name}' is configured in '{}'{broken}", dir.display());
+    Error::NotReady { reason }
 }
 
 /// Loads one file of either form.
@@ -223,20 +261,72 @@ mod tests {
         parse(Path::new("/net.d/10-x.conflist"), &value)
     }
 
+    fn wanted(first: Option<&str>, count: usize) -> Wanted {
+        Wanted { first: first.map(str::to_owned), count }
+    }
+
+    /// The names of the networks that are loaded, or why none is.
+    fn names(dir: &Path, first: Option<&str>, count: usize) -> Result<Vec<String>, String> {
+        let loaded = load_dir(dir, &wanted(first, count)).map_err(|error| error.to_string())?;
+        Ok(loaded.into_iter().map(|conf| conf.name).collect())
+    }
+
+    fn write(dir: &Path, file: &str, name: &str) {
+        let text = json!({"cniVersion": "1.0.0", "name": name, "plugins": [{"type": "p"}]}).to_string();
+        fs::write(dir.join(file), text).unwrap();
+    }
+
     #[test]
     fn the_first_file_by_name_decides_even_when_it_is_broken() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(load_dir(dir.path()).unwrap().is_none());
-        assert!(load_dir(&dir.path().join("absent")).unwrap().is_none());
-        fs::write(dir.path().join("00-notes.txt"), "no").unwrap();
-        fs::write(dir.path().join("20-b.conf"), r#"{"cniVersion":"0.3.1","name":"b","type":"p"}"#).unwrap();
-        assert_eq!(load_dir(dir.path()).unwrap().unwrap().1.name, "b");
-        let first = dir.path().join("10-a.conflist");
-        fs::write(&first, r#"{"cniVersion":"1.0.0","name":"a","plugins":[{"type":"p"}]}"#).unwrap();
-        assert_eq!(load_dir(dir.path()).unwrap().unwrap().1.name, "a");
-        fs::write(&first, r#"{"cniVersion":"1.0.0","na"#).unwrap();
-        let error = load_dir(dir.path()).unwrap_err();
-        assert!(error.to_string().contains("10-a.conflist"), "{error}");
+        let dir = dir.path();
+        assert!(names(dir, None, 1).unwrap().is_empty());
+        assert!(names(&dir.join("absent"), None, 1).unwrap().is_empty());
+        fs::write(dir.join("00-notes.txt"), "no").unwrap();
+        fs::write(dir.join("20-b.conf"), r#"{"cniVersion":"0.3.1","name":"b","type":"p"}"#).unwrap();
+        assert_eq!(names(dir, None, 1).unwrap(), ["b"]);
+        write(dir, "10-a.conflist", "a");
+        assert_eq!(names(dir, None, 1).unwrap(), ["a"]);
+        fs::write(dir.join("10-a.conflist"), r#"{"cniVersion":"1.0.0","na"#).unwrap();
+        let error = names(dir, None, 1).unwrap_err();
+        assert!(error.contains("10-a.conflist"), "{error}");
+    }
+
+    #[test]
+    fn as_many_as_are_wanted_are_loaded_in_order_and_none_is_skipped() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        for (file, name) in [("30-c.conflist", "c"), ("10-a.conflist", "a"), ("20-b.conflist", "b")] {
+            write(dir, file, name);
+        }
+        assert_eq!(names(dir, None, 2).unwrap(), ["a", "b"]);
+        assert_eq!(names(dir, None, 9).unwrap(), ["a", "b", "c"]);
+        fs::write(dir.join("20-b.conflist"), "{").unwrap();
+        assert_eq!(names(dir, None, 1).unwrap(), ["a"]);
+        let error = names(dir, None, 2).unwrap_err();
+        assert!(error.contains("20-b.conflist"), "no pod joins c for want of b: {error}");
+        write(dir, "20-b.conflist", "a");
+        let error = names(dir, None, 2).unwrap_err();
+        assert!(error.contains("20-b.conflist") && error.contains("'a'"), "{error}");
+    }
+
+    #[test]
+    fn a_network_by_name_goes_first_and_others_are_not_looked_at_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        for (file, name) in [("10-a.conflist", "a"), ("20-b.conflist", "b"), ("30-c.conflist", "c")] {
+            write(dir, file, name);
+        }
+        fs::write(dir.join("05-broken.conflist"), "{").unwrap();
+        assert_eq!(names(dir, Some("c"), 1).unwrap(), ["c"]);
+        assert!(names(dir, Some("c"), 2).unwrap_err().contains("05-broken.conflist"));
+        fs::remove_file(dir.join("05-broken.conflist")).unwrap();
+        assert_eq!(names(dir, Some("c"), 3).unwrap(), ["c", "a", "b"]);
+        fs::write(dir.join("30-c.conflist"), r#"{"cniVersion":"1.0.0","name":"c","plugins":[]}"#).unwrap();
+        assert!(names(dir, Some("c"), 1).unwrap_err().contains("'plugins' is empty"));
+        fs::write(dir.join("30-c.conflist"), "{").unwrap();
+        let error = names(dir, Some("c"), 1).unwrap_err();
+        assert!(error.contains("no network 'c'") && error.contains("30-c.conflist"), "{error}");
     }
 
     #[test]
@@ -290,7 +380,7 @@ mod tests {
             let conf = json!({"cniVersion": version, "name": "n", "plugins": [{"type": "p"}],
                 "loadOnlyInlinedPlugins": inlined});
             fs::write(dir.path().join("10.conflist"), conf.to_string()).unwrap();
-            load_dir(dir.path()).unwrap().unwrap().1.plugins.len()
+            load_dir(dir.path(), &wanted(None, 1)).unwrap()[0].plugins.len()
         };
         assert_eq!(write("1.1.0", false), 2);
         assert_eq!(write("1.1.0", true), 1);

@@ -55,6 +55,11 @@ impl Ground {
         self.arrivals.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Whether anybody has come.
+    pub(crate) fn is_used(&self) -> bool {
+        self.arrivals.load(Ordering::Relaxed) > 0
+    }
+
     /// A bridge is to go with its last port.
     pub(crate) fn own_bridge(&self, bridge: &str) {
         let mut bridges = locked(&self.bridges);

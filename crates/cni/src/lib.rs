@@ -1,8 +1,8 @@
 //! Pod networks: network configurations, CNI plugin invocation, and the built-in bridge network.
 //!
 //! [`Networks`] is the whole of it for a caller: opened once on its directories it watches the configuration directory,
-//! says whether a network is usable ([`Networks::status`]), attaches a network namespace ([`Networks::add`]), detaches it
-//! ([`Networks::del`]) and collects what nobody owns any more ([`Networks::gc`]).
+//! says whether a network is usable ([`Networks::status`]), attaches a network namespace ([`Networks::add`], or to several
+//! networks [`Networks::join`]), detaches it ([`Networks::del`], [`Networks::leave`]) and collects what nobody owns any more ([`Networks::gc`]).
 //!
 //! The specification followed is CNI 1.1.0 (containernetworking/cni, SPEC.md), with the configuration and result types of
 //! every version published before it.
@@ -19,10 +19,12 @@ mod capabilities;
 mod carrier;
 mod claim;
 mod conf;
+mod directories;
 mod error;
 pub mod executable;
 mod files;
 mod ground;
+mod interfaces;
 mod locks;
 mod network;
 mod networks;
@@ -30,13 +32,14 @@ mod plugin;
 mod readiness;
 mod request;
 mod result;
+mod served;
 mod version;
 mod watch;
 
 pub use attachment::{Attachment, AttachmentId, Bandwidth, IpRange, PortMapping, Protocol};
 pub use builtin_network::{BuiltinNetwork, Subnet};
 pub use error::{Command, Error};
-pub use networks::{Added, Config, Networks};
+pub use networks::{Added, Config, Networks, Selection};
 pub use readiness::Status;
 pub use result::{Cidr, Dns, Interface, IpConfig, NetworkResult, Route};
 pub use version::Version;

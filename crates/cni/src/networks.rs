@@ -1,24 +1,27 @@
 //! The handle that callers hold, and what they configure.
 //!
-//! How an attachment goes from its intent to its end is `attachments`' affair.
+//! How an attachment goes from its intent to its end is `attachments`' affair; the several interfaces of one container are
+//! `interfaces`'.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::attachment::{Attachment, AttachmentId};
-use crate::attachments::Attachments;
+use crate::attachments::{Attachments, IsValid};
 use crate::builtin_network::BuiltinNetwork;
 use crate::error::Error;
+use crate::interfaces::Interfaces;
 use crate::readiness::Status;
 use crate::result::NetworkResult;
 
 /// Where things are, and how long a plugin may take.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The directory of network configurations, `/etc/cni/net.d` by custom. The first file by name decides.
+    /// The directory of network configurations, `/etc/cni/net.d` by custom. The first file by name decides, as far as
+    /// [`Config::selection`] says nothing else.
     pub conf_dir: PathBuf,
     /// The directories that plugin binaries are looked for in, in this order.
     pub bin_dirs: Vec<PathBuf>,
@@ -31,6 +34,27 @@ pub struct Config {
     pub native: bool,
     /// How long one run of a plugin may take; it is killed then.
     pub plugin_deadline: Duration,
+    /// Which networks are joined.
+    pub selection: Selection,
+}
+
+/// Which of the networks that are configured a container joins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Selection {
+    /// The network of [`Config::conf_dir`] that goes first, by the name in its file; other files are not looked at for it.
+    /// `None` for the first file by name.
+    pub default: Option<String>,
+    /// How many networks a container joins, as far as there are so many in its directory: the first as `eth0`, the next
+    /// as `eth1`. None is left out because it is broken. At least one.
+    pub count: usize,
+    /// Directories of configurations that are used instead, for containers of these handlers.
+    pub handlers: BTreeMap<String, PathBuf>,
+}
+
+impl Default for Selection {
+    fn default() -> Self {
+        Selection { default: None, count: 1, handlers: BTreeMap::new() }
+    }
 }
 
 impl Config {
@@ -39,9 +63,13 @@ impl Config {
     pub const PLUGIN_DEADLINE: Duration = Duration::from_secs(50);
 }
 
-/// The outcome of [`Networks::add`].
+/// The outcome of [`Networks::add`], and of [`Networks::join`] for each network.
 #[derive(Debug, Clone)]
 pub struct Added {
+    /// The interface inside the namespace.
+    pub ifname: String,
+    /// The network's name.
+    pub network: String,
     /// The addresses inside the namespace, in the network's order; the first is the primary one.
     pub ips: Vec<IpAddr>,
     /// The whole result, in the form of 1.1.0.
@@ -52,6 +80,7 @@ pub struct Added {
 #[derive(Debug, Clone)]
 pub struct Networks {
     attachments: Arc<Attachments>,
+    interfaces: Arc<Interfaces>,
 }
 
 impl Networks {
@@ -62,16 +91,72 @@ impl Networks {
     /// # Errors
     /// [`Error::Record`] for the state directory, [`Error::Watch`], [`Error::InvalidBuiltin`], [`Error::BridgeTaken`].
     pub fn open(config: Config) -> Result<Networks, Error> {
-        Ok(Networks { attachments: Arc::new(Attachments::open(config)?) })
+        let attachments = Arc::new(Attachments::open(config)?);
+        let interfaces = Arc::new(Interfaces::new(Arc::clone(&attachments)));
+        Ok(Networks { attachments, interfaces })
     }
 
     /// Whether an ADD would be served now. Never waits.
     #[must_use]
     pub fn status(&self) -> Status {
-        self.attachments.status()
+        self.status_for("")
     }
 
-    /// Attaches a network namespace.
+    /// The same for containers of a handler: its directory's ([`Selection::handlers`]), or the node's where it has none.
+    #[must_use]
+    pub fn status_for(&self, handler: &str) -> Status {
+        self.attachments.status(handler)
+    }
+
+    /// Attaches a network namespace to all networks that containers of the handler join, in their order: the first is
+    /// `eth0`, the next `eth1` ([`Selection::count`]). All or none: what had been done is undone when one fails.
+    ///
+    /// Host ports, and addresses and hardware addresses that are asked for, are the first interface's. The interface's name
+    /// in the attachment is of no consequence.
+    ///
+    /// Cancel safe, as [`Networks::add`] is; a later [`Networks::leave`] waits for it.
+    ///
+    /// # Errors
+    /// Those of [`Networks::add`], of the first network that fails.
+    pub async fn join(&self, handler: &str, attachment: &Attachment) -> Result<Vec<Added>, Error> {
+        Attachment { ifname: "eth0".into(), ..attachment.clone() }.check()?;
+        let (interfaces, attachment) = (Arc::clone(&self.interfaces), attachment.clone());
+        let handler = handler.to_owned();
+        finish(async move { interfaces.join(&handler, &attachment).await }).await
+    }
+
+    /// Detaches every interface of the attachment's container, the last first, from what was recorded: what is configured
+    /// by now has no say. Otherwise as [`Networks::del`].
+    ///
+    /// Cancel safe, as [`Networks::add`] is.
+    ///
+    /// # Errors
+    /// [`Error::Detach`] with all that failed; calling again tries again.
+    pub async fn leave(&self, attachment: &Attachment) -> Result<(), Error> {
+        let (interfaces, attachment) = (Arc::clone(&self.interfaces), attachment.clone());
+        finish(async move { interfaces.leave(&attachment).await }).await
+    }
+
+    /// [`Networks::check`] for every interface of the attachment's container.
+    ///
+    /// Cancel safe.
+    ///
+    /// # Errors
+    /// Those of [`Networks::check`], of the first interface with which something is wrong.
+    pub async fn check_all(&self, attachment: &Attachment) -> Result<(), Error> {
+        let (interfaces, attachment) = (Arc::clone(&self.interfaces), attachment.clone());
+        finish(async move { interfaces.check(&attachment).await }).await
+    }
+
+    /// What a container has now, `eth0` first. Reads small files.
+    ///
+    /// # Errors
+    /// [`Error::Record`].
+    pub fn interfaces(&self, container_id: &str) -> Result<Vec<Added>, Error> {
+        self.interfaces.of(container_id)
+    }
+
+    /// Attaches a network namespace to the first network under the interface's name in the attachment.
     ///
     /// Cancel safe: the work goes on to its end when the future is dropped; a later `del` waits for it.
     ///
@@ -81,7 +166,9 @@ impl Networks {
     pub async fn add(&self, attachment: &Attachment) -> Result<Added, Error> {
         attachment.check()?;
         let (attachments, attachment) = (Arc::clone(&self.attachments), attachment.clone());
-        finish(async move { attachments.add(&attachment).await }).await
+        let chosen = attachments.chosen("")?.into_iter().next();
+        let chosen = chosen.ok_or_else(|| Error::NotReady { reason: String::new() })?;
+        finish(async move { attachments.add(&attachment, chosen).await }).await
     }
 
     /// Detaches, from what was recorded by `add`; the namespace may be gone. Succeeds for what isn't attached.
@@ -123,6 +210,26 @@ impl Networks {
         F: Fn() -> HashSet<AttachmentId> + Send + Sync + 'static,
     {
         let attachments = Arc::clone(&self.attachments);
+        let valid = move || {
+            let valid = valid();
+            Box::new(move |id: &AttachmentId| valid.contains(id)) as IsValid
+        };
+        finish(async move { attachments.gc(&valid).await }).await
+    }
+
+    /// The same by containers: every interface of a container that is valid is.
+    ///
+    /// # Errors
+    /// Those of [`Networks::gc`].
+    pub async fn gc_containers<F>(&self, valid: F) -> Result<(), Error>
+    where
+        F: Fn() -> HashSet<String> + Send + Sync + 'static,
+    {
+        let attachments = Arc::clone(&self.attachments);
+        let valid = move || {
+            let valid = valid();
+            Box::new(move |id: &AttachmentId| valid.contains(&id.container_id)) as IsValid
+        };
         finish(async move { attachments.gc(&valid).await }).await
     }
 

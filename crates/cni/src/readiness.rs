@@ -1,11 +1,15 @@
-//! Which network is configured now, and whether it is usable: kept up to date by events, read without waiting.
+//! Which networks a directory configures now, and whether they are usable: kept up to date by events, read without waiting.
 //!
 //! - What is configured changes with the configuration directory, whether its plugins are there with the plugin
 //!   directories: both are watched.
 //! - Whether the plugins would serve an ADD (STATUS, since 1.1.0) is nothing that an event tells. It is asked when a
 //!   configuration is loaded, and again when somebody wants to know and the last answer is old; who asks gets the last
 //!   answer meanwhile.
+//! - Where pods join several networks, all have to be usable: a pod gets all or none.
+//!
+//! Which directory a pod's networks are from is `directories`' affair.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,10 +17,9 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 use crate::carrier::Carrier;
-use crate::conf::{self, NetworkConf};
+use crate::conf::{self, NetworkConf, Wanted};
 use crate::error::{Error, chain};
 use crate::network;
-use crate::networks::Config;
 use crate::watch::Watch;
 
 /// An answer of STATUS is old after this; kubelet asks every five seconds or so.
@@ -27,7 +30,7 @@ const STALE: Duration = Duration::from_secs(10);
 pub enum Status {
     /// A network is configured and what it needs is there.
     Ready {
-        /// The network's name.
+        /// The network's name; several with commas in between.
         network: String,
     },
     /// No ADD can be served.
@@ -37,7 +40,7 @@ pub enum Status {
     },
 }
 
-/// The configured network, watched.
+/// The networks of a directory, watched.
 #[derive(Debug)]
 pub(crate) struct Readiness {
     shared: Arc<Shared>,
@@ -46,7 +49,8 @@ pub(crate) struct Readiness {
 
 #[derive(Debug)]
 struct Shared {
-    config: Config,
+    dir: PathBuf,
+    wanted: Wanted,
     carrier: Carrier,
     runtime: Handle,
     now: Mutex<Now>,
@@ -54,7 +58,10 @@ struct Shared {
 
 #[derive(Debug)]
 struct Now {
-    conf: Option<Arc<NetworkConf>>,
+    /// In the order in which pods join them.
+    networks: Vec<Arc<NetworkConf>>,
+    /// Why none of them can be used, where that can be told without asking.
+    problem: Option<String>,
     status: Status,
     asked: Asked,
 }
@@ -72,12 +79,12 @@ impl Readiness {
     ///
     /// # Errors
     /// [`Error::Watch`].
-    pub(crate) fn open(config: Config, carrier: Carrier) -> Result<Readiness, Error> {
-        let dirs = std::iter::once(&config.conf_dir).chain(&config.bin_dirs).cloned().collect();
+    pub(crate) fn open(dir: PathBuf, wanted: Wanted, carrier: Carrier) -> Result<Readiness, Error> {
+        let dirs = std::iter::once(&dir).chain(&carrier.runner.bin_dirs).cloned().collect();
         let watch = Watch::new(dirs)?;
         let status = Status::NotReady { reason: "no network configuration has been loaded yet".into() };
-        let now = Mutex::new(Now { conf: None, status, asked: Asked::Never });
-        let shared = Arc::new(Shared { config, carrier, runtime: Handle::current(), now });
+        let now = Mutex::new(Now { networks: Vec::new(), problem: None, status, asked: Asked::Never });
+        let shared = Arc::new(Shared { dir, wanted, carrier, runtime: Handle::current(), now });
         shared.load();
         let watcher = tokio::spawn(follow(Arc::clone(&shared), watch));
         Ok(Readiness { shared, watcher })
@@ -89,29 +96,28 @@ impl Readiness {
         self.shared.now().status.clone()
     }
 
-    /// The network for a new attachment.
+    /// The networks for a new pod, in the order in which it joins them; at least one.
     ///
     /// # Errors
     /// [`Error::NotReady`] when none is loaded, [`Error::PluginMissing`].
-    pub(crate) fn network(&self) -> Result<Arc<NetworkConf>, Error> {
-        let conf = {
+    pub(crate) fn networks(&self) -> Result<Vec<Arc<NetworkConf>>, Error> {
+        let networks = {
             let now = self.shared.now();
-            match (&now.conf, &now.status) {
-                (Some(conf), _) => Arc::clone(conf),
-                (None, Status::NotReady { reason }) => {
+            match &now.status {
+                Status::NotReady { reason } if now.networks.is_empty() => {
                     return Err(Error::NotReady { reason: reason.clone() });
                 }
-                (None, Status::Ready { network }) => return Err(Error::NotReady { reason: network.clone() }),
+                _ => now.networks.clone(),
             }
         };
         // STATUS may lag behind; the plugins themselves say no better than their last answer does.
-        network::find_plugins(&conf, &self.shared.carrier)?;
-        Ok(conf)
+        networks.iter().try_for_each(|conf| network::find_plugins(conf, &self.shared.carrier))?;
+        Ok(networks)
     }
 
-    /// The network that is loaded, whether its plugins are there or not.
-    pub(crate) fn loaded(&self) -> Option<Arc<NetworkConf>> {
-        self.shared.now().conf.clone()
+    /// The networks that are loaded, whether their plugins are there or not.
+    pub(crate) fn loaded(&self) -> Vec<Arc<NetworkConf>> {
+        self.shared.now().networks.clone()
     }
 }
 
@@ -140,75 +146,89 @@ impl Shared {
 
     /// Looks at the directories and publishes what is there.
     fn load(self: &Arc<Self>) {
-        let dir = &self.config.conf_dir;
-        let (conf, problem) = match conf::load_dir(dir) {
-            Ok(Some((_, conf))) => {
-                let problem = network::find_plugins(&conf, &self.carrier).err();
-                let problem = problem.map(|error| format!("network '{}': {error}", conf.name));
-                (Some(Arc::new(conf)), problem)
+        let (networks, problem) = match conf::load_dir(&self.dir, &self.wanted) {
+            Ok(networks) if networks.is_empty() => {
+                (networks, Some(format!("no network configuration in '{}'", self.dir.display())))
             }
-            Ok(None) => (None, Some(format!("no network configuration in '{}'", dir.display()))),
-            Err(error) => (None, Some(chain(&error))),
+            Ok(networks) => {
+                let problem = networks.iter().find_map(|conf| {
+                    let missing = network::find_plugins(conf, &self.carrier).err()?;
+                    Some(format!("network '{}': {missing}", conf.name))
+                });
+                (networks, problem)
+            }
+            Err(Error::NotReady { reason }) => (Vec::new(), Some(reason)),
+            Err(error) => (Vec::new(), Some(chain(&error))),
         };
-        let unchanged = self.publish(conf, problem);
+        let unchanged = self.publish(networks.into_iter().map(Arc::new).collect(), problem);
         if !unchanged {
             self.refresh();
         }
     }
 
     /// Returns whether all is as it was.
-    fn publish(&self, conf: Option<Arc<NetworkConf>>, problem: Option<String>) -> bool {
+    fn publish(&self, networks: Vec<Arc<NetworkConf>>, problem: Option<String>) -> bool {
         let mut now = self.now();
-        let same_conf = now.conf == conf;
-        let status = match (&conf, problem) {
-            (_, Some(reason)) => Status::NotReady { reason },
+        let same = now.networks == networks && now.problem == problem;
+        let status = match &problem {
+            Some(reason) => Status::NotReady { reason: reason.clone() },
             // The last answer of its plugins holds until there is another.
-            (Some(_), None) if same_conf && matches!(now.asked, Asked::At(_)) => now.status.clone(),
-            (Some(conf), None) if conf.version.has_gc_and_status() => Status::NotReady {
-                reason: format!("network '{}': waiting for its plugins' STATUS", conf.name),
-            },
-            (Some(conf), None) => Status::Ready { network: conf.name.clone() },
-            (None, None) => Status::NotReady { reason: String::new() },
+            None if same && matches!(now.asked, Asked::At(_)) => now.status.clone(),
+            None if networks.iter().any(has_status) => {
+                let reason = format!("network '{}': waiting for its plugins' STATUS", names(&networks));
+                Status::NotReady { reason }
+            }
+            None => Status::Ready { network: names(&networks) },
         };
-        let unchanged = same_conf && now.status == status;
+        let unchanged = same && now.status == status;
         if !unchanged {
-            tracing::info!(?status, "network status");
+            tracing::info!(directory = %self.dir.display(), ?status, "network status");
             now.asked = Asked::Never;
         }
-        (now.conf, now.status) = (conf, status);
+        (now.networks, now.problem, now.status) = (networks, problem, status);
         unchanged
     }
 
     /// Asks the plugins in the background, where there is something to ask and it is time.
     fn refresh(self: &Arc<Self>) {
-        let conf = {
+        let networks = {
             let mut now = self.now();
-            let Some(conf) = now.conf.clone().filter(|conf| conf.version.has_gc_and_status()) else { return };
+            if now.problem.is_some() || !now.networks.iter().any(has_status) {
+                return;
+            }
             match now.asked {
                 Asked::UnderWay => return,
                 Asked::At(when) if when.elapsed() < STALE => return,
                 Asked::At(_) | Asked::Never => now.asked = Asked::UnderWay,
             }
-            conf
+            now.networks.clone()
         };
         let shared = Arc::clone(self);
         // Its own deadline ends it; nobody waits for it.
         self.runtime.spawn(async move {
-            let outcome = network::status(&conf, &shared.carrier).await;
-            shared.answered(&conf, outcome);
+            let status = shared.ask(&networks).await;
+            shared.answered(&networks, status);
         });
     }
 
-    fn answered(self: &Arc<Self>, conf: &Arc<NetworkConf>, outcome: Result<(), Error>) {
+    /// What the plugins of all networks say. Not cancel safe: a dropped future leaves a plugin running.
+    async fn ask(&self, networks: &[Arc<NetworkConf>]) -> Status {
+        for conf in networks {
+            if let Err(error) = network::status(conf, &self.carrier).await {
+                return Status::NotReady { reason: format!("network '{}': {}", conf.name, chain(&error)) };
+            }
+        }
+        Status::Ready { network: names(networks) }
+    }
+
+    fn answered(self: &Arc<Self>, networks: &[Arc<NetworkConf>], status: Status) {
         {
             let mut now = self.now();
-            if now.conf.as_ref() == Some(conf) && matches!(now.asked, Asked::UnderWay) {
-                now.status = match outcome {
-                    Ok(()) => Status::Ready { network: conf.name.clone() },
-                    Err(error) => {
-                        Status::NotReady { reason: format!("network '{}': {}", conf.name, chain(&error)) }
-                    }
-                };
+            if now.networks == networks && matches!(now.asked, Asked::UnderWay) {
+                if now.status != status {
+                    tracing::info!(directory = %self.dir.display(), ?status, "network status");
+                }
+                now.status = status;
                 now.asked = Asked::At(Instant::now());
                 return;
             }
@@ -217,4 +237,12 @@ impl Shared {
         }
         self.refresh();
     }
+}
+
+fn has_status(conf: &Arc<NetworkConf>) -> bool {
+    conf.version.has_gc_and_status()
+}
+
+fn names(networks: &[Arc<NetworkConf>]) -> String {
+    networks.iter().map(|conf| conf.name.as_str()).collect::<Vec<_>>().join(", ")
 }

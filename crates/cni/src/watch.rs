@@ -1,7 +1,8 @@
 //! Noticing that directories change, by inotify: no polling, and no event for each of the many steps of a change.
 //!
-//! A directory that doesn't exist yet is waited for by watching the nearest one above it. What changed isn't told: the
-//! listener looks for itself.
+//! A directory that doesn't exist yet is waited for by watching the nearest one above it. One that is reached through links
+//! is watched together with the directories that those are in: a link may be made to lead elsewhere. What changed isn't
+//! told: the listener looks for itself.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -19,6 +20,9 @@ use crate::error::Error;
 const QUIET: Duration = Duration::from_millis(50);
 /// … but a directory that never rests is looked at after this.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How many links are followed on the way to a directory (path_resolution(7): the kernel gives up after 40).
+const MOST_LINKS: usize = 40;
 
 /// A watch on some directories.
 #[derive(Debug)]
@@ -67,7 +71,12 @@ impl Watch {
             }
         }
         // Directories may have come or gone: before the listener looks, so that nothing falls between.
-        self.arm()
+        self.arm()?;
+        // That a watch was given up is an event, too; what else has come until now the listener is about to see.
+        match drain_now(self.inotify.get_ref()) {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(failed(&path, error)),
+            _ => Ok(()),
+        }
     }
 
     /// Waits for events and forgets them.
@@ -85,6 +94,9 @@ impl Watch {
         let mut watched = Vec::new();
         for dir in &self.dirs {
             watched.push(watch_nearest(self.inotify.get_ref(), dir)?);
+            for above in places_of_links(dir) {
+                watched.push(watch_nearest(self.inotify.get_ref(), &above)?);
+            }
         }
         for stale in self.watched.iter().filter(|stale| !watched.contains(stale)) {
             // It is gone already when its directory is.
@@ -108,6 +120,25 @@ fn drain_now(inotify: impl AsFd) -> io::Result<()> {
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// The directories that links on the way to a directory are in.
+fn places_of_links(dir: &Path) -> Vec<PathBuf> {
+    let mut places = Vec::new();
+    let mut follow = vec![dir.to_owned()];
+    let mut links = 0;
+    while let Some(path) = follow.pop() {
+        for part in path.ancestors() {
+            let (Ok(target), Some(place)) = (std::fs::read_link(part), part.parent()) else { continue };
+            links += 1;
+            if links > MOST_LINKS {
+                return places;
+            }
+            follow.push(place.join(target));
+            places.push(place.to_owned());
+        }
+    }
+    places
 }
 
 fn watch_nearest(inotify: &OwnedFd, dir: &Path) -> Result<i32, Error> {
@@ -150,6 +181,55 @@ mod tests {
         timeout(SOON, watch.changed()).await.unwrap().unwrap();
         fs::remove_file(dir.path().join("a")).unwrap();
         timeout(SOON, watch.changed()).await.unwrap().unwrap();
+    }
+
+    /// Waits for a change, and sees that it was told once.
+    async fn changed_once(watch: &mut Watch) {
+        timeout(SOON, watch.changed()).await.unwrap().unwrap();
+        let again = timeout(QUIET * 4, watch.changed()).await;
+        assert!(again.is_err(), "told twice");
+    }
+
+    #[tokio::test]
+    async fn a_burst_of_changes_is_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut watch = Watch::new(vec![dir.path().to_owned()]).unwrap();
+        for n in 0..200 {
+            let (beside, path) = (dir.path().join(".tmp"), dir.path().join(format!("{}.conf", n % 5)));
+            fs::write(&beside, n.to_string()).unwrap();
+            fs::rename(&beside, &path).unwrap();
+        }
+        changed_once(&mut watch).await;
+    }
+
+    #[tokio::test]
+    async fn links_that_are_swapped_are_noticed_wherever_they_are() {
+        use std::os::unix::fs::symlink;
+        let top = tempfile::tempdir().unwrap();
+        let path = |name: &str| top.path().join(name);
+        let swap = |target: &str, link: &str| {
+            symlink(target, path(".beside")).unwrap();
+            fs::rename(path(".beside"), path(link)).unwrap();
+        };
+        for dir in ["one", "two", "maps/1", "maps/2"] {
+            fs::create_dir_all(path(dir)).unwrap();
+        }
+        // The directory itself is a link to a link.
+        swap("one", "current");
+        swap("current", "net.d");
+        // What is in it is one, as with a volume of a ConfigMap.
+        symlink("../maps/..data/net.conf", path("one/10-net.conf")).unwrap();
+        let mut watch = Watch::new(vec![path("net.d"), path("maps")]).unwrap();
+        swap("1", "maps/..data");
+        changed_once(&mut watch).await;
+        swap("2", "maps/..data");
+        changed_once(&mut watch).await;
+        swap("two", "current");
+        changed_once(&mut watch).await;
+        fs::write(path("two/20-net.conf"), "1").unwrap();
+        changed_once(&mut watch).await;
+        swap("one", "net.d");
+        changed_once(&mut watch).await;
     }
 
     #[tokio::test]

@@ -5,10 +5,10 @@
 
 mod handlers;
 mod logs;
+mod network;
 mod streaming;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -16,6 +16,7 @@ use thiserror::Error;
 
 use handlers::HandlerConfig;
 pub(crate) use logs::{JOURNALD, LogsConfig};
+pub(crate) use network::{AnnotationsConfig, IpPreference, NetworkConfig};
 pub(crate) use streaming::StreamingConfig;
 
 /// What `knarr serve` runs by.
@@ -67,25 +68,6 @@ pub(crate) struct SecurityConfig {
     /// Whether SELinux is used where the host has it and its policy knows containers.
     pub(crate) selinux: bool,
 }
-
-/// `[network]`: the time that plugins have, and the built-in bridge, used instead of CNI configuration files when `builtin` is true.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct NetworkConfig {
-    /// How long a single CNI plugin may take, in seconds.
-    pub(crate) plugin_deadline: u64,
-    /// Whether `bridge`, `host-local` and `portmap` in CNI configuration files are served in-process rather than executed.
-    pub(crate) native: bool,
-    /// Off unless asked for.
-    pub(crate) builtin: bool,
-    /// The bridge's name: at most 15 bytes (IFNAMSIZ less its end).
-    pub(crate) bridge: String,
-    /// One subnet per address family, `address/prefix`; the first is the preferred family.
-    pub(crate) subnets: Vec<String>,
-}
-
-/// Below the time that attaching a pod may take as a whole, so that the plugin that hangs can be named.
-const PLUGIN_DEADLINES: std::ops::RangeInclusive<u64> = 1..=100;
 
 /// Levels of `tracing`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -192,18 +174,6 @@ impl Default for SecurityConfig {
     }
 }
 
-impl Default for NetworkConfig {
-    fn default() -> Self {
-        Self {
-            plugin_deadline: cni::Config::PLUGIN_DEADLINE.as_secs(),
-            native: false,
-            builtin: false,
-            bridge: "knarr0".into(),
-            subnets: vec!["10.88.0.0/16".into()],
-        }
-    }
-}
-
 impl LogLevel {
     /// As a directive of `tracing_subscriber::EnvFilter`.
     pub(crate) fn directive(self) -> &'static str {
@@ -250,6 +220,11 @@ impl Config {
         handlers::handlers(self)
     }
 
+    /// Which networks pods join.
+    pub(crate) fn networks(&self) -> cni::Selection {
+        self.network.selection(handlers::cni_conf_dirs(self))
+    }
+
     /// The path of the socket in `listen`.
     pub(crate) fn socket(&self) -> Result<&Path, ConfigError> {
         let why = "must be unix:// and an absolute path";
@@ -275,53 +250,6 @@ impl SecurityConfig {
 
 fn usage(is_on: bool) -> sandbox::LsmUsage {
     if is_on { sandbox::LsmUsage::AsHost } else { sandbox::LsmUsage::Off }
-}
-
-impl NetworkConfig {
-    /// The network for `cni`, when it is on.
-    pub(crate) fn enabled(&self) -> Result<Option<cni::BuiltinNetwork>, ConfigError> {
-        if !self.builtin {
-            return Ok(None);
-        }
-        let subnets = self.subnets.iter().map(|subnet| parse_subnet(subnet)).collect::<Result<_, _>>()?;
-        Ok(Some(cni::BuiltinNetwork {
-            name: self.bridge.clone(),
-            bridge: self.bridge.clone(),
-            subnets,
-            mtu: None,
-        }))
-    }
-
-    fn check(&self) -> Result<(), ConfigError> {
-        if !PLUGIN_DEADLINES.contains(&self.plugin_deadline) {
-            let value = self.plugin_deadline.to_string();
-            let why = "must be 1 to 100 seconds";
-            return Err(ConfigError::Value { key: "network.plugin_deadline", value, why });
-        }
-        let name = self.bridge.as_str();
-        let usable =
-            !name.is_empty() && name.len() <= 15 && name.bytes().all(|b| b.is_ascii_graphic() && b != b'/');
-        if !usable {
-            let why = "must be an interface name of 1 to 15 bytes";
-            return Err(ConfigError::Value { key: "network.bridge", value: name.into(), why });
-        }
-        if self.builtin && self.subnets.is_empty() {
-            let why = "must name at least one subnet";
-            return Err(ConfigError::Value { key: "network.subnets", value: "[]".into(), why });
-        }
-        self.subnets.iter().try_for_each(|subnet| parse_subnet(subnet).map(drop))
-    }
-}
-
-fn parse_subnet(subnet: &str) -> Result<cni::Subnet, ConfigError> {
-    let parsed = subnet.split_once('/').and_then(|(address, prefix)| {
-        let address = address.parse::<IpAddr>().ok()?;
-        let widest = if address.is_ipv4() { 30 } else { 126 };
-        let prefix = prefix.parse::<u8>().ok().filter(|bits| *bits <= widest)?;
-        Some(cni::Subnet { network: cni::Cidr { address, prefix }, gateway: None })
-    });
-    let why = "must be address/prefix with room for pods";
-    parsed.ok_or_else(|| ConfigError::Value { key: "network.subnets", value: subnet.into(), why })
 }
 
 fn absolute(key: &'static str, path: &Path) -> Result<(), ConfigError> {
@@ -352,14 +280,11 @@ mod tests {
     #[test]
     fn values_that_cannot_be_honoured_are_refused_with_their_key() {
         type Break = fn(&mut Config);
-        let broken: [(&str, Break); 7] = [
+        let broken: [(&str, Break); 4] = [
             ("listen", |c| c.listen = "tcp://127.0.0.1:1".into()),
             ("root", |c| c.root = "relative".into()),
             ("cni_bin_dir", |c| c.cni_bin_dir.push("bin".into())),
             ("cdi_spec_dirs", |c| c.cdi_spec_dirs.push("cdi".into())),
-            ("network.plugin_deadline", |c| c.network.plugin_deadline = 0),
-            ("network.bridge", |c| c.network.bridge = "much-too-long-for-a-name".into()),
-            ("network.subnets", |c| c.network.subnets = vec!["10.0.0.0/31".into()]),
         ];
         for (key, change) in broken {
             let mut config = Config::default();

@@ -6,6 +6,9 @@
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::Netns;
 
 /// The names under which a node's leftovers would be found.
 #[derive(Debug, Clone)]
@@ -96,6 +99,41 @@ impl Traces {
     fn bridge_ports(&self) -> Vec<String> {
         names(&format!("/sys/class/net/{}/brif", self.bridge))
     }
+}
+
+/// The network of a host of its own, as it was before its node was started.
+#[derive(Debug)]
+pub(crate) struct Ground {
+    host: Arc<Netns>,
+    links: Vec<String>,
+}
+
+impl Ground {
+    pub(crate) fn new(host: Arc<Netns>) -> Self {
+        let links = host.links("");
+        Self { host, links }
+    }
+
+    /// Links that have come since, but for `bridges` (the reference plugin leaves its own, for the next pod), and rules of
+    /// pods: what the reference plugins leave are the chains that pods share.
+    pub(crate) fn leftovers(&self, bridges: &[String]) -> Vec<String> {
+        let links = self.host.links("");
+        let left = links.into_iter().filter(|link| !self.links.contains(link) && !bridges.contains(link));
+        let rules = self.host.sh("nft list ruleset");
+        let of_pods =
+            rules.lines().filter(|line| is_of_a_pod(line)).map(|line| format!("rule: {}", line.trim()));
+        left.map(|link| format!("link: {link}")).chain(of_pods).collect()
+    }
+}
+
+/// Whether a line of nft's listing names a table of ours, or a chain that the reference plugins make for a single pod:
+/// `CNI-DN-…` (portmap) and `CNI-` with 24 hex digits (masquerade).
+fn is_of_a_pod(line: &str) -> bool {
+    line.split_whitespace().any(|word| {
+        let chain = word.strip_prefix("CNI-").unwrap_or_default();
+        let is_hash = chain.len() == 24 && chain.bytes().all(|byte| byte.is_ascii_hexdigit());
+        word.starts_with("knarr") || chain.starts_with("DN-") || is_hash
+    })
 }
 
 /// Network namespaces on this machine that some process lives in or holds open.

@@ -17,25 +17,18 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use crate::leaks::Traces;
-use crate::{CgroupDriver, Client, Registry, config};
+mod network;
 
-/// What connects the node's pods.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Network {
-    /// No configuration: pods on the host's network alone.
-    None,
-    /// The daemon's own bridge.
-    BuiltIn,
-    /// Debian's bridge, host-local and portmap plugins.
-    Plugins,
-}
+pub use self::network::{Network, Setup};
+use crate::leaks::{Ground, Traces};
+use crate::{CgroupDriver, Client, Registry, config};
 
 /// A node under test.
 pub struct Node {
     directory: TempDir,
-    network: Network,
-    driver: CgroupDriver,
+    setup: Setup,
+    /// What the host's network had before.
+    ground: Option<Ground>,
     /// What the daemon's environment has beside the test's.
     pub environment: Vec<(String, String)>,
     slot: Slot,
@@ -65,13 +58,20 @@ impl Node {
     /// # Panics
     /// As [`Node::start`].
     pub async fn with(network: Network, driver: CgroupDriver, environment: &[(&str, &str)]) -> Self {
+        Setup::new(network).driver(driver).environment(environment).start().await
+    }
+
+    async fn made(setup: Setup) -> Self {
         let directory = tempfile::Builder::new().prefix("knarr-e2e-").tempdir().expect("a directory");
         let registry = Registry::shared().await;
+        if let Some(host) = &setup.host {
+            host.lend(&registry);
+        }
         let mut node = Self {
             directory,
-            network,
-            driver,
-            environment: environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+            environment: setup.environment.clone(),
+            ground: setup.host.clone().map(Ground::new),
+            setup,
             slot: Slot::take(),
             serial: AtomicU32::new(0),
             daemon: None,
@@ -135,16 +135,27 @@ impl Node {
     pub fn start_daemon(&mut self) {
         let log =
             File::options().create(true).append(true).open(self.path("daemon.log")).expect("a log file");
-        let mut daemon = Command::new(binary("knarr"))
+        let mut command = match &self.setup.prelude {
+            None => Command::new(binary("knarr")),
+            Some(prelude) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-ec", &format!("{prelude}; exec \"$0\" \"$@\"")]).arg(binary("knarr"));
+                shell
+            }
+        };
+        command
             .arg("serve")
             .arg("--config")
             .arg(self.path("knarr.toml"))
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .expect("the built knarr binary");
+            .stderr(log);
+        let spawned = match &self.setup.host {
+            Some(host) => host.run(|| command.spawn()),
+            None => command.spawn(),
+        };
+        let mut daemon = spawned.expect("the built knarr binary");
         let mut line = String::new();
         let read = BufReader::new(daemon.stdout.take().expect("a pipe")).read_line(&mut line);
         self.daemon = Some(daemon);
@@ -164,7 +175,7 @@ impl Node {
         let logs = self.path("logs").join(&name);
         std::fs::create_dir_all(&logs).expect("a log directory");
         let config = config::pod(&name, &self.cgroup_parent(), &logs);
-        if self.network == Network::None { config::on_host_network(config) } else { config }
+        if self.setup.network == Network::None { config::on_host_network(config) } else { config }
     }
 
     /// The configuration of a container of the busybox image.
@@ -174,12 +185,23 @@ impl Node {
 
     /// Who makes the pods' cgroups.
     pub fn cgroup_driver(&self) -> CgroupDriver {
-        self.driver
+        self.setup.driver
     }
 
     /// The cgroup below which the node's pods live, as their configurations name it.
     pub fn cgroup_parent(&self) -> String {
-        self.driver.parent(self.slot.number)
+        self.setup.driver.parent(self.slot.number)
+    }
+
+    /// The processes of a container, by their ids on the host.
+    pub fn processes_of(&self, container: &str) -> Vec<u32> {
+        let traces = self.traces();
+        let inside = |pid: &i32| {
+            let cgroups = std::fs::read_to_string(format!("/proc/{pid}/cgroup"));
+            cgroups.is_ok_and(|cgroups| cgroups.contains(container))
+        };
+        let pids = traces.processes().into_iter().map(|(pid, _)| pid);
+        pids.filter(inside).map(i32::cast_unsigned).collect()
     }
 
     /// The first three bytes of the node's pod addresses.
@@ -208,46 +230,28 @@ impl Node {
     }
 
     fn write_configuration(&self) {
-        for directory in ["cni", "plugins", "certs.d"] {
-            std::fs::create_dir_all(self.path(directory)).expect("a directory");
-        }
-        if self.network == Network::Plugins {
-            let conflist = self.conflist();
-            std::fs::write(self.path("cni/10-e2e.conflist"), conflist).expect("writing the conflist");
-        }
+        let subnet = format!("{}.0/24", self.subnet());
+        let name = format!("e2e{}", self.slot.number);
+        self.setup.write(self.directory.path(), (name, network::ordinary(&self.bridge(), &subnet)));
         let toml = format!(
             "listen = \"unix://{dir}/state/knarr.sock\"\n{driver}root = \"{dir}/root\"\nstate = \"{dir}/state\"\n\
              cni_conf_dir = \"{dir}/cni\"\ncni_bin_dir = [\"{dir}/plugins\", \"/usr/lib/cni\"]\nregistry_config_dir = \"{dir}/certs.d\"\n\
-             cdi_spec_dirs = [\"{dir}/cdi-fixed\", \"{dir}/cdi-run\"]\nlog_level = \"debug\"\n[network]\nbuiltin = {builtin}\nbridge = \"{bridge}\"\nsubnets = [\"{subnet}.0/24\"]\n",
+             cdi_spec_dirs = [\"{dir}/cdi-fixed\", \"{dir}/cdi-run\"]\nlog_level = \"debug\"\n[network]\nbuiltin = {builtin}\nbridge = \"{bridge}\"\nsubnets = [\"{subnet}\"]\n{tail}",
             dir = self.directory.path().display(),
             driver = self.driver_key(),
-            builtin = self.network == Network::BuiltIn,
+            builtin = self.setup.network == Network::BuiltIn,
             bridge = self.bridge(),
-            subnet = self.subnet(),
+            tail = self.setup.tail(self.directory.path()),
         );
         std::fs::write(self.path("knarr.toml"), toml).expect("writing the configuration");
     }
 
     /// Nothing where the driver is the default.
     fn driver_key(&self) -> String {
-        match self.driver {
+        match self.setup.driver {
             CgroupDriver::Cgroupfs => String::new(),
-            CgroupDriver::Systemd => format!("cgroup_driver = \"{}\"\n", self.driver.name()),
+            CgroupDriver::Systemd => format!("cgroup_driver = \"{}\"\n", self.setup.driver.name()),
         }
-    }
-
-    fn conflist(&self) -> String {
-        serde_json::json!({
-            "cniVersion": "1.0.0", "name": format!("e2e{}", self.slot.number),
-            "plugins": [
-                { "type": "bridge", "bridge": self.bridge(), "isGateway": true, "ipMasq": true,
-                  "ipam": { "type": "host-local", "dataDir": self.path("ipam"),
-                            "ranges": [[{ "subnet": format!("{}.0/24", self.subnet()) }]],
-                            "routes": [{ "dst": "0.0.0.0/0" }] } },
-                { "type": "portmap", "capabilities": { "portMappings": true } },
-            ],
-        })
-        .to_string()
     }
 
     /// Removes all pods over a client and a runtime of its own: the test's may be gone already.
@@ -270,8 +274,10 @@ impl Node {
         for parent in traces.cgroup_parents() {
             remove_cgroups(&parent);
         }
-        self.driver.forget(&self.cgroup_parent());
-        delete_link(&self.bridge());
+        self.setup.driver.forget(&self.cgroup_parent());
+        if self.setup.host.is_none() {
+            delete_link(&self.bridge());
+        }
     }
 }
 
@@ -287,7 +293,10 @@ impl Drop for Node {
         } else if self.daemon.is_some() {
             self.kill_daemon();
         }
-        let leftovers = self.traces().leftovers();
+        let mut leftovers = self.traces().leftovers();
+        leftovers.extend(
+            self.ground.iter().flat_map(|ground| ground.leftovers(&self.setup.bridges(&self.bridge()))),
+        );
         self.sweep();
         if judged {
             assert!(removed.is_ok(), "removing the node's pods: {removed:?}");
@@ -321,7 +330,8 @@ async fn remove_pods(socket: &Path, parent: &str) -> Result<(), String> {
     Ok(())
 }
 
-pub(crate) fn remove_cgroups(directory: &Path) {
+/// Removes a directory of cgroups without processes, and those below it.
+pub fn remove_cgroups(directory: &Path) {
     for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
         if entry.path().is_dir() {
             remove_cgroups(&entry.path());

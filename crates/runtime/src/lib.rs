@@ -33,4 +33,4 @@ pub mod wire;
 
 pub use error::Error;
 pub use failure::{FailedStep, Failure, FailureKind};
-pub use sys::give_back_large_blocks;
+pub use sys::{close_on_exec_above_stdio, give_back_large_blocks};

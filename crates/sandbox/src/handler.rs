@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use runtime::external::ExternalRuntime;
-use runtime::plan::{PodNamespace, PodPlan};
+use runtime::plan::{IdMappings, PodNamespace, PodPlan};
 use runtime::spec::oci;
 use serde::{Deserialize, Serialize};
 
@@ -48,6 +48,19 @@ pub struct Handler {
     pub default_ulimits: BTreeMap<String, Ulimit>,
     /// What becomes of a container that says nothing of seccomp.
     pub unset_seccomp: UnsetSeccomp,
+    /// What everybody may do in a network namespace of a pod's own, unless the pod or `default_sysctls` say otherwise.
+    #[serde(skip_serializing_if = "Unprivileged::is_nothing")]
+    pub unprivileged: Unprivileged,
+}
+
+/// What everybody may do in a pod's own network namespace; by the kernel's defaults nothing of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Unprivileged {
+    /// Listen on the ports below 1024 (`net.ipv4.ip_unprivileged_port_start`).
+    pub ports: bool,
+    /// Send echo requests (`net.ipv4.ping_group_range`).
+    pub icmp: bool,
 }
 
 /// A resource limit.
@@ -180,13 +193,16 @@ impl Handler {
 
     /// The kernel parameters of a pod: its own, and those of the handler that it can have.
     pub(crate) fn sysctls(&self, mut plan: PodPlan) -> PodPlan {
-        for (name, value) in &self.default_sysctls {
-            if plan.sysctls.contains_key(name) {
+        let defaults = self.default_sysctls.clone().into_iter().chain(self.unprivileged.sysctls(&plan));
+        for (name, value) in defaults {
+            if plan.sysctls.contains_key(&name) {
                 continue;
             }
-            let alone = PodPlan { sysctls: BTreeMap::from([(name.clone(), value.clone())]), ..plan.clone() };
-            if runtime::plan::check_pod(&alone).is_ok() {
-                plan.sysctls.insert(name.clone(), value.clone());
+            let mut with = plan.clone();
+            with.sysctls.insert(name, value);
+            // Not where the namespace is the host's, nor where the pod has it by its other name.
+            if runtime::plan::check_pod(&with).is_ok() {
+                plan = with;
             }
         }
         plan
@@ -197,6 +213,34 @@ impl Handler {
         let limits = self.default_ulimits.iter().filter_map(|(name, limit)| process::rlimit(name, *limit));
         Some(limits.collect()).filter(|limits: &Vec<_>| !limits.is_empty())
     }
+}
+
+/// The highest group that the kernel takes for `net.ipv4.ping_group_range` (net/ipv4/sysctl_net_ipv4.c, `ip_ping_group_range_max`).
+const HIGHEST_PING_GROUP: u32 = i32::MAX as u32;
+
+impl Unprivileged {
+    fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn sysctls(self, plan: &PodPlan) -> Vec<(String, String)> {
+        let mut sysctls = Vec::new();
+        if self.ports {
+            sysctls.push(("net.ipv4.ip_unprivileged_port_start".to_owned(), "0".to_owned()));
+        }
+        if let (true, Some(highest)) = (self.icmp, highest_group(plan.user.as_ref())) {
+            sysctls.push(("net.ipv4.ping_group_range".to_owned(), format!("0 {highest}")));
+        }
+        sysctls
+    }
+}
+
+/// The highest group, from 0 on, of which all are somebody in the pod: the kernel refuses a range with an end that is mapped to
+/// nobody. None where not even group 0 is.
+fn highest_group(user: Option<&IdMappings>) -> Option<u32> {
+    let Some(user) = user else { return Some(HIGHEST_PING_GROUP) };
+    let lowest = user.gids.iter().find(|mapping| mapping.inside == 0)?;
+    Some(lowest.length.checked_sub(1)?.min(HIGHEST_PING_GROUP))
 }
 
 /// A pod that has every namespace of its own.
@@ -217,6 +261,8 @@ fn isolated(sysctls: BTreeMap<String, String>) -> PodPlan {
 
 #[cfg(test)]
 mod tests {
+    use runtime::plan::IdMapping;
+
     use super::*;
 
     fn with(handler: Handler) -> Result<Handlers, Error> {
@@ -284,9 +330,37 @@ mod tests {
         {
             handler.default_sysctls.insert(name.to_owned(), value.to_owned());
         }
-        let asked = isolated(one("net.core.somaxconn", "9".to_owned()));
+        let asked = isolated(one("net/core/somaxconn", "9".to_owned()));
         let plan = handler.sysctls(PodPlan { ipc: PodNamespace::Host, ..asked });
         let set: Vec<_> = plan.sysctls.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        assert_eq!(set, [("net.core.somaxconn", "9"), ("net.ipv4.ip_forward", "1")]);
+        assert_eq!(set, [("net.ipv4.ip_forward", "1"), ("net/core/somaxconn", "9")]);
+    }
+
+    #[test]
+    fn everybody_may_listen_and_ping_where_neither_pod_nor_handler_says_otherwise() {
+        let unprivileged = Unprivileged { ports: true, icmp: true };
+        let (ports, groups) = ("net.ipv4.ip_unprivileged_port_start", "net.ipv4.ping_group_range");
+        let set = |handler: &Handler, plan: PodPlan| {
+            let sysctls = handler.sysctls(plan).sysctls;
+            [ports, groups].map(|name| sysctls.get(name).cloned().unwrap_or_default())
+        };
+        let handler = Handler { unprivileged, ..Handler::default() };
+        assert_eq!(set(&handler, isolated(BTreeMap::new())), ["0", "0 2147483647"]);
+        assert_eq!(set(&Handler::default(), isolated(BTreeMap::new())), ["", ""]);
+        let on_host = PodPlan { network: PodNamespace::Host, ..isolated(BTreeMap::new()) };
+        assert_eq!(set(&handler, on_host), ["", ""]);
+        let asked = isolated(one(ports, "80".to_owned()));
+        assert_eq!(set(&handler, asked), ["80", "0 2147483647"]);
+        let by_its_other_name = isolated(one("net/ipv4/ping_group_range", "5 5".to_owned()));
+        assert_eq!(set(&handler, by_its_other_name), ["0", ""]);
+        let strict = Handler { default_sysctls: one(ports, "1024".to_owned()), ..handler.clone() };
+        assert_eq!(set(&strict, isolated(BTreeMap::new())), ["1024", "0 2147483647"]);
+        // All groups of the range have to be somebody's in the pod's user namespace.
+        let mapped = |inside, length| {
+            let ids = vec![IdMapping { inside, outside: 100_000, length }];
+            let user = Some(IdMappings { uids: ids.clone(), gids: ids });
+            PodPlan { user, ..isolated(BTreeMap::new()) }
+        };
+        assert_eq!(set(&handler, mapped(0, 65536)), ["0", "0 65535"]);
     }
 }

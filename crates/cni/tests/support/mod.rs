@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use cni::{Attachment, BuiltinNetwork, Config, Networks};
+use cni::{Attachment, BuiltinNetwork, Config, Networks, Selection};
 
 /// How long anything here may take before a test gives up.
 pub const SOON: Duration = Duration::from_secs(20);
@@ -76,6 +76,7 @@ impl Node {
             builtin: None,
             native: false,
             plugin_deadline: SOON,
+            selection: Selection::default(),
         }
     }
 

@@ -3,9 +3,9 @@
 //! Not here: what the values mean (see `sandbox::Handler`, which also checks them).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use sandbox::{ExternalRuntime, Handler, Handlers, Ulimit, UnsetSeccomp};
+use sandbox::{ExternalRuntime, Handler, Handlers, Ulimit, Unprivileged, UnsetSeccomp};
 use serde::{Deserialize, Serialize};
 
 use super::{Config, ConfigError};
@@ -33,6 +33,9 @@ pub(crate) struct HandlerConfig {
     pub(crate) default_sysctls: BTreeMap<String, String>,
     /// Limits of processes by their names in setrlimit(2), without `RLIMIT_` and in lower case.
     pub(crate) default_ulimits: BTreeMap<String, UlimitConfig>,
+    /// Where CNI configuration files are looked for instead of the node's `cni_conf_dir`, or of its built-in network.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) cni_conf_dir: Option<PathBuf>,
 }
 
 impl Default for HandlerConfig {
@@ -47,6 +50,7 @@ impl Default for HandlerConfig {
             unset_seccomp: SeccompChoice::default(),
             default_sysctls: BTreeMap::new(),
             default_ulimits: BTreeMap::new(),
+            cni_conf_dir: None,
         }
     }
 }
@@ -80,13 +84,29 @@ pub(crate) struct UlimitConfig {
 /// # Errors
 /// [`ConfigError::Handler`] with the key of what can't be honoured.
 pub(crate) fn handlers(config: &Config) -> Result<Handlers, ConfigError> {
+    let network = &config.network;
+    let unprivileged = Unprivileged { ports: network.unprivileged_ports, icmp: network.unprivileged_icmp };
     let read = |(name, handler): (&String, &HandlerConfig)| {
         check_name(name)?;
-        Ok((name.clone(), handler.read(name, &config.state)?))
+        Ok((name.clone(), Handler { unprivileged, ..handler.read(name, &config.state)? }))
     };
     let (default, by_name) = (&config.default_handler, config.handlers.iter());
-    let by_name = by_name.map(read).collect::<Result<_, ConfigError>>()?;
+    let mut by_name = by_name.map(read).collect::<Result<BTreeMap<_, _>, ConfigError>>()?;
+    by_name
+        .entry(sandbox::handler::INTERNAL.to_owned())
+        .or_insert_with(|| Handler { unprivileged, ..Handler::default() });
     Handlers::new(default, by_name).map_err(|cause| ConfigError::Handler { cause: Box::new(cause) })
+}
+
+/// The directories of network configurations that handlers have of their own, by the names that requests may use.
+pub(crate) fn cni_conf_dirs(config: &Config) -> BTreeMap<String, PathBuf> {
+    let own =
+        config.handlers.iter().filter_map(|(name, handler)| Some((name, handler.cni_conf_dir.clone()?)));
+    let named = |(name, dir): (&String, PathBuf)| {
+        let unnamed = (*name == config.default_handler).then(|| (String::new(), dir.clone()));
+        std::iter::once((name.clone(), dir)).chain(unnamed)
+    };
+    own.flat_map(named).collect()
 }
 
 /// RuntimeClass takes no other names of handlers (a DNS label, RFC 1123).
@@ -112,6 +132,11 @@ impl HandlerConfig {
             };
             Ok((kind.clone(), Ulimit { soft: side(limit.soft)?, hard: side(limit.hard)? }))
         };
+        if let Some(dir) = self.cni_conf_dir.as_ref().filter(|dir| !dir.is_absolute()) {
+            let why = format!("\"{}\" is not an absolute path", dir.display());
+            let cause = sandbox::Error::refused(format!("handlers.{name}.cni_conf_dir"), why);
+            return Err(ConfigError::Handler { cause: Box::new(cause) });
+        }
         Ok(Handler {
             external: self.external(name, state)?,
             privileged_without_host_devices: self.privileged_without_host_devices,
@@ -124,6 +149,7 @@ impl HandlerConfig {
                 SeccompChoice::Unconfined => UnsetSeccomp::Unconfined,
                 SeccompChoice::RuntimeDefault => UnsetSeccomp::RuntimeDefault,
             },
+            unprivileged: Unprivileged::default(),
         })
     }
 }
@@ -165,6 +191,7 @@ mod tests {
         container_annotations = ["example.com/container"]
         default_capabilities = ["CHOWN", "CAP_KILL"]
         unset_seccomp = "runtime-default"
+        cni_conf_dir = "/etc/cni/strict.d"
         [handlers.strict.default_sysctls]
         "net.ipv4.ping_group_range" = "0 0"
         [handlers.strict.default_ulimits]
@@ -191,8 +218,25 @@ mod tests {
         let runc = handlers.get("runc").unwrap().external.as_ref().unwrap();
         assert_eq!(runc.args, ["--systemd-cgroup=false", "--root", "/run/knarr/runtimes/runc"]);
         assert_eq!(handlers.get("plain").unwrap().external, None);
+        let dirs = super::cni_conf_dirs(&config);
+        assert_eq!(dirs.keys().collect::<Vec<_>>(), ["", "strict"], "the default handler has two names");
+        assert_eq!(dirs[""], std::path::Path::new("/etc/cni/strict.d"));
         let again: Config = toml::from_str(&toml::to_string(&config).unwrap()).unwrap();
         assert_eq!(again, config);
+    }
+
+    #[test]
+    fn what_everybody_may_do_is_the_nodes_word_for_all_handlers() {
+        let handlers = |text: &str| toml::from_str::<Config>(text).unwrap().handlers().unwrap();
+        let all = |handlers: &sandbox::Handlers| {
+            ["", "knarr", "x"].map(|name| {
+                let said = handlers.get(name).unwrap().unprivileged;
+                (said.ports, said.icmp)
+            })
+        };
+        assert_eq!(all(&handlers("[handlers.x]")), [(true, true); 3]);
+        let off = "[network]\nunprivileged_ports = false\n[handlers.x]";
+        assert_eq!(all(&handlers(off)), [(false, true); 3]);
     }
 
     #[test]
@@ -203,6 +247,7 @@ mod tests {
             ("[handlers.x]\nruntime = \"runc\"", "handlers.x.runtime"),
             ("[handlers.x]\nargs = [\"--debug\"]", "handlers.x.args"),
             ("[handlers.x]\nruntme = 1", "runtme"),
+            ("[handlers.x]\ncni_conf_dir = \"net.d\"", "handlers.x.cni_conf_dir"),
             ("[handlers.x]\nunset_seccomp = \"none\"", "unset_seccomp"),
             ("[handlers.x]\npod_annotations = [\"io.example.*\"]", "handlers.x.pod_annotations"),
             ("[handlers.x]\ndefault_capabilities = [\"FLY\"]", "handlers.x.default_capabilities"),

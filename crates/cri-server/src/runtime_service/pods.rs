@@ -51,7 +51,7 @@ pub(super) fn status(
     let containers = runtime.pods.containers(&inside);
     Ok(cri::PodSandboxStatusResponse {
         status: Some(status::pod(&pod)),
-        info: if request.verbose { info(&pod) } else { HashMap::new() },
+        info: if request.verbose { info(runtime, &pod) } else { HashMap::new() },
         containers_statuses: containers.iter().map(|container| status::container(container)).collect(),
         timestamp: crate::now(),
     })
@@ -78,16 +78,33 @@ pub(super) async fn update(
 
 /// One JSON object under the key that crictl prints. The limits are those of now, in the configuration too: that is what an update
 /// changes, as the contract has it.
-fn info(pod: &PodStatus) -> HashMap<String, String> {
+fn info(runtime: &Runtime, pod: &PodStatus) -> HashMap<String, String> {
     let PodResources { overhead, resources } = pod.limits.clone();
     let config = PodConfig { overhead, resources, ..(*pod.config).clone() };
     let info = json!({
         "pid": pod.supervisor,
         "netns": pod.netns,
+        "networks": networks(runtime, pod),
         "cgroup": pod.cgroup,
         "message": pod.message,
         "runtimeHandler": pod.config.runtime_handler,
         "config": config,
     });
     HashMap::from([("info".to_owned(), info.to_string())])
+}
+
+/// Every interface that the pod has, with its network, addresses and hardware address. The status itself tells the first one's
+/// addresses alone.
+fn networks(runtime: &Runtime, pod: &PodStatus) -> serde_json::Value {
+    let shown = |joined: &cni::Added| {
+        let inside = |interface: &&cni::Interface| {
+            !interface.sandbox.is_empty() && interface.name == joined.ifname && !interface.mac.is_empty()
+        };
+        let mac = joined.result.interfaces.iter().find(inside).map(|interface| &interface.mac);
+        json!({ "interface": joined.ifname, "network": joined.network, "ips": joined.ips, "mac": mac })
+    };
+    match runtime.networks.interfaces(pod.id.as_str()) {
+        Ok(joined) => joined.iter().map(shown).collect(),
+        Err(error) => json!({ "error": crate::chain(&error) }),
+    }
 }

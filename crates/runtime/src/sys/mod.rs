@@ -28,9 +28,10 @@ pub(crate) use mount::{
     set_propagation,
 };
 pub(crate) use network::bring_loopback_up;
+pub use process::close_on_exec_above_stdio;
 pub(crate) use process::{
-    Awaited, close_all, close_all_but, close_inherited, close_on_exec_above_stdio, exit_now, install_seccomp,
-    reset_signal_dispositions, set_resource_limit, shed_in, wait_for_signal,
+    Awaited, close_all, close_all_but, close_inherited, exit_now, install_seccomp, reset_signal_dispositions,
+    set_resource_limit, shed_in, wait_for_signal,
 };
 pub(crate) use schedule::{set_io_priority, set_personality, set_policy};
 pub(crate) use signal::signal;

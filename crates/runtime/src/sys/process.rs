@@ -64,8 +64,11 @@ pub(crate) fn set_resource_limit(limit: &ResourceLimit) -> Result<(), Errno> {
 /// CLOSE_RANGE_CLOEXEC of linux/close_range.h.
 const CLOEXEC: libc::c_uint = 4;
 
-/// Has every descriptor above 2 closed by the next execve(2).
-pub(crate) fn close_on_exec_above_stdio() -> Result<(), Errno> {
+/// Has every descriptor above 2 that there is now closed by the next execve(2).
+///
+/// # Errors
+/// The kernel's: ENOSYS before Linux 5.9, EINVAL before 5.11.
+pub fn close_on_exec_above_stdio() -> Result<(), Errno> {
     // SAFETY: the flag only marks descriptors; none is closed under an owner.
     check(unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, CLOEXEC) })
 }

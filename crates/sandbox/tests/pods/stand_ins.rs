@@ -23,6 +23,8 @@ use tokio::sync::Notify;
 pub(crate) struct Net {
     /// Who is attached, with the namespace it was attached by.
     pub(crate) attached: Mutex<BTreeMap<PodId, PathBuf>>,
+    /// Who was detached, with the namespace that could be opened then.
+    pub(crate) detached: Mutex<BTreeMap<PodId, Option<PathBuf>>>,
     pub(crate) attach_calls: Mutex<Vec<PodId>>,
     pub(crate) fail_attach: AtomicBool,
     pub(crate) fail_detach: AtomicBool,
@@ -57,6 +59,8 @@ impl Network for Net {
         if self.fail_detach.load(Ordering::SeqCst) {
             return Err(failed());
         }
+        let netns = attachment.netns.clone().filter(|path| path.exists());
+        self.detached.lock().unwrap().insert(attachment.pod_id.clone(), netns);
         self.attached.lock().unwrap().remove(&attachment.pod_id);
         Ok(())
     }

@@ -1,0 +1,137 @@
+//! Published ports: from the host, from outside and from pods, over both families, and gone with the pod.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use e2e::cri::{PortMapping, Protocol};
+use e2e::{Netns, Network, Setup};
+use serde_json::{Value, json};
+
+use crate::rig::{Member, Site};
+use crate::traffic::{ask_tcp, ask_udp, at, serve_tcp, serve_udp};
+
+by_every_kind_of_plugins!(
+    lead_to_the_pod_from_everywhere,
+    of_one_address_of_the_host_are_open_there_alone,
+    of_sctp_are_in_the_rules,
+);
+
+/// The host's addresses on the segment to the world outside, and the world's.
+const HOST: [&str; 2] = ["198.51.100.1", "2001:db8:7::1"];
+const OUTSIDE: [&str; 2] = ["198.51.100.2", "2001:db8:7::2"];
+
+/// A host with a way outside and a dual-stack bridge for its pods.
+struct Place {
+    site: Site,
+    outside: Netns,
+}
+
+impl Place {
+    async fn new(plugins: Network) -> Self {
+        let (host, outside) = (Arc::new(Netns::new()), Netns::new());
+        host.connect("up0", &outside, "eth0");
+        for (netns, device, addresses) in [(&*host, "up0", HOST), (&outside, "eth0", OUTSIDE)] {
+            netns.sh(&format!("ip addr add {}/24 dev {device}", addresses[0]));
+            netns.sh(&format!("ip addr add {}/64 dev {device} nodad", addresses[1]));
+        }
+        let setup = Setup::new(plugins).conflist("published", networks());
+        Self { site: Site::on(host, setup).await, outside }
+    }
+
+    async fn publishing(&self, ports: Vec<PortMapping>) -> Member {
+        self.site.member_of("", |config| config.port_mappings = ports).await.expect("a pod")
+    }
+}
+
+fn networks() -> Value {
+    json!([
+        { "type": "bridge", "bridge": "pods0", "isGateway": true, "ipMasq": true, "hairpinMode": true,
+          "ipam": { "type": "host-local", "ranges": [[{ "subnet": "10.85.0.0/24" }], [{ "subnet": "fd00:85::/64" }]],
+                    "routes": [{ "dst": "0.0.0.0/0" }, { "dst": "::/0" }] } },
+        { "type": "portmap", "snat": true, "capabilities": { "portMappings": true } },
+    ])
+}
+
+fn mapping(protocol: Protocol, container_port: i32, host_port: i32) -> PortMapping {
+    PortMapping { protocol: protocol as i32, container_port, host_port, ..Default::default() }
+}
+
+fn address(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+async fn lead_to_the_pod_from_everywhere(plugins: Network) {
+    let place = Place::new(plugins).await;
+    let (site, outside) = (&place.site, &place.outside);
+    let ports = vec![mapping(Protocol::Tcp, 8080, 30080), mapping(Protocol::Udp, 9090, 30090)];
+    let pod = place.publishing(ports).await;
+    let other = site.member().await;
+    let _servers = [
+        serve_tcp(&pod.inside, 8080),
+        serve_udp(&pod.inside, SocketAddr::new(pod.v4(), 9090)),
+        serve_udp(&pod.inside, SocketAddr::new(pod.v6(), 9090)),
+    ];
+
+    let [v4, v6] = HOST;
+    for (host, client) in [(v4, OUTSIDE[0]), (v6, OUTSIDE[1])] {
+        let from = Ok(address(client));
+        assert_eq!(ask_tcp(outside, at(host, 30080)).await, from, "from outside over TCP to {host}");
+        assert_eq!(ask_udp(outside, at(host, 30090)).await, from, "from outside over UDP to {host}");
+        for (who, netns) in [("the host", &*site.host), ("a pod", &other.inside), ("itself", &pod.inside)] {
+            let seen = ask_tcp(netns, at(host, 30080)).await;
+            assert!(seen.is_ok(), "from {who} over TCP to {host}: {seen:?}");
+            let seen = ask_udp(netns, at(host, 30090)).await;
+            assert!(seen.is_ok(), "from {who} over UDP to {host}: {seen:?}");
+        }
+    }
+    let seen = ask_tcp(&site.host, at("127.0.0.1", 30080)).await;
+    assert!(seen.is_ok(), "over the host's loopback: {seen:?}");
+    let seen = ask_udp(&site.host, at("127.0.0.1", 30090)).await;
+    assert!(seen.is_ok(), "over the host's loopback by UDP: {seen:?}");
+
+    site.remove(&pod).await;
+    for (who, netns) in [("the host", &*site.host), ("outside", outside), ("a pod", &other.inside)] {
+        for host in HOST {
+            let left = ask_tcp(netns, at(host, 30080)).await;
+            assert!(left.is_err(), "{who} still has an answer from {host}: {left:?}");
+        }
+    }
+    let rules = site.host.sh("nft list ruleset");
+    assert!(!rules.contains("30080") && !rules.contains("30090"), "{rules}");
+}
+
+async fn of_one_address_of_the_host_are_open_there_alone(plugins: Network) {
+    let place = Place::new(plugins).await;
+    let on_one = |host_ip: &str, host_port| PortMapping {
+        host_ip: host_ip.to_owned(),
+        ..mapping(Protocol::Tcp, 8080, host_port)
+    };
+    let pod = place.publishing(vec![on_one(HOST[0], 30080), on_one(HOST[1], 30081)]).await;
+    let _server = serve_tcp(&pod.inside, 8080);
+    place.site.host.sh("ip addr add 198.51.100.9/24 dev up0");
+    for (host, port, is_open) in [
+        (HOST[0], 30080, true),
+        (HOST[1], 30080, false),
+        ("198.51.100.9", 30080, false),
+        (HOST[1], 30081, true),
+        (HOST[0], 30081, false),
+    ] {
+        let seen = ask_tcp(&place.outside, at(host, port)).await;
+        assert_eq!(seen.is_ok(), is_open, "{host} at {port}: {seen:?}");
+    }
+    let local = ask_tcp(&place.site.host, at("127.0.0.1", 30080)).await;
+    assert!(local.is_err(), "the host's loopback is another address: {local:?}");
+}
+
+/// Not every kernel has sockets for SCTP, but all can translate its addresses.
+async fn of_sctp_are_in_the_rules(plugins: Network) {
+    let place = Place::new(plugins).await;
+    let pod = place.publishing(vec![mapping(Protocol::Sctp, 7070, 30070)]).await;
+    let rules = || place.site.host.sh("nft list ruleset");
+    let text = rules();
+    let is_there = |line: &&str| line.contains("sctp") && line.contains("30070");
+    assert!(text.lines().any(|line| is_there(&line)), "{text}");
+    place.site.remove(&pod).await;
+    let text = rules();
+    assert!(!text.lines().any(|line| is_there(&line)), "{text}");
+}
