@@ -53,12 +53,16 @@ impl Case {
     /// In every version that Debian knows; all that each step leaves is looked at in the newest one, in the others only what
     /// is left in the end.
     pub(crate) fn in_all_versions(self) -> Case {
-        Case { versions: ALL_VERSIONS, ..self }
+        self.in_versions(ALL_VERSIONS)
     }
 
     /// In every format of results, likewise.
     pub(crate) fn in_all_formats(self) -> Case {
-        Case { versions: FORMATS, ..self }
+        self.in_versions(FORMATS)
+    }
+
+    pub(crate) fn in_versions(self, versions: &'static [&'static str]) -> Case {
+        Case { versions, ..self }
     }
 
     /// Another story.

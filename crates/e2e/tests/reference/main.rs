@@ -14,6 +14,7 @@
 mod case;
 mod cases;
 mod compare;
+mod differences;
 mod names;
 mod plugin;
 mod probe;

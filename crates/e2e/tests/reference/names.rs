@@ -112,13 +112,18 @@ impl Names {
                 // What a bridge says that had its carrier from the beginning.
                 link["operstate"] = "UP".into();
             }
+            let addresses = link["addr_info"].take();
+            let address_of = |address: &Value| format!("{}/{}", text(address, "local"), address["prefixlen"]);
+            let addresses = addresses.as_array().into_iter().flatten();
+            link["addr_info"] = addresses.map(|address| (address_of(address), address.clone())).collect();
+            link["flags"] = link["flags"].to_string().into();
             (text(&link, "ifname").to_owned(), link)
         });
         let by_name: Map<_, _> = by_name.collect();
         for value in plain.values_mut() {
             if let Value::Array(items) = value {
                 items.retain(|item| (item["state"].is_null() || is_lasting(item)) && !follows(item));
-                items.sort_by_key(ToString::to_string);
+                *value = Value::Object(items.iter().map(|item| (key_of(item), item.clone())).collect());
             }
         }
         plain.insert("links".into(), Value::Object(by_name));
@@ -145,6 +150,14 @@ fn plain(known: &[(&str, &str)], value: &Value) -> Value {
 
 fn replace(known: &[(&str, &str)], text: &str) -> String {
     known.iter().fold(text.to_owned(), |text, (name, meaning)| text.replace(name, meaning))
+}
+
+/// What a route, rule, neighbour or VLAN is known by among its like.
+fn key_of(item: &Value) -> String {
+    const KEYS: [&str; 10] =
+        ["dst", "table", "type", "gateway", "dev", "ifname", "lladdr", "priority", "metric", "src"];
+    let known = KEYS.iter().filter_map(|key| item.get(key)).map(|value| value.to_string().replace('"', ""));
+    known.collect::<Vec<_>>().join(" ")
 }
 
 /// Whether a neighbour was entered, rather than heard of.

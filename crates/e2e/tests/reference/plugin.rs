@@ -33,8 +33,23 @@ pub(crate) fn invoke(invocation: &Invocation) -> Value {
         text => serde_json::from_str(text).unwrap_or_else(|_| json!(text)),
     };
     match output.status.code() {
-        Some(0) => json!({"result": answer}),
+        Some(0) => json!({"result": without_empty(answer)}),
         Some(_) if answer["code"].is_u64() => json!({"error": answer["code"]}),
         _ => json!({"died": format!("{}: {said}{}", output.status, String::from_utf8_lossy(&output.stderr))}),
     }
+}
+
+/// What is empty may as well not be there.
+fn without_empty(value: Value) -> Value {
+    match value {
+        Value::Object(fields) => {
+            let fields = fields.into_iter().map(|(key, value)| (key, without_empty(value)));
+            fields.filter(|(_, value)| !is_empty(value)).collect()
+        }
+        other => other,
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    value.is_null() || value.as_array().is_some_and(Vec::is_empty) || value.as_object().is_some_and(serde_json::Map::is_empty)
 }
