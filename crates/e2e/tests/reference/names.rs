@@ -165,10 +165,10 @@ fn is_lasting(neighbour: &Value) -> bool {
     neighbour["state"].as_array().into_iter().flatten().any(|state| state == "PERMANENT")
 }
 
-/// Whether a route is only what a link-local address brings along, some time after it.
+/// Whether a route is only what an address of IPv6 brings along, some time after it.
 fn follows(route: &Value) -> bool {
-    let to = text(route, "dst");
-    route["table"] == "local" && (to.starts_with("<fe80") || to.starts_with("fe80::"))
+    route["table"] == "local" && text(route, "dst").contains(':') && route["type"] != "multicast"
+        || text(route, "dst").starts_with("<fe80")
 }
 
 fn links(snapshot: &Value) -> Vec<&Value> {

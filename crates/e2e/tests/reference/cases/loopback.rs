@@ -59,7 +59,7 @@ fn cases() -> Vec<Case> {
             check(1).netns(Names::NothingThere).into(),
             del(1).netns(Names::AFile).into(),
         ])
-        .differs("6 DEL pod1 / outcome", "where there is no namespace there is nothing to undo"),
+        .differs("5 DEL pod1 / outcome", "where there is no namespace there is nothing to undo"),
     ]
 }
 
