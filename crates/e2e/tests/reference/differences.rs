@@ -23,8 +23,7 @@ pub(crate) const EVERYWHERE: &[Difference] = &[
         "DEL makes no directory and no lock where there is nothing to give back",
     ),
     of("* DEL * / files / reference/", "the same"),
-    of("* / host / sysctls / ipv6.default / accept_ra", "a host that forwards goes on hearing its router"),
-    of("* / host / sysctls / ipv6.lo / accept_ra", "the same"),
+    of("* / host / sysctls / ipv6.lo / accept_ra", "a host that forwards goes on hearing its router"),
     of("* / host / sysctls / ipv6.uplink / accept_ra", "the same"),
     of(
         "* DEL * / host / sysctls / ipv4.cni7 / route_localnet",
