@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::case::{Call, Case, DEBIAN, Difference, OURS, Step, add, del};
+use crate::case::{Call, Case, DEBIAN, Difference, OURS, Step, add, del, story};
 use crate::compare::{compare, matches};
 use crate::run::run;
 use crate::scratch::Place;
@@ -45,18 +45,21 @@ const fn of(at: &'static str, reason: &'static str) -> Difference {
 
 /// A story that meets all of them.
 fn story() -> Case {
-    let mappings = json!({"runtimeConfig": {"portMappings": [{"hostPort": 80, "containerPort": 80, "protocol": "tcp"}]}});
-    let with_ports = |call: Call| Step::Call(call.with(mappings.clone()));
+    let mapping = json!({"hostPort": 80, "containerPort": 80, "protocol": "tcp"});
+    let with_port = |call: Call| call.with(json!({"runtimeConfig": {"portMappings": [mapping]}}));
     let bridge = json!({
         "type": "bridge", "bridge": "cni7", "isGateway": true,
-        "ipam": {"type": "host-local", "dataDir": "$DATA", "ranges": [[{"subnet": "10.77.0.0/24"}], [{"subnet": "fd77::/64"}]]},
+        "ipam": {
+            "type": "host-local", "dataDir": "$DATA",
+            "ranges": [[{"subnet": "10.77.0.0/24"}], [{"subnet": "fd77::/64"}]],
+        },
     });
-    Case::chain("differences", &[bridge, json!({"type": "portmap"})]).steps(vec![
+    Case::chain("differences", &[bridge, json!({"type": "portmap"})]).steps(story![
         Step::On(Place::World, "true"),
-        del(1).into(),
-        with_ports(add(1)),
-        add(1).on_interface("net1").into(),
-        with_ports(del(1)),
+        del(1),
+        with_port(add(1)),
+        add(1).on_interface("net1"),
+        with_port(del(1)),
     ])
 }
 

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::bridge::{bridge, option};
-use crate::case::{Call, Case, Names, Step, add, check, del};
+use crate::case::{Call, Case, Names, Step, add, check, del, story};
 use crate::compare::hold;
 use crate::scratch::Place;
 
@@ -18,7 +18,7 @@ fn refused(name: &str, more: Value) -> Case {
 }
 
 fn refusal(call: Call) -> Vec<Step> {
-    vec![call.outcome().into(), NO_BRIDGE, del(1).into()]
+    story![call.outcome(), NO_BRIDGE, del(1)]
 }
 
 fn configurations() -> Vec<Case> {
@@ -97,7 +97,7 @@ fn versions() -> Vec<Case> {
     let mut cases: Vec<Case> = asked.into_iter().map(case).collect();
     cases.push(
         Case::new("version: CHECK", bridge(json!({})))
-            .steps(vec![add(1).outcome().into(), check(1).outcome().into()])
+            .steps(story![add(1).outcome(), check(1).outcome()])
             .in_all_versions(),
     );
     cases

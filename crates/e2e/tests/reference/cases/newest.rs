@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::bridge::{bridge, dual, merged};
-use crate::case::{Call, Case, NEWEST, OURS, Step, add, check, del, gc, status, version};
+use crate::case::{Call, Case, NEWEST, OURS, Step, add, check, del, gc, status, story, version};
 use crate::probe::{By, Question};
 use crate::run::{Observation, run};
 use crate::scratch::Place;
@@ -87,9 +87,11 @@ fn with_port(call: Call, port: u16) -> Call {
 
 fn results() -> Vec<Promise> {
     let versions = json!(["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"]);
-    let route = json!({"dst": "10.99.0.0/24", "gw": "10.77.0.9", "mtu": 1300, "advmss": 1200, "priority": 50, "table": 77});
+    let route = json!({
+        "dst": "10.99.0.0/24", "gw": "10.77.0.9", "mtu": 1300, "advmss": 1200, "priority": 50, "table": 77,
+    });
     let knows = |kind: &str| {
-        let case = alone("knows its versions", json!({"type": kind}), vec![version().into()]);
+        let case = alone("knows its versions", json!({"type": kind}), story![version()]);
         promise(
             case,
             &[(
@@ -104,7 +106,7 @@ fn results() -> Vec<Promise> {
         knows("loopback"),
         knows("portmap"),
         promise(
-            alone("mtu in results", bridge(json!({"mtu": 1400})), vec![add(1).into(), check(1).into()]),
+            alone("mtu in results", bridge(json!({"mtu": 1400})), story![add(1), check(1)]),
             &[
                 ("1 ADD pod1 / outcome / 0 / result / cniVersion", json!("1.1.0")),
                 (
@@ -122,7 +124,7 @@ fn results() -> Vec<Promise> {
             alone(
                 "fields of routes",
                 bridge(json!({"ipam": {"routes": [route.clone()]}})),
-                vec![add(1).into(), check(1).into()],
+                story![add(1), check(1)],
             ),
             &[
                 ("1 ADD pod1 / outcome / 0 / result / routes", json!([route])),
@@ -139,7 +141,7 @@ fn results() -> Vec<Promise> {
             alone(
                 "the allocator's dns",
                 bridge(json!({"ipam": {"resolvConf": "$DATA/resolv.conf"}})),
-                vec![add(1).into()],
+                story![add(1)],
             )
             .after(Place::Host, "printf 'nameserver 10.0.0.53\\nsearch example.org\\n' > $DATA/resolv.conf"),
             &[(
@@ -151,14 +153,14 @@ fn results() -> Vec<Promise> {
             alone(
                 "the same name for the same interface",
                 bridge(json!({})),
-                vec![
-                    add(1).outcome().into(),
+                story![
+                    add(1).outcome(),
                     Step::On(
                         Place::Host,
                         "ip -o link show type veth | grep -oE ' veth[0-9a-f]{11}@' > $DATA/first",
                     ),
-                    del(1).outcome().into(),
-                    add(1).outcome().into(),
+                    del(1).outcome(),
+                    add(1).outcome(),
                     Step::On(
                         Place::Host,
                         "ip -o link show type veth | grep -oE ' veth[0-9a-f]{11}@' | cmp - $DATA/first",
@@ -174,10 +176,10 @@ fn options() -> Vec<Promise> {
     let isolated = |pod: &str| -> Value {
         json!({format!("<veth of eth0 in {pod}>"): {"linkinfo": {"info_slave_data": {"isolated": true}}}})
     };
-    let ask = |from, to: &str| Question { from, to: to.into(), by: By::Tcp };
+    let ask = |from, to: &str| Question { from, to: to.to_owned(), by: By::Tcp };
     let refused = |name: &str, config: Value| {
         let no_port = Step::On(Place::Host, "! ip -o link show type veth | grep .");
-        let case = alone(&format!("refused: {name}"), bridge(config), vec![add(1).into(), no_port, EMPTY]);
+        let case = alone(&format!("refused: {name}"), bridge(config), story![add(1), no_port, EMPTY]);
         promise(
             case,
             &[
@@ -192,9 +194,9 @@ fn options() -> Vec<Promise> {
             alone(
                 "isolated ports",
                 bridge(merged(gateway(), json!({"portIsolation": true}))),
-                vec![
-                    add(1).into(),
-                    add(2).into(),
+                story![
+                    add(1),
+                    add(2),
                     Step::Serve(Place::Pod(1), 7000),
                     Step::Ask(vec![
                         ask(Place::Host, "10.77.0.2:7000"),
@@ -219,7 +221,7 @@ fn options() -> Vec<Promise> {
             alone(
                 "an interface left down",
                 bridge(json!({"ipam": null, "disableContainerInterface": true})),
-                vec![add(1).into()],
+                story![add(1)],
             ),
             &[("1 ADD pod1 / pod1 / links / eth0", json!({"operstate": "DOWN"}))],
         ),
@@ -243,6 +245,16 @@ fn options() -> Vec<Promise> {
     ]
 }
 
+/// A field of portmap that only another plugin can honour (code 2, "unsupported field").
+fn left_to_others(name: &str, more: Value) -> Promise {
+    let mut call = with_port(add(1), 8001).outcome();
+    call.config = merged(call.config, more);
+    promise(
+        chain(&format!("not ours: {name}"), story![call, del(1).outcome(), EMPTY]),
+        &[("1 ADD pod1 / outcome / 1 / error", json!(2))],
+    )
+}
+
 fn collections() -> Vec<Promise> {
     let add_three = || -> Vec<Step> {
         (1..=3).map(|pod| with_port(add(pod), 8000 + u16::from(pod)).outcome().into()).collect()
@@ -252,73 +264,123 @@ fn collections() -> Vec<Promise> {
     let serve = || (1..=3).map(|pod| Step::Serve(Place::Pod(pod), 7000)).collect::<Vec<_>>();
     vec![
         promise(
-            chain("collected but one", [add_three(), serve(), vec![asked(), gc(&[("container-2", "eth0")]).into(), asked()]].concat()),
+            chain(
+                "collected but one",
+                [add_three(), serve(), story![asked(), gc(&[("container-2", "eth0")]), asked()]].concat(),
+            ),
             &[
-                ("7 questions", json!({
-                    "world asks 192.0.2.1:8001 by Tcp": "pod1 sees 192.0.2.2",
-                    "world asks 192.0.2.1:8002 by Tcp": "pod2 sees 192.0.2.2",
-                })),
+                (
+                    "7 questions",
+                    json!({
+                        "world asks 192.0.2.1:8001 by Tcp": "pod1 sees 192.0.2.2",
+                        "world asks 192.0.2.1:8002 by Tcp": "pod2 sees 192.0.2.2",
+                    }),
+                ),
                 ("8 GC / outcome", json!([{"result": null}])),
                 ("8 GC / files / reference/10.77.0.2", Value::Null),
                 ("8 GC / files / reference/fd77::2", Value::Null),
                 ("8 GC / files / reference/10.77.0.4", Value::Null),
-                ("8 GC / files", json!({"reference/10.77.0.3": ["container-2\r\neth0"], "reference/fd77::3": ["container-2\r\neth0"]})),
-                ("9 questions", json!({
-                    "world asks 192.0.2.1:8001 by Tcp": "no answer",
-                    "world asks 192.0.2.1:8002 by Tcp": "pod2 sees 192.0.2.2",
-                    "world asks 192.0.2.1:8003 by Tcp": "no answer",
-                })),
+                (
+                    "8 GC / files",
+                    json!({
+                        "reference/10.77.0.3": ["container-2\r\neth0"], "reference/fd77::3": ["container-2\r\neth0"],
+                    }),
+                ),
+                (
+                    "9 questions",
+                    json!({
+                        "world asks 192.0.2.1:8001 by Tcp": "no answer",
+                        "world asks 192.0.2.1:8002 by Tcp": "pod2 sees 192.0.2.2",
+                        "world asks 192.0.2.1:8003 by Tcp": "no answer",
+                    }),
+                ),
             ],
         ),
         promise(
-            chain("all collected", [add_three(), vec![gc(&[]).into(), EMPTY]].concat()),
-            &[("4 GC / files / reference/10.77.0.2", Value::Null), ("4 GC / files / reference/10.77.0.4", Value::Null)],
+            chain("all collected", [add_three(), story![gc(&[]), EMPTY]].concat()),
+            &[
+                ("4 GC / files / reference/10.77.0.2", Value::Null),
+                ("4 GC / files / reference/10.77.0.4", Value::Null),
+            ],
         ),
         promise(
-            chain("an interface of two collected", vec![
-                add(1).outcome().into(), add(1).on_interface("net1").outcome().into(), gc(&[("container-1", "net1")]).into(),
-            ]),
+            chain(
+                "an interface of two collected",
+                story![
+                    add(1).outcome(),
+                    add(1).on_interface("net1").outcome(),
+                    gc(&[("container-1", "net1")]),
+                ],
+            ),
             &[
                 ("3 GC / files / reference/10.77.0.2", Value::Null),
                 ("3 GC / files", json!({"reference/10.77.0.3": ["container-1\r\nnet1"]})),
             ],
         ),
         promise(
-            chain("nothing to collect", vec![gc(&[("container-1", "eth0")]).into(), EMPTY]),
+            chain("nothing to collect", story![gc(&[("container-1", "eth0")]), EMPTY]),
             &[("1 GC / outcome", json!([{"result": null}]))],
         ),
         promise(
-            chain("nothing left after the last", vec![
-                with_port(add(1), 8001).outcome().into(), with_port(add(2), 8002).outcome().into(),
-                with_port(del(1), 8001).outcome().into(), with_port(del(2), 8002).outcome().into(), EMPTY,
-            ]),
+            chain(
+                "nothing left after the last",
+                story![
+                    with_port(add(1), 8001).outcome(),
+                    with_port(add(2), 8002).outcome(),
+                    with_port(del(1), 8001).outcome(),
+                    with_port(del(2), 8002).outcome(),
+                    EMPTY,
+                ],
+            ),
             &[],
         ),
+        left_to_others("conditions", json!({"conditionsV4": ["-d", "192.0.2.1"]})),
+        left_to_others("a chain of another's", json!({"externalSetMarkChain": "KUBE-MARK-MASQ"})),
+        left_to_others("another's rules", json!({"backend": "iptables"})),
         promise(
-            chain("a port refused", vec![
-                add(1).with(json!({"runtimeConfig": {"portMappings": [
-                    {"hostPort": 8001, "containerPort": 7000, "protocol": "tcp"}, {"hostPort": 8002, "containerPort": 70000, "protocol": "tcp"},
-                ]}})).outcome().into(),
-                del(1).outcome().into(),
-                EMPTY,
-            ]),
-            &[("1 ADD pod1 / outcome / 1 / result", Value::Null), ("2 DEL pod1 / outcome", json!([{"result": null}, {"result": null}]))],
+            chain(
+                "a port refused",
+                story![
+                    add(1)
+                        .with(json!({"runtimeConfig": {"portMappings": [
+                            {"hostPort": 8001, "containerPort": 7000, "protocol": "tcp"},
+                            {"hostPort": 8002, "containerPort": 70000, "protocol": "tcp"},
+                        ]}}))
+                        .outcome(),
+                    del(1).outcome(),
+                    EMPTY,
+                ],
+            ),
+            &[
+                ("1 ADD pod1 / outcome / 1 / result", Value::Null),
+                ("2 DEL pod1 / outcome", json!([{"result": null}, {"result": null}])),
+            ],
         ),
         promise(
-            chain("a port that another pod has", vec![
-                with_port(add(1), 8001).outcome().into(), with_port(add(2), 8001).outcome().into(), with_port(del(2), 8001).outcome().into(),
-                Step::Serve(Place::Pod(1), 7000), Step::Ask(vec![ask(8001)]),
-            ]),
+            chain(
+                "a port that another pod has",
+                story![
+                    with_port(add(1), 8001).outcome(),
+                    with_port(add(2), 8001).outcome(),
+                    with_port(del(2), 8001).outcome(),
+                    Step::Serve(Place::Pod(1), 7000),
+                    Step::Ask(vec![ask(8001)]),
+                ],
+            ),
             &[
                 ("2 ADD pod2 / outcome / 1 / result", Value::Null),
                 ("5 questions / world asks 192.0.2.1:8001 by Tcp", json!("pod1 sees 192.0.2.2")),
             ],
         ),
         promise(
-            alone("GC before it was", bridge(json!({})), vec![
-                gc(&[]).with(json!({"cniVersion": "1.0.0", "cni.dev/valid-attachments": []})).into(),
-                status().with(json!({"cniVersion": "1.0.0"})).into(),
-            ]),
+            alone(
+                "GC before it was",
+                bridge(json!({})),
+                story![
+                    gc(&[]).with(json!({"cniVersion": "1.0.0", "cni.dev/valid-attachments": []})),
+                    status().with(json!({"cniVersion": "1.0.0"})),
+                ],
+            ),
             &[("1 GC / outcome / 0 / error", json!(1)), ("2 STATUS / outcome / 0 / error", json!(1))],
         ),
     ]
@@ -326,16 +388,10 @@ fn collections() -> Vec<Promise> {
 
 fn readiness() -> Vec<Promise> {
     let ready = |name: &str, config: Value| {
-        promise(
-            alone(name, config, vec![status().into()]),
-            &[("1 STATUS / outcome / 0", json!({"result": null}))],
-        )
+        promise(alone(name, config, story![status()]), &[("1 STATUS / outcome / 0", json!({"result": null}))])
     };
     let unready = |name: &str, config: Value| {
-        promise(
-            alone(name, config, vec![status().into()]),
-            &[("1 STATUS / outcome / 0 / result", Value::Null)],
-        )
+        promise(alone(name, config, story![status()]), &[("1 STATUS / outcome / 0 / result", Value::Null)])
     };
     vec![
         ready("bridge is ready", bridge(json!({}))),
