@@ -1,10 +1,16 @@
 //! host-local: addresses, and the files that they are kept in. Not here: what a bridge makes of them.
 
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::thread;
+
 use serde_json::{Value, json};
 
 use crate::case::{Call, Case, Step, TAKEOVERS, add, check, del, story};
 use crate::compare::hold;
+use crate::plugin::{Invocation, invoke};
 use crate::scratch::Place;
+use crate::side::Side;
 
 /// Addresses of `ipam`.
 fn addresses(name: &str, ipam: Value) -> Case {
@@ -276,4 +282,51 @@ fn files_are_like_the_reference() {
 #[test]
 fn refusals_of_addresses_are_like_the_reference() {
     hold(&refusals());
+}
+
+/// How many of each side ask for an address at the same time.
+const AT_ONCE: usize = 12;
+
+#[test]
+fn both_at_once_give_every_address_once() {
+    if let Err(why) = crate::side::installed() {
+        println!("skipped: {why}");
+        return;
+    }
+    let directory = tempfile::Builder::new().prefix("knarr-reference-").tempdir().unwrap();
+    let asked = [Side::DEBIAN, Side::OURS].map(|side| {
+        side.install(directory.path());
+        (0..AT_ONCE).map(move |number| (side, number))
+    });
+    let answers: Vec<Value> = thread::scope(|scope| {
+        let all = asked.into_iter().flatten().map(|(side, number)| {
+            let call = allocation(directory.path(), side, number);
+            scope.spawn(move || invoke(&call))
+        });
+        all.collect::<Vec<_>>().into_iter().map(|answer| answer.join().unwrap()).collect()
+    });
+    let given: BTreeSet<String> =
+        answers.iter().map(|answer| answer["result"]["ips"][0]["address"].to_string()).collect();
+    assert_eq!(given.len(), 2 * AT_ONCE, "{answers:#?}");
+    assert!(!given.contains("null"), "{answers:#?}");
+}
+
+fn allocation(directory: &Path, side: Side, number: usize) -> Invocation {
+    let path = directory.join(side.name);
+    let environment = [
+        ("CNI_COMMAND", "ADD".to_owned()),
+        ("CNI_CONTAINERID", format!("{}-{number}", side.name)),
+        ("CNI_NETNS", "/proc/self/ns/net".to_owned()),
+        ("CNI_IFNAME", "eth0".to_owned()),
+        ("CNI_PATH", path.to_string_lossy().into_owned()),
+    ];
+    let config = json!({
+        "cniVersion": "1.0.0", "name": "reference", "type": "host-local",
+        "ipam": {"type": "host-local", "dataDir": directory, "subnet": "10.77.0.0/24"},
+    });
+    Invocation {
+        executable: path.join("host-local"),
+        environment: environment.map(|(key, value)| (key.to_owned(), value)).into(),
+        stdin: config.to_string(),
+    }
 }
