@@ -26,4 +26,6 @@ mod overlay;
 mod ports;
 mod rig;
 mod segment;
+mod side_by_side;
 mod traffic;
+mod two;
