@@ -6,7 +6,7 @@ use e2e::{Netns, Network, Setup};
 use serde_json::{Value, json};
 
 use crate::rig::Site;
-use crate::traffic::{ask_tcp, at, serve_tcp};
+use crate::traffic::{ask_tcp, at, reach_tcp, serve_tcp};
 
 by_every_kind_of_plugins!(pods_are_hosts_on_the_segment);
 
@@ -48,13 +48,13 @@ async fn pods_are_hosts_on_the_segment(plugins: Network) {
     let segment = Segment::new();
     let setup = Setup::new(plugins).conflist("segment", macvlan());
     let site = Site::on(Arc::clone(&segment.host), setup).await;
-    let (one, other) = (site.member().await, site.member().await);
+    let (one, other) = tokio::join!(site.member(), site.member());
     let _servers = [serve_tcp(&one.inside, 8080), serve_tcp(&segment.machine, 8080)];
     for (pod, machine) in [(one.v4(), MACHINE[0]), (one.v6(), MACHINE[1])] {
-        let seen = ask_tcp(&segment.machine, at(&pod.to_string(), 8080)).await;
-        assert_eq!(seen, Ok(machine.parse().expect("an address")), "nothing between the machine and {pod}");
-        let seen = ask_tcp(&one.inside, at(machine, 8080)).await;
-        assert_eq!(seen, Ok(pod), "nothing between {pod} and the machine");
+        let seen = reach_tcp(&segment.machine, at(&pod.to_string(), 8080)).await;
+        assert_eq!(seen.to_string(), machine, "nothing between the machine and {pod}");
+        let seen = reach_tcp(&one.inside, at(machine, 8080)).await;
+        assert_eq!(seen, pod, "nothing between {pod} and the machine");
     }
     one.reaches(&other, other.v4()).await;
     other.reaches(&one, one.v6()).await;

@@ -43,9 +43,8 @@ async fn pods_of_one_network_are_together_and_of_others_apart(plugins: Network) 
         .handler("back", &[("back", bridge("back0", back, true))])
         .handler("vault", &[("vault", bridge("vault0", vault, false))]);
     let site = Site::new(setup).await;
-    let (front, other_front) = (site.member().await, site.member().await);
-    let (back, vault) = (of(&site, "back").await, of(&site, "vault").await);
-    let other_vault = of(&site, "vault").await;
+    let (front, other_front, back, vault, other_vault) =
+        tokio::join!(of(&site, ""), of(&site, ""), of(&site, "back"), of(&site, "vault"), of(&site, "vault"));
     for (member, v4, v6) in [
         (&front, "10.91.1.", "fd00:91:1:"),
         (&other_front, "10.91.1.", "fd00:91:1:"),
