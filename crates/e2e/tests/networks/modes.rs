@@ -36,16 +36,23 @@ async fn on_a_bridge(network: Network) {
 
 #[tokio::test]
 async fn on_the_built_in_bridge() {
+    needs_own_node!();
     on_a_bridge(Network::BuiltIn).await;
 }
 
 #[tokio::test]
 async fn on_the_network_of_the_host() {
+    needs_own_node!();
     let site = Site::new(Setup::new(Network::None)).await;
     let pod = site.member().await;
     assert_eq!(pod.addresses, [] as [std::net::IpAddr; 0]);
     assert_eq!(pod.inside.inode(), site.host.inode());
     assert_eq!(pod.sh("readlink /proc/self/ns/net").await, format!("net:[{}]", site.host.inode()));
+    let mut links: Vec<_> = pod.sh("ls /sys/class/net").await.lines().map(str::to_owned).collect();
+    let mut of_host = site.host.links("");
+    links.sort();
+    of_host.sort();
+    assert_eq!(links, of_host, "the file system of devices is the host's too");
     pod.reaches(&pod, "127.0.0.1".parse().expect("an address")).await;
     let _server = serve_tcp(&site.host, 8080);
     reach_tcp(&pod.inside, at("127.0.0.1", 8080)).await;
@@ -53,6 +60,7 @@ async fn on_the_network_of_the_host() {
 
 #[tokio::test]
 async fn names_are_resolved_as_the_request_says() {
+    needs_own_node!();
     let site = Site::new(Setup::new(Network::BuiltIn)).await;
     let dns = cri::DnsConfig {
         servers: vec!["10.0.0.10".into()],

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use e2e::cri::{PortMapping, Protocol};
 use e2e::{Netns, Network, Setup};
 use serde_json::{Value, json};
+use tonic::Code;
 
 use crate::rig::{Member, Site};
 use crate::traffic::{ask_tcp, at, reach_tcp, reach_udp, serve_tcp, serve_udp};
@@ -125,6 +126,7 @@ async fn of_one_address_of_the_host_are_open_there_alone(plugins: Network) {
 
 #[tokio::test]
 async fn of_the_built_in_network() {
+    needs_own_node!();
     let place = Place::with(Setup::new(Network::BuiltIn)).await;
     let pod = place.publishing(vec![mapping(Protocol::Tcp, 8080, 30080)]).await;
     let _server = serve_tcp(&pod.inside, 8080);
@@ -137,6 +139,35 @@ async fn of_the_built_in_network() {
     place.site.remove(&pod).await;
     let left = ask_tcp(&place.outside, at(HOST[0], 30080)).await;
     assert!(left.is_err(), "{left:?}");
+}
+
+#[tokio::test]
+async fn that_another_pod_has_are_refused() {
+    needs_own_node!();
+    let place = Place::new(Network::Native).await;
+    let on_one = |host_ip: &str, protocol| PortMapping {
+        host_ip: host_ip.to_owned(),
+        ..mapping(protocol, 8080, 30080)
+    };
+    let pod = place.publishing(vec![on_one(HOST[0], Protocol::Tcp)]).await;
+    let _server = serve_tcp(&pod.inside, 8080);
+    let others = vec![on_one("198.51.100.9", Protocol::Tcp), on_one(HOST[0], Protocol::Udp)];
+    let beside = place.publishing(others).await;
+    for taken in ["", HOST[0]] {
+        let ports = vec![mapping(Protocol::Tcp, 80, 30081), on_one(taken, Protocol::Tcp)];
+        let refused = place.site.member_of("", |config| config.port_mappings = ports).await;
+        let refused = refused.map(|member| member.id).expect_err("a port that is taken");
+        assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
+        assert!(refused.message().contains("30080"), "{refused:?}");
+    }
+    assert_eq!(place.site.client.pods().await.expect("a list").len(), 2);
+    let rules = place.site.host.sh("nft list ruleset");
+    assert!(!rules.contains("30081"), "what was refused left nothing: {rules}");
+    assert_eq!(reach_tcp(&place.outside, at(HOST[0], 30080)).await, address(OUTSIDE[0]));
+
+    place.site.remove(&pod).await;
+    place.site.remove(&beside).await;
+    place.publishing(vec![mapping(Protocol::Tcp, 8080, 30080)]).await;
 }
 
 /// Not every kernel has sockets for SCTP, but all can translate its addresses.
