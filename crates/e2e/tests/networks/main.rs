@@ -7,7 +7,8 @@
 //! | `ports` | published ports, from everywhere |
 //! | `side_by_side` | several networks, several ranges, both families |
 //! | `two` | a pod on two networks |
-//! | `segment` | macvlan on a physical segment |
+//! | `chains` | chains with other plugins: firewall, tuning, bandwidth, static, ptp |
+//! | `segment` | macvlan on a physical segment, an interface of the host's lent to a pod |
 //! | `overlay` | vxlan between two nodes |
 //!
 //! Not here: what a single plugin does, which is held against the reference plugins in `cni`'s tests and in `reference`.
@@ -34,6 +35,7 @@ macro_rules! by_every_kind_of_plugins {
     };
 }
 
+mod chains;
 mod modes;
 mod overlay;
 mod ports;
