@@ -16,7 +16,7 @@ use thiserror::Error;
 
 use handlers::HandlerConfig;
 pub(crate) use logs::{JOURNALD, LogsConfig};
-pub(crate) use network::{IpPreference, NetworkConfig};
+pub(crate) use network::{AnnotationsConfig, IpPreference, NetworkConfig};
 pub(crate) use streaming::StreamingConfig;
 
 /// What `knarr serve` runs by.

@@ -30,6 +30,7 @@ use crate::call_log::CallLog;
 use crate::config::{self, Config, ConfigError};
 use crate::deadline::Deadline;
 use crate::images::Images;
+use crate::pod_cidrs::PodCidrs;
 use crate::runtime_service::Runtime;
 
 /// The largest request that is read: kubelet sends no more than 16 MiB.
@@ -156,13 +157,20 @@ async fn open(
 ) -> Result<(Runtime, Images), ServeError> {
     let networks = cni::Networks::open(network_config(config)?)?;
     let images = image_service::Images::open(image_config(config))?;
-    let network = CniNetwork { networks: networks.clone(), ip_preference: config.network.ip_preference };
-    let network = Arc::new(network);
+    let pod_cidrs = config.network.pod_cidr.then(|| config.root.join("networks/pod-cidrs"));
+    let pod_cidrs = pod_cidrs.map(|path| Arc::new(PodCidrs::open(path)));
+    let network = Arc::new(CniNetwork {
+        networks: networks.clone(),
+        ip_preference: config.network.ip_preference,
+        annotations: config.network.annotations.clone(),
+        pod_cidrs: pod_cidrs.clone(),
+    });
     let rootfs = Arc::new(ImageRootfs(images.clone()));
     let pods = Pods::open(pod_config(config, open_files)?, network, rootfs).await?;
     let layers = config.root.join("containers");
     let streams = streams(config, &pods)?;
-    let runtime = Runtime { pods, networks, streams, config: config.clone(), layers: layers.clone(), ending };
+    let (config, layers) = (config.clone(), layers);
+    let runtime = Runtime { pods, networks, pod_cidrs, streams, config, layers, ending };
     Ok((runtime, Images { images }))
 }
 
@@ -195,6 +203,7 @@ fn network_config(config: &Config) -> Result<cni::Config, ServeError> {
         bin_dirs: config.cni_bin_dir.clone(),
         state_dir: config.root.join("networks"),
         builtin: config.network.enabled()?,
+        native: config.network.native,
         plugin_deadline: Duration::from_secs(config.network.plugin_deadline),
         selection: config.networks(),
     })
@@ -229,6 +238,7 @@ fn pod_config(config: &Config, open_files: Option<u64>) -> Result<sandbox::Confi
         apparmor: config.security.apparmor(),
         selinux: config.security.selinux(),
         logs: config.logs.wanted(),
+        prepared_networks: config.network.prepared_namespaces,
         deadlines,
     })
 }

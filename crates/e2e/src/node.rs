@@ -135,7 +135,14 @@ impl Node {
     pub fn start_daemon(&mut self) {
         let log =
             File::options().create(true).append(true).open(self.path("daemon.log")).expect("a log file");
-        let mut command = Command::new(binary("knarr"));
+        let mut command = match &self.setup.prelude {
+            None => Command::new(binary("knarr")),
+            Some(prelude) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-ec", &format!("{prelude}; exec \"$0\" \"$@\"")]).arg(binary("knarr"));
+                shell
+            }
+        };
         command
             .arg("serve")
             .arg("--config")
@@ -323,7 +330,8 @@ async fn remove_pods(socket: &Path, parent: &str) -> Result<(), String> {
     Ok(())
 }
 
-pub(crate) fn remove_cgroups(directory: &Path) {
+/// Removes a directory of cgroups without processes, and those below it.
+pub fn remove_cgroups(directory: &Path) {
     for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
         if entry.path().is_dir() {
             remove_cgroups(&entry.path());

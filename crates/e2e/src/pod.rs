@@ -30,13 +30,20 @@ impl Pod {
     /// # Panics
     /// When it can't be made.
     pub async fn new(network: Network, change: impl FnOnce(&mut cri::PodSandboxConfig)) -> Self {
-        let node = Node::start(network).await;
+        Self::on(Node::start(network).await, change).await
+    }
+
+    /// The same on a node that is there.
+    ///
+    /// # Panics
+    /// When it can't be made.
+    pub async fn on(node: Node, change: impl FnOnce(&mut cri::PodSandboxConfig)) -> Self {
         let client = node.client();
         client.pull(&node.registry.image("busybox:latest")).await.expect("the busybox image");
         let mut sandbox: cri::PodSandboxConfig = translated(&node.pod());
         change(&mut sandbox);
         let runtime = RuntimeServiceClient::new(client.channel());
-        let id = run(&runtime, sandbox.clone()).await.expect("a pod");
+        let id = run(&runtime, sandbox.clone(), "").await.expect("a pod");
         Self { node, client, runtime, sandbox, id }
     }
 
@@ -47,7 +54,15 @@ impl Pod {
     pub async fn another(&self, change: impl FnOnce(&mut cri::PodSandboxConfig)) -> Result<String, Status> {
         let mut sandbox: cri::PodSandboxConfig = translated(&self.node.pod());
         change(&mut sandbox);
-        run(&self.runtime, sandbox).await
+        run(&self.runtime, sandbox, "").await
+    }
+
+    /// The same by a handler, with nothing changed.
+    ///
+    /// # Errors
+    /// The daemon's.
+    pub async fn another_by(&self, handler: &str) -> Result<String, Status> {
+        run(&self.runtime, translated(&self.node.pod()), handler).await
     }
 
     /// The configuration of a container that runs a script; its namespaces are those of the pod.
@@ -165,8 +180,9 @@ impl Pod {
 async fn run(
     runtime: &RuntimeServiceClient<Channel>,
     sandbox: cri::PodSandboxConfig,
+    handler: &str,
 ) -> Result<String, Status> {
-    let request = cri::RunPodSandboxRequest { config: Some(sandbox), runtime_handler: String::new() };
+    let request = cri::RunPodSandboxRequest { config: Some(sandbox), runtime_handler: handler.to_owned() };
     Ok(runtime.clone().run_pod_sandbox(request).await?.into_inner().pod_sandbox_id)
 }
 

@@ -8,8 +8,10 @@ use async_trait::async_trait;
 use cni::Networks;
 use sandbox::{Attached, Attachment, Census, DnsConfig, Network, NetworkError, PodId, PortMapping, Protocol};
 
-use crate::config::IpPreference;
+use crate::config::{AnnotationsConfig, IpPreference};
+use crate::convert::addresses::{self, Addresses};
 use crate::convert::bandwidth;
+use crate::pod_cidrs::{PodCidrs, WAITING};
 
 /// Attaches pods through the node's network configuration.
 pub(crate) struct CniNetwork {
@@ -17,17 +19,16 @@ pub(crate) struct CniNetwork {
     pub(crate) networks: Networks,
     /// The order in which a pod's addresses are told.
     pub(crate) ip_preference: IpPreference,
+    /// The annotations that ask for addresses.
+    pub(crate) annotations: AnnotationsConfig,
+    /// The node's pod CIDRs, where plugins are told them.
+    pub(crate) pod_cidrs: Option<Arc<PodCidrs>>,
 }
 
 #[async_trait]
 impl Network for CniNetwork {
     async fn attach(&self, attachment: &Attachment) -> Result<Attached, NetworkError> {
-        let refused = |error: sandbox::Error| NetworkError::Refused {
-            field: "annotations".to_owned(),
-            why: error.to_string(),
-        };
-        let bandwidth = bandwidth::read(&attachment.annotations).map_err(refused)?;
-        let wanted = cni::Attachment { bandwidth, ..request(attachment) };
+        let wanted = self.wanted(attachment)?;
         let joined = self.networks.join(&attachment.runtime_handler, &wanted).await.map_err(failure)?;
         // CRI has one network status a pod: that of the first network, which is the cluster's.
         let ips = joined.into_iter().next().map(|first| first.ips).unwrap_or_default();
@@ -42,6 +43,33 @@ impl Network for CniNetwork {
     async fn collect(&self, pods: Census) -> Result<(), NetworkError> {
         let valid = move || pods().iter().map(PodId::to_string).collect();
         self.networks.gc_containers(valid).await.map_err(failure)
+    }
+}
+
+impl CniNetwork {
+    /// What a pod's annotations ask for besides.
+    fn wanted(&self, pod: &Attachment) -> Result<cni::Attachment, NetworkError> {
+        let bandwidth = bandwidth::read(&pod.annotations).map_err(refused)?;
+        let Addresses { ips, mac, infiniband_guid, mut ip_ranges } =
+            addresses::read(&self.annotations, &pod.annotations).map_err(refused)?;
+        if let Some(cidrs) = &self.pod_cidrs {
+            let cidrs = cidrs.now();
+            if cidrs.is_empty() {
+                return Err(NetworkError::NotReady { reason: WAITING.to_owned() });
+            }
+            if ip_ranges.is_empty() {
+                let range = |subnet| vec![cni::IpRange { subnet, ..cni::IpRange::default() }];
+                ip_ranges = cidrs.into_iter().map(range).collect();
+            }
+        }
+        Ok(cni::Attachment { bandwidth, ips, mac, infiniband_guid, ip_ranges, ..request(pod) })
+    }
+}
+
+fn refused(error: sandbox::Error) -> NetworkError {
+    match error {
+        sandbox::Error::Refused { field, why } => NetworkError::Refused { field, why },
+        other => NetworkError::Refused { field: "annotations".to_owned(), why: other.to_string() },
     }
 }
 

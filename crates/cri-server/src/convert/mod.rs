@@ -3,6 +3,7 @@
 //! Requests are parsed once, at the door; a field that can't be read is refused with its path. Whether the runtime can do what
 //! a readable field asks for is the domain's to say.
 
+pub(crate) mod addresses;
 pub(crate) mod bandwidth;
 pub(crate) mod container;
 pub(crate) mod event;

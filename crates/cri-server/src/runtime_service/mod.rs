@@ -13,6 +13,7 @@ pub(crate) mod stream;
 mod streams;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use proto::runtime::v1 as cri;
 use proto::runtime::v1::runtime_service_server::RuntimeService;
@@ -22,6 +23,7 @@ use tonic::{Request, Response, Status};
 
 use self::stream::Streamed;
 use crate::config::Config;
+use crate::pod_cidrs::PodCidrs;
 
 /// The service.
 #[derive(Clone)]
@@ -30,6 +32,8 @@ pub(crate) struct Runtime {
     pub(crate) pods: Pods,
     /// The pod network, for its readiness.
     pub(crate) networks: cni::Networks,
+    /// The node's pod CIDRs, where networks are told them.
+    pub(crate) pod_cidrs: Option<Arc<PodCidrs>>,
     /// Where clients of exec, attach and port-forward are sent to.
     pub(crate) streams: streaming::Server,
     /// What the daemon runs by, shown in verbose statuses.
@@ -67,7 +71,7 @@ impl RuntimeService for Runtime {
         &self,
         request: Request<cri::UpdateRuntimeConfigRequest>,
     ) -> Answer<cri::UpdateRuntimeConfigResponse> {
-        Ok(Response::new(node::update(request.into_inner())))
+        node::update(self, request.into_inner()).map(Response::new)
     }
 
     async fn run_pod_sandbox(

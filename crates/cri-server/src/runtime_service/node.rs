@@ -9,6 +9,9 @@ use tonic::Status;
 
 use super::Runtime;
 use crate::config::CgroupDriver;
+use crate::convert;
+use crate::pod_cidrs::WAITING;
+use crate::status::of_sandbox;
 
 /// The version of CRI that is spoken: the contract's own version field, not its package.
 const KUBELET_API_VERSION: &str = "0.1.0";
@@ -54,12 +57,19 @@ pub(super) fn status(runtime: &Runtime, verbose: bool) -> Result<cri::StatusResp
 }
 
 fn network(runtime: &Runtime) -> cri::RuntimeCondition {
-    match runtime.networks.status() {
+    match status_of_network(runtime) {
         cni::Status::Ready { .. } => condition("NetworkReady", None),
         // The word that kubelet's users know from other runtimes.
         cni::Status::NotReady { reason } => {
             condition("NetworkReady", Some(("NetworkPluginNotReady", reason)))
         }
+    }
+}
+
+fn status_of_network(runtime: &Runtime) -> cni::Status {
+    match &runtime.pod_cidrs {
+        Some(cidrs) if cidrs.now().is_empty() => cni::Status::NotReady { reason: WAITING.to_owned() },
+        _ => runtime.networks.status(),
     }
 }
 
@@ -74,10 +84,13 @@ fn info(runtime: &Runtime) -> Result<HashMap<String, String>, Status> {
         cni::Status::Ready { network } => json!({ "ready": true, "name": network }),
         cni::Status::NotReady { reason } => json!({ "ready": false, "reason": reason }),
     };
-    let mut network = readiness(runtime.networks.status());
+    let mut network = readiness(status_of_network(runtime));
     // CRI has one condition for the network; a handler's own is seen here, and by its pods.
     let own = runtime.config.networks().handlers;
     let handlers = own.into_keys().map(|name| (name.clone(), readiness(runtime.networks.status_for(&name))));
+    if let Some(cidrs) = &runtime.pod_cidrs {
+        network["podCIDRs"] = cidrs.now().into();
+    }
     network["handlers"] = handlers.collect::<serde_json::Map<_, _>>().into();
     let config = serde_json::to_string(&runtime.config);
     let config =
@@ -89,16 +102,19 @@ fn info(runtime: &Runtime) -> Result<HashMap<String, String>, Status> {
     let parts = [
         ("config", config),
         ("network", network.to_string()),
-        ("daemon", daemon().to_string()),
+        ("daemon", daemon(runtime).to_string()),
         ("apparmor", module(runtime.pods.apparmor())),
         ("selinux", module(runtime.pods.selinux())),
     ];
     Ok(parts.into_iter().map(|(name, text)| (name.to_owned(), text)).collect())
 }
 
-/// What shows whether something is left behind: the tasks of this process.
-fn daemon() -> serde_json::Value {
-    json!({ "tasks": tokio::runtime::Handle::current().metrics().num_alive_tasks() })
+/// What shows whether something is left behind: the tasks of this process, and what it keeps for pods to come.
+fn daemon(runtime: &Runtime) -> serde_json::Value {
+    json!({
+        "tasks": tokio::runtime::Handle::current().metrics().num_alive_tasks(),
+        "preparedNamespaces": runtime.pods.prepared_networks(),
+    })
 }
 
 /// What kubelet has to have alike.
@@ -110,12 +126,28 @@ pub(super) fn runtime_config(runtime: &Runtime) -> cri::RuntimeConfigResponse {
     cri::RuntimeConfigResponse { linux: Some(cri::LinuxRuntimeConfiguration { cgroup_driver }) }
 }
 
-/// kubelet tells the node's pod CIDR here. Addresses are the network configuration's to choose, as with other runtimes that
-/// aren't given a template for it, so the word is only noted.
-pub(super) fn update(request: cri::UpdateRuntimeConfigRequest) -> cri::UpdateRuntimeConfigResponse {
+/// kubelet tells the node's pod CIDRs here. Addresses are the network configuration's to choose, so the word is only noted,
+/// unless the configuration has it that plugins are told (`network.pod_cidr`).
+///
+/// # Errors
+/// InvalidArgument for what is no list of CIDRs, Internal when it can't be kept.
+pub(super) fn update(
+    runtime: &Runtime,
+    request: cri::UpdateRuntimeConfigRequest,
+) -> Result<cri::UpdateRuntimeConfigResponse, Status> {
     let network = request.runtime_config.and_then(|config| config.network_config);
-    if let Some(network) = network {
-        tracing::info!(pod_cidr = network.pod_cidr, "the pod CIDR is left to the network configuration");
+    let told = network.map(|network| network.pod_cidr).filter(|told| !told.is_empty());
+    match (told, &runtime.pod_cidrs) {
+        (None, _) => {}
+        (Some(pod_cidr), None) => {
+            tracing::info!(pod_cidr, "the pod CIDR is left to the network configuration");
+        }
+        (Some(pod_cidr), Some(kept)) => {
+            let cidrs = convert::addresses::pod_cidrs(&pod_cidr).map_err(|error| of_sandbox(&error))?;
+            let failed = |error| Status::internal(format!("keeping the node's pod CIDR: {error}"));
+            kept.set(cidrs).map_err(failed)?;
+            tracing::info!(pod_cidr, "networks are told the pod CIDR");
+        }
     }
-    cri::UpdateRuntimeConfigResponse {}
+    Ok(cri::UpdateRuntimeConfigResponse {})
 }

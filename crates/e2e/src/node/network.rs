@@ -37,6 +37,7 @@ pub struct Setup {
     handlers: Vec<(String, Vec<(String, Value)>)>,
     plugins: Vec<(String, String)>,
     keys: Vec<String>,
+    pub(super) prelude: Option<String>,
 }
 
 impl Setup {
@@ -51,6 +52,7 @@ impl Setup {
             handlers: Vec::new(),
             plugins: Vec::new(),
             keys: Vec::new(),
+            prelude: None,
         }
     }
 
@@ -101,6 +103,12 @@ impl Setup {
     pub fn key(mut self, line: &str) -> Self {
         self.keys.push(line.to_owned());
         self
+    }
+
+    /// What a shell does that becomes the daemon then, such as `umask 077`.
+    #[must_use]
+    pub fn launched_after(self, prelude: &str) -> Self {
+        Self { prelude: Some(prelude.to_owned()), ..self }
     }
 
     /// Starts the daemon and waits until it serves.

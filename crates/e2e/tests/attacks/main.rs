@@ -11,6 +11,7 @@ mod document;
 mod host_binary;
 mod identity;
 mod links;
+mod neighbours;
 mod procfs;
 mod races;
 mod requests;
