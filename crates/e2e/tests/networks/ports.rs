@@ -149,25 +149,30 @@ async fn that_another_pod_has_are_refused() {
         host_ip: host_ip.to_owned(),
         ..mapping(protocol, 8080, 30080)
     };
-    let pod = place.publishing(vec![on_one(HOST[0], Protocol::Tcp)]).await;
+    let (everywhere, on_one_only) = (mapping(Protocol::Tcp, 8080, 30079), on_one(HOST[0], Protocol::Tcp));
+    let pod = place.publishing(vec![everywhere.clone(), on_one_only.clone()]).await;
     let _server = serve_tcp(&pod.inside, 8080);
     let others = vec![on_one("198.51.100.9", Protocol::Tcp), on_one(HOST[0], Protocol::Udp)];
     let beside = place.publishing(others).await;
-    for taken in ["", HOST[0]] {
-        let ports = vec![mapping(Protocol::Tcp, 80, 30081), on_one(taken, Protocol::Tcp)];
+    for taken in [everywhere, on_one_only] {
+        let port = taken.host_port.to_string();
+        let ports = vec![mapping(Protocol::Tcp, 80, 30081), taken];
         let refused = place.site.member_of("", |config| config.port_mappings = ports).await;
         let refused = refused.map(|member| member.id).expect_err("a port that is taken");
         assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
-        assert!(refused.message().contains("30080"), "{refused:?}");
+        assert!(refused.message().contains(&port), "{refused:?}");
     }
     assert_eq!(place.site.client.pods().await.expect("a list").len(), 2);
     let rules = place.site.host.sh("nft list ruleset");
     assert!(!rules.contains("30081"), "what was refused left nothing: {rules}");
-    assert_eq!(reach_tcp(&place.outside, at(HOST[0], 30080)).await, address(OUTSIDE[0]));
+    for port in [30079, 30080] {
+        assert_eq!(reach_tcp(&place.outside, at(HOST[0], port)).await, address(OUTSIDE[0]));
+    }
 
     place.site.remove(&pod).await;
     place.site.remove(&beside).await;
-    place.publishing(vec![mapping(Protocol::Tcp, 8080, 30080)]).await;
+    let ports = [30079, 30080].map(|port| mapping(Protocol::Tcp, 8080, port));
+    place.publishing(ports.into()).await;
 }
 
 /// Not every kernel has sockets for SCTP, but all can translate its addresses.
