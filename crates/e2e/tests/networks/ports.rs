@@ -77,6 +77,11 @@ async fn lead_to_the_pod_from_everywhere(plugins: Network) {
         serve_udp(&pod.inside, SocketAddr::new(pod.v6(), 9090)),
     ];
 
+    if plugins == Network::Native {
+        let tentative = host.sh("ip -6 -o addr show dev pods0 tentative");
+        assert_eq!(tentative, "", "the bridge asks for its neighbours at once");
+    }
+
     let [v4, v6] = HOST;
     for (to, client) in [(v4, OUTSIDE[0]), (v6, OUTSIDE[1])] {
         let from = address(client);
