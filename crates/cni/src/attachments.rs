@@ -136,10 +136,10 @@ impl Attachments {
         }
     }
 
-    /// The networks that a pod of that handler joins, in this order; at least one.
-    pub(crate) fn chosen(&self, handler: &str) -> Result<Vec<Chosen>, Error> {
+    /// The networks that a pod of that handler joins, in this order; at least one. Not cancel safe: it may run plugins.
+    pub(crate) async fn chosen(&self, handler: &str) -> Result<Vec<Chosen>, Error> {
         match (&self.configured, self.directories.of(handler)) {
-            (_, Some(readiness)) => Ok(readiness.networks()?.into_iter().map(Chosen::chain).collect()),
+            (_, Some(readiness)) => Ok(readiness.networks().await?.into_iter().map(Chosen::chain).collect()),
             (Configured::Builtin(settings, _), None) => {
                 let (engine, name) = (Engine::Builtin(self.builtin(settings)?), settings.name.clone());
                 Ok(vec![Chosen { engine, name, via: Via::Builtin(settings.clone()) }])
