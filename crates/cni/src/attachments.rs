@@ -4,43 +4,42 @@
 //! |---|---|
 //! | check the request, find a network and its plugins | nothing to undo |
 //! | journal the intent | nothing to undo |
-//! | run the chain, or the built-in network | DEL of all of it; the record goes if that succeeds |
+//! | run the chain | DEL of all of it; the record goes if that succeeds |
 //! | journal the result | the same |
 //!
 //! | step of DEL | on failure |
 //! |---|---|
-//! | run the chain backwards, or cut off from the built-in network | go on to the end; the record stays |
-//! | delete what the kernel takes its time for (behind the answer) | the record stays |
+//! | cut off, if all of the chain is served in-process; else run it backwards | go on to the end; the record stays |
+//! | run it backwards (behind the answer) | the record stays |
 //! | remove the record | |
 //!
 //! A record that is left says what is still to be undone; the next DEL or collection tries again. Which plugin runs when is
 //! `network`'s affair.
 
-use std::collections::{HashMap, HashSet};
+mod mend;
+
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use tokio::sync::{OwnedRwLockReadGuard, RwLock, watch};
-use tokio::task::JoinSet;
 
 use crate::attachment::{Attachment, AttachmentId};
-use crate::builtin::{Builtin, BuiltinNetwork, Published};
+use crate::builtin_network::BuiltinNetwork;
 use crate::cache::{Journal, Record, Via};
+use crate::carrier::{Carrier, Means};
 use crate::claim::Claim;
-use crate::conf::{self, NetworkConf};
 use crate::directories::Directories;
-use crate::engine::{Engine, blocking, result_of};
 use crate::error::{Error, chain};
+use crate::ground::Ground;
 use crate::locks::{Lock, Locks};
-use crate::network;
+use crate::network::{self, normalised};
 use crate::networks::{Added, Config};
 use crate::plugin::Runner;
 use crate::readiness::Status;
-
-/// How long the ground of the built-in network outlives its last pod: it takes longer to make and to take away than all of
-/// a pod's share.
-const LINGER: Duration = Duration::from_secs(3);
+use crate::result::NetworkResult;
+use crate::served::{Chosen, Served};
+use crate::version::Version;
 
 /// Said where there is neither a directory nor a built-in network.
 const NOTHING: &str = "no network is configured";
@@ -48,37 +47,29 @@ const NOTHING: &str = "no network is configured";
 /// All attachments of a node.
 #[derive(Debug)]
 pub(crate) struct Attachments {
-    state_dir: PathBuf,
+    /// Where the built-in network keeps its addresses.
+    addresses: PathBuf,
     configured: Configured,
     directories: Directories,
-    runner: Runner,
+    /// For networks as they are configured now.
+    carrier: Carrier,
     journal: Journal,
     locks: Arc<Locks>,
     /// Taken for writing by GC, which must not meet an ADD or a DEL (SPEC.md section 3, "Garbage-collecting").
     quiet: Arc<RwLock<()>>,
-    /// By bridge: the configured one, and those that attachments of an earlier configuration are still on.
-    builtins: Mutex<HashMap<String, Arc<Builtin>>>,
+    ground: Arc<Ground>,
+    /// Held while the tables are mended.
+    mending: tokio::sync::Mutex<()>,
     /// Those whose DEL has been answered, and is being finished.
     leaving: Mutex<HashSet<AttachmentId>>,
     /// How many are.
     behind: watch::Sender<usize>,
-    /// Waits until the ground of a built-in network may go; given up with us.
-    lingering: Mutex<JoinSet<()>>,
 }
 
 #[derive(Debug)]
 enum Configured {
     Builtin(BuiltinNetwork, #[expect(dead_code, reason = "held, not used")] Claim),
     Directory,
-}
-
-/// A network that an attachment can be made in.
-#[derive(Debug, Clone)]
-pub(crate) struct Chosen {
-    engine: Engine,
-    name: String,
-    /// What a record needs to find them again.
-    via: Via,
 }
 
 /// Tells which attachments are valid at the moment of asking.
@@ -88,7 +79,7 @@ pub(crate) type IsValid = Box<dyn Fn(&AttachmentId) -> bool + Send>;
 
 /// The second half of a DEL, with the right to it.
 struct Remainder {
-    engine: Engine,
+    served: Served,
     record: Record,
     lock: Lock,
     busy: OwnedRwLockReadGuard<()>,
@@ -102,28 +93,32 @@ impl Attachments {
     pub(crate) fn open(config: Config) -> Result<Attachments, Error> {
         let journal = Journal::open(config.state_dir.join("attachments"))?;
         let runner = Runner { bin_dirs: config.bin_dirs.clone(), deadline: config.plugin_deadline };
-        let state_dir = config.state_dir.clone();
+        let carrier = Carrier { runner, means: if config.native { Means::Native } else { Means::Executed } };
+        let quiet = Arc::default();
+        let ground = Arc::new(Ground::new(Arc::clone(&quiet)));
+        let addresses = config.state_dir.join("addresses");
         let configured = match config.builtin.clone() {
             Some(builtin) => {
                 builtin.check()?;
                 let claim = Claim::take(&builtin.bridge)?;
+                ground.own_bridge(&builtin.bridge);
                 Configured::Builtin(builtin, claim)
             }
             None => Configured::Directory,
         };
-        let directories = Directories::open(&config, &runner)?;
+        let directories = Directories::open(&config, &carrier)?;
         Ok(Attachments {
-            state_dir,
+            addresses,
             configured,
             directories,
-            runner,
+            carrier,
             journal,
             locks: Arc::default(),
-            quiet: Arc::default(),
-            builtins: Mutex::default(),
+            quiet,
+            ground,
+            mending: tokio::sync::Mutex::default(),
             leaving: Mutex::default(),
             behind: watch::Sender::new(0),
-            lingering: Mutex::default(),
         })
     }
 
@@ -139,10 +134,13 @@ impl Attachments {
     /// The networks that a pod of that handler joins, in this order; at least one. Not cancel safe: it may run plugins.
     pub(crate) async fn chosen(&self, handler: &str) -> Result<Vec<Chosen>, Error> {
         match (&self.configured, self.directories.of(handler)) {
-            (_, Some(readiness)) => Ok(readiness.networks().await?.into_iter().map(Chosen::chain).collect()),
+            (_, Some(readiness)) => {
+                let networks = readiness.networks().await?.into_iter();
+                Ok(networks.map(|conf| Chosen::chain(conf, &self.carrier)).collect())
+            }
             (Configured::Builtin(settings, _), None) => {
-                let (engine, name) = (Engine::Builtin(self.builtin(settings)?), settings.name.clone());
-                Ok(vec![Chosen { engine, name, via: Via::Builtin(settings.clone()) }])
+                let served = Served::builtin(settings, &self.addresses, &self.carrier, None)?;
+                Ok(vec![Chosen { served, via: Via::Builtin(settings.clone()) }])
             }
             (Configured::Directory, None) => Err(Error::NotReady { reason: NOTHING.into() }),
         }
@@ -178,15 +176,29 @@ impl Attachments {
             record.attachment.netns = namespace(attachment.netns.as_deref());
             self.detach(&record).await?;
         }
-        let Chosen { engine, name, via } = chosen;
-        let mut record = Record::intent(&name, attachment, via);
+        let Chosen { mut served, via } = chosen;
+        if let Via::Builtin(settings @ BuiltinNetwork { mtu: None, .. }) = &via {
+            let mtu = self.ground.mtu().await?;
+            served = Served::builtin(settings, &self.addresses, &self.carrier, mtu)?;
+        }
+        let mut record = Record::intent(&served.conf.name, attachment, via, served.is_native());
         self.journal.store(&record)?;
-        let outcome = engine.add(&self.runner, attachment).await.and_then(|raw| {
+        if served.is_native() {
+            self.ground.arrive();
+            self.mend_if_flushed().await;
+        }
+        let outcome = served.chain(attachment).add().await.and_then(|raw| {
             record.result = Some(raw);
             self.journal.store(&record)
         });
         match outcome {
-            Ok(()) => Ok(added(&record)),
+            Ok(()) => {
+                let added = added(&record);
+                if served.uses_tables(attachment) {
+                    self.ground.lay(&added.ips);
+                }
+                Ok(added)
+            }
             Err(failure) => Err(self.undo(&record, failure).await),
         }
     }
@@ -209,28 +221,28 @@ impl Attachments {
         let busy = Arc::clone(&self.quiet).read_owned().await;
         let Some(mut record) = self.journal.load(&id)? else { return Ok(()) };
         record.attachment.netns = namespace(attachment.netns.as_deref());
-        let engine = self.engine_of(&record).map_err(|error| detach_failed(&id, vec![error]))?;
-        let complete = self.cut(&engine, &record).await?;
-        if complete && !engine.has_remainder() {
-            return self.journal.remove(&id);
+        let served = self.served_as(&record).map_err(|error| detach_failed(&id, vec![error]))?;
+        if !served.is_native_throughout() {
+            return self.remove(&served, &record).await;
+        }
+        let cut = served.chain(&record.attachment).cut(record.result.as_ref()).await;
+        if !cut.is_empty() {
+            return Err(detach_failed(&id, cut));
         }
         record.detached = true;
         self.journal.store(&record)?;
-        if !complete {
-            return Ok(());
-        }
         locked(&self.leaving).insert(id);
         self.behind.send_modify(|count| *count += 1);
-        let (attachments, remainder) = (Arc::clone(self), Remainder { engine, record, lock, busy });
+        let (attachments, remainder) = (Arc::clone(self), Remainder { served, record, lock, busy });
         // Ends by itself; `settle` waits for it.
         tokio::spawn(async move { attachments.finish(remainder).await });
         Ok(())
     }
 
     async fn finish(&self, remainder: Remainder) {
-        let Remainder { engine, record, lock, busy } = remainder;
+        let Remainder { served, record, lock, busy } = remainder;
         let id = record.attachment.id();
-        if let Err(error) = self.remove(&engine, &record).await {
+        if let Err(error) = self.remove(&served, &record).await {
             // The record is left, and the next collection tries again.
             let (container, ifname) = (&id.container_id, &id.ifname);
             tracing::warn!(
@@ -244,62 +256,51 @@ impl Attachments {
         locked(&self.leaving).remove(&id);
         drop(lock);
         self.behind.send_modify(|count| *count -= 1);
-        if let Engine::Builtin(builtin) = engine {
-            self.linger(builtin);
-        }
-    }
-
-    fn linger(&self, builtin: Arc<Builtin>) {
-        let Some(idle) = builtin.idle_since() else { return };
-        let mut lingering = locked(&self.lingering);
-        while lingering.try_join_next().is_some() {}
-        lingering.spawn(async move {
-            tokio::time::sleep(LINGER).await;
-            if let Err(error) = blocking(move || builtin.clear(idle)).await {
-                tracing::warn!(error = chain(&error), "the built-in network couldn't be taken away");
-            }
-        });
     }
 
     /// See [`crate::Networks::settle`].
     pub(crate) async fn settle(&self) -> Result<(), Error> {
         // The sender is ours, so that the wait can't fail.
         let _ = self.behind.subscribe().wait_for(|count| *count == 0).await;
-        let builtins: Vec<Arc<Builtin>> = locked(&self.builtins).values().cloned().collect();
-        let mut failures = Vec::new();
-        for builtin in builtins {
-            if let Some(idle) = builtin.idle_since() {
-                failures.extend(blocking(move || builtin.clear(idle)).await.err());
-            }
-        }
+        let _quiet = self.quiet.write().await;
+        let failures = self.clear_ground().await;
         if failures.is_empty() { Ok(()) } else { Err(Error::Collect { failures }) }
+    }
+
+    /// While nobody comes or goes.
+    async fn clear_ground(&self) -> Vec<Error> {
+        let native =
+            self.carrier.means == Means::Native || matches!(self.configured, Configured::Builtin(..));
+        if native || self.ground.is_used() { self.ground.clear().await } else { Vec::new() }
     }
 
     /// Undoes what a record stands for, as far as possible; the record goes when nothing is left to undo.
     async fn detach(&self, record: &Record) -> Result<(), Error> {
-        let engine =
-            self.engine_of(record).map_err(|error| detach_failed(&record.attachment.id(), vec![error]))?;
-        if self.cut(&engine, record).await? { self.remove(&engine, record).await } else { Ok(()) }
+        let served = self.served_as(record);
+        let served = served.map_err(|error| detach_failed(&record.attachment.id(), vec![error]))?;
+        self.remove(&served, record).await
     }
 
-    /// The first half. Returns whether the second may follow: what only a missing plugin could undo is put off.
-    async fn cut(&self, engine: &Engine, record: &Record) -> Result<bool, Error> {
+    /// The whole DEL, to the end. What only a missing plugin could undo is put off to the next.
+    async fn remove(&self, served: &Served, record: &Record) -> Result<(), Error> {
         let id = record.attachment.id();
-        let failures = engine.cut(&self.runner, record).await;
+        let failures = served.chain(&record.attachment).del(record.result.as_ref()).await;
+        if served.is_native() {
+            self.ground.leave();
+        }
         for failure in &failures {
             let (container, ifname) = (&id.container_id, &id.ifname);
             tracing::warn!(container, ifname, error = chain(failure), "a step of detaching failed");
         }
+        if failures.is_empty() {
+            return self.journal.remove(&id);
+        }
         if failures.iter().all(|failure| matches!(failure, Error::PluginMissing { .. })) {
-            return Ok(failures.is_empty());
+            let mut left = record.clone();
+            left.detached = true;
+            return self.journal.store(&left);
         }
         Err(detach_failed(&id, failures))
-    }
-
-    /// The second half.
-    async fn remove(&self, engine: &Engine, record: &Record) -> Result<(), Error> {
-        engine.remove(record).await?;
-        self.journal.remove(&record.attachment.id())
     }
 
     /// See [`crate::Networks::check`].
@@ -313,13 +314,16 @@ impl Attachments {
             return Err(Error::NotAttached { container_id, ifname });
         };
         record.attachment.netns = namespace(attachment.netns.as_deref());
-        self.engine_of(&record)?.check(&self.runner, &record).await
+        let served = self.served_as(&record)?;
+        served.chain(&record.attachment).check(record.result.as_ref()).await
     }
 
     /// See [`crate::Networks::gc`].
     pub(crate) async fn gc(&self, valid: Valid<'_>) -> Result<(), Error> {
         let recorded = self.journal.ids()?;
         let kept = self.kept(recorded.clone(), &valid())?;
+        self.lay_for(&kept)?;
+        self.mend_if_flushed().await;
         let mut failures = Vec::new();
         for id in recorded.into_iter().filter(|id| !kept.contains(id)) {
             failures.extend(self.collect(id).await.err());
@@ -356,55 +360,34 @@ impl Attachments {
         }
     }
 
+    /// While nobody comes or goes.
     async fn collect_unrecorded(&self, kept: &[AttachmentId]) -> Vec<Error> {
         let mut failures = Vec::new();
         for conf in self.directories.loaded() {
-            failures.extend(network::gc(&conf, &self.runner, kept).await);
+            failures.extend(network::gc(&conf, &self.carrier, kept).await);
         }
         if let Configured::Builtin(settings, _) = &self.configured {
-            let (builtin, kept) = match self.builtin(settings) {
-                Ok(builtin) => (builtin, kept.iter().cloned().collect()),
-                Err(error) => return vec![error],
-            };
-            let collected = tokio::task::spawn_blocking(move || builtin.collect(&kept)).await;
-            failures.extend(collected.unwrap_or_else(|_| vec![Error::CutShort]));
+            match Served::builtin(settings, &self.addresses, &self.carrier, None) {
+                Ok(served) => failures.extend(network::gc(&served.conf, &served.carrier, kept).await),
+                Err(error) => failures.push(error),
+            }
         }
+        failures.extend(self.clear_ground().await);
         failures
     }
 
-    fn engine_of(&self, record: &Record) -> Result<Engine, Error> {
-        match &record.via {
-            Via::Builtin(settings) => Ok(Engine::Builtin(self.builtin(settings)?)),
-            Via::Chain(value) => Ok(Engine::Chain(Arc::new(conf::parse(Path::new(&record.network), value)?))),
+    /// The network of a record.
+    fn served_as(&self, record: &Record) -> Result<Served, Error> {
+        if let Via::Builtin(settings) = &record.via {
+            self.ground.own_bridge(&settings.bridge);
         }
-    }
-
-    fn builtin(&self, settings: &BuiltinNetwork) -> Result<Arc<Builtin>, Error> {
-        let mut builtins = locked(&self.builtins);
-        if let Some(builtin) = builtins.get(&settings.bridge) {
-            return Ok(Arc::clone(builtin));
-        }
-        let on_bridge =
-            |record: &Record| matches!(&record.via, Via::Builtin(of) if of.bridge == settings.bridge);
-        let mut users = HashMap::new();
-        for id in self.journal.ids()? {
-            if let Some(record) = self.journal.load(&id)?.filter(|record| on_bridge(record)) {
-                let addresses = result_of(&record).unwrap_or_default().addresses();
-                let mappings = record.attachment.port_mappings;
-                users.insert(id, Published { mappings, addresses });
-            }
-        }
-        let builtin = Arc::new(Builtin::open(settings.clone(), &self.state_dir, users)?);
-        builtins.insert(settings.bridge.clone(), Arc::clone(&builtin));
-        Ok(builtin)
+        Served::of(record, &self.addresses, &self.carrier)
     }
 }
 
-impl Chosen {
-    fn chain(conf: Arc<NetworkConf>) -> Chosen {
-        let (name, via) = (conf.name.clone(), Via::Chain(conf.to_value()));
-        Chosen { engine: Engine::Chain(conf), name, via }
-    }
+/// What came of a record's ADD, in the form of 1.1.0. It was understood once before, when it was printed.
+fn result_of(record: &Record) -> Option<NetworkResult> {
+    record.result.as_ref().map(|raw| normalised(raw, Version::V1_1_0))
 }
 
 fn added(record: &Record) -> Added {

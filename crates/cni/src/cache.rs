@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::attachment::{Attachment, AttachmentId};
-use crate::builtin::BuiltinNetwork;
+use crate::builtin_network::BuiltinNetwork;
 use crate::error::Error;
 use crate::files;
 
@@ -32,6 +32,9 @@ pub(crate) struct Record {
     pub(crate) attachment: Attachment,
     /// Who does it.
     pub(crate) via: Via,
+    /// Whether the standard plugins were served in-process: what they made, they undo.
+    #[serde(default)]
+    pub(crate) native: bool,
     /// What came of it, as the last plugin printed it.
     pub(crate) result: Option<Value>,
     /// Whether its DEL has been answered: nobody owns it any more, whoever is said to be valid.
@@ -56,9 +59,9 @@ impl Record {
     }
 
     /// An intent: no result yet.
-    pub(crate) fn intent(network: &str, attachment: &Attachment, via: Via) -> Record {
+    pub(crate) fn intent(network: &str, attachment: &Attachment, via: Via, native: bool) -> Record {
         let (network, attachment) = (network.to_owned(), attachment.clone());
-        Record { version: VERSION, network, attachment, via, result: None, detached: false }
+        Record { version: VERSION, network, attachment, via, native, result: None, detached: false }
     }
 }
 
@@ -145,7 +148,7 @@ mod tests {
         let id = attachment().id();
         assert!(journal.load(&id).unwrap().is_none());
         let via = Via::Chain(serde_json::json!({"name": "n"}));
-        let mut record = Record::intent("n", &attachment(), via);
+        let mut record = Record::intent("n", &attachment(), via, false);
         journal.store(&record).unwrap();
         assert!(journal.load(&id).unwrap().unwrap().result.is_none());
         record.result = Some(serde_json::json!({"ips": []}));

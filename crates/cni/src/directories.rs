@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::carrier::Carrier;
 use crate::conf::{NetworkConf, Wanted};
 use crate::error::Error;
 use crate::networks::Config;
-use crate::plugin::Runner;
 use crate::readiness::Readiness;
 
 /// All directories, watched.
@@ -26,11 +26,11 @@ impl Directories {
     ///
     /// # Errors
     /// [`Error::Watch`].
-    pub(crate) fn open(config: &Config, runner: &Runner) -> Result<Directories, Error> {
+    pub(crate) fn open(config: &Config, carrier: &Carrier) -> Result<Directories, Error> {
         let selection = &config.selection;
         let count = selection.count.max(1);
         let open = |dir: &PathBuf, first: Option<String>| {
-            Readiness::open(dir.clone(), Wanted { first, count }, runner.clone()).map(Arc::new)
+            Readiness::open(dir.clone(), Wanted { first, count }, carrier.clone()).map(Arc::new)
         };
         let main = match config.builtin {
             Some(_) => None,

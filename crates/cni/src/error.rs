@@ -124,6 +124,53 @@ pub enum Error {
         bridge: String,
     },
 
+    /// The configuration of a plugin that is served in-process can't be used.
+    #[error("configuration of CNI plugin '{plugin}': {problem}")]
+    PluginConf {
+        /// Its type.
+        plugin: String,
+        /// What is wrong with which field.
+        problem: String,
+    },
+    /// A configuration asks for what the plugin, served in-process, doesn't do.
+    #[error("CNI plugin '{plugin}': '{field}' isn't supported")]
+    Unsupported {
+        /// Its type.
+        plugin: String,
+        /// The field, with its value where that matters.
+        field: String,
+    },
+    /// A variable of a plugin's environment is missing or can't be used.
+    #[error("environment of a CNI plugin: {problem}")]
+    PluginEnvironment {
+        /// What is wrong with which variable.
+        problem: String,
+    },
+    /// A configuration is of a version that isn't understood, or has no such verb.
+    #[error("CNI version '{version}' {problem}")]
+    PluginVersion {
+        /// The version.
+        version: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The namespace to be attached is the one that the attaching is done from.
+    #[error("'{}' is the network namespace of the host itself", path.display())]
+    OwnNamespace {
+        /// Its path.
+        path: PathBuf,
+    },
+    /// Something isn't as it was made.
+    #[error("{subject} '{name}' {problem}")]
+    Unlike {
+        /// What kind of thing.
+        subject: &'static str,
+        /// Which.
+        name: String,
+        /// What is different.
+        problem: String,
+    },
+
     /// A plugin's binary is in none of the plugin directories.
     #[error("CNI plugin '{plugin}' isn't in {}", list(searched))]
     PluginMissing {
@@ -278,6 +325,16 @@ pub enum Error {
         /// The address.
         address: IpAddr,
     },
+    /// The attachment has an address already, where it gets one.
+    #[error(
+        "address '{address}' of network '{network}' is the attachment's already: it can't have another of that range"
+    )]
+    AddressHeld {
+        /// The network.
+        network: String,
+        /// The address.
+        address: IpAddr,
+    },
     /// A host port asked for leads to another namespace already.
     #[error("host port {port}/{protocol} is taken")]
     HostPortTaken {
@@ -289,6 +346,50 @@ pub enum Error {
     /// A task of ours ended early, as the process is shutting down.
     #[error("network operation was cut short")]
     CutShort,
+}
+
+impl Error {
+    /// Whether a plugin says that it is older than the verb: by code 4, invalid environment variables (SPEC.md section 5).
+    pub(crate) fn lacks_verb(&self) -> bool {
+        matches!(self, Error::PluginFailed { code: 4, .. })
+    }
+
+    /// The code that a plugin tells its caller (SPEC.md section 5, "Error"); 999 where the specification has none, as the
+    /// reference plugins do.
+    #[must_use]
+    pub fn code(&self) -> u64 {
+        match self {
+            Error::PluginVersion { .. } => 1,
+            Error::Unsupported { .. } => 2,
+            Error::NotAttached { .. } => 3,
+            Error::InvalidAttachment { .. } | Error::PluginEnvironment { .. } => 4,
+            Error::ReadConf { .. } | Error::Record { .. } | Error::PluginRun { .. } => 5,
+            Error::ParseConf { .. } | Error::ParseRecord { .. } | Error::PluginGarbage { .. } => 6,
+            Error::InvalidConf { .. } | Error::PluginConf { .. } | Error::InvalidBuiltin { .. } => 7,
+            // Not in the specification's table, but in the reference library's.
+            Error::OwnNamespace { .. } => 8,
+            Error::PluginTimedOut { .. } => 11,
+            Error::NotReady { .. } => 50,
+            Error::PluginFailed { code, .. } => *code,
+            Error::Undo { failure, .. } => failure.code(),
+            Error::AlreadyAttached { .. }
+            | Error::Watch { .. }
+            | Error::BridgeTaken { .. }
+            | Error::Unlike { .. }
+            | Error::PluginMissing { .. }
+            | Error::PluginCrashed { .. }
+            | Error::PluginOutput { .. }
+            | Error::Detach { .. }
+            | Error::Collect { .. }
+            | Error::Namespace { .. }
+            | Error::Kernel { .. }
+            | Error::AddressesExhausted { .. }
+            | Error::AddressUnavailable { .. }
+            | Error::AddressHeld { .. }
+            | Error::HostPortTaken { .. }
+            | Error::CutShort => 999,
+        }
+    }
 }
 
 /// An error with all of its causes, outside in.

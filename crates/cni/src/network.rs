@@ -1,29 +1,29 @@
 //! A network as a chain of plugins: which of them is asked for what, in which order, with which configuration.
 //!
 //! ADD and CHECK run the chain forwards, DEL backwards; the first failure ends an ADD, while a DEL goes on to the end and
-//! returns all that failed (SPEC.md section 3). Recording attachments and undoing a failed ADD is `networks`' affair.
-
-use std::path::Path;
+//! returns all that failed (SPEC.md section 3). Recording attachments and undoing a failed ADD is `attachments`' affair,
+//! whether a plugin is executed or served in-process `carrier`'s.
 
 use serde_json::{Map, Value, json};
 
 use crate::attachment::{Attachment, AttachmentId};
-use crate::builtin;
 use crate::capabilities::runtime_config;
+use crate::carrier::Carrier;
 use crate::conf::{NetworkConf, PluginConf};
 use crate::error::{Command, Error};
-use crate::plugin::{Call, Runner, garbage};
+use crate::plugin::garbage;
+use crate::request::{Request, VALID_ATTACHMENTS};
 use crate::result::NetworkResult;
 use crate::version::Version;
 
-/// Served in-process: a pod's namespace is born with its loopback interface up, so that there is nothing to run.
+/// A pod's namespace is born with its loopback interface up: there is nothing to do but for ADD, which says so.
 const LOOPBACK: &str = "loopback";
 
 /// A chain at work on one attachment.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Chain<'a> {
     pub(crate) conf: &'a NetworkConf,
-    pub(crate) runner: &'a Runner,
+    pub(crate) carrier: &'a Carrier,
     pub(crate) attachment: &'a Attachment,
 }
 
@@ -37,22 +37,20 @@ impl Chain<'_> {
     pub(crate) async fn add(&self) -> Result<Value, Error> {
         let mut previous = None;
         for plugin in &self.conf.plugins {
+            // Others than it needn't hand a result on; it has none of its own then.
+            if plugin.kind == LOOPBACK && previous.is_some() {
+                continue;
+            }
             previous = Some(self.add_one(plugin, previous).await?);
         }
         Ok(previous.unwrap_or_else(|| json!({ "cniVersion": self.conf.version.as_str() })))
     }
 
     async fn add_one(&self, plugin: &PluginConf, previous: Option<Value>) -> Result<Value, Error> {
-        if plugin.kind == LOOPBACK {
-            return match previous {
-                Some(previous) => Ok(previous),
-                None => self.loopback(),
-            };
-        }
-        let call = self.call(plugin, Command::Add, previous.as_ref());
-        let raw = self.runner.run_for_result(&call).await?;
+        let request = self.request(plugin, Command::Add, previous.as_ref());
+        let raw = self.carrier.add(&request).await?;
         let result = NetworkResult::parse(&raw, self.conf.version)
-            .map_err(|source| garbage(&call, raw.to_string().as_bytes(), source))?;
+            .map_err(|source| garbage(&request, raw.to_string().as_bytes(), source))?;
         // The next plugin is configured to read the chain's version, whatever this one prints.
         let stated = raw.get("cniVersion").and_then(Value::as_str);
         Ok(if stated == Some(self.conf.version.as_str()) {
@@ -62,24 +60,29 @@ impl Chain<'_> {
         })
     }
 
-    fn loopback(&self) -> Result<Value, Error> {
-        let netns = self.attachment.netns.as_deref().unwrap_or(Path::new(""));
-        builtin::loopback(netns).map(|result| result.to_version(self.conf.version))
-    }
-
     /// Detaches, from the result that ADD had if it had one. Returns what failed.
     ///
     /// Not cancel safe: a dropped future leaves a plugin running.
     pub(crate) async fn del(&self, result: Option<&Value>) -> Vec<Error> {
-        let result = result.filter(|_| self.conf.version.has_check());
         let mut failures = Vec::new();
-        for plugin in self.conf.plugins.iter().rev().filter(|plugin| plugin.kind != LOOPBACK) {
-            let call = self.call(plugin, Command::Del, result);
-            if let Err(error) = self.runner.run(&call).await {
-                failures.push(error);
-            }
+        for request in self.backwards(result) {
+            failures.extend(self.carrier.call(&request).await.err());
         }
         failures
+    }
+
+    /// Cuts off, without removing anything; for chains that are served in-process throughout. Returns what failed.
+    ///
+    /// Not cancel safe: what the kernel is at goes on.
+    pub(crate) async fn cut(&self, result: Option<&Value>) -> Vec<Error> {
+        self.carrier.cut(self.backwards(result).collect()).await
+    }
+
+    /// The calls of a DEL.
+    fn backwards(&self, result: Option<&Value>) -> impl Iterator<Item = Request> {
+        let result = result.filter(|_| self.conf.version.has_check());
+        let plugins = self.conf.plugins.iter().rev().filter(|plugin| plugin.kind != LOOPBACK);
+        plugins.map(move |plugin| self.request(plugin, Command::Del, result))
     }
 
     /// Checks. Networks that can't be checked, by version or by their own wish, are fine.
@@ -93,12 +96,21 @@ impl Chain<'_> {
             return Ok(());
         }
         for plugin in self.conf.plugins.iter().filter(|plugin| plugin.kind != LOOPBACK) {
-            self.runner.run(&self.call(plugin, Command::Check, result)).await?;
+            self.carrier.call(&self.request(plugin, Command::Check, result)).await?;
         }
         Ok(())
     }
 
-    fn call<'p>(&self, plugin: &'p PluginConf, command: Command, previous: Option<&Value>) -> Call<'p> {
+    /// Makes again what somebody took away with the tables of the plugins that are served in-process. Returns what failed.
+    ///
+    /// Not cancel safe: what the kernel is at goes on.
+    pub(crate) async fn restore(&self, result: &Value) -> Vec<Error> {
+        let requests =
+            self.conf.plugins.iter().map(|plugin| self.request(plugin, Command::Add, Some(result)));
+        self.carrier.restore(requests.collect()).await
+    }
+
+    fn request(&self, plugin: &PluginConf, command: Command, previous: Option<&Value>) -> Request {
         let mut config = base(self.conf, plugin);
         if let Some(details) = runtime_config(&plugin.capabilities, self.attachment) {
             config.insert("runtimeConfig".into(), details);
@@ -106,7 +118,7 @@ impl Chain<'_> {
         if let Some(previous) = previous {
             config.insert("prevResult".into(), previous.clone());
         }
-        Call { plugin: &plugin.kind, command, env: environment(self.attachment), config: config.into() }
+        Request::about(&plugin.kind, command, self.attachment, config)
     }
 }
 
@@ -114,26 +126,23 @@ impl Chain<'_> {
 ///
 /// # Errors
 /// [`Error::PluginMissing`] for the first that isn't.
-pub(crate) fn find_plugins(conf: &NetworkConf, runner: &Runner) -> Result<(), Error> {
-    let executed = conf.plugins.iter().filter(|plugin| plugin.kind != LOOPBACK);
-    executed.map(|plugin| runner.find(&plugin.kind)).try_for_each(|found| found.map(drop))
+pub(crate) fn find_plugins(conf: &NetworkConf, carrier: &Carrier) -> Result<(), Error> {
+    conf.plugins.iter().try_for_each(|plugin| carrier.find(plugin))
 }
 
 /// Has every plugin remove what belongs to no valid attachment; versions before 1.1.0 have no word for it.
 ///
 /// Not cancel safe: a dropped future leaves a plugin running.
-pub(crate) async fn gc(conf: &NetworkConf, runner: &Runner, valid: &[AttachmentId]) -> Vec<Error> {
+pub(crate) async fn gc(conf: &NetworkConf, carrier: &Carrier, valid: &[AttachmentId]) -> Vec<Error> {
     if conf.disable_gc || !conf.version.has_gc_and_status() {
         return Vec::new();
     }
     let mut failures = Vec::new();
     for plugin in conf.plugins.iter().filter(|plugin| plugin.kind != LOOPBACK) {
         let mut config = base(conf, plugin);
-        config.insert("cni.dev/valid-attachments".into(), json!(valid));
-        let call =
-            Call { plugin: &plugin.kind, command: Command::Gc, env: Vec::new(), config: config.into() };
-        match runner.run(&call).await {
-            Err(error) if !lacks_verb(&error) => failures.push(error),
+        config.insert(VALID_ATTACHMENTS.into(), json!(valid));
+        match carrier.call(&Request::about_network(&plugin.kind, Command::Gc, config)).await {
+            Err(error) if !error.lacks_verb() => failures.push(error),
             _ => {}
         }
     }
@@ -146,24 +155,18 @@ pub(crate) async fn gc(conf: &NetworkConf, runner: &Runner, valid: &[AttachmentI
 ///
 /// # Errors
 /// Of the first plugin that wouldn't.
-pub(crate) async fn status(conf: &NetworkConf, runner: &Runner) -> Result<(), Error> {
+pub(crate) async fn status(conf: &NetworkConf, carrier: &Carrier) -> Result<(), Error> {
     if !conf.version.has_gc_and_status() {
         return Ok(());
     }
     for plugin in conf.plugins.iter().filter(|plugin| plugin.kind != LOOPBACK) {
-        let config = Value::Object(base(conf, plugin));
-        let call = Call { plugin: &plugin.kind, command: Command::Status, env: Vec::new(), config };
-        match runner.run(&call).await {
-            Err(error) if !lacks_verb(&error) => return Err(error),
+        let config = base(conf, plugin);
+        match carrier.call(&Request::about_network(&plugin.kind, Command::Status, config)).await {
+            Err(error) if !error.lacks_verb() => return Err(error),
             _ => {}
         }
     }
     Ok(())
-}
-
-/// A plugin older than the verb answers with code 4, invalid environment variables (SPEC.md section 5).
-fn lacks_verb(error: &Error) -> bool {
-    matches!(error, Error::PluginFailed { code: 4, .. })
 }
 
 fn base(conf: &NetworkConf, plugin: &PluginConf) -> Map<String, Value> {
@@ -173,44 +176,7 @@ fn base(conf: &NetworkConf, plugin: &PluginConf) -> Map<String, Value> {
     config
 }
 
-fn environment(attachment: &Attachment) -> Vec<(&'static str, String)> {
-    let netns = attachment.netns.as_deref().unwrap_or(Path::new(""));
-    let mut env = vec![
-        ("CNI_CONTAINERID", attachment.container_id.clone()),
-        ("CNI_NETNS", netns.to_string_lossy().into_owned()),
-        ("CNI_IFNAME", attachment.ifname.clone()),
-    ];
-    if !attachment.args.is_empty() {
-        // Plugins written with the reference library refuse arguments that they don't know, unless they are told so.
-        let tolerant = "IgnoreUnknown";
-        let stated = attachment.args.iter().any(|(key, _)| key == tolerant);
-        let first = (!stated).then(|| format!("{tolerant}=1"));
-        let given = attachment.args.iter().map(|(key, value)| format!("{key}={value}"));
-        env.push(("CNI_ARGS", first.into_iter().chain(given).collect::<Vec<_>>().join(";")));
-    }
-    env
-}
-
 /// The result of an ADD in the form that callers get. It has been parsed once before, when it was printed.
 pub(crate) fn normalised(raw: &Value, version: Version) -> NetworkResult {
     NetworkResult::parse(raw, version).unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn arguments_keep_their_order_and_ask_for_tolerance() {
-        let attachment = Attachment {
-            container_id: "c".into(),
-            ifname: "eth0".into(),
-            args: vec![("K8S_POD_NAMESPACE".into(), "ns".into()), ("K8S_POD_NAME".into(), "p".into())],
-            ..Attachment::default()
-        };
-        let env = environment(&attachment);
-        let expected = "IgnoreUnknown=1;K8S_POD_NAMESPACE=ns;K8S_POD_NAME=p".to_owned();
-        assert!(env.contains(&("CNI_ARGS", expected)));
-        assert!(env.contains(&("CNI_NETNS", String::new())));
-    }
 }

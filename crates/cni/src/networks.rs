@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::attachment::{Attachment, AttachmentId};
 use crate::attachments::{Attachments, IsValid};
-use crate::builtin::BuiltinNetwork;
+use crate::builtin_network::BuiltinNetwork;
 use crate::error::Error;
 use crate::interfaces::Interfaces;
 use crate::readiness::Status;
@@ -29,6 +29,9 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// The built-in network, used instead of `conf_dir` when given.
     pub builtin: Option<BuiltinNetwork>,
+    /// Whether the standard plugins of networks in `conf_dir` (`bridge`, `host-local`, `portmap`) are served in-process rather
+    /// than executed, as far as their configuration asks for nothing else. Those of the built-in network always are.
+    pub native: bool,
     /// How long one run of a plugin may take; it is killed then.
     pub plugin_deadline: Duration,
     /// Which networks are joined.
@@ -174,8 +177,8 @@ impl Networks {
     /// Detaches, from what was recorded by `add`; the namespace may be gone. Succeeds for what isn't attached.
     ///
     /// Every step is tried though another fails. A plugin whose binary is gone blocks nobody: its part is put off to the
-    /// collections that follow. On the built-in network it returns when nothing reaches the namespace any more; deleting
-    /// the interface takes the kernel longer, and is done behind ([`Networks::settle`]). Cancel safe, as `add` is.
+    /// collections that follow. Where all plugins are served in-process it returns when nothing reaches the namespace any
+    /// more; deleting the interface takes the kernel longer, and is done behind ([`Networks::settle`]). Cancel safe, as `add` is.
     ///
     /// # Errors
     /// [`Error::Detach`] with all that failed; calling again tries again.
@@ -233,8 +236,8 @@ impl Networks {
         finish(async move { attachments.gc(&valid).await }).await
     }
 
-    /// Waits until nothing is being done behind, and has a built-in network that nobody is attached to taken away now
-    /// rather than a while later. For the end of a process; what isn't waited for is left to the next one's `gc`.
+    /// Waits until nothing is being done behind, and has tables and built-in bridge that nobody is attached to taken away
+    /// now rather than a while later. For the end of a process; what isn't waited for is left to the next one's `gc`.
     ///
     /// Cancel safe.
     ///

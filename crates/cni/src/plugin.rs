@@ -17,10 +17,11 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::process::{Child, Command as Process};
 use tokio::time::timeout;
 
-use crate::error::{Command, Error};
+use crate::error::Error;
+use crate::request::Request;
 
 /// No result comes near; what prints more is broken, and must not fill our memory.
-const STDOUT_LIMIT: usize = 1 << 20;
+pub(crate) const STDOUT_LIMIT: usize = 1 << 20;
 /// Standard error is only shown; the rest is read and dropped, so that the plugin doesn't block.
 const STDERR_KEPT: usize = 4 << 10;
 /// How much of a bad answer an error shows.
@@ -31,7 +32,7 @@ const DRAIN: Duration = Duration::from_millis(500);
 const BUSY_TRIES: u32 = 5;
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
 /// What plugins find their own helpers by when the daemon has no PATH.
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(crate) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Finds and runs plugins.
 #[derive(Debug, Clone)]
@@ -42,24 +43,11 @@ pub(crate) struct Runner {
     pub(crate) deadline: Duration,
 }
 
-/// One call of a plugin.
-#[derive(Debug)]
-pub(crate) struct Call<'a> {
-    /// Its type.
-    pub(crate) plugin: &'a str,
-    /// The verb.
-    pub(crate) command: Command,
-    /// The variables beside `CNI_COMMAND` and `CNI_PATH`.
-    pub(crate) env: Vec<(&'static str, String)>,
-    /// What it reads on standard input.
-    pub(crate) config: Value,
-}
-
 /// What a finished process left.
-struct Finished {
-    status: ExitStatus,
-    stdout: Vec<u8>,
-    stderr: Vec<u8>,
+pub(crate) struct Finished {
+    pub(crate) status: ExitStatus,
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: Vec<u8>,
 }
 
 /// The error object (SPEC.md section 5, "Error").
@@ -91,7 +79,7 @@ impl Runner {
     ///
     /// # Errors
     /// Those of [`Runner::run`], and [`Error::PluginGarbage`].
-    pub(crate) async fn run_for_result(&self, call: &Call<'_>) -> Result<Value, Error> {
+    pub(crate) async fn run_for_result(&self, call: &Request) -> Result<Value, Error> {
         let stdout = self.run(call).await?;
         serde_json::from_slice(&stdout).map_err(|source| garbage(call, &stdout, source))
     }
@@ -103,8 +91,8 @@ impl Runner {
     /// # Errors
     /// [`Error::PluginMissing`], [`Error::PluginRun`], [`Error::PluginTimedOut`], [`Error::PluginOutput`],
     /// [`Error::PluginFailed`], [`Error::PluginCrashed`].
-    pub(crate) async fn run(&self, call: &Call<'_>) -> Result<Vec<u8>, Error> {
-        let binary = self.find(call.plugin)?;
+    pub(crate) async fn run(&self, call: &Request) -> Result<Vec<u8>, Error> {
+        let binary = self.find(&call.plugin)?;
         let failed =
             |source| Error::PluginRun { plugin: call.plugin.to_owned(), command: call.command, source };
         let mut child = self.spawn(&binary, call).await.map_err(failed)?;
@@ -128,7 +116,7 @@ impl Runner {
         }
     }
 
-    async fn spawn(&self, binary: &Path, call: &Call<'_>) -> io::Result<Child> {
+    async fn spawn(&self, binary: &Path, call: &Request) -> io::Result<Child> {
         let path = std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
         let bin_dirs = std::env::join_paths(&self.bin_dirs).map_err(io::Error::other)?;
         let mut process = Process::new(binary);
@@ -137,7 +125,7 @@ impl Runner {
             .env("PATH", path)
             .env("CNI_COMMAND", call.command.as_str())
             .env("CNI_PATH", bin_dirs)
-            .envs(call.env.iter().map(|(key, value)| (key, value)))
+            .envs(call.environment())
             .current_dir("/")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -155,7 +143,7 @@ impl Runner {
     }
 }
 
-fn is_executable(path: &Path) -> bool {
+pub(crate) fn is_executable(path: &Path) -> bool {
     path.is_file() && rustix::fs::access(path, Access::EXEC_OK).is_ok()
 }
 
@@ -165,13 +153,13 @@ enum Talk {
 }
 
 /// Feeds the process, reads what it prints, and sees it end.
-async fn talk(child: &mut Child, call: &Call<'_>) -> Result<Finished, Talk> {
+async fn talk(child: &mut Child, call: &Request) -> Result<Finished, Talk> {
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let status = {
         let talking = async {
             tokio::try_join!(
-                write_config(pipes.0, &call.config),
+                write_config(pipes.0, call),
                 read_result(pipes.1, &mut stdout),
                 read_tail(pipes.2, &mut stderr)
             )
@@ -194,9 +182,10 @@ async fn talk(child: &mut Child, call: &Call<'_>) -> Result<Finished, Talk> {
     Ok(Finished { status, stdout, stderr })
 }
 
-async fn write_config(pipe: Option<impl AsyncWrite + Unpin>, config: &Value) -> Result<(), Talk> {
+async fn write_config(pipe: Option<impl AsyncWrite + Unpin>, call: &Request) -> Result<(), Talk> {
     let Some(mut pipe) = pipe else { return Ok(()) };
-    match pipe.write_all(config.to_string().as_bytes()).await {
+    let config = serde_json::to_vec(&call.config).map_err(|error| Talk::Io(error.into()))?;
+    match pipe.write_all(&config).await {
         // A plugin needn't read it all; whether it did its work is told by its answer.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Talk::Io(error)),
         _ => Ok(()),
@@ -233,7 +222,8 @@ async fn end(child: &mut Child) {
     let _ = timeout(DRAIN, child.wait()).await;
 }
 
-fn judge(call: &Call<'_>, finished: Finished) -> Result<Vec<u8>, Error> {
+/// What it printed, if it succeeded.
+pub(crate) fn judge(call: &Request, finished: Finished) -> Result<Vec<u8>, Error> {
     let (plugin, command) = (call.plugin.to_owned(), call.command);
     let stderr = excerpt_end(&finished.stderr);
     if finished.status.success() {
@@ -255,7 +245,7 @@ fn judge(call: &Call<'_>, finished: Finished) -> Result<Vec<u8>, Error> {
 }
 
 /// The error for an answer that isn't what it should be.
-pub(crate) fn garbage(call: &Call<'_>, printed: &[u8], source: serde_json::Error) -> Error {
+pub(crate) fn garbage(call: &Request, printed: &[u8], source: serde_json::Error) -> Error {
     Error::PluginGarbage {
         plugin: call.plugin.to_owned(),
         command: call.command,

@@ -16,10 +16,10 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
+use crate::carrier::Carrier;
 use crate::conf::{self, NetworkConf, Wanted};
 use crate::error::{Error, chain};
 use crate::network;
-use crate::plugin::Runner;
 use crate::watch::Watch;
 
 /// An answer of STATUS is old after this; kubelet asks every five seconds or so.
@@ -51,7 +51,7 @@ pub(crate) struct Readiness {
 struct Shared {
     dir: PathBuf,
     wanted: Wanted,
-    runner: Runner,
+    carrier: Carrier,
     runtime: Handle,
     now: Mutex<Now>,
 }
@@ -79,12 +79,12 @@ impl Readiness {
     ///
     /// # Errors
     /// [`Error::Watch`].
-    pub(crate) fn open(dir: PathBuf, wanted: Wanted, runner: Runner) -> Result<Readiness, Error> {
-        let dirs = std::iter::once(&dir).chain(&runner.bin_dirs).cloned().collect();
+    pub(crate) fn open(dir: PathBuf, wanted: Wanted, carrier: Carrier) -> Result<Readiness, Error> {
+        let dirs = std::iter::once(&dir).chain(&carrier.runner.bin_dirs).cloned().collect();
         let watch = Watch::new(dirs)?;
         let status = Status::NotReady { reason: "no network configuration has been loaded yet".into() };
         let now = Mutex::new(Now { networks: Vec::new(), problem: None, status, asked: Asked::Never });
-        let shared = Arc::new(Shared { dir, wanted, runner, runtime: Handle::current(), now });
+        let shared = Arc::new(Shared { dir, wanted, carrier, runtime: Handle::current(), now });
         shared.load();
         let watcher = tokio::spawn(follow(Arc::clone(&shared), watch));
         Ok(Readiness { shared, watcher })
@@ -117,7 +117,7 @@ impl Readiness {
             (now.networks.clone(), reason.is_some() && was_answered)
         };
         // The status may lag behind what is there.
-        networks.iter().try_for_each(|conf| network::find_plugins(conf, &self.shared.runner))?;
+        networks.iter().try_for_each(|conf| network::find_plugins(conf, &self.shared.carrier))?;
         if were_refused {
             let status = self.shared.ask(&networks).await;
             self.shared.record(&networks, &status);
@@ -165,7 +165,7 @@ impl Shared {
             }
             Ok(networks) => {
                 let problem = networks.iter().find_map(|conf| {
-                    let missing = network::find_plugins(conf, &self.runner).err()?;
+                    let missing = network::find_plugins(conf, &self.carrier).err()?;
                     Some(format!("network '{}': {missing}", conf.name))
                 });
                 (networks, problem)
@@ -227,7 +227,7 @@ impl Shared {
     /// What the plugins of all networks say. Not cancel safe: a dropped future leaves a plugin running.
     async fn ask(&self, networks: &[Arc<NetworkConf>]) -> Status {
         for conf in networks {
-            if let Err(error) = network::status(conf, &self.runner).await {
+            if let Err(error) = network::status(conf, &self.carrier).await {
                 return Status::NotReady { reason: format!("network '{}': {}", conf.name, chain(&error)) };
             }
         }

@@ -126,6 +126,28 @@ impl Cidr {
         let longest = if address.is_ipv4() { 32 } else { 128 };
         (prefix <= longest).then_some(Cidr { address, prefix })
     }
+
+    /// The network that the address lies in: the same with all bits beyond the prefix zero.
+    pub(crate) fn network(self) -> Cidr {
+        let prefix = u32::from(self.prefix);
+        let address = match self.address {
+            IpAddr::V4(v4) => {
+                let host = u32::MAX.checked_shr(prefix).unwrap_or(0);
+                IpAddr::from((v4.to_bits() & !host).to_be_bytes())
+            }
+            IpAddr::V6(v6) => {
+                let host = u128::MAX.checked_shr(prefix).unwrap_or(0);
+                IpAddr::from((v6.to_bits() & !host).to_be_bytes())
+            }
+        };
+        Cidr { address, prefix: self.prefix }
+    }
+
+    /// Whether an address lies in the network of this one.
+    pub(crate) fn contains(self, address: IpAddr) -> bool {
+        address.is_ipv4() == self.address.is_ipv4()
+            && Cidr { address, prefix: self.prefix }.network() == self.network()
+    }
 }
 
 impl std::fmt::Display for Cidr {
@@ -215,14 +237,18 @@ impl NetworkResult {
         if version < Version::V0_3_0 {
             self.to_first_form(&mut fields);
         } else {
-            fields.insert("interfaces".into(), self.interfaces_for(version));
-            fields.insert("ips".into(), self.ips_for(version));
-            fields.insert("routes".into(), Value::Array(routes_for(&self.routes, version)));
+            let lists = [
+                ("interfaces", self.interfaces_for(version)),
+                ("ips", self.ips_for(version)),
+                ("routes", routes_for(&self.routes, version)),
+            ];
+            let filled = lists.into_iter().filter(|(_, list)| !list.is_empty());
+            fields.extend(filled.map(|(name, list)| (name.to_owned(), Value::Array(list))));
         }
         Value::Object(fields)
     }
 
-    fn interfaces_for(&self, version: Version) -> Value {
+    fn interfaces_for(&self, version: Version) -> Vec<Value> {
         let interfaces = self.interfaces.iter().cloned().map(|mut interface| {
             if version < Version::V1_1_0 {
                 interface.mtu = None;
@@ -231,10 +257,10 @@ impl NetworkResult {
             }
             json(&interface)
         });
-        Value::Array(interfaces.collect())
+        interfaces.collect()
     }
 
-    fn ips_for(&self, version: Version) -> Value {
+    fn ips_for(&self, version: Version) -> Vec<Value> {
         let ips = self.ips.iter().map(|ip| {
             let mut value = json(ip);
             if let (true, Value::Object(fields)) = (version < Version::V1_0_0, &mut value) {
@@ -243,7 +269,7 @@ impl NetworkResult {
             }
             value
         });
-        Value::Array(ips.collect())
+        ips.collect()
     }
 
     /// The first form has room for one address of each family; routes stand below the family's.
@@ -315,6 +341,18 @@ mod tests {
 
     fn parse(raw: Value) -> Result<NetworkResult, serde_json::Error> {
         NetworkResult::parse(&raw, Version::V1_0_0)
+    }
+
+    #[test]
+    fn networks_are_told_from_addresses() {
+        let network = |text: &str| Cidr::parse(text).unwrap().network().to_string();
+        assert_eq!(network("10.1.2.3/20"), "10.1.0.0/20");
+        assert_eq!(network("10.1.2.3/0"), "0.0.0.0/0");
+        assert_eq!(network("10.1.2.3/32"), "10.1.2.3/32");
+        assert_eq!(network("fd00:1::5/64"), "fd00:1::/64");
+        let cidr = Cidr::parse("10.1.2.3/24").unwrap();
+        assert!(cidr.contains([10, 1, 2, 200].into()) && !cidr.contains([10, 1, 3, 3].into()));
+        assert!(!cidr.contains("::1".parse().unwrap()));
     }
 
     #[test]

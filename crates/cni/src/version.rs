@@ -21,7 +21,7 @@ pub enum Version {
     V1_1_0,
 }
 
-const ALL: [Version; 7] = [
+pub(crate) const ALL: [Version; 7] = [
     Version::V0_1_0,
     Version::V0_2_0,
     Version::V0_3_0,

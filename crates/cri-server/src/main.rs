@@ -26,12 +26,16 @@ mod deadline;
 mod images;
 mod inherited;
 mod logging;
+mod plugin;
 mod pod_cidrs;
 mod runtime_service;
 mod serve;
 mod status;
 
 fn main() -> ExitCode {
+    if let Some(plugin) = plugin_name() {
+        return plugin::run(&plugin);
+    }
     match run(Cli::parse().command) {
         Ok(code) => code,
         Err(error) => {
@@ -39,6 +43,13 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The CNI plugin that we are called as: by the name of a link to this program. As that we are nothing else.
+fn plugin_name() -> Option<String> {
+    let called = std::env::args_os().next()?;
+    let name = std::path::Path::new(&called).file_name()?.to_str()?;
+    cni::executable::is_plugin(name).then(|| name.to_owned())
 }
 
 fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {

@@ -203,6 +203,7 @@ fn network_config(config: &Config) -> Result<cni::Config, ServeError> {
         bin_dirs: config.cni_bin_dir.clone(),
         state_dir: config.root.join("networks"),
         builtin: config.network.enabled()?,
+        native: config.network.native,
         plugin_deadline: Duration::from_secs(config.network.plugin_deadline),
         selection: config.networks(),
     })
@@ -237,6 +238,7 @@ fn pod_config(config: &Config, open_files: Option<u64>) -> Result<sandbox::Confi
         apparmor: config.security.apparmor(),
         selinux: config.security.selinux(),
         logs: config.logs.wanted(),
+        prepared_networks: config.network.prepared_namespaces,
         deadlines,
     })
 }

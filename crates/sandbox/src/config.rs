@@ -36,6 +36,8 @@ pub struct Config {
     pub selinux: LsmUsage,
     /// What is wanted of containers' logs.
     pub logs: LogConfig,
+    /// How many network namespaces are made before a pod asks for one, once a first one has; some 100 KiB of the kernel's memory each.
+    pub prepared_networks: usize,
     /// How long each kind of step may take.
     pub deadlines: Deadlines,
 }

@@ -24,6 +24,7 @@ mod name;
 pub mod network;
 pub mod pod;
 mod pods;
+mod prepared;
 mod record;
 mod recover;
 mod registry;

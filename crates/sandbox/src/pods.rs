@@ -31,6 +31,7 @@ use crate::pod::limits::PodResources;
 use crate::pod::state::PodState;
 use crate::pod::status::{PodFilter, PodStatus};
 use crate::pod::wish::{MAILBOX, Reply, Wish};
+use crate::prepared::PreparedNetworks;
 use crate::record::{PodFacts, Store};
 use crate::registry::Registry;
 use crate::rootfs::RootFilesystems;
@@ -85,6 +86,7 @@ impl Pods {
         let shared = Arc::new(Shared {
             store,
             supervisor,
+            prepared_networks: PreparedNetworks::new(config.prepared_networks),
             features: Features::detect(users.is_ok()),
             runtimes: Runtimes::ask(&config.handlers).await,
             users,
@@ -113,6 +115,12 @@ impl Pods {
     /// What can't be done.
     pub fn user_namespaces(&self) -> Result<(), &str> {
         self.shared.users.as_ref().map_err(String::as_str).copied()
+    }
+
+    /// How many network namespaces are ready for pods to come.
+    #[must_use]
+    pub fn prepared_networks(&self) -> usize {
+        self.shared.prepared_networks.ready()
     }
 
     /// What AppArmor does here, in words.

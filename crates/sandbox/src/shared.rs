@@ -18,6 +18,7 @@ use crate::external::Runtimes;
 use crate::handler::Handler;
 use crate::id::{ContainerId, PodId};
 use crate::network::Network;
+use crate::prepared::PreparedNetworks;
 use crate::record::Store;
 use crate::registry::Registry;
 use crate::rootfs::RootFilesystems;
@@ -42,6 +43,7 @@ pub(crate) struct Shared {
     pub(crate) network: Arc<dyn Network>,
     pub(crate) rootfs: Arc<dyn RootFilesystems>,
     pub(crate) supervisor: Binary,
+    pub(crate) prepared_networks: Arc<PreparedNetworks>,
     /// Mount sources that are being looked at.
     pub(crate) sources: Sources,
     /// Writable layers that are being measured.

@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use rustix::net::netlink::{self, SocketAddrNetlink};
+use rustix::net::sockopt::{set_socket_send_buffer_size_force, socket_send_buffer_size};
 use rustix::net::{
     AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, sendto, socket_with,
 };
@@ -32,6 +33,10 @@ const HEADER: usize = 16;
 const ATTRIBUTE: usize = 4;
 /// The kernel never sends more at once.
 const RECEIVE: usize = 64 << 10;
+/// What a socket takes at once however the host is set up (net/core/sock.c, `SOCK_MIN_SNDBUF`).
+const SEND: usize = 4 << 10;
+/// What the kernel counts beside the bytes of a message (net/netlink/af_netlink.c, `netlink_sendmsg`).
+const OVERHEAD: usize = 32;
 
 /// Attributes being written, each aligned to four bytes.
 #[derive(Debug, Default, Clone)]
@@ -40,6 +45,11 @@ pub(super) struct Attributes {
 }
 
 impl Attributes {
+    /// How many bytes there are so far.
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Adds an attribute of raw bytes.
     pub(super) fn put(&mut self, kind: u16, value: &[u8]) -> &mut Self {
         self.bytes.extend(length(ATTRIBUTE + value.len()).to_ne_bytes());
@@ -199,11 +209,20 @@ impl Socket {
             self.sequence = self.sequence.wrapping_add(1);
             message.encode(self.sequence, &mut bytes);
         }
-        let whole = |source: io::Error| Refused { index: 0, source };
-        sendto(&self.fd, &bytes, SendFlags::empty(), &SocketAddrNetlink::new(0, 0))
-            .map_err(|error| whole(error.into()))?;
+        self.send(&bytes).map_err(|source| Refused { index: 0, source })?;
         let last = first.wrapping_add(u32::try_from(last).unwrap_or(u32::MAX));
         self.answers(first, last)
+    }
+
+    /// Sends all of it at once, however much that is.
+    fn send(&self, bytes: &[u8]) -> io::Result<()> {
+        // A batch can't be sent in pieces. Beyond `net.core.wmem_max`, too: the kernel has read it when the call returns.
+        let size = bytes.len() + OVERHEAD;
+        if size > SEND && size > socket_send_buffer_size(&self.fd)? {
+            set_socket_send_buffer_size_force(&self.fd, size)?;
+        }
+        sendto(&self.fd, bytes, SendFlags::empty(), &SocketAddrNetlink::new(0, 0))?;
+        Ok(())
     }
 
     fn answers(&mut self, first: u32, last: u32) -> Result<Vec<Vec<u8>>, Refused> {

@@ -32,6 +32,13 @@ pub(super) fn ensure(name: &str, value: &str) -> Result<(), Error> {
     if get(name).as_deref() == Some(value) { Ok(()) } else { set(name, value) }
 }
 
+/// Sets a value that is better set, where that is possible: in a container of old, settings can't be written.
+pub(super) fn try_set(name: &str, value: &str) {
+    if let Err(error) = ensure(name, value) {
+        tracing::debug!(error = crate::error::chain(&error), "a setting stays as it is");
+    }
+}
+
 fn get(name: &str) -> Option<String> {
     fs::read_to_string(Path::new(ROOT).join(name)).ok().map(|text| text.trim().to_owned())
 }

@@ -74,6 +74,7 @@ impl Node {
             bin_dirs: vec![self.path("bin"), "/usr/lib/cni".into()],
             state_dir: self.path("state"),
             builtin: None,
+            native: false,
             plugin_deadline: SOON,
             selection: Selection::default(),
         }

@@ -28,12 +28,16 @@ pub(crate) struct NetworkConfig {
     pub(crate) unprivileged_ports: bool,
     /// Whether everybody in a pod may send echo requests (ping) without a capability.
     pub(crate) unprivileged_icmp: bool,
+    /// Whether `bridge`, `host-local` and `portmap` in CNI configuration files are served in-process rather than executed.
+    pub(crate) native: bool,
     /// Whether to use the built-in bridge instead of CNI configuration files. Off unless asked for.
     pub(crate) builtin: bool,
     /// The bridge's name: at most 15 bytes (IFNAMSIZ less its end).
     pub(crate) bridge: String,
     /// One subnet per address family, `address/prefix`; the first is the preferred family.
     pub(crate) subnets: Vec<String>,
+    /// How many network namespaces are made before pods need them, 0 to 64; none before the first pod.
+    pub(crate) prepared_namespaces: usize,
     /// Whether the node's pod CIDRs, which kubelet tells, are handed to plugins that declare the capability `ipRanges`. The
     /// network isn't ready before kubelet has told them once.
     pub(crate) pod_cidr: bool,
@@ -71,6 +75,9 @@ pub(crate) enum IpPreference {
 /// Below the time that attaching a pod may take as a whole, so that the plugin that hangs can be named.
 const PLUGIN_DEADLINES: std::ops::RangeInclusive<u64> = 1..=100;
 
+/// More network namespaces than start at once on any node.
+const MOST_PREPARED: usize = 64;
+
 /// More interfaces than anybody gives a pod; each costs an ADD and a DEL.
 const NETWORKS: std::ops::RangeInclusive<usize> = 1..=16;
 
@@ -83,9 +90,11 @@ impl Default for NetworkConfig {
             ip_preference: IpPreference::Cni,
             unprivileged_ports: true,
             unprivileged_icmp: true,
+            native: false,
             builtin: false,
             bridge: "knarr0".into(),
             subnets: vec!["10.88.0.0/16".into()],
+            prepared_namespaces: 2,
             pod_cidr: false,
             annotations: AnnotationsConfig::default(),
         }
@@ -135,6 +144,10 @@ impl NetworkConfig {
         if !NETWORKS.contains(&self.networks) {
             return refuse("network.networks", self.networks.to_string(), "must be 1 to 16");
         }
+        if self.prepared_namespaces > MOST_PREPARED {
+            let value = self.prepared_namespaces.to_string();
+            return refuse("network.prepared_namespaces", value, "must be 0 to 64");
+        }
         if self.builtin && !self.default.is_empty() {
             let why = "is for networks of cni_conf_dir, which network.builtin takes the place of";
             return refuse("network.default", self.default.clone(), why);
@@ -174,10 +187,11 @@ mod tests {
     #[test]
     fn values_that_cannot_be_honoured_are_refused_with_their_key() {
         type Break = fn(&mut NetworkConfig);
-        let broken: [(&str, Break); 7] = [
+        let broken: [(&str, Break); 8] = [
             ("network.plugin_deadline", |c| c.plugin_deadline = 0),
             ("network.networks", |c| c.networks = 0),
             ("network.networks", |c| c.networks = 17),
+            ("network.prepared_namespaces", |c| c.prepared_namespaces = 65),
             ("network.default", |c| (c.builtin, c.default) = (true, "pods".into())),
             ("network.pod_cidr", |c| (c.builtin, c.pod_cidr) = (true, true)),
             ("network.bridge", |c| c.bridge = "much-too-long-for-a-name".into()),

@@ -102,16 +102,19 @@ fn info(runtime: &Runtime) -> Result<HashMap<String, String>, Status> {
     let parts = [
         ("config", config),
         ("network", network.to_string()),
-        ("daemon", daemon().to_string()),
+        ("daemon", daemon(runtime).to_string()),
         ("apparmor", module(runtime.pods.apparmor())),
         ("selinux", module(runtime.pods.selinux())),
     ];
     Ok(parts.into_iter().map(|(name, text)| (name.to_owned(), text)).collect())
 }
 
-/// What shows whether something is left behind: the tasks of this process.
-fn daemon() -> serde_json::Value {
-    json!({ "tasks": tokio::runtime::Handle::current().metrics().num_alive_tasks() })
+/// What shows whether something is left behind: the tasks of this process, and what it keeps for pods to come.
+fn daemon(runtime: &Runtime) -> serde_json::Value {
+    json!({
+        "tasks": tokio::runtime::Handle::current().metrics().num_alive_tasks(),
+        "preparedNamespaces": runtime.pods.prepared_networks(),
+    })
 }
 
 /// What kubelet has to have alike.

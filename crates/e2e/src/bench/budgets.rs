@@ -33,6 +33,8 @@ pub(super) fn of(figure: &str) -> &'static [Budget] {
     }
     let (network, step) = figure.split_once(": ").unwrap_or(("", figure));
     match (network, step) {
+        ("native CNI", "pod start, ms") => &[Better(6.0)],
+        ("native CNI", "RunPodSandbox, ms") => &[BetterThan("containerd, runc", 10.0)],
         ("host network", "pod start, ms") => &[Better(8.0), Floors(3.0)],
         (_, "ExecSync, ms") => &[Better(4.0), BetterThan("containerd, runc", 15.0)],
         (_, "StopContainer, ms" | "StopPodSandbox, ms" | "RemovePodSandbox, ms") => &[Better(8.0)],

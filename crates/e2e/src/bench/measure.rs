@@ -34,6 +34,8 @@ pub struct Effort {
 pub enum Rows {
     /// All.
     All,
+    /// Those of pods on each network.
+    Pods,
     /// Those of streams.
     Streams,
 }
@@ -83,6 +85,13 @@ pub async fn all(peer: &Peer, images: &Images, (rows, effort): (Rows, Effort)) -
         super::streams::all(peer, images, effort.streams, &mut figures).await;
         return figures;
     }
+    if rows == Rows::Pods {
+        client.pull(&images.busybox).await.expect("a pull");
+        for network in [Network::Host, Network::Cni] {
+            pods(peer, (network, images), effort, &mut figures).await;
+        }
+        return figures;
+    }
     add(&mut figures, "daemon PSS, before the first pull, MiB", mib(peer.memory().0));
     for _ in 0..effort.pulls {
         pull(&client, "8 layers", &images.layered, &mut figures).await;
@@ -94,21 +103,40 @@ pub async fn all(peer: &Peer, images: &Images, (rows, effort): (Rows, Effort)) -
     let idle = peer.memory();
     add(&mut figures, "daemon PSS, idle, MiB", mib(idle.0));
     for network in [Network::Host, Network::Cni] {
-        for _ in 0..3 {
-            cycle(peer, network, &images.busybox, &mut Figures::new()).await;
-        }
-        let before = peer.processor_time();
-        for _ in 0..effort.cycles {
-            cycle(peer, network, &images.busybox, &mut figures).await;
-        }
-        let each = (peer.processor_time() - before) as f64 / 1e6 / effort.cycles as f64;
-        add(&mut figures, &format!("{}: processor time per life cycle, ms", network.name()), each);
-        burst(peer, network, images, effort.burst, &mut figures).await;
+        pods(peer, (network, images), effort, &mut figures).await;
     }
     standing(peer, images, effort.standing, &mut figures).await;
     super::streams::all(peer, images, effort.streams, &mut figures).await;
     super::logs::throughput(peer, &images.busybox, &mut figures).await;
     figures
+}
+
+/// Measures pods on the network of a daemon that serves plugins itself, under names of their own.
+///
+/// # Panics
+/// As [`all`].
+pub async fn native(peer: &Peer, images: &Images, effort: Effort) -> Figures {
+    let mut figures = Figures::new();
+    peer.client().pull(&images.busybox).await.expect("a pull");
+    pods(peer, (Network::Cni, images), effort, &mut figures).await;
+    figures.into_iter().map(|(name, values)| (format!("{NATIVE}{name}"), values)).collect()
+}
+
+/// Before the names of figures that others have without it: their plugins are always executed.
+pub(super) const NATIVE: &str = "native ";
+
+/// Life cycles of pods, one after another and ten at once.
+async fn pods(peer: &Peer, (network, images): (Network, &Images), effort: Effort, figures: &mut Figures) {
+    for _ in 0..3 {
+        cycle(peer, network, &images.busybox, &mut Figures::new()).await;
+    }
+    let before = peer.processor_time();
+    for _ in 0..effort.cycles {
+        cycle(peer, network, &images.busybox, figures).await;
+    }
+    let each = (peer.processor_time() - before) as f64 / 1e6 / effort.cycles as f64;
+    add(figures, &format!("{}: processor time per life cycle, ms", network.name()), each);
+    burst(peer, network, images, effort.burst, figures).await;
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,10 +12,19 @@ use crate::{Client, node};
 /// Which runtime, and through which low-level one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Ours.
-    Knarr,
+    /// Ours, with CNI plugins executed or served in-process.
+    Knarr(Plugins),
     /// containerd with a shim and the named OCI runtime.
     Containerd(&'static str),
+}
+
+/// Who does the work of CNI plugins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Plugins {
+    /// Debian's, as processes.
+    Executed,
+    /// The daemon.
+    Native,
 }
 
 /// A running daemon; it ends when dropped.
@@ -33,7 +42,7 @@ impl Kind {
     /// How it is called in the table.
     pub fn name(self) -> String {
         match self {
-            Self::Knarr => "knarr".to_owned(),
+            Self::Knarr(_) => "knarr".to_owned(),
             Self::Containerd(runtime) => format!("containerd, {runtime}"),
         }
     }
@@ -41,7 +50,7 @@ impl Kind {
     /// The runtime handler that pods ask for.
     pub fn handler(self) -> &'static str {
         match self {
-            Self::Knarr => "",
+            Self::Knarr(_) => "",
             Self::Containerd(runtime) => runtime,
         }
     }
@@ -65,7 +74,7 @@ impl Peer {
         std::fs::write(path.join("cni/10-bench.conflist"), conflist(path)).expect("a conflist");
         let log = File::create(path.join("daemon.log")).expect("a log");
         let mut command = match kind {
-            Kind::Knarr => knarr(path),
+            Kind::Knarr(plugins) => knarr(path, plugins),
             Kind::Containerd(_) => peer(path, containerd, sandbox_image),
         };
         let cgroup = format!("/knarr-bench-{}", std::process::id());
@@ -136,10 +145,15 @@ impl Drop for Peer {
 
 const BRIDGE: &str = "knbench0";
 
-fn knarr(directory: &Path) -> Command {
+fn knarr(directory: &Path, plugins: Plugins) -> Command {
+    let file = directory.join("knarr.toml");
+    let native = plugins == Plugins::Native;
+    std::fs::write(&file, format!("[network]\nnative = {native}\n")).expect("a configuration");
     let mut command = Command::new(node::binary("knarr"));
     command
         .arg("serve")
+        .arg("--config")
+        .arg(file)
         .arg(format!("--listen=unix://{}/state/api.sock", directory.display()))
         .arg(format!("--root={}/root", directory.display()))
         .arg(format!("--state={}/state", directory.display()))

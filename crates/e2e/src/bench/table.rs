@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::budgets::{self, Measured};
 use super::floor::Floor;
-use super::measure::Figures;
+use super::measure::{Figures, NATIVE};
 
 /// One runtime's figures under its name; the first is ours.
 pub type Column = (String, Figures);
@@ -28,7 +28,7 @@ pub fn render(columns: &[Column], floor: Option<&Floor>) -> String {
 fn row(text: &mut String, figure: &str, columns: &[Column], floor: Option<&Floor>) {
     let _ = write!(text, "| {figure} |");
     for (_, figures) in columns {
-        let shown = figures.get(figure).map_or_else(|| "-".into(), |all| show(part(all, 50), part(all, 95)));
+        let shown = of(figures, figure).map_or_else(|| "-".into(), |all| show(part(all, 50), part(all, 95)));
         let _ = write!(text, " {shown} |");
     }
     let ours = columns[0].1.get(figure).map_or(f64::NAN, |all| part(all, 50));
@@ -51,8 +51,13 @@ fn row(text: &mut String, figure: &str, columns: &[Column], floor: Option<&Floor
 fn better(figure: &str, ours: f64, peers: &[Column]) -> Vec<(String, f64)> {
     let more_is_better = figure.contains("a second");
     let ratio = |theirs: f64| if more_is_better { ours / theirs } else { theirs / ours };
-    let with_figure = peers.iter().filter_map(|(name, figures)| Some((name, figures.get(figure)?)));
+    let with_figure = peers.iter().filter_map(|(name, figures)| Some((name, of(figures, figure)?)));
     with_figure.map(|(name, all)| (name.clone(), ratio(part(all, 50)))).collect()
+}
+
+/// What ours does natively is compared with what a peer does as it can.
+fn of<'a>(figures: &'a Figures, figure: &str) -> Option<&'a Vec<f64>> {
+    figures.get(figure).or_else(|| figures.get(figure.strip_prefix(NATIVE)?))
 }
 
 fn show(half: f64, most: f64) -> String {
@@ -76,6 +81,14 @@ mod tests {
         let values: Vec<f64> = (1..=100).rev().map(f64::from).collect();
         assert_eq!((part(&values, 50), part(&values, 95)), (50.0, 95.0));
         assert_eq!(part(&[7.0], 95), 7.0);
+    }
+
+    #[test]
+    fn a_native_figure_is_compared_with_the_peers_plain_one() {
+        let ours = Figures::from([("native CNI: pod start, ms".into(), vec![2.0])]);
+        let peers = Figures::from([("CNI: pod start, ms".into(), vec![20.0])]);
+        let text = render(&[("ours".into(), ours), ("peer".into(), peers)], None);
+        assert!(text.contains("| native CNI: pod start, ms | 2.00 | 20.00 | | 10.0× better |"), "{text}");
     }
 
     #[test]

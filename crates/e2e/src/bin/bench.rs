@@ -1,13 +1,14 @@
 //! Measures knarr and its peers in turn and prints the table.
 //!
 //! `bench CONTAINERD_DIR [FLOOR_PROGRAM]`: the directory of containerd's binaries; a peer that isn't there is left out and said so.
-//! `BENCH_QUICK` does less of everything, `BENCH_ROWS=streams` only what goes through streams.
+//! `BENCH_QUICK` does less of everything, `BENCH_ROWS=streams` only what goes through streams,
+//! `BENCH_ROWS=pods` only pods' lives.
 
 use std::path::{Path, PathBuf};
 
 use e2e::bench::floor::{self, Floor};
 use e2e::bench::measure::{self, Effort, Images, Rows};
-use e2e::bench::peers::{Kind, Peer};
+use e2e::bench::peers::{Kind, Peer, Plugins};
 use e2e::bench::streams::Sizes;
 use e2e::bench::table;
 use e2e::image::{Image, Layer};
@@ -30,6 +31,7 @@ async fn main() {
     };
     let rows = match std::env::var("BENCH_ROWS").as_deref() {
         Ok("streams") => Rows::Streams,
+        Ok("pods") => Rows::Pods,
         _ => Rows::All,
     };
     let registry = Registry::shared().await;
@@ -44,7 +46,7 @@ async fn main() {
     }
     pause().push(registry.address(), "pause:v1").await;
     let mut columns = Vec::new();
-    for kind in [Kind::Knarr, Kind::Containerd("runc"), Kind::Containerd("crun")] {
+    for kind in [Kind::Knarr(Plugins::Executed), Kind::Containerd("runc"), Kind::Containerd("crun")] {
         if let Some(reason) = missing(kind, &containerd) {
             println!("{} is left out: {reason}", kind.name());
             continue;
@@ -55,7 +57,13 @@ async fn main() {
             println!("{} is left out: {reason}", kind.name());
             continue;
         }
-        columns.push((kind.name(), measure::all(&peer, &images, (rows, effort)).await));
+        let mut figures = measure::all(&peer, &images, (rows, effort)).await;
+        drop(peer);
+        if matches!(kind, Kind::Knarr(_)) && rows != Rows::Streams {
+            let peer = Peer::start(Kind::Knarr(Plugins::Native), &containerd, "").await;
+            figures.extend(measure::native(&peer, &images, effort).await);
+        }
+        columns.push((kind.name(), figures));
     }
     // Last, when no daemon is left that could disturb it.
     let floor = arguments.next().and_then(|program| floor_of(Path::new(&program)));
@@ -64,7 +72,7 @@ async fn main() {
 
 fn missing(kind: Kind, containerd: &Path) -> Option<String> {
     match kind {
-        Kind::Knarr => None,
+        Kind::Knarr(_) => None,
         Kind::Containerd(runtime) if needs::program(runtime).is_none() => {
             Some(format!("no {runtime} on PATH"))
         }

@@ -6,14 +6,14 @@ use std::path::PathBuf;
 
 use rustix::event::Timespec;
 use rustix::fs::{CWD, Mode, OFlags, openat};
-use rustix::io::Errno;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::user::{Gate, open_namespace};
-use super::{PodNamespaces, PodPid, PodUser, SharedMemory, reaper};
+use super::{PodNamespaces, PodPid, PodUser, SharedMemory, network, reaper};
 use crate::handshake::{self, Message, Reporter};
 use crate::init::{self, Procfs, Step, carry_out};
 use crate::plan::{Joined, MountAttributes, PodNamespace, PodPlan};
-use crate::sys::{self, Child, CloneFlags, Cloned, clone_process};
+use crate::sys::{Child, CloneFlags, Cloned, clone_process};
 use crate::thread::SingleThread;
 use crate::{FailedStep, Failure};
 
@@ -22,11 +22,17 @@ use crate::{FailedStep, Failure};
 const BOUND: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 
 /// Makes a pod's namespaces. The caller has to wait for the first process of a shared pid namespace when it
-/// ends.
+/// ends. A network namespace that is `prepared` (see [`super::prepare_network`]) becomes the pod's in place of a new one,
+/// unless a user namespace of the pod's has to own it.
 ///
 /// # Errors
 /// What failed, in the caller or in the child that made them. Nothing is left behind then.
-pub fn create_pod(proof: &SingleThread, plan: &PodPlan) -> Result<PodNamespaces, Failure> {
+pub fn create_pod(
+    proof: &SingleThread,
+    plan: &PodPlan,
+    prepared: Option<OwnedFd>,
+) -> Result<PodNamespaces, Failure> {
+    let prepared = prepared.filter(|_| plan.network == PodNamespace::Own && plan.user.is_none());
     crate::plan::check_pod(plan).map_err(|refusal| Failure {
         kind: crate::FailureKind::Unsafe,
         step: FailedStep::Sysctl,
@@ -36,8 +42,8 @@ pub fn create_pod(proof: &SingleThread, plan: &PodPlan) -> Result<PodNamespaces,
     let memory = plan.shared_memory.map(|bytes| make_shared_memory(bytes, plan)).transpose()?;
     let empty_root =
         (plan.pid == PodNamespace::Own || needs_holder(&memory)).then(|| empty_root(&memory)).transpose()?;
-    let flags = flags(plan, empty_root.is_some());
-    if flags == CloneFlags::default() {
+    let flags = flags(plan, &empty_root, &prepared);
+    if flags == CloneFlags::default() && prepared.is_none() {
         let made =
             PodNamespaces { shared_memory: memory.map(SharedMemory::from), ..PodNamespaces::default() };
         return join(made, plan.joined.as_deref());
@@ -50,7 +56,8 @@ pub fn create_pod(proof: &SingleThread, plan: &PodPlan) -> Result<PodNamespaces,
         Cloned::Child => {
             drop(parent_end);
             init::run_child(&reporter, || {
-                carry_out(&steps(), &mut Maker { plan, gate, procfs: Procfs::open()?, root: empty_root })?;
+                let procfs = Procfs::open()?;
+                carry_out(&steps(), &mut Maker { plan, gate, procfs, network: prepared, root: empty_root })?;
                 if plan.pid == PodNamespace::Own {
                     reaper::shed()?;
                     report(&reporter)?;
@@ -66,19 +73,20 @@ pub fn create_pod(proof: &SingleThread, plan: &PodPlan) -> Result<PodNamespaces,
                 gate.into_opener().open(&child, ids)?;
             }
             parent_end.wait_until_executing(&BOUND)?;
-            join(pin(plan, child, memory)?, plan.joined.as_deref())
+            let made = pin(plan, child, (prepared, memory))?;
+            join(made, plan.joined.as_deref())
         }
     }
 }
 
-fn flags(plan: &PodPlan, own_root: bool) -> CloneFlags {
-    let mut flags = if own_root { CloneFlags::MOUNT } else { CloneFlags::default() };
+fn flags(plan: &PodPlan, own_root: &Option<OwnedFd>, prepared: &Option<OwnedFd>) -> CloneFlags {
+    let mut flags = if own_root.is_some() { CloneFlags::MOUNT } else { CloneFlags::default() };
     if plan.user.is_some() {
         // The kernel makes it first, and the others belong to it.
         flags = flags.with(CloneFlags::USER);
     }
     for (namespace, flag) in [
-        (plan.network, CloneFlags::NETWORK),
+        (if prepared.is_some() { PodNamespace::Host } else { plan.network }, CloneFlags::NETWORK),
         (plan.ipc, CloneFlags::IPC),
         (plan.uts, CloneFlags::UTS),
         (plan.pid, CloneFlags::PID),
@@ -95,8 +103,8 @@ fn steps<'a>() -> [Step<Maker<'a>>; 6] {
     [
         Maker::become_root,
         Maker::set_hostname,
-        Maker::bring_loopback_up,
-        Maker::ignore_router_advertisements,
+        Maker::enter_network,
+        Maker::set_up_network,
         Maker::set_sysctls,
         Maker::leave_host,
     ]
@@ -107,6 +115,8 @@ struct Maker<'a> {
     /// Passed before anything else is done in a user namespace.
     gate: Option<Gate>,
     procfs: Procfs,
+    /// A network namespace that is prepared.
+    network: Option<OwnedFd>,
     root: Option<OwnedFd>,
 }
 
@@ -123,27 +133,18 @@ impl Maker<'_> {
         }
     }
 
-    fn bring_loopback_up(&mut self) -> Result<(), Failure> {
-        if self.plan.network == PodNamespace::Host {
-            return Ok(());
-        }
-        sys::bring_loopback_up().map_err(|errno| Failure::system(FailedStep::Network, errno, "lo"))
+    /// Into the one that is prepared.
+    fn enter_network(&mut self) -> Result<(), Failure> {
+        let Some(network) = &self.network else { return Ok(()) };
+        move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))
+            .map_err(|errno| Failure::system(FailedStep::Network, errno, "prepared namespace"))
     }
 
-    /// A pod that listens to them can have its traffic taken over by its neighbour (CVE-2020-10749).
-    fn ignore_router_advertisements(&mut self) -> Result<(), Failure> {
-        if self.plan.network == PodNamespace::Host {
-            return Ok(());
+    fn set_up_network(&mut self) -> Result<(), Failure> {
+        match (self.plan.network, &self.network) {
+            (PodNamespace::Own, None) => network::set_up(&self.procfs),
+            (PodNamespace::Host, _) | (PodNamespace::Own, Some(_)) => Ok(()),
         }
-        for scope in ["all", "default"] {
-            let path = format!("sys/net/ipv6/conf/{scope}/accept_ra");
-            match self.procfs.write(&path, b"0") {
-                // A kernel without IPv6.
-                Ok(()) | Err(Errno::NOENT) => {}
-                Err(errno) => return Err(Failure::system(FailedStep::Sysctl, errno, path)),
-            }
-        }
-        Ok(())
     }
 
     fn set_sysctls(&mut self) -> Result<(), Failure> {
@@ -172,13 +173,20 @@ fn wait_for_parent(reporter: &Reporter) -> Result<(), Failure> {
     Ok(())
 }
 
-fn pin(plan: &PodPlan, child: Child, memory: Option<OwnedFd>) -> Result<PodNamespaces, Failure> {
+fn pin(
+    plan: &PodPlan,
+    child: Child,
+    (prepared, memory): (Option<OwnedFd>, Option<OwnedFd>),
+) -> Result<PodNamespaces, Failure> {
     let open = |name: &str| open_namespace(&child, name);
     let pinned = |namespace: PodNamespace, name: &str| match namespace {
         PodNamespace::Own => open(name).map(Some),
         PodNamespace::Host => Ok(None),
     };
-    let network = pinned(plan.network, "net")?;
+    let network = match prepared {
+        Some(prepared) => Some(prepared),
+        None => pinned(plan.network, "net")?,
+    };
     let ipc = pinned(plan.ipc, "ipc")?;
     let uts = pinned(plan.uts, "uts")?;
     let pid_namespace = pinned(plan.pid, "pid")?;

@@ -3,6 +3,7 @@
 //! The supervisor stays in the host's. Joining is `init`'s work.
 
 mod create;
+mod network;
 mod reaper;
 mod socket;
 mod user;
@@ -10,6 +11,7 @@ mod user;
 use std::os::fd::OwnedFd;
 
 pub use create::create_pod;
+pub use network::prepare_network;
 pub use socket::{TcpSockets, own_tcp_sockets, tcp_sockets};
 pub(crate) use user::map_ids;
 pub use user::{PodUser, user_namespace};

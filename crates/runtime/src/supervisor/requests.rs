@@ -40,7 +40,7 @@ impl Supervisor {
                 pod: self.place.pod.clone(),
                 pid: std::process::id().cast_signed(),
             }),
-            Request::CreatePod(plan) => Some(self.create_pod(&plan)),
+            Request::CreatePod(plan) => Some(self.create_pod(&plan, descriptors)),
             Request::Snapshot => Some(Reply::Snapshot(self.snapshot())),
             Request::Start(start) => self.start(sequence, *start, descriptors),
             Request::Execute { container, deadline_ms } => self.execute(&container, (sequence, deadline_ms)),
@@ -66,9 +66,9 @@ impl Supervisor {
         }
     }
 
-    fn create_pod(&mut self, plan: &PodPlan) -> Reply {
+    fn create_pod(&mut self, plan: &PodPlan, descriptors: Vec<OwnedFd>) -> Reply {
         if self.pod.is_none() {
-            match create_pod(&self.proof, plan) {
+            match create_pod(&self.proof, plan, descriptors.into_iter().next()) {
                 Ok(namespaces) => self.pod = Some(namespaces),
                 Err(failure) => return Reply::Failed(failure),
             }

@@ -32,7 +32,8 @@ pub enum Request {
         /// The daemon's [`VERSION`](super::VERSION).
         version: u16,
     },
-    /// Make the pod's namespaces. Answered by [`Reply::PodCreated`], the same one when asked again.
+    /// Make the pod's namespaces. A descriptor, if there is one: a network namespace that is ready, for a pod without a user namespace
+    /// of its own. Answered by [`Reply::PodCreated`], the same one when asked again.
     CreatePod(PodPlan),
     /// What is there? Answered by [`Reply::Snapshot`].
     Snapshot,

@@ -1,7 +1,7 @@
 //! What the containers of a pod share.
 
 use std::fs::{self, File};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 
 use runtime::container::{LaunchRequest, Streams, Until, launch};
 use runtime::plan::{NamespacePlan, NamespaceSource, PlanInput, PodNamespace, PodPlan, plan};
@@ -15,6 +15,7 @@ use crate::rig::{Rig, finish, handshake, line, namespaces, pod_plan, shell, wait
 pub const TESTS: &[Test] = &[
     ("containers_share_network_and_memory", sharing),
     ("loopback_is_up_and_settings_are_the_pods", network),
+    ("a_network_namespace_that_is_ready_becomes_the_pods", prepared_network),
     ("a_shared_pid_namespace_has_a_stripped_first_process", shared_pid),
     ("another_containers_pid_namespace_can_be_joined", target_pid),
     ("a_pod_on_the_hosts_namespaces_makes_none", host),
@@ -37,7 +38,18 @@ fn sharing() {
 }
 
 fn network() {
-    let rig = Rig::new();
+    has_settings_and_loopback(&Rig::new());
+}
+
+fn prepared_network() {
+    let ready = runtime::namespaces::prepare_network().unwrap();
+    let name = fs::read_link(format!("/proc/self/fd/{}", ready.as_raw_fd())).unwrap();
+    let rig = Rig::with_network(&pod_plan(), Some(ready));
+    assert_eq!(rig.run(&shell("readlink /proc/self/ns/net")).lines(), [name.to_str().unwrap()]);
+    has_settings_and_loopback(&rig);
+}
+
+fn has_settings_and_loopback(rig: &Rig) {
     let outcome = rig.run(&shell(
         "cat /sys/class/net/lo/operstate /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/net/ipv6/conf/default/accept_ra; \
          ls /sys/class/net; cat /proc/net/if_inet6",
@@ -161,6 +173,6 @@ fn host() {
 fn refused_sysctl() {
     let sysctls = [("kernel.shmmax".to_owned(), "1".to_owned())].into();
     let plan = PodPlan { ipc: PodNamespace::Host, sysctls, ..pod_plan() };
-    let refused = runtime::namespaces::create_pod(&SingleThread::prove().unwrap(), &plan).unwrap_err();
+    let refused = runtime::namespaces::create_pod(&SingleThread::prove().unwrap(), &plan, None).unwrap_err();
     assert_eq!(refused.step, runtime::FailedStep::Sysctl, "{refused:?}");
 }

@@ -122,6 +122,11 @@ impl Rig {
     }
 
     pub fn with_pod(pod: &PodPlan) -> Self {
+        Self::with_network(pod, None)
+    }
+
+    /// The pod's network namespace is one that is ready.
+    pub fn with_network(pod: &PodPlan, prepared: Option<OwnedFd>) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let directory = tempfile::tempdir().unwrap();
         for part in ["image", "upper", "work"] {
@@ -130,7 +135,7 @@ impl Rig {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("/knarr-runtime-test-{}/c{number}", std::process::id());
         let cgroup = Cgroup::create(&Host::detect().unwrap(), &name).unwrap();
-        let pod = create_pod(&SingleThread::prove().unwrap(), pod).unwrap();
+        let pod = create_pod(&SingleThread::prove().unwrap(), pod, prepared).unwrap();
         let rig = Self { directory, pod, cgroup };
         rig.unpack_image();
         rig

@@ -389,6 +389,6 @@ fn bad_mappings() {
     ids.gids[0].length = 0;
     let plan = PodPlan { user: Some(ids), ..pod_plan() };
     let proof = runtime::thread::SingleThread::prove().unwrap();
-    let refused = runtime::namespaces::create_pod(&proof, &plan).unwrap_err();
+    let refused = runtime::namespaces::create_pod(&proof, &plan, None).unwrap_err();
     assert_eq!(refused.subject, "linux.gidMappings[0]: maps no number", "{refused:?}");
 }

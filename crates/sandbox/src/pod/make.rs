@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use runtime::cgroup::Cgroup;
+use runtime::plan::{PodNamespace, PodPlan};
 use runtime::supervisor::Begin;
 
 use crate::config::CgroupDriver;
@@ -179,7 +180,8 @@ impl Making<'_> {
         }
         let label = self.facts.selinux.as_ref().map(|labels| labels.mount.clone());
         let plan = namespaces::pod_plan(&self.facts.config, &self.facts.handler, label);
-        self.netns = minder.client.create_pod(plan, deadlines.namespaces).await?;
+        let prepared = can_be_prepared(&plan).then(|| self.shared.prepared_networks.take()).flatten();
+        self.netns = minder.client.create_pod(plan, prepared, deadlines.namespaces).await?;
         if self.facts.config.namespaces.network == NamespaceMode::Node {
             self.netns = None;
         }
@@ -187,6 +189,11 @@ impl Making<'_> {
         minder.netns.clone_from(&self.netns);
         Ok(minder.process)
     }
+}
+
+/// Whether a network namespace can have been made before: one that a user namespace owns is made in there.
+fn can_be_prepared(plan: &PodPlan) -> bool {
+    plan.network == PodNamespace::Own && plan.user.is_none()
 }
 
 /// Makes the supervisor's leaf, and with it the pod's own cgroup above it, which gets its weight.

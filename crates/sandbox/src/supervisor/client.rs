@@ -126,10 +126,17 @@ impl Client {
         }
     }
 
-    /// Has the pod's namespaces made. The network namespace can be opened at the path that it answers.
-    pub(crate) async fn create_pod(&self, plan: PodPlan, after: Duration) -> Result<Option<PathBuf>, Error> {
+    /// Has the pod's namespaces made, around a network namespace that is prepared. The network namespace can be opened at the path
+    /// that it answers.
+    pub(crate) async fn create_pod(
+        &self,
+        plan: PodPlan,
+        prepared: Option<OwnedFd>,
+        after: Duration,
+    ) -> Result<Option<PathBuf>, Error> {
         let step = "creating the namespaces";
-        match self.ask(Request::CreatePod(plan), (step, after)).await? {
+        let (prepared, of) = (prepared.into_iter().collect(), (step, self.connection.pod(), after));
+        match self.connection.ask(Request::CreatePod(plan), prepared, of).await? {
             Reply::PodCreated(created) => Ok(created.network),
             other => Err(self.failed(step, other)),
         }

@@ -1,5 +1,6 @@
 //! What pods and containers do when nothing goes wrong.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use sandbox::{
@@ -18,6 +19,31 @@ fn command(words: &[&str]) -> ExecRequest {
 
 fn script(text: &str) -> ExecRequest {
     command(&["/bin/sh", "-c", text])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_gets_a_network_namespace_that_was_ready() {
+    let world = World::new().await;
+    let pods = world.pods();
+    assert_eq!(pods.prepared_networks(), 0, "nobody has asked for one yet");
+    world.pod("first").await;
+    let is_ready = || if pods.prepared_networks() == 1 { Ok(()) } else { Err("none".to_owned()) };
+    until("one for the next pod", is_ready).await;
+    let ready = held_namespaces();
+    let pod = world.pod("second").await;
+    let path = world.net.attached.lock().unwrap()[&pod].clone();
+    let namespace = std::fs::read_link(path).unwrap();
+    assert!(ready.contains(&namespace), "{namespace:?} is none of {ready:?}");
+    until("its successor", is_ready).await;
+    assert!(!held_namespaces().contains(&namespace), "it is the pod's alone");
+    world.end().await;
+}
+
+/// The network namespaces that this process, in which the daemons run, holds open.
+fn held_namespaces() -> Vec<PathBuf> {
+    let held = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+    let held = held.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    held.filter(|link| link.to_string_lossy().starts_with("net:[")).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -88,6 +88,7 @@ impl World {
             ..Deadlines::default()
         };
         let config = Config {
+            prepared_networks: 1,
             state_dir: self.directory.path().join("state"),
             supervisor: self.supervisor.clone(),
             open_files: None,

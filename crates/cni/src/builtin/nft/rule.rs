@@ -2,7 +2,10 @@
 //!
 //! A comparison that doesn't hold ends the rule. Registers are four bytes each, a longer value fills those that follow.
 
-use super::Family;
+use super::{
+    Family, NFT_JUMP, NFTA_DATA_VALUE, NFTA_DATA_VERDICT, NFTA_LIST_ELEM, NFTA_VERDICT_CHAIN,
+    NFTA_VERDICT_CODE,
+};
 use crate::builtin::netlink::Attributes;
 
 /// The first four-byte register, NFT_REG32_00.
@@ -10,24 +13,24 @@ pub(in crate::builtin) const REGISTER: u32 = 8;
 /// The register of verdicts.
 const NFT_REG_VERDICT: u32 = 0;
 
-const NFTA_LIST_ELEM: u16 = 1;
 const NFTA_EXPR_NAME: u16 = 1;
 const NFTA_EXPR_DATA: u16 = 2;
-const NFTA_DATA_VALUE: u16 = 1;
-const NFTA_DATA_VERDICT: u16 = 2;
-const NFTA_VERDICT_CODE: u16 = 1;
-const NFTA_VERDICT_CHAIN: u16 = 2;
 const NF_DROP: i32 = 0;
-const NFT_JUMP: i32 = -3;
+const NFT_RETURN: i32 = -5;
 
 const NFT_PAYLOAD_NETWORK_HEADER: u32 = 1;
 const NFT_PAYLOAD_TRANSPORT_HEADER: u32 = 2;
 const NFT_META_IIFNAME: u32 = 6;
 const NFT_META_OIFNAME: u32 = 7;
+const NFT_META_IIFTYPE: u32 = 8;
+/// The type of loopback interfaces (linux/if_arp.h).
+const ARPHRD_LOOPBACK: u16 = 772;
 const NFT_META_L4PROTO: u32 = 16;
 const NFT_CMP_EQ: u32 = 0;
 const NFT_CMP_NEQ: u32 = 1;
 const NFT_CT_STATUS: u32 = 2;
+const NFT_CT_PROTO_DST: u32 = 12;
+const IP_CT_DIR_ORIGINAL: u8 = 0;
 const IPS_DST_NAT: u32 = 1 << 5;
 const NFT_FIB_RESULT_ADDRTYPE: u32 = 3;
 const NFTA_FIB_F_DADDR: u32 = 1 << 1;
@@ -47,11 +50,21 @@ pub(in crate::builtin) enum Side {
 #[derive(Debug, Default)]
 pub(in crate::builtin) struct Rule {
     expressions: Attributes,
+    comment: Option<&'static str>,
 }
 
 impl Rule {
     pub(super) fn expressions(&self) -> &Attributes {
         &self.expressions
+    }
+
+    pub(super) fn comment(&self) -> Option<&'static str> {
+        self.comment
+    }
+
+    /// Gives the rule a comment, shown by whoever lists the table.
+    pub(in crate::builtin) fn commented(self, comment: &'static str) -> Rule {
+        Rule { comment: Some(comment), ..self }
     }
 
     fn push(mut self, name: &str, fill: impl FnOnce(&mut Attributes)) -> Rule {
@@ -157,6 +170,29 @@ impl Rule {
         kind.compare(NFT_CMP_EQ, &RTN_LOCAL.to_ne_bytes())
     }
 
+    /// Came from outside of this host.
+    pub(in crate::builtin) fn came_from_outside(self) -> Rule {
+        self.meta(NFT_META_IIFTYPE, REGISTER).compare(NFT_CMP_NEQ, &ARPHRD_LOOPBACK.to_ne_bytes())
+    }
+
+    /// Loads the source address.
+    pub(in crate::builtin) fn load_source(self, family: Family, register: u32) -> Rule {
+        let (offset, length) = place(family, Side::Source);
+        self.payload(NFT_PAYLOAD_NETWORK_HEADER, offset, length, register)
+    }
+
+    /// Loads the transport protocol, and into the next register the port that the connection was first meant for.
+    pub(in crate::builtin) fn load_original_service(self, register: u32) -> Rule {
+        self.meta(NFT_META_L4PROTO, register).push("ct", |data| {
+            data.put_be32(1, register + 1).put_be32(2, NFT_CT_PROTO_DST).put(3, &[IP_CT_DIR_ORIGINAL]);
+        })
+    }
+
+    /// Loads the destination port.
+    pub(in crate::builtin) fn load_port(self, register: u32) -> Rule {
+        self.payload(NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2, register)
+    }
+
     /// Loads the destination address.
     pub(in crate::builtin) fn load_destination(self, family: Family, register: u32) -> Rule {
         let (offset, length) = place(family, Side::Destination);
@@ -166,7 +202,7 @@ impl Rule {
     /// Loads the transport protocol, and into the next register the destination port; TCP, UDP and SCTP have it at the
     /// same place, and no other protocol is in our maps.
     pub(in crate::builtin) fn load_service(self, register: u32) -> Rule {
-        self.meta(NFT_META_L4PROTO, register).payload(NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2, register + 1)
+        self.meta(NFT_META_L4PROTO, register).load_port(register + 1)
     }
 
     /// Looks the registers up in a map, and puts what it finds into others; ends the rule if there is nothing.
@@ -174,6 +210,11 @@ impl Rule {
         self.push("lookup", |data| {
             data.put_str(1, map).put_be32(2, key).put_be32(3, found);
         })
+    }
+
+    /// Goes on in the chain that a map has for the registers, if it has one.
+    pub(in crate::builtin) fn branch(self, map: &str, key: u32) -> Rule {
+        self.lookup(map, key, NFT_REG_VERDICT)
     }
 
     /// The registers are in a set.
@@ -199,6 +240,11 @@ impl Rule {
     /// Drops the packet.
     pub(in crate::builtin) fn drop_packet(self) -> Rule {
         self.verdict(NF_DROP, None)
+    }
+
+    /// Ends this chain.
+    pub(in crate::builtin) fn end_chain(self) -> Rule {
+        self.verdict(NFT_RETURN, None)
     }
 
     /// Goes on in another chain.

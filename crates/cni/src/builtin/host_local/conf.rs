@@ -1,0 +1,191 @@
+//! The configuration of `host-local`: in `ipam` of the network's, with what a runtime adds.
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Deserializer};
+
+use super::range::{Range, RangeSet, Wished};
+use crate::builtin::fields;
+use crate::error::Error;
+use crate::request::Request;
+use crate::result::{Cidr, Dns, Route};
+use crate::version::Version;
+
+/// Where the reference plugin keeps its addresses.
+const DATA_DIR: &str = "/var/lib/cni/networks";
+
+/// What is to be done for a call.
+#[derive(Debug, Clone)]
+pub(super) struct Conf {
+    pub(super) network: String,
+    /// The network's own directory.
+    pub(super) dir: PathBuf,
+    pub(super) sets: Vec<RangeSet>,
+    pub(super) routes: Vec<Route>,
+    pub(super) resolv_conf: Option<PathBuf>,
+    /// The addresses asked for; each has to be of a set.
+    pub(super) wanted: Vec<IpAddr>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Fields {
+    ipam: Option<IpamFields>,
+    runtimeconfig: RuntimeFields,
+    args: ArgsFields,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct IpamFields {
+    /// One range alone, as it was written before there were sets.
+    #[serde(flatten)]
+    single: RangeFields,
+    ranges: Vec<Vec<RangeFields>>,
+    routes: Vec<Route>,
+    datadir: String,
+    resolvconf: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct RangeFields {
+    #[serde(deserialize_with = "unless_empty")]
+    subnet: Option<Cidr>,
+    #[serde(deserialize_with = "unless_empty")]
+    rangestart: Option<IpAddr>,
+    #[serde(deserialize_with = "unless_empty")]
+    rangeend: Option<IpAddr>,
+    #[serde(deserialize_with = "unless_empty")]
+    gateway: Option<IpAddr>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct RuntimeFields {
+    ipranges: Vec<Vec<RangeFields>>,
+    ips: Vec<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct ArgsFields {
+    cni: CniFields,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct CniFields {
+    ips: Vec<String>,
+}
+
+/// An empty text is as good as none.
+fn unless_empty<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: for<'a> Deserialize<'a>,
+{
+    let text = String::deserialize(deserializer)?;
+    if text.is_empty() {
+        return Ok(None);
+    }
+    T::deserialize(serde::de::value::StringDeserializer::<D::Error>::new(text)).map(Some)
+}
+
+impl Conf {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// [`Error::PluginConf`], [`Error::PluginEnvironment`].
+    pub(super) fn read(request: &Request) -> Result<Conf, Error> {
+        let fields: Fields = fields::read(request)?;
+        let Some(ipam) = fields.ipam else { return Err(request.invalid("'ipam' is missing".into())) };
+        let single = ipam.single.subnet.is_some().then(|| vec![ipam.single]);
+        let listed = fields.runtimeconfig.ipranges.into_iter().chain(single).chain(ipam.ranges);
+        let sets = listed.enumerate().map(|(at, ranges)| {
+            read_set(&ranges).map_err(|problem| request.invalid(format!("range set {at} {problem}")))
+        });
+        let sets: Vec<RangeSet> = sets.collect::<Result<_, _>>()?;
+        refuse_sets(request, &sets)?;
+        let mut wanted = Vec::new();
+        let argument = fields::argument(request, "IP")?;
+        let listed = fields.args.cni.ips.iter().chain(&fields.runtimeconfig.ips).map(String::as_str);
+        for text in argument.into_iter().chain(listed) {
+            let address = read_address(text);
+            let address = address.ok_or_else(|| request.invalid(format!("'{text}' is no address")))?;
+            if !wanted.contains(&address) {
+                wanted.push(address);
+            }
+        }
+        let data_dir = if ipam.datadir.is_empty() { DATA_DIR.into() } else { PathBuf::from(ipam.datadir) };
+        Ok(Conf {
+            network: request.network().to_owned(),
+            dir: data_dir.join(request.network()),
+            sets,
+            routes: ipam.routes,
+            resolv_conf: (!ipam.resolvconf.is_empty()).then(|| ipam.resolvconf.into()),
+            wanted,
+        })
+    }
+}
+
+fn read_set(ranges: &[RangeFields]) -> Result<RangeSet, String> {
+    let ranges = ranges.iter().map(|range| {
+        let subnet = range.subnet.ok_or("has a range without a subnet")?;
+        let canonical = |address: Option<IpAddr>| address.map(|address| address.to_canonical());
+        Range::of(&Wished {
+            subnet,
+            gateway: canonical(range.gateway),
+            first: canonical(range.rangestart),
+            last: canonical(range.rangeend),
+        })
+        .map_err(|problem| format!("is invalid: {problem}"))
+    });
+    RangeSet::of(ranges.collect::<Result<_, String>>()?)
+}
+
+fn refuse_sets(request: &Request, sets: &[RangeSet]) -> Result<(), Error> {
+    if sets.is_empty() {
+        return Err(request.invalid("no address ranges".into()));
+    }
+    let v4 = sets.iter().filter(|set| set.is_ipv4()).count();
+    if request.version() < Version::V0_3_0 && (v4 > 1 || sets.len() - v4 > 1) {
+        let version = request.version();
+        return Err(request.invalid(format!("CNI {version} has room for one address of a family")));
+    }
+    for (at, set) in sets.iter().enumerate() {
+        if let Some(other) = sets.iter().skip(at + 1).position(|other| other.overlaps(set)) {
+            return Err(request.invalid(format!("range sets {at} and {} overlap", at + 1 + other)));
+        }
+    }
+    Ok(())
+}
+
+/// With or without a prefix length.
+fn read_address(text: &str) -> Option<IpAddr> {
+    let address = match text.split_once('/') {
+        Some(_) => Cidr::parse(text)?.address,
+        None => text.parse().ok()?,
+    };
+    Some(address.to_canonical())
+}
+
+/// The name service settings of a file (resolv.conf(5)).
+pub(super) fn read_resolv_conf(path: &Path) -> Result<Dns, Error> {
+    let text =
+        fs::read_to_string(path).map_err(|source| Error::ReadConf { path: path.to_owned(), source })?;
+    let mut dns = Dns::default();
+    for line in text.lines().map(str::trim).filter(|line| !line.starts_with(['#', ';'])) {
+        let mut words = line.split_whitespace().map(str::to_owned);
+        match (words.next().as_deref(), words.next()) {
+            (Some("nameserver"), Some(server)) => dns.nameservers.push(server),
+            (Some("domain"), Some(domain)) => dns.domain = domain,
+            (Some("search"), Some(first)) => dns.search.extend(std::iter::once(first).chain(words)),
+            (Some("options"), Some(first)) => dns.options.extend(std::iter::once(first).chain(words)),
+            _ => {}
+        }
+    }
+    Ok(dns)
+}

@@ -1,0 +1,160 @@
+//! Addresses from ranges, remembered on this machine: the plugin `host-local`.
+//!
+//! | part | what it does |
+//! |---|---|
+//! | `conf` | reads the configuration: sets of ranges, addresses asked for |
+//! | `range` | which addresses a set holds, and in which order they are handed out |
+//! | `store` | who has which, on disk |
+
+mod conf;
+mod range;
+mod store;
+
+use std::net::IpAddr;
+
+use serde_json::{Map, Value};
+
+use self::conf::Conf;
+use self::range::RangeSet;
+use self::store::{Locked, Store};
+use super::Unserved;
+use crate::attachment::AttachmentId;
+use crate::error::{Command, Error};
+use crate::request::Request;
+use crate::result::{Cidr, Dns, IpConfig, NetworkResult};
+
+/// Whether all that the configuration asks for is served: it is.
+pub(super) fn serves(_config: &Map<String, Value>) -> Result<(), Unserved> {
+    Ok(())
+}
+
+/// Carries out a call; ADD returns the addresses with their routes.
+///
+/// # Errors
+/// [`Error::PluginConf`], [`Error::PluginEnvironment`], [`Error::AddressesExhausted`], [`Error::AddressUnavailable`],
+/// [`Error::Unlike`], [`Error::Record`].
+pub(super) fn run(request: &Request) -> Result<Option<NetworkResult>, Error> {
+    let conf = Conf::read(request)?;
+    let store = Store::of(&conf);
+    match request.command {
+        Command::Add => add(request, &conf, &store).map(Some),
+        Command::Del => {
+            let Some(mut locked) = store.lock_if_there()? else { return Ok(None) };
+            locked.release(&request.id()).map(|_| None)
+        }
+        Command::Check => check(request, &store).map(|()| None),
+        Command::Gc => {
+            let keep = request.valid_attachments()?;
+            let Some(mut locked) = store.lock_if_there()? else { return Ok(None) };
+            let released = locked.retain(|holder| holder.is_among(&keep))?;
+            if !released.is_empty() {
+                tracing::warn!(network = conf.network, ?released, "addresses without an owner");
+            }
+            Ok(None)
+        }
+        // A full range is no reason to say no: pods of the network that is there would be taken away for it.
+        Command::Status => store.lock().map(|_| None),
+    }
+}
+
+fn check(request: &Request, store: &Store) -> Result<(), Error> {
+    let owned = match store.lock_if_there()? {
+        Some(locked) => locked.owned(&request.id()).next().is_some(),
+        None => false,
+    };
+    if owned {
+        return Ok(());
+    }
+    Err(Error::Unlike {
+        subject: "container",
+        name: request.container_id.clone(),
+        problem: "has no address".into(),
+    })
+}
+
+fn add(request: &Request, conf: &Conf, store: &Store) -> Result<NetworkResult, Error> {
+    let dns = match &conf.resolv_conf {
+        Some(path) => conf::read_resolv_conf(path)?,
+        None => Dns::default(),
+    };
+    let mut locked = store.lock()?;
+    let mut taken = Vec::new();
+    match reserve_all(request, conf, &mut locked, &mut taken) {
+        Ok(ips) => Ok(NetworkResult { ips, routes: conf.routes.clone(), dns, ..NetworkResult::default() }),
+        Err(error) => {
+            for address in taken {
+                // The first failure says why; what is left of it is the owner's, and goes with the DEL that follows.
+                let _ = locked.give_back(address);
+            }
+            Err(error)
+        }
+    }
+}
+
+/// An address of each set.
+fn reserve_all(
+    request: &Request,
+    conf: &Conf,
+    locked: &mut Locked<'_>,
+    taken: &mut Vec<IpAddr>,
+) -> Result<Vec<IpConfig>, Error> {
+    let id = request.id();
+    let mut wanted = conf.wanted.clone();
+    let mut ips = Vec::new();
+    for (index, set) in conf.sets.iter().enumerate() {
+        let asked = wanted.iter().position(|address| set.range_of(*address).is_some());
+        let address = match asked.map(|at| wanted.swap_remove(at)) {
+            Some(address) => reserve_this(conf, set, locked, &id, address)?,
+            None => reserve_any(conf, set, locked, &id, index)?,
+        };
+        locked.remember_last(index, address);
+        taken.push(address);
+        if let Some(range) = set.range_of(address) {
+            let address = Cidr { address, prefix: range.subnet.prefix };
+            ips.push(IpConfig { address, gateway: Some(range.gateway), interface: None });
+        }
+    }
+    match wanted.first() {
+        Some(address) => Err(unavailable(conf, *address)),
+        None => Ok(ips),
+    }
+}
+
+fn reserve_this(
+    conf: &Conf,
+    set: &RangeSet,
+    locked: &mut Locked<'_>,
+    id: &AttachmentId,
+    address: IpAddr,
+) -> Result<IpAddr, Error> {
+    let is_gateway = set.range_of(address).is_some_and(|range| range.gateway == address);
+    if is_gateway || locked.is_taken(address) {
+        return Err(unavailable(conf, address));
+    }
+    locked.take(address, id).map(|()| address)
+}
+
+fn reserve_any(
+    conf: &Conf,
+    set: &RangeSet,
+    locked: &mut Locked<'_>,
+    id: &AttachmentId,
+    index: usize,
+) -> Result<IpAddr, Error> {
+    // An attachment has one address of a set (SPEC.md section 2, "ADD": a second one is an error).
+    if let Some(address) = locked.owned(id).find(|address| set.range_of(*address).is_some()) {
+        return Err(Error::AddressHeld { network: conf.network.clone(), address });
+    }
+    let last = locked.last(index);
+    match set.after(last).find(|address| !locked.is_taken(*address)) {
+        Some(address) => locked.take(address, id).map(|()| address),
+        None => Err(Error::AddressesExhausted { network: conf.network.clone(), subnet: set.to_string() }),
+    }
+}
+
+fn unavailable(conf: &Conf, address: IpAddr) -> Error {
+    Error::AddressUnavailable { network: conf.network.clone(), address }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,223 @@
+//! Who has which address: a directory for each network, laid out exactly as the reference plugin's, so that either can take
+//! over from the other at any moment.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `<address>` | container and interface, a line each, parted by CR LF; of old versions the container alone |
+//! | `last_reserved_ip.<set>` | the address of that set handed out last |
+//! | `lock` | nothing: flock(2) is held on it while anything is looked at or changed |
+//!
+//! An address is written beside and renamed, so that its file is never seen without its owner; one that is empty all the same
+//! was left by a plugin cut short in writing, before anybody learnt of the address, and counts as free.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+use super::conf::Conf;
+use crate::attachment::AttachmentId;
+use crate::error::Error;
+
+/// How long another process may hold the lock. Theirs is held for milliseconds; one that is stopped must not stop us.
+const LOCK_DEADLINE: Duration = Duration::from_secs(20);
+const LOCK_PAUSE: Duration = Duration::from_millis(2);
+/// What an address is written into before it gets its name.
+const BESIDE: &str = ".knarr";
+
+/// The mutex of each directory, for the threads of this process: they wait in order, without asking again and again.
+static WITHIN: LazyLock<Mutex<HashMap<PathBuf, Arc<Mutex<()>>>>> = LazyLock::new(Mutex::default);
+
+/// The addresses of one network.
+#[derive(Debug)]
+pub(super) struct Store {
+    dir: PathBuf,
+    within: Arc<Mutex<()>>,
+}
+
+/// The directory while nobody else looks at it or changes it.
+#[derive(Debug)]
+pub(super) struct Locked<'a> {
+    dir: &'a Path,
+    holders: HashMap<IpAddr, Holder>,
+    _file: File,
+    _within: MutexGuard<'a, ()>,
+}
+
+/// Who has an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Holder {
+    container_id: String,
+    /// `None` in files of old versions.
+    ifname: Option<String>,
+}
+
+impl Holder {
+    /// Reads what an address's file holds; `None` for one that was cut short.
+    fn parse(text: &str) -> Option<Holder> {
+        let mut lines = text.trim().splitn(2, "\r\n");
+        let container_id = lines.next().filter(|line| !line.is_empty())?.to_owned();
+        Some(Holder { container_id, ifname: lines.next().map(str::to_owned) })
+    }
+
+    fn is(&self, id: &AttachmentId) -> bool {
+        self.container_id == id.container_id && self.ifname.as_ref().is_none_or(|name| *name == id.ifname)
+    }
+
+    /// Whether one of them has it.
+    pub(super) fn is_among(&self, ids: &HashSet<AttachmentId>) -> bool {
+        ids.iter().any(|id| self.is(id))
+    }
+}
+
+impl Store {
+    /// That of a network; nothing is touched yet.
+    pub(super) fn of(conf: &Conf) -> Store {
+        let mut within = WITHIN.lock().unwrap_or_else(PoisonError::into_inner);
+        let within = Arc::clone(within.entry(conf.dir.clone()).or_default());
+        Store { dir: conf.dir.clone(), within }
+    }
+
+    /// Locks the directory, making it if need be.
+    ///
+    /// # Errors
+    /// [`Error::Record`].
+    pub(super) fn lock(&self) -> Result<Locked<'_>, Error> {
+        let made = DirBuilder::new().recursive(true).mode(0o755).create(&self.dir);
+        made.map_err(|source| failed("make", &self.dir, source))?;
+        self.lock_there()
+    }
+
+    /// Locks the directory; `None` when there is none, and so no address.
+    ///
+    /// # Errors
+    /// [`Error::Record`].
+    pub(super) fn lock_if_there(&self) -> Result<Option<Locked<'_>>, Error> {
+        if self.dir.is_dir() { self.lock_there().map(Some) } else { Ok(None) }
+    }
+
+    fn lock_there(&self) -> Result<Locked<'_>, Error> {
+        let within = self.within.lock().unwrap_or_else(PoisonError::into_inner);
+        let path = self.dir.join("lock");
+        let failed = |source| failed("lock", &path, source);
+        let options = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let file = options.map_err(failed)?;
+        let begun = Instant::now();
+        loop {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => break,
+                Err(Errno::WOULDBLOCK) if begun.elapsed() < LOCK_DEADLINE => thread::sleep(LOCK_PAUSE),
+                Err(Errno::INTR) => {}
+                Err(Errno::WOULDBLOCK) => return Err(failed(io::ErrorKind::TimedOut.into())),
+                Err(errno) => return Err(failed(errno.into())),
+            }
+        }
+        let holders = read_holders(&self.dir)?;
+        Ok(Locked { dir: &self.dir, holders, _file: file, _within: within })
+    }
+}
+
+fn read_holders(dir: &Path) -> Result<HashMap<IpAddr, Holder>, Error> {
+    let mut holders = HashMap::new();
+    for entry in fs::read_dir(dir).map_err(|source| failed("list", dir, source))? {
+        let name = entry.map_err(|source| failed("list", dir, source))?.file_name();
+        let Some(address) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+        let path = dir.join(&name);
+        let text = fs::read(&path).map_err(|source| failed("read", &path, source))?;
+        if let Some(holder) = Holder::parse(&String::from_utf8_lossy(&text)) {
+            holders.insert(address, holder);
+        }
+    }
+    Ok(holders)
+}
+
+impl Locked<'_> {
+    /// Whether somebody has that address.
+    pub(super) fn is_taken(&self, address: IpAddr) -> bool {
+        self.holders.contains_key(&address)
+    }
+
+    /// The addresses that an attachment has.
+    pub(super) fn owned<'s>(&'s self, id: &'s AttachmentId) -> impl Iterator<Item = IpAddr> + 's {
+        self.holders.iter().filter(|(_, holder)| holder.is(id)).map(|(address, _)| *address)
+    }
+
+    /// Gives an address, which nobody has, to an attachment.
+    ///
+    /// # Errors
+    /// [`Error::Record`]; nobody has it then.
+    pub(super) fn take(&mut self, address: IpAddr, id: &AttachmentId) -> Result<(), Error> {
+        let (beside, path) = (self.dir.join(BESIDE), self.dir.join(address.to_string()));
+        let options = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside);
+        let written = options
+            .and_then(|mut file| write!(file, "{}\r\n{}", id.container_id, id.ifname))
+            .and_then(|()| fs::rename(&beside, &path));
+        written.map_err(|source| {
+            let _ = fs::remove_file(&beside);
+            failed("write", &path, source)
+        })?;
+        let (container_id, ifname) = (id.container_id.clone(), Some(id.ifname.clone()));
+        self.holders.insert(address, Holder { container_id, ifname });
+        Ok(())
+    }
+
+    /// Takes an address back.
+    ///
+    /// # Errors
+    /// [`Error::Record`].
+    pub(super) fn give_back(&mut self, address: IpAddr) -> Result<(), Error> {
+        crate::files::remove(&self.dir.join(address.to_string()))?;
+        self.holders.remove(&address);
+        Ok(())
+    }
+
+    /// Takes back all that an attachment has.
+    ///
+    /// # Errors
+    /// [`Error::Record`], of the first that can't be; the others are.
+    pub(super) fn release(&mut self, id: &AttachmentId) -> Result<Vec<IpAddr>, Error> {
+        self.retain(|holder| !holder.is(id))
+    }
+
+    /// Takes back all whose holder isn't kept.
+    ///
+    /// # Errors
+    /// [`Error::Record`], of the first that can't be; the others are.
+    pub(super) fn retain(&mut self, keep: impl Fn(&Holder) -> bool) -> Result<Vec<IpAddr>, Error> {
+        let gone: Vec<IpAddr> =
+            self.holders.iter().filter(|(_, holder)| !keep(holder)).map(|(address, _)| *address).collect();
+        let mut failure = None;
+        for address in &gone {
+            failure = failure.or(self.give_back(*address).err());
+        }
+        failure.map_or(Ok(gone), Err)
+    }
+
+    /// The address of that set which was handed out last.
+    pub(super) fn last(&self, set: usize) -> Option<IpAddr> {
+        fs::read_to_string(self.last_path(set)).ok()?.trim().parse().ok()
+    }
+
+    /// Notes it. Losing it costs the order only, and so must not cost the address.
+    pub(super) fn remember_last(&self, set: usize, address: IpAddr) {
+        let options =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(self.last_path(set));
+        let _ = options.and_then(|mut file| file.write_all(address.to_string().as_bytes()));
+    }
+
+    fn last_path(&self, set: usize) -> PathBuf {
+        self.dir.join(format!("last_reserved_ip.{set}"))
+    }
+}
+
+fn failed(action: &'static str, path: &Path, source: io::Error) -> Error {
+    Error::Record { action, path: path.to_owned(), source }
+}

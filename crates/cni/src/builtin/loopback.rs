@@ -1,0 +1,69 @@
+//! The loopback interface of a namespace: the plugin `loopback`. A pod's is born with it up, so that there is little to do.
+
+use serde_json::Value;
+
+use super::link;
+use super::netns::Namespace;
+use super::steps::Steps;
+use crate::error::{Command, Error};
+use crate::request::Request;
+use crate::result::{Cidr, Interface, IpConfig, NetworkResult};
+
+/// What the interface is called, whatever the request says.
+const NAME: &str = "lo";
+
+/// Carries out a call; ADD returns the result so far, or the interface where there is none.
+///
+/// # Errors
+/// [`Error::Namespace`], [`Error::OwnNamespace`], [`Error::Kernel`], [`Error::Unlike`].
+pub(super) fn run(request: &Request) -> Result<Option<Value>, Error> {
+    match request.command {
+        Command::Add => {
+            change(request, link::set_up)?;
+            let previous = request.config.get("prevResult").filter(|previous| !previous.is_null());
+            Ok(Some(previous.cloned().unwrap_or_else(|| result(request).to_version(request.version()))))
+        }
+        Command::Del => {
+            if let Some(namespace) = Namespace::open_if_there(request.netns.as_deref())? {
+                apply(&namespace, link::set_down)?;
+            }
+            Ok(None)
+        }
+        Command::Check => check(request).map(|()| None),
+        Command::Gc | Command::Status => Ok(None),
+    }
+}
+
+fn open(request: &Request) -> Result<Namespace, Error> {
+    let missing = || Error::PluginEnvironment { problem: "CNI_NETNS is missing".into() };
+    let namespace = Namespace::open(request.netns.as_deref().ok_or_else(missing)?)?;
+    namespace.refuse_own()?;
+    Ok(namespace)
+}
+
+fn change(request: &Request, change: fn(&mut Steps, &str)) -> Result<(), Error> {
+    apply(&open(request)?, change)
+}
+
+fn apply(namespace: &Namespace, change: fn(&mut Steps, &str)) -> Result<(), Error> {
+    namespace.enter(|| {
+        let mut steps = Steps::default();
+        change(&mut steps, NAME);
+        steps.run(&mut link::socket()?)
+    })
+}
+
+fn check(request: &Request) -> Result<(), Error> {
+    let is_up = open(request)?.enter(|| Ok(link::expect(&mut link::socket()?, NAME)?.is_up))?;
+    let down = || Error::Unlike { subject: "link", name: NAME.into(), problem: "is down".into() };
+    if is_up { Ok(()) } else { Err(down()) }
+}
+
+fn result(request: &Request) -> NetworkResult {
+    let sandbox = request.netns.as_deref().map(|netns| netns.display().to_string()).unwrap_or_default();
+    let mac = "00:00:00:00:00:00".to_owned();
+    let interface = Interface { name: NAME.into(), mac, sandbox, ..Interface::default() };
+    let ips = ["127.0.0.1/8", "::1/128"].into_iter().filter_map(Cidr::parse);
+    let ips = ips.map(|address| IpConfig { address, gateway: None, interface: Some(0) }).collect();
+    NetworkResult { interfaces: vec![interface], ips, ..NetworkResult::default() }
+}

@@ -1,0 +1,120 @@
+use super::*;
+use crate::builtin::tables::netns::{Netns, on_own_host, sh};
+
+fn owner(network: &str, container: &str) -> Owner {
+    Owner { network: network.into(), container_id: container.into(), ifname: "eth0".into() }
+}
+
+fn cidrs(texts: &[&str]) -> Vec<Cidr> {
+    texts.iter().map(|text| Cidr::parse(text).unwrap()).collect()
+}
+
+fn at(text: &str) -> std::net::SocketAddr {
+    text.parse().unwrap()
+}
+
+/// A namespace on a link of its own, which the host reaches and is reached by at these addresses.
+fn link(netns: &Netns, name: &str, ours: &[&str], theirs: &[&str]) {
+    sh(&format!(
+        "ip link add {name} type veth peer name eth0 netns {}; ip link set {name} up",
+        netns.path().display()
+    ));
+    let add = |link: &str, address: &str| drop(sh(&format!("ip address add {address} dev {link} nodad")));
+    ours.iter().for_each(|address| add(name, address));
+    netns.run(|| {
+        theirs.iter().for_each(|address| add("eth0", address));
+        sh("ip link set eth0 up");
+        for address in ours {
+            sh(&format!("ip route replace {address} dev eth0; ip route add default via {address} dev eth0"));
+        }
+    });
+    for address in theirs {
+        sh(&format!("ip route replace {address} dev {name}"));
+    }
+}
+
+fn forward() {
+    sh("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
+}
+
+#[test]
+fn what_leaves_the_subnet_has_the_hosts_address_and_nothing_else() {
+    on_own_host(|| async {
+        forward();
+        let before = sh("nft list ruleset");
+        let (one, other, world) = (Netns::new(), Netns::new(), Netns::new());
+        // Two pods of a subnet that lies behind two links, so that what goes between them is routed, too.
+        link(&one, "one", &["10.1.0.1", "fd01::1"], &["10.1.0.2", "fd01::2"]);
+        link(&other, "other", &["10.1.0.1", "fd01::1"], &["10.1.0.3", "fd01::3"]);
+        link(&world, "world", &["192.0.2.1", "2001:db8::1"], &["192.0.2.2", "2001:db8::2"]);
+        world.tcp_server("[::]:80");
+        other.tcp_server("[::]:80");
+        let seen = |from: &Netns, to| from.ask_tcp(at(to)).map(|seen| seen.to_canonical().to_string());
+        let ok = |text: &str| Ok(text.to_owned());
+        assert_eq!(seen(&one, "192.0.2.2:80"), ok("10.1.0.2"), "not asked for");
+        let addresses = cidrs(&["10.1.0.2/16", "fd01::2/64"]);
+        for _ in 0..2 {
+            add(&owner("n", "one"), &addresses).unwrap();
+        }
+        check(&owner("n", "one"), &addresses).unwrap();
+        assert_eq!(seen(&one, "192.0.2.2:80"), ok("192.0.2.1"));
+        assert_eq!(seen(&one, "[2001:db8::2]:80"), ok("2001:db8::1"));
+        assert_eq!(seen(&one, "10.1.0.3:80"), ok("10.1.0.2"), "within the subnet");
+        assert_eq!(seen(&one, "[fd01::3]:80"), ok("fd01::2"), "within the subnet");
+        assert_eq!(seen(&other, "192.0.2.2:80"), ok("10.1.0.3"), "another's");
+        let shown = sh("nft list map ip knarr masqueraded; nft list map ip6 knarr masqueraded");
+        for line in [
+            "10.1.0.2 comment \"n/one/eth0\" : goto masquerade-10.1.0.0/16",
+            "fd01::2 comment \"n/one/eth0\" : goto masquerade-fd01--/64",
+        ] {
+            assert!(shown.contains(line), "{shown}");
+        }
+        remove(&owner("n", "one")).unwrap();
+        assert!(!sh("nft list ruleset").contains("10.1.0.0"), "the chain goes with its last user");
+        tables::clear_if_unused().unwrap();
+        assert_eq!(sh("nft list ruleset"), before);
+        assert!(matches!(check(&owner("n", "one"), &addresses), Err(Error::Unlike { .. })));
+        remove(&owner("n", "one")).unwrap();
+    });
+}
+
+#[test]
+fn an_address_is_its_last_owners_and_a_collection_keeps_who_is_valid() {
+    on_own_host(|| async {
+        let before = sh("nft list ruleset");
+        let addresses = cidrs(&["10.1.0.2/16"]);
+        add(&owner("n", "gone"), &addresses).unwrap();
+        add(&owner("n", "one"), &addresses).unwrap();
+        remove(&owner("n", "gone")).unwrap();
+        check(&owner("n", "one"), &addresses).unwrap();
+        add(&owner("n", "two"), &cidrs(&["10.1.0.3/16"])).unwrap();
+        add(&owner("other", "three"), &cidrs(&["10.2.0.3/16"])).unwrap();
+        let one = AttachmentId { container_id: "one".into(), ifname: "eth0".into() };
+        retain("n", &[one].into()).unwrap();
+        check(&owner("n", "one"), &addresses).unwrap();
+        check(&owner("other", "three"), &cidrs(&["10.2.0.3/16"])).unwrap();
+        check(&owner("n", "two"), &cidrs(&["10.1.0.3/16"])).unwrap_err();
+        retain("n", &HashSet::new()).unwrap();
+        tables::clear_if_unused().unwrap();
+        check(&owner("other", "three"), &cidrs(&["10.2.0.3/16"])).unwrap();
+        retain("other", &HashSet::new()).unwrap();
+        tables::clear_if_unused().unwrap();
+        assert_eq!(sh("nft list ruleset"), before);
+    });
+}
+
+#[test]
+fn what_others_take_away_is_noticed_and_made_again() {
+    on_own_host(|| async {
+        let addresses = cidrs(&["10.1.0.2/16"]);
+        let installed = || tables::is_installed(addresses.iter().map(|cidr| cidr.address)).unwrap();
+        assert!(!installed());
+        for flush in ["nft flush ruleset", "nft flush table ip knarr", "nft delete table ip knarr"] {
+            add(&owner("n", "one"), &addresses).unwrap();
+            assert!(installed());
+            sh(flush);
+            assert!(!installed(), "{flush}");
+            check(&owner("n", "one"), &addresses).unwrap_err();
+        }
+    });
+}

@@ -1,0 +1,102 @@
+use super::netns::{on_own_host, sh};
+use super::*;
+use crate::builtin::nft::Value;
+
+fn placed(key: u8, chain: &str, comment: &str) -> Placed {
+    let entry = Entry { key: vec![10, 0, 0, key], value: Value::Goto(chain.into()), comment: comment.into() };
+    Placed { family: Family::Ipv4, map: Map::Masquerade, entry }
+}
+
+fn taken(placed: &Placed) -> Error {
+    Error::AlreadyAttached { container_id: placed.entry.comment.clone(), ifname: String::new() }
+}
+
+fn wish<'a>(owner: &str, entries: Vec<Placed>, stale: &'a dyn Fn(&Placed) -> bool) -> Wish<'a> {
+    let maps = &[Map::Masquerade];
+    Wish { owner: owner.into(), maps, entries, branches: Vec::new(), stale, taken: &taken }
+}
+
+fn branch(name: &str) -> (Family, String) {
+    (Family::Ipv4, name.to_owned())
+}
+
+#[test]
+fn a_plan_changes_only_what_differs() {
+    let none = |_: &Placed| false;
+    let found = [placed(1, "a", "n/one/eth0"), placed(2, "b", "n/other/eth0")];
+    let same = plan(&found, &wish("n/one/eth0", vec![found[0].clone()], &none)).unwrap();
+    assert_eq!(same, Plan::default());
+    let moved = plan(&found, &wish("n/one/eth0", vec![placed(3, "b", "n/one/eth0")], &none)).unwrap();
+    assert_eq!(moved.remove, [found[0].clone()]);
+    assert_eq!(moved.add, [placed(3, "b", "n/one/eth0")]);
+    assert_eq!((moved.new_branches, moved.old_branches), (vec![], vec![branch("a")]));
+    let first = plan(&[], &wish("n/one/eth0", vec![found[0].clone()], &none)).unwrap();
+    assert_eq!(first.new_branches, [branch("a")]);
+}
+
+#[test]
+fn what_another_has_is_taken_unless_it_is_left_over() {
+    let found = [placed(1, "a", "n/other/eth0")];
+    let entries = vec![placed(1, "a", "n/one/eth0")];
+    let refused = plan(&found, &wish("n/one/eth0", entries.clone(), &|_| false)).unwrap_err();
+    assert!(matches!(refused, Error::AlreadyAttached { container_id, .. } if container_id == "n/other/eth0"));
+    let over = plan(&found, &wish("n/one/eth0", entries.clone(), &|_| true)).unwrap();
+    assert_eq!((over.remove, over.add), (found.to_vec(), entries));
+    assert_eq!((over.new_branches, over.old_branches), (vec![], vec![]), "the chain stays in use");
+}
+
+#[test]
+fn subnets_are_named_as_nft_takes_them() {
+    let name = |text| chain_name("masquerade", Cidr::parse(text).unwrap());
+    assert_eq!(name("10.1.2.3/16"), "masquerade-10.1.0.0/16");
+    assert_eq!(name("10.1.2.3/32"), "masquerade-10.1.2.3/32");
+    assert_eq!(name("fd00:231::5/64"), "masquerade-fd00-231--/64");
+    assert_eq!(name("::1/0"), "masquerade---/0");
+}
+
+/// Threads take turns; processes can't. Nobody's entry is lost, and none is left.
+#[test]
+fn nobody_takes_away_what_another_process_adds_at_the_moment() {
+    on_own_host(|| async {
+        let before = sh("nft list ruleset");
+        let process = |number: u8| {
+            let test = std::env::current_exe().unwrap();
+            let mut command = std::process::Command::new(test);
+            command.args(["--exact", "builtin::tables::tests::one_process_of_many"]);
+            command.env(NUMBER, number.to_string()).stdout(std::process::Stdio::null()).spawn().unwrap()
+        };
+        let mut processes: Vec<_> = (0..8).map(process).collect();
+        // Somebody whose tables are none of ours moves the generation on.
+        for _ in 0..20 {
+            sh("nft add table ip others; nft delete table ip others");
+        }
+        let failed =
+            processes.iter_mut().filter_map(|process| (!process.wait().unwrap().success()).then_some(()));
+        assert_eq!(failed.count(), 0);
+        assert_eq!(sh("nft list ruleset"), before);
+    });
+}
+
+const NUMBER: &str = "KNARR_TEST_NUMBER";
+
+/// Does something only when the test above runs it.
+#[test]
+fn one_process_of_many() {
+    let Some(number) = std::env::var(NUMBER).ok().and_then(|number| number.parse::<u8>().ok()) else {
+        return;
+    };
+    let comment = format!("n/{number}/eth0");
+    let subnet = Cidr { address: [10, number % 3, 0, number].into(), prefix: 16 };
+    let (key, chain) = (octets(subnet.address), chain_name("test", subnet));
+    let entry = Entry { key, value: Value::Goto(chain.clone()), comment: comment.clone() };
+    let entry = Placed { family: Family::Ipv4, map: Map::Masquerade, entry };
+    for _ in 0..100 {
+        let branch =
+            Branch { family: Family::Ipv4, name: chain.clone(), rules: vec![Rule::default().masquerade()] };
+        let wish = Wish { branches: vec![branch], ..wish(&comment, vec![entry.clone()], &|_| false) };
+        grant(&wish).unwrap();
+        assert_eq!(lacking(&wish).unwrap(), [], "{comment}");
+        assert_eq!(withdraw(&[Map::Masquerade], |of| of == comment).unwrap(), std::slice::from_ref(&entry));
+        clear_if_unused().unwrap();
+    }
+}

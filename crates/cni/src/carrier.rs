@@ -1,0 +1,168 @@
+//! How a call of a plugin is carried out: by execution, or in-process on a thread that may block.
+//!
+//! `loopback` is always served in-process. Of the other types that can be, those of a network are when it is `native`, unless
+//! their configuration asks for what only an executable does.
+
+use serde_json::Value;
+use tokio::runtime::Handle;
+
+use crate::builtin::{self, Ipam, Kind};
+use crate::conf::PluginConf;
+use crate::error::{Command, Error};
+use crate::plugin::Runner;
+use crate::request::Request;
+
+/// Whether the standard plugins of a network are served in-process. An attachment is undone by who made it: the two keep
+/// links and addresses alike, but not their packet filters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Means {
+    Executed,
+    Native,
+}
+
+/// Carries calls out.
+#[derive(Debug, Clone)]
+pub(crate) struct Carrier {
+    pub(crate) runner: Runner,
+    pub(crate) means: Means,
+}
+
+/// Executes what `bridge`, served in-process, is configured to ask for addresses.
+struct Executed {
+    runner: Runner,
+    runtime: Handle,
+}
+
+impl Ipam for Executed {
+    fn call(&self, request: &Request) -> Result<Option<Value>, Error> {
+        self.runtime.block_on(execute(&self.runner, request))
+    }
+}
+
+async fn execute(runner: &Runner, request: &Request) -> Result<Option<Value>, Error> {
+    match request.command {
+        Command::Add => runner.run_for_result(request).await.map(Some),
+        Command::Del | Command::Check | Command::Gc | Command::Status => {
+            runner.run(request).await.map(|_| None)
+        }
+    }
+}
+
+impl Carrier {
+    /// The same for networks of other means.
+    pub(crate) fn by(&self, means: Means) -> Carrier {
+        Carrier { means, ..self.clone() }
+    }
+
+    /// Has a plugin attach.
+    ///
+    /// Not cancel safe: what a plugin or the kernel is at goes on.
+    ///
+    /// # Errors
+    /// Those of the plugin, or of running it.
+    pub(crate) async fn add(&self, request: &Request) -> Result<Value, Error> {
+        let answer = self.carry(request).await?;
+        Ok(answer.unwrap_or_else(|| serde_json::json!({ "cniVersion": request.version().as_str() })))
+    }
+
+    /// Has a plugin do anything else.
+    ///
+    /// Not cancel safe: what a plugin or the kernel is at goes on.
+    ///
+    /// # Errors
+    /// Those of the plugin, or of running it.
+    pub(crate) async fn call(&self, request: &Request) -> Result<(), Error> {
+        self.carry(request).await.map(drop)
+    }
+
+    async fn carry(&self, request: &Request) -> Result<Option<Value>, Error> {
+        let Some(kind) = self.served(&request.plugin, request) else {
+            return execute(&self.runner, request).await;
+        };
+        let executed = Executed { runner: self.runner.clone(), runtime: Handle::current() };
+        let request = request.clone();
+        blocking(move || builtin::run(kind, &request, &executed)).await
+    }
+
+    /// The first half of a DEL, for calls that are all served in-process. Returns what failed.
+    ///
+    /// Not cancel safe: what the kernel is at goes on.
+    pub(crate) async fn cut(&self, requests: Vec<Request>) -> Vec<Error> {
+        self.for_served(requests, builtin::cut).await
+    }
+
+    /// Makes again what was in the tables, for those of the calls that are served in-process. Returns what failed.
+    ///
+    /// Not cancel safe: what the kernel is at goes on.
+    pub(crate) async fn restore(&self, requests: Vec<Request>) -> Vec<Error> {
+        self.for_served(requests, builtin::restore).await
+    }
+
+    async fn for_served(
+        &self,
+        requests: Vec<Request>,
+        work: fn(Kind, &Request) -> Result<(), Error>,
+    ) -> Vec<Error> {
+        let served = |request: Request| Some((self.served(&request.plugin, &request)?, request));
+        let served: Vec<(Kind, Request)> = requests.into_iter().filter_map(served).collect();
+        let done = tokio::task::spawn_blocking(move || {
+            served.iter().filter_map(|(kind, request)| work(*kind, request).err()).collect()
+        });
+        done.await.unwrap_or_else(|_| vec![Error::CutShort])
+    }
+
+    fn served(&self, plugin: &str, request: &Request) -> Option<Kind> {
+        self.kind(plugin).filter(|kind| kind.serves(&request.config).is_ok())
+    }
+
+    fn kind(&self, plugin: &str) -> Option<Kind> {
+        let native = self.means == Means::Native;
+        Kind::of(plugin).filter(|kind| native || *kind == Kind::Loopback)
+    }
+
+    /// Whether a plugin is served in-process, and the one that it asks for addresses as well.
+    pub(crate) fn serves(&self, plugin: &PluginConf) -> bool {
+        let served = self.kind(&plugin.kind).is_some_and(|kind| kind.serves(&plugin.fields).is_ok());
+        served && asked_for_addresses(plugin).is_none_or(|kind| self.kind(kind).is_some())
+    }
+
+    /// Sees that what has to be executed of a plugin is there.
+    ///
+    /// # Errors
+    /// [`Error::PluginMissing`]; [`Error::Unsupported`] where only an executable, which isn't there, does what is asked for.
+    pub(crate) fn find(&self, plugin: &PluginConf) -> Result<(), Error> {
+        let unserved = match self.kind(&plugin.kind).map(|kind| kind.serves(&plugin.fields)) {
+            Some(Ok(())) => {
+                let ipam = asked_for_addresses(plugin).filter(|kind| self.kind(kind).is_none());
+                return ipam.map_or(Ok(()), |kind| self.runner.find(kind).map(drop));
+            }
+            Some(Err(unserved)) => Some(unserved.field),
+            None => None,
+        };
+        match (self.runner.find(&plugin.kind), unserved) {
+            (Ok(_), Some(field)) => {
+                tracing::debug!(plugin = plugin.kind, field, "executed, as it isn't served in-process");
+                Ok(())
+            }
+            (Err(_), Some(field)) => Err(Error::Unsupported { plugin: plugin.kind.clone(), field }),
+            (found, None) => found.map(drop),
+        }
+    }
+}
+
+fn asked_for_addresses(plugin: &PluginConf) -> Option<&str> {
+    let kind = plugin.fields.get("ipam").and_then(|ipam| ipam.get("type")).and_then(Value::as_str);
+    kind.filter(|kind| !kind.is_empty())
+}
+
+/// Runs what blocks for as long as the kernel needs.
+///
+/// Not cancel safe: the work goes on when the future is dropped.
+///
+/// # Errors
+/// Those of the work; [`Error::CutShort`].
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work).await.unwrap_or(Err(Error::CutShort))
+}

@@ -1,0 +1,76 @@
+//! Other plugins' executables, which ours ask for addresses (SPEC.md section 4).
+
+use std::env;
+use std::io::{self, Read, Write};
+use std::path::PathBuf;
+use std::process::{Command as Process, Stdio};
+use std::thread;
+
+use serde_json::Value;
+
+use crate::builtin::Ipam;
+use crate::error::{Command, Error};
+use crate::plugin::{DEFAULT_PATH, Finished, STDOUT_LIMIT, garbage, is_executable, judge};
+use crate::request::Request;
+
+/// Finds and runs them. Who runs us bounds their time along with ours.
+#[derive(Debug)]
+pub(super) struct Delegates {
+    path: String,
+}
+
+impl Delegates {
+    /// Those below the directories of `CNI_PATH`.
+    pub(super) fn new(path: String) -> Delegates {
+        Delegates { path }
+    }
+
+    fn find(&self, plugin: &str) -> Result<PathBuf, Error> {
+        let missing = || Error::PluginMissing {
+            plugin: plugin.to_owned(),
+            searched: env::split_paths(&self.path).collect(),
+        };
+        // The type comes from a configuration, and must not lead out of the directories.
+        let plain = !plugin.contains('/') && plugin != "..";
+        let mut candidates = env::split_paths(&self.path).map(|dir| dir.join(plugin));
+        candidates.find(|path| plain && is_executable(path)).ok_or_else(missing)
+    }
+
+    fn talk(&self, binary: &PathBuf, request: &Request) -> io::Result<Finished> {
+        let mut child = Process::new(binary)
+            .env_clear()
+            .env("PATH", env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into()))
+            .env("CNI_COMMAND", request.command.as_str())
+            .env("CNI_PATH", &self.path)
+            .envs(request.environment())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()?;
+        let config = serde_json::to_vec(&request.config)?;
+        let (stdin, output) = (child.stdin.take(), child.stdout.take());
+        let mut stdout = Vec::new();
+        thread::scope(|scope| {
+            // A plugin needn't read it all; whether it did its work is told by its answer.
+            scope.spawn(|| stdin.map(|mut stdin| stdin.write_all(&config)));
+            // What is more than that is no result; the plugin is stopped by its pipe.
+            output.map_or(Ok(0), |output| output.take(STDOUT_LIMIT as u64).read_to_end(&mut stdout))
+        })?;
+        Ok(Finished { status: child.wait()?, stdout, stderr: Vec::new() })
+    }
+}
+
+impl Ipam for Delegates {
+    fn call(&self, request: &Request) -> Result<Option<Value>, Error> {
+        let binary = self.find(&request.plugin)?;
+        let (plugin, command) = (request.plugin.clone(), request.command);
+        let finished = self.talk(&binary, request);
+        let stdout =
+            judge(request, finished.map_err(|source| Error::PluginRun { plugin, command, source })?)?;
+        if request.command != Command::Add {
+            return Ok(None);
+        }
+        let parsed = serde_json::from_slice(&stdout);
+        parsed.map(Some).map_err(|source| garbage(request, &stdout, source))
+    }
+}

@@ -1,0 +1,166 @@
+//! What attachments that are served in-process stand on together: the tables, and the bridge of the built-in network.
+//!
+//! It comes with the first of them, by itself, and goes a while after the last, for it takes longer to make and to take away
+//! than all of a pod's share. Whether anybody stands on it is asked of the kernel: entries in the tables, ports of the bridge.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::RwLock;
+use tokio::task::JoinSet;
+
+use crate::builtin;
+use crate::carrier::blocking;
+use crate::error::{Error, chain};
+
+/// How long it outlives its last pod.
+const LINGER: Duration = Duration::from_secs(3);
+
+/// Tables and bridges of this daemon's.
+#[derive(Debug)]
+pub(crate) struct Ground {
+    /// Held for writing while it is taken away: nobody comes or goes then.
+    quiet: Arc<RwLock<()>>,
+    /// How many have come so far.
+    arrivals: AtomicU64,
+    /// Of each family one address that has had entries in the tables: where they have been made, and not been taken away by
+    /// us since.
+    laid: Mutex<Vec<IpAddr>>,
+    /// The bridges that go with their last port: those of the built-in network, of this configuration and earlier ones.
+    bridges: Mutex<BTreeSet<String>>,
+    /// The MTU of the host's way out as the first one found it: all of a network have the same.
+    mtu: Mutex<Option<u32>>,
+    /// Waits until it may go; given up with us.
+    lingering: Mutex<JoinSet<()>>,
+}
+
+impl Ground {
+    /// Nothing is made yet.
+    pub(crate) fn new(quiet: Arc<RwLock<()>>) -> Ground {
+        Ground {
+            quiet,
+            arrivals: AtomicU64::new(0),
+            laid: Mutex::default(),
+            bridges: Mutex::default(),
+            mtu: Mutex::default(),
+            lingering: Mutex::default(),
+        }
+    }
+
+    /// Somebody comes.
+    pub(crate) fn arrive(&self) {
+        self.arrivals.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether anybody has come.
+    pub(crate) fn is_used(&self) -> bool {
+        self.arrivals.load(Ordering::Relaxed) > 0
+    }
+
+    /// A bridge is to go with its last port.
+    pub(crate) fn own_bridge(&self, bridge: &str) {
+        let mut bridges = locked(&self.bridges);
+        if !bridges.contains(bridge) {
+            bridges.insert(bridge.to_owned());
+        }
+    }
+
+    /// The tables have been made for somebody with these addresses.
+    pub(crate) fn lay(&self, addresses: &[IpAddr]) {
+        let mut laid = locked(&self.laid);
+        for address in addresses {
+            if !laid.iter().any(|known| known.is_ipv4() == address.is_ipv4()) {
+                laid.push(*address);
+            }
+        }
+    }
+
+    /// Whether somebody took the tables away that were made for those who are there.
+    ///
+    /// Not cancel safe: what the kernel is at goes on.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`].
+    pub(crate) async fn is_flushed(&self) -> Result<bool, Error> {
+        let laid = locked(&self.laid).clone();
+        if laid.is_empty() {
+            return Ok(false);
+        }
+        blocking(move || builtin::has_tables(&laid).map(|there| !there)).await
+    }
+
+    /// The MTU of the host's way out; `None` when it has none.
+    ///
+    /// Cancel safe.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`].
+    pub(crate) async fn mtu(&self) -> Result<Option<u32>, Error> {
+        let known = *locked(&self.mtu);
+        if known.is_some() {
+            return Ok(known);
+        }
+        let found = blocking(builtin::default_mtu).await?;
+        *locked(&self.mtu) = found;
+        Ok(found)
+    }
+
+    /// Somebody has gone: takes away what nobody stands on any more, a while after the last has come or gone.
+    pub(crate) fn leave(self: &Arc<Self>) {
+        let mut lingering = locked(&self.lingering);
+        while lingering.try_join_next().is_some() {}
+        if !lingering.is_empty() {
+            return;
+        }
+        let ground = Arc::clone(self);
+        lingering.spawn(async move {
+            loop {
+                let seen = ground.arrivals.load(Ordering::Relaxed);
+                tokio::time::sleep(LINGER).await;
+                let Ok(_quiet) = ground.quiet.try_write() else { continue };
+                if ground.arrivals.load(Ordering::Relaxed) == seen {
+                    for error in ground.clear().await {
+                        tracing::warn!(error = chain(&error), "what no pod stands on can't be taken away");
+                    }
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Takes away what nobody stands on, now. The caller sees to it that nobody comes or goes.
+    ///
+    /// Not cancel safe: what the kernel is at goes on.
+    pub(crate) async fn clear(&self) -> Vec<Error> {
+        let (bridges, laid) = (locked(&self.bridges).clone(), locked(&self.laid).clone());
+        let cleared = blocking(move || {
+            let gone: Vec<Result<bool, Error>> =
+                bridges.iter().map(|bridge| builtin::clear_bridge(bridge)).collect();
+            builtin::clear_tables()?;
+            let mut left = Vec::new();
+            for address in laid {
+                if builtin::has_tables(&[address])? {
+                    left.push(address);
+                }
+            }
+            Ok((gone, left))
+        });
+        match cleared.await {
+            Ok((gone, left)) => {
+                *locked(&self.laid) = left;
+                if gone.iter().all(|gone| matches!(gone, Ok(true))) {
+                    *locked(&self.mtu) = None;
+                }
+                gone.into_iter().filter_map(Result::err).collect()
+            }
+            Err(error) => vec![error],
+        }
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
