@@ -35,11 +35,7 @@ pub(crate) struct Question {
 }
 
 /// Asks all at once: who answered each, and whom it saw; or what hindered it.
-pub(crate) fn ask(scratch: &mut Scratch, questions: &[Question]) -> Value {
-    for question in questions {
-        scratch.at(question.from);
-    }
-    let scratch = &*scratch;
+pub(crate) fn ask(scratch: &Scratch, questions: &[Question]) -> Value {
     let answers: Map<String, Value> = thread::scope(|scope| {
         let asked: Vec<_> = questions
             .iter()
@@ -128,7 +124,8 @@ fn exchange(socket: &UdpSocket, server: SocketAddr) -> std::io::Result<String> {
     for _ in 0..ATTEMPTS {
         socket.send(b"?")?;
         let mut buffer = [0; 100];
-        answer = socket.recv(&mut buffer).map(|length| String::from_utf8_lossy(&buffer[..length]).into_owned());
+        answer =
+            socket.recv(&mut buffer).map(|length| String::from_utf8_lossy(&buffer[..length]).into_owned());
         if !answer.as_ref().is_err_and(|error| error.kind() == ErrorKind::WouldBlock) {
             break;
         }

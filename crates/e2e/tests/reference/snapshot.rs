@@ -30,7 +30,12 @@ const INTERVAL: Duration = Duration::from_millis(5);
 /// What the calling thread's namespace holds, as soon as its links have come to rest.
 pub(crate) fn take() -> Value {
     let mut found = rested(&QUESTIONS);
-    if found["links"].as_array().unwrap().iter().any(|link| link["linkinfo"]["info_data"]["vlan_filtering"] == 1) {
+    if found["links"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .any(|link| link["linkinfo"]["info_data"]["vlan_filtering"] == 1)
+    {
         let vlans = succeed("bridge -json vlan show");
         found.insert("vlans".into(), serde_json::from_str(&vlans).unwrap());
     }
@@ -38,19 +43,20 @@ pub(crate) fn take() -> Value {
     Value::Object(found)
 }
 
-/// Its links alone.
+/// Its links and routes alone.
 pub(crate) fn links() -> Value {
-    Value::Object(rested(&QUESTIONS[..1]))
+    Value::Object(rested(&QUESTIONS[..2]))
 }
 
 fn rested(questions: &[(&str, &str)]) -> Map<String, Value> {
     let give_up = Instant::now() + e2e::patience(PATIENCE);
     loop {
         let found = ask(&questions.iter().map(|(_, question)| *question).collect::<Vec<_>>());
-        if found[0].as_array().unwrap().iter().all(rests) {
+        let (links, routes) = (found[0].as_array().unwrap(), found[1].as_array().unwrap());
+        if links.iter().all(|link| rests(link) && are_in_use(link, routes)) {
             return questions.iter().map(|(name, _)| (*name).to_owned()).zip(found).collect();
         }
-        assert!(Instant::now() < give_up, "links don't come to rest: {}", found[0]);
+        assert!(Instant::now() < give_up, "links don't come to rest: {} {}", found[0], found[1]);
         thread::park_timeout(INTERVAL);
     }
 }
@@ -59,38 +65,68 @@ fn rested(questions: &[(&str, &str)]) -> Map<String, Value> {
 fn ask(questions: &[&str]) -> Vec<Value> {
     let mut command = Command::new("ip");
     command.args(["-json", "-details", "-batch", "-"]);
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(questions.join("\n").as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "ip: {}", String::from_utf8_lossy(&output.stderr));
-    let answers: Result<Vec<Value>, _> = serde_json::Deserializer::from_slice(&output.stdout).into_iter().collect();
+    let answers: Result<Vec<Value>, _> =
+        serde_json::Deserializer::from_slice(&output.stdout).into_iter().collect();
     answers.unwrap_or_else(|error| panic!("ip: {error}: {}", String::from_utf8_lossy(&output.stdout)))
 }
 
-/// Whether the state of a link that the kernel tells of later has been told, and its addresses are in use.
+/// Whether the state of a link that the kernel tells of later has been told.
 fn rests(link: &Value) -> bool {
     let flags: Vec<&str> = link["flags"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     if !flags.contains(&"UP") {
         return true;
-    }
-    let mut addresses = link["addr_info"].as_array().into_iter().flatten();
-    if addresses.any(|address| address["tentative"] == true && address["scope"] == "global") {
-        return false;
     }
     let carries = flags.contains(&"LOWER_UP");
     let told = link["operstate"].as_str().unwrap_or_default();
     if carries { matches!(told, "UP" | "UNKNOWN") } else { matches!(told, "DOWN" | "LOWERLAYERDOWN") }
 }
 
+/// Whether the global addresses of a link that is up can be reached already: those of IPv6 come to be some time after they
+/// were added.
+fn are_in_use(link: &Value, routes: &[Value]) -> bool {
+    let is_up = link["flags"].as_array().into_iter().flatten().any(|flag| flag == "UP");
+    let addresses = link["addr_info"].as_array().into_iter().flatten();
+    let mut awaited =
+        addresses.filter(|address| address["family"] == "inet6" && address["scope"] == "global");
+    let has_route = |address: &Value| {
+        let leads = |route: &Value| route["dst"] == address["local"] && route["type"] == "local";
+        routes.iter().any(leads) && address["tentative"] != true
+    };
+    !is_up || awaited.all(has_route)
+}
+
 /// What is set for every interface (Documentation/networking/ip-sysctl.rst, `conf/interface/*`). All of it would take longer
 /// than everything else.
 const IPV4: [&str; 10] = [
-    "accept_local", "accept_redirects", "arp_announce", "arp_ignore", "arp_notify", "forwarding", "proxy_arp",
-    "route_localnet", "rp_filter", "send_redirects",
+    "accept_local",
+    "accept_redirects",
+    "arp_announce",
+    "arp_ignore",
+    "arp_notify",
+    "forwarding",
+    "proxy_arp",
+    "route_localnet",
+    "rp_filter",
+    "send_redirects",
 ];
 const IPV6: [&str; 12] = [
-    "accept_dad", "accept_ra", "accept_redirects", "addr_gen_mode", "autoconf", "disable_ipv6", "enhanced_dad", "forwarding",
-    "keep_addr_on_down", "mtu", "ndisc_notify", "proxy_ndp",
+    "accept_dad",
+    "accept_ra",
+    "accept_redirects",
+    "addr_gen_mode",
+    "autoconf",
+    "disable_ipv6",
+    "enhanced_dad",
+    "forwarding",
+    "keep_addr_on_down",
+    "mtu",
+    "ndisc_notify",
+    "proxy_ndp",
 ];
 
 fn sysctls() -> Value {
@@ -100,7 +136,10 @@ fn sysctls() -> Value {
         for interface in fs::read_dir(&directory).unwrap() {
             let interface = interface.unwrap();
             // An interface may go meanwhile.
-            let value = |name| fs::read_to_string(interface.path().join(name)).map_or(Value::Null, |value| json!(value.trim()));
+            let value = |name| {
+                fs::read_to_string(interface.path().join(name))
+                    .map_or(Value::Null, |value| json!(value.trim()))
+            };
             let values: BTreeMap<_, _> = names.iter().map(|name| (*name, value(name))).collect();
             found.insert(format!("{family}.{}", interface.file_name().to_string_lossy()), json!(values));
         }
@@ -121,7 +160,9 @@ pub(crate) fn rules_of_pods() -> Value {
     }
     // iptables keeps its tables when their chains are empty.
     let tables = succeed("nft list tables");
-    left.extend(tables.lines().filter(|line| !line.contains(" nat") && !line.contains(" filter")).map(str::to_owned));
+    left.extend(
+        tables.lines().filter(|line| !line.contains(" nat") && !line.contains(" filter")).map(str::to_owned),
+    );
     json!(left)
 }
 

@@ -28,7 +28,7 @@ fn cases() -> Vec<Case> {
             .in_versions(&["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0"])
             .differs("1 ADD pod1 / outcome", "Debian's has one format for all versions, whatever they say"),
         Case::new("loopback: whatever the interface is called", loopback())
-            .steps(vec![add(1).as_interface("eth3").into(), del(1).as_interface("eth3").into()]),
+            .steps(vec![add(1).on_interface("eth3").into(), del(1).on_interface("eth3").into()]),
         Case::new("loopback: without IPv6", loopback())
             .after(Place::Pod(1), "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6"),
         Case::new("loopback: is up already", loopback()).after(Place::Pod(1), "ip link set lo up"),
@@ -58,8 +58,7 @@ fn cases() -> Vec<Case> {
             add(1).netns(Names::Nothing).into(),
             check(1).netns(Names::NothingThere).into(),
             del(1).netns(Names::AFile).into(),
-        ])
-        .differs("5 DEL pod1 / outcome", "where there is no namespace there is nothing to undo"),
+        ]),
     ]
 }
 
