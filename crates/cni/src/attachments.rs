@@ -35,6 +35,7 @@ use crate::ground::Ground;
 use crate::locks::{Lock, Locks};
 use crate::network::{self, normalised};
 use crate::networks::{Added, Config};
+use crate::orphans;
 use crate::plugin::Runner;
 use crate::readiness::Status;
 use crate::result::NetworkResult;
@@ -93,6 +94,7 @@ impl Attachments {
     pub(crate) fn open(config: Config) -> Result<Attachments, Error> {
         let journal = Journal::open(config.state_dir.join("attachments"))?;
         let runner = Runner { bin_dirs: config.bin_dirs.clone(), deadline: config.plugin_deadline };
+        orphans::end(&orphans::cni_path(&runner.bin_dirs), &journal.ids()?);
         let carrier = Carrier { runner, means: if config.native { Means::Native } else { Means::Executed } };
         let quiet = Arc::default();
         let ground = Arc::new(Ground::new(Arc::clone(&quiet)));
@@ -175,6 +177,7 @@ impl Attachments {
             // An ADD that was cut short before anybody learnt of it, or a DEL that wasn't finished.
             record.attachment.netns = namespace(attachment.netns.as_deref());
             self.detach(&record).await?;
+            self.has_gone(&record)?;
         }
         let Chosen { mut served, via } = chosen;
         if let Via::Builtin(settings @ BuiltinNetwork { mtu: None, .. }) = &via {
@@ -201,6 +204,17 @@ impl Attachments {
             }
             Err(failure) => Err(self.undo(&record, failure).await),
         }
+    }
+
+    /// Sees that nothing was put off: what only a missing plugin can undo would be forgotten with its record.
+    fn has_gone(&self, record: &Record) -> Result<(), Error> {
+        let id = record.attachment.id();
+        if self.journal.load(&id)?.is_none() {
+            return Ok(());
+        }
+        let served = self.served_as(record);
+        let missing = served.and_then(|served| network::find_plugins(&served.conf, &served.carrier)).err();
+        Err(detach_failed(&id, missing.into_iter().collect()))
     }
 
     async fn undo(&self, record: &Record, failure: Error) -> Error {
@@ -230,7 +244,10 @@ impl Attachments {
             return Err(detach_failed(&id, cut));
         }
         record.detached = true;
-        self.journal.store(&record)?;
+        if self.journal.store(&record).is_err() {
+            // On a full disk, for one: what a crash would let nobody know isn't answered before it is done.
+            return self.remove(&served, &record).await;
+        }
         locked(&self.leaving).insert(id);
         self.behind.send_modify(|count| *count += 1);
         let (attachments, remainder) = (Arc::clone(self), Remainder { served, record, lock, busy });

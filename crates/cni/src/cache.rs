@@ -72,9 +72,10 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
-    /// Opens the directory, making it if need be.
+    /// Opens the directory, making it if need be. Nobody else may have it open.
     pub(crate) fn open(dir: PathBuf) -> Result<Journal, Error> {
         files::make_dir(&dir)?;
+        files::sweep(&dir)?;
         Ok(Journal { dir })
     }
 
@@ -158,6 +159,17 @@ mod tests {
         journal.remove(&id).unwrap();
         journal.remove(&id).unwrap();
         assert!(journal.load(&id).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_a_killed_writer_left_is_swept() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("abc@eth0.json"), b"{}").unwrap();
+        std::fs::write(dir.path().join("abc@eth0.json.tmp"), b"{").unwrap();
+        Journal::open(dir.path().to_owned()).unwrap();
+        let left: Vec<_> =
+            std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["abc@eth0.json"]);
     }
 
     #[test]

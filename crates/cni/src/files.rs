@@ -2,17 +2,21 @@
 
 use std::fs;
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 use crate::error::Error;
+
+/// What the names of files end with that aren't written whole yet.
+const BESIDE: &str = ".tmp";
 
 /// Writes a record, 0600, whole or not at all.
 ///
 /// Nothing is synced: what the record describes (links, addresses in a namespace) ends with the kernel's life as well.
 pub(crate) fn write_whole(path: &Path, content: &[u8]) -> Result<(), Error> {
     let mut beside = path.as_os_str().to_owned();
-    beside.push(".tmp");
+    beside.push(BESIDE);
     let written = fs::OpenOptions::new()
         .write(true)
         .create(true)
@@ -25,6 +29,18 @@ pub(crate) fn write_whole(path: &Path, content: &[u8]) -> Result<(), Error> {
         let _ = fs::remove_file(&beside);
         Error::Record { action: "write", path: path.to_owned(), source }
     })
+}
+
+/// Removes what a process that was killed had not written whole. Nobody may be writing into the directory.
+pub(crate) fn sweep(dir: &Path) -> Result<(), Error> {
+    let failed = |source| Error::Record { action: "list", path: dir.to_owned(), source };
+    for entry in fs::read_dir(dir).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        if path.as_os_str().as_bytes().ends_with(BESIDE.as_bytes()) {
+            remove(&path)?;
+        }
+    }
+    Ok(())
 }
 
 /// Removes a file that may be gone already.

@@ -28,6 +28,7 @@ mod interfaces;
 mod locks;
 mod network;
 mod networks;
+mod orphans;
 mod plugin;
 mod readiness;
 mod request;

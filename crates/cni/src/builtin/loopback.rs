@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 
-use super::link;
 use super::netns::Namespace;
 use super::steps::Steps;
+use super::{address, link};
 use crate::error::{Command, Error};
 use crate::request::Request;
 use crate::result::{Cidr, Interface, IpConfig, NetworkResult};
@@ -19,13 +19,14 @@ const NAME: &str = "lo";
 pub(super) fn run(request: &Request) -> Result<Option<Value>, Error> {
     match request.command {
         Command::Add => {
-            change(request, link::set_up)?;
+            let held = open(request)?.enter(set_up)?;
             let previous = request.config.get("prevResult").filter(|previous| !previous.is_null());
-            Ok(Some(previous.cloned().unwrap_or_else(|| result(request).to_version(request.version()))))
+            let own = || result(request, &held).to_version(request.version());
+            Ok(Some(previous.cloned().unwrap_or_else(own)))
         }
         Command::Del => {
             if let Some(namespace) = Namespace::open_if_there(request.netns.as_deref())? {
-                apply(&namespace, link::set_down)?;
+                namespace.enter(set_down)?;
             }
             Ok(None)
         }
@@ -41,16 +42,21 @@ fn open(request: &Request) -> Result<Namespace, Error> {
     Ok(namespace)
 }
 
-fn change(request: &Request, change: fn(&mut Steps, &str)) -> Result<(), Error> {
-    apply(&open(request)?, change)
+/// Sets it up, and returns its addresses: those of IPv6 are missing where that is switched off.
+fn set_up() -> Result<Vec<Cidr>, Error> {
+    let mut socket = link::socket()?;
+    let mut steps = Steps::default();
+    link::set_up(&mut steps, NAME);
+    steps.run(&mut socket)?;
+    let index = link::expect(&mut socket, NAME)?.index;
+    let held = address::list(&mut socket)?.into_iter().filter(|held| held.link == index);
+    Ok(held.map(|held| held.address).collect())
 }
 
-fn apply(namespace: &Namespace, change: fn(&mut Steps, &str)) -> Result<(), Error> {
-    namespace.enter(|| {
-        let mut steps = Steps::default();
-        change(&mut steps, NAME);
-        steps.run(&mut link::socket()?)
-    })
+fn set_down() -> Result<(), Error> {
+    let mut steps = Steps::default();
+    link::set_down(&mut steps, NAME);
+    steps.run(&mut link::socket()?)
 }
 
 fn check(request: &Request) -> Result<(), Error> {
@@ -59,11 +65,11 @@ fn check(request: &Request) -> Result<(), Error> {
     if is_up { Ok(()) } else { Err(down()) }
 }
 
-fn result(request: &Request) -> NetworkResult {
+fn result(request: &Request, held: &[Cidr]) -> NetworkResult {
     let sandbox = request.netns.as_deref().map(|netns| netns.display().to_string()).unwrap_or_default();
     let mac = "00:00:00:00:00:00".to_owned();
     let interface = Interface { name: NAME.into(), mac, sandbox, ..Interface::default() };
-    let ips = ["127.0.0.1/8", "::1/128"].into_iter().filter_map(Cidr::parse);
-    let ips = ips.map(|address| IpConfig { address, gateway: None, interface: Some(0) }).collect();
+    let ip = |address: &Cidr| IpConfig { address: *address, gateway: None, interface: Some(0) };
+    let ips = held.iter().map(ip).collect();
     NetworkResult { interfaces: vec![interface], ips, ..NetworkResult::default() }
 }

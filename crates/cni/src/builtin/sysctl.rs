@@ -51,14 +51,18 @@ fn get(name: &str) -> Option<String> {
 /// Has the host forward IPv6.
 ///
 /// A host that forwards ignores router advertisements, and so would lose the default route that it has by one, unless
-/// its interfaces are told to accept them still (Documentation/networking/ip-sysctl, `accept_ra`).
+/// its interfaces are told to accept them still (Documentation/networking/ip-sysctl, `accept_ra`). Those that are to ignore
+/// them, as bridges of pods are, go on to; those that come later are for others to decide about.
 pub(super) fn forward_ipv6() -> Result<(), Error> {
     let all = "ipv6/conf/all/forwarding";
     if get(all).is_none_or(|value| value == "1") {
         return Ok(());
     }
     for entry in fs::read_dir(Path::new(ROOT).join("ipv6/conf")).into_iter().flatten().flatten() {
-        let Some(link) = entry.file_name().into_string().ok().filter(|link| link != "all") else { continue };
+        let Ok(link) = entry.file_name().into_string() else { continue };
+        if ["all", "default"].contains(&link.as_str()) {
+            continue;
+        }
         let accept = format!("ipv6/conf/{link}/accept_ra");
         if get(&accept).as_deref() == Some("1") {
             set(&accept, "2")?;

@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::path::PathBuf;
 
+use serde::de::Error as _;
 use serde_json::{Map, Value};
 
 use crate::attachment::is_identifier;
@@ -108,7 +109,10 @@ fn check_config(request: &Request, since: Version) -> Result<(), Error> {
         None | Some(Value::Null) => {}
         Some(Value::String(text)) if text.is_empty() || Version::parse(text).is_some() => {}
         Some(Value::String(text)) => return Err(unusable(text, "isn't supported".into())),
-        Some(other) => return Err(request.invalid(format!("'cniVersion' {other} isn't a string"))),
+        Some(other) => {
+            let source = serde_json::Error::custom(format!("'cniVersion' {other} isn't a string"));
+            return Err(Error::ParseConf { path: "standard input".into(), source });
+        }
     }
     if request.version() < since {
         let problem = format!("has no {}", request.command);

@@ -133,6 +133,7 @@ mod tests {
             (with("CNI_ARGS", "K=v"), conf, 4, "'K'"),
             (add_env(), "{", 6, "configuration"),
             (add_env(), "[]", 6, "expected a map"),
+            (add_env(), r#"{"cniVersion":1,"name":"n"}"#, 6, "cniVersion"),
             (add_env(), r#"{"cniVersion":"1.0.0"}"#, 7, "name"),
             (add_env(), r#"{"cniVersion":"1.0.0","name":"../n"}"#, 7, "name"),
             (add_env(), r#"{"cniVersion":"9.0.0","name":"n"}"#, 1, "9.0.0"),

@@ -2,7 +2,9 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
 
+pub mod daemon;
 pub mod netns;
+pub mod snapshot;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -13,6 +15,19 @@ use cni::{Attachment, BuiltinNetwork, Config, Networks, Selection};
 
 /// How long anything here may take before a test gives up.
 pub const SOON: Duration = Duration::from_secs(20);
+
+/// The configuration for a node's directories.
+pub fn config_in(dir: &Path) -> Config {
+    Config {
+        conf_dir: dir.join("net.d"),
+        bin_dirs: vec![dir.join("bin"), "/usr/lib/cni".into()],
+        state_dir: dir.join("state"),
+        builtin: None,
+        native: false,
+        plugin_deadline: SOON,
+        selection: Selection::default(),
+    }
+}
 
 /// Directories of one test.
 pub struct Node {
@@ -69,15 +84,7 @@ impl Node {
     }
 
     pub fn config(&self) -> Config {
-        Config {
-            conf_dir: self.path("net.d"),
-            bin_dirs: vec![self.path("bin"), "/usr/lib/cni".into()],
-            state_dir: self.path("state"),
-            builtin: None,
-            native: false,
-            plugin_deadline: SOON,
-            selection: Selection::default(),
-        }
+        config_in(self.dir.path())
     }
 
     pub fn open(&self) -> Networks {

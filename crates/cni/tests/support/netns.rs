@@ -27,6 +27,15 @@ impl Netns {
         Netns { file: file.join().unwrap() }
     }
 
+    /// A new one as the kernel makes it, for tests that make many.
+    pub fn bare() -> Netns {
+        let file = thread::spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            File::open("/proc/thread-self/ns/net").unwrap()
+        });
+        Netns { file: file.join().unwrap() }
+    }
+
     /// That of the calling thread.
     pub fn current() -> Netns {
         Netns { file: File::open("/proc/thread-self/ns/net").unwrap() }

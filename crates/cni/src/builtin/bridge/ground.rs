@@ -25,6 +25,8 @@ pub(super) fn ensure_bridge(socket: &mut Socket, conf: &Conf) -> Result<Link, Er
         let problem = "is there already, but is no bridge".to_owned();
         return Err(Error::Unlike { subject: "link", name: name.clone(), problem });
     }
+    // A router that a pod announces must not become the host's way out (CVE-2020-10749), whoever made the bridge.
+    sysctl::try_set(&format!("ipv6/conf/{name}/accept_ra"), "0");
     let mut steps = Steps::default();
     if !bridge.is_up {
         link::set_up(&mut steps, name);
@@ -50,8 +52,6 @@ fn make_bridge(socket: &mut Socket, conf: &Conf) -> Result<Link, Error> {
         promiscuous: conf.promiscuous,
     };
     link::create_bridge(socket, &new)?;
-    // What pods announce to be routers must not become the host's way out (CVE-2020-10749).
-    sysctl::try_set(&format!("ipv6/conf/{name}/accept_ra"), "0");
     if conf.is_gateway && !conf.detect_duplicates {
         // Nobody else has what follows from an address drawn at random; and until the kernel has made sure, a second or two,
         // it asks for no neighbour, so that nothing from elsewhere would reach the first pod over IPv6.

@@ -47,26 +47,29 @@ pub(super) fn serves(config: &Map<String, Value>) -> Result<(), Unserved> {
 /// [`Error::PluginConf`], [`Error::PluginEnvironment`], [`Error::Namespace`], [`Error::OwnNamespace`], [`Error::Kernel`],
 /// [`Error::Unlike`], and those of the plugin that gives addresses.
 pub(super) fn run(request: &Request, executed: &dyn Ipam) -> Result<Option<NetworkResult>, Error> {
-    let conf = Conf::read(request)?;
-    let ipam = conf.ipam.as_deref().map(|kind| Delegate { kind, request, executed });
+    let ipam = conf::ipam(request);
+    let ipam = ipam.as_deref().map(|kind| Delegate { kind, request, executed });
     match request.command {
-        Command::Add => add(request, &conf, ipam.as_ref()).map(Some),
+        Command::Add => add(request, &Conf::read(request)?, ipam.as_ref()).map(Some),
+        // What ADD refuses must not keep an attachment from being taken away: its configuration isn't looked at.
         Command::Del => {
             pair::delete(&mut link::socket()?, request)?;
-            leave(request, &conf, ipam.as_ref()).map(|()| None)
+            leave(request, ipam.as_ref()).map(|()| None)
         }
-        Command::Check => {
-            let namespace = Namespace::open(netns(request)?)?;
-            ipam.map(|ipam| ipam.ask(Command::Check)).transpose()?;
-            let result = check::links(request, &conf, &namespace)?;
-            if conf.masquerade {
-                masquerade::check(&Owner::of(request), &addresses(&result))?;
-            }
-            Ok(None)
+        Command::Check => check(request, &Conf::read(request)?, ipam.as_ref()).map(|()| None),
+        Command::Gc => collect(request, ipam.as_ref()).map(|()| None),
+        Command::Status => {
+            Conf::read(request)?;
+            ipam.map(|ipam| ipam.ask(Command::Status)).transpose().map(|_| None)
         }
-        Command::Gc => collect(request, &conf, ipam.as_ref()).map(|()| None),
-        Command::Status => ipam.map(|ipam| ipam.ask(Command::Status)).transpose().map(|_| None),
     }
+}
+
+fn check(request: &Request, conf: &Conf, ipam: Option<&Delegate<'_>>) -> Result<(), Error> {
+    let namespace = Namespace::open(netns(request)?)?;
+    ipam.map(|ipam| ipam.ask(Command::Check)).transpose()?;
+    let result = check::links(request, conf, &namespace)?;
+    if conf.masquerade { masquerade::check(&Owner::of(request), &addresses(&result)) } else { Ok(()) }
 }
 
 /// The first half of a DEL: nothing passes between the bridge and the namespace any more.
@@ -100,10 +103,8 @@ fn addresses(result: &NetworkResult) -> Vec<Cidr> {
 
 /// What is left of an attachment whose link is gone. The address comes last: who gets it next must find nothing of its
 /// former owner.
-fn leave(request: &Request, conf: &Conf, ipam: Option<&Delegate<'_>>) -> Result<(), Error> {
-    if conf.masquerade {
-        masquerade::remove(&Owner::of(request))?;
-    }
+fn leave(request: &Request, ipam: Option<&Delegate<'_>>) -> Result<(), Error> {
+    masquerade::remove(&Owner::of(request))?;
     ipam.map(|ipam| ipam.ask(Command::Del)).transpose().map(drop)
 }
 
@@ -123,7 +124,7 @@ fn add(request: &Request, conf: &Conf, ipam: Option<&Delegate<'_>>) -> Result<Ne
     };
     joining.join(&mut socket, given).inspect_err(|_| {
         // The first failure says why; what can't be undone is left to the DEL that follows.
-        let undone = pair::delete(&mut socket, request).and_then(|()| leave(request, conf, ipam));
+        let undone = pair::delete(&mut socket, request).and_then(|()| leave(request, ipam));
         if let Err(error) = undone {
             tracing::debug!(error = crate::error::chain(&error), "a failed ADD left something behind");
         }
@@ -246,7 +247,7 @@ fn shown(link: &Link) -> Interface {
 }
 
 /// Removes what belongs to no valid attachment of the network.
-fn collect(request: &Request, conf: &Conf, ipam: Option<&Delegate<'_>>) -> Result<(), Error> {
+fn collect(request: &Request, ipam: Option<&Delegate<'_>>) -> Result<(), Error> {
     let keep = request.valid_attachments()?;
     let id = |owner: &Owner| AttachmentId {
         container_id: owner.container_id.clone(),
@@ -254,9 +255,7 @@ fn collect(request: &Request, conf: &Conf, ipam: Option<&Delegate<'_>>) -> Resul
     };
     let mut failures =
         pair::retain(&mut link::socket()?, request.network(), |owner| keep.contains(&id(owner)));
-    if conf.masquerade {
-        failures.extend(masquerade::retain(request.network(), &keep).err());
-    }
+    failures.extend(masquerade::retain(request.network(), &keep).err());
     // The address of a link that couldn't be deleted is still in use.
     if failures.is_empty() {
         failures.extend(ipam.and_then(|ipam| ipam.ask(Command::Gc).err()));

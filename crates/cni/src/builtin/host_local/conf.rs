@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 
 use super::range::{Range, RangeSet, Wished};
 use crate::builtin::fields;
@@ -20,8 +21,6 @@ const DATA_DIR: &str = "/var/lib/cni/networks";
 #[derive(Debug, Clone)]
 pub(super) struct Conf {
     pub(super) network: String,
-    /// The network's own directory.
-    pub(super) dir: PathBuf,
     pub(super) sets: Vec<RangeSet>,
     pub(super) routes: Vec<Route>,
     pub(super) resolv_conf: Option<PathBuf>,
@@ -45,7 +44,6 @@ struct IpamFields {
     single: RangeFields,
     ranges: Vec<Vec<RangeFields>>,
     routes: Vec<Route>,
-    datadir: String,
     resolvconf: String,
 }
 
@@ -94,6 +92,14 @@ where
     T::deserialize(serde::de::value::StringDeserializer::<D::Error>::new(text)).map(Some)
 }
 
+/// Where the addresses of a request's network are. It is all that needs to be understood to give them back.
+pub(super) fn dir(request: &Request) -> PathBuf {
+    let fields = fields::folded(&request.config);
+    let stated = fields.get("ipam").and_then(|ipam| ipam.get("datadir")).and_then(Value::as_str);
+    let dir = stated.filter(|dir| !dir.is_empty()).unwrap_or(DATA_DIR);
+    Path::new(dir).join(request.network())
+}
+
 impl Conf {
     /// Reads it.
     ///
@@ -119,10 +125,8 @@ impl Conf {
                 wanted.push(address);
             }
         }
-        let data_dir = if ipam.datadir.is_empty() { DATA_DIR.into() } else { PathBuf::from(ipam.datadir) };
         Ok(Conf {
             network: request.network().to_owned(),
-            dir: data_dir.join(request.network()),
             sets,
             routes: ipam.routes,
             resolv_conf: (!ipam.resolvconf.is_empty()).then(|| ipam.resolvconf.into()),

@@ -34,27 +34,29 @@ pub(super) fn serves(_config: &Map<String, Value>) -> Result<(), Unserved> {
 /// [`Error::PluginConf`], [`Error::PluginEnvironment`], [`Error::AddressesExhausted`], [`Error::AddressUnavailable`],
 /// [`Error::Unlike`], [`Error::Record`].
 pub(super) fn run(request: &Request) -> Result<Option<NetworkResult>, Error> {
-    let conf = Conf::read(request)?;
-    let store = Store::of(&conf);
+    let store = Store::of(conf::dir(request));
     match request.command {
-        Command::Add => add(request, &conf, &store).map(Some),
+        Command::Add => add(request, &Conf::read(request)?, &store).map(Some),
+        // What ADD refuses must not keep an attachment from being taken away: here its configuration isn't looked at.
         Command::Del => {
             let Some(mut locked) = store.lock_if_there()? else { return Ok(None) };
             locked.release(&request.id()).map(|_| None)
         }
-        Command::Check => check(request, &store).map(|()| None),
-        Command::Gc => {
-            let keep = request.valid_attachments()?;
-            let Some(mut locked) = store.lock_if_there()? else { return Ok(None) };
-            let released = locked.retain(|holder| holder.is_among(&keep))?;
-            if !released.is_empty() {
-                tracing::warn!(network = conf.network, ?released, "addresses without an owner");
-            }
-            Ok(None)
-        }
+        Command::Check => Conf::read(request).and_then(|_| check(request, &store)).map(|()| None),
+        Command::Gc => collect(request, &store).map(|()| None),
         // A full range is no reason to say no: pods of the network that is there would be taken away for it.
-        Command::Status => store.lock().map(|_| None),
+        Command::Status => Conf::read(request).and_then(|_| store.lock().map(|_| None)),
     }
+}
+
+fn collect(request: &Request, store: &Store) -> Result<(), Error> {
+    let keep = request.valid_attachments()?;
+    let Some(mut locked) = store.lock_if_there()? else { return Ok(()) };
+    let released = locked.retain(|holder| holder.is_among(&keep))?;
+    if !released.is_empty() {
+        tracing::warn!(network = request.network(), ?released, "addresses without an owner");
+    }
+    Ok(())
 }
 
 fn check(request: &Request, store: &Store) -> Result<(), Error> {

@@ -23,13 +23,14 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-use super::conf::Conf;
 use crate::attachment::AttachmentId;
 use crate::error::Error;
 
 /// How long another process may hold the lock. Theirs is held for milliseconds; one that is stopped must not stop us.
 const LOCK_DEADLINE: Duration = Duration::from_secs(20);
 const LOCK_PAUSE: Duration = Duration::from_millis(2);
+/// Others may read whose an address is, as with the reference plugin.
+const MODE: u32 = 0o644;
 /// What an address is written into before it gets its name.
 const BESIDE: &str = ".knarr";
 
@@ -79,11 +80,11 @@ impl Holder {
 }
 
 impl Store {
-    /// That of a network; nothing is touched yet.
-    pub(super) fn of(conf: &Conf) -> Store {
+    /// That of a network, in its own directory; nothing is touched yet.
+    pub(super) fn of(dir: PathBuf) -> Store {
         let mut within = WITHIN.lock().unwrap_or_else(PoisonError::into_inner);
-        let within = Arc::clone(within.entry(conf.dir.clone()).or_default());
-        Store { dir: conf.dir.clone(), within }
+        let within = Arc::clone(within.entry(dir.clone()).or_default());
+        Store { dir, within }
     }
 
     /// Locks the directory, making it if need be.
@@ -156,7 +157,7 @@ impl Locked<'_> {
     /// [`Error::Record`]; nobody has it then.
     pub(super) fn take(&mut self, address: IpAddr, id: &AttachmentId) -> Result<(), Error> {
         let (beside, path) = (self.dir.join(BESIDE), self.dir.join(address.to_string()));
-        let options = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside);
+        let options = OpenOptions::new().write(true).create(true).truncate(true).mode(MODE).open(&beside);
         let written = options
             .and_then(|mut file| write!(file, "{}\r\n{}", id.container_id, id.ifname))
             .and_then(|()| fs::rename(&beside, &path));
@@ -209,7 +210,7 @@ impl Locked<'_> {
     /// Notes it. Losing it costs the order only, and so must not cost the address.
     pub(super) fn remember_last(&self, set: usize, address: IpAddr) {
         let options =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(self.last_path(set));
+            OpenOptions::new().write(true).create(true).truncate(true).mode(MODE).open(self.last_path(set));
         let _ = options.and_then(|mut file| file.write_all(address.to_string().as_bytes()));
     }
 

@@ -141,6 +141,8 @@ fn configurations_that_cannot_be_are_refused() {
         assert!(error.to_string().contains(word), "{error}");
         assert_eq!(error.code(), 7);
     }
+    // Who couldn't be attached is detached all the same.
+    run(&call(dir.path(), Command::Del, "a", json!({"subnet": "nonsense"}), json!({}))).unwrap();
     let twice = json!({"ranges": [[{"subnet": "10.0.0.0/24"}], [{"subnet": "10.0.1.0/24"}]]});
     let first_form = call(dir.path(), Command::Add, "a", twice, json!({"cniVersion": "0.2.0"}));
     assert!(run(&first_form).unwrap_err().to_string().contains("0.2.0"));
