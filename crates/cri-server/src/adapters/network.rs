@@ -76,6 +76,8 @@ fn refused(error: sandbox::Error) -> NetworkError {
 fn failure(error: cni::Error) -> NetworkError {
     match error {
         cni::Error::NotReady { reason } => NetworkError::NotReady { reason },
+        // Nothing has been run yet, and its installer may be on the way.
+        error @ cni::Error::PluginMissing { .. } => NetworkError::NotReady { reason: error.to_string() },
         error if is_late(&error) => NetworkError::Deadline(Arc::new(error)),
         error if is_taken(&error) => NetworkError::Taken(Arc::new(error)),
         error => match refusal(&error) {
