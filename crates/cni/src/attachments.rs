@@ -133,11 +133,11 @@ impl Attachments {
         }
     }
 
-    /// The networks that a pod of that handler joins, in this order; at least one.
-    pub(crate) fn chosen(&self, handler: &str) -> Result<Vec<Chosen>, Error> {
+    /// The networks that a pod of that handler joins, in this order; at least one. Not cancel safe: it may run plugins.
+    pub(crate) async fn chosen(&self, handler: &str) -> Result<Vec<Chosen>, Error> {
         match (&self.configured, self.directories.of(handler)) {
             (_, Some(readiness)) => {
-                let networks = readiness.networks()?.into_iter();
+                let networks = readiness.networks().await?.into_iter();
                 Ok(networks.map(|conf| Chosen::chain(conf, &self.carrier)).collect())
             }
             (Configured::Builtin(settings, _), None) => {

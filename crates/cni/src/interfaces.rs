@@ -34,7 +34,7 @@ impl Interfaces {
     pub(crate) async fn join(&self, handler: &str, wanted: &Attachment) -> Result<Vec<Added>, Error> {
         let _lock = self.lock(&wanted.container_id).await;
         let mut joined = Vec::new();
-        for (at, chosen) in self.attachments.chosen(handler)?.into_iter().enumerate() {
+        for (at, chosen) in self.attachments.chosen(handler).await?.into_iter().enumerate() {
             match self.attachments.add(&interface(at, wanted), chosen).await {
                 Ok(added) => joined.push(added),
                 Err(failure) => return Err(self.undo(joined, wanted, failure).await),

@@ -166,9 +166,12 @@ impl Networks {
     pub async fn add(&self, attachment: &Attachment) -> Result<Added, Error> {
         attachment.check()?;
         let (attachments, attachment) = (Arc::clone(&self.attachments), attachment.clone());
-        let chosen = attachments.chosen("")?.into_iter().next();
-        let chosen = chosen.ok_or_else(|| Error::NotReady { reason: String::new() })?;
-        finish(async move { attachments.add(&attachment, chosen).await }).await
+        finish(async move {
+            let chosen = attachments.chosen("").await?.into_iter().next();
+            let chosen = chosen.ok_or_else(|| Error::NotReady { reason: String::new() })?;
+            attachments.add(&attachment, chosen).await
+        })
+        .await
     }
 
     /// Detaches, from what was recorded by `add`; the namespace may be gone. Succeeds for what isn't attached.

@@ -96,22 +96,35 @@ impl Readiness {
         self.shared.now().status.clone()
     }
 
-    /// The networks for a new pod, in the order in which it joins them; at least one.
+    /// The networks for a new pod, in the order in which it joins them; at least one. Where the plugins' last answer was
+    /// that they would not serve it, they are asked again.
+    ///
+    /// Not cancel safe: a dropped future leaves a plugin running.
     ///
     /// # Errors
-    /// [`Error::NotReady`] when none is loaded, [`Error::PluginMissing`].
-    pub(crate) fn networks(&self) -> Result<Vec<Arc<NetworkConf>>, Error> {
-        let networks = {
+    /// [`Error::NotReady`] when none is loaded, or its plugins still say that they wouldn't; [`Error::PluginMissing`].
+    pub(crate) async fn networks(&self) -> Result<Vec<Arc<NetworkConf>>, Error> {
+        let (networks, were_refused) = {
             let now = self.shared.now();
-            match &now.status {
-                Status::NotReady { reason } if now.networks.is_empty() => {
-                    return Err(Error::NotReady { reason: reason.clone() });
-                }
-                _ => now.networks.clone(),
+            let reason = match &now.status {
+                Status::NotReady { reason } => Some(reason),
+                Status::Ready { .. } => None,
+            };
+            if let (Some(reason), true) = (reason, now.networks.is_empty()) {
+                return Err(Error::NotReady { reason: reason.clone() });
             }
+            let was_answered = matches!(now.asked, Asked::At(_)) && now.problem.is_none();
+            (now.networks.clone(), reason.is_some() && was_answered)
         };
-        // STATUS may lag behind; the plugins themselves say no better than their last answer does.
+        // The status may lag behind what is there.
         networks.iter().try_for_each(|conf| network::find_plugins(conf, &self.shared.carrier))?;
+        if were_refused {
+            let status = self.shared.ask(&networks).await;
+            self.shared.record(&networks, &status);
+            if let Status::NotReady { reason } = status {
+                return Err(Error::NotReady { reason });
+            }
+        }
         Ok(networks)
     }
 
@@ -162,7 +175,25 @@ impl Shared {
         };
         let unchanged = self.publish(networks.into_iter().map(Arc::new).collect(), problem);
         if !unchanged {
+            self.announce();
             self.refresh();
+        }
+    }
+
+    /// Says what an operator who wants plugins served in-process may miss.
+    fn announce(&self) {
+        for conf in &self.now().networks {
+            for plugin in &conf.plugins {
+                if let Some(field) = self.carrier.unserved(plugin) {
+                    let (network, plugin) = (&conf.name, &plugin.kind);
+                    tracing::info!(
+                        network,
+                        plugin,
+                        field,
+                        "a plugin is executed, as it isn't served in-process"
+                    );
+                }
+            }
         }
     }
 
@@ -222,20 +253,26 @@ impl Shared {
     }
 
     fn answered(self: &Arc<Self>, networks: &[Arc<NetworkConf>], status: Status) {
-        {
-            let mut now = self.now();
-            if now.networks == networks && matches!(now.asked, Asked::UnderWay) {
-                if now.status != status {
-                    tracing::info!(directory = %self.dir.display(), ?status, "network status");
-                }
-                now.status = status;
-                now.asked = Asked::At(Instant::now());
-                return;
-            }
-            // The configuration changed meanwhile: the question is open again.
-            now.asked = Asked::Never;
+        if self.record(networks, &status) {
+            return;
         }
+        // The configuration changed meanwhile: the question is open again.
+        self.now().asked = Asked::Never;
         self.refresh();
+    }
+
+    /// Publishes an answer, if it is still about what there is.
+    fn record(&self, networks: &[Arc<NetworkConf>], status: &Status) -> bool {
+        let mut now = self.now();
+        if now.networks != networks || now.problem.is_some() {
+            return false;
+        }
+        if now.status != *status {
+            tracing::info!(directory = %self.dir.display(), ?status, "network status");
+        }
+        now.status = status.clone();
+        now.asked = Asked::At(Instant::now());
+        true
     }
 }
 

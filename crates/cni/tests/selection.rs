@@ -259,6 +259,25 @@ async fn a_status_that_hangs_holds_up_nobody() {
 }
 
 #[tokio::test]
+async fn a_network_that_says_no_is_asked_again_before_a_pod_is_refused() {
+    let node = node();
+    let refuse = r#"[ "$CNI_COMMAND" != STATUS ] || { echo '{"code":50,"msg":"no uplink"}'; exit 1; }"#;
+    node.plugin("a", refuse);
+    let networks = node.open();
+    let refused = |status: &Status| format!("{status:?}").contains("no uplink");
+    until("status", || networks.status(), refused).await;
+    let error = networks.join("", &pod("p")).await.unwrap_err();
+    assert!(matches!(&error, Error::NotReady { reason } if reason.contains("no uplink")), "{error}");
+    let verbs: HashSet<String> = node.calls().into_iter().map(|(verb, ..)| verb).collect();
+    assert_eq!(verbs, ["STATUS".to_owned()].into());
+    // Its last answer is not old yet.
+    plugin(&node, "a", 0);
+    networks.join("", &pod("p")).await.unwrap();
+    assert_eq!(networks.status(), ready("a"));
+    networks.leave(&pod("p")).await.unwrap();
+}
+
+#[tokio::test]
 async fn leaving_waits_for_a_join_that_was_given_up() {
     let node = node();
     let (begun, gate) = (node.path("begun"), node.path("gate"));

@@ -251,7 +251,7 @@ async fn images_that_cannot_be_pulled_say_why() {
 async fn broken_plugins_fail_the_pod_and_the_next_attempt_works() {
     let node = Node::start(Network::Plugins).await;
     let client = node.client();
-    let good = std::fs::read_to_string(node.path("cni/10-e2e.conflist")).unwrap();
+    let good = std::fs::read_to_string(network_file(&node)).unwrap();
     // The first plugin of the chain is replaced by one that is broken in its own way, by its type alone.
     for (name, text, words) in [
         ("e2e-crashes", "#!/bin/sh\nkill -9 $$\n", "e2e-crashes"),
@@ -286,12 +286,12 @@ async fn a_plugin_that_is_missing_or_hangs_says_so_and_the_next_attempt_works() 
     writeln!(file, "plugin_deadline = {deadline}").unwrap();
     node.start_daemon();
     let client = node.client();
-    let good = std::fs::read_to_string(node.path("cni/10-e2e.conflist")).unwrap();
+    let good = std::fs::read_to_string(network_file(&node)).unwrap();
     let with = |name: &str| good.replace("\"type\":\"bridge\"", &format!("\"type\":\"{name}\""));
     write_plugin(&node, "e2e-hangs", "#!/bin/sh\n[ $CNI_COMMAND = DEL ] || sleep 1000\n");
     write_plugin(&node, "e2e-hangs-always", "#!/bin/sh\nsleep 1000\n");
     for (name, code) in [
-        ("e2e-missing", Code::Internal),
+        ("e2e-missing", Code::Unavailable),
         ("e2e-hangs", Code::DeadlineExceeded),
         ("e2e-hangs-always", Code::DeadlineExceeded),
     ] {
@@ -315,6 +315,13 @@ fn write_plugin(node: &Node, name: &str, text: &str) {
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
 }
 
+/// The node's only network configuration.
+fn network_file(node: &Node) -> std::path::PathBuf {
+    let files = std::fs::read_dir(node.path("cni")).unwrap().map(|entry| entry.unwrap().path());
+    let mut lists = files.filter(|path| path.extension().is_some_and(|extension| extension == "conflist"));
+    lists.next().expect("a configuration")
+}
+
 /// Replaces the configuration and waits until the daemon has taken it up, which its status shows by the network's name.
 async fn use_conflist(node: &Node, client: &Client, text: &str) {
     static SERIAL: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
@@ -323,7 +330,7 @@ async fn use_conflist(node: &Node, client: &Client, text: &str) {
     conflist["name"] = name.clone().into();
     let beside = node.path("cni/10-e2e.new");
     std::fs::write(&beside, conflist.to_string()).unwrap();
-    std::fs::rename(&beside, node.path("cni/10-e2e.conflist")).unwrap();
+    std::fs::rename(&beside, network_file(node)).unwrap();
     e2e::until(e2e::node::PATIENCE, "the new network configuration", || async {
         let request = cri::StatusRequest { verbose: true };
         let status = client.runtime.clone().status(request).await.unwrap().into_inner();

@@ -107,6 +107,9 @@ async fn a_handler_whose_directory_is_not_ready_has_no_pods_and_the_node_is_read
     assert_eq!((&info["ready"], &info["name"]), (&json!(true), &json!("first")));
     let why = info["handlers"]["own"]["reason"].as_str().unwrap();
     assert!(why.contains("third") && why.contains("absent"), "{why}");
+    let refused = pod.another_by("own").await.expect_err("a plugin is missing");
+    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+    assert!(refused.message().contains("absent"), "{refused}");
     std::fs::remove_file(pod.node.path("cni-own/10-third.conflist")).unwrap();
     e2e::until(e2e::node::PATIENCE, "a refusal for want of a configuration", || async {
         let refused = pod.another_by("own").await.expect_err("not ready");

@@ -153,7 +153,7 @@ impl Batch {
         map: &str,
         entries: impl Iterator<Item = &'a Entry>,
     ) {
-        self.entries(NFT_MSG_NEWSETELEM, CREATE | EXCL, (table, map), entries, |entry, into| {
+        self.entries((NFT_MSG_NEWSETELEM, CREATE | EXCL), (table, map), entries, |entry, into| {
             into.nest(NFTA_SET_ELEM_KEY, |data| {
                 data.put(NFTA_DATA_VALUE, &entry.key);
             });
@@ -171,7 +171,7 @@ impl Batch {
         map: &str,
         entries: impl Iterator<Item = &'a Entry>,
     ) {
-        self.entries(NFT_MSG_DELSETELEM, 0, (table, map), entries, |entry, into| {
+        self.entries((NFT_MSG_DELSETELEM, 0), (table, map), entries, |entry, into| {
             into.nest(NFTA_SET_ELEM_KEY, |data| {
                 data.put(NFTA_DATA_VALUE, &entry.key);
             });
@@ -181,8 +181,7 @@ impl Batch {
     /// As many entries to a message as fit.
     fn entries<'a>(
         &mut self,
-        kind: u16,
-        flags: u16,
+        (kind, flags): (u16, u16),
         (table, map): (&Table, &str),
         entries: impl Iterator<Item = &'a Entry>,
         fill: impl Fn(&Entry, &mut Attributes),

@@ -14,6 +14,7 @@ pub(in crate::builtin) fn forward() {
 }
 
 /// Waits until neighbours can be asked for on a link: that takes a link-local address, which comes a while after the carrier.
+#[allow(clippy::disallowed_methods, reason = "between two looks at a condition")]
 fn settle(link: &str) {
     let start = Instant::now();
     while sh(&format!("ip -6 -o address show dev {link} scope link -tentative")).is_empty() {
