@@ -85,7 +85,7 @@ pub fn serve() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let networks = Networks::open(config).unwrap();
-        writeln!(std::io::stdout(), "\n{BEGINS}").unwrap();
+        std::io::stdout().write_all(format!("\n{BEGINS}\n").as_bytes()).unwrap();
         let outcome = match verb {
             Verb::Add => networks.add(&attachment).await.map(drop),
             Verb::Del => networks.del(&attachment).await,
