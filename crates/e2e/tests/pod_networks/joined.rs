@@ -117,7 +117,9 @@ async fn a_handler_whose_directory_is_not_ready_has_no_pods_and_the_node_is_read
         if is_so { Ok(()) } else { Err(refused.to_string()) }
     })
     .await;
-    let conflist = json!({ "cniVersion": "1.0.0", "name": "third", "plugins": bridge("three0", 3) });
+    let mut plugins = bridge("three0", 3);
+    plugins[0]["ipam"]["dataDir"] = json!(pod.node.path("ipam"));
+    let conflist = json!({ "cniVersion": "1.0.0", "name": "third", "plugins": plugins });
     std::fs::write(pod.node.path("cni-own/10-third.conflist"), conflist.to_string()).unwrap();
     let id = e2e::until(e2e::node::PATIENCE, "a pod of the handler", || async {
         pod.another_by("own").await.map_err(|refused| refused.to_string())
