@@ -184,6 +184,19 @@ impl Protocol {
         }
     }
 
+    /// All of them.
+    pub(crate) const ALL: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
+
+    /// The protocol of that number.
+    pub(crate) fn numbered(number: u8) -> Option<Protocol> {
+        Protocol::ALL.into_iter().find(|protocol| protocol.number() == number)
+    }
+
+    /// The protocol of that name, in whatever case.
+    pub(crate) fn named(name: &str) -> Option<Protocol> {
+        Protocol::ALL.into_iter().find(|protocol| protocol.name().eq_ignore_ascii_case(name))
+    }
+
     /// The name, in lower case.
     #[must_use]
     pub fn name(self) -> &'static str {

@@ -127,8 +127,8 @@ fn host_ports_lead_to_the_pod_from_everywhere() {
         }
         host.ask_tcp("127.0.0.1:8080".parse().unwrap()).expect("by the host's loopback");
         host.ask_udp("127.0.0.1:8080".parse().unwrap()).expect("by the host's loopback");
-        let ruleset = sh("nft list table ip knarr-knarrtest0");
-        assert!(ruleset.contains("sctp . 8081 : 10.231.0.2 . 80"), "{ruleset}");
+        let ruleset = sh("nft list table ip knarr");
+        assert!(ruleset.contains("sctp . 8081 comment \"test/server/eth0\" : 10.231.0.2 . 80"), "{ruleset}");
         networks.del(&server.attachment).await.unwrap();
         assert!(outside.ask_tcp("192.0.2.1:8080".parse().unwrap()).is_err());
         let ruleset = sh("nft list ruleset");

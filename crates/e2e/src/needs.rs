@@ -72,6 +72,17 @@ pub fn selinux() -> Result<(), String> {
     std::fs::read_to_string(path).map(drop).map_err(|error| format!("{path}: {error}"))
 }
 
+/// Whether the node under test is one that the test configures, and not a peer at `E2E_ENDPOINT`.
+///
+/// # Errors
+/// Why not, for the report of a skipped test.
+pub fn own_node() -> Result<(), String> {
+    match std::env::var("E2E_ENDPOINT") {
+        Ok(endpoint) => Err(format!("{endpoint} has networks of its own")),
+        Err(_) => Ok(()),
+    }
+}
+
 fn is_file(path: &Path) -> bool {
     path.metadata().is_ok_and(|meta| meta.is_file())
 }

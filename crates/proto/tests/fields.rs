@@ -22,7 +22,8 @@ const WORDS: [&str; 6] = ["honoured", "checked", "recorded", "ignored", "refused
 const UNTESTED: usize = 1;
 
 /// Where tests are made of plain functions: below what, and the file that lists them; without one each has its own list.
-const LISTS: [(&str, &str); 2] = [("e2e/tests/external_runtimes.rs", ""), ("runtime/tests/containers/", "")];
+const LISTS: [(&str, &str); 3] =
+    [("e2e/tests/external_runtimes.rs", ""), ("e2e/tests/networks/", ""), ("runtime/tests/containers/", "")];
 
 /// A row of a table.
 #[derive(Debug)]

@@ -1,15 +1,19 @@
-//! Connections that the kernel remembers though they lead nowhere any more (linux/netfilter/nfnetlink_conntrack.h).
+//! Connections that the kernel remembers though they should lead elsewhere now (linux/netfilter/nfnetlink_conntrack.h).
 //!
-//! Only for UDP, which has no end that the kernel could see: as long as somebody goes on sending from the same port, the
-//! kernel goes on sending it where the first datagram went: to the host before a port was published, to a pod that is
-//! gone after it was.
+//! The kernel looks at our tables for the first packet of a connection only. So who goes on sending from the same port is sent on
+//! where the first packet went: to the host before a port was published, to an address that is another pod's by now. When a port is
+//! published that matters for UDP alone, which has no end that the kernel could see; when it is withdrawn, for all protocols:
+//! nothing answers any more, and the next pod must not get what was meant for the former.
 
+use std::collections::HashSet;
 use std::io;
 use std::net::IpAddr;
 
-use super::link::octets;
+use super::address;
+use super::link::{self, octets};
 use super::netlink::{Attributes, DUMP, Message, Socket, attribute};
-use crate::attachment::{PortMapping, Protocol};
+use super::portmap::way::Way;
+use crate::attachment::Protocol;
 use crate::error::Error;
 
 const NFNL_SUBSYS_CTNETLINK: u16 = 1;
@@ -17,81 +21,154 @@ const IPCTNL_MSG_CT_GET: u16 = 1;
 const IPCTNL_MSG_CT_DELETE: u16 = 2;
 const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
+const CTA_ID: u16 = 12;
 const CTA_ZONE: u16 = 18;
 const CTA_FILTER: u16 = 25;
 const CTA_FILTER_ORIG_FLAGS: u16 = 1;
 const CTA_FILTER_REPLY_FLAGS: u16 = 2;
 const CTA_FILTER_F_IP_SRC: u32 = 1;
 const CTA_FILTER_F_PROTO_NUM: u32 = 1 << 3;
-const CTA_FILTER_F_PROTO_DST_PORT: u32 = 1 << 5;
 const CTA_TUPLE_IP: u16 = 1;
 const CTA_TUPLE_PROTO: u16 = 2;
 const CTA_IP_V4_SRC: u16 = 1;
+const CTA_IP_V4_DST: u16 = 2;
 const CTA_IP_V6_SRC: u16 = 3;
+const CTA_IP_V6_DST: u16 = 4;
 const CTA_PROTO_NUM: u16 = 1;
+const CTA_PROTO_SRC_PORT: u16 = 2;
 const CTA_PROTO_DST_PORT: u16 = 3;
 const NFGENMSG: usize = 4;
 
-/// Forgets what went to a host port that leads to these addresses from now on.
-pub(super) fn forget_ports(mappings: &[PortMapping], pod: &[IpAddr]) -> Result<(), Error> {
-    for mapping in udp(mappings) {
-        for address in pod {
-            forget(*address, |filter| {
-                filter.nest(CTA_TUPLE_ORIG, |tuple| {
-                    tuple.nest(CTA_TUPLE_PROTO, |service| {
-                        service
-                            .put(CTA_PROTO_NUM, &[Protocol::Udp.number()])
-                            .put(CTA_PROTO_DST_PORT, &mapping.host_port.to_be_bytes());
-                    });
-                });
-                filter.nest(CTA_FILTER, |flags| {
-                    let wanted = CTA_FILTER_F_PROTO_NUM | CTA_FILTER_F_PROTO_DST_PORT;
-                    flags.put_u32(CTA_FILTER_ORIG_FLAGS, wanted).put_u32(CTA_FILTER_REPLY_FLAGS, 0);
-                });
-            })?;
+/// Forgets what goes to the host ports of these ways from before, and not along them. What only passes this host, or goes along
+/// them already, is left alone.
+///
+/// # Errors
+/// [`Error::Kernel`].
+pub(super) fn forget_strays(ways: &[Way]) -> Result<(), Error> {
+    for v4 in [true, false] {
+        let udp = |way: &&Way| way.protocol == Protocol::Udp && way.pod.is_ipv4() == v4;
+        let ways: HashSet<Way> = ways.iter().filter(udp).cloned().collect();
+        if ways.is_empty() {
+            continue;
         }
-    }
-    Ok(())
-}
-
-/// Forgets what was answered by these addresses.
-pub(super) fn forget_pod(mappings: &[PortMapping], pod: &[IpAddr]) -> Result<(), Error> {
-    if udp(mappings).next().is_none() {
-        return Ok(());
-    }
-    for address in pod {
-        let source = if address.is_ipv4() { CTA_IP_V4_SRC } else { CTA_IP_V6_SRC };
-        forget(*address, |filter| {
-            filter.nest(CTA_TUPLE_REPLY, |tuple| {
-                tuple.nest(CTA_TUPLE_IP, |ip| {
-                    ip.put(source, &octets(*address));
-                });
-                tuple.nest(CTA_TUPLE_PROTO, |service| {
-                    service.put(CTA_PROTO_NUM, &[Protocol::Udp.number()]);
-                });
-            });
-            filter.nest(CTA_FILTER, |flags| {
-                let wanted = CTA_FILTER_F_IP_SRC | CTA_FILTER_F_PROTO_NUM;
-                flags.put_u32(CTA_FILTER_ORIG_FLAGS, 0).put_u32(CTA_FILTER_REPLY_FLAGS, wanted);
-            });
+        let host = address::list(&mut link::socket()?)?;
+        let host: HashSet<IpAddr> = host.iter().map(|held| held.address.address).collect();
+        let ports: HashSet<(u16, Option<IpAddr>)> =
+            ways.iter().map(|way| (way.host_port, way.host_ip)).collect();
+        let filter = |filter: &mut Attributes| {
+            filter.nest(CTA_TUPLE_ORIG, |tuple| of_protocol(tuple, Protocol::Udp));
+            flags(filter, CTA_FILTER_F_PROTO_NUM, 0);
+        };
+        forget(v4, filter, |connection| {
+            let to_host = connection.wanted.is_loopback() || host.contains(&connection.wanted);
+            let port = |host_ip| ports.contains(&(connection.wanted_port, host_ip));
+            let ours = port(None) || port(Some(connection.wanted));
+            connection.protocol == Protocol::Udp && to_host && ours && !connection.went_along(&ways)
         })?;
     }
     Ok(())
 }
 
-fn udp(mappings: &[PortMapping]) -> impl Iterator<Item = &PortMapping> {
-    mappings.iter().filter(|mapping| mapping.protocol == Protocol::Udp)
+/// Forgets what went along these ways.
+///
+/// # Errors
+/// [`Error::Kernel`].
+pub(super) fn forget_ways(ways: &HashSet<Way>) -> Result<(), Error> {
+    let pods: HashSet<IpAddr> = ways.iter().map(|way| way.pod).collect();
+    for pod in pods {
+        let filter = |filter: &mut Attributes| {
+            // Of IPv6 addresses the kernel tells all but the one that is asked for (net/netfilter/nf_conntrack_netlink.c,
+            // `ctnetlink_filter_match_tuple`).
+            if pod.is_ipv4() {
+                filter.nest(CTA_TUPLE_REPLY, |tuple| {
+                    tuple.nest(CTA_TUPLE_IP, |ip| {
+                        ip.put(CTA_IP_V4_SRC, &octets(pod));
+                    });
+                });
+                flags(filter, 0, CTA_FILTER_F_IP_SRC);
+            }
+        };
+        forget(pod.is_ipv4(), filter, |connection| connection.went_along(ways))?;
+    }
+    Ok(())
 }
 
-/// Has the kernel find what matches, in the address's family, and deletes that one by one.
-fn forget(address: IpAddr, filter: impl FnOnce(&mut Attributes)) -> Result<(), Error> {
+fn of_protocol(tuple: &mut Attributes, protocol: Protocol) {
+    tuple.nest(CTA_TUPLE_PROTO, |service| {
+        service.put(CTA_PROTO_NUM, &[protocol.number()]);
+    });
+}
+
+/// What of the tuples is to be compared. Kernels before 5.8 tell of everything; it is compared here again.
+fn flags(filter: &mut Attributes, original: u32, reply: u32) {
+    filter.nest(CTA_FILTER, |flags| {
+        flags.put_u32(CTA_FILTER_ORIG_FLAGS, original).put_u32(CTA_FILTER_REPLY_FLAGS, reply);
+    });
+}
+
+/// A connection as the kernel remembers it.
+#[derive(Debug, PartialEq, Eq)]
+struct Connection {
+    protocol: Protocol,
+    /// Where it was meant to go.
+    wanted: IpAddr,
+    wanted_port: u16,
+    /// Where it goes.
+    found: IpAddr,
+    found_port: u16,
+}
+
+impl Connection {
+    /// None for a protocol without ports.
+    fn parse(message: &[u8]) -> Option<Connection> {
+        let part = |tuple, of, kind: u16| {
+            let tuple = attribute(message, NFGENMSG, tuple)?;
+            attribute(tuple, 0, of).and_then(|inner| attribute(inner, 0, kind))
+        };
+        let address = |tuple, v4, v6| match part(tuple, CTA_TUPLE_IP, v4) {
+            Some(bytes) => bytes.first_chunk::<4>().map(|bytes| IpAddr::from(*bytes)),
+            None => part(tuple, CTA_TUPLE_IP, v6)?.first_chunk::<16>().map(|bytes| IpAddr::from(*bytes)),
+        };
+        let port = |tuple, kind| {
+            part(tuple, CTA_TUPLE_PROTO, kind)?.first_chunk().map(|bytes| u16::from_be_bytes(*bytes))
+        };
+        Some(Connection {
+            protocol: Protocol::numbered(*part(CTA_TUPLE_ORIG, CTA_TUPLE_PROTO, CTA_PROTO_NUM)?.first()?)?,
+            wanted: address(CTA_TUPLE_ORIG, CTA_IP_V4_DST, CTA_IP_V6_DST)?,
+            wanted_port: port(CTA_TUPLE_ORIG, CTA_PROTO_DST_PORT)?,
+            found: address(CTA_TUPLE_REPLY, CTA_IP_V4_SRC, CTA_IP_V6_SRC)?,
+            found_port: port(CTA_TUPLE_REPLY, CTA_PROTO_SRC_PORT)?,
+        })
+    }
+
+    /// Whether it went along one of these ways.
+    fn went_along(&self, ways: &HashSet<Way>) -> bool {
+        let way = |host_ip| Way {
+            protocol: self.protocol,
+            host_ip,
+            host_port: self.wanted_port,
+            pod: self.found,
+            pod_port: self.found_port,
+        };
+        ways.contains(&way(None)) || ways.contains(&way(Some(self.wanted)))
+    }
+}
+
+/// Has the kernel find what may match, in one family, and deletes what does one by one.
+fn forget(
+    v4: bool,
+    filter: impl FnOnce(&mut Attributes),
+    matches: impl Fn(&Connection) -> bool,
+) -> Result<(), Error> {
     let outcome = Socket::netfilter().and_then(|mut socket| {
-        let mut message = request(IPCTNL_MSG_CT_GET, DUMP, address);
+        let mut message = request(IPCTNL_MSG_CT_GET, DUMP, v4);
         filter(&mut message.attributes);
-        for found in socket.request(message)? {
-            let mut delete = request(IPCTNL_MSG_CT_DELETE, 0, address);
-            for kind in [CTA_TUPLE_ORIG, CTA_ZONE] {
-                if let Some(value) = attribute(&found, NFGENMSG, kind) {
+        let found = socket.request(message)?;
+        let found = found.iter().filter(|found| Connection::parse(found).is_some_and(|it| matches(&it)));
+        for found in found {
+            let mut delete = request(IPCTNL_MSG_CT_DELETE, 0, v4);
+            for kind in [CTA_TUPLE_ORIG, CTA_ZONE, CTA_ID] {
+                if let Some(value) = attribute(found, NFGENMSG, kind) {
                     delete.attributes.put(kind, value);
                 }
             }
@@ -102,14 +179,11 @@ fn forget(address: IpAddr, filter: impl FnOnce(&mut Attributes)) -> Result<(), E
         }
         Ok(())
     });
-    outcome.map_err(|source| Error::Kernel {
-        action: "forget connections of",
-        subject: address.to_string(),
-        source,
-    })
+    let subject = if v4 { "IPv4" } else { "IPv6" }.to_owned();
+    outcome.map_err(|source| Error::Kernel { action: "forget connections over", subject, source })
 }
 
-fn request(kind: u16, flags: u16, address: IpAddr) -> Message {
-    let family = if address.is_ipv4() { 2 } else { 10 };
+fn request(kind: u16, flags: u16, v4: bool) -> Message {
+    let family = if v4 { 2 } else { 10 };
     Message::new(NFNL_SUBSYS_CTNETLINK << 8 | kind, flags, &[family, 0, 0, 0])
 }

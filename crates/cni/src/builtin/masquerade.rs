@@ -87,6 +87,7 @@ fn with_wish<T>(
         branches: addresses.iter().map(branch).collect(),
         // An address has one owner: who had it before is gone, whether it was detached or not.
         stale: &|placed| keys.contains(&placed.entry.key),
+        clashes: &|_| false,
         taken: &taken,
     })
 }

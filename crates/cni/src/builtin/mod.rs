@@ -2,7 +2,7 @@
 //!
 //! | part | what it does |
 //! |---|---|
-//! | `portmap`, `masquerade`, `tables`, `nft`, `conntrack` | host ports, and pods' way out |
+//! | `portmap`, `masquerade`, `tables`, `nft`, `localnet`, `conntrack` | host ports, and pods' way out |
 //! | `bridge` | pods on a bridge: links, and the addresses and routes on them |
 //! | `ipam`, `host_local` | which addresses |
 //! | `loopback` | the loopback interface |
@@ -20,6 +20,7 @@ mod fields;
 mod host_local;
 mod ipam;
 mod link;
+mod localnet;
 mod loopback;
 mod masquerade;
 mod netlink;

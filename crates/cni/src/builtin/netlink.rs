@@ -20,7 +20,6 @@ const NLMSG_DONE: u16 = 3;
 pub(super) const REQUEST: u16 = 0x1;
 pub(super) const ACK: u16 = 0x4;
 pub(super) const DUMP: u16 = 0x300;
-pub(super) const REPLACE: u16 = 0x100;
 pub(super) const EXCL: u16 = 0x200;
 pub(super) const CREATE: u16 = 0x400;
 pub(super) const APPEND: u16 = 0x800;

@@ -1,22 +1,305 @@
-//! Host ports: the plugin `portmap`.
+//! Host ports: the plugin `portmap`, by entries of nftables maps instead of rules.
+//!
+//! | field | what it means here |
+//! |---|---|
+//! | `runtimeConfig.portMappings` | `hostPort` (0 or none: not mapped), `containerPort`, `protocol` (tcp, udp or sctp; tcp if none), `hostIP` (of one family; unspecified: every address of it; `::1` is refused: the kernel has no way from there to another interface) |
+//! | `snat` | whether connections from the host's loopback and from the pod's own subnet work (default) |
+//! | `masqAll` | all connections get the host's address |
+//! | `markMasqBit` | without effect: packets are told apart without a mark, so that no bit is taken |
+//! | `backend` | `nftables`, which is what this is |
+//! | `conditionsV4`, `conditionsV6`, `externalSetMarkChain` | iptables' own: not served |
+//!
+//! Unlike the reference plugin, a host port that another pod has is refused: all of the request's are mapped or none. As with
+//! bind(2), the port of one address and that of all are the same port; a pod that has both finds that of the address first.
+//!
+//! Not here: the tables (`tables`), the connections that the kernel remembers (`conntrack`).
 
-use serde_json::{Map, Value};
+pub(super) mod way;
 
-use super::Unserved;
-use crate::error::Error;
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+
+use serde::Deserialize;
+use serde_json::{Map as Fields, Value};
+
+use self::way::{Snat, Way, leads_to};
+use super::owner::Owner;
+use super::tables::{self, Branch, Map, Placed, Wish};
+use super::{Unserved, conntrack, localnet};
+use crate::attachment::Protocol;
+use crate::error::{Command, Error, chain};
 use crate::request::Request;
+use crate::result::{Cidr, NetworkResult};
+
+const MAPS: &[Map] = &[Map::Ports, Map::PortsOfAddress, Map::Hairpin, Map::Localnet];
+/// The highest bit of a packet's mark.
+const LAST_BIT: u64 = 31;
 
 /// Whether all that the configuration asks for is served.
-pub(super) fn serves(_config: &Map<String, Value>) -> Result<(), Unserved> {
-    Ok(())
+///
+/// # Errors
+/// [`Unserved`].
+pub(super) fn serves(config: &Fields<String, Value>) -> Result<(), Unserved> {
+    let unserved = |field: String| Err(Unserved { field });
+    for field in ["conditionsV4", "conditionsV6"] {
+        let empty =
+            config.get(field).is_none_or(|value| value.is_null() || value == &Value::Array(Vec::new()));
+        if !empty {
+            return unserved(field.to_owned());
+        }
+    }
+    if config.get("externalSetMarkChain").is_some_and(|value| !value.is_null()) {
+        return unserved("externalSetMarkChain".to_owned());
+    }
+    match config.get("backend") {
+        None | Some(Value::Null) => Ok(()),
+        Some(Value::String(name)) if name == "nftables" => Ok(()),
+        Some(other) => unserved(format!("backend: {}", other.as_str().unwrap_or("?"))),
+    }
 }
 
-/// Carries out a call.
+/// Carries out a call; ADD returns the result that it was given.
+///
+/// # Errors
+/// [`Error::PluginConf`], [`Error::HostPortTaken`], [`Error::Unlike`], [`Error::Kernel`]; of STATUS [`Error::NotReady`].
 pub(super) fn run(request: &Request) -> Result<Option<Value>, Error> {
-    Ok(request.config.get("prevResult").cloned())
+    match request.command {
+        Command::Add => add(request).map(Some),
+        Command::Del => cut(request).map(|()| None),
+        Command::Check => check(request).map(|()| None),
+        Command::Gc => {
+            let keep = request.valid_attachments()?;
+            withdraw(Owner::left_over(request.network(), &keep), Vec::new()).map(|()| None)
+        }
+        Command::Status => {
+            let usable = tables::probe();
+            usable.map(|()| None).map_err(|error| Error::NotReady { reason: chain(&error) })
+        }
+    }
 }
 
-/// Withdraws the host ports.
-pub(super) fn cut(_request: &Request) -> Result<(), Error> {
+/// Withdraws the host ports; there may be none.
+///
+/// # Errors
+/// [`Error::Kernel`].
+pub(super) fn cut(request: &Request) -> Result<(), Error> {
+    let owner = Owner::of(request).comment();
+    // What is in the tables counts. But that it is there no more doesn't mean that its connections were forgotten.
+    let told = Wanted::of(request).map(|wanted| wanted.ways).unwrap_or_default();
+    withdraw(|of| of == owner, told)
+}
+
+fn add(request: &Request) -> Result<Value, Error> {
+    let wanted = Wanted::of(request)?;
+    let interface = wanted.localnet()?;
+    wanted.wish(request, interface.as_ref(), tables::grant)?;
+    if let Some(interface) = interface {
+        localnet::open(&interface.entry)?;
+    }
+    if let Err(error) = conntrack::forget_strays(&wanted.ways) {
+        // Who sent before from the same port goes on to be sent where that went. A kernel that doesn't tell must keep no pod.
+        tracing::warn!(error = chain(&error), "connections to new host ports may lead elsewhere for a while");
+    }
+    // There is one, or it would have been refused.
+    Ok(request.config.get("prevResult").cloned().unwrap_or_default())
+}
+
+fn check(request: &Request) -> Result<(), Error> {
+    let wanted = Wanted::of(request)?;
+    let lacking = wanted.wish(request, None, tables::lacking)?;
+    match lacking.iter().find_map(way::service_of) {
+        None => Ok(()),
+        Some((port, protocol)) => Err(Error::Unlike {
+            subject: "host port",
+            name: format!("{port}/{}", protocol.name()),
+            problem: "doesn't lead to the pod".to_owned(),
+        }),
+    }
+}
+
+/// Removes entries, and then the connections by them; also by those ways that are told, unless they are another's now.
+fn withdraw(of: impl Fn(&str) -> bool, told: Vec<Way>) -> Result<(), Error> {
+    let (removed, left) = tables::withdraw(MAPS, of)?;
+    let anothers: HashSet<Way> = left.iter().filter_map(Way::of).collect();
+    let told = told.into_iter().filter(|way| !anothers.contains(way));
+    let ways: HashSet<Way> = removed.iter().filter_map(Way::of).chain(told).collect();
+    if let Err(error) = conntrack::forget_ways(&ways) {
+        tracing::warn!(error = chain(&error), "connections by withdrawn host ports may live on for a while");
+    }
     Ok(())
 }
+
+/// What a request wants mapped.
+#[derive(Debug)]
+struct Wanted {
+    snat: Snat,
+    /// The pod's, one of each family.
+    addresses: Vec<Cidr>,
+    ways: Vec<Way>,
+}
+
+/// As it stands in the request (CONVENTIONS.md, "portMappings").
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Mapping {
+    #[serde(default)]
+    host_port: u16,
+    container_port: u16,
+    #[serde(default)]
+    protocol: Option<String>,
+    #[serde(default, rename = "hostIP")]
+    host_ip: Option<String>,
+}
+
+impl Wanted {
+    fn of(request: &Request) -> Result<Wanted, Error> {
+        let Some(previous) = request.previous()? else {
+            return Err(request.invalid("prevResult is missing: this plugin comes after another".to_owned()));
+        };
+        let mappings: Vec<Mapping> = request.runtime_config("portMappings")?.unwrap_or_default();
+        let addresses = addresses(request, &previous);
+        let mut ways = Vec::new();
+        for mapping in mappings.iter().filter(|mapping| mapping.host_port != 0) {
+            ways.extend(mapping.ways(request, &addresses)?);
+        }
+        Ok(Wanted { snat: snat(request)?, addresses, ways })
+    }
+
+    /// The interface towards the pod, when the host's loopback is to reach it.
+    fn localnet(&self) -> Result<Option<Placed>, Error> {
+        let reached = |way: &&Way| {
+            let by_loopback = way.host_ip.is_none_or(|host| host.is_loopback());
+            way.pod.is_ipv4() && by_loopback && self.snat != Snat::Nobodys
+        };
+        let way = self.ways.iter().find(reached);
+        way.map_or(Ok(None), |way| localnet::interface_to(way.pod))
+    }
+
+    fn wish<T>(
+        &self,
+        request: &Request,
+        interface: Option<&Placed>,
+        work: impl FnOnce(&Wish<'_>) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let owner = Owner::of(request).comment();
+        let (entries, branches) = self.entries(request, &owner)?;
+        let services = |map| {
+            let here = entries.iter().filter(move |placed| placed.map == map);
+            here.map(|placed| (placed.family, way::service_of(placed))).collect::<HashSet<_>>()
+        };
+        let (of_all, of_one) = (services(Map::Ports), services(Map::PortsOfAddress));
+        let clashes = |placed: &Placed| {
+            let service = (placed.family, way::service_of(placed));
+            match placed.map {
+                Map::Ports => of_one.contains(&service),
+                Map::PortsOfAddress => of_all.contains(&service),
+                Map::Hairpin | Map::Masquerade | Map::Localnet => false,
+            }
+        };
+        let ours = |placed: &Placed| self.addresses.iter().any(|cidr| leads_to(placed, cidr.address));
+        work(&Wish {
+            owner,
+            maps: MAPS,
+            entries: entries.into_iter().chain(interface.cloned()).collect(),
+            branches,
+            // An address has one owner: who had it before is gone, whether it was detached or not.
+            stale: &|placed| ours(placed) || localnet::is_gone(placed),
+            clashes: &clashes,
+            taken: &taken,
+        })
+    }
+
+    /// Each entry once, though several mappings may need it.
+    fn entries(&self, request: &Request, owner: &str) -> Result<(Vec<Placed>, Vec<Branch>), Error> {
+        let mut entries: HashMap<_, Placed> = HashMap::new();
+        let mut branches = Vec::new();
+        for way in &self.ways {
+            let prefix = self.addresses.iter().find(|cidr| cidr.address == way.pod).map(|cidr| cidr.prefix);
+            let (hairpin, branch) = way.hairpin(self.snat, prefix.unwrap_or(u8::MAX), owner).unzip();
+            branches.extend(branch);
+            for placed in hairpin.into_iter().chain([way.entry(owner)]) {
+                let place = (placed.family, placed.map, placed.entry.key.clone());
+                if entries.get(&place).is_some_and(|other| *other != placed) {
+                    let (port, protocol) = (way.host_port, way.protocol.name());
+                    let problem = format!("host port {port}/{protocol} is mapped to two ports");
+                    return Err(request.invalid(format!("runtimeConfig.portMappings: {problem}")));
+                }
+                entries.insert(place, placed);
+            }
+        }
+        Ok((entries.into_values().collect(), branches))
+    }
+}
+
+impl Mapping {
+    /// The ways that it asks for: one to each address of the pod whose family is that of the host's.
+    fn ways(&self, request: &Request, pod: &[Cidr]) -> Result<Vec<Way>, Error> {
+        let invalid = |problem| Err(request.invalid(format!("runtimeConfig.portMappings: {problem}")));
+        if self.container_port == 0 {
+            return invalid("containerPort is 0".to_owned());
+        }
+        let name = self.protocol.as_deref().filter(|name| !name.is_empty()).unwrap_or("tcp");
+        let Some(protocol) = Protocol::named(name) else { return invalid(format!("protocol is '{name}'")) };
+        let host: Option<IpAddr> = match self.host_ip.as_deref().filter(|text| !text.is_empty()) {
+            None => None,
+            Some(text) => match text.parse::<IpAddr>() {
+                // IPv4 may be written as IPv6.
+                Ok(host) => Some(host.to_canonical()),
+                Err(_) => return invalid(format!("hostIP is '{text}'")),
+            },
+        };
+        if host.is_some_and(|host| host.is_ipv6() && host.is_loopback()) {
+            let value =
+                format!("[::1]:{}: nothing leads from IPv6's loopback address to a pod", self.host_port);
+            return Err(Error::InvalidAttachment { field: "port mapping", value });
+        }
+        let same_family = |cidr: &&Cidr| host.is_none_or(|host| host.is_ipv4() == cidr.address.is_ipv4());
+        let way = |cidr: &Cidr| Way {
+            protocol,
+            host_ip: host.filter(|host| !host.is_unspecified()),
+            host_port: self.host_port,
+            pod: cidr.address,
+            pod_port: self.container_port,
+        };
+        Ok(pod.iter().filter(same_family).map(way).collect())
+    }
+}
+
+/// The first address of each family that the pod has on the interface which this is about.
+fn addresses(request: &Request, previous: &NetworkResult) -> Vec<Cidr> {
+    let inside = |index: usize| {
+        let interface = previous.interfaces.get(index);
+        interface.is_some_and(|interface| interface.name == request.ifname && !interface.sandbox.is_empty())
+    };
+    // Plugins that name no interface mean the one that was asked for.
+    let pods = previous.ips.iter().filter(|ip| ip.interface.is_none_or(inside)).map(|ip| ip.address);
+    let pods: Vec<Cidr> = pods.collect();
+    let first = |v4| pods.iter().find(|cidr| cidr.address.is_ipv4() == v4).copied();
+    [first(true), first(false)].into_iter().flatten().collect()
+}
+
+fn snat(request: &Request) -> Result<Snat, Error> {
+    let value = |field: &str| request.config.get(field).filter(|value| !value.is_null());
+    let flag = |field: &str, default| match value(field) {
+        None => Ok(default),
+        Some(value) => {
+            value.as_bool().ok_or_else(|| request.invalid(format!("{field}: {value} isn't true or false")))
+        }
+    };
+    if let Some(bit) = value("markMasqBit").filter(|bit| bit.as_u64().is_none_or(|bit| bit > LAST_BIT)) {
+        return Err(request.invalid(format!("markMasqBit: {bit} isn't a bit of a mark, 0 to {LAST_BIT}")));
+    }
+    Ok(match (flag("snat", true)?, flag("masqAll", false)?) {
+        (false, _) => Snat::Nobodys,
+        (true, false) => Snat::Near,
+        (true, true) => Snat::Everybodys,
+    })
+}
+
+fn taken(placed: &Placed) -> Error {
+    let (port, protocol) = way::service_of(placed).unwrap_or((0, Protocol::Tcp));
+    Error::HostPortTaken { port, protocol: protocol.name() }
+}
+
+#[cfg(test)]
+mod tests;

@@ -17,6 +17,11 @@ pub(super) fn has_ipv6(mtu: u32) -> bool {
     mtu >= IPV6_MTU && Path::new(ROOT).join("ipv6").exists()
 }
 
+/// Whether there is such a setting: an interface's go with it.
+pub(super) fn exists(name: &str) -> bool {
+    Path::new(ROOT).join(name).exists()
+}
+
 /// Sets a value. A setting that the kernel doesn't have (IPv6 switched off) needs none.
 pub(super) fn set(name: &str, value: &str) -> Result<(), Error> {
     match fs::write(Path::new(ROOT).join(name), value) {

@@ -2,7 +2,7 @@
 //!
 //! | chain | hook | what |
 //! |---|---|---|
-//! | `guard` | prerouting, raw | drops what comes from outside for the host's own loopback network (see `localnet`) |
+//! | `guard` | prerouting, raw | drops what comes by the interfaces in `localnet` for the host's own loopback network (CVE-2020-8558) |
 //! | `prerouting`, `output` | dstnat | what goes to this host goes through `host-ports` |
 //! | `host-ports` | | looks up `ports-of-address`, then `ports`, and sends the connection to the pod |
 //! | `postrouting` | srcnat | looks up `hairpin`, then `masqueraded`, and goes on in the chain that is there |
@@ -21,8 +21,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Mutex, PoisonError};
 
 use super::link::octets;
+use super::localnet;
 use super::netlink::Socket;
 use super::nft::{self, Batch, Datatype, Entry, Family, Hook, MapType, Part, REGISTER, Rule, Side, Table};
+use crate::attachment::Protocol;
 use crate::error::Error;
 use crate::result::Cidr;
 
@@ -52,14 +54,16 @@ pub(super) enum Map {
     Ports,
     /// The same with an address of the host before.
     PortsOfAddress,
-    /// Protocol, host port, address and port of a pod to the chain that tells whose source address can't stay.
+    /// Protocol, address and port of a pod, and host port to the chain that tells whose source address can't stay.
     Hairpin,
     /// A pod's address to the chain of its subnet, where what leaves the subnet gets an address of the host.
     Masquerade,
+    /// The interfaces that `localnet` lets the host's loopback network be routed by, as long as the table is there.
+    Localnet,
 }
 
 pub(super) const FAMILIES: [Family; 2] = [Family::Ipv4, Family::Ipv6];
-const MAPS: [Map; 4] = [Map::Ports, Map::PortsOfAddress, Map::Hairpin, Map::Masquerade];
+const MAPS: [Map; 5] = [Map::Ports, Map::PortsOfAddress, Map::Hairpin, Map::Masquerade, Map::Localnet];
 
 impl Map {
     fn name(self) -> &'static str {
@@ -68,6 +72,7 @@ impl Map {
             Map::PortsOfAddress => "ports-of-address",
             Map::Hairpin => "hairpin",
             Map::Masquerade => "masqueraded",
+            Map::Localnet => "localnet",
         }
     }
 
@@ -81,8 +86,9 @@ impl Map {
         match self {
             Map::Ports => kind(&[Part::Protocol, Part::Port], place),
             Map::PortsOfAddress => kind(&[address, Part::Protocol, Part::Port], place),
-            Map::Hairpin => kind(&[Part::Protocol, Part::Port, address, Part::Port], Some(Datatype::VERDICT)),
+            Map::Hairpin => kind(&[Part::Protocol, address, Part::Port, Part::Port], Some(Datatype::VERDICT)),
             Map::Masquerade => kind(&[address], Some(Datatype::VERDICT)),
+            Map::Localnet => MapType { key: Datatype::INTERFACE, value: None },
         }
     }
 }
@@ -112,7 +118,9 @@ pub(super) struct Wish<'a> {
     pub(super) branches: Vec<Branch>,
     /// Whether an entry of somebody else is left over, and is to go.
     pub(super) stale: &'a dyn Fn(&Placed) -> bool,
-    /// What to say when somebody else has the key.
+    /// Whether an entry of somebody else can't stand beside these, though its key is another.
+    pub(super) clashes: &'a dyn Fn(&Placed) -> bool,
+    /// What to say when somebody else has such an entry, or one of the keys.
     pub(super) taken: &'a dyn Fn(&Placed) -> Error,
 }
 
@@ -142,8 +150,8 @@ pub(super) fn grant(wish: &Wish<'_>) -> Result<(), Error> {
         }
         encode(&mut batch, &plan, &wish.branches);
         let stale = plan.remove.iter().filter(|placed| placed.entry.comment != wish.owner);
-        for placed in stale {
-            tracing::warn!(owner = placed.entry.comment, "entry of a network namespace that is gone");
+        for placed in stale.filter(|placed| placed.map != Map::Localnet) {
+            tracing::warn!(owner = placed.entry.comment, "an entry of the tables was left over");
         }
         Ok((batch, ()))
     })
@@ -164,18 +172,27 @@ pub(super) fn lacking(wish: &Wish<'_>) -> Result<Vec<Placed>, Error> {
     Ok(wish.entries.iter().filter(lacks).cloned().collect())
 }
 
-/// Removes the entries of those owners from maps; returns them.
+/// Removes the entries of those owners from maps; returns them, and those that are left.
 ///
 /// # Errors
 /// [`Error::Kernel`].
-pub(super) fn withdraw(maps: &[Map], of: impl Fn(&str) -> bool) -> Result<Vec<Placed>, Error> {
+pub(super) fn withdraw(maps: &[Map], of: impl Fn(&str) -> bool) -> Result<(Vec<Placed>, Vec<Placed>), Error> {
     change(maps, |_, found| {
-        let remove: Vec<Placed> = found.iter().filter(|placed| of(&placed.entry.comment)).cloned().collect();
+        let (remove, left): (Vec<Placed>, Vec<Placed>) =
+            found.iter().cloned().partition(|placed| of(&placed.entry.comment));
         let plan = Plan { old_branches: unused(found, &remove, &[]), remove, ..Plan::default() };
         let mut batch = Batch::default();
         encode(&mut batch, &plan, &[]);
-        Ok((batch, plan.remove))
+        Ok((batch, (plan.remove, left)))
     })
+}
+
+/// Sees whether the kernel has nftables at all.
+///
+/// # Errors
+/// [`Error::Kernel`].
+pub(super) fn probe() -> Result<(), Error> {
+    nft::generation(&mut open()?).map(drop).map_err(failed("ask the kernel for nftables table"))
 }
 
 /// Whether the tables of these addresses' families are there as we made them. Whoever flushes a node's rules takes ours along.
@@ -198,11 +215,21 @@ pub(super) fn is_installed(addresses: impl IntoIterator<Item = IpAddr>) -> Resul
 /// # Errors
 /// [`Error::Kernel`].
 pub(super) fn clear_if_unused() -> Result<(), Error> {
+    let mut shut = HashSet::new();
     change(&MAPS, |socket, found| {
         let mut batch = Batch::default();
         for family in FAMILIES {
+            let here = || found.iter().filter(|placed| placed.family == family);
             let table = table(family);
-            let used = found.iter().any(|placed| placed.family == family);
+            let used = here().any(|placed| placed.map != Map::Localnet);
+            for interface in here().filter(|placed| placed.map == Map::Localnet) {
+                // Before the guard goes. Who came meanwhile has set it already, or will.
+                if !used && shut.insert(interface.clone()) {
+                    localnet::shut(&interface.entry)?;
+                } else if used && shut.remove(interface) {
+                    localnet::open(&interface.entry)?;
+                }
+            }
             if !used && nft::has_table(socket, &table).map_err(failed("read nftables table"))? {
                 batch.delete_table(&table);
             }
@@ -256,7 +283,7 @@ fn plan(found: &[Placed], wish: &Wish<'_>) -> Result<Plan, Error> {
             there.insert(placed);
         } else if placed.entry.comment == wish.owner || (wish.stale)(placed) {
             remove.push(placed.clone());
-        } else if places.contains(&place(placed)) {
+        } else if places.contains(&place(placed)) || (wish.clashes)(placed) {
             return Err((wish.taken)(placed));
         }
     }
@@ -310,7 +337,7 @@ fn encode(batch: &mut Batch, plan: &Plan, branches: &[Branch]) {
 fn install(batch: &mut Batch, family: Family) {
     let table = table(family);
     batch.table(&table);
-    for map in MAPS {
+    for map in MAPS.into_iter().filter(|map| family == Family::Ipv4 || *map != Map::Localnet) {
         batch.map(&table, map.name(), map.kind(family));
     }
     for (name, hook, rules) in layout(family) {
@@ -337,17 +364,27 @@ type Chain = (&'static str, Option<Hook>, Vec<Rule>);
 
 /// The chains of a table, in an order in which each leads to earlier ones only.
 fn layout(family: Family) -> Vec<Chain> {
-    let jump = || Rule::default().for_this_host().jump(HOST_PORTS);
+    let to_host = || Rule::default().for_this_host();
+    // There is no way from IPv6's loopback address to another interface and back. Who tries is told so at once, and tries 127.0.0.1.
+    let from_host = match family {
+        Family::Ipv4 => to_host(),
+        Family::Ipv6 => {
+            let loopback = octets(Ipv6Addr::LOCALHOST.into());
+            to_host().outside(family, Side::Destination, &loopback, 128)
+        }
+    };
+    let mut postrouting: Vec<Rule> = Protocol::ALL.map(|protocol| hairpin(family, protocol)).into();
+    postrouting.push(masquerade(family));
     let mut chains = vec![
         (HOST_PORTS, None, vec![to_pod(family, Map::PortsOfAddress), to_pod(family, Map::Ports)]),
-        ("prerouting", Some(PREROUTING), vec![jump().commented(LAYOUT)]),
-        ("output", Some(OUTPUT), vec![jump()]),
-        ("postrouting", Some(POSTROUTING), vec![hairpin(family), masquerade(family)]),
+        ("prerouting", Some(PREROUTING), vec![to_host().jump(HOST_PORTS).commented(LAYOUT)]),
+        ("output", Some(OUTPUT), vec![from_host.jump(HOST_PORTS)]),
+        ("postrouting", Some(POSTROUTING), postrouting),
     ];
     if family == Family::Ipv4 {
         // IPv6's loopback address is never taken from outside.
         let loopback = octets(Ipv4Addr::new(127, 0, 0, 0).into());
-        let guard = Rule::default().came_from_outside();
+        let guard = Rule::default().came_by_one_of(Map::Localnet.name());
         let guard = guard.within(family, Side::Destination, &loopback, 8).drop_packet();
         chains.push(("guard", Some(GUARD), vec![guard]));
     }
@@ -366,9 +403,11 @@ fn to_pod(family: Family, map: Map) -> Rule {
     rule.redirect(family, REGISTER, REGISTER + registers(family))
 }
 
-fn hairpin(family: Family) -> Rule {
-    let rule = Rule::default().destination_changed().load_original_service(REGISTER);
-    let rule = rule.load_destination(family, REGISTER + 2).load_port(REGISTER + 2 + registers(family));
+/// A rule for each protocol, so that nft knows of the port what it needs to load a table that it has listed.
+fn hairpin(family: Family, protocol: Protocol) -> Rule {
+    let rule = Rule::default().over(protocol.number()).destination_changed().load_protocol(REGISTER);
+    let next = REGISTER + 1 + registers(family);
+    let rule = rule.load_destination(family, REGISTER + 1).load_port(next).load_original_port(next + 1);
     rule.branch(Map::Hairpin.name(), REGISTER)
 }
 
@@ -432,5 +471,7 @@ fn failed(action: &'static str) -> impl Fn(io::Error) -> Error {
 #[path = "../../tests/support/netns.rs"]
 pub(super) mod netns;
 
+#[cfg(test)]
+pub(super) mod ground;
 #[cfg(test)]
 mod tests;

@@ -12,7 +12,7 @@ use crate::ops::{Op, PODS};
 use crate::support::daemon::{Daemon, Verb, Work};
 use crate::support::netns::Netns;
 use crate::support::snapshot::{difference, snapshot};
-use crate::support::{Node, attachment, shown, until};
+use crate::support::{Node, SOON, attachment, shown, until, until_within};
 use crate::try_sh;
 
 /// A pod as its owner sees it.
@@ -259,7 +259,7 @@ impl Life {
             .unwrap_or_else(|error| panic!("the last collection: {}", shown(&error)));
         networks.settle().await.unwrap();
         // A link that went with its namespace takes its time.
-        until("the host to be as it was", || self.left(), Vec::is_empty).await;
+        until_within(SOON / 4, "the host to be as it was", || self.left(), Vec::is_empty).await;
         drop(networks);
         self.networks = None;
     }

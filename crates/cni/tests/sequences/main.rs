@@ -93,7 +93,15 @@ fn run(engine: Engine, sequences: u64, hosts: u64) {
 fn one(engine: Engine, seed: u64) -> Result<(), String> {
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
-    let config = Config { cases: 1, failure_persistence: None, max_shrink_iters: 100, ..Config::default() };
+    // A form that fails may do so by waiting in vain.
+    let (max_shrink_iters, max_shrink_time) = (60, 60_000);
+    let config = Config {
+        cases: 1,
+        failure_persistence: None,
+        max_shrink_iters,
+        max_shrink_time,
+        ..Config::default()
+    };
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
     let outcome = runner.run(&ops::sequence(), |ops| {
         let lived =

@@ -135,13 +135,23 @@ pub async fn until<T: std::fmt::Debug>(
     observe: impl Fn() -> T,
     wanted: impl Fn(&T) -> bool,
 ) -> T {
+    until_within(SOON, what, observe, wanted).await
+}
+
+/// The same with a patience of its own.
+pub async fn until_within<T: std::fmt::Debug>(
+    patience: Duration,
+    what: &str,
+    observe: impl Fn() -> T,
+    wanted: impl Fn(&T) -> bool,
+) -> T {
     let start = Instant::now();
     loop {
         let seen = observe();
         if wanted(&seen) {
             return seen;
         }
-        assert!(start.elapsed() < SOON, "{what}: still {seen:?}");
+        assert!(start.elapsed() < patience, "{what}: still {seen:?}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

@@ -19,7 +19,12 @@ pub enum Network {
     BuiltIn,
     /// Debian's bridge, host-local and portmap plugins.
     Plugins,
+    /// The same configuration, served in-process: programs of these names fail whoever executes them.
+    Native,
 }
+
+/// What is served in-process with [`Network::Native`].
+const NATIVE: [&str; 4] = ["bridge", "host-local", "loopback", "portmap"];
 
 /// A node that is to be started: [`Node::start`] says less, this says all.
 #[derive(Debug)]
@@ -121,9 +126,17 @@ impl Setup {
         }
         let default = [default];
         let conflists = match (&*self.conflists, self.network) {
-            ([], Network::Plugins) => &default[..],
+            ([], Network::Plugins | Network::Native) => &default[..],
             (conflists, _) => conflists,
         };
+        if self.network == Network::Native {
+            for kind in NATIVE.into_iter().filter(|kind| !self.is_delegated(kind)) {
+                write_program(
+                    &directory.join("plugins").join(kind),
+                    "#!/bin/sh\necho executed >&2; exit 1\n",
+                );
+            }
+        }
         write_all(&directory.join("cni"), conflists, directory);
         for (name, conflists) in &self.handlers {
             write_all(&directory.join(format!("cni-{name}")), conflists, directory);
@@ -135,19 +148,31 @@ impl Setup {
 
     /// The end of the daemon's configuration: the rest of `[network]`, and the handlers.
     pub(super) fn tail(&self, directory: &Path) -> String {
-        let keys = self.keys.iter().map(|line| format!("{line}\n"));
+        let native = (self.network == Network::Native).then_some("native = true\n".to_owned());
+        let keys = native.into_iter().chain(self.keys.iter().map(|line| format!("{line}\n")));
         let handlers = self.handlers.iter().map(|(name, _)| {
             format!("[handlers.{name}]\ncni_conf_dir = \"{}/cni-{name}\"\n", directory.display())
         });
         keys.chain(handlers).collect()
     }
 
+    fn plugins(&self) -> impl Iterator<Item = &Value> {
+        let conflists =
+            self.conflists.iter().chain(self.handlers.iter().flat_map(|(_, conflists)| conflists));
+        conflists.flat_map(|(_, plugins)| plugins.as_array().into_iter().flatten())
+    }
+
+    /// Whether a plugin that is executed has another of this kind manage its addresses, by executing that.
+    fn is_delegated(&self, kind: &str) -> bool {
+        self.plugins()
+            .any(|plugin| !NATIVE.iter().any(|own| plugin["type"] == *own) && plugin["ipam"]["type"] == kind)
+    }
+
     /// Bridges that may stay when all pods have gone: those of configurations, as the reference plugin has it.
     pub(super) fn bridges(&self, ordinary: &str) -> Vec<String> {
-        let chains = self.conflists.iter().chain(self.handlers.iter().flat_map(|(_, conflists)| conflists));
-        let plugins = chains.flat_map(|(_, plugins)| plugins.as_array().into_iter().flatten());
-        let own = plugins.filter_map(|plugin| plugin["bridge"].as_str());
-        own.chain((self.network == Network::Plugins).then_some(ordinary)).map(str::to_owned).collect()
+        let own = self.plugins().filter_map(|plugin| plugin["bridge"].as_str());
+        let has_ordinary = matches!(self.network, Network::Plugins | Network::Native);
+        own.chain(has_ordinary.then_some(ordinary)).map(str::to_owned).collect()
     }
 }
 

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use e2e::{Netns, Network, Setup, config};
+use e2e::{Netns, Network, Setup, config, cri};
 use serde_json::json;
 
 use crate::rig::{Site, asking, execute};
-use crate::traffic::{ask_tcp, at, serve_tcp};
+use crate::traffic::{at, reach_tcp, serve_tcp};
 
 by_every_kind_of_plugins!(on_a_bridge, on_no_network, shared_by_the_containers_of_a_pod);
 
@@ -28,28 +28,50 @@ async fn on_a_bridge(network: Network) {
 
     let _servers = [serve_tcp(&one.inside, 8080), serve_tcp(&outside, 8080)];
     let gateway = format!("{}.1", site.node.subnet());
-    let seen = ask_tcp(&site.host, at(&one.v4().to_string(), 8080)).await;
-    assert_eq!(seen, Ok(gateway.parse().expect("an address")), "the host reaches a pod as the gateway");
-    let seen = ask_tcp(&one.inside, at("198.51.100.2", 8080)).await;
-    assert_eq!(seen, Ok("198.51.100.1".parse().expect("an address")), "outside a pod is its host");
+    let seen = reach_tcp(&site.host, at(&one.v4().to_string(), 8080)).await;
+    assert_eq!(seen.to_string(), gateway, "the host reaches a pod as the gateway");
+    let seen = reach_tcp(&one.inside, at("198.51.100.2", 8080)).await;
+    assert_eq!(seen.to_string(), "198.51.100.1", "outside a pod is its host");
 }
 
 #[tokio::test]
 async fn on_the_built_in_bridge() {
+    needs_own_node!();
     on_a_bridge(Network::BuiltIn).await;
 }
 
 #[tokio::test]
 async fn on_the_network_of_the_host() {
+    needs_own_node!();
     let site = Site::new(Setup::new(Network::None)).await;
     let pod = site.member().await;
     assert_eq!(pod.addresses, [] as [std::net::IpAddr; 0]);
     assert_eq!(pod.inside.inode(), site.host.inode());
     assert_eq!(pod.sh("readlink /proc/self/ns/net").await, format!("net:[{}]", site.host.inode()));
+    let mut links: Vec<_> = pod.sh("ls /sys/class/net").await.lines().map(str::to_owned).collect();
+    let mut of_host = site.host.links("");
+    links.sort();
+    of_host.sort();
+    assert_eq!(links, of_host, "the file system of devices is the host's too");
     pod.reaches(&pod, "127.0.0.1".parse().expect("an address")).await;
     let _server = serve_tcp(&site.host, 8080);
-    let seen = ask_tcp(&pod.inside, at("127.0.0.1", 8080)).await;
-    assert!(seen.is_ok(), "what listens on the host: {seen:?}");
+    reach_tcp(&pod.inside, at("127.0.0.1", 8080)).await;
+}
+
+#[tokio::test]
+async fn names_are_resolved_as_the_request_says() {
+    needs_own_node!();
+    let site = Site::new(Setup::new(Network::BuiltIn)).await;
+    let dns = cri::DnsConfig {
+        servers: vec!["10.0.0.10".into()],
+        searches: vec!["e2e.svc.cluster.local".into()],
+        options: vec!["ndots:5".into()],
+    };
+    let pod = site.member_of("", |config| config.dns_config = Some(dns)).await.expect("a pod");
+    let text = pod.sh("cat /etc/resolv.conf").await;
+    for line in ["nameserver 10.0.0.10", "search e2e.svc.cluster.local", "options ndots:5"] {
+        assert!(text.lines().any(|found| found == line), "no \"{line}\" in {text}");
+    }
 }
 
 async fn on_no_network(plugins: Network) {

@@ -86,6 +86,12 @@ impl Site {
         Netns::of(*self.node.processes_of(container).first().expect("a process"))
     }
 
+    /// Starts the daemon that has ended, and connects to it.
+    pub(crate) fn restart(&mut self) {
+        self.node.start_daemon();
+        self.client = self.node.client();
+    }
+
     pub(crate) async fn remove(&self, member: &Member) {
         self.client.stop_pod(&member.id).await.expect("stopped");
         self.client.remove_pod(&member.id).await.expect("removed");

@@ -1,4 +1,5 @@
-//! A physical segment, and pods that are hosts on it: macvlan by Debian's plugin on an interface of the node's.
+//! A physical segment, and pods that are hosts on it: by macvlan on an interface of the node's, or by that interface itself.
+//! Both are Debian's plugins.
 
 use std::sync::Arc;
 
@@ -6,9 +7,9 @@ use e2e::{Netns, Network, Setup};
 use serde_json::{Value, json};
 
 use crate::rig::Site;
-use crate::traffic::{ask_tcp, at, serve_tcp};
+use crate::traffic::{ask_tcp, at, reach_tcp, serve_tcp};
 
-by_every_kind_of_plugins!(pods_are_hosts_on_the_segment);
+by_every_kind_of_plugins!(pods_are_hosts_on_the_segment, an_interface_is_lent_to_a_pod);
 
 /// A switch with two ports: at one the host of a node, by `seg0`, at the other a machine, by `eth0`.
 pub(crate) struct Segment {
@@ -48,13 +49,13 @@ async fn pods_are_hosts_on_the_segment(plugins: Network) {
     let segment = Segment::new();
     let setup = Setup::new(plugins).conflist("segment", macvlan());
     let site = Site::on(Arc::clone(&segment.host), setup).await;
-    let (one, other) = (site.member().await, site.member().await);
+    let (one, other) = tokio::join!(site.member(), site.member());
     let _servers = [serve_tcp(&one.inside, 8080), serve_tcp(&segment.machine, 8080)];
     for (pod, machine) in [(one.v4(), MACHINE[0]), (one.v6(), MACHINE[1])] {
-        let seen = ask_tcp(&segment.machine, at(&pod.to_string(), 8080)).await;
-        assert_eq!(seen, Ok(machine.parse().expect("an address")), "nothing between the machine and {pod}");
-        let seen = ask_tcp(&one.inside, at(machine, 8080)).await;
-        assert_eq!(seen, Ok(pod), "nothing between {pod} and the machine");
+        let seen = reach_tcp(&segment.machine, at(&pod.to_string(), 8080)).await;
+        assert_eq!(seen.to_string(), machine, "nothing between the machine and {pod}");
+        let seen = reach_tcp(&one.inside, at(machine, 8080)).await;
+        assert_eq!(seen, pod, "nothing between {pod} and the machine");
     }
     one.reaches(&other, other.v4()).await;
     other.reaches(&one, one.v6()).await;
@@ -68,4 +69,21 @@ async fn pods_are_hosts_on_the_segment(plugins: Network) {
     let left = ask_tcp(&segment.machine, at(&gone, 8080)).await;
     assert!(left.is_err(), "{left:?}");
     assert_eq!(site.host.links("type macvlan"), [] as [&str; 0], "in the host, where the pod's came from");
+}
+
+/// The interface itself is the pod's, as a network card's function would be, and comes back when the pod goes.
+async fn an_interface_is_lent_to_a_pod(plugins: Network) {
+    let segment = Segment::new();
+    let lent = json!([{ "type": "host-device", "device": "seg0",
+        "ipam": { "type": "host-local", "ranges": [[{ "subnet": "192.0.2.0/24", "rangeStart": "192.0.2.100" }]] } }]);
+    let setup = Setup::new(plugins).conflist("lent", lent);
+    let site = Site::on(Arc::clone(&segment.host), setup).await;
+    let pod = site.member().await;
+    let _server = serve_tcp(&segment.machine, 8080);
+    assert_eq!(reach_tcp(&pod.inside, at(MACHINE[0], 8080)).await, pod.v4());
+    assert_eq!(site.host.links("type veth"), [] as [&str; 0]);
+    site.remove(&pod).await;
+    assert_eq!(site.host.links("type veth"), ["seg0"], "back again");
+    let again = site.member().await;
+    assert_eq!(reach_tcp(&again.inside, at(MACHINE[0], 8080)).await, again.v4());
 }

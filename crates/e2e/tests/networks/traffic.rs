@@ -3,13 +3,14 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use e2e::{Netns, patience};
+use e2e::node::PATIENCE;
+use e2e::{Netns, patience, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 /// After which nobody answers any more: what is dropped on the way stays silent.
-const SILENCE: Duration = Duration::from_secs(3);
+const SILENCE: Duration = Duration::from_secs(2);
 
 /// A server, until it is dropped.
 pub(crate) struct Server(JoinHandle<()>);
@@ -52,7 +53,18 @@ pub(crate) async fn ask_tcp(netns: &Netns, server: SocketAddr) -> Result<IpAddr,
     timeout(patience(SILENCE), asked).await.unwrap_or_else(|_| Err("silence".to_owned()))
 }
 
+/// The same where there must be an answer, if not at once: a bridge that has just been made tells its neighbours nothing
+/// over IPv6 until it knows that its addresses are its own.
+pub(crate) async fn reach_tcp(netns: &Netns, server: SocketAddr) -> IpAddr {
+    until(PATIENCE, &format!("an answer from {server} over TCP"), || ask_tcp(netns, server)).await
+}
+
 /// The same for datagrams.
+pub(crate) async fn reach_udp(netns: &Netns, server: SocketAddr) -> IpAddr {
+    until(PATIENCE, &format!("an answer from {server} over UDP"), || ask_udp(netns, server)).await
+}
+
+/// As [`ask_tcp`], for datagrams.
 pub(crate) async fn ask_udp(netns: &Netns, server: SocketAddr) -> Result<IpAddr, String> {
     let any = if server.is_ipv4() { "0.0.0.0" } else { "::" };
     let asked = async {

@@ -52,6 +52,11 @@ fn make_bridge(socket: &mut Socket, conf: &Conf) -> Result<Link, Error> {
         promiscuous: conf.promiscuous,
     };
     link::create_bridge(socket, &new)?;
+    if conf.is_gateway && !conf.detect_duplicates {
+        // Nobody else has what follows from an address drawn at random; and until the kernel has made sure, a second or two,
+        // it asks for no neighbour, so that nothing from elsewhere would reach the first pod over IPv6.
+        sysctl::try_set(&format!("ipv6/conf/{name}/accept_dad"), "0");
+    }
     link::expect(socket, name)
 }
 

@@ -1,4 +1,5 @@
 use super::*;
+use crate::builtin::tables::ground::{at, forward, link};
 use crate::builtin::tables::netns::{Netns, on_own_host, sh};
 
 fn owner(network: &str, container: &str) -> Owner {
@@ -7,34 +8,6 @@ fn owner(network: &str, container: &str) -> Owner {
 
 fn cidrs(texts: &[&str]) -> Vec<Cidr> {
     texts.iter().map(|text| Cidr::parse(text).unwrap()).collect()
-}
-
-fn at(text: &str) -> std::net::SocketAddr {
-    text.parse().unwrap()
-}
-
-/// A namespace on a link of its own, which the host reaches and is reached by at these addresses.
-fn link(netns: &Netns, name: &str, ours: &[&str], theirs: &[&str]) {
-    sh(&format!(
-        "ip link add {name} type veth peer name eth0 netns {}; ip link set {name} up",
-        netns.path().display()
-    ));
-    let add = |link: &str, address: &str| drop(sh(&format!("ip address add {address} dev {link} nodad")));
-    ours.iter().for_each(|address| add(name, address));
-    netns.run(|| {
-        theirs.iter().for_each(|address| add("eth0", address));
-        sh("ip link set eth0 up");
-        for address in ours {
-            sh(&format!("ip route replace {address} dev eth0; ip route add default via {address} dev eth0"));
-        }
-    });
-    for address in theirs {
-        sh(&format!("ip route replace {address} dev {name}"));
-    }
-}
-
-fn forward() {
-    sh("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
 }
 
 #[test]

@@ -3,13 +3,13 @@
 use std::io;
 
 use super::{
-    Entry, Hook, MapType, NFNL_SUBSYS_NFTABLES, NFT_GOTO, NFT_JUMP, NFTA_DATA_VALUE, NFTA_DATA_VERDICT,
-    NFTA_LIST_ELEM, NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS, NFTA_RULE_TABLE, NFTA_RULE_USERDATA,
-    NFTA_SET_ELEM_DATA, NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_SET_ELEM_LIST_SET,
-    NFTA_SET_ELEM_LIST_TABLE, NFTA_SET_ELEM_USERDATA, NFTA_VERDICT_CHAIN, NFTA_VERDICT_CODE, Rule, Table,
-    Value, comment, nfgenmsg,
+    Datatype, Entry, Hook, MapType, NFNL_SUBSYS_NFTABLES, NFT_GOTO, NFT_JUMP, NFTA_DATA_VALUE,
+    NFTA_DATA_VERDICT, NFTA_LIST_ELEM, NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS, NFTA_RULE_TABLE,
+    NFTA_RULE_USERDATA, NFTA_SET_ELEM_DATA, NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_LIST_ELEMENTS,
+    NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_TABLE, NFTA_SET_ELEM_USERDATA, NFTA_VERDICT_CHAIN,
+    NFTA_VERDICT_CODE, Rule, Table, Value, comment, nfgenmsg,
 };
-use crate::builtin::netlink::{APPEND, Attributes, CREATE, EXCL, Message, Refused, Socket};
+use crate::builtin::netlink::{APPEND, Attributes, CREATE, EXCL, Message, Socket};
 
 const NFNL_MSG_BATCH_BEGIN: u16 = 16;
 const NFNL_MSG_BATCH_END: u16 = 17;
@@ -40,6 +40,11 @@ const NFTA_SET_KEY_LEN: u16 = 5;
 const NFTA_SET_DATA_TYPE: u16 = 6;
 const NFTA_SET_DATA_LEN: u16 = 7;
 const NFTA_SET_ID: u16 = 10;
+const NFTA_SET_USERDATA: u16 = 13;
+/// User data of a set that tells nft the byte order of its keys (libnftnl, `NFTNL_UDATA_SET_KEYBYTEORDER`; nftables,
+/// include/datatype.h, `BYTEORDER_HOST_ENDIAN`); without, it takes them for big endian, and can't read names.
+const UDATA_KEY_BYTE_ORDER: u8 = 0;
+const HOST_ENDIAN: u32 = 1;
 /// The set holds a value for each key.
 const NFT_SET_MAP: u32 = 0x8;
 
@@ -95,6 +100,10 @@ impl Batch {
                 message.put_be32(NFTA_SET_DATA_TYPE, value.number).put_be32(NFTA_SET_DATA_LEN, value.length);
             }
             message.put_be32(NFTA_SET_ID, id);
+            if kind.key.number == Datatype::INTERFACE.number {
+                let [a, b, c, d] = HOST_ENDIAN.to_ne_bytes();
+                message.put(NFTA_SET_USERDATA, &[UDATA_KEY_BYTE_ORDER, 4, a, b, c, d]);
+            }
         });
     }
 
@@ -148,7 +157,9 @@ impl Batch {
             into.nest(NFTA_SET_ELEM_KEY, |data| {
                 data.put(NFTA_DATA_VALUE, &entry.key);
             });
-            into.nest(NFTA_SET_ELEM_DATA, |data| put_value(data, &entry.value));
+            if entry.value != Value::Nothing {
+                into.nest(NFTA_SET_ELEM_DATA, |data| put_value(data, &entry.value));
+            }
             into.put(NFTA_SET_ELEM_USERDATA, &comment(&entry.comment));
         });
     }
@@ -192,37 +203,26 @@ impl Batch {
         }
     }
 
-    /// Has the kernel do it. A refusal names the change by its index among those of the batch.
-    pub(in crate::builtin) fn commit(self, socket: &mut Socket) -> Result<(), Refused> {
-        self.send(socket, None)
-    }
-
     /// Has the kernel do it, provided that nothing has changed in any table of the network namespace since that generation;
     /// otherwise it is refused with ERESTART.
-    pub(in crate::builtin) fn commit_at(self, socket: &mut Socket, generation: u32) -> io::Result<()> {
-        self.send(socket, Some(generation)).map_err(io::Error::from)
-    }
-
-    fn send(mut self, socket: &mut Socket, generation: Option<u32>) -> Result<(), Refused> {
+    pub(in crate::builtin) fn commit_at(mut self, socket: &mut Socket, generation: u32) -> io::Result<()> {
         let Some(last) = self.messages.pop() else { return Ok(()) };
         // Only the last is acknowledged: errors are reported unasked.
         self.messages.push(last.acknowledged());
         let frame = |kind| Message::new(kind, 0, &nfgenmsg(0, NFNL_SUBSYS_NFTABLES));
         let mut begin = frame(NFNL_MSG_BATCH_BEGIN);
-        if let Some(generation) = generation {
-            begin.attributes.put_be32(NFNL_BATCH_GENID, generation);
-        }
+        begin.attributes.put_be32(NFNL_BATCH_GENID, generation);
         let mut messages = vec![begin];
         messages.append(&mut self.messages);
         let acknowledged = messages.len() - 1;
         messages.push(frame(NFNL_MSG_BATCH_END));
-        let outcome = socket.exchange_until(&messages, acknowledged);
-        outcome.map(drop).map_err(|refused| Refused { index: refused.index.saturating_sub(1), ..refused })
+        Ok(socket.exchange_until(&messages, acknowledged).map(drop)?)
     }
 }
 
 fn put_value(data: &mut Attributes, value: &Value) {
     let (code, chain) = match value {
+        Value::Nothing => return,
         Value::Data(bytes) => {
             data.put(NFTA_DATA_VALUE, bytes);
             return;

@@ -87,6 +87,9 @@ pub(super) enum Part {
 }
 
 impl Datatype {
+    /// Interfaces' names.
+    pub(super) const INTERFACE: Datatype = Datatype { number: 41, length: 16 };
+
     /// Chains to go on in (`NFT_DATA_VERDICT`).
     pub(super) const VERDICT: Datatype = Datatype { number: 0xffff_ff00, length: 0 };
 
@@ -111,7 +114,7 @@ pub(super) struct Table {
     pub(super) name: String,
 }
 
-/// A map's entry.
+/// A map's entry, or a set's.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Entry {
     /// As it lies in registers.
@@ -124,6 +127,8 @@ pub(super) struct Entry {
 /// What a map has for a key.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Value {
+    /// A set has keys only.
+    Nothing,
     /// As it lies in registers.
     Data(Vec<u8>),
     /// Goes on in that chain, and comes back.
@@ -136,7 +141,7 @@ impl Value {
     /// The chain that it leads to.
     pub(super) fn chain(&self) -> Option<&str> {
         match self {
-            Value::Data(_) => None,
+            Value::Nothing | Value::Data(_) => None,
             Value::Jump(chain) | Value::Goto(chain) => Some(chain),
         }
     }

@@ -51,7 +51,10 @@ pub(in crate::builtin) fn entries(socket: &mut Socket, table: &Table, map: &str)
 
 fn entry(raw: &[u8]) -> Option<Entry> {
     let key = attribute(raw, 0, NFTA_SET_ELEM_KEY).and_then(|key| attribute(key, 0, NFTA_DATA_VALUE))?;
-    let value = attribute(raw, 0, NFTA_SET_ELEM_DATA).and_then(value)?;
+    let value = match attribute(raw, 0, NFTA_SET_ELEM_DATA) {
+        Some(data) => value(data)?,
+        None => Value::Nothing,
+    };
     let comment = attribute(raw, 0, NFTA_SET_ELEM_USERDATA).map(comment_in).unwrap_or_default();
     Some(Entry { key: key.to_vec(), value, comment })
 }

@@ -21,10 +21,6 @@ const NFT_RETURN: i32 = -5;
 const NFT_PAYLOAD_NETWORK_HEADER: u32 = 1;
 const NFT_PAYLOAD_TRANSPORT_HEADER: u32 = 2;
 const NFT_META_IIFNAME: u32 = 6;
-const NFT_META_OIFNAME: u32 = 7;
-const NFT_META_IIFTYPE: u32 = 8;
-/// The type of loopback interfaces (linux/if_arp.h).
-const ARPHRD_LOOPBACK: u16 = 772;
 const NFT_META_L4PROTO: u32 = 16;
 const NFT_CMP_EQ: u32 = 0;
 const NFT_CMP_NEQ: u32 = 1;
@@ -36,8 +32,6 @@ const NFT_FIB_RESULT_ADDRTYPE: u32 = 3;
 const NFTA_FIB_F_DADDR: u32 = 1 << 1;
 const RTN_LOCAL: u32 = 2;
 const NFT_NAT_DNAT: u32 = 1;
-/// An interface's name in a register.
-const IFNAMSIZ: usize = 16;
 
 /// An address's place in the IP header.
 #[derive(Debug, Clone, Copy)]
@@ -121,22 +115,6 @@ impl Rule {
         })
     }
 
-    fn name_is(self, key: u32, name: &str) -> Rule {
-        let mut padded = name.as_bytes().to_vec();
-        padded.resize(IFNAMSIZ, 0);
-        self.meta(key, REGISTER).compare(NFT_CMP_EQ, &padded)
-    }
-
-    /// Came in by that interface.
-    pub(in crate::builtin) fn came_by(self, name: &str) -> Rule {
-        self.name_is(NFT_META_IIFNAME, name)
-    }
-
-    /// Goes out by that interface.
-    pub(in crate::builtin) fn leaves_by(self, name: &str) -> Rule {
-        self.name_is(NFT_META_OIFNAME, name)
-    }
-
     fn subnet(self, family: Family, side: Side, prefix: u8) -> Rule {
         let (offset, length) = place(family, side);
         let rule = self.payload(NFT_PAYLOAD_NETWORK_HEADER, offset, length, REGISTER);
@@ -170,9 +148,9 @@ impl Rule {
         kind.compare(NFT_CMP_EQ, &RTN_LOCAL.to_ne_bytes())
     }
 
-    /// Came from outside of this host.
-    pub(in crate::builtin) fn came_from_outside(self) -> Rule {
-        self.meta(NFT_META_IIFTYPE, REGISTER).compare(NFT_CMP_NEQ, &ARPHRD_LOOPBACK.to_ne_bytes())
+    /// Came in by an interface whose name is in that set.
+    pub(in crate::builtin) fn came_by_one_of(self, set: &str) -> Rule {
+        self.meta(NFT_META_IIFNAME, REGISTER).contained(set, REGISTER)
     }
 
     /// Loads the source address.
@@ -181,10 +159,20 @@ impl Rule {
         self.payload(NFT_PAYLOAD_NETWORK_HEADER, offset, length, register)
     }
 
-    /// Loads the transport protocol, and into the next register the port that the connection was first meant for.
-    pub(in crate::builtin) fn load_original_service(self, register: u32) -> Rule {
-        self.meta(NFT_META_L4PROTO, register).push("ct", |data| {
-            data.put_be32(1, register + 1).put_be32(2, NFT_CT_PROTO_DST).put(3, &[IP_CT_DIR_ORIGINAL]);
+    /// The transport protocol is that.
+    pub(in crate::builtin) fn over(self, protocol: u8) -> Rule {
+        self.meta(NFT_META_L4PROTO, REGISTER).compare(NFT_CMP_EQ, &[protocol])
+    }
+
+    /// Loads the transport protocol.
+    pub(in crate::builtin) fn load_protocol(self, register: u32) -> Rule {
+        self.meta(NFT_META_L4PROTO, register)
+    }
+
+    /// Loads the port that the connection was first meant for.
+    pub(in crate::builtin) fn load_original_port(self, register: u32) -> Rule {
+        self.push("ct", |data| {
+            data.put_be32(1, register).put_be32(2, NFT_CT_PROTO_DST).put(3, &[IP_CT_DIR_ORIGINAL]);
         })
     }
 
@@ -202,7 +190,7 @@ impl Rule {
     /// Loads the transport protocol, and into the next register the destination port; TCP, UDP and SCTP have it at the
     /// same place, and no other protocol is in our maps.
     pub(in crate::builtin) fn load_service(self, register: u32) -> Rule {
-        self.meta(NFT_META_L4PROTO, register).load_port(register + 1)
+        self.load_protocol(register).load_port(register + 1)
     }
 
     /// Looks the registers up in a map, and puts what it finds into others; ends the rule if there is nothing.
