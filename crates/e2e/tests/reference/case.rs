@@ -121,8 +121,11 @@ pub(crate) const TAKEOVERS: &[Cast] = &[
     Cast::of("ours on Debian's addresses", Side::DEBIANS_ADDRESSES),
 ];
 /// Chains of both.
-pub(crate) const MIXED_CHAINS: &[Cast] =
-    &[OURS, Cast::of("our ports after Debian's bridge", Side::OUR_PORTS), Cast::of("Debian's ports after our bridge", Side::DEBIANS_PORTS)];
+pub(crate) const MIXED_CHAINS: &[Cast] = &[
+    OURS,
+    Cast::of("our ports after Debian's bridge", Side::OUR_PORTS),
+    Cast::of("Debian's ports after our bridge", Side::DEBIANS_PORTS),
+];
 
 /// One step of a story.
 #[derive(Debug, Clone)]
@@ -250,7 +253,11 @@ impl Call {
 
     /// What a report calls it.
     pub(crate) fn name(&self) -> String {
-        if self.is_of_an_attachment() { format!("{} pod{}", self.command, self.pod) } else { self.command.into() }
+        if self.is_of_an_attachment() {
+            format!("{} pod{}", self.command, self.pod)
+        } else {
+            self.command.into()
+        }
     }
 }
 
@@ -269,7 +276,8 @@ pub(crate) fn del(pod: u8) -> Call {
 
 /// GC with `valid` as what there still is (CNI 1.1.0, section 2, "GC").
 pub(crate) fn gc(valid: &[(&str, &str)]) -> Call {
-    let valid = valid.iter().map(|(container, interface)| json!({"containerID": container, "ifname": interface}));
+    let valid =
+        valid.iter().map(|(container, interface)| json!({"containerID": container, "ifname": interface}));
     Call::new("GC", 1).with(json!({"cni.dev/valid-attachments": valid.collect::<Vec<_>>()}))
 }
 

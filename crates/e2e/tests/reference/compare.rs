@@ -51,7 +51,13 @@ pub(crate) fn hold(cases: &[Case]) {
         }
     });
     let complaints = complaints.into_inner().unwrap();
-    assert!(complaints.is_empty(), "{} of {} plays differ:\n\n{}", complaints.len(), plays.len(), complaints.join("\n\n"));
+    assert!(
+        complaints.is_empty(),
+        "{} of {} plays differ:\n\n{}",
+        complaints.len(),
+        plays.len(),
+        complaints.join("\n\n")
+    );
 }
 
 /// What is to be said against a case in one version.
@@ -61,7 +67,8 @@ fn complaints_of(case: &Case, version: &str) -> Vec<String> {
     let mut met = BTreeSet::new();
     for cast in case.casts {
         let found = compare(&expected, &run(case, version, *cast));
-        let found = found.into_iter().filter(|found| !EVERYWHERE.iter().any(|known| matches(known.at, &found.at)));
+        let found =
+            found.into_iter().filter(|found| !EVERYWHERE.iter().any(|known| matches(known.at, &found.at)));
         let (on_purpose, by_accident): (Vec<_>, Vec<_>) =
             found.partition(|found| case.differences.iter().any(|known| matches(known.at, &found.at)));
         met.extend(on_purpose.into_iter().map(|found| found.at));
@@ -71,7 +78,10 @@ fn complaints_of(case: &Case, version: &str) -> Vec<String> {
     }
     let stale = |known: &&Difference| !met.iter().any(|at| matches(known.at, at));
     for known in case.differences.iter().filter(stale) {
-        complaints.push(format!("{} [{version}]: doesn't differ at \"{}\" any more ({})", case.name, known.at, known.reason));
+        complaints.push(format!(
+            "{} [{version}]: doesn't differ at \"{}\" any more ({})",
+            case.name, known.at, known.reason
+        ));
     }
     complaints
 }

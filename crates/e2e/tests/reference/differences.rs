@@ -5,12 +5,18 @@ use crate::case::Difference;
 /// What isn't compared anywhere.
 pub(crate) const EVERYWHERE: &[Difference] = &[
     of("* / links / <veth of * / ifalias", "tells an operator whose link it is"),
-    of("* / links / <veth of * / txqlen", "Debian's 1.1.1 leaves a queue of length 0, upstream since 1.2 doesn't"),
+    of(
+        "* / links / <veth of * / txqlen",
+        "Debian's 1.1.1 leaves a queue of length 0, upstream since 1.2 doesn't",
+    ),
     of("* / links / eth0 / txqlen", "the same"),
     of("* / links / net1 / txqlen", "the same"),
     of("* / addr_info / * / nodad", "nobody else is asked about an address that the allocator gave"),
     of("* / files / *lock / 1", "the mode of a lock"),
-    of("* DEL * / files / reference/lock", "DEL makes no directory and no lock where there is nothing to give back"),
+    of(
+        "* DEL * / files / reference/lock",
+        "DEL makes no directory and no lock where there is nothing to give back",
+    ),
     of("* DEL * / files / reference/", "the same"),
     of("* / host / sysctls / ipv6.default / accept_ra", "a host that forwards goes on hearing its router"),
     of("* / host / sysctls / ipv6.lo / accept_ra", "the same"),

@@ -10,9 +10,28 @@ use crate::scratch::Place;
 
 /// What the kernel counts or measures, says twice, or numbers in the order of its own work.
 const VOLATILE: [&str; 22] = [
-    "ifindex", "link_index", "link_netnsid", "bridge_id", "root_id", "designated_port", "id", "no", "hello_timer",
-    "tcn_timer", "topology_change_timer", "gc_timer", "hold_timer", "message_age_timer", "forward_delay_timer",
-    "tentative", "used", "confirmed", "updated", "probes", "refcnt", "multicast_router",
+    "ifindex",
+    "link_index",
+    "link_netnsid",
+    "bridge_id",
+    "root_id",
+    "designated_port",
+    "id",
+    "no",
+    "hello_timer",
+    "tcn_timer",
+    "topology_change_timer",
+    "gc_timer",
+    "hold_timer",
+    "message_age_timer",
+    "forward_delay_timer",
+    "tentative",
+    "used",
+    "confirmed",
+    "updated",
+    "probes",
+    "refcnt",
+    "multicast_router",
 ];
 
 /// What has been learned about a case's random names. It grows with every snapshot, as results and files speak of what is
@@ -68,12 +87,14 @@ impl Names {
         let bridges = all.iter().filter(|(_, other)| other["linkinfo"]["info_kind"] == "bridge");
         let is_shared = |bridge: &Value| {
             let is_port = |port: &Value| port["master"] == bridge["ifname"];
-            let is_taken_over = all.iter().any(|(_, port)| is_port(port) && port["address"] == bridge["address"]);
+            let is_taken_over =
+                all.iter().any(|(_, port)| is_port(port) && port["address"] == bridge["address"]);
             is_taken_over && (is_port(link) || link["ifname"] == bridge["ifname"])
         };
         let shared = bridges.into_iter().any(|(_, bridge)| is_shared(bridge));
         let name = self.meaning(text(link, "ifname"));
-        let meaning = if shared { "<mac of a port>".to_owned() } else { format!("<mac of {name} in {place}>") };
+        let meaning =
+            if shared { "<mac of a port>".to_owned() } else { format!("<mac of {name} in {place}>") };
         self.known.insert(address.to_owned(), meaning);
     }
 
@@ -97,7 +118,8 @@ impl Names {
     /// The same with meanings for names, and without what can't be compared.
     pub(crate) fn plain(&self, value: &Value) -> Value {
         // The longest first: one path may begin with another.
-        let mut known: Vec<_> = self.known.iter().map(|(name, meaning)| (name.as_str(), meaning.as_str())).collect();
+        let mut known: Vec<_> =
+            self.known.iter().map(|(name, meaning)| (name.as_str(), meaning.as_str())).collect();
         known.sort_by_key(|(name, _)| std::cmp::Reverse(name.len()));
         plain(&known, value)
     }

@@ -128,7 +128,8 @@ fn exchange(socket: &UdpSocket, server: SocketAddr) -> std::io::Result<String> {
     for _ in 0..ATTEMPTS {
         socket.send(b"?")?;
         let mut buffer = [0; 100];
-        answer = socket.recv(&mut buffer).map(|length| String::from_utf8_lossy(&buffer[..length]).into_owned());
+        answer =
+            socket.recv(&mut buffer).map(|length| String::from_utf8_lossy(&buffer[..length]).into_owned());
         if !answer.as_ref().is_err_and(|error| error.kind() == ErrorKind::WouldBlock) {
             break;
         }

@@ -31,7 +31,10 @@ fn the_same_is_equal_and_anything_else_is_noticed() {
     let same = compare(&base, &told(&json!({})));
     assert!(same.is_empty(), "{same:#?}");
     let noticed = [
-        (json!({"hairpinMode": true}), "1 ADD pod1 / host / links / <veth of eth0 in pod1> / linkinfo / info_slave_data / hairpin"),
+        (
+            json!({"hairpinMode": true}),
+            "1 ADD pod1 / host / links / <veth of eth0 in pod1> / linkinfo / info_slave_data / hairpin",
+        ),
         (json!({"mtu": 1400}), "1 ADD pod1 / pod1 / links / eth0 / mtu"),
         (json!({"mtu": 1400}), "1 ADD pod1 / host / links / cni7 / mtu"),
         (json!({"promiscMode": true}), "1 ADD pod1 / host / links / cni7 / promiscuity"),
@@ -44,12 +47,18 @@ fn the_same_is_equal_and_anything_else_is_noticed() {
         (json!({"bridge": "cni8"}), "2 DEL pod1 / host / links / cni7"),
         (json!({"dns": {"domain": "example"}}), "1 ADD pod1 / outcome / 0 / result / dns"),
         (json!({"name": "another"}), "1 ADD pod1 / files / reference/"),
-        (json!({"args": {"cni": {"mac": "02:00:00:00:00:01"}}}), "1 ADD pod1 / outcome / 0 / result / interfaces / 2 / mac"),
+        (
+            json!({"args": {"cni": {"mac": "02:00:00:00:00:01"}}}),
+            "1 ADD pod1 / outcome / 0 / result / interfaces / 2 / mac",
+        ),
         (json!({"hairpinMode": true, "promiscMode": true}), "1 ADD pod1 / outcome / 0 / error"),
     ];
     for (more, at) in noticed {
         let found = compare(&base, &told(&more));
-        assert!(found.iter().any(|found| found.at.starts_with(at)), "{more} isn't noticed at \"{at}\": {found:#?}");
+        assert!(
+            found.iter().any(|found| found.at.starts_with(at)),
+            "{more} isn't noticed at \"{at}\": {found:#?}"
+        );
     }
 }
 
@@ -61,6 +70,9 @@ fn a_neighbour_that_was_entered_is_noticed() {
     }
     let steps = |commands| vec![add(1).into(), Step::On(Place::Host, commands), del(1).into()];
     let told = |commands| run(&Case::new("proof", base()).steps(steps(commands)), "1.0.0", DEBIAN);
-    let found = compare(&told("true"), &told("ip neighbour add 10.77.0.2 lladdr 02:00:00:00:00:03 dev cni7 nud permanent"));
+    let found = compare(
+        &told("true"),
+        &told("ip neighbour add 10.77.0.2 lladdr 02:00:00:00:00:03 dev cni7 nud permanent"),
+    );
     assert!(found.iter().any(|found| found.at.starts_with("3 DEL pod1 / host / neighbours")), "{found:#?}");
 }

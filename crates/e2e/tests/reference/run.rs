@@ -54,7 +54,16 @@ impl<'c> Stage<'c> {
         let path = directory.path().to_string_lossy().into_owned();
         let names = Names::new(format!("{case:?}"), &[(path, "$".into())]);
         let scratch = Scratch::new(directory.path());
-        Stage { case, version, cast, directory, scratch, names, results: BTreeMap::new(), servers: Vec::new() }
+        Stage {
+            case,
+            version,
+            cast,
+            directory,
+            scratch,
+            names,
+            results: BTreeMap::new(),
+            servers: Vec::new(),
+        }
     }
 
     fn carry_out(&mut self, number: usize, step: &Step) -> Option<Observation> {
@@ -71,7 +80,9 @@ impl<'c> Stage<'c> {
                 return None;
             }
             Step::Ask(questions) => ("questions".into(), probe::ask(&mut self.scratch, questions)),
-            Step::Multicast(from, to, group) => ("multicast".into(), probe::multicast(&self.scratch, *from, *to, group)),
+            Step::Multicast(from, to, group) => {
+                ("multicast".into(), probe::multicast(&self.scratch, *from, *to, group))
+            }
             Step::Flow(from, to) => ("flow".into(), self.scratch.at(*from).run(|| probe::flow(to))),
             Step::End(place) => {
                 self.end(*place);
@@ -84,7 +95,8 @@ impl<'c> Stage<'c> {
 
     /// What of a call is looked at.
     fn looks(&self, number: usize, call: &Call) -> Seen {
-        let is_full = self.case.versions.last().is_none_or(|newest| *newest <= self.version) || number == self.case.steps.len();
+        let is_full = self.case.versions.last().is_none_or(|newest| *newest <= self.version)
+            || number == self.case.steps.len();
         if is_full { call.seen } else { Seen::Outcome }
     }
 
@@ -92,7 +104,8 @@ impl<'c> Stage<'c> {
         self.scratch.at(Place::Pod(call.pod));
         let outcomes = self.call_chain(call);
         if call.command == "ADD" || seen == Seen::Everything {
-            let snapshots = self.look(if seen == Seen::Everything { snapshot::take } else { snapshot::links });
+            let snapshots =
+                self.look(if seen == Seen::Everything { snapshot::take } else { snapshot::links });
             self.names.learn(&snapshots);
             let mut shown = json!({"outcome": self.names.plain(&json!(outcomes))});
             if seen == Seen::Everything {
@@ -117,7 +130,8 @@ impl<'c> Stage<'c> {
 
     /// Calls the plugins one after the other until one fails; DEL goes on.
     fn call_chain(&mut self, call: &Call) -> Vec<Value> {
-        let variable = |name: &str| call.environment.iter().find(|(key, _)| *key == name).and_then(|(_, value)| *value);
+        let variable =
+            |name: &str| call.environment.iter().find(|(key, _)| *key == name).and_then(|(_, value)| *value);
         let key = (call.pod, variable("CNI_IFNAME").unwrap_or("eth0").to_owned());
         let mut previous = match &call.previous {
             Previous::Usual if call.command == "ADD" => None,
@@ -158,7 +172,11 @@ impl<'c> Stage<'c> {
         let path = self.directory.path().join(side.name);
         let kind = plugin["type"].as_str().unwrap_or_default();
         let stdin = call.raw.map_or_else(|| self.stdin(call, plugin, previous), str::to_owned);
-        Invocation { executable: path.join(kind), environment: self.environment(call, &path), stdin: self.filled_in(&stdin) }
+        Invocation {
+            executable: path.join(kind),
+            environment: self.environment(call, &path),
+            stdin: self.filled_in(&stdin),
+        }
     }
 
     fn stdin(&self, call: &Call, plugin: &Value, previous: Option<&Value>) -> String {

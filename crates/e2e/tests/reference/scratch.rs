@@ -86,7 +86,8 @@ impl Scratch {
     pub(crate) fn at(&mut self, place: Place) -> &Netns {
         if !self.places.contains_key(&place) {
             let made = Netns::new(if place == Place::World { HOST } else { "" });
-            symlink(format!("/proc/{}/fd/{}", std::process::id(), made.0.as_raw_fd()), self.path(place)).unwrap();
+            symlink(format!("/proc/{}/fd/{}", std::process::id(), made.0.as_raw_fd()), self.path(place))
+                .unwrap();
             self.places.insert(place, made);
             if place == Place::World {
                 let uplink = UPLINK.replace("$WORLD", &self.path(place).to_string_lossy());

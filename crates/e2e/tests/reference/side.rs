@@ -23,16 +23,22 @@ impl Side {
     pub(crate) const DEBIAN: Side = Side { name: "debian", ours: &[] };
     pub(crate) const OURS: Side = Side { name: "ours", ours: &OURS };
     pub(crate) const OUR_ADDRESSES: Side = Side { name: "our-addresses", ours: &["host-local"] };
-    pub(crate) const DEBIANS_ADDRESSES: Side = Side { name: "debians-addresses", ours: &["bridge", "loopback", "portmap"] };
+    pub(crate) const DEBIANS_ADDRESSES: Side =
+        Side { name: "debians-addresses", ours: &["bridge", "loopback", "portmap"] };
     pub(crate) const OUR_PORTS: Side = Side { name: "our-ports", ours: &["portmap"] };
-    pub(crate) const DEBIANS_PORTS: Side = Side { name: "debians-ports", ours: &["bridge", "host-local", "loopback"] };
+    pub(crate) const DEBIANS_PORTS: Side =
+        Side { name: "debians-ports", ours: &["bridge", "host-local", "loopback"] };
 
     /// Makes its directory below `parent`.
     pub(crate) fn install(self, parent: &Path) {
         let directory = parent.join(self.name);
         fs::create_dir(&directory).unwrap();
         for plugin in plugins() {
-            let program = if self.ours.contains(&plugin.as_str()) { ours(&plugin) } else { Path::new(DEBIAN).join(&plugin) };
+            let program = if self.ours.contains(&plugin.as_str()) {
+                ours(&plugin)
+            } else {
+                Path::new(DEBIAN).join(&plugin)
+            };
             symlink(program, directory.join(&plugin)).unwrap();
         }
     }

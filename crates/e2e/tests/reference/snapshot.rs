@@ -30,7 +30,12 @@ const INTERVAL: Duration = Duration::from_millis(5);
 /// What the calling thread's namespace holds, as soon as its links have come to rest.
 pub(crate) fn take() -> Value {
     let mut found = rested(&QUESTIONS);
-    if found["links"].as_array().unwrap().iter().any(|link| link["linkinfo"]["info_data"]["vlan_filtering"] == 1) {
+    if found["links"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .any(|link| link["linkinfo"]["info_data"]["vlan_filtering"] == 1)
+    {
         let vlans = succeed("bridge -json vlan show");
         found.insert("vlans".into(), serde_json::from_str(&vlans).unwrap());
     }
@@ -59,11 +64,13 @@ fn rested(questions: &[(&str, &str)]) -> Map<String, Value> {
 fn ask(questions: &[&str]) -> Vec<Value> {
     let mut command = Command::new("ip");
     command.args(["-json", "-details", "-batch", "-"]);
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(questions.join("\n").as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "ip: {}", String::from_utf8_lossy(&output.stderr));
-    let answers: Result<Vec<Value>, _> = serde_json::Deserializer::from_slice(&output.stdout).into_iter().collect();
+    let answers: Result<Vec<Value>, _> =
+        serde_json::Deserializer::from_slice(&output.stdout).into_iter().collect();
     answers.unwrap_or_else(|error| panic!("ip: {error}: {}", String::from_utf8_lossy(&output.stdout)))
 }
 
@@ -85,12 +92,30 @@ fn rests(link: &Value) -> bool {
 /// What is set for every interface (Documentation/networking/ip-sysctl.rst, `conf/interface/*`). All of it would take longer
 /// than everything else.
 const IPV4: [&str; 10] = [
-    "accept_local", "accept_redirects", "arp_announce", "arp_ignore", "arp_notify", "forwarding", "proxy_arp",
-    "route_localnet", "rp_filter", "send_redirects",
+    "accept_local",
+    "accept_redirects",
+    "arp_announce",
+    "arp_ignore",
+    "arp_notify",
+    "forwarding",
+    "proxy_arp",
+    "route_localnet",
+    "rp_filter",
+    "send_redirects",
 ];
 const IPV6: [&str; 12] = [
-    "accept_dad", "accept_ra", "accept_redirects", "addr_gen_mode", "autoconf", "disable_ipv6", "enhanced_dad", "forwarding",
-    "keep_addr_on_down", "mtu", "ndisc_notify", "proxy_ndp",
+    "accept_dad",
+    "accept_ra",
+    "accept_redirects",
+    "addr_gen_mode",
+    "autoconf",
+    "disable_ipv6",
+    "enhanced_dad",
+    "forwarding",
+    "keep_addr_on_down",
+    "mtu",
+    "ndisc_notify",
+    "proxy_ndp",
 ];
 
 fn sysctls() -> Value {
@@ -100,7 +125,10 @@ fn sysctls() -> Value {
         for interface in fs::read_dir(&directory).unwrap() {
             let interface = interface.unwrap();
             // An interface may go meanwhile.
-            let value = |name| fs::read_to_string(interface.path().join(name)).map_or(Value::Null, |value| json!(value.trim()));
+            let value = |name| {
+                fs::read_to_string(interface.path().join(name))
+                    .map_or(Value::Null, |value| json!(value.trim()))
+            };
             let values: BTreeMap<_, _> = names.iter().map(|name| (*name, value(name))).collect();
             found.insert(format!("{family}.{}", interface.file_name().to_string_lossy()), json!(values));
         }
@@ -121,7 +149,9 @@ pub(crate) fn rules_of_pods() -> Value {
     }
     // iptables keeps its tables when their chains are empty.
     let tables = succeed("nft list tables");
-    left.extend(tables.lines().filter(|line| !line.contains(" nat") && !line.contains(" filter")).map(str::to_owned));
+    left.extend(
+        tables.lines().filter(|line| !line.contains(" nat") && !line.contains(" filter")).map(str::to_owned),
+    );
     json!(left)
 }
 

@@ -39,25 +39,48 @@ fn bridges() -> Vec<Case> {
         option("default gateway", json!({"isDefaultGateway": true})).in_all_formats(),
         option("both families", dual()),
         option("both families, gateway", merged(dual(), json!({"isGateway": true}))).in_all_formats(),
-        option("both families, default gateway", merged(dual(), json!({"isDefaultGateway": true, "ipam": {"routes": null}}))),
-        option("default gateway, with such a route already", json!({
-            "isDefaultGateway": true, "ipam": {"routes": [{"dst": "0.0.0.0/0", "gw": "10.77.0.1"}]},
-        })),
-        option("default gateway, with such a route without gateway", json!({
-            "isDefaultGateway": true, "ipam": {"routes": [{"dst": "0.0.0.0/0"}]},
-        })).steps(vec![add(1).outcome().into(), del(1).outcome().into()]),
-        option("a gateway elsewhere in the subnet", json!({"isGateway": true, "ipam": {"gateway": "10.77.0.200"}})),
-        option("several ranges of a family", json!({"isGateway": true, "ipam": {
-            "subnet": null,
-            "ranges": [[{"subnet": "10.77.0.0/24"}], [{"subnet": "fd77::/64"}], [{"subnet": "fd78::/64"}]],
-        }})),
-        option("two subnets of IPv4", json!({"ipam": {
-            "subnet": null, "ranges": [[{"subnet": "10.77.0.0/24"}], [{"subnet": "10.78.0.0/24"}]],
-        }})),
-        option("two subnets of IPv4, gateway", json!({"isGateway": true, "ipam": {
-            "subnet": null, "ranges": [[{"subnet": "10.77.0.0/24"}], [{"subnet": "10.78.0.0/24"}]],
-        }})).steps(vec![add(1).outcome().into(), del(1).outcome().into()])
-            .differs("1 ADD pod1 / outcome", "a bridge may be the gateway of two subnets"),
+        option(
+            "both families, default gateway",
+            merged(dual(), json!({"isDefaultGateway": true, "ipam": {"routes": null}})),
+        ),
+        option(
+            "default gateway, with such a route already",
+            json!({
+                "isDefaultGateway": true, "ipam": {"routes": [{"dst": "0.0.0.0/0", "gw": "10.77.0.1"}]},
+            }),
+        ),
+        option(
+            "default gateway, with such a route without gateway",
+            json!({
+                "isDefaultGateway": true, "ipam": {"routes": [{"dst": "0.0.0.0/0"}]},
+            }),
+        )
+        .steps(vec![add(1).outcome().into(), del(1).outcome().into()]),
+        option(
+            "a gateway elsewhere in the subnet",
+            json!({"isGateway": true, "ipam": {"gateway": "10.77.0.200"}}),
+        ),
+        option(
+            "several ranges of a family",
+            json!({"isGateway": true, "ipam": {
+                "subnet": null,
+                "ranges": [[{"subnet": "10.77.0.0/24"}], [{"subnet": "fd77::/64"}], [{"subnet": "fd78::/64"}]],
+            }}),
+        ),
+        option(
+            "two subnets of IPv4",
+            json!({"ipam": {
+                "subnet": null, "ranges": [[{"subnet": "10.77.0.0/24"}], [{"subnet": "10.78.0.0/24"}]],
+            }}),
+        ),
+        option(
+            "two subnets of IPv4, gateway",
+            json!({"isGateway": true, "ipam": {
+                "subnet": null, "ranges": [[{"subnet": "10.77.0.0/24"}], [{"subnet": "10.78.0.0/24"}]],
+            }}),
+        )
+        .steps(vec![add(1).outcome().into(), del(1).outcome().into()])
+        .differs("1 ADD pod1 / outcome", "a bridge may be the gateway of two subnets"),
         option("promiscuous", json!({"isGateway": true, "promiscMode": true})),
         option("mtu", json!({"isGateway": true, "mtu": 1400})),
         option("no addresses", json!({"ipam": null}))
@@ -66,17 +89,23 @@ fn bridges() -> Vec<Case> {
         option("no addresses in the oldest format", json!({"ipam": null}))
             .in_versions(&["0.2.0"])
             .steps(vec![add(1).outcome().into(), del(1).into()])
-            .differs("1 ADD pod1 / outcome", "Debian's can't write a result without addresses, when all is done"),
-        option("no addresses, empty", json!({"ipam": null})).steps(vec![
-            add(1).with(json!({"ipam": {}})).into(), del(1).with(json!({"ipam": {}})).into(),
-        ]),
+            .differs(
+                "1 ADD pod1 / outcome",
+                "Debian's can't write a result without addresses, when all is done",
+            ),
+        option("no addresses, empty", json!({"ipam": null}))
+            .steps(vec![add(1).with(json!({"ipam": {}})).into(), del(1).with(json!({"ipam": {}})).into()]),
         // Where the kernel knows no VLANs both refuse them.
-        option("a VLAN", json!({"vlan": 100, "preserveDefaultVlan": true, "ipam": null})).steps(vec![add(1).outcome().into(), del(1).into()]),
+        option("a VLAN", json!({"vlan": 100, "preserveDefaultVlan": true, "ipam": null}))
+            .steps(vec![add(1).outcome().into(), del(1).into()]),
         option("a VLAN with a gateway", json!({"vlan": 100, "preserveDefaultVlan": true, "isGateway": true}))
             .steps(vec![add(1).outcome().into(), add(2).outcome().into(), del(1).into()]),
-        option("no addresses, gateway", json!({"isGateway": true, "ipMasq": true, "mtu": 9000, "ipam": null}))
-            .steps(vec![add(1).into(), del(1).into()])
-            .after(Place::Host, "ip link add cni7 address 02:00:00:00:00:07 mtu 9000 type bridge"),
+        option(
+            "no addresses, gateway",
+            json!({"isGateway": true, "ipMasq": true, "mtu": 9000, "ipam": null}),
+        )
+        .steps(vec![add(1).into(), del(1).into()])
+        .after(Place::Host, "ip link add cni7 address 02:00:00:00:00:07 mtu 9000 type bridge"),
     ]
 }
 
@@ -87,24 +116,44 @@ pub(crate) fn merged(mut below: Value, above: Value) -> Value {
 
 /// What is written in other ways.
 fn writings() -> Vec<Case> {
-    let raw = |name: &str, text: &'static str| option(name, json!({})).steps(vec![add(1).raw(text).into(), del(1).raw(text).into()]);
+    let raw = |name: &str, text: &'static str| {
+        option(name, json!({})).steps(vec![add(1).raw(text).into(), del(1).raw(text).into()])
+    };
     vec![
-        raw("fields in any case", r#"{"cniVersion": "1.0.0", "name": "reference", "type": "bridge", "BRIDGE": "cni7",
+        raw(
+            "fields in any case",
+            r#"{"cniVersion": "1.0.0", "name": "reference", "type": "bridge", "BRIDGE": "cni7",
             "IsGateway": true, "hairpinmode": true, "MTU": 1400,
-            "IPAM": {"Type": "host-local", "datadir": "$DATA", "SUBNET": "10.77.0.0/24", "Routes": [{"Dst": "0.0.0.0/0", "GW": "10.77.0.9"}]}}"#),
-        raw("fields that are null", r#"{"cniVersion": "1.0.0", "name": "reference", "type": "bridge", "bridge": "cni7",
+            "IPAM": {"Type": "host-local", "datadir": "$DATA", "SUBNET": "10.77.0.0/24", "Routes": [{"Dst": "0.0.0.0/0", "GW": "10.77.0.9"}]}}"#,
+        ),
+        raw(
+            "fields that are null",
+            r#"{"cniVersion": "1.0.0", "name": "reference", "type": "bridge", "bridge": "cni7",
             "isGateway": null, "mtu": null, "dns": null, "args": null, "runtimeConfig": null, "prevResult": null, "vlan": null,
             "ipam": {"type": "host-local", "dataDir": "$DATA", "subnet": "10.77.0.0/24", "gateway": null, "routes": null,
-                "ranges": null, "rangeStart": null, "resolvConf": null}}"#),
-        raw("fields unknown", r#"{"cniVersion": "1.0.0", "name": "reference", "type": "bridge", "bridge": "cni7", "colour": [1],
+                "ranges": null, "rangeStart": null, "resolvConf": null}}"#,
+        ),
+        raw(
+            "fields unknown",
+            r#"{"cniVersion": "1.0.0", "name": "reference", "type": "bridge", "bridge": "cni7", "colour": [1],
             "capabilities": {"mac": true}, "args": {"k8s": {"mac": 7}}, "runtimeConfig": {"portMappings": [], "dns": {}},
-            "ipam": {"type": "host-local", "dataDir": "$DATA", "subnet": "10.77.0.0/24", "colour": {}}}"#),
-        raw("a field twice", r#"{"cniVersion": "1.0.0", "name": "reference", "type": "bridge", "bridge": "cni6", "bridge": "cni7",
-            "ipam": {"type": "host-local", "dataDir": "$DATA", "subnet": "10.77.0.0/24"}}"#),
-        raw("an mtu of 0", r#"{"cniVersion": "1.0.0", "name": "reference", "type": "bridge", "bridge": "cni7", "mtu": 0,
-            "ipam": {"type": "host-local", "dataDir": "$DATA", "subnet": "10.77.0.0/24"}}"#),
-        raw("an mtu below 0", r#"{"cniVersion": "1.0.0", "name": "reference", "type": "bridge", "bridge": "cni7", "mtu": -5,
-            "ipam": {"type": "host-local", "dataDir": "$DATA", "subnet": "10.77.0.0/24"}}"#),
+            "ipam": {"type": "host-local", "dataDir": "$DATA", "subnet": "10.77.0.0/24", "colour": {}}}"#,
+        ),
+        raw(
+            "a field twice",
+            r#"{"cniVersion": "1.0.0", "name": "reference", "type": "bridge", "bridge": "cni6", "bridge": "cni7",
+            "ipam": {"type": "host-local", "dataDir": "$DATA", "subnet": "10.77.0.0/24"}}"#,
+        ),
+        raw(
+            "an mtu of 0",
+            r#"{"cniVersion": "1.0.0", "name": "reference", "type": "bridge", "bridge": "cni7", "mtu": 0,
+            "ipam": {"type": "host-local", "dataDir": "$DATA", "subnet": "10.77.0.0/24"}}"#,
+        ),
+        raw(
+            "an mtu below 0",
+            r#"{"cniVersion": "1.0.0", "name": "reference", "type": "bridge", "bridge": "cni7", "mtu": -5,
+            "ipam": {"type": "host-local", "dataDir": "$DATA", "subnet": "10.77.0.0/24"}}"#,
+        ),
     ]
 }
 

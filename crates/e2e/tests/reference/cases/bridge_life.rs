@@ -23,7 +23,10 @@ fn surroundings() -> Vec<Case> {
     vec![
         with("it exists", "ip link add cni7 type bridge"),
         with("it has its address", "ip link add cni7 up type bridge; ip address add 10.77.0.1/24 dev cni7"),
-        with("it has an address of IPv6", "ip link add cni7 up type bridge; ip address add fd01::1/64 dev cni7"),
+        with(
+            "it has an address of IPv6",
+            "ip link add cni7 up type bridge; ip address add fd01::1/64 dev cni7",
+        ),
         gateway("it has another address")
             .steps(vec![add(1).outcome().into(), del(1).into()])
             .after(Place::Host, "ip link add cni7 up type bridge; ip address add 10.77.0.9/24 dev cni7"),
@@ -76,17 +79,28 @@ fn lives() -> Vec<Case> {
             del(2).into(),
             del(1).into(),
         ]),
-        gateway("added twice").steps(vec![add(1).into(), add(1).outcome().into(), check(1).into(), del(1).into()]),
+        gateway("added twice").steps(vec![
+            add(1).into(),
+            add(1).outcome().into(),
+            check(1).into(),
+            del(1).into(),
+        ]),
         gateway("deleted without a result")
             .steps(vec![add(1).into(), del(1).previous(Previous::Nothing).into()])
             .in_all_formats(),
         // A route that can't be is found after the address was given.
-        option("an address is given back when it can't be used", json!({"ipam": {"routes": [{"dst": "10.9.0.0/16", "gw": "10.5.0.1"}]}}))
-            .steps(vec![
-                add(1).outcome().into(),
-                Step::On(Place::Host, "test -e $DATA/reference/last_reserved_ip.0 && test ! -e $DATA/reference/10.77.0.2"),
-                del(1).into(),
-            ]),
+        option(
+            "an address is given back when it can't be used",
+            json!({"ipam": {"routes": [{"dst": "10.9.0.0/16", "gw": "10.5.0.1"}]}}),
+        )
+        .steps(vec![
+            add(1).outcome().into(),
+            Step::On(
+                Place::Host,
+                "test -e $DATA/reference/last_reserved_ip.0 && test ! -e $DATA/reference/10.77.0.2",
+            ),
+            del(1).into(),
+        ]),
         gateway("deleted before it was added").steps(vec![del(1).into(), add(1).into(), del(1).into()]),
         gateway("the namespace is gone").steps(vec![
             add(1).into(),
@@ -133,22 +147,39 @@ fn damages() -> Vec<Case> {
         ("the bridge has another mac", Place::Host, "ip link set cni7 address 02:00:00:00:00:09"),
         ("the bridge is promiscuous", Place::Host, "ip link set cni7 promisc on"),
         ("the bridge has lost its address", Place::Host, "ip -4 address flush dev cni7"),
-        ("no port of the bridge", Place::Host, "ip link set $(ip -o link show type veth | sed 's/.*: \\(.*\\)@.*/\\1/') nomaster"),
-        ("the port is down", Place::Host, "ip link set $(ip -o link show type veth | sed 's/.*: \\(.*\\)@.*/\\1/') down"),
-        ("the port is gone", Place::Host, "ip link delete $(ip -o link show type veth | sed 's/.*: \\(.*\\)@.*/\\1/')"),
+        (
+            "no port of the bridge",
+            Place::Host,
+            "ip link set $(ip -o link show type veth | sed 's/.*: \\(.*\\)@.*/\\1/') nomaster",
+        ),
+        (
+            "the port is down",
+            Place::Host,
+            "ip link set $(ip -o link show type veth | sed 's/.*: \\(.*\\)@.*/\\1/') down",
+        ),
+        (
+            "the port is gone",
+            Place::Host,
+            "ip link delete $(ip -o link show type veth | sed 's/.*: \\(.*\\)@.*/\\1/')",
+        ),
         ("the addresses are given back", Place::Host, "rm $DATA/reference/10.77.0.2 $DATA/reference/fd77::2"),
         ("one address is given back", Place::Host, "rm $DATA/reference/10.77.0.2"),
     ];
     let config = merged(dual(), json!({"isGateway": true}));
     let case = |(name, place, commands): (&str, Place, &'static str)| {
-        let steps = vec![add(1).outcome().into(), Step::On(place, commands), check(1).outcome().into(), del(1).into()];
+        let steps = vec![
+            add(1).outcome().into(),
+            Step::On(place, commands),
+            check(1).outcome().into(),
+            del(1).into(),
+        ];
         option(&format!("checked: {name}"), config.clone()).steps(steps)
     };
     let mut cases: Vec<Case> = damages.into_iter().map(case).collect();
-    cases.push(option("checked: without a result", config.clone()).steps(vec![
-        add(1).outcome().into(),
-        check(1).previous(Previous::Nothing).outcome().into(),
-    ]));
+    cases.push(
+        option("checked: without a result", config.clone())
+            .steps(vec![add(1).outcome().into(), check(1).previous(Previous::Nothing).outcome().into()]),
+    );
     cases.push(option("checked: another pod's result", config.clone()).steps(vec![
         add(1).outcome().into(),
         check(1).previous(Previous::This(json!({
@@ -156,10 +187,15 @@ fn damages() -> Vec<Case> {
             "interfaces": [{"name": "cni7"}, {"name": "veth0"}, {"name": "eth0", "sandbox": "/elsewhere"}],
         }))).outcome().into(),
     ]));
-    cases.push(option("checked: an address that isn't there", config).steps(vec![
-        add(1).outcome().into(),
-        check(1).with(json!({"prevResult": {"ips": [{"address": "10.77.0.99/24", "interface": 2}]}})).outcome().into(),
-    ]));
+    cases.push(
+        option("checked: an address that isn't there", config).steps(vec![
+            add(1).outcome().into(),
+            check(1)
+                .with(json!({"prevResult": {"ips": [{"address": "10.77.0.99/24", "interface": 2}]}}))
+                .outcome()
+                .into(),
+        ]),
+    );
     cases
 }
 

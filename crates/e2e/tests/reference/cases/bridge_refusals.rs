@@ -9,7 +9,8 @@ use crate::compare::hold;
 use crate::scratch::Place;
 
 /// Debian's leaves a bridge, ours none that has no port. Nobody is promised either.
-const NO_BRIDGE: Step = Step::On(Place::Host, "ip link delete cni7 2>/dev/null; ip link delete cni0 2>/dev/null; true");
+const NO_BRIDGE: Step =
+    Step::On(Place::Host, "ip link delete cni7 2>/dev/null; ip link delete cni0 2>/dev/null; true");
 
 /// A configuration that ADD refuses; DEL takes away what there is of it.
 fn refused(name: &str, more: Value) -> Case {
@@ -36,8 +37,12 @@ fn configurations() -> Vec<Case> {
         refused("a gateway that is none", json!({"isGateway": "yes"})),
         refused("an IPAM that isn't there", json!({"ipam": {"type": "nothing-of-this-name"}})),
         refused("an IPAM that refuses", json!({"ipam": {"subnet": "10.77.0.1/24"}})),
-        refused("addresses that are all taken", json!({"ipam": {"rangeStart": "10.77.0.1", "rangeEnd": "10.77.0.1"}})),
-        refused("another link of that name", json!({})).after(Place::Host, "ip link add cni7 type veth peer name other"),
+        refused(
+            "addresses that are all taken",
+            json!({"ipam": {"rangeStart": "10.77.0.1", "rangeEnd": "10.77.0.1"}}),
+        ),
+        refused("another link of that name", json!({}))
+            .after(Place::Host, "ip link add cni7 type veth peer name other"),
         refused("an interface of that name", json!({})).after(Place::Pod(1), "ip link add eth0 type bridge"),
         refused("the address is there already", json!({"isGateway": true}))
             .after(Place::Pod(1), "ip link add eth7 up type bridge; ip address add 10.77.0.2/24 dev eth7"),

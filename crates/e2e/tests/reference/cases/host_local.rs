@@ -24,7 +24,8 @@ fn adds(pods: impl IntoIterator<Item = u8>) -> Vec<Step> {
 
 /// Addresses need no namespace: all calls name the first pod's.
 fn here(call: Call) -> Call {
-    let (pod, id) = (1, ["", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"][call.pod as usize]);
+    let (pod, id) =
+        (1, ["", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"][call.pod as usize]);
     Call { pod, ..call.env("CNI_CONTAINERID", Some(id)) }
 }
 
@@ -76,28 +77,49 @@ fn wanted() -> Vec<Case> {
         one("by the runtime", add(1).with(runtime(json!(["10.77.0.88", "fd77::0088"])))),
         one("by the runtime, with prefixes", add(1).with(runtime(json!(["10.77.0.88/24", "fd77::88/64"])))),
         one("by all of them", add(1).with(runtime(json!(["fd77::88"]))).args("IP=10.77.0.88")),
-        addresses("wanted by all of them, too many", both.clone())
-            .steps(vec![here(add(1)).with(runtime(json!(["10.77.0.89"]))).args("IP=10.77.0.88").outcome().into()]),
+        addresses("wanted by all of them, too many", both.clone()).steps(vec![
+            here(add(1)).with(runtime(json!(["10.77.0.89"]))).args("IP=10.77.0.88").outcome().into(),
+        ]),
         one("outside of all", add(1).args("IP=10.99.0.1")),
         one("the gateway's", add(1).args("IP=10.77.0.1")),
         one("the subnet's own", add(1).args("IP=10.77.0.0")),
         one("the broadcast's", add(1).args("IP=10.77.0.255")),
         addresses("wanted twice", both.clone()).steps(vec![
-            here(add(1)).args("IP=10.77.0.88").into(), here(add(2)).args("IP=10.77.0.88").into(), here(add(3)).into(),
+            here(add(1)).args("IP=10.77.0.88").into(),
+            here(add(2)).args("IP=10.77.0.88").into(),
+            here(add(3)).into(),
         ]),
-        addresses("wanted outside of the range", json!({"subnet": "10.77.0.0/24", "rangeStart": "10.77.0.10", "rangeEnd": "10.77.0.20"}))
-            .steps(vec![here(add(1)).args("IP=10.77.0.21").into(), here(add(2)).args("IP=10.77.0.9").into(), here(add(3)).args("IP=10.77.0.20").into()]),
+        addresses(
+            "wanted outside of the range",
+            json!({"subnet": "10.77.0.0/24", "rangeStart": "10.77.0.10", "rangeEnd": "10.77.0.20"}),
+        )
+        .steps(vec![
+            here(add(1)).args("IP=10.77.0.21").into(),
+            here(add(2)).args("IP=10.77.0.9").into(),
+            here(add(3)).args("IP=10.77.0.20").into(),
+        ]),
         addresses("wanted by one that has it", both)
             .steps(vec![here(add(1)).into(), here(add(1)).args("IP=10.77.0.88").into(), here(del(1)).into()])
-            .differs("2 ADD pod1 / files", "what refuses takes nothing away: Debian's gives the first ADD's addresses back"),
+            .differs(
+                "2 ADD pod1 / files",
+                "what refuses takes nothing away: Debian's gives the first ADD's addresses back",
+            ),
     ]
 }
 
 /// The files: who wrote them, in what order, and what else lies there.
 fn files() -> Vec<Case> {
-    let with = |name: &str, commands: &'static str| addresses(name, subnet()).steps(adds(1..=3)).after(Place::Host, commands);
+    let with = |name: &str, commands: &'static str| {
+        addresses(name, subnet()).steps(adds(1..=3)).after(Place::Host, commands)
+    };
     let mut round = adds(1..=5);
-    round.extend([here(del(2)).into(), here(del(4)).into(), here(add(6)).into(), here(add(7)).into(), here(add(8)).into()]);
+    round.extend([
+        here(del(2)).into(),
+        here(del(4)).into(),
+        here(add(6)).into(),
+        here(add(7)).into(),
+        here(add(8)).into(),
+    ]);
     vec![
         addresses("round and round", subnet()).steps(round),
         with("goes on after the last", "mkdir $DATA/reference; printf 10.77.0.4 > $DATA/reference/last_reserved_ip.0"),
@@ -137,7 +159,11 @@ fn files() -> Vec<Case> {
 fn refusals() -> Vec<Case> {
     let set = |ranges: Value| json!({"ranges": ranges});
     let refused = |name: &str, ipam: Value| {
-        addresses(&format!("refused: {name}"), ipam).steps(vec![here(add(1)).into(), here(check(1)).into(), here(del(1)).into()])
+        addresses(&format!("refused: {name}"), ipam).steps(vec![
+            here(add(1)).into(),
+            here(check(1)).into(),
+            here(del(1)).into(),
+        ])
     };
     vec![
         refused("nothing", json!({})),
@@ -153,19 +179,29 @@ fn refusals() -> Vec<Case> {
         refused("too small, IPv6", json!({"subnet": "fd77::/127"})),
         refused("begins outside", json!({"subnet": "10.77.0.0/24", "rangeStart": "10.78.0.1"})),
         refused("ends outside", json!({"subnet": "10.77.0.0/24", "rangeEnd": "10.78.0.1"})),
-        refused("ends before it begins", json!({"subnet": "10.77.0.0/24", "rangeStart": "10.77.0.9", "rangeEnd": "10.77.0.5"})),
+        refused(
+            "ends before it begins",
+            json!({"subnet": "10.77.0.0/24", "rangeStart": "10.77.0.9", "rangeEnd": "10.77.0.5"}),
+        ),
         refused("begins in another family", json!({"subnet": "10.77.0.0/24", "rangeStart": "fd77::1"})),
         refused("begins nowhere", json!({"subnet": "10.77.0.0/24", "rangeStart": "here"})),
         refused("a gateway of nowhere", json!({"subnet": "10.77.0.0/24", "gateway": "here"})),
         refused("a gateway outside", json!({"subnet": "10.77.0.0/24", "gateway": "10.99.0.1"})),
         refused("sets overlap", set(json!([[{"subnet": "10.77.0.0/24"}], [{"subnet": "10.77.0.128/25"}]]))),
-        refused("ranges of a set overlap", set(json!([[{"subnet": "10.77.0.0/24"}, {"subnet": "10.77.0.0/25"}]]))),
+        refused(
+            "ranges of a set overlap",
+            set(json!([[{"subnet": "10.77.0.0/24"}, {"subnet": "10.77.0.0/25"}]])),
+        ),
         refused("families in one set", set(json!([[{"subnet": "10.77.0.0/24"}, {"subnet": "fd77::/64"}]]))),
         refused("a route to nowhere", json!({"subnet": "10.77.0.0/24", "routes": [{"dst": "there"}]})),
-        refused("a route by nobody", json!({"subnet": "10.77.0.0/24", "routes": [{"dst": "0.0.0.0/0", "gw": "there"}]})),
+        refused(
+            "a route by nobody",
+            json!({"subnet": "10.77.0.0/24", "routes": [{"dst": "0.0.0.0/0", "gw": "there"}]}),
+        ),
         refused("a list that is none", set(json!("10.77.0.0/24"))),
         addresses("refused: no ipam", json!({})).steps(vec![
-            here(add(1)).with(json!({"ipam": null})).into(), here(del(1)).with(json!({"ipam": null})).into(),
+            here(add(1)).with(json!({"ipam": null})).into(),
+            here(del(1)).with(json!({"ipam": null})).into(),
         ]),
     ]
 }

@@ -52,14 +52,15 @@ fn cases() -> Vec<Case> {
             del(1).netns(Names::NothingThere).into(),
             del(1).netns(Names::Nothing).into(),
         ]),
-        Case::new("loopback: no namespace", loopback()).steps(vec![
-            add(1).netns(Names::NothingThere).into(),
-            add(1).netns(Names::AFile).into(),
-            add(1).netns(Names::Nothing).into(),
-            check(1).netns(Names::NothingThere).into(),
-            del(1).netns(Names::AFile).into(),
-        ])
-        .differs("5 DEL pod1 / outcome", "where there is no namespace there is nothing to undo"),
+        Case::new("loopback: no namespace", loopback())
+            .steps(vec![
+                add(1).netns(Names::NothingThere).into(),
+                add(1).netns(Names::AFile).into(),
+                add(1).netns(Names::Nothing).into(),
+                check(1).netns(Names::NothingThere).into(),
+                del(1).netns(Names::AFile).into(),
+            ])
+            .differs("5 DEL pod1 / outcome", "where there is no namespace there is nothing to undo"),
     ]
 }
 

@@ -11,8 +11,16 @@ use crate::scratch::Place;
 /// From every place that may ask to every place that may be asked, by both families.
 fn everybody() -> Step {
     let targets = [
-        "192.0.2.2", "[2001:db8::2]", "192.0.2.1", "[2001:db8::1]", "10.77.0.1", "[fd77::1]", "10.77.0.2", "[fd77::2]",
-        "10.77.0.3", "[fd77::3]",
+        "192.0.2.2",
+        "[2001:db8::2]",
+        "192.0.2.1",
+        "[2001:db8::1]",
+        "10.77.0.1",
+        "[fd77::1]",
+        "10.77.0.2",
+        "[fd77::2]",
+        "10.77.0.3",
+        "[fd77::3]",
     ];
     let from = [Place::Pod(1), Place::Pod(2), Place::World, Place::Host];
     let questions = from.into_iter().flat_map(|from| {
@@ -40,25 +48,48 @@ fn cases() -> Vec<Case> {
     vec![
         option("masquerade: none", plain).steps([scene(), vec![everybody()]].concat()),
         masqueraded("both families", vec![everybody()]),
-        masqueraded("one pod has gone", vec![del(1).outcome().into(), everybody(), del(2).outcome().into(), Step::Rules]),
+        masqueraded(
+            "one pod has gone",
+            vec![del(1).outcome().into(), everybody(), del(2).outcome().into(), Step::Rules],
+        ),
         masqueraded("checked", vec![check(1).into(), check(2).into()]),
-        masqueraded("multicast stays among the pods", vec![
-            Step::Multicast(Place::Pod(1), Place::Pod(2), "239.7.7.7:7001"),
-            Step::Multicast(Place::Pod(2), Place::Pod(1), "[ff05::77]:7001"),
-        ]),
-        masqueraded("deleted without a result", vec![
-            del(1).previous(Previous::Nothing).outcome().into(),
-            del(2).previous(Previous::Nothing).outcome().into(),
-            Step::Rules,
-        ]),
+        masqueraded(
+            "multicast stays among the pods",
+            vec![
+                Step::Multicast(Place::Pod(1), Place::Pod(2), "239.7.7.7:7001"),
+                Step::Multicast(Place::Pod(2), Place::Pod(1), "[ff05::77]:7001"),
+            ],
+        ),
+        masqueraded(
+            "deleted without a result",
+            vec![
+                del(1).previous(Previous::Nothing).outcome().into(),
+                del(2).previous(Previous::Nothing).outcome().into(),
+                Step::Rules,
+            ],
+        ),
         // Debian's knows whose rules are whose by the addresses in the pod alone, and leaves them behind.
-        masqueraded("the namespaces are gone", vec![
-            Step::End(Place::Pod(1)), Step::End(Place::Pod(2)),
-            del(1).netns(Names::NothingThere).outcome().into(), del(2).netns(Names::Nothing).outcome().into(), Step::Rules,
-        ]).differs("11 rules", "Debian's leaves its rules when it finds no addresses in the pod"),
-        masqueraded("deleted twice", vec![
-            del(1).outcome().into(), del(1).outcome().into(), del(2).outcome().into(), del(2).outcome().into(), Step::Rules,
-        ]),
+        masqueraded(
+            "the namespaces are gone",
+            vec![
+                Step::End(Place::Pod(1)),
+                Step::End(Place::Pod(2)),
+                del(1).netns(Names::NothingThere).outcome().into(),
+                del(2).netns(Names::Nothing).outcome().into(),
+                Step::Rules,
+            ],
+        )
+        .differs("11 rules", "Debian's leaves its rules when it finds no addresses in the pod"),
+        masqueraded(
+            "deleted twice",
+            vec![
+                del(1).outcome().into(),
+                del(1).outcome().into(),
+                del(2).outcome().into(),
+                del(2).outcome().into(),
+                Step::Rules,
+            ],
+        ),
     ]
 }
 

@@ -42,7 +42,9 @@ fn look_up(observations: &[Observation], at: &str) -> Value {
     let mut parts = at.split(" / ");
     let step = parts.next().unwrap_or_default();
     let shown = observations.iter().find(|observation| observation.step == step);
-    let shown = shown.unwrap_or_else(|| panic!("no step \"{step}\" in {:?}", observations.iter().map(|o| &o.step).collect::<Vec<_>>()));
+    let shown = shown.unwrap_or_else(|| {
+        panic!("no step \"{step}\" in {:?}", observations.iter().map(|o| &o.step).collect::<Vec<_>>())
+    });
     parts.fold(shown.shown.clone(), |value, part| match part.parse::<usize>() {
         Ok(index) if value.is_array() => value[index].clone(),
         _ => value[part].clone(),
@@ -71,7 +73,8 @@ fn alone(name: &str, config: Value, steps: Vec<Step>) -> Case {
 
 fn chain(name: &str, steps: Vec<Step>) -> Case {
     let below = bridge(merged(gateway(), json!({"ipMasq": true})));
-    Case::chain(name, &[below, json!({"type": "portmap", "capabilities": {"portMappings": true}})]).steps(steps)
+    Case::chain(name, &[below, json!({"type": "portmap", "capabilities": {"portMappings": true}})])
+        .steps(steps)
 }
 
 fn with_port(call: Call, port: u16) -> Call {
@@ -84,7 +87,13 @@ fn results() -> Vec<Promise> {
     let route = json!({"dst": "10.99.0.0/24", "gw": "10.77.0.9", "mtu": 1300, "advmss": 1200, "priority": 50, "table": 77});
     let knows = |kind: &str| {
         let case = alone("knows its versions", json!({"type": kind}), vec![version().into()]);
-        promise(case, &[("1 VERSION / outcome / 0 / result", json!({"cniVersion": "1.1.0", "supportedVersions": versions}))])
+        promise(
+            case,
+            &[(
+                "1 VERSION / outcome / 0 / result",
+                json!({"cniVersion": "1.1.0", "supportedVersions": versions}),
+            )],
+        )
     };
     vec![
         knows("bridge"),
@@ -95,74 +104,121 @@ fn results() -> Vec<Promise> {
             alone("mtu in results", bridge(json!({"mtu": 1400})), vec![add(1).into(), check(1).into()]),
             &[
                 ("1 ADD pod1 / outcome / 0 / result / cniVersion", json!("1.1.0")),
-                ("1 ADD pod1 / outcome / 0 / result / interfaces", json!([
-                    {"name": "cni7", "mtu": 1400},
-                    {"name": "<veth of eth0 in pod1>", "mtu": 1400},
-                    {"name": "eth0", "mtu": 1400, "sandbox": "$/pod1"},
-                ])),
+                (
+                    "1 ADD pod1 / outcome / 0 / result / interfaces",
+                    json!([
+                        {"name": "cni7", "mtu": 1400},
+                        {"name": "<veth of eth0 in pod1>", "mtu": 1400},
+                        {"name": "eth0", "mtu": 1400, "sandbox": "$/pod1"},
+                    ]),
+                ),
                 ("2 CHECK pod1 / outcome / 0", json!({"result": null})),
             ],
         ),
         promise(
-            alone("fields of routes", bridge(json!({"ipam": {"routes": [route.clone()]}})), vec![add(1).into(), check(1).into()]),
+            alone(
+                "fields of routes",
+                bridge(json!({"ipam": {"routes": [route.clone()]}})),
+                vec![add(1).into(), check(1).into()],
+            ),
             &[
                 ("1 ADD pod1 / outcome / 0 / result / routes", json!([route])),
-                ("1 ADD pod1 / pod1 / routes", json!([{
-                    "dst": "10.99.0.0/24", "gateway": "10.77.0.9", "table": "77", "metric": 50,
-                    "metrics": [{"mtu": 1300, "advmss": 1200}],
-                }])),
+                (
+                    "1 ADD pod1 / pod1 / routes",
+                    json!([{
+                        "dst": "10.99.0.0/24", "gateway": "10.77.0.9", "table": "77", "metric": 50,
+                        "metrics": [{"mtu": 1300, "advmss": 1200}],
+                    }]),
+                ),
                 ("2 CHECK pod1 / outcome / 0", json!({"result": null})),
             ],
         ),
         promise(
-            alone("the allocator's dns", bridge(json!({"ipam": {"resolvConf": "$DATA/resolv.conf"}})), vec![add(1).into()])
-                .after(Place::Host, "printf 'nameserver 10.0.0.53\\nsearch example.org\\n' > $DATA/resolv.conf"),
-            &[("2 ADD pod1 / outcome / 0 / result / dns", json!({"nameservers": ["10.0.0.53"], "search": ["example.org"]}))],
+            alone(
+                "the allocator's dns",
+                bridge(json!({"ipam": {"resolvConf": "$DATA/resolv.conf"}})),
+                vec![add(1).into()],
+            )
+            .after(Place::Host, "printf 'nameserver 10.0.0.53\\nsearch example.org\\n' > $DATA/resolv.conf"),
+            &[(
+                "2 ADD pod1 / outcome / 0 / result / dns",
+                json!({"nameservers": ["10.0.0.53"], "search": ["example.org"]}),
+            )],
         ),
         promise(
-            alone("the same name for the same interface", bridge(json!({})), vec![
-                add(1).outcome().into(),
-                Step::On(Place::Host, "ip -o link show type veth | grep -oE ' veth[0-9a-f]{11}@' > $DATA/first"),
-                del(1).outcome().into(),
-                add(1).outcome().into(),
-                Step::On(Place::Host, "ip -o link show type veth | grep -oE ' veth[0-9a-f]{11}@' | cmp - $DATA/first"),
-            ]),
+            alone(
+                "the same name for the same interface",
+                bridge(json!({})),
+                vec![
+                    add(1).outcome().into(),
+                    Step::On(
+                        Place::Host,
+                        "ip -o link show type veth | grep -oE ' veth[0-9a-f]{11}@' > $DATA/first",
+                    ),
+                    del(1).outcome().into(),
+                    add(1).outcome().into(),
+                    Step::On(
+                        Place::Host,
+                        "ip -o link show type veth | grep -oE ' veth[0-9a-f]{11}@' | cmp - $DATA/first",
+                    ),
+                ],
+            ),
             &[],
         ),
     ]
 }
 
 fn options() -> Vec<Promise> {
-    let isolated = |pod: &str| -> Value { json!({format!("<veth of eth0 in {pod}>"): {"linkinfo": {"info_slave_data": {"isolated": true}}}}) };
+    let isolated = |pod: &str| -> Value {
+        json!({format!("<veth of eth0 in {pod}>"): {"linkinfo": {"info_slave_data": {"isolated": true}}}})
+    };
     let ask = |from, to: &str| Question { from, to: to.into(), by: By::Tcp };
     let refused = |name: &str, config: Value| {
         let case = alone(&format!("refused: {name}"), bridge(config), vec![add(1).into()]);
-        promise(case, &[
-            ("1 ADD pod1 / outcome / 0 / result", Value::Null),
-            ("1 ADD pod1 / host / links / cni7", Value::Null),
-            ("1 ADD pod1 / pod1 / links / eth0", Value::Null),
-            ("1 ADD pod1 / files / reference/10.77.0.2", Value::Null),
-        ])
+        promise(
+            case,
+            &[
+                ("1 ADD pod1 / outcome / 0 / result", Value::Null),
+                ("1 ADD pod1 / host / links / cni7", Value::Null),
+                ("1 ADD pod1 / pod1 / links / eth0", Value::Null),
+                ("1 ADD pod1 / files / reference/10.77.0.2", Value::Null),
+            ],
+        )
     };
     vec![
         promise(
-            alone("isolated ports", bridge(merged(gateway(), json!({"portIsolation": true}))), vec![
-                add(1).into(),
-                add(2).into(),
-                Step::Serve(Place::Pod(1), 7000),
-                Step::Ask(vec![ask(Place::Host, "10.77.0.2:7000"), ask(Place::Pod(2), "10.77.0.2:7000"), ask(Place::Pod(2), "[fd77::2]:7000")]),
-            ]),
+            alone(
+                "isolated ports",
+                bridge(merged(gateway(), json!({"portIsolation": true}))),
+                vec![
+                    add(1).into(),
+                    add(2).into(),
+                    Step::Serve(Place::Pod(1), 7000),
+                    Step::Ask(vec![
+                        ask(Place::Host, "10.77.0.2:7000"),
+                        ask(Place::Pod(2), "10.77.0.2:7000"),
+                        ask(Place::Pod(2), "[fd77::2]:7000"),
+                    ]),
+                ],
+            ),
             &[
                 ("1 ADD pod1 / host / links", isolated("pod1")),
-                ("4 questions", json!({
-                    "host asks 10.77.0.2:7000 by Tcp": "pod1 sees 10.77.0.1",
-                    "pod2 asks 10.77.0.2:7000 by Tcp": "no answer",
-                    "pod2 asks [fd77::2]:7000 by Tcp": "no answer",
-                })),
+                (
+                    "4 questions",
+                    json!({
+                        "host asks 10.77.0.2:7000 by Tcp": "pod1 sees 10.77.0.1",
+                        "pod2 asks 10.77.0.2:7000 by Tcp": "no answer",
+                        "pod2 asks [fd77::2]:7000 by Tcp": "no answer",
+                    }),
+                ),
             ],
         ),
         promise(
-            alone("an interface left down", bridge(json!({"ipam": null, "disableContainerInterface": true})), vec![add(1).into()]),
+            alone(
+                "an interface left down",
+                bridge(json!({"ipam": null, "disableContainerInterface": true})),
+                vec![add(1).into()],
+            ),
             &[("1 ADD pod1 / pod1 / links / eth0", json!({"operstate": "DOWN"}))],
         ),
         refused("an interface left down, with addresses", json!({"disableContainerInterface": true})),
@@ -171,48 +227,77 @@ fn options() -> Vec<Promise> {
         refused("VLANs of a trunk without an end", json!({"vlanTrunk": [{"minID": 100}]})),
         refused("VLANs of a trunk backwards", json!({"vlanTrunk": [{"minID": 200, "maxID": 100}]})),
         refused("an allocator that isn't there", json!({"ipam": {"type": "nothing-of-this-name"}})),
-        refused("addresses that are all taken", json!({"ipam": {"rangeStart": "10.77.0.1", "rangeEnd": "10.77.0.1"}})),
+        refused(
+            "addresses that are all taken",
+            json!({"ipam": {"rangeStart": "10.77.0.1", "rangeEnd": "10.77.0.1"}}),
+        ),
         refused("an mtu too small", json!({"mtu": 10})),
-        refused("a gateway for a route out of reach", json!({"ipam": {"routes": [{"dst": "10.99.0.0/24", "gw": "10.5.0.1"}]}})),
+        refused(
+            "a gateway for a route out of reach",
+            json!({"ipam": {"routes": [{"dst": "10.99.0.0/24", "gw": "10.5.0.1"}]}}),
+        ),
         refused("no address but one's own", json!({"macspoofchk": true})),
         refused("masquerade by another's rules", json!({"ipMasq": true, "ipMasqBackend": "iptables"})),
     ]
 }
 
 fn collections() -> Vec<Promise> {
-    let add_three = || -> Vec<Step> { (1..=3).map(|pod| with_port(add(pod), 8000 + u16::from(pod)).outcome().into()).collect() };
+    let add_three = || -> Vec<Step> {
+        (1..=3).map(|pod| with_port(add(pod), 8000 + u16::from(pod)).outcome().into()).collect()
+    };
     let ask = |port: u16| Question { from: Place::World, to: format!("192.0.2.1:{port}"), by: By::Tcp };
     let asked = || Step::Ask(vec![ask(8001), ask(8002), ask(8003)]);
     let serve = || (1..=3).map(|pod| Step::Serve(Place::Pod(pod), 7000)).collect::<Vec<_>>();
     let empty = Step::On(Place::Host, "test -z \"$(nft list ruleset)\" || { nft list ruleset; false; }");
     vec![
         promise(
-            chain("collected but one", [add_three(), serve(), vec![asked(), gc(&[("container-2", "eth0")]).into(), asked()]].concat()),
+            chain(
+                "collected but one",
+                [add_three(), serve(), vec![asked(), gc(&[("container-2", "eth0")]).into(), asked()]]
+                    .concat(),
+            ),
             &[
-                ("7 questions", json!({
-                    "world asks 192.0.2.1:8001 by Tcp": "pod1 sees 192.0.2.2",
-                    "world asks 192.0.2.1:8002 by Tcp": "pod2 sees 192.0.2.2",
-                })),
+                (
+                    "7 questions",
+                    json!({
+                        "world asks 192.0.2.1:8001 by Tcp": "pod1 sees 192.0.2.2",
+                        "world asks 192.0.2.1:8002 by Tcp": "pod2 sees 192.0.2.2",
+                    }),
+                ),
                 ("8 GC / outcome", json!([{"result": null}])),
                 ("8 GC / files / reference/10.77.0.2", Value::Null),
                 ("8 GC / files / reference/fd77::2", Value::Null),
                 ("8 GC / files / reference/10.77.0.4", Value::Null),
-                ("8 GC / files", json!({"reference/10.77.0.3": ["container-2\r\neth0"], "reference/fd77::3": ["container-2\r\neth0"]})),
-                ("9 questions", json!({
-                    "world asks 192.0.2.1:8001 by Tcp": "no answer",
-                    "world asks 192.0.2.1:8002 by Tcp": "pod2 sees 192.0.2.2",
-                    "world asks 192.0.2.1:8003 by Tcp": "no answer",
-                })),
+                (
+                    "8 GC / files",
+                    json!({"reference/10.77.0.3": ["container-2\r\neth0"], "reference/fd77::3": ["container-2\r\neth0"]}),
+                ),
+                (
+                    "9 questions",
+                    json!({
+                        "world asks 192.0.2.1:8001 by Tcp": "no answer",
+                        "world asks 192.0.2.1:8002 by Tcp": "pod2 sees 192.0.2.2",
+                        "world asks 192.0.2.1:8003 by Tcp": "no answer",
+                    }),
+                ),
             ],
         ),
         promise(
             chain("all collected", [add_three(), vec![gc(&[]).into(), empty.clone()]].concat()),
-            &[("4 GC / files / reference/10.77.0.2", Value::Null), ("4 GC / files / reference/10.77.0.4", Value::Null)],
+            &[
+                ("4 GC / files / reference/10.77.0.2", Value::Null),
+                ("4 GC / files / reference/10.77.0.4", Value::Null),
+            ],
         ),
         promise(
-            chain("an interface of two collected", vec![
-                add(1).outcome().into(), add(1).as_interface("net1").outcome().into(), gc(&[("container-1", "net1")]).into(),
-            ]),
+            chain(
+                "an interface of two collected",
+                vec![
+                    add(1).outcome().into(),
+                    add(1).as_interface("net1").outcome().into(),
+                    gc(&[("container-1", "net1")]).into(),
+                ],
+            ),
             &[
                 ("3 GC / files / reference/10.77.0.2", Value::Null),
                 ("3 GC / files", json!({"reference/10.77.0.3": ["container-1\r\nnet1"]})),
@@ -223,40 +308,67 @@ fn collections() -> Vec<Promise> {
             &[("1 GC / outcome", json!([{"result": null}]))],
         ),
         promise(
-            chain("nothing left after the last", vec![
-                with_port(add(1), 8001).outcome().into(), with_port(add(2), 8002).outcome().into(),
-                with_port(del(1), 8001).outcome().into(), with_port(del(2), 8002).outcome().into(), empty,
-            ]),
+            chain(
+                "nothing left after the last",
+                vec![
+                    with_port(add(1), 8001).outcome().into(),
+                    with_port(add(2), 8002).outcome().into(),
+                    with_port(del(1), 8001).outcome().into(),
+                    with_port(del(2), 8002).outcome().into(),
+                    empty,
+                ],
+            ),
             &[],
         ),
         promise(
-            chain("a port that another pod has", vec![
-                with_port(add(1), 8001).outcome().into(), with_port(add(2), 8001).outcome().into(), with_port(del(2), 8001).outcome().into(),
-                Step::Serve(Place::Pod(1), 7000), Step::Ask(vec![ask(8001)]),
-            ]),
+            chain(
+                "a port that another pod has",
+                vec![
+                    with_port(add(1), 8001).outcome().into(),
+                    with_port(add(2), 8001).outcome().into(),
+                    with_port(del(2), 8001).outcome().into(),
+                    Step::Serve(Place::Pod(1), 7000),
+                    Step::Ask(vec![ask(8001)]),
+                ],
+            ),
             &[
                 ("2 ADD pod2 / outcome / 1 / result", Value::Null),
                 ("5 questions / world asks 192.0.2.1:8001 by Tcp", json!("pod1 sees 192.0.2.2")),
             ],
         ),
         promise(
-            alone("GC before it was", bridge(json!({})), vec![
-                gc(&[]).with(json!({"cniVersion": "1.0.0", "cni.dev/valid-attachments": []})).into(),
-                status().with(json!({"cniVersion": "1.0.0"})).into(),
-            ]),
+            alone(
+                "GC before it was",
+                bridge(json!({})),
+                vec![
+                    gc(&[]).with(json!({"cniVersion": "1.0.0", "cni.dev/valid-attachments": []})).into(),
+                    status().with(json!({"cniVersion": "1.0.0"})).into(),
+                ],
+            ),
             &[("1 GC / outcome / 0 / error", json!(1)), ("2 STATUS / outcome / 0 / error", json!(1))],
         ),
     ]
 }
 
 fn readiness() -> Vec<Promise> {
-    let ready = |name: &str, config: Value| promise(alone(name, config, vec![status().into()]), &[("1 STATUS / outcome / 0", json!({"result": null}))]);
+    let ready = |name: &str, config: Value| {
+        promise(
+            alone(name, config, vec![status().into()]),
+            &[("1 STATUS / outcome / 0", json!({"result": null}))],
+        )
+    };
     let unready = |name: &str, config: Value| {
-        promise(alone(name, config, vec![status().into()]), &[("1 STATUS / outcome / 0 / result", Value::Null)])
+        promise(
+            alone(name, config, vec![status().into()]),
+            &[("1 STATUS / outcome / 0 / result", Value::Null)],
+        )
     };
     vec![
         ready("bridge is ready", bridge(json!({}))),
-        ready("host-local is ready", json!({"type": "host-local", "ipam": {"type": "host-local", "dataDir": "$DATA", "subnet": "10.77.0.0/24"}})),
+        ready(
+            "host-local is ready",
+            json!({"type": "host-local", "ipam": {"type": "host-local", "dataDir": "$DATA", "subnet": "10.77.0.0/24"}}),
+        ),
         ready("loopback is ready", json!({"type": "loopback"})),
         ready("portmap is ready", json!({"type": "portmap"})),
         unready("an allocator that isn't there", bridge(json!({"ipam": {"type": "nothing-of-this-name"}}))),

@@ -42,8 +42,10 @@ fn everybody(port: u16) -> Step {
     };
     let reachable = ["192.0.2.1", "192.0.2.9", "[2001:db8::1]", "10.77.0.1", "[fd77::1]"];
     let own = ["127.0.0.1", "127.0.0.9", "[::1]"];
-    let mut questions: Vec<Question> =
-        [Place::World, Place::Pod(1), Place::Pod(2), Place::Host].into_iter().flat_map(|from| ask(from, &reachable)).collect();
+    let mut questions: Vec<Question> = [Place::World, Place::Pod(1), Place::Pod(2), Place::Host]
+        .into_iter()
+        .flat_map(|from| ask(from, &reachable))
+        .collect();
     questions.extend(ask(Place::Host, &own));
     questions.extend(ask(Place::Pod(2), &own));
     Step::Ask(questions)
@@ -73,14 +75,26 @@ fn reachable() -> Vec<Case> {
         reach("an address that the host hasn't", json!({}), ports(Some("192.0.2.77"))),
         reach("no source address changed", json!({"snat": false}), ports(None)),
         reach("another mark", json!({"markMasqBit": 5}), ports(None)),
-        reach("one protocol", json!({}), json!([{"hostPort": 8080, "containerPort": 7000, "protocol": "tcp"}])),
-        reach("protocols in capitals", json!({}), json!([
-            {"hostPort": 8080, "containerPort": 7000, "protocol": "TCP"}, {"hostPort": 8080, "containerPort": 7000, "protocol": "UDP"},
-        ])),
-        reach("a port of its own for each address", json!({}), json!([
-            {"hostPort": 8080, "containerPort": 7000, "protocol": "tcp", "hostIP": "192.0.2.1"},
-            {"hostPort": 8080, "containerPort": 7001, "protocol": "tcp", "hostIP": "192.0.2.9"},
-        ])),
+        reach(
+            "one protocol",
+            json!({}),
+            json!([{"hostPort": 8080, "containerPort": 7000, "protocol": "tcp"}]),
+        ),
+        reach(
+            "protocols in capitals",
+            json!({}),
+            json!([
+                {"hostPort": 8080, "containerPort": 7000, "protocol": "TCP"}, {"hostPort": 8080, "containerPort": 7000, "protocol": "UDP"},
+            ]),
+        ),
+        reach(
+            "a port of its own for each address",
+            json!({}),
+            json!([
+                {"hostPort": 8080, "containerPort": 7000, "protocol": "tcp", "hostIP": "192.0.2.1"},
+                {"hostPort": 8080, "containerPort": 7001, "protocol": "tcp", "hostIP": "192.0.2.9"},
+            ]),
+        ),
         reach("none", json!({}), json!([])),
     ]
 }
@@ -94,51 +108,94 @@ fn many() -> Value {
 fn lives() -> Vec<Case> {
     let both = || ports(None);
     vec![
-        chain("results", json!({})).steps(vec![
-            mapped(add(1), both()).into(), mapped(del(1), both()).into(), Step::Rules,
-        ]).in_all_versions(),
-        chain("results without ports", json!({})).steps(vec![add(1).into(), check(1).into(), del(1).into(), Step::Rules]),
+        chain("results", json!({}))
+            .steps(vec![mapped(add(1), both()).into(), mapped(del(1), both()).into(), Step::Rules])
+            .in_all_versions(),
+        chain("results without ports", json!({})).steps(vec![
+            add(1).into(),
+            check(1).into(),
+            del(1).into(),
+            Step::Rules,
+        ]),
         chain("many ports", json!({})).steps(vec![
-            mapped(add(1), many()).outcome().into(), Step::Serve(Place::Pod(1), 7000),
-            everybody(8070), everybody(8109), everybody(8110), mapped(del(1), many()).outcome().into(), Step::Rules,
+            mapped(add(1), many()).outcome().into(),
+            Step::Serve(Place::Pod(1), 7000),
+            everybody(8070),
+            everybody(8109),
+            everybody(8110),
+            mapped(del(1), many()).outcome().into(),
+            Step::Rules,
         ]),
         chain("a server of the host's own gives way", json!({})).steps(vec![
-            Step::Serve(Place::World, 7000), Step::On(Place::Host, SECOND), add(1).outcome().into(), add(2).outcome().into(),
-            Step::Serve(Place::Pod(1), 7000), Step::Serve(Place::Host, 8080), everybody(8080),
-            mapped(add(3), both()).outcome().into(), Step::Serve(Place::Pod(3), 7000), everybody(8080),
-            mapped(del(3), both()).outcome().into(), everybody(8080),
+            Step::Serve(Place::World, 7000),
+            Step::On(Place::Host, SECOND),
+            add(1).outcome().into(),
+            add(2).outcome().into(),
+            Step::Serve(Place::Pod(1), 7000),
+            Step::Serve(Place::Host, 8080),
+            everybody(8080),
+            mapped(add(3), both()).outcome().into(),
+            Step::Serve(Place::Pod(3), 7000),
+            everybody(8080),
+            mapped(del(3), both()).outcome().into(),
+            everybody(8080),
         ]),
         chain("deleted without a result", json!({})).steps(vec![
-            mapped(add(1), both()).outcome().into(), mapped(del(1), both()).previous(Previous::Nothing).outcome().into(), Step::Rules,
+            mapped(add(1), both()).outcome().into(),
+            mapped(del(1), both()).previous(Previous::Nothing).outcome().into(),
+            Step::Rules,
         ]),
         chain("deleted twice", json!({})).steps(vec![
-            mapped(add(1), both()).outcome().into(), mapped(del(1), both()).outcome().into(),
-            mapped(del(1), both()).outcome().into(), Step::Rules,
+            mapped(add(1), both()).outcome().into(),
+            mapped(del(1), both()).outcome().into(),
+            mapped(del(1), both()).outcome().into(),
+            Step::Rules,
         ]),
         chain("SCTP", json!({})).steps(vec![
-            mapped(add(1), json!([{"hostPort": 8080, "containerPort": 7000, "protocol": "sctp"}])).outcome().into(),
-            mapped(del(1), json!([{"hostPort": 8080, "containerPort": 7000, "protocol": "sctp"}])).outcome().into(), Step::Rules,
+            mapped(add(1), json!([{"hostPort": 8080, "containerPort": 7000, "protocol": "sctp"}]))
+                .outcome()
+                .into(),
+            mapped(del(1), json!([{"hostPort": 8080, "containerPort": 7000, "protocol": "sctp"}]))
+                .outcome()
+                .into(),
+            Step::Rules,
         ]),
-        chain("deleted before it was added", json!({})).steps(vec![mapped(del(1), both()).outcome().into(), Step::Rules]),
+        chain("deleted before it was added", json!({}))
+            .steps(vec![mapped(del(1), both()).outcome().into(), Step::Rules]),
         chain("the namespace is gone", json!({})).steps(vec![
-            mapped(add(1), both()).outcome().into(), Step::End(Place::Pod(1)),
-            mapped(del(1), both()).netns(Names::NothingThere).outcome().into(), Step::Rules,
+            mapped(add(1), both()).outcome().into(),
+            Step::End(Place::Pod(1)),
+            mapped(del(1), both()).netns(Names::NothingThere).outcome().into(),
+            Step::Rules,
         ]),
         chain("the namespace is unknown", json!({})).steps(vec![
-            mapped(add(1), both()).outcome().into(), mapped(del(1), both()).netns(Names::Nothing).outcome().into(), Step::Rules,
+            mapped(add(1), both()).outcome().into(),
+            mapped(del(1), both()).netns(Names::Nothing).outcome().into(),
+            Step::Rules,
         ]),
         ipv4("added twice with other ports").steps(vec![
-            mapped(add(1), both()).outcome().into(), Step::Serve(Place::Pod(1), 7000), everybody(8080),
-            mapped(del(1), both()).outcome().into(), mapped(add(1), many()).outcome().into(), everybody(8080), everybody(8090),
+            mapped(add(1), both()).outcome().into(),
+            Step::Serve(Place::Pod(1), 7000),
+            everybody(8080),
+            mapped(del(1), both()).outcome().into(),
+            mapped(add(1), many()).outcome().into(),
+            everybody(8080),
+            everybody(8090),
         ]),
         ipv4("a flow of datagrams finds the new pod").steps(vec![
-            mapped(add(1), both()).outcome().into(), Step::Serve(Place::Pod(1), 7000),
-            Step::Flow(Place::World, "192.0.2.1:8080"), mapped(del(1), both()).outcome().into(),
-            mapped(add(2), both()).outcome().into(), Step::Serve(Place::Pod(2), 7000), Step::Flow(Place::World, "192.0.2.1:8080"),
+            mapped(add(1), both()).outcome().into(),
+            Step::Serve(Place::Pod(1), 7000),
+            Step::Flow(Place::World, "192.0.2.1:8080"),
+            mapped(del(1), both()).outcome().into(),
+            mapped(add(2), both()).outcome().into(),
+            Step::Serve(Place::Pod(2), 7000),
+            Step::Flow(Place::World, "192.0.2.1:8080"),
         ]),
         ipv4("checked").steps(vec![mapped(add(1), both()).outcome().into(), mapped(check(1), both()).into()]),
         ipv4("checked after a flush").steps(vec![
-            mapped(add(1), both()).outcome().into(), Step::On(Place::Host, "nft flush ruleset"), mapped(check(1), both()).into(),
+            mapped(add(1), both()).outcome().into(),
+            Step::On(Place::Host, "nft flush ruleset"),
+            mapped(check(1), both()).into(),
         ]),
     ]
 }
@@ -146,33 +203,69 @@ fn lives() -> Vec<Case> {
 /// The same with addresses of one family.
 fn ipv4(name: &str) -> Case {
     let above = json!({"type": "portmap", "capabilities": {"portMappings": true}});
-    Case::chain(format!("portmap: {name}"), &[bridge(json!({"isGateway": true, "ipam": {"routes": [{"dst": "0.0.0.0/0"}]}})), above])
+    Case::chain(
+        format!("portmap: {name}"),
+        &[bridge(json!({"isGateway": true, "ipam": {"routes": [{"dst": "0.0.0.0/0"}]}})), above],
+    )
 }
 
 fn refusals() -> Vec<Case> {
     let refused = |name: &str, config: Value| {
         let step = add(1).with(config).outcome();
-        chain(&format!("refused: {name}"), json!({})).steps(vec![step.into(), del(1).outcome().into(), Step::Rules])
+        chain(&format!("refused: {name}"), json!({})).steps(vec![
+            step.into(),
+            del(1).outcome().into(),
+            Step::Rules,
+        ])
     };
     let mapping = |mapping: Value| json!({"runtimeConfig": {"portMappings": [mapping]}});
-    let alone = |name: &str, call: Call| Case::new(format!("portmap: {name}"), json!({"type": "portmap"})).steps(vec![call.outcome().into()]);
+    let alone = |name: &str, call: Call| {
+        Case::new(format!("portmap: {name}"), json!({"type": "portmap"})).steps(vec![call.outcome().into()])
+    };
     vec![
-        refused("port 0 of the host", mapping(json!({"hostPort": 0, "containerPort": 80, "protocol": "tcp"}))),
+        refused(
+            "port 0 of the host",
+            mapping(json!({"hostPort": 0, "containerPort": 80, "protocol": "tcp"})),
+        ),
         refused("port 0 of the pod", mapping(json!({"hostPort": 80, "containerPort": 0, "protocol": "tcp"}))),
-        refused("a port below none", mapping(json!({"hostPort": -1, "containerPort": 80, "protocol": "tcp"}))),
-        refused("a port too large", mapping(json!({"hostPort": 65536, "containerPort": 80, "protocol": "tcp"}))),
-        refused("a port of the pod too large", mapping(json!({"hostPort": 80, "containerPort": 65536, "protocol": "tcp"}))),
+        refused(
+            "a port below none",
+            mapping(json!({"hostPort": -1, "containerPort": 80, "protocol": "tcp"})),
+        ),
+        refused(
+            "a port too large",
+            mapping(json!({"hostPort": 65536, "containerPort": 80, "protocol": "tcp"})),
+        ),
+        refused(
+            "a port of the pod too large",
+            mapping(json!({"hostPort": 80, "containerPort": 65536, "protocol": "tcp"})),
+        ),
         refused("no protocol", mapping(json!({"hostPort": 80, "containerPort": 80}))),
-        refused("a protocol unknown", mapping(json!({"hostPort": 80, "containerPort": 80, "protocol": "carrier pigeon"}))),
-        refused("an address that is none", mapping(json!({"hostPort": 80, "containerPort": 80, "protocol": "tcp", "hostIP": "here"}))),
-        refused("a port that is none", mapping(json!({"hostPort": "80", "containerPort": 80, "protocol": "tcp"}))),
+        refused(
+            "a protocol unknown",
+            mapping(json!({"hostPort": 80, "containerPort": 80, "protocol": "carrier pigeon"})),
+        ),
+        refused(
+            "an address that is none",
+            mapping(json!({"hostPort": 80, "containerPort": 80, "protocol": "tcp", "hostIP": "here"})),
+        ),
+        refused(
+            "a port that is none",
+            mapping(json!({"hostPort": "80", "containerPort": 80, "protocol": "tcp"})),
+        ),
         refused("a list that is none", json!({"runtimeConfig": {"portMappings": "80:80"}})),
         refused("a mark too large", json!({"markMasqBit": 32})),
         refused("a mark and a chain", json!({"markMasqBit": 5, "externalSetMarkChain": "MARK"})),
         alone("alone", mapped(add(1), ports(None))),
         alone("alone without ports", add(1)),
-        alone("a result that is none", mapped(add(1), ports(None)).previous(Previous::This(json!({"cniVersion": "9.9.9"})))),
-        alone("a result without addresses", mapped(add(1), ports(None)).previous(Previous::This(json!({"cniVersion": "1.0.0"})))),
+        alone(
+            "a result that is none",
+            mapped(add(1), ports(None)).previous(Previous::This(json!({"cniVersion": "9.9.9"}))),
+        ),
+        alone(
+            "a result without addresses",
+            mapped(add(1), ports(None)).previous(Previous::This(json!({"cniVersion": "1.0.0"}))),
+        ),
         alone("checked without a result", mapped(check(1), ports(None)).previous(Previous::Nothing)),
         alone("deleted alone", mapped(del(1), ports(None))),
     ]
