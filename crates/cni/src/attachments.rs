@@ -248,6 +248,8 @@ impl Attachments {
             // On a full disk, for one: what a crash would let nobody know isn't answered before it is done.
             return self.remove(&served, &record).await;
         }
+        // Its owner may end the namespace now, and the path may lead to another's.
+        record.attachment.netns = None;
         locked(&self.leaving).insert(id);
         self.behind.send_modify(|count| *count += 1);
         let (attachments, remainder) = (Arc::clone(self), Remainder { served, record, lock, busy });

@@ -335,6 +335,14 @@ pub enum Error {
         /// The address.
         address: IpAddr,
     },
+    /// A port mapping that nothing could do as asked.
+    #[error("host port {mapping} {problem}")]
+    PortMapping {
+        /// Which: host port and protocol.
+        mapping: String,
+        /// Why it can't be.
+        problem: &'static str,
+    },
     /// A host port asked for leads to another namespace already.
     #[error("host port {port}/{protocol} is taken")]
     HostPortTaken {
@@ -365,7 +373,10 @@ impl Error {
             Error::InvalidAttachment { .. } | Error::PluginEnvironment { .. } => 4,
             Error::ReadConf { .. } | Error::Record { .. } | Error::PluginRun { .. } => 5,
             Error::ParseConf { .. } | Error::ParseRecord { .. } | Error::PluginGarbage { .. } => 6,
-            Error::InvalidConf { .. } | Error::PluginConf { .. } | Error::InvalidBuiltin { .. } => 7,
+            Error::InvalidConf { .. }
+            | Error::PluginConf { .. }
+            | Error::PortMapping { .. }
+            | Error::InvalidBuiltin { .. } => 7,
             // Not in the specification's table, but in the reference library's.
             Error::OwnNamespace { .. } => 8,
             Error::PluginTimedOut { .. } => 11,

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | unknown id on a read or a start, an image that is not there | NotFound |
 //! | a name held by another live pod or container | AlreadyExists |
-//! | wrong state, a start that was called off | FailedPrecondition |
+//! | wrong state, a start that was called off, a host port that another pod has | FailedPrecondition |
 //! | a field that is refused, an ambiguous id | InvalidArgument |
 //! | network not ready, the daemon going down | Unavailable |
 //! | an error that kubelet knows by a fixed word: `RegistryUnavailable` | Unknown |
@@ -52,7 +52,7 @@ fn code(error: &Error) -> Code {
     match error {
         Error::NotFound { .. } | Error::NoImage { .. } => Code::NotFound,
         Error::NameTaken { .. } => Code::AlreadyExists,
-        Error::WrongState { .. } | Error::CalledOff { .. } => Code::FailedPrecondition,
+        Error::WrongState { .. } | Error::CalledOff { .. } | Error::Taken { .. } => Code::FailedPrecondition,
         Error::Refused { .. } | Error::Ambiguous { .. } | Error::RecursiveReadOnly { .. } => {
             Code::InvalidArgument
         }

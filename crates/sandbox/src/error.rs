@@ -198,6 +198,17 @@ pub enum Error {
         #[source]
         cause: Cause,
     },
+    /// A step needs what another pod has, such as a host port (FailedPrecondition).
+    #[error("{step} of \"{subject}\" failed")]
+    Taken {
+        /// The step, as a noun phrase.
+        step: &'static str,
+        /// What it was done to.
+        subject: String,
+        /// What is taken.
+        #[source]
+        cause: Cause,
+    },
     /// Work failed, and what it had done could not all be undone (the code of what failed). What is left stays listed and can be removed.
     #[error("{} left behind after a failure", list(.left))]
     Undone {

@@ -89,6 +89,9 @@ pub enum NetworkError {
         /// What is wrong with it.
         why: String,
     },
+    /// Something that the pod asks for is another pod's: a host port.
+    #[error("the network can't give the pod what another has")]
+    Taken(#[source] Cause),
     /// The network failed at the pod.
     #[error("the network failed")]
     Failed(#[source] Cause),

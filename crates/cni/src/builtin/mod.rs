@@ -9,7 +9,7 @@
 //! | `owner` | whose an entry or a link is |
 //! | `fields` | what is common to reading configurations |
 //! | `link`, `address`, `route`, `vlan` | rtnetlink |
-//! | `netlink`, `steps`, `netns`, `sysctl` | what they stand on |
+//! | `netlink`, `steps`, `netns`, `sysctl`, `patience` | what they stand on |
 //!
 //! Everything here blocks for as long as the kernel needs, and acts on the network namespace of the calling thread.
 
@@ -27,6 +27,7 @@ mod netlink;
 mod netns;
 mod nft;
 mod owner;
+mod patience;
 mod portmap;
 mod route;
 mod steps;

@@ -182,7 +182,7 @@ impl Wanted {
         work: impl FnOnce(&Wish<'_>) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let owner = Owner::of(request).comment();
-        let (entries, branches) = self.entries(request, &owner)?;
+        let (entries, branches) = self.entries(&owner)?;
         let services = |map| {
             let here = entries.iter().filter(move |placed| placed.map == map);
             here.map(|placed| (placed.family, way::service_of(placed))).collect::<HashSet<_>>()
@@ -210,7 +210,7 @@ impl Wanted {
     }
 
     /// Each entry once, though several mappings may need it.
-    fn entries(&self, request: &Request, owner: &str) -> Result<(Vec<Placed>, Vec<Branch>), Error> {
+    fn entries(&self, owner: &str) -> Result<(Vec<Placed>, Vec<Branch>), Error> {
         let mut entries: HashMap<_, Placed> = HashMap::new();
         let mut branches = Vec::new();
         for way in &self.ways {
@@ -221,8 +221,8 @@ impl Wanted {
                 let place = (placed.family, placed.map, placed.entry.key.clone());
                 if entries.get(&place).is_some_and(|other| *other != placed) {
                     let (port, protocol) = (way.host_port, way.protocol.name());
-                    let problem = format!("host port {port}/{protocol} is mapped to two ports");
-                    return Err(request.invalid(format!("runtimeConfig.portMappings: {problem}")));
+                    let mapping = format!("{port}/{protocol}");
+                    return Err(Error::PortMapping { mapping, problem: "is to lead to two ports" });
                 }
                 entries.insert(place, placed);
             }
@@ -249,9 +249,10 @@ impl Mapping {
             },
         };
         if host.is_some_and(|host| host.is_ipv6() && host.is_loopback()) {
-            let value =
-                format!("[::1]:{}: nothing leads from IPv6's loopback address to a pod", self.host_port);
-            return Err(Error::InvalidAttachment { field: "port mapping", value });
+            let mapping = format!("[::1]:{}/{}", self.host_port, protocol.name());
+            let problem =
+                "can't lead to a pod: the kernel has no way from IPv6's loopback address to an interface";
+            return Err(Error::PortMapping { mapping, problem });
         }
         let same_family = |cidr: &&Cidr| host.is_none_or(|host| host.is_ipv4() == cidr.address.is_ipv4());
         let way = |cidr: &Cidr| Way {

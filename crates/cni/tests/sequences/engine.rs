@@ -100,15 +100,20 @@ impl Engine {
         }
     }
 
-    /// Whether a line of the host's state has to go with its pod. Debian's plugins leave a bridge and chains for the next.
+    /// Whether a line of the host's state has to go with its pod. Configured bridges stay for the next, and Debian's plugins
+    /// leave chains as well.
     pub(crate) fn is_pods(self, line: &str) -> bool {
-        let of_pod = |line: &str| {
-            let words = ["CNI-DN-", "veth", "dnat", "10.236.0.", "10.237.0.", "pod"];
-            words.iter().any(|word| line.contains(word))
-        };
-        let of_bridge =
-            |line: &str| ["cniseq236", "cniseq237", "0.0/24"].iter().any(|word| line.contains(word));
-        self != Engine::Debian || of_pod(line) && !of_bridge(line)
+        let has = |words: &[&str]| words.iter().any(|word| line.contains(word));
+        let is_bridges = has(&["cniseq236", "cniseq237"]) && !has(&["master"]);
+        match self {
+            Engine::BuiltIn | Engine::Scripted => true,
+            Engine::Native => !is_bridges,
+            Engine::Debian => {
+                has(&["CNI-DN-", "veth", "dnat", "10.236.0.", "10.237.0.", "pod"])
+                    && !has(&["0.0/24"])
+                    && !is_bridges
+            }
+        }
     }
 }
 

@@ -136,6 +136,8 @@ impl Life {
             Err(Error::AlreadyAttached { .. }) if self.pods[pod].state == State::Unknown => {
                 self.del(pod).await
             }
+            // Whether it could be attached is asked first.
+            Err(_) if is_attached && self.broken => Ok(()),
             _ if is_attached => Err(format!("attached twice: {outcome:?}")),
             Ok(added) => {
                 let taken: HashSet<IpAddr> = self.addresses().collect();
@@ -244,7 +246,7 @@ impl Life {
     async fn end(mut self) {
         self.engine.prepare(&self.node, self.other);
         self.restart(self.other).await;
-        let ready = |status: &Status| *status != Status::NotReady { reason: String::new() };
+        let ready = |status: &Status| matches!(status, Status::Ready { .. });
         until("readiness", || self.networks().status(), ready).await;
         for pod in 0..PODS {
             if matches!(self.pods[pod].state, State::Attached(_)) {
@@ -253,10 +255,10 @@ impl Life {
             self.pods[pod].netns = None;
         }
         let networks = self.networks();
-        networks
-            .gc(HashSet::new)
-            .await
-            .unwrap_or_else(|error| panic!("the last collection: {}", shown(&error)));
+        // While anything is being detached, a collection leaves it alone, and all that isn't written down.
+        networks.settle().await.unwrap();
+        let collected = networks.gc(HashSet::new).await;
+        collected.unwrap_or_else(|error| panic!("the last collection: {}", shown(&error)));
         networks.settle().await.unwrap();
         // A link that went with its namespace takes its time.
         until_within(SOON / 4, "the host to be as it was", || self.left(), Vec::is_empty).await;
@@ -267,16 +269,16 @@ impl Life {
     fn left(&self) -> Vec<String> {
         let changed = difference(&self.before, &snapshot());
         let mut left: Vec<String> = changed.into_iter().filter(|line| self.engine.is_pods(line)).collect();
-        let mut files = files(&self.node.path("state"));
-        files.extend(files_of_leases(&self.node.path("leases")));
-        left.extend(files.iter().map(|path| format!("file: {}", path.display())));
+        let mut found = files(&self.node.path("state"));
+        found.extend(files(&self.node.path("leases")));
+        left.extend(found.iter().map(|path| format!("file: {}", path.display())));
         left
     }
 }
 
 /// Files below a directory, but for what address management keeps for good.
 fn files(dir: &Path) -> Vec<PathBuf> {
-    let kept = |name: &str| name == "lock" || name.starts_with("last_reserved_ip");
+    let kept = |name: &str| ["lock", ".knarr"].contains(&name) || name.starts_with("last_reserved_ip");
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         if entry.path().is_dir() {
@@ -286,9 +288,4 @@ fn files(dir: &Path) -> Vec<PathBuf> {
         }
     }
     found
-}
-
-/// Scripted plugins keep a directory for each address.
-fn files_of_leases(dir: &Path) -> Vec<PathBuf> {
-    files(dir)
 }

@@ -79,6 +79,7 @@ fn failure(error: cni::Error) -> NetworkError {
         // Nothing has been run yet, and its installer may be on the way.
         error @ cni::Error::PluginMissing { .. } => NetworkError::NotReady { reason: error.to_string() },
         error if is_late(&error) => NetworkError::Deadline(Arc::new(error)),
+        error if is_taken(&error) => NetworkError::Taken(Arc::new(error)),
         error => match refusal(&error) {
             Some((field, why)) => NetworkError::Refused { field: field.to_owned(), why },
             None => NetworkError::Failed(Arc::new(error)),
@@ -96,6 +97,15 @@ fn is_late(error: &cni::Error) -> bool {
     }
 }
 
+/// Whether it failed for want of what another pod has.
+fn is_taken(error: &cni::Error) -> bool {
+    match error {
+        cni::Error::HostPortTaken { .. } => true,
+        cni::Error::Undo { failure, .. } => is_taken(failure),
+        _ => false,
+    }
+}
+
 /// The field of the request, in CRI's terms, that an attachment can't be made with. The other parts of an attachment are made
 /// by this daemon.
 fn refusal(error: &cni::Error) -> Option<(&'static str, String)> {
@@ -106,6 +116,7 @@ fn refusal(error: &cni::Error) -> Option<(&'static str, String)> {
         cni::Error::InvalidAttachment { field: "port mapping", value } => {
             Some(("port_mappings", format!("\"{value}\" maps no port")))
         }
+        cni::Error::PortMapping { .. } => Some(("port_mappings", error.to_string())),
         _ => None,
     }
 }
@@ -178,6 +189,15 @@ mod tests {
         let failed = cni::Error::AlreadyAttached { container_id, ifname };
         let undone = cni::Error::Undo { failure: Box::new(failed), undo: vec![late()] };
         assert!(matches!(failure(undone), NetworkError::Failed(_)), "what failed first decides");
+    }
+
+    #[test]
+    fn a_host_port_that_another_has_is_told_from_a_failure() {
+        let taken = || cni::Error::HostPortTaken { port: 8080, protocol: "tcp" };
+        let undone = cni::Error::Undo { failure: Box::new(taken()), undo: vec![late()] };
+        for error in [taken(), undone] {
+            assert!(matches!(failure(error), NetworkError::Taken(_)));
+        }
     }
 
     #[test]

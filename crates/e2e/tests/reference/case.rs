@@ -39,7 +39,7 @@ impl Case {
             name: name.into(),
             plugins: vec![plugin],
             versions: ONE_VERSION,
-            steps: vec![add(1).into(), check(1).into(), del(1).into(), del(1).into()],
+            steps: story![add(1), check(1), del(1), del(1)],
             differences: Vec::new(),
             casts: &[OURS],
         }
@@ -50,8 +50,8 @@ impl Case {
         Case { plugins: plugins.to_vec(), ..Case::new(name, Value::Null) }
     }
 
-    /// In every version that Debian knows; all that each step leaves is looked at in the newest one, in the others only what
-    /// is left in the end.
+    /// In every version that Debian knows; all that each step leaves is looked at in the newest one, in the others only
+    /// what is left in the end.
     pub(crate) fn in_all_versions(self) -> Case {
         self.in_versions(ALL_VERSIONS)
     }
@@ -154,6 +154,12 @@ impl From<Call> for Step {
     }
 }
 
+/// Steps of a case, calls and others.
+macro_rules! story {
+    ($($step:expr),* $(,)?) => { vec![$($crate::case::Step::from($step)),*] };
+}
+pub(crate) use story;
+
 /// What of a call is compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Seen {
@@ -225,7 +231,7 @@ impl Call {
         self.env("CNI_ARGS", Some(args))
     }
 
-    pub(crate) fn as_interface(self, name: &'static str) -> Call {
+    pub(crate) fn on_interface(self, name: &'static str) -> Call {
         self.env("CNI_IFNAME", Some(name))
     }
 

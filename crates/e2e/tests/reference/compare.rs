@@ -26,6 +26,13 @@ pub(crate) struct Found {
     other: Value,
 }
 
+impl Found {
+    /// Whether Debian's DEL fails and the other one doesn't: what a runtime can't delete it can never forget.
+    fn is_kinder(&self) -> bool {
+        self.at.contains(" DEL ") && self.at.ends_with(" / error") && self.other.is_null()
+    }
+}
+
 /// Plays all `cases` in all their versions with all their casts.
 ///
 /// # Panics
@@ -67,8 +74,8 @@ fn complaints_of(case: &Case, version: &str) -> Vec<String> {
     let mut met = BTreeSet::new();
     for cast in case.casts {
         let found = compare(&expected, &run(case, version, *cast));
-        let found =
-            found.into_iter().filter(|found| !EVERYWHERE.iter().any(|known| matches(known.at, &found.at)));
+        let is_general = |found: &Found| EVERYWHERE.iter().any(|known| matches(known.at, &found.at));
+        let found = found.into_iter().filter(|found| !found.is_kinder() && !is_general(found));
         let (on_purpose, by_accident): (Vec<_>, Vec<_>) =
             found.partition(|found| case.differences.iter().any(|known| matches(known.at, &found.at)));
         met.extend(on_purpose.into_iter().map(|found| found.at));

@@ -35,11 +35,7 @@ pub(crate) struct Question {
 }
 
 /// Asks all at once: who answered each, and whom it saw; or what hindered it.
-pub(crate) fn ask(scratch: &mut Scratch, questions: &[Question]) -> Value {
-    for question in questions {
-        scratch.at(question.from);
-    }
-    let scratch = &*scratch;
+pub(crate) fn ask(scratch: &Scratch, questions: &[Question]) -> Value {
     let answers: Map<String, Value> = thread::scope(|scope| {
         let asked: Vec<_> = questions
             .iter()

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::case::{Case, DEBIAN, Step, add, del};
+use crate::case::{Case, DEBIAN, Step, add, del, story};
 use crate::compare::compare;
 use crate::run::run;
 use crate::scratch::Place;
@@ -10,14 +10,17 @@ use crate::scratch::Place;
 fn base() -> Value {
     json!({
         "type": "bridge", "bridge": "cni7", "isGateway": true,
-        "ipam": {"type": "host-local", "dataDir": "$DATA", "ranges": [[{"subnet": "10.77.0.0/24"}], [{"subnet": "fd77::/64"}]]},
+        "ipam": {
+            "type": "host-local", "dataDir": "$DATA",
+            "ranges": [[{"subnet": "10.77.0.0/24"}], [{"subnet": "fd77::/64"}]],
+        },
     })
 }
 
 fn told(more: &Value) -> Vec<crate::run::Observation> {
     let mut config = base();
     crate::run::lay_over(&mut config, more);
-    let steps: Vec<Step> = vec![add(1).into(), del(1).into()];
+    let steps = story![add(1), del(1)];
     run(&Case::new("proof", config).steps(steps), "1.0.0", DEBIAN)
 }
 
@@ -68,7 +71,7 @@ fn a_neighbour_that_was_entered_is_noticed() {
         println!("skipped: {why}");
         return;
     }
-    let steps = |commands| vec![add(1).into(), Step::On(Place::Host, commands), del(1).into()];
+    let steps = |commands| story![add(1), Step::On(Place::Host, commands), del(1)];
     let told = |commands| run(&Case::new("proof", base()).steps(steps(commands)), "1.0.0", DEBIAN);
     let found = compare(
         &told("true"),

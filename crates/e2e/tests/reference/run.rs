@@ -79,7 +79,13 @@ impl<'c> Stage<'c> {
                 self.servers.push((*place, server));
                 return None;
             }
-            Step::Ask(questions) => ("questions".into(), probe::ask(&mut self.scratch, questions)),
+            Step::Ask(questions) => {
+                for question in questions {
+                    self.scratch.at(question.from);
+                }
+                self.look(snapshot::links);
+                ("questions".into(), probe::ask(&self.scratch, questions))
+            }
             Step::Multicast(from, to, group) => {
                 ("multicast".into(), probe::multicast(&self.scratch, *from, *to, group))
             }

@@ -56,8 +56,8 @@ impl Netns {
     }
 }
 
-/// What a host of tests is like before anything is done. Who asks in vain is told so every time. Addresses of its own links need no detection of duplicates, which
-/// would take a second each; whether it forwards is not for the real host to say.
+/// What a host of tests is like before anything is done. Who asks in vain is told so every time; addresses of its own links
+/// need no detection of duplicates, which takes a second each; whether it forwards is not for the real host to say.
 const HOST: &str = "ip link set lo up && echo 0 > /proc/sys/net/ipv4/ip_forward &&
     echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad &&
     echo 0 > /proc/sys/net/ipv4/icmp_ratelimit && echo 0 > /proc/sys/net/ipv6/icmp/ratelimit";

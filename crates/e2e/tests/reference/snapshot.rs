@@ -43,19 +43,20 @@ pub(crate) fn take() -> Value {
     Value::Object(found)
 }
 
-/// Its links alone.
+/// Its links and routes alone.
 pub(crate) fn links() -> Value {
-    Value::Object(rested(&QUESTIONS[..1]))
+    Value::Object(rested(&QUESTIONS[..2]))
 }
 
 fn rested(questions: &[(&str, &str)]) -> Map<String, Value> {
     let give_up = Instant::now() + e2e::patience(PATIENCE);
     loop {
         let found = ask(&questions.iter().map(|(_, question)| *question).collect::<Vec<_>>());
-        if found[0].as_array().unwrap().iter().all(rests) {
+        let (links, routes) = (found[0].as_array().unwrap(), found[1].as_array().unwrap());
+        if links.iter().all(|link| rests(link) && are_in_use(link, routes)) {
             return questions.iter().map(|(name, _)| (*name).to_owned()).zip(found).collect();
         }
-        assert!(Instant::now() < give_up, "links don't come to rest: {}", found[0]);
+        assert!(Instant::now() < give_up, "links don't come to rest: {} {}", found[0], found[1]);
         thread::park_timeout(INTERVAL);
     }
 }
@@ -74,19 +75,29 @@ fn ask(questions: &[&str]) -> Vec<Value> {
     answers.unwrap_or_else(|error| panic!("ip: {error}: {}", String::from_utf8_lossy(&output.stdout)))
 }
 
-/// Whether the state of a link that the kernel tells of later has been told, and its addresses are in use.
+/// Whether the state of a link that the kernel tells of later has been told.
 fn rests(link: &Value) -> bool {
     let flags: Vec<&str> = link["flags"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     if !flags.contains(&"UP") {
         return true;
     }
-    let mut addresses = link["addr_info"].as_array().into_iter().flatten();
-    if addresses.any(|address| address["tentative"] == true && address["scope"] == "global") {
-        return false;
-    }
     let carries = flags.contains(&"LOWER_UP");
     let told = link["operstate"].as_str().unwrap_or_default();
     if carries { matches!(told, "UP" | "UNKNOWN") } else { matches!(told, "DOWN" | "LOWERLAYERDOWN") }
+}
+
+/// Whether the global addresses of a link that is up can be reached already: those of IPv6 come to be some time after they
+/// were added.
+fn are_in_use(link: &Value, routes: &[Value]) -> bool {
+    let is_up = link["flags"].as_array().into_iter().flatten().any(|flag| flag == "UP");
+    let addresses = link["addr_info"].as_array().into_iter().flatten();
+    let mut awaited =
+        addresses.filter(|address| address["family"] == "inet6" && address["scope"] == "global");
+    let has_route = |address: &Value| {
+        let leads = |route: &Value| route["dst"] == address["local"] && route["type"] == "local";
+        routes.iter().any(leads) && address["tentative"] != true
+    };
+    !is_up || awaited.all(has_route)
 }
 
 /// What is set for every interface (Documentation/networking/ip-sysctl.rst, `conf/interface/*`). All of it would take longer

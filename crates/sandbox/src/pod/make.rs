@@ -232,6 +232,7 @@ pub(crate) fn network_error(step: &'static str, subject: &str, error: NetworkErr
         NetworkError::NotReady { reason } => Error::NetworkNotReady { reason },
         NetworkError::Deadline(cause) => Error::TimedOut { step, subject: subject.to_owned(), cause },
         NetworkError::Refused { field, why } => Error::Refused { field, why },
+        NetworkError::Taken(cause) => Error::Taken { step, subject: subject.to_owned(), cause },
         NetworkError::Failed(cause) => Error::Step { step, subject: subject.to_owned(), cause },
     }
 }

@@ -1,12 +1,12 @@
 //! The interface inside the namespace: its settings, addresses and routes.
 
 use std::net::IpAddr;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::builtin::address::{self, Detection};
 use crate::builtin::link::{self, Link, Mac};
 use crate::builtin::netlink::Socket;
+use crate::builtin::patience::Patience;
 use crate::builtin::route;
 use crate::builtin::steps::Steps;
 use crate::builtin::sysctl;
@@ -15,7 +15,6 @@ use crate::result::{Cidr, IpConfig, Route};
 
 /// How long a search for others that have an address may take: it takes the kernel a second or two.
 const SETTLE_DEADLINE: Duration = Duration::from_secs(5);
-const SETTLE_PAUSE: Duration = Duration::from_millis(20);
 
 /// What the interface gets.
 #[derive(Debug, Clone, Copy)]
@@ -97,7 +96,7 @@ impl Inside<'_> {
 
     /// Waits until nobody else has been found to have the addresses.
     fn settle(&self, socket: &mut Socket, link: u32) -> Result<(), Error> {
-        let begun = Instant::now();
+        let mut patience = Patience::new(SETTLE_DEADLINE);
         loop {
             let held = address::list(socket)?;
             let of_link = || held.iter().filter(|held| held.link == link);
@@ -106,10 +105,10 @@ impl Inside<'_> {
             }
             match of_link().find(|held| held.is_tentative) {
                 None => return Ok(()),
-                Some(tentative) if begun.elapsed() > SETTLE_DEADLINE => {
+                Some(_) if patience.pause() => {}
+                Some(tentative) => {
                     return Err(self.unsettled(tentative.address, "is still being looked for elsewhere"));
                 }
-                Some(_) => thread::sleep(SETTLE_PAUSE),
             }
         }
     }

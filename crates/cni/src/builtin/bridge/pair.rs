@@ -3,14 +3,14 @@
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::conf::{Conf, Vlans};
 use crate::builtin::link::{self, Link, Mac, Port, VethPair};
 use crate::builtin::netlink::Socket;
 use crate::builtin::netns::Namespace;
 use crate::builtin::owner::Owner;
+use crate::builtin::patience::Patience;
 use crate::builtin::steps::Steps;
 use crate::builtin::sysctl;
 use crate::builtin::vlan::{self, Membership};
@@ -121,18 +121,16 @@ pub(super) fn ensure_vlan_interface(
 /// # Errors
 /// [`Error::Unlike`] when they don't.
 pub(super) fn expect_operational(socket: &mut Socket, host_name: &str) -> Result<Link, Error> {
-    let (begun, mut pause) = (Instant::now(), Duration::from_micros(100));
+    let mut patience = Patience::new(OPERATIONAL_DEADLINE);
     loop {
         let link = link::expect(socket, host_name)?;
         if link.is_operational {
             return Ok(link);
         }
-        if begun.elapsed() > OPERATIONAL_DEADLINE {
+        if !patience.pause() {
             let problem = "doesn't become operational".to_owned();
             return Err(Error::Unlike { subject: "bridge port", name: host_name.to_owned(), problem });
         }
-        thread::sleep(pause);
-        pause = (pause * 2).min(Duration::from_millis(20));
     }
 }
 

@@ -17,18 +17,17 @@ use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use crate::attachment::AttachmentId;
+use crate::builtin::patience::Patience;
 use crate::error::Error;
 
 /// How long another process may hold the lock. Theirs is held for milliseconds; one that is stopped must not stop us.
 const LOCK_DEADLINE: Duration = Duration::from_secs(20);
-const LOCK_PAUSE: Duration = Duration::from_millis(2);
 /// Others may read whose an address is, as with the reference plugin.
 const MODE: u32 = 0o644;
 /// What an address is written into before it gets its name.
@@ -111,11 +110,11 @@ impl Store {
         let failed = |source| failed("lock", &path, source);
         let options = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
         let file = options.map_err(failed)?;
-        let begun = Instant::now();
+        let mut patience = Patience::new(LOCK_DEADLINE);
         loop {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => break,
-                Err(Errno::WOULDBLOCK) if begun.elapsed() < LOCK_DEADLINE => thread::sleep(LOCK_PAUSE),
+                Err(Errno::WOULDBLOCK) if patience.pause() => {}
                 Err(Errno::INTR) => {}
                 Err(Errno::WOULDBLOCK) => return Err(failed(io::ErrorKind::TimedOut.into())),
                 Err(errno) => return Err(failed(errno.into())),

@@ -123,7 +123,7 @@ fn nobody_waits_at_the_hosts_ipv6_loopback() {
             host.run(|| TcpStream::connect_timeout(&at("[::1]:8080"), Duration::from_secs(5))).unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
         let refused = add_to("d", 3, json!([{"hostPort": 8085, "containerPort": 80, "hostIP": "::1"}]));
-        assert!(matches!(refused, Err(Error::InvalidAttachment { field: "port mapping", .. })));
+        assert!(matches!(refused, Err(Error::PortMapping { .. })));
     });
 }
 
@@ -520,7 +520,8 @@ fn what_is_wrong_with_a_configuration_is_said() {
         assert!(problem.contains("portMappings") && problem.contains(words), "{problem}");
     }
     let twice = json!([{"hostPort": 80, "containerPort": 80}, {"hostPort": 80, "containerPort": 81}]);
-    assert!(refused(mapped(twice)).contains("80/tcp is mapped to two ports"));
+    let refusal = add_to("c", 2, twice).unwrap_err().to_string();
+    assert_eq!(refusal, "host port 80/tcp is to lead to two ports");
     assert!(refused(json!({"markMasqBit": 32})).contains("markMasqBit"));
     assert!(refused(json!({"snat": "yes"})).contains("snat"));
     assert!(refused(json!({"prevResult": null})).contains("prevResult"));

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::case::{Case, add, check, del};
+use crate::case::{Case, add, check, del, story};
 use crate::compare::hold;
 use crate::scratch::Place;
 
@@ -55,7 +55,7 @@ fn bridges() -> Vec<Case> {
                 "isDefaultGateway": true, "ipam": {"routes": [{"dst": "0.0.0.0/0"}]},
             }),
         )
-        .steps(vec![add(1).outcome().into(), del(1).outcome().into()]),
+        .steps(story![add(1).outcome(), del(1).outcome()]),
         option(
             "a gateway elsewhere in the subnet",
             json!({"isGateway": true, "ipam": {"gateway": "10.77.0.200"}}),
@@ -79,7 +79,7 @@ fn bridges() -> Vec<Case> {
                 "subnet": null, "ranges": [[{"subnet": "10.77.0.0/24"}], [{"subnet": "10.78.0.0/24"}]],
             }}),
         )
-        .steps(vec![add(1).outcome().into(), del(1).outcome().into()])
+        .steps(story![add(1).outcome(), del(1).outcome()])
         .differs("1 ADD pod1 / outcome", "a bridge may be the gateway of two subnets"),
         option("promiscuous", json!({"isGateway": true, "promiscMode": true})),
         option("mtu", json!({"isGateway": true, "mtu": 1400})),
@@ -88,23 +88,23 @@ fn bridges() -> Vec<Case> {
             .differs("2 CHECK pod1 / outcome", "Debian's CHECK calls an allocator without a name"),
         option("no addresses in the oldest format", json!({"ipam": null}))
             .in_versions(&["0.2.0"])
-            .steps(vec![add(1).outcome().into(), del(1).into()])
+            .steps(story![add(1).outcome(), del(1)])
             .differs(
                 "1 ADD pod1 / outcome",
                 "Debian's can't write a result without addresses, when all is done",
             ),
         option("no addresses, empty", json!({"ipam": null}))
-            .steps(vec![add(1).with(json!({"ipam": {}})).into(), del(1).with(json!({"ipam": {}})).into()]),
+            .steps(story![add(1).with(json!({"ipam": {}})), del(1).with(json!({"ipam": {}}))]),
         // Where the kernel knows no VLANs both refuse them.
         option("a VLAN", json!({"vlan": 100, "preserveDefaultVlan": true, "ipam": null}))
-            .steps(vec![add(1).outcome().into(), del(1).into()]),
+            .steps(story![add(1).outcome(), del(1)]),
         option("a VLAN with a gateway", json!({"vlan": 100, "preserveDefaultVlan": true, "isGateway": true}))
-            .steps(vec![add(1).outcome().into(), add(2).outcome().into(), del(1).into()]),
+            .steps(story![add(1).outcome(), add(2).outcome(), del(1)]),
         option(
             "no addresses, gateway",
             json!({"isGateway": true, "ipMasq": true, "mtu": 9000, "ipam": null}),
         )
-        .steps(vec![add(1).into(), del(1).into()])
+        .steps(story![add(1), del(1)])
         .after(Place::Host, "ip link add cni7 address 02:00:00:00:00:07 mtu 9000 type bridge"),
     ]
 }
@@ -117,14 +117,15 @@ pub(crate) fn merged(mut below: Value, above: Value) -> Value {
 /// What is written in other ways.
 fn writings() -> Vec<Case> {
     let raw = |name: &str, text: &'static str| {
-        option(name, json!({})).steps(vec![add(1).raw(text).into(), del(1).raw(text).into()])
+        option(name, json!({})).steps(story![add(1).raw(text), del(1).raw(text)])
     };
     vec![
         raw(
             "fields in any case",
             r#"{"cniVersion": "1.0.0", "name": "reference", "type": "bridge", "BRIDGE": "cni7",
             "IsGateway": true, "hairpinmode": true, "MTU": 1400,
-            "IPAM": {"Type": "host-local", "datadir": "$DATA", "SUBNET": "10.77.0.0/24", "Routes": [{"Dst": "0.0.0.0/0", "GW": "10.77.0.9"}]}}"#,
+            "IPAM": {"Type": "host-local", "datadir": "$DATA", "SUBNET": "10.77.0.0/24",
+                "Routes": [{"Dst": "0.0.0.0/0", "GW": "10.77.0.9"}]}}"#,
         ),
         raw(
             "fields that are null",
@@ -157,44 +158,54 @@ fn writings() -> Vec<Case> {
     ]
 }
 
+const NO_IPV6: &str = "for all in all default; do echo 1 > /proc/sys/net/ipv6/conf/$all/disable_ipv6; done";
+
 /// Options of the pod's interface and its port.
 fn ports() -> Vec<Case> {
     let mac = json!({"isGateway": true});
     vec![
         option("hairpin", json!({"isGateway": true, "hairpinMode": true})),
         option("hairpin without addresses", json!({"hairpinMode": true, "ipam": null}))
-            .steps(vec![add(1).into(), del(1).into()]),
-        option("mac of CNI_ARGS", mac.clone()).steps(vec![
-            add(1).args("IgnoreUnknown=1;MAC=c2:11:22:33:44:55").into(), check(1).into(), del(1).into(),
+            .steps(story![add(1), del(1)]),
+        option("mac of CNI_ARGS", mac.clone()).steps(story![
+            add(1).args("IgnoreUnknown=1;MAC=c2:11:22:33:44:55"),
+            check(1),
+            del(1),
         ]),
         // host-local is given them, too.
-        option("mac of CNI_ARGS that the allocator doesn't know", mac.clone()).steps(vec![
-            add(1).args("MAC=c2:11:22:33:44:55").outcome().into(),
+        option("mac of CNI_ARGS that the allocator doesn't know", mac.clone())
+            .steps(story![add(1).args("MAC=c2:11:22:33:44:55").outcome(),]),
+        option("mac of CNI_ARGS with others unknown", mac.clone())
+            .steps(story![add(1).args("IgnoreUnknown=true;K8S_POD_NAME=web;MAC=c2:11:22:33:44:55"), del(1),]),
+        option("mac of args", json!({"args": {"cni": {"mac": "c2:11:22:33:44:66"}}})).steps(story![
+            add(1),
+            add(2)
+                .args("IgnoreUnknown=1;MAC=c2:11:22:33:44:55")
+                .with(json!({"args": {"cni": {"mac": "c2:11:22:33:44:67"}}})),
         ]),
-        option("mac of CNI_ARGS with others unknown", mac.clone()).steps(vec![
-            add(1).args("IgnoreUnknown=true;K8S_POD_NAME=web;MAC=c2:11:22:33:44:55").into(), del(1).into(),
-        ]),
-        option("mac of args", json!({"args": {"cni": {"mac": "c2:11:22:33:44:66"}}})).steps(vec![
-            add(1).into(), add(2).args("IgnoreUnknown=1;MAC=c2:11:22:33:44:55").with(json!({"args": {"cni": {"mac": "c2:11:22:33:44:67"}}})).into(),
-        ]),
-        option("mac of the runtime", mac.clone()).steps(vec![
+        option("mac of the runtime", mac.clone()).steps(story![
             add(1).with(json!({
                 "args": {"cni": {"mac": "c2:11:22:33:44:66"}}, "runtimeConfig": {"mac": "c2:11:22:33:44:77"},
-            })).args("IgnoreUnknown=1;MAC=c2:11:22:33:44:55").into(),
-            check(1).into(), del(1).into(),
+            })).args("IgnoreUnknown=1;MAC=c2:11:22:33:44:55"),
+            check(1), del(1),
         ]),
         option("duplicate address detection", merged(dual(), json!({"isGateway": true, "enabledad": true}))),
-        option("another interface name", mac.clone()).steps(vec![
-            add(1).as_interface("net1").into(), check(1).as_interface("net1").into(), del(1).as_interface("net1").into(),
+        option("another interface name", mac.clone()).steps(story![
+            add(1).on_interface("net1"),
+            check(1).on_interface("net1"),
+            del(1).on_interface("net1"),
         ]),
-        option("two interfaces of a pod", mac.clone()).steps(vec![
-            add(1).into(), add(1).as_interface("net1").into(), check(1).into(), del(1).as_interface("net1").into(),
-            check(1).into(), del(1).into(),
+        option("two interfaces of a pod", mac.clone()).steps(story![
+            add(1),
+            add(1).on_interface("net1"),
+            check(1),
+            del(1).on_interface("net1"),
+            check(1),
+            del(1),
         ]),
         option("IPv6 disabled in the pod", merged(dual(), json!({"isGateway": true})))
-            .after(Place::Pod(1), "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6; echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6"),
-        option("IPv6 disabled on the host", mac)
-            .after(Place::Host, "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6; echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6"),
+            .after(Place::Pod(1), NO_IPV6),
+        option("IPv6 disabled on the host", mac).after(Place::Host, NO_IPV6),
     ]
 }
 
@@ -213,9 +224,9 @@ fn routes() -> Vec<Case> {
             {"dst": "10.99.0.0/24", "gw": "10.77.0.8"}, {"dst": "10.99.0.0/24", "gw": "10.77.0.9"},
         ]}})),
         option("a route twice", json!({"ipam": {"routes": [{"dst": "10.99.0.0/24"}, {"dst": "10.99.0.0/24"}]}}))
-            .steps(vec![add(1).outcome().into(), del(1).outcome().into()]),
+            .steps(story![add(1).outcome(), del(1).outcome()]),
         option("a route by a gateway out of reach", json!({"ipam": {"routes": [{"dst": "10.99.0.0/24", "gw": "10.5.0.1"}]}}))
-            .steps(vec![add(1).outcome().into(), del(1).outcome().into()]),
+            .steps(story![add(1).outcome(), del(1).outcome()]),
         option("a route of a family without address", json!({"ipam": {"routes": [{"dst": "fd99::/64"}]}})),
         option("another allocator", json!({"isGateway": true, "ipam": {
             "type": "static", "dataDir": null, "subnet": null,

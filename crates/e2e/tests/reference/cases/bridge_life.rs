@@ -4,7 +4,7 @@
 use serde_json::json;
 
 use super::bridge::{dual, merged, option};
-use crate::case::{Case, Names, Previous, Step, TAKEOVERS, add, check, del};
+use crate::case::{Case, Names, Previous, Step, TAKEOVERS, add, check, del, story};
 use crate::compare::hold;
 use crate::scratch::Place;
 
@@ -28,7 +28,7 @@ fn surroundings() -> Vec<Case> {
             "ip link add cni7 up type bridge; ip address add fd01::1/64 dev cni7",
         ),
         gateway("it has another address")
-            .steps(vec![add(1).outcome().into(), del(1).into()])
+            .steps(story![add(1).outcome(), del(1)])
             .after(Place::Host, "ip link add cni7 up type bridge; ip address add 10.77.0.9/24 dev cni7"),
         forced(
             "it has another address, forced",
@@ -62,67 +62,57 @@ fn surroundings() -> Vec<Case> {
 /// Several calls.
 fn lives() -> Vec<Case> {
     vec![
-        gateway("two pods").steps(vec![
-            add(1).into(),
-            add(2).into(),
-            check(1).into(),
-            check(2).into(),
-            del(1).into(),
-            check(2).into(),
-            del(2).into(),
-            del(1).into(),
+        gateway("two pods").steps(story![
+            add(1),
+            add(2),
+            check(1),
+            check(2),
+            del(1),
+            check(2),
+            del(2),
+            del(1),
         ]),
         // CHECK compares the bridge's mac, and a bridge without address takes over the lowest of its ports' at any time.
-        option("two pods without gateway", json!({})).steps(vec![
-            add(1).into(),
-            add(2).into(),
-            del(2).into(),
-            del(1).into(),
-        ]),
-        gateway("added twice").steps(vec![
-            add(1).into(),
-            add(1).outcome().into(),
-            check(1).into(),
-            del(1).into(),
-        ]),
+        option("two pods without gateway", json!({})).steps(story![add(1), add(2), del(2), del(1),]),
+        gateway("added twice").steps(story![add(1), add(1).outcome(), check(1), del(1),]),
         gateway("deleted without a result")
-            .steps(vec![add(1).into(), del(1).previous(Previous::Nothing).into()])
+            .steps(story![add(1), del(1).previous(Previous::Nothing)])
             .in_all_formats(),
         // A route that can't be is found after the address was given.
         option(
             "an address is given back when it can't be used",
             json!({"ipam": {"routes": [{"dst": "10.9.0.0/16", "gw": "10.5.0.1"}]}}),
         )
-        .steps(vec![
-            add(1).outcome().into(),
+        .steps(story![
+            add(1).outcome(),
             Step::On(
                 Place::Host,
                 "test -e $DATA/reference/last_reserved_ip.0 && test ! -e $DATA/reference/10.77.0.2",
             ),
-            del(1).into(),
+            del(1),
         ]),
-        gateway("deleted before it was added").steps(vec![del(1).into(), add(1).into(), del(1).into()]),
-        gateway("the namespace is gone").steps(vec![
-            add(1).into(),
-            add(2).into(),
+        gateway("deleted before it was added").steps(story![del(1), add(1), del(1)]),
+        gateway("the namespace is gone").steps(story![
+            add(1),
+            add(2),
             Step::End(Place::Pod(1)),
-            del(1).netns(Names::NothingThere).into(),
-            del(1).netns(Names::Nothing).into(),
-            check(2).into(),
+            del(1).netns(Names::NothingThere),
+            del(1).netns(Names::Nothing),
+            check(2),
         ]),
         gateway("deleted without a namespace while it is there")
-            .steps(vec![add(1).into(), del(1).netns(Names::Nothing).into(), del(1).into()])
+            .steps(story![add(1), del(1).netns(Names::Nothing), del(1)])
             .differs("2 DEL pod1 / host", "ours knows the link by its name on the host")
             .differs("2 DEL pod1 / pod1", "and its other end goes along"),
-        gateway("taken over").casts(TAKEOVERS).steps(vec![
-            add(1).into(),
-            add(2).into(),
-            check(1).into(),
-            check(2).into(),
-            del(1).into(),
-            del(1).into(),
-            check(2).into(),
-            del(2).into(),
+        gateway("taken over").casts(TAKEOVERS).steps(story![
+            add(1),
+            add(2),
+            check(1),
+            check(2),
+            del(1),
+            del(1),
+            check(2),
+            del(2),
         ]),
     ]
 }
@@ -167,35 +157,28 @@ fn damages() -> Vec<Case> {
     ];
     let config = merged(dual(), json!({"isGateway": true}));
     let case = |(name, place, commands): (&str, Place, &'static str)| {
-        let steps = vec![
-            add(1).outcome().into(),
-            Step::On(place, commands),
-            check(1).outcome().into(),
-            del(1).into(),
-        ];
+        let steps = story![add(1).outcome(), Step::On(place, commands), check(1).outcome(), del(1),];
         option(&format!("checked: {name}"), config.clone()).steps(steps)
     };
     let mut cases: Vec<Case> = damages.into_iter().map(case).collect();
     cases.push(
         option("checked: without a result", config.clone())
-            .steps(vec![add(1).outcome().into(), check(1).previous(Previous::Nothing).outcome().into()]),
+            .steps(story![add(1).outcome(), check(1).previous(Previous::Nothing).outcome()]),
     );
-    cases.push(option("checked: another pod's result", config.clone()).steps(vec![
-        add(1).outcome().into(),
+    cases.push(option("checked: another pod's result", config.clone()).steps(story![
+        add(1).outcome(),
         check(1).previous(Previous::This(json!({
             "cniVersion": "1.0.0",
             "interfaces": [{"name": "cni7"}, {"name": "veth0"}, {"name": "eth0", "sandbox": "/elsewhere"}],
-        }))).outcome().into(),
+        }))).outcome(),
     ]));
-    cases.push(
-        option("checked: an address that isn't there", config).steps(vec![
-            add(1).outcome().into(),
+    cases.push(option("checked: an address that isn't there", config).steps(story![
+            add(1).outcome(),
             check(1)
                 .with(json!({"prevResult": {"ips": [{"address": "10.77.0.99/24", "interface": 2}]}}))
                 .outcome()
-                .into(),
-        ]),
-    );
+                ,
+        ]));
     cases
 }
 

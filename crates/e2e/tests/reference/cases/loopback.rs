@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::case::{Case, Names, Previous, add, check, del};
+use crate::case::{Case, Names, Previous, add, check, del, story};
 use crate::compare::hold;
 use crate::scratch::Place;
 
@@ -28,39 +28,37 @@ fn cases() -> Vec<Case> {
             .in_versions(&["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0"])
             .differs("1 ADD pod1 / outcome", "Debian's has one format for all versions, whatever they say"),
         Case::new("loopback: whatever the interface is called", loopback())
-            .steps(vec![add(1).as_interface("eth3").into(), del(1).as_interface("eth3").into()]),
+            .steps(story![add(1).on_interface("eth3"), del(1).on_interface("eth3")]),
         Case::new("loopback: without IPv6", loopback())
             .after(Place::Pod(1), "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6"),
         Case::new("loopback: is up already", loopback()).after(Place::Pod(1), "ip link set lo up"),
         Case::new("loopback: has an address that isn't one of its own", loopback())
             .after(Place::Pod(1), "ip link set lo up; ip address add 10.7.0.1/32 dev lo")
-            .steps(vec![add(1).outcome().into(), del(1).into()]),
-        Case::new("loopback: hands on what came before", loopback()).steps(vec![
-            add(1).previous(Previous::This(of_another())).into(),
-            check(1).previous(Previous::This(of_another())).into(),
-            del(1).previous(Previous::This(of_another())).into(),
+            .steps(story![add(1).outcome(), del(1)]),
+        Case::new("loopback: hands on what came before", loopback()).steps(story![
+            add(1).previous(Previous::This(of_another())),
+            check(1).previous(Previous::This(of_another())),
+            del(1).previous(Previous::This(of_another())),
         ]),
-        Case::new("loopback: down again", loopback()).steps(vec![
-            add(1).into(),
+        Case::new("loopback: down again", loopback()).steps(story![
+            add(1),
             crate::case::Step::On(Place::Pod(1), "ip link set lo down"),
-            check(1).into(),
-            add(1).into(),
-            check(1).into(),
+            check(1),
+            add(1),
+            check(1),
         ]),
-        Case::new("loopback: no namespace any more", loopback()).steps(vec![
-            add(1).into(),
-            del(1).netns(Names::NothingThere).into(),
-            del(1).netns(Names::Nothing).into(),
+        Case::new("loopback: no namespace any more", loopback()).steps(story![
+            add(1),
+            del(1).netns(Names::NothingThere),
+            del(1).netns(Names::Nothing),
         ]),
-        Case::new("loopback: no namespace", loopback())
-            .steps(vec![
-                add(1).netns(Names::NothingThere).into(),
-                add(1).netns(Names::AFile).into(),
-                add(1).netns(Names::Nothing).into(),
-                check(1).netns(Names::NothingThere).into(),
-                del(1).netns(Names::AFile).into(),
-            ])
-            .differs("5 DEL pod1 / outcome", "where there is no namespace there is nothing to undo"),
+        Case::new("loopback: no namespace", loopback()).steps(story![
+            add(1).netns(Names::NothingThere),
+            add(1).netns(Names::AFile),
+            add(1).netns(Names::Nothing),
+            check(1).netns(Names::NothingThere),
+            del(1).netns(Names::AFile),
+        ]),
     ]
 }
 

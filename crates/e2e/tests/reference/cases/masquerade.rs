@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::bridge::{dual, merged, option};
-use crate::case::{Case, Names, Previous, Step, add, check, del};
+use crate::case::{Case, Names, Previous, Step, add, check, del, story};
 use crate::compare::hold;
 use crate::probe::{By, Question};
 use crate::scratch::Place;
@@ -33,7 +33,7 @@ fn everybody() -> Step {
 /// Two pods and a world, all with servers.
 fn scene() -> Vec<Step> {
     let places = [Place::Host, Place::World, Place::Pod(1), Place::Pod(2)];
-    let mut steps = vec![add(1).outcome().into(), add(2).outcome().into()];
+    let mut steps = story![add(1).outcome(), add(2).outcome()];
     steps.extend(places.map(|place| Step::Serve(place, 7000)));
     steps
 }
@@ -46,49 +46,40 @@ fn masqueraded(name: &str, steps: Vec<Step>) -> Case {
 fn cases() -> Vec<Case> {
     let plain = merged(dual(), json!({"isGateway": true}));
     vec![
-        option("masquerade: none", plain).steps([scene(), vec![everybody()]].concat()),
-        masqueraded("both families", vec![everybody()]),
-        masqueraded(
-            "one pod has gone",
-            vec![del(1).outcome().into(), everybody(), del(2).outcome().into(), Step::Rules],
-        ),
-        masqueraded("checked", vec![check(1).into(), check(2).into()]),
+        option("masquerade: none", plain).steps([scene(), story![everybody()]].concat()),
+        masqueraded("both families", story![everybody()]),
+        masqueraded("one pod has gone", story![del(1).outcome(), everybody(), del(2).outcome(), Step::Rules]),
+        masqueraded("checked", story![check(1), check(2)]),
         masqueraded(
             "multicast stays among the pods",
-            vec![
+            story![
                 Step::Multicast(Place::Pod(1), Place::Pod(2), "239.7.7.7:7001"),
                 Step::Multicast(Place::Pod(2), Place::Pod(1), "[ff05::77]:7001"),
             ],
         ),
         masqueraded(
             "deleted without a result",
-            vec![
-                del(1).previous(Previous::Nothing).outcome().into(),
-                del(2).previous(Previous::Nothing).outcome().into(),
+            story![
+                del(1).previous(Previous::Nothing).outcome(),
+                del(2).previous(Previous::Nothing).outcome(),
                 Step::Rules,
             ],
         ),
         // Debian's knows whose rules are whose by the addresses in the pod alone, and leaves them behind.
         masqueraded(
             "the namespaces are gone",
-            vec![
+            story![
                 Step::End(Place::Pod(1)),
                 Step::End(Place::Pod(2)),
-                del(1).netns(Names::NothingThere).outcome().into(),
-                del(2).netns(Names::Nothing).outcome().into(),
+                del(1).netns(Names::NothingThere).outcome(),
+                del(2).netns(Names::Nothing).outcome(),
                 Step::Rules,
             ],
         )
         .differs("11 rules", "Debian's leaves its rules when it finds no addresses in the pod"),
         masqueraded(
             "deleted twice",
-            vec![
-                del(1).outcome().into(),
-                del(1).outcome().into(),
-                del(2).outcome().into(),
-                del(2).outcome().into(),
-                Step::Rules,
-            ],
+            story![del(1).outcome(), del(1).outcome(), del(2).outcome(), del(2).outcome(), Step::Rules,],
         ),
     ]
 }

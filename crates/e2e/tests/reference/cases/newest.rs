@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::bridge::{bridge, dual, merged};
-use crate::case::{Call, Case, NEWEST, OURS, Step, add, check, del, gc, status, version};
+use crate::case::{Call, Case, NEWEST, OURS, Step, add, check, del, gc, status, story, version};
 use crate::probe::{By, Question};
 use crate::run::{Observation, run};
 use crate::scratch::Place;
@@ -63,6 +63,9 @@ fn contains(found: &Value, expected: &Value) -> bool {
     }
 }
 
+/// No rules are left.
+const EMPTY: Step = Step::On(Place::Host, "test -z \"$(nft list ruleset)\" || { nft list ruleset; false; }");
+
 fn gateway() -> Value {
     merged(dual(), json!({"isGateway": true}))
 }
@@ -84,9 +87,11 @@ fn with_port(call: Call, port: u16) -> Call {
 
 fn results() -> Vec<Promise> {
     let versions = json!(["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"]);
-    let route = json!({"dst": "10.99.0.0/24", "gw": "10.77.0.9", "mtu": 1300, "advmss": 1200, "priority": 50, "table": 77});
+    let route = json!({
+        "dst": "10.99.0.0/24", "gw": "10.77.0.9", "mtu": 1300, "advmss": 1200, "priority": 50, "table": 77,
+    });
     let knows = |kind: &str| {
-        let case = alone("knows its versions", json!({"type": kind}), vec![version().into()]);
+        let case = alone("knows its versions", json!({"type": kind}), story![version()]);
         promise(
             case,
             &[(
@@ -101,7 +106,7 @@ fn results() -> Vec<Promise> {
         knows("loopback"),
         knows("portmap"),
         promise(
-            alone("mtu in results", bridge(json!({"mtu": 1400})), vec![add(1).into(), check(1).into()]),
+            alone("mtu in results", bridge(json!({"mtu": 1400})), story![add(1), check(1)]),
             &[
                 ("1 ADD pod1 / outcome / 0 / result / cniVersion", json!("1.1.0")),
                 (
@@ -119,16 +124,15 @@ fn results() -> Vec<Promise> {
             alone(
                 "fields of routes",
                 bridge(json!({"ipam": {"routes": [route.clone()]}})),
-                vec![add(1).into(), check(1).into()],
+                story![add(1), check(1)],
             ),
             &[
                 ("1 ADD pod1 / outcome / 0 / result / routes", json!([route])),
                 (
                     "1 ADD pod1 / pod1 / routes",
-                    json!([{
-                        "dst": "10.99.0.0/24", "gateway": "10.77.0.9", "table": "77", "metric": 50,
+                    json!({"10.99.0.0/24 77 unicast 10.77.0.9 eth0 50": {
                         "metrics": [{"mtu": 1300, "advmss": 1200}],
-                    }]),
+                    }}),
                 ),
                 ("2 CHECK pod1 / outcome / 0", json!({"result": null})),
             ],
@@ -137,7 +141,7 @@ fn results() -> Vec<Promise> {
             alone(
                 "the allocator's dns",
                 bridge(json!({"ipam": {"resolvConf": "$DATA/resolv.conf"}})),
-                vec![add(1).into()],
+                story![add(1)],
             )
             .after(Place::Host, "printf 'nameserver 10.0.0.53\\nsearch example.org\\n' > $DATA/resolv.conf"),
             &[(
@@ -149,14 +153,14 @@ fn results() -> Vec<Promise> {
             alone(
                 "the same name for the same interface",
                 bridge(json!({})),
-                vec![
-                    add(1).outcome().into(),
+                story![
+                    add(1).outcome(),
                     Step::On(
                         Place::Host,
                         "ip -o link show type veth | grep -oE ' veth[0-9a-f]{11}@' > $DATA/first",
                     ),
-                    del(1).outcome().into(),
-                    add(1).outcome().into(),
+                    del(1).outcome(),
+                    add(1).outcome(),
                     Step::On(
                         Place::Host,
                         "ip -o link show type veth | grep -oE ' veth[0-9a-f]{11}@' | cmp - $DATA/first",
@@ -172,14 +176,14 @@ fn options() -> Vec<Promise> {
     let isolated = |pod: &str| -> Value {
         json!({format!("<veth of eth0 in {pod}>"): {"linkinfo": {"info_slave_data": {"isolated": true}}}})
     };
-    let ask = |from, to: &str| Question { from, to: to.into(), by: By::Tcp };
+    let ask = |from, to: &str| Question { from, to: to.to_owned(), by: By::Tcp };
     let refused = |name: &str, config: Value| {
-        let case = alone(&format!("refused: {name}"), bridge(config), vec![add(1).into()]);
+        let no_port = Step::On(Place::Host, "! ip -o link show type veth | grep .");
+        let case = alone(&format!("refused: {name}"), bridge(config), story![add(1), no_port, EMPTY]);
         promise(
             case,
             &[
                 ("1 ADD pod1 / outcome / 0 / result", Value::Null),
-                ("1 ADD pod1 / host / links / cni7", Value::Null),
                 ("1 ADD pod1 / pod1 / links / eth0", Value::Null),
                 ("1 ADD pod1 / files / reference/10.77.0.2", Value::Null),
             ],
@@ -190,9 +194,9 @@ fn options() -> Vec<Promise> {
             alone(
                 "isolated ports",
                 bridge(merged(gateway(), json!({"portIsolation": true}))),
-                vec![
-                    add(1).into(),
-                    add(2).into(),
+                story![
+                    add(1),
+                    add(2),
                     Step::Serve(Place::Pod(1), 7000),
                     Step::Ask(vec![
                         ask(Place::Host, "10.77.0.2:7000"),
@@ -217,7 +221,7 @@ fn options() -> Vec<Promise> {
             alone(
                 "an interface left down",
                 bridge(json!({"ipam": null, "disableContainerInterface": true})),
-                vec![add(1).into()],
+                story![add(1)],
             ),
             &[("1 ADD pod1 / pod1 / links / eth0", json!({"operstate": "DOWN"}))],
         ),
@@ -241,6 +245,16 @@ fn options() -> Vec<Promise> {
     ]
 }
 
+/// A field of portmap that only another plugin can honour (code 2, "unsupported field").
+fn left_to_others(name: &str, more: Value) -> Promise {
+    let mut call = with_port(add(1), 8001).outcome();
+    call.config = merged(call.config, more);
+    promise(
+        chain(&format!("not ours: {name}"), story![call, del(1).outcome(), EMPTY]),
+        &[("1 ADD pod1 / outcome / 1 / error", json!(2))],
+    )
+}
+
 fn collections() -> Vec<Promise> {
     let add_three = || -> Vec<Step> {
         (1..=3).map(|pod| with_port(add(pod), 8000 + u16::from(pod)).outcome().into()).collect()
@@ -248,13 +262,11 @@ fn collections() -> Vec<Promise> {
     let ask = |port: u16| Question { from: Place::World, to: format!("192.0.2.1:{port}"), by: By::Tcp };
     let asked = || Step::Ask(vec![ask(8001), ask(8002), ask(8003)]);
     let serve = || (1..=3).map(|pod| Step::Serve(Place::Pod(pod), 7000)).collect::<Vec<_>>();
-    let empty = Step::On(Place::Host, "test -z \"$(nft list ruleset)\" || { nft list ruleset; false; }");
     vec![
         promise(
             chain(
                 "collected but one",
-                [add_three(), serve(), vec![asked(), gc(&[("container-2", "eth0")]).into(), asked()]]
-                    .concat(),
+                [add_three(), serve(), story![asked(), gc(&[("container-2", "eth0")]), asked()]].concat(),
             ),
             &[
                 (
@@ -270,7 +282,9 @@ fn collections() -> Vec<Promise> {
                 ("8 GC / files / reference/10.77.0.4", Value::Null),
                 (
                     "8 GC / files",
-                    json!({"reference/10.77.0.3": ["container-2\r\neth0"], "reference/fd77::3": ["container-2\r\neth0"]}),
+                    json!({
+                        "reference/10.77.0.3": ["container-2\r\neth0"], "reference/fd77::3": ["container-2\r\neth0"],
+                    }),
                 ),
                 (
                     "9 questions",
@@ -283,7 +297,7 @@ fn collections() -> Vec<Promise> {
             ],
         ),
         promise(
-            chain("all collected", [add_three(), vec![gc(&[]).into(), empty.clone()]].concat()),
+            chain("all collected", [add_three(), story![gc(&[]), EMPTY]].concat()),
             &[
                 ("4 GC / files / reference/10.77.0.2", Value::Null),
                 ("4 GC / files / reference/10.77.0.4", Value::Null),
@@ -292,10 +306,10 @@ fn collections() -> Vec<Promise> {
         promise(
             chain(
                 "an interface of two collected",
-                vec![
-                    add(1).outcome().into(),
-                    add(1).as_interface("net1").outcome().into(),
-                    gc(&[("container-1", "net1")]).into(),
+                story![
+                    add(1).outcome(),
+                    add(1).on_interface("net1").outcome(),
+                    gc(&[("container-1", "net1")]),
                 ],
             ),
             &[
@@ -304,29 +318,51 @@ fn collections() -> Vec<Promise> {
             ],
         ),
         promise(
-            chain("nothing to collect", vec![gc(&[("container-1", "eth0")]).into(), empty.clone()]),
+            chain("nothing to collect", story![gc(&[("container-1", "eth0")]), EMPTY]),
             &[("1 GC / outcome", json!([{"result": null}]))],
         ),
         promise(
             chain(
                 "nothing left after the last",
-                vec![
-                    with_port(add(1), 8001).outcome().into(),
-                    with_port(add(2), 8002).outcome().into(),
-                    with_port(del(1), 8001).outcome().into(),
-                    with_port(del(2), 8002).outcome().into(),
-                    empty,
+                story![
+                    with_port(add(1), 8001).outcome(),
+                    with_port(add(2), 8002).outcome(),
+                    with_port(del(1), 8001).outcome(),
+                    with_port(del(2), 8002).outcome(),
+                    EMPTY,
                 ],
             ),
             &[],
         ),
+        left_to_others("conditions", json!({"conditionsV4": ["-d", "192.0.2.1"]})),
+        left_to_others("a chain of another's", json!({"externalSetMarkChain": "KUBE-MARK-MASQ"})),
+        left_to_others("another's rules", json!({"backend": "iptables"})),
+        promise(
+            chain(
+                "a port refused",
+                story![
+                    add(1)
+                        .with(json!({"runtimeConfig": {"portMappings": [
+                            {"hostPort": 8001, "containerPort": 7000, "protocol": "tcp"},
+                            {"hostPort": 8002, "containerPort": 70000, "protocol": "tcp"},
+                        ]}}))
+                        .outcome(),
+                    del(1).outcome(),
+                    EMPTY,
+                ],
+            ),
+            &[
+                ("1 ADD pod1 / outcome / 1 / result", Value::Null),
+                ("2 DEL pod1 / outcome", json!([{"result": null}, {"result": null}])),
+            ],
+        ),
         promise(
             chain(
                 "a port that another pod has",
-                vec![
-                    with_port(add(1), 8001).outcome().into(),
-                    with_port(add(2), 8001).outcome().into(),
-                    with_port(del(2), 8001).outcome().into(),
+                story![
+                    with_port(add(1), 8001).outcome(),
+                    with_port(add(2), 8001).outcome(),
+                    with_port(del(2), 8001).outcome(),
                     Step::Serve(Place::Pod(1), 7000),
                     Step::Ask(vec![ask(8001)]),
                 ],
@@ -340,9 +376,9 @@ fn collections() -> Vec<Promise> {
             alone(
                 "GC before it was",
                 bridge(json!({})),
-                vec![
-                    gc(&[]).with(json!({"cniVersion": "1.0.0", "cni.dev/valid-attachments": []})).into(),
-                    status().with(json!({"cniVersion": "1.0.0"})).into(),
+                story![
+                    gc(&[]).with(json!({"cniVersion": "1.0.0", "cni.dev/valid-attachments": []})),
+                    status().with(json!({"cniVersion": "1.0.0"})),
                 ],
             ),
             &[("1 GC / outcome / 0 / error", json!(1)), ("2 STATUS / outcome / 0 / error", json!(1))],
@@ -352,16 +388,10 @@ fn collections() -> Vec<Promise> {
 
 fn readiness() -> Vec<Promise> {
     let ready = |name: &str, config: Value| {
-        promise(
-            alone(name, config, vec![status().into()]),
-            &[("1 STATUS / outcome / 0", json!({"result": null}))],
-        )
+        promise(alone(name, config, story![status()]), &[("1 STATUS / outcome / 0", json!({"result": null}))])
     };
     let unready = |name: &str, config: Value| {
-        promise(
-            alone(name, config, vec![status().into()]),
-            &[("1 STATUS / outcome / 0 / result", Value::Null)],
-        )
+        promise(alone(name, config, story![status()]), &[("1 STATUS / outcome / 0 / result", Value::Null)])
     };
     vec![
         ready("bridge is ready", bridge(json!({}))),
