@@ -122,8 +122,7 @@ impl Carrier {
 
     /// Whether a plugin is served in-process, and the one that it asks for addresses as well.
     pub(crate) fn serves(&self, plugin: &PluginConf) -> bool {
-        let served = self.kind(&plugin.kind).is_some_and(|kind| kind.serves(&plugin.fields).is_ok());
-        served && asked_for_addresses(plugin).is_none_or(|kind| self.kind(kind).is_some())
+        self.served_alone(plugin) && asked_for_addresses(plugin).is_none_or(|kind| self.kind(kind).is_some())
     }
 
     /// Sees that what has to be executed of a plugin is there.
@@ -131,22 +130,26 @@ impl Carrier {
     /// # Errors
     /// [`Error::PluginMissing`]; [`Error::Unsupported`] where only an executable, which isn't there, does what is asked for.
     pub(crate) fn find(&self, plugin: &PluginConf) -> Result<(), Error> {
-        let unserved = match self.kind(&plugin.kind).map(|kind| kind.serves(&plugin.fields)) {
-            Some(Ok(())) => {
-                let ipam = asked_for_addresses(plugin).filter(|kind| self.kind(kind).is_none());
-                return ipam.map_or(Ok(()), |kind| self.runner.find(kind).map(drop));
-            }
-            Some(Err(unserved)) => Some(unserved.field),
-            None => None,
+        let executed = if self.served_alone(plugin) {
+            asked_for_addresses(plugin).filter(|kind| self.kind(kind).is_none())
+        } else {
+            Some(plugin.kind.as_str())
         };
-        match (self.runner.find(&plugin.kind), unserved) {
-            (Ok(_), Some(field)) => {
-                tracing::debug!(plugin = plugin.kind, field, "executed, as it isn't served in-process");
-                Ok(())
-            }
-            (Err(_), Some(field)) => Err(Error::Unsupported { plugin: plugin.kind.clone(), field }),
-            (found, None) => found.map(drop),
+        let found = executed.map_or(Ok(()), |kind| self.runner.find(kind).map(drop));
+        match self.unserved(plugin) {
+            Some(field) if found.is_err() => Err(Error::Unsupported { plugin: plugin.kind.clone(), field }),
+            _ => found,
         }
+    }
+
+    /// The field for which a plugin, which could be served in-process, is executed all the same.
+    pub(crate) fn unserved(&self, plugin: &PluginConf) -> Option<String> {
+        self.kind(&plugin.kind)?.serves(&plugin.fields).err().map(|unserved| unserved.field)
+    }
+
+    /// Whether it is served in-process, whoever gives it addresses.
+    fn served_alone(&self, plugin: &PluginConf) -> bool {
+        self.kind(&plugin.kind).is_some() && self.unserved(plugin).is_none()
     }
 }
 

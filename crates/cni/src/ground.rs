@@ -24,8 +24,8 @@ const LINGER: Duration = Duration::from_secs(3);
 pub(crate) struct Ground {
     /// Held for writing while it is taken away: nobody comes or goes then.
     quiet: Arc<RwLock<()>>,
-    /// How many have come so far.
-    arrivals: AtomicU64,
+    /// How many have come or gone so far.
+    moves: AtomicU64,
     /// Of each family one address that has had entries in the tables: where they have been made, and not been taken away by
     /// us since.
     laid: Mutex<Vec<IpAddr>>,
@@ -42,7 +42,7 @@ impl Ground {
     pub(crate) fn new(quiet: Arc<RwLock<()>>) -> Ground {
         Ground {
             quiet,
-            arrivals: AtomicU64::new(0),
+            moves: AtomicU64::new(0),
             laid: Mutex::default(),
             bridges: Mutex::default(),
             mtu: Mutex::default(),
@@ -52,12 +52,12 @@ impl Ground {
 
     /// Somebody comes.
     pub(crate) fn arrive(&self) {
-        self.arrivals.fetch_add(1, Ordering::Relaxed);
+        self.moves.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Whether anybody has come.
+    /// Whether anybody has come or gone.
     pub(crate) fn is_used(&self) -> bool {
-        self.arrivals.load(Ordering::Relaxed) > 0
+        self.moves.load(Ordering::Relaxed) > 0
     }
 
     /// A bridge is to go with its last port.
@@ -110,6 +110,7 @@ impl Ground {
 
     /// Somebody has gone: takes away what nobody stands on any more, a while after the last has come or gone.
     pub(crate) fn leave(self: &Arc<Self>) {
+        self.moves.fetch_add(1, Ordering::Relaxed);
         let mut lingering = locked(&self.lingering);
         while lingering.try_join_next().is_some() {}
         if !lingering.is_empty() {
@@ -118,10 +119,10 @@ impl Ground {
         let ground = Arc::clone(self);
         lingering.spawn(async move {
             loop {
-                let seen = ground.arrivals.load(Ordering::Relaxed);
+                let seen = ground.moves.load(Ordering::Relaxed);
                 tokio::time::sleep(LINGER).await;
                 let Ok(_quiet) = ground.quiet.try_write() else { continue };
-                if ground.arrivals.load(Ordering::Relaxed) == seen {
+                if ground.moves.load(Ordering::Relaxed) == seen {
                     for error in ground.clear().await {
                         tracing::warn!(error = chain(&error), "what no pod stands on can't be taken away");
                     }

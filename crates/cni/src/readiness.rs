@@ -175,7 +175,25 @@ impl Shared {
         };
         let unchanged = self.publish(networks.into_iter().map(Arc::new).collect(), problem);
         if !unchanged {
+            self.announce();
             self.refresh();
+        }
+    }
+
+    /// Says what an operator who wants plugins served in-process may miss.
+    fn announce(&self) {
+        for conf in &self.now().networks {
+            for plugin in &conf.plugins {
+                if let Some(field) = self.carrier.unserved(plugin) {
+                    let (network, plugin) = (&conf.name, &plugin.kind);
+                    tracing::info!(
+                        network,
+                        plugin,
+                        field,
+                        "a plugin is executed, as it isn't served in-process"
+                    );
+                }
+            }
         }
     }
 

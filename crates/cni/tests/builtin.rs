@@ -491,3 +491,29 @@ fn a_bridge_is_one_daemons() {
         Networks::open(config).unwrap();
     });
 }
+
+#[test]
+fn what_a_daemon_of_old_attached_is_detached() {
+    on_own_host(|| async {
+        let node = Node::new();
+        let before = state();
+        let networks = node.open_builtin(network());
+        let first = pod(&networks, "first", Vec::new()).await;
+        drop(networks);
+        // Its interfaces had other names, its results no hardware addresses of the host's, its records no word on the means.
+        let record = &node.records()[0];
+        let mut text: serde_json::Value = serde_json::from_slice(&fs::read(record).unwrap()).unwrap();
+        let port = &mut text["result"]["interfaces"][1];
+        sh(&format!("ip link set {} name knarr0123456789", port["name"].as_str().unwrap()));
+        *port = serde_json::json!({"name": "knarr0123456789", "mtu": 1500});
+        text.as_object_mut().unwrap().remove("native");
+        fs::write(record, text.to_string()).unwrap();
+        let networks = node.open_builtin(network());
+        networks.check(&first.attachment).await.unwrap_or_else(|error| panic!("{}", shown(&error)));
+        networks.del(&first.attachment).await.unwrap();
+        assert!(Netns::current().ask_tcp(at(first.ips[0], 80)).is_err());
+        networks.settle().await.unwrap();
+        assert_eq!(state(), before);
+        assert!(node.records().is_empty());
+    });
+}

@@ -37,9 +37,18 @@ pub(super) fn ensure(name: &str, value: &str) -> Result<(), Error> {
     if get(name).as_deref() == Some(value) { Ok(()) } else { set(name, value) }
 }
 
-/// Sets a value that is better set, where that is possible: in a container of old, settings can't be written.
+/// Sets a value that is better set, where that is possible: in some containers settings can't be written.
 pub(super) fn try_set(name: &str, value: &str) {
-    if let Err(error) = ensure(name, value) {
+    told(set(name, value));
+}
+
+/// The same, unless it is that already.
+pub(super) fn try_ensure(name: &str, value: &str) {
+    told(ensure(name, value));
+}
+
+fn told(outcome: Result<(), Error>) {
+    if let Err(error) = outcome {
         tracing::debug!(error = crate::error::chain(&error), "a setting stays as it is");
     }
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 use cni::{BuiltinNetwork, Cidr, Config, Subnet};
 use serde_json::{Value, json};
 
-use crate::support::Node;
+use crate::support::snapshot::{difference, snapshot};
+use crate::support::{Node, files};
 
 /// Who makes the networks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,9 +101,18 @@ impl Engine {
         }
     }
 
+    /// What pods have left of links, addresses, routes and rules since then, and of files.
+    pub(crate) fn left(self, node: &Node, before: &[String]) -> Vec<String> {
+        let changed = difference(before, &snapshot());
+        let mut left: Vec<String> = changed.into_iter().filter(|line| self.is_pods(line)).collect();
+        let found = files(&node.path("state")).into_iter().chain(files(&node.path("leases")));
+        left.extend(found.map(|path| format!("file: {}", path.display())));
+        left
+    }
+
     /// Whether a line of the host's state has to go with its pod. Configured bridges stay for the next, and Debian's plugins
     /// leave chains as well.
-    pub(crate) fn is_pods(self, line: &str) -> bool {
+    fn is_pods(self, line: &str) -> bool {
         let has = |words: &[&str]| words.iter().any(|word| line.contains(word));
         let is_bridges = has(&["cniseq236", "cniseq237"]) && !has(&["master"]);
         match self {

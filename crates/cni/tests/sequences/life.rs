@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use cni::{Attachment, AttachmentId, Error, Networks, PortMapping, Protocol, Status};
 
@@ -11,7 +11,7 @@ use crate::engine::Engine;
 use crate::ops::{Op, PODS};
 use crate::support::daemon::{Daemon, Verb, Work};
 use crate::support::netns::Netns;
-use crate::support::snapshot::{difference, snapshot};
+use crate::support::snapshot::snapshot;
 use crate::support::{Node, SOON, attachment, shown, until, until_within};
 use crate::try_sh;
 
@@ -267,25 +267,6 @@ impl Life {
     }
 
     fn left(&self) -> Vec<String> {
-        let changed = difference(&self.before, &snapshot());
-        let mut left: Vec<String> = changed.into_iter().filter(|line| self.engine.is_pods(line)).collect();
-        let mut found = files(&self.node.path("state"));
-        found.extend(files(&self.node.path("leases")));
-        left.extend(found.iter().map(|path| format!("file: {}", path.display())));
-        left
+        self.engine.left(&self.node, &self.before)
     }
-}
-
-/// Files below a directory, but for what address management keeps for good.
-fn files(dir: &Path) -> Vec<PathBuf> {
-    let kept = |name: &str| ["lock", ".knarr"].contains(&name) || name.starts_with("last_reserved_ip");
-    let mut found = Vec::new();
-    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        if entry.path().is_dir() {
-            found.extend(files(&entry.path()));
-        } else if !kept(&entry.file_name().to_string_lossy()) {
-            found.push(entry.path());
-        }
-    }
-    found
 }

@@ -15,6 +15,7 @@
 
 mod engine;
 mod life;
+mod many;
 mod ops;
 #[path = "../support/mod.rs"]
 mod support;
@@ -53,13 +54,19 @@ fn by_scripted_plugins() {
 
 #[test]
 fn by_debians_plugins() {
-    let there =
-        ["bridge", "host-local", "portmap"].iter().all(|name| Path::new("/usr/lib/cni").join(name).exists());
-    if there {
+    if installed() {
         run(Engine::Debian, 50, 6);
-    } else {
+    }
+}
+
+/// Whether they are installed; says so when they aren't.
+fn installed() -> bool {
+    let is_there = |name: &&str| Path::new("/usr/lib/cni").join(name).exists();
+    let there = ["bridge", "host-local", "portmap"].iter().all(is_there);
+    if !there {
         println!("skipped: no reference plugins in /usr/lib/cni (Debian: containernetworking-plugins)");
     }
+    there
 }
 
 /// Runs that many sequences on as many hosts side by side.

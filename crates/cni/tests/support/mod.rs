@@ -1,6 +1,7 @@
 //! A node's CNI directories in a temporary directory, scripted plugins, and waiting.
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
+#![allow(clippy::explicit_write, reason = "what a test prints to its parent is no print of the library")]
 
 pub mod daemon;
 pub mod netns;
@@ -154,4 +155,18 @@ pub async fn until_within<T: std::fmt::Debug>(
         assert!(start.elapsed() < patience, "{what}: still {seen:?}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// Files below a directory, but for what address management keeps for good.
+pub fn files(dir: &Path) -> Vec<PathBuf> {
+    let kept = |name: &str| ["lock", ".knarr"].contains(&name) || name.starts_with("last_reserved_ip");
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.path().is_dir() {
+            found.extend(files(&entry.path()));
+        } else if !kept(&entry.file_name().to_string_lossy()) {
+            found.push(entry.path());
+        }
+    }
+    found
 }

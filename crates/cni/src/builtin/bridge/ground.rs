@@ -26,7 +26,7 @@ pub(super) fn ensure_bridge(socket: &mut Socket, conf: &Conf) -> Result<Link, Er
         return Err(Error::Unlike { subject: "link", name: name.clone(), problem });
     }
     // A router that a pod announces must not become the host's way out (CVE-2020-10749), whoever made the bridge.
-    sysctl::try_set(&format!("ipv6/conf/{name}/accept_ra"), "0");
+    sysctl::try_ensure(&format!("ipv6/conf/{name}/accept_ra"), "0");
     let mut steps = Steps::default();
     if !bridge.is_up {
         link::set_up(&mut steps, name);
@@ -121,14 +121,15 @@ fn ensure_address(
         }
         address::delete(socket, link.index, other)?;
     }
-    let is_new = address::ensure(socket, link.index, wanted)?;
-    if let (true, Some(mac)) = (is_new, link.mac) {
-        // Its own, for good: see `make_bridge`.
-        let mut steps = Steps::default();
-        link::set_mac(&mut steps, &link.name, mac);
-        steps.run(socket)?;
+    if !address::ensure(socket, link.index, wanted)? {
+        return Ok(());
     }
-    Ok(())
+    // Its own, for good: see `make_bridge`. It may have changed with the port that has just come.
+    let mut steps = Steps::default();
+    if let Some(mac) = link::expect(socket, &link.name)?.mac {
+        link::set_mac(&mut steps, &link.name, mac);
+    }
+    steps.run(socket)
 }
 
 fn contradicts(other: Cidr, wanted: Cidr) -> bool {

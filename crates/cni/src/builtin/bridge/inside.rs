@@ -74,7 +74,7 @@ impl Inside<'_> {
         let ifname = self.ifname;
         let of_v6 = |name: &str| format!("ipv6/conf/{ifname}/{name}");
         // A neighbour's router advertisement must not become the pod's default route.
-        sysctl::ensure(&of_v6("accept_ra"), "0")?;
+        sysctl::set(&of_v6("accept_ra"), "0")?;
         // Neighbours hear of the hardware address when the interface comes up.
         sysctl::try_set(&format!("ipv4/conf/{ifname}/arp_notify"), "1");
         match self.detection {

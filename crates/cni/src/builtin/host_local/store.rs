@@ -158,7 +158,7 @@ impl Locked<'_> {
         let (beside, path) = (self.dir.join(BESIDE), self.dir.join(address.to_string()));
         let options = OpenOptions::new().write(true).create(true).truncate(true).mode(MODE).open(&beside);
         let written = options
-            .and_then(|mut file| write!(file, "{}\r\n{}", id.container_id, id.ifname))
+            .and_then(|mut file| file.write_all(format!("{}\r\n{}", id.container_id, id.ifname).as_bytes()))
             .and_then(|()| fs::rename(&beside, &path));
         written.map_err(|source| {
             let _ = fs::remove_file(&beside);
