@@ -150,7 +150,9 @@ impl Life {
             }
             Err(error) => {
                 self.pods[pod].state = State::Unknown;
-                let has_reason = self.broken || matches!(error, Error::HostPortTaken { .. });
+                // The port from which bridge 1.1.1 has taken the bridge's hardware address may be going.
+                let is_debians = self.engine == Engine::Debian && shown(&error).contains("set bridge's mac");
+                let has_reason = self.broken || is_debians || matches!(error, Error::HostPortTaken { .. });
                 if has_reason { Ok(()) } else { Err(format!("fails: {}", shown(&error))) }
             }
         }

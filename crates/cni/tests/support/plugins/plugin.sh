@@ -36,9 +36,13 @@ link() {
     pod=v$CNI_CONTAINERID
     case $CNI_COMMAND in
     ADD)
+        # A lease is there with its owner or not at all, whenever we are killed.
+        echo "$CNI_CONTAINERID" > "$home/of.$CNI_CONTAINERID"
         n=2
-        until mkdir "$home/leases/10.9.0.$n" 2>/dev/null; do n=$((n + 1)); done
-        echo "$CNI_CONTAINERID" > "$home/leases/10.9.0.$n/owner"
+        until ln "$home/of.$CNI_CONTAINERID" "$home/leases/10.9.0.$n" 2>/dev/null; do
+            n=$((n + 1))
+            [ $n -lt 250 ] || refuse 11 'no address left' ''
+        done
         ip link add "$pod" type veth peer name "$CNI_IFNAME" netns "$CNI_NETNS" || return 1
         case $when in during) go_wrong ;; esac
         nsenter --net="$CNI_NETNS" ip address add "10.9.0.$n/24" dev "$CNI_IFNAME" || return 1
@@ -52,7 +56,7 @@ link() {
     CHECK) [ -e "/proc/sys/net/ipv4/conf/$pod" ] || refuse 100 "interface $pod is gone" "" ;;
     GC)
         for lease in "$home"/leases/*; do
-            read -r owner < "$lease/owner" || continue
+            read -r owner < "$lease" || continue
             case $config in *"\"containerID\":\"$owner\""*) ;; *) free "$owner" ;; esac
         done 2>/dev/null
         ;;
@@ -64,7 +68,7 @@ link() {
 free() {
     ip link delete "v$1" 2>/dev/null
     for lease in "$home"/leases/*; do
-        read -r owner < "$lease/owner" && [ "$owner" = "$1" ] && rm -r "$lease"
+        read -r owner < "$lease" && [ "$owner" = "$1" ] && rm "$lease"
     done 2>/dev/null
 }
 
