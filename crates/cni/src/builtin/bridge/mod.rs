@@ -34,7 +34,7 @@ use super::owner::Owner;
 use crate::attachment::AttachmentId;
 use crate::error::{Command, Error};
 use crate::request::Request;
-use crate::result::{Cidr, Interface, IpConfig, NetworkResult, Route};
+use crate::result::{Cidr, Interface, NetworkResult, Route};
 
 /// Whether all that the configuration asks for is served.
 pub(super) fn serves(config: &Map<String, Value>) -> Result<(), Unserved> {
@@ -261,6 +261,7 @@ fn collect(request: &Request, ipam: Option<&Delegate<'_>>) -> Result<(), Error> 
 mod tests {
     use super::*;
     use crate::error::Command;
+    use crate::result::IpConfig;
     use serde_json::json;
 
     fn completed(config: Value, ips: &[&str], routes: &[(&str, Option<&str>)]) -> NetworkResult {
