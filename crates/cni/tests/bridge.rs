@@ -277,3 +277,18 @@ fn what_is_collected_is_the_networks_own() {
         assert_eq!(sh("nft list ruleset"), "");
     });
 }
+
+#[test]
+fn what_the_host_knew_of_an_address_is_forgotten_for_who_has_it_now() {
+    on_own_host(|| async {
+        let host = Host::new();
+        let conf = host.conf(json!({"isGateway": true}));
+        host.add(&conf);
+        host.del(&conf);
+        // As somebody with a hardware address of their own left it.
+        sh("ip neighbour replace 10.236.0.3 lladdr 02:00:00:00:00:99 dev br9 nud stale");
+        let result = host.add(&conf);
+        assert_eq!(result["ips"][0]["address"], "10.236.0.3/24");
+        assert!(!sh("ip neighbour").contains("02:00:00:00:00:99"), "{}", sh("ip neighbour"));
+    });
+}

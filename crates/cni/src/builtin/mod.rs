@@ -8,7 +8,7 @@
 //! | `loopback` | the loopback interface |
 //! | `owner` | whose an entry or a link is |
 //! | `fields` | what is common to reading configurations |
-//! | `link`, `address`, `route`, `vlan` | rtnetlink |
+//! | `link`, `address`, `route`, `vlan`, `neighbour` | rtnetlink |
 //! | `netlink`, `steps`, `netns`, `sysctl`, `patience` | what they stand on |
 //!
 //! Everything here blocks for as long as the kernel needs, and acts on the network namespace of the calling thread.
@@ -23,6 +23,7 @@ mod link;
 mod localnet;
 mod loopback;
 mod masquerade;
+mod neighbour;
 mod netlink;
 mod netns;
 mod nft;

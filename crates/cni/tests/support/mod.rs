@@ -1,6 +1,7 @@
 //! A node's CNI directories in a temporary directory, scripted plugins, and waiting.
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
+#![allow(clippy::explicit_write, reason = "what a test prints to its parent is no print of the library")]
 
 pub mod daemon;
 pub mod netns;

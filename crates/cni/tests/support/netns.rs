@@ -11,6 +11,9 @@ use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns, unshare};
 
+/// How long an answer may take on a machine that has much to do.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// A network namespace that lives as long as this does.
 pub struct Netns {
     file: File,
@@ -83,7 +86,7 @@ impl Netns {
     /// Asks such a server from inside: the address it saw, or why not.
     pub fn ask_tcp(&self, server: SocketAddr) -> Result<IpAddr, String> {
         self.run(|| {
-            let limit = Duration::from_secs(3);
+            let limit = PATIENCE;
             let mut stream = TcpStream::connect_timeout(&server, limit).map_err(|error| error.to_string())?;
             stream.set_read_timeout(Some(limit)).unwrap();
             let mut answer = String::new();
@@ -97,7 +100,7 @@ impl Netns {
         self.run(|| {
             let any = if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
             let socket = UdpSocket::bind(any).unwrap();
-            socket.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
             socket.connect(server).unwrap();
             socket.send(b"?").map_err(|error| error.to_string())?;
             let mut buffer = [0; 100];

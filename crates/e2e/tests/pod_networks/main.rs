@@ -18,7 +18,12 @@ mod told;
 
 use std::sync::Arc;
 
-use e2e::{Netns, Setup};
+use e2e::{Netns, Network, Setup};
+
+/// Debian's types of plugins, served in-process.
+fn native() -> Setup {
+    Setup::new(Network::Plugins).key("native = true")
+}
 
 /// A setup on a host of its own, which goes with the test.
 fn on_own_host(setup: Setup) -> (Arc<Netns>, Setup) {

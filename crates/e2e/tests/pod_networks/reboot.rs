@@ -7,7 +7,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
 
-use crate::on_own_host;
+use crate::{native, on_own_host};
 
 /// The addresses that are taken, by what either kind of network keeps of them.
 fn taken(node: &Node) -> Vec<String> {
@@ -76,6 +76,11 @@ async fn the_addresses_of_the_dead_come_back(setup: Setup) {
 #[tokio::test]
 async fn the_addresses_of_the_dead_come_back_by_plugins() {
     the_addresses_of_the_dead_come_back(Setup::new(Network::Plugins)).await;
+}
+
+#[tokio::test]
+async fn the_addresses_of_the_dead_come_back_natively() {
+    the_addresses_of_the_dead_come_back(native()).await;
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use proto::runtime::v1 as cri;
 use serde_json::{Value, json};
 use tonic::Code;
 
-use crate::on_own_host;
+use crate::{native, on_own_host};
 
 /// Writes down what it is told and how it is run, by the verb, beside the directory of plugins.
 const RECORDER: &str = r#"#!/bin/sh -e
@@ -214,14 +214,12 @@ async fn the_nodes_pod_cidr_is_handed_to_plugins_that_take_ranges() {
     assert_eq!(config["runtimeConfig"]["ipRanges"], ranges);
 }
 
-/// The reference plugins take them.
-#[tokio::test]
-async fn pods_have_addresses_of_the_nodes_pod_cidr() {
+async fn pods_have_addresses_of_the_nodes_pod_cidr(plugins: Setup) {
     let bridge = json!({
         "type": "bridge", "bridge": "cidr0", "isGateway": true, "capabilities": { "ipRanges": true },
         "ipam": { "type": "host-local" },
     });
-    let setup = Setup::new(Network::Plugins).conflist("pods", json!([bridge])).key("pod_cidr = true");
+    let setup = plugins.conflist("pods", json!([bridge])).key("pod_cidr = true");
     let (_host, setup) = on_own_host(setup);
     let node = setup.start().await;
     let runtime = cri::runtime_service_client::RuntimeServiceClient::new(node.client().channel());
@@ -230,4 +228,14 @@ async fn pods_have_addresses_of_the_nodes_pod_cidr() {
     let network = pod.client.pod(&pod.id).await.unwrap().network.unwrap();
     assert!(network.ip.starts_with("10.78.0."), "{network:?}");
     assert!(network.additional_ips[0].ip.starts_with("fd00:78::"), "{network:?}");
+}
+
+#[tokio::test]
+async fn pods_have_addresses_of_the_nodes_pod_cidr_by_plugins() {
+    pods_have_addresses_of_the_nodes_pod_cidr(Setup::new(Network::Plugins)).await;
+}
+
+#[tokio::test]
+async fn pods_have_addresses_of_the_nodes_pod_cidr_natively() {
+    pods_have_addresses_of_the_nodes_pod_cidr(native()).await;
 }

@@ -8,11 +8,12 @@ use super::conf::Conf;
 use super::pair;
 use crate::builtin::address::{self, Held};
 use crate::builtin::link::{self, Link, Mac, NewBridge};
+use crate::builtin::neighbour;
 use crate::builtin::netlink::Socket;
 use crate::builtin::steps::Steps;
 use crate::builtin::sysctl;
 use crate::error::Error;
-use crate::result::{Cidr, Interface};
+use crate::result::{Cidr, Interface, IpConfig};
 
 /// The bridge as it should be, made if it isn't there.
 pub(super) fn ensure_bridge(socket: &mut Socket, conf: &Conf) -> Result<Link, Error> {
@@ -75,16 +76,24 @@ pub(super) fn ensure_gateways(
     socket: &mut Socket,
     conf: &Conf,
     bridge: &Link,
-    gateways: &[Cidr],
+    ips: &[IpConfig],
 ) -> Result<Option<Interface>, Error> {
+    let on_bridge = |ip: &IpConfig| Some(Cidr { address: ip.gateway?, ..ip.address });
+    let gateways: Vec<Cidr> = ips.iter().filter_map(on_bridge).collect();
+    if gateways.is_empty() {
+        return Ok(None);
+    }
     let of_vlan = match conf.vlans.native {
         0 => None,
         vlan => Some(pair::ensure_vlan_interface(socket, conf, bridge, vlan)?),
     };
     let link = of_vlan.as_ref().unwrap_or(bridge);
     let held = address::list(socket)?;
-    for gateway in gateways {
+    for gateway in &gateways {
         ensure_address(socket, conf, link, &held, *gateway)?;
+    }
+    for ip in ips {
+        neighbour::forget(socket, link.index, ip.address.address);
     }
     if gateways.iter().any(|gateway| gateway.address.is_ipv4()) {
         sysctl::ensure("ipv4/ip_forward", "1")?;

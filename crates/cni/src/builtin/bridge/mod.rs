@@ -182,16 +182,10 @@ impl Joining<'_> {
             return Err(self.request.invalid(format!("'{ipam}' gave no address")));
         }
         complete(self.conf, result);
-        let gateways: Vec<Cidr> = if self.conf.is_gateway {
-            let on_bridge = |ip: &IpConfig| Some(Cidr { address: ip.gateway?, ..ip.address });
-            result.ips.iter().filter_map(on_bridge).collect()
+        let of_vlan = if self.conf.is_gateway {
+            ground::ensure_gateways(socket, self.conf, &self.bridge, &result.ips)?
         } else {
-            Vec::new()
-        };
-        let of_vlan = if gateways.is_empty() {
             None
-        } else {
-            ground::ensure_gateways(socket, self.conf, &self.bridge, &gateways)?
         };
         let first = result.ips.first().map(|ip| ip.address.address);
         let inside = Inside {

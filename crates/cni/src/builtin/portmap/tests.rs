@@ -260,7 +260,8 @@ fn whose_source_changes_is_the_configurations_to_say() {
         };
         with("snat", false);
         assert_eq!(plain(world.ask_tcp(at("192.0.2.1:8080"))), Ok("192.0.2.2".into()));
-        host.ask_tcp(at("127.0.0.1:8080")).unwrap_err();
+        let refused = host.run(|| TcpStream::connect_timeout(&at("127.0.0.1:8080"), Duration::from_secs(1)));
+        refused.map(drop).unwrap_err();
         assert_eq!(sh("cat /proc/sys/net/ipv4/conf/br0/route_localnet").trim(), "0");
         with("masqAll", true);
         assert_eq!(plain(world.ask_tcp(at("192.0.2.1:8080"))), Ok("10.1.0.1".into()));
@@ -369,7 +370,7 @@ fn thousands_of_host_ports_are_mapped_at_once() {
         bridge();
         let (world, _server) = (world(), pod(2));
         let before = ruleset();
-        for count in [2000, 20_000] {
+        for count in [2000, 6000] {
             let mapping = |n: u32| json!({"hostPort": 10_000 + n, "containerPort": 80});
             let mappings: Vec<Value> = (0..count).map(mapping).collect();
             add_to("c", 2, json!(mappings)).unwrap();
@@ -379,7 +380,7 @@ fn thousands_of_host_ports_are_mapped_at_once() {
             }
             // One too many: none of as many others.
             let mapping = |n: u32| json!({"hostPort": 9_999 - n, "containerPort": 80});
-            let mappings: Vec<Value> = (0..count.min(9_000))
+            let mappings: Vec<Value> = (0..count.min(2000))
                 .map(mapping)
                 .chain([json!({"hostPort": 10_000, "containerPort": 80})])
                 .collect();
@@ -437,7 +438,11 @@ fn the_hosts_loopback_is_shut_to_pods() {
             sh("ip route add 127.0.0.1/32 via 10.1.0.1 table 5; ip rule add pref 0 to 127.0.0.1 table 5");
             sh("ip rule add pref 1 table local; ip rule del pref 0 table local; echo 1 > /proc/sys/net/ipv4/conf/eth0/route_localnet");
         });
-        let shut = |when: &str| drop(neighbour.ask_tcp(at("127.0.0.1:9000")).expect_err(when));
+        // What is dropped is waited for in vain; a second, as the answers here come at once.
+        let shut = |when: &str| {
+            let connect = || TcpStream::connect_timeout(&at("127.0.0.1:9000"), Duration::from_secs(1));
+            neighbour.run(|| connect().map(drop)).expect_err(when);
+        };
         sh("echo 1 > /proc/sys/net/ipv4/conf/br0/route_localnet");
         neighbour.ask_tcp(at("127.0.0.1:9000")).expect("as it would be without us");
         add_to("c", 2, web()).unwrap();

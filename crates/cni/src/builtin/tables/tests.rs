@@ -1,6 +1,8 @@
 use super::netns::{on_own_host, sh};
 use super::*;
+use crate::builtin::link::octets;
 use crate::builtin::nft::Value;
+use crate::result::Cidr;
 
 fn placed(key: u8, chain: &str, comment: &str) -> Placed {
     let entry = Entry { key: vec![10, 0, 0, key], value: Value::Goto(chain.into()), comment: comment.into() };
