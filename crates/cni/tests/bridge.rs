@@ -161,6 +161,23 @@ fn ports_that_do_not_see_each_other_and_bridges_that_see_everything() {
     });
 }
 
+/// The kernel has a bridge take the lowest hardware address of its ports: what pods have learnt of their gateway would be wrong.
+#[test]
+fn a_bridge_that_is_there_keeps_its_own_hardware_address() {
+    on_own_host(|| async {
+        let host = Host::new();
+        let mac = || sh("ip -br link show br9").split_whitespace().nth(2).unwrap().to_owned();
+        // Drawn at random by the kernel, and by us for ports: one that nearly every port's is below.
+        sh("ip link add br9 up type bridge");
+        while !mac().starts_with('f') {
+            sh("ip link delete br9; ip link add br9 up type bridge");
+        }
+        let own = mac();
+        let result = host.add(&host.conf(json!({"isGateway": true})));
+        assert_eq!((mac(), result["interfaces"][0]["mac"].as_str()), (own.clone(), Some(own.as_str())));
+    });
+}
+
 #[test]
 fn an_address_that_the_bridge_has_already_gives_way_when_told() {
     on_own_host(|| async {

@@ -133,9 +133,13 @@ fn ensure_address(
     if !address::ensure(socket, link.index, wanted)? {
         return Ok(());
     }
-    // Its own, for good: see `make_bridge`. It may have changed with the port that has just come.
+    // For good: see `make_bridge`. Not the one that has come with the port since; but a bridge that lost its last port has none.
     let mut steps = Steps::default();
-    if let Some(mac) = link::expect(socket, &link.name)?.mac {
+    let mac = match link.mac.filter(|mac| *mac != Mac::default()) {
+        Some(own) => Some(own),
+        None => link::expect(socket, &link.name)?.mac,
+    };
+    if let Some(mac) = mac {
         link::set_mac(&mut steps, &link.name, mac);
     }
     steps.run(socket)
