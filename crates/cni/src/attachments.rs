@@ -93,8 +93,9 @@ impl Attachments {
     /// [`Error::Record`], [`Error::Watch`], [`Error::InvalidBuiltin`], [`Error::BridgeTaken`].
     pub(crate) fn open(config: Config) -> Result<Attachments, Error> {
         let journal = Journal::open(config.state_dir.join("attachments"))?;
-        let runner = Runner { bin_dirs: config.bin_dirs.clone(), deadline: config.plugin_deadline };
-        orphans::end(&orphans::cni_path(&runner.bin_dirs), &journal.ids()?);
+        let owner = orphans::owner(&config.state_dir)?;
+        orphans::end(&owner, &journal)?;
+        let runner = Runner { bin_dirs: config.bin_dirs.clone(), deadline: config.plugin_deadline, owner };
         let carrier = Carrier { runner, means: if config.native { Means::Native } else { Means::Executed } };
         let quiet = Arc::default();
         let ground = Arc::new(Ground::new(Arc::clone(&quiet)));
