@@ -59,8 +59,8 @@ pub(crate) struct Attachments {
     /// Taken for writing by GC, which must not meet an ADD or a DEL (SPEC.md section 3, "Garbage-collecting").
     quiet: Arc<RwLock<()>>,
     ground: Arc<Ground>,
-    /// Held while the tables are mended.
-    mending: tokio::sync::Mutex<()>,
+    /// Held while the tables are mended. Those that something was being done to then: the next one to mend sees to them.
+    mending: tokio::sync::Mutex<HashSet<AttachmentId>>,
     /// Those whose DEL has been answered, and is being finished.
     leaving: Mutex<HashSet<AttachmentId>>,
     /// How many are.

@@ -212,6 +212,65 @@ fn tables_that_somebody_flushes_come_back_for_configured_networks_too() {
 }
 
 #[test]
+fn pods_that_come_at_once_after_a_flush_are_attached_and_those_that_were_there_are_mended() {
+    on_own_host(|| async {
+        let node = Node::new();
+        write(&node, "1.1.0", &[bridge(&node), portmap()]);
+        let networks = open(&node, true);
+        ready(&networks).await;
+        let pods: Vec<Netns> = (0..5).map(|_| Netns::new()).collect();
+        let pods: Vec<Attachment> =
+            pods.iter().enumerate().map(|(i, pod)| attachment(&format!("pod{i}"), &pod.path())).collect();
+        networks.add(&pods[0]).await.unwrap();
+        sh("nft delete table ip knarr");
+        let added = tokio::join!(
+            networks.add(&pods[1]),
+            networks.add(&pods[2]),
+            networks.add(&pods[3]),
+            networks.add(&pods[4])
+        );
+        for added in [added.0, added.1, added.2, added.3] {
+            added.unwrap_or_else(|error| panic!("{}", shown(&error)));
+        }
+        let ruleset = sh("nft list table ip knarr");
+        for pod in &pods {
+            assert!(ruleset.contains(&format!("net/{}/eth0", pod.container_id)), "{ruleset}");
+        }
+    });
+}
+
+/// A flush and a CHECK that takes its time: those who come meanwhile don't wait for it, and it isn't forgotten.
+#[test]
+fn who_was_busy_when_the_tables_were_mended_is_mended_later() {
+    on_own_host(|| async {
+        let node = Node::new();
+        let paused = "[ \"$CNI_COMMAND\" != CHECK ] || until [ -e \"${0%/bin/*}/go\" ]; do sleep 0.02; done";
+        node.plugin("slow", &format!("{PASS}\n{paused}"));
+        write(&node, "1.0.0", &[bridge(&node), json!({"type": "slow"})]);
+        let networks = open(&node, true);
+        ready(&networks).await;
+        let pods = [Netns::new(), Netns::new(), Netns::new()];
+        let [first, second, third] =
+            [(0, "first"), (1, "second"), (2, "third")].map(|(i, name)| attachment(name, &pods[i].path()));
+        networks.add(&first).await.unwrap();
+        let meanwhile = async {
+            let called = |verbs: &Vec<String>| verbs.iter().any(|verb| verb == "CHECK slow");
+            until("the CHECK to be under way", || node.verbs(), called).await;
+            sh("nft flush ruleset");
+            networks.add(&second).await.unwrap();
+            fs::write(node.path("go"), "").unwrap();
+        };
+        let (checked, ()) = tokio::join!(networks.check(&first), meanwhile);
+        checked.unwrap_or_else(|error| panic!("{}", shown(&error)));
+        networks.add(&third).await.unwrap();
+        let ruleset = sh("nft list ruleset");
+        for name in ["first", "second", "third"] {
+            assert!(ruleset.contains(&format!("net/{name}/eth0")), "{name}: {ruleset}");
+        }
+    });
+}
+
+#[test]
 fn what_a_lost_record_stood_for_is_collected() {
     on_own_host(|| async {
         let node = Node::new();
