@@ -236,7 +236,16 @@ impl Attachments {
         let busy = Arc::clone(&self.quiet).read_owned().await;
         let Some(mut record) = self.journal.load(&id)? else { return Ok(()) };
         record.attachment.netns = namespace(attachment.netns.as_deref());
-        let served = self.served_as(&record).map_err(|error| detach_failed(&id, vec![error]))?;
+        let served = match self.served_as(&record) {
+            Ok(served) => served,
+            Err(error) => {
+                // Of a newer version, for one. It mustn't keep a pod any more than a plugin that is missing.
+                let (container, ifname) = (&id.container_id, &id.ifname);
+                tracing::warn!(container, ifname, error = chain(&error), "detaching is put off");
+                record.detached = true;
+                return self.journal.store(&record);
+            }
+        };
         if !served.is_native_throughout() {
             return self.remove(&served, &record).await;
         }
@@ -341,8 +350,8 @@ impl Attachments {
     /// See [`crate::Networks::gc`].
     pub(crate) async fn gc(&self, valid: Valid<'_>) -> Result<(), Error> {
         let recorded = self.journal.ids()?;
-        let kept = self.kept(recorded.clone(), &valid())?;
-        self.lay_for(&kept)?;
+        let kept = self.kept(recorded.clone(), &valid());
+        self.lay_for(&kept);
         self.mend_if_flushed().await;
         let mut failures = Vec::new();
         for id in recorded.into_iter().filter(|id| !kept.contains(id)) {
@@ -350,21 +359,22 @@ impl Attachments {
         }
         // While anything is being attached or detached there is no telling what is valid: the next call asks again.
         if let Ok(_quiet) = self.quiet.try_write() {
-            let kept = self.kept(self.journal.ids()?, &valid())?;
+            let kept = self.kept(self.journal.ids()?, &valid());
             failures.extend(self.collect_unrecorded(&kept).await);
         }
         if failures.is_empty() { Ok(()) } else { Err(Error::Collect { failures }) }
     }
 
-    /// Those of the recorded attachments that are valid and not half detached.
-    fn kept(&self, recorded: Vec<AttachmentId>, is_valid: &IsValid) -> Result<Vec<AttachmentId>, Error> {
-        let mut kept = Vec::new();
-        for id in recorded.into_iter().filter(|id| is_valid(id)) {
-            if !self.journal.load(&id)?.is_some_and(|record| record.detached) {
-                kept.push(id);
+    /// Those of the recorded attachments that are valid and not half detached, as far as is known.
+    fn kept(&self, recorded: Vec<AttachmentId>, is_valid: &IsValid) -> Vec<AttachmentId> {
+        let is_detached = |id: &AttachmentId| match self.journal.load(id) {
+            Ok(record) => record.is_some_and(|record| record.detached),
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "who can't be looked up is kept");
+                false
             }
-        }
-        Ok(kept)
+        };
+        recorded.into_iter().filter(|id| is_valid(id) && !is_detached(id)).collect()
     }
 
     async fn collect(&self, id: AttachmentId) -> Result<(), Error> {

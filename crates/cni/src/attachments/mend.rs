@@ -9,17 +9,24 @@ use crate::error::{Error, chain};
 use crate::served::Served;
 
 impl Attachments {
-    /// Tells the ground of those whom a former daemon attached: else nobody would miss their entries in the tables.
-    ///
-    /// # Errors
-    /// [`Error::Record`], [`Error::InvalidConf`].
-    pub(super) fn lay_for(&self, kept: &[AttachmentId]) -> Result<(), Error> {
+    /// Tells the ground of those whom a former daemon attached: else nobody would miss their entries in the tables. A record
+    /// that can't be used keeps nobody else's from being missed.
+    pub(super) fn lay_for(&self, kept: &[AttachmentId]) {
         for id in kept {
-            if let Some((record, _)) = self.with_entries(id)? {
-                self.ground.lay(&added(&record).ips);
+            match self.with_entries(id) {
+                Ok(None) => {}
+                Ok(Some((record, _))) => self.ground.lay(&added(&record).ips),
+                Err(error) => {
+                    let AttachmentId { container_id, ifname } = id;
+                    tracing::warn!(
+                        container = container_id,
+                        ifname,
+                        error = chain(&error),
+                        "can't be mended"
+                    );
+                }
             }
         }
-        Ok(())
     }
 
     /// Makes again what somebody took away with the tables (`nft flush ruleset`) of those who are attached. A failure is
