@@ -251,7 +251,8 @@ impl Attachments {
         }
         let cut = served.chain(&record.attachment).cut(record.result.as_ref()).await;
         if !cut.is_empty() {
-            return Err(detach_failed(&id, cut));
+            // What one of them refuses is no reason to leave the rest; what stays refused is said once more.
+            return self.remove(&served, &record).await;
         }
         record.detached = true;
         if self.journal.store(&record).is_err() {

@@ -5,7 +5,9 @@
 mod support;
 
 use std::fs;
+use std::io::Write;
 use std::net::IpAddr;
+use std::process::{Command, Stdio};
 
 use cni::{Attachment, Config, Networks, PortMapping, Protocol, Status};
 use serde_json::{Value, json};
@@ -267,6 +269,38 @@ fn who_was_busy_when_the_tables_were_mended_is_mended_later() {
         for name in ["first", "second", "third"] {
             assert!(ruleset.contains(&format!("net/{name}/eth0")), "{name}: {ruleset}");
         }
+    });
+}
+
+/// Somebody holds the tables (the flag `owner`), so that nobody else can change them.
+#[test]
+fn what_the_tables_refuse_does_not_keep_the_link() {
+    on_own_host(|| async {
+        let node = Node::new();
+        write(&node, "1.1.0", &[bridge(&node), portmap()]);
+        let networks = open(&node, true);
+        ready(&networks).await;
+        let netns = Netns::new();
+        let port =
+            PortMapping { host_port: 8093, container_port: 80, protocol: Protocol::Tcp, host_ip: None };
+        let pod = Attachment { port_mappings: vec![port], ..attachment("pod", &netns.path()) };
+        networks.add(&pod).await.unwrap();
+        let owned =
+            sh("nft list table ip knarr").replacen("table ip knarr {", "table ip knarr {\nflags owner", 1);
+        fs::write(node.path("owned.nft"), owned).unwrap();
+        sh("nft delete table ip knarr");
+        let mut holder = Command::new("nft").arg("-i").stdin(Stdio::piped()).spawn().unwrap();
+        writeln!(holder.stdin.as_ref().unwrap(), "include \"{}\"", node.path("owned.nft").display()).unwrap();
+        let is_held = |tables: &String| tables.contains("flags owner");
+        until("the tables to be held", || sh("nft list ruleset"), is_held).await;
+        networks.del(&pod).await.unwrap_err();
+        assert!(!netns.run(|| sh("ip -br link")).contains("eth0"));
+        drop(holder.stdin.take());
+        holder.wait().unwrap();
+        networks.del(&pod).await.unwrap_or_else(|error| panic!("{}", shown(&error)));
+        networks.settle().await.unwrap();
+        assert_eq!(leases(&node), 0);
+        assert!(node.records().is_empty());
     });
 }
 
