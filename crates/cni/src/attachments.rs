@@ -59,8 +59,8 @@ pub(crate) struct Attachments {
     /// Taken for writing by GC, which must not meet an ADD or a DEL (SPEC.md section 3, "Garbage-collecting").
     quiet: Arc<RwLock<()>>,
     ground: Arc<Ground>,
-    /// Held while the tables are mended.
-    mending: tokio::sync::Mutex<()>,
+    /// Held while the tables are mended. Those that something was being done to then: the next one to mend sees to them.
+    mending: tokio::sync::Mutex<HashSet<AttachmentId>>,
     /// Those whose DEL has been answered, and is being finished.
     leaving: Mutex<HashSet<AttachmentId>>,
     /// How many are.
@@ -93,8 +93,9 @@ impl Attachments {
     /// [`Error::Record`], [`Error::Watch`], [`Error::InvalidBuiltin`], [`Error::BridgeTaken`].
     pub(crate) fn open(config: Config) -> Result<Attachments, Error> {
         let journal = Journal::open(config.state_dir.join("attachments"))?;
-        let runner = Runner { bin_dirs: config.bin_dirs.clone(), deadline: config.plugin_deadline };
-        orphans::end(&orphans::cni_path(&runner.bin_dirs), &journal.ids()?);
+        let owner = orphans::owner(&config.state_dir)?;
+        orphans::end(&owner, &journal)?;
+        let runner = Runner { bin_dirs: config.bin_dirs.clone(), deadline: config.plugin_deadline, owner };
         let carrier = Carrier { runner, means: if config.native { Means::Native } else { Means::Executed } };
         let quiet = Arc::default();
         let ground = Arc::new(Ground::new(Arc::clone(&quiet)));
@@ -235,13 +236,23 @@ impl Attachments {
         let busy = Arc::clone(&self.quiet).read_owned().await;
         let Some(mut record) = self.journal.load(&id)? else { return Ok(()) };
         record.attachment.netns = namespace(attachment.netns.as_deref());
-        let served = self.served_as(&record).map_err(|error| detach_failed(&id, vec![error]))?;
+        let served = match self.served_as(&record) {
+            Ok(served) => served,
+            Err(error) => {
+                // Of a newer version, for one. It mustn't keep a pod any more than a plugin that is missing.
+                let (container, ifname) = (&id.container_id, &id.ifname);
+                tracing::warn!(container, ifname, error = chain(&error), "detaching is put off");
+                record.detached = true;
+                return self.journal.store(&record);
+            }
+        };
         if !served.is_native_throughout() {
             return self.remove(&served, &record).await;
         }
         let cut = served.chain(&record.attachment).cut(record.result.as_ref()).await;
         if !cut.is_empty() {
-            return Err(detach_failed(&id, cut));
+            // What one of them refuses is no reason to leave the rest; what stays refused is said once more.
+            return self.remove(&served, &record).await;
         }
         record.detached = true;
         if self.journal.store(&record).is_err() {
@@ -340,8 +351,8 @@ impl Attachments {
     /// See [`crate::Networks::gc`].
     pub(crate) async fn gc(&self, valid: Valid<'_>) -> Result<(), Error> {
         let recorded = self.journal.ids()?;
-        let kept = self.kept(recorded.clone(), &valid())?;
-        self.lay_for(&kept)?;
+        let kept = self.kept(recorded.clone(), &valid());
+        self.lay_for(&kept);
         self.mend_if_flushed().await;
         let mut failures = Vec::new();
         for id in recorded.into_iter().filter(|id| !kept.contains(id)) {
@@ -349,21 +360,22 @@ impl Attachments {
         }
         // While anything is being attached or detached there is no telling what is valid: the next call asks again.
         if let Ok(_quiet) = self.quiet.try_write() {
-            let kept = self.kept(self.journal.ids()?, &valid())?;
+            let kept = self.kept(self.journal.ids()?, &valid());
             failures.extend(self.collect_unrecorded(&kept).await);
         }
         if failures.is_empty() { Ok(()) } else { Err(Error::Collect { failures }) }
     }
 
-    /// Those of the recorded attachments that are valid and not half detached.
-    fn kept(&self, recorded: Vec<AttachmentId>, is_valid: &IsValid) -> Result<Vec<AttachmentId>, Error> {
-        let mut kept = Vec::new();
-        for id in recorded.into_iter().filter(|id| is_valid(id)) {
-            if !self.journal.load(&id)?.is_some_and(|record| record.detached) {
-                kept.push(id);
+    /// Those of the recorded attachments that are valid and not half detached, as far as is known.
+    fn kept(&self, recorded: Vec<AttachmentId>, is_valid: &IsValid) -> Vec<AttachmentId> {
+        let is_detached = |id: &AttachmentId| match self.journal.load(id) {
+            Ok(record) => record.is_some_and(|record| record.detached),
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "who can't be looked up is kept");
+                false
             }
-        }
-        Ok(kept)
+        };
+        recorded.into_iter().filter(|id| is_valid(id) && !is_detached(id)).collect()
     }
 
     async fn collect(&self, id: AttachmentId) -> Result<(), Error> {

@@ -78,6 +78,11 @@ impl Ground {
         }
     }
 
+    /// For whom the tables have been made is to be told anew. Returns what is forgotten.
+    pub(crate) fn forget(&self) -> Vec<IpAddr> {
+        std::mem::take(&mut *locked(&self.laid))
+    }
+
     /// Whether somebody took the tables away that were made for those who are there.
     ///
     /// Not cancel safe: what the kernel is at goes on.

@@ -35,8 +35,11 @@ impl Locks {
 
     /// The right to work on the attachment if nobody does.
     pub(crate) fn try_lock(self: &Arc<Self>, id: AttachmentId) -> Option<Lock> {
-        let guard = self.mutex(&id).try_lock_owned().ok()?;
-        Some(Lock { locks: Arc::clone(self), id, guard: Some(guard) })
+        let mutex = self.mutex(&id);
+        // As in `lock`: who has it may give it back at this moment, and leave the entry to us.
+        let mut lock = Lock { locks: Arc::clone(self), id, guard: None };
+        lock.guard = Some(mutex.try_lock_owned().ok()?);
+        Some(lock)
     }
 
     fn mutex(&self, id: &AttachmentId) -> Arc<tokio::sync::Mutex<()>> {

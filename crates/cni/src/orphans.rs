@@ -2,36 +2,71 @@
 //!
 //! Such a plugin goes on: its ADD would make what the DEL of the cut-short attachment has just looked for in vain, its GC
 //! take away the addresses of pods that it has never heard of. So before anything else is done they are ended, as at
-//! their deadline. They are known by their environment, which their own children inherit: our plugin directories, and an
-//! attachment of our journal (or a collection, which is of none).
+//! their deadline. They are known by their environment, which their own children inherit: our [`VARIABLE`], and
 //!
-//! One that the daemon hadn't told its configuration yet finds its input at its end, and does nothing.
+//! | verb | ended if |
+//! |---|---|
+//! | ADD | its attachment is recorded without a result: after one, what still runs serves the pod (a DHCP client, a name server) |
+//! | DEL | its attachment is recorded |
+//! | GC | always |
+//! | CHECK, STATUS | never: they change nothing |
+//!
+//! One that the daemon hadn't told its configuration yet finds its input at its end, and does nothing. How environments are
+//! read is `environments`' affair.
+
+mod environments;
 
 use std::collections::HashSet;
-use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+use self::environments::Environments;
 use crate::attachment::AttachmentId;
+use crate::cache::Journal;
+use crate::error::Error;
 
-/// How long all of them have to be gone after SIGKILL. What the kernel holds longer is stuck in it.
+/// The variable that says to executed plugins and all that they start whose they are. Not the specification's `CNI_PATH`,
+/// which is the same for all runtimes of a host; our own executables hand it on.
+pub(crate) const VARIABLE: &str = "KNARR_STATE";
+
+/// How long all of them have to be found and gone. What the kernel holds longer is stuck in it.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The value of [`VARIABLE`]: device and inode of the directory that the journal is in. Its path may be that of another
+/// daemon's, too, in a container.
+///
+/// # Errors
+/// [`Error::Record`].
+pub(crate) fn owner(state_dir: &Path) -> Result<String, Error> {
+    let found = std::fs::metadata(state_dir);
+    let directory =
+        found.map_err(|source| Error::Record { action: "look at", path: state_dir.to_owned(), source })?;
+    Ok(format!("{}:{}", directory.dev(), directory.ino()))
+}
 
 /// Ends them, and returns when they are gone.
 ///
 /// Only for a process that has started no plugin yet: it couldn't tell its own from others.
-pub(crate) fn end(cni_path: &OsStr, recorded: &[AttachmentId]) {
-    let mark = Mark { cni_path, recorded: recorded.iter().collect() };
+///
+/// # Errors
+/// [`Error::Record`] when the journal can't be listed.
+pub(crate) fn end(owner: &str, journal: &Journal) -> Result<(), Error> {
+    let mark = Mark::new(owner, journal)?;
     let deadline = Instant::now() + PATIENCE;
+    let mut environments = Environments::until(deadline);
     loop {
         // Again and again, as one may have started another before it ended.
-        let found: Vec<(Pid, OwnedFd)> = processes().filter_map(|pid| mark.find(pid)).collect();
+        let mut found = Vec::new();
+        for pid in environments.processes() {
+            found.extend(mark.find(pid, &mut environments));
+        }
         if found.is_empty() {
-            return;
+            break;
         }
         for (pid, process) in found {
             tracing::warn!(pid = pid.as_raw_nonzero(), "ends a CNI plugin that a killed daemon left running");
@@ -41,51 +76,64 @@ pub(crate) fn end(cni_path: &OsStr, recorded: &[AttachmentId]) {
         }
         if Instant::now() >= deadline {
             tracing::error!("CNI plugins of a killed daemon can't be ended");
-            return;
+            break;
         }
     }
+    let unread = environments.unread();
+    if unread > 0 {
+        tracing::warn!(
+            processes = unread,
+            "can't be looked at: a killed daemon's CNI plugins may be among them"
+        );
+    }
+    Ok(())
 }
 
 /// What they are known by.
 struct Mark<'a> {
-    cni_path: &'a OsStr,
-    recorded: HashSet<&'a AttachmentId>,
+    owner: &'a str,
+    recorded: HashSet<AttachmentId>,
+    /// Those of them that have no result.
+    intended: HashSet<AttachmentId>,
 }
 
 impl Mark<'_> {
-    /// The process, if it is one of them. It is opened first, so that its number can't become another's.
-    fn find(&self, pid: Pid) -> Option<(Pid, OwnedFd)> {
-        if !self.is_on(&environment(pid)) {
+    fn new<'a>(owner: &'a str, journal: &Journal) -> Result<Mark<'a>, Error> {
+        let recorded: HashSet<AttachmentId> = journal.ids()?.into_iter().collect();
+        // One that can't be read is no reason to end anybody.
+        let is_intended =
+            |id: &&AttachmentId| matches!(journal.load(id), Ok(Some(record)) if record.result.is_none());
+        let intended = recorded.iter().filter(is_intended).cloned().collect();
+        Ok(Mark { owner, recorded, intended })
+    }
+
+    /// The process, if it is one of them. It is looked at again once it is open: its number may have become another's.
+    fn find(&self, pid: Pid, environments: &mut Environments) -> Option<(Pid, OwnedFd)> {
+        if !self.is_on(&environments.of(pid)) {
             return None;
         }
         let process = pidfd_open(pid, PidfdFlags::empty()).ok()?;
-        self.is_on(&environment(pid)).then_some((pid, process))
+        self.is_on(&environments.of(pid)).then_some((pid, process))
     }
 
     fn is_on(&self, environment: &[u8]) -> bool {
-        let value = |name: &[u8]| {
+        let value = |name: &str| {
             environment
                 .split(|byte| *byte == 0)
-                .find_map(|variable| variable.strip_prefix(name)?.strip_prefix(b"="))
+                .find_map(|variable| variable.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
         };
-        let Some(command) = value(b"CNI_COMMAND") else { return false };
-        if value(b"CNI_PATH") != Some(self.cni_path.as_bytes()) {
+        if value(VARIABLE) != Some(self.owner.as_bytes()) {
             return false;
         }
-        let text = |name: &[u8]| String::from_utf8_lossy(value(name).unwrap_or_default()).into_owned();
-        let id = AttachmentId { container_id: text(b"CNI_CONTAINERID"), ifname: text(b"CNI_IFNAME") };
-        command == b"GC" || self.recorded.contains(&id)
+        let text = |name: &str| String::from_utf8_lossy(value(name).unwrap_or_default()).into_owned();
+        let id = AttachmentId { container_id: text("CNI_CONTAINERID"), ifname: text("CNI_IFNAME") };
+        match value("CNI_COMMAND") {
+            Some(b"ADD") => self.intended.contains(&id),
+            Some(b"DEL") => self.recorded.contains(&id),
+            Some(b"GC") => true,
+            _ => false,
+        }
     }
-}
-
-fn processes() -> impl Iterator<Item = Pid> {
-    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter_map(Pid::from_raw)
-}
-
-/// Empty for one that has ended, and for the kernel's own.
-fn environment(pid: Pid) -> Vec<u8> {
-    std::fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero())).unwrap_or_default()
 }
 
 fn wait(process: &OwnedFd, deadline: Instant) {
@@ -95,34 +143,55 @@ fn wait(process: &OwnedFd, deadline: Instant) {
     let _ = poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&timeout));
 }
 
-/// The value of `CNI_PATH`; empty when a directory's name has a colon, as no plugin can be told of it.
-pub(crate) fn cni_path(bin_dirs: &[std::path::PathBuf]) -> OsString {
-    std::env::join_paths(bin_dirs).unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn is_marked(environment: &str) -> bool {
-        let ours = AttachmentId { container_id: "pod1".into(), ifname: "eth0".into() };
-        let mark = Mark { cni_path: OsStr::new("/a:/b"), recorded: HashSet::from([&ours]) };
+        let id = |name: &str| AttachmentId { container_id: name.into(), ifname: "eth0".into() };
+        let mark = Mark {
+            owner: "1:22",
+            recorded: HashSet::from([id("half"), id("whole")]),
+            intended: HashSet::from([id("half")]),
+        };
         mark.is_on(environment.replace(' ', "\0").as_bytes())
     }
 
     #[test]
-    fn only_what_works_on_our_attachments_is_ours() {
-        assert!(is_marked("A=B CNI_COMMAND=ADD CNI_CONTAINERID=pod1 CNI_IFNAME=eth0 CNI_PATH=/a:/b"));
-        assert!(is_marked("CNI_COMMAND=GC CNI_PATH=/a:/b"));
+    fn only_what_is_at_work_for_us_is_ended() {
+        for ours in [
+            "A=B CNI_COMMAND=ADD CNI_CONTAINERID=half CNI_IFNAME=eth0 KNARR_STATE=1:22",
+            "KNARR_STATE=1:22 CNI_COMMAND=DEL CNI_CONTAINERID=half CNI_IFNAME=eth0",
+            "KNARR_STATE=1:22 CNI_COMMAND=DEL CNI_CONTAINERID=whole CNI_IFNAME=eth0",
+            "KNARR_STATE=1:22 CNI_COMMAND=GC",
+        ] {
+            assert!(is_marked(ours), "{ours}");
+        }
         for others in [
-            "CNI_COMMAND=ADD CNI_CONTAINERID=pod2 CNI_IFNAME=eth0 CNI_PATH=/a:/b",
-            "CNI_COMMAND=ADD CNI_CONTAINERID=pod1 CNI_IFNAME=eth1 CNI_PATH=/a:/b",
-            "CNI_COMMAND=ADD CNI_CONTAINERID=pod1 CNI_IFNAME=eth0 CNI_PATH=/a",
-            "CNI_CONTAINERID=pod1 CNI_IFNAME=eth0 CNI_PATH=/a:/b",
-            "CNI_COMMAND=STATUS CNI_PATH=/a:/b",
+            "KNARR_STATE=1:22 CNI_COMMAND=ADD CNI_CONTAINERID=whole CNI_IFNAME=eth0",
+            "KNARR_STATE=1:22 CNI_COMMAND=ADD CNI_CONTAINERID=half CNI_IFNAME=eth1",
+            "KNARR_STATE=1:22 CNI_COMMAND=DEL CNI_CONTAINERID=unknown CNI_IFNAME=eth0",
+            "KNARR_STATE=1:22 CNI_COMMAND=CHECK CNI_CONTAINERID=half CNI_IFNAME=eth0",
+            "KNARR_STATE=1:22 CNI_COMMAND=STATUS",
+            "KNARR_STATE=1:22 CNI_CONTAINERID=half CNI_IFNAME=eth0",
+            "KNARR_STATE=1:2 CNI_COMMAND=GC",
+            "KNARR_STATE=1:222 CNI_COMMAND=GC",
+            "CNI_COMMAND=ADD CNI_CONTAINERID=half CNI_IFNAME=eth0 CNI_PATH=/a:/b",
+            "CNI_COMMAND=GC CNI_PATH=/a:/b",
             "",
         ] {
             assert!(!is_marked(others), "{others}");
         }
+    }
+
+    #[test]
+    fn a_directory_is_another_by_whatever_name_it_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (one, other) = (dir.path().join("one"), dir.path().join("other"));
+        std::fs::create_dir(&one).unwrap();
+        std::fs::create_dir(&other).unwrap();
+        std::os::unix::fs::symlink(&one, dir.path().join("link")).unwrap();
+        assert_eq!(owner(&one).unwrap(), owner(&dir.path().join("link")).unwrap());
+        assert_ne!(owner(&one).unwrap(), owner(&other).unwrap());
     }
 }

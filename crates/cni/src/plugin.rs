@@ -18,6 +18,7 @@ use tokio::process::{Child, Command as Process};
 use tokio::time::timeout;
 
 use crate::error::Error;
+use crate::orphans;
 use crate::request::Request;
 
 /// No result comes near; what prints more is broken, and must not fill our memory.
@@ -41,6 +42,8 @@ pub(crate) struct Runner {
     pub(crate) bin_dirs: Vec<PathBuf>,
     /// How long one run may take.
     pub(crate) deadline: Duration,
+    /// Whose the processes are: see [`orphans::owner`].
+    pub(crate) owner: String,
 }
 
 /// What a finished process left.
@@ -125,6 +128,7 @@ impl Runner {
             .env("PATH", path)
             .env("CNI_COMMAND", call.command.as_str())
             .env("CNI_PATH", bin_dirs)
+            .env(orphans::VARIABLE, &self.owner)
             .envs(call.environment())
             .current_dir("/")
             .stdin(Stdio::piped())

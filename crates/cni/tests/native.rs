@@ -5,7 +5,9 @@
 mod support;
 
 use std::fs;
+use std::io::Write;
 use std::net::IpAddr;
+use std::process::{Command, Stdio};
 
 use cni::{Attachment, Config, Networks, PortMapping, Protocol, Status};
 use serde_json::{Value, json};
@@ -208,6 +210,97 @@ fn tables_that_somebody_flushes_come_back_for_configured_networks_too() {
         networks.gc(move || valid.clone()).await.unwrap();
         let ruleset = sh("nft list ruleset");
         assert!(ruleset.contains("net/first/eth0") && ruleset.contains("net/second/eth0"), "{ruleset}");
+    });
+}
+
+#[test]
+fn pods_that_come_at_once_after_a_flush_are_attached_and_those_that_were_there_are_mended() {
+    on_own_host(|| async {
+        let node = Node::new();
+        write(&node, "1.1.0", &[bridge(&node), portmap()]);
+        let networks = open(&node, true);
+        ready(&networks).await;
+        let pods: Vec<Netns> = (0..5).map(|_| Netns::new()).collect();
+        let pods: Vec<Attachment> =
+            pods.iter().enumerate().map(|(i, pod)| attachment(&format!("pod{i}"), &pod.path())).collect();
+        networks.add(&pods[0]).await.unwrap();
+        sh("nft delete table ip knarr");
+        let added = tokio::join!(
+            networks.add(&pods[1]),
+            networks.add(&pods[2]),
+            networks.add(&pods[3]),
+            networks.add(&pods[4])
+        );
+        for added in [added.0, added.1, added.2, added.3] {
+            added.unwrap_or_else(|error| panic!("{}", shown(&error)));
+        }
+        let ruleset = sh("nft list table ip knarr");
+        for pod in &pods {
+            assert!(ruleset.contains(&format!("net/{}/eth0", pod.container_id)), "{ruleset}");
+        }
+    });
+}
+
+/// A flush and a CHECK that takes its time: those who come meanwhile don't wait for it, and it isn't forgotten.
+#[test]
+fn who_was_busy_when_the_tables_were_mended_is_mended_later() {
+    on_own_host(|| async {
+        let node = Node::new();
+        let paused = "[ \"$CNI_COMMAND\" != CHECK ] || until [ -e \"${0%/bin/*}/go\" ]; do sleep 0.02; done";
+        node.plugin("slow", &format!("{PASS}\n{paused}"));
+        write(&node, "1.0.0", &[bridge(&node), json!({"type": "slow"})]);
+        let networks = open(&node, true);
+        ready(&networks).await;
+        let pods = [Netns::new(), Netns::new(), Netns::new()];
+        let [first, second, third] =
+            [(0, "first"), (1, "second"), (2, "third")].map(|(i, name)| attachment(name, &pods[i].path()));
+        networks.add(&first).await.unwrap();
+        let meanwhile = async {
+            let called = |verbs: &Vec<String>| verbs.iter().any(|verb| verb == "CHECK slow");
+            until("the CHECK to be under way", || node.verbs(), called).await;
+            sh("nft flush ruleset");
+            networks.add(&second).await.unwrap();
+            fs::write(node.path("go"), "").unwrap();
+        };
+        let (checked, ()) = tokio::join!(networks.check(&first), meanwhile);
+        checked.unwrap_or_else(|error| panic!("{}", shown(&error)));
+        networks.add(&third).await.unwrap();
+        let ruleset = sh("nft list ruleset");
+        for name in ["first", "second", "third"] {
+            assert!(ruleset.contains(&format!("net/{name}/eth0")), "{name}: {ruleset}");
+        }
+    });
+}
+
+/// Somebody holds the tables (the flag `owner`), so that nobody else can change them.
+#[test]
+fn what_the_tables_refuse_does_not_keep_the_link() {
+    on_own_host(|| async {
+        let node = Node::new();
+        write(&node, "1.1.0", &[bridge(&node), portmap()]);
+        let networks = open(&node, true);
+        ready(&networks).await;
+        let netns = Netns::new();
+        let port =
+            PortMapping { host_port: 8093, container_port: 80, protocol: Protocol::Tcp, host_ip: None };
+        let pod = Attachment { port_mappings: vec![port], ..attachment("pod", &netns.path()) };
+        networks.add(&pod).await.unwrap();
+        let owned =
+            sh("nft list table ip knarr").replacen("table ip knarr {", "table ip knarr {\nflags owner", 1);
+        fs::write(node.path("owned.nft"), owned).unwrap();
+        sh("nft delete table ip knarr");
+        let mut holder = Command::new("nft").arg("-i").stdin(Stdio::piped()).spawn().unwrap();
+        writeln!(holder.stdin.as_ref().unwrap(), "include \"{}\"", node.path("owned.nft").display()).unwrap();
+        let is_held = |tables: &String| tables.contains("flags owner");
+        until("the tables to be held", || sh("nft list ruleset"), is_held).await;
+        networks.del(&pod).await.unwrap_err();
+        assert!(!netns.run(|| sh("ip -br link")).contains("eth0"));
+        drop(holder.stdin.take());
+        holder.wait().unwrap();
+        networks.del(&pod).await.unwrap_or_else(|error| panic!("{}", shown(&error)));
+        networks.settle().await.unwrap();
+        assert_eq!(leases(&node), 0);
+        assert!(node.records().is_empty());
     });
 }
 

@@ -5,6 +5,7 @@
 mod support;
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 use cni::{Attachment, AttachmentId, Config, Error, Networks, PortMapping, Protocol, Status};
@@ -71,13 +72,22 @@ async fn the_environment_is_clean_and_says_what_the_specification_says() {
         "CNI_IFNAME=eth0".into(),
         "CNI_NETNS=/proc/self/ns/net".into(),
         format!("CNI_PATH={}:/usr/lib/cni", bin.display()),
+        format!("KNARR_STATE={}", state(&node)),
     ] {
         assert!(env.lines().any(|found| found == line), "{line} in {env}");
     }
     let names: Vec<&str> = env.lines().filter_map(|line| line.split('=').next()).collect();
-    let unexpected =
-        |name: &&&str| !name.starts_with("CNI_") && !["PATH", "PWD", "_", "SHLVL", "OLDPWD"].contains(name);
+    let unexpected = |name: &&&str| {
+        let known = ["KNARR_STATE", "PATH", "PWD", "_", "SHLVL", "OLDPWD"];
+        !name.starts_with("CNI_") && !known.contains(name)
+    };
     assert_eq!(names.iter().find(unexpected), None);
+}
+
+/// What tells a node's plugins from those of others.
+fn state(node: &Node) -> String {
+    let dir = fs::metadata(node.path("state")).unwrap();
+    format!("{}:{}", dir.dev(), dir.ino())
 }
 
 #[tokio::test]

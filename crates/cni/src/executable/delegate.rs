@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::builtin::Ipam;
 use crate::error::{Command, Error};
+use crate::orphans;
 use crate::plugin::{DEFAULT_PATH, Finished, STDOUT_LIMIT, garbage, is_executable, judge};
 use crate::request::Request;
 
@@ -17,12 +18,13 @@ use crate::request::Request;
 #[derive(Debug)]
 pub(super) struct Delegates {
     path: String,
+    owner: Option<String>,
 }
 
 impl Delegates {
-    /// Those below the directories of `CNI_PATH`.
-    pub(super) fn new(path: String) -> Delegates {
-        Delegates { path }
+    /// Those below the directories of `CNI_PATH`; for a daemon of ours, if one has called: see [`orphans::VARIABLE`].
+    pub(super) fn new(path: String, owner: Option<String>) -> Delegates {
+        Delegates { path, owner }
     }
 
     fn find(&self, plugin: &str) -> Result<PathBuf, Error> {
@@ -42,6 +44,7 @@ impl Delegates {
             .env("PATH", env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into()))
             .env("CNI_COMMAND", request.command.as_str())
             .env("CNI_PATH", &self.path)
+            .envs(self.owner.iter().map(|owner| (orphans::VARIABLE, owner)))
             .envs(request.environment())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -72,5 +75,26 @@ impl Ipam for Delegates {
         }
         let parsed = serde_json::from_slice(&stdout);
         parsed.map(Some).map_err(|source| garbage(request, &stdout, source))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn whose_they_are_is_handed_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let told = dir.path().join("told");
+        let script = format!("#!/bin/sh\ncat >/dev/null\necho \"$KNARR_STATE\" >> {}\n", told.display());
+        fs::write(dir.path().join("ipam"), script).unwrap();
+        fs::set_permissions(dir.path().join("ipam"), fs::Permissions::from_mode(0o755)).unwrap();
+        let request = Request::about_network("ipam", Command::Gc, serde_json::Map::new());
+        for owner in [Some("1:22".to_owned()), None] {
+            Delegates::new(dir.path().to_str().unwrap().to_owned(), owner).call(&request).unwrap();
+        }
+        assert_eq!(fs::read_to_string(told).unwrap(), "1:22\n\n");
     }
 }

@@ -16,6 +16,7 @@ use self::call::Call;
 use self::delegate::Delegates;
 use crate::builtin::{self, Kind};
 use crate::error::{Command, Error, chain};
+use crate::orphans;
 use crate::version;
 
 /// The version of the specification that VERSION and errors without a configuration are written in.
@@ -63,7 +64,8 @@ fn answer(
     let call = Call::read(name, environment, input, version)?;
     kind.serves(&call.request.config)
         .map_err(|unserved| Error::Unsupported { plugin: name.to_owned(), field: unserved.field })?;
-    let answer = builtin::run(kind, &call.request, &Delegates::new(call.path));
+    let answer =
+        builtin::run(kind, &call.request, &Delegates::new(call.path, environment(orphans::VARIABLE)));
     let gone = matches!(call.request.command, Command::Del | Command::Gc);
     if gone && matches!(kind, Kind::Bridge | Kind::Portmap) {
         // In the daemon they wait for others a while; here nobody would come back for them.

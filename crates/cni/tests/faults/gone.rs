@@ -117,6 +117,35 @@ fn what_only_a_missing_plugin_can_undo_is_not_forgotten_by_a_retry() {
     });
 }
 
+/// Written by a newer version, for one.
+#[test]
+fn a_record_that_cannot_be_used_keeps_neither_its_pod_nor_the_collection_of_others() {
+    on_own_host(|| async {
+        let rig = Rig::new(Chain::Scripted, "1.1.0");
+        let (networks, pod, lost) = (rig.open(), Pod::new("pod1"), Pod::new("pod2"));
+        for pod in [&pod, &lost] {
+            networks.add(&pod.attachment).await.unwrap();
+        }
+        let record = rig.node.records().remove(0);
+        let good = fs::read_to_string(&record).unwrap();
+        let mut unusable: serde_json::Value = serde_json::from_str(&good).unwrap();
+        unusable["via"]["chain"]["plugins"] = "of another form".into();
+        fs::write(&record, unusable.to_string()).unwrap();
+        let valid = HashSet::from([pod.attachment.id()]);
+        networks.gc(move || valid.clone()).await.unwrap_or_else(|error| panic!("{}", shown(&error)));
+        assert_eq!(rig.node.records(), [record.as_path()]);
+        networks.del(&pod.attachment).await.unwrap_or_else(|error| panic!("{}", shown(&error)));
+        // What it stands for isn't forgotten: whoever can use it again undoes it.
+        let mut usable: serde_json::Value = serde_json::from_slice(&fs::read(&record).unwrap()).unwrap();
+        assert_eq!(usable["detached"], true);
+        usable["via"] = serde_json::from_str::<serde_json::Value>(&good).unwrap()["via"].take();
+        fs::write(&record, usable.to_string()).unwrap();
+        networks.gc(HashSet::new).await.unwrap_or_else(|error| panic!("{}", shown(&error)));
+        drop((pod, lost));
+        nothing_left(&rig);
+    });
+}
+
 /// What the kernel knew is gone, what was on disk isn't.
 fn after_a_reboot_the_addresses_come_back(chain: Chain) {
     on_own_host(move || async move {

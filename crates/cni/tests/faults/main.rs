@@ -13,6 +13,7 @@ mod cases;
 mod disk;
 mod gone;
 mod kills;
+mod orphans;
 mod plugins;
 mod rig;
 #[path = "../support/mod.rs"]

@@ -206,7 +206,7 @@ pub(crate) fn addresses(dir: &Path) -> Vec<PathBuf> {
 }
 
 /// An orphan that nobody reaps stays as a zombie, which is dead enough.
-fn is_alive(pid: i32) -> bool {
+pub(crate) fn is_alive(pid: i32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     !stat.is_empty() && !stat.contains(") Z ") && !stat.contains(") X ")
 }
