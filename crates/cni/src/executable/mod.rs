@@ -61,10 +61,14 @@ fn answer(
         return Ok(Some(json!({ "cniVersion": NEWEST, "supportedVersions": supported })));
     }
     let call = Call::read(name, environment, input, version)?;
-    kind.serves(&call.request.config)
-        .map_err(|unserved| Error::Unsupported { plugin: name.to_owned(), field: unserved.field })?;
-    let answer = builtin::run(kind, &call.request, &Delegates::new(call.path));
     let gone = matches!(call.request.command, Command::Del | Command::Gc);
+    // What ADD refused is taken away all the same, whoever made what there is by the same configuration: a runtime stops at
+    // the first plugin that refuses, and would leave what the others made.
+    if !gone {
+        kind.serves(&call.request.config)
+            .map_err(|unserved| Error::Unsupported { plugin: name.to_owned(), field: unserved.field })?;
+    }
+    let answer = builtin::run(kind, &call.request, &Delegates::new(call.path));
     if gone && matches!(kind, Kind::Bridge | Kind::Portmap) {
         // In the daemon they wait for others a while; here nobody would come back for them.
         let cleared = builtin::clear_tables();
