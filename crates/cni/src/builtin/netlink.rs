@@ -172,7 +172,8 @@ impl Socket {
         Socket::open(Some(netlink::NETFILTER))
     }
 
-    fn open(protocol: Option<Protocol>) -> io::Result<Socket> {
+    /// For a protocol of netlink's; its number 0 is `None`.
+    pub(super) fn open(protocol: Option<Protocol>) -> io::Result<Socket> {
         let (family, flags) = (AddressFamily::NETLINK, SocketFlags::CLOEXEC);
         let fd = socket_with(family, SocketType::RAW, flags, protocol)?;
         bind(&fd, &SocketAddrNetlink::new(0, 0))?;

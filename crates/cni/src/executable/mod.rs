@@ -62,8 +62,8 @@ fn answer(
     }
     let call = Call::read(name, environment, input, version)?;
     let gone = matches!(call.request.command, Command::Del | Command::Gc);
-    // What ADD refused is taken away all the same, whoever made what there is by the same configuration: a runtime stops at
-    // the first plugin that refuses, and would leave what the others made.
+    // What ADD refuses is taken away all the same: a runtime stops at the first plugin that fails, and would leave what the
+    // others made.
     if !gone {
         kind.serves(&call.request.config)
             .map_err(|unserved| Error::Unsupported { plugin: name.to_owned(), field: unserved.field })?;
