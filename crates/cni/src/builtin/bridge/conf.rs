@@ -13,6 +13,8 @@ use crate::request::Request;
 use crate::result::Dns;
 
 const DEFAULT_BRIDGE: &str = "cni0";
+/// The alias of a bridge that was made for the built-in network, and goes with its last port.
+pub(super) const MARK: &str = "knarr";
 /// VLANs 0 and 4095 are reserved (IEEE 802.1Q).
 const LAST_VLAN: i64 = 4094;
 
@@ -27,6 +29,8 @@ pub(super) fn ipam(request: &Request) -> Option<String> {
 #[derive(Debug, Clone)]
 pub(super) struct Conf {
     pub(super) bridge: String,
+    /// What the bridge is to bear as its alias if it is made here.
+    pub(super) mark: Option<&'static str>,
     /// Whether the bridge has the gateways' addresses, and the host forwards.
     pub(super) is_gateway: bool,
     pub(super) is_default_gateway: bool,
@@ -71,6 +75,8 @@ impl Vlans {
 #[serde(rename_all = "lowercase", default)]
 struct Fields {
     bridge: Option<String>,
+    #[serde(rename = "knarr.marked")]
+    marked: bool,
     isgateway: bool,
     isdefaultgateway: bool,
     forceaddress: bool,
@@ -159,6 +165,7 @@ impl Conf {
         let dns = Some(fields.dns).filter(|dns| *dns != Dns::default());
         Ok(Conf {
             bridge,
+            mark: fields.marked.then_some(MARK),
             is_gateway: fields.isgateway || fields.isdefaultgateway,
             is_default_gateway: fields.isdefaultgateway,
             force_address: fields.forceaddress,
