@@ -9,7 +9,7 @@
 //!
 //! The rules are the same for everybody; an attachment costs entries of the four maps, which have its owner as their comment.
 //! `portmap` and `masquerade` say which entries, `layout` which rules. The chains that `hairpin` and `masqueraded` lead to are made with the first entry
-//! that leads there, and go with the last.
+//! that leads there, and go with the last, unless somebody else's rule leads there as well.
 //!
 //! **Every change is bound to the generation of tables that it was thought out for**: read, decide, and have the kernel do it if
 //! nothing has changed since; else from the beginning. So nobody takes away what another process has put there meanwhile, whatever
@@ -35,6 +35,9 @@ const ATTEMPTS: usize = 10_000;
 const ASK: &str = "ask the kernel for nftables table";
 /// What the kernel answers when the tables have changed since that generation.
 const OUTRUN: i32 = rustix::io::Errno::RESTART.raw_os_error();
+
+/// What it answers when a chain that is to go is led to by what isn't ours: a rule of an operator's, for one.
+const BUSY: i32 = rustix::io::Errno::BUSY.raw_os_error();
 
 /// Lets the threads of a process take turns, as only one could succeed.
 static TURN: Mutex<()> = Mutex::new(());
@@ -233,11 +236,17 @@ fn change<T>(
     let Turn { mut socket, mut generation, _held } = turn;
     for _ in 1..ATTEMPTS {
         let found = read(&mut socket, maps).map_err(failed("read nftables table"))?;
-        let (batch, outcome) = decide(&mut socket, &found)?;
+        let (mut batch, outcome) = decide(&mut socket, &found)?;
         if batch.is_empty() {
             return Ok(outcome);
         }
-        match batch.commit_at(&mut socket, generation) {
+        let mut done = batch.commit_at(&mut socket, generation);
+        if done.as_ref().is_err_and(|error| error.raw_os_error() == Some(BUSY)) {
+            // Whoever needs it next fills it anew.
+            batch.keep_chains();
+            done = batch.commit_at(&mut socket, generation);
+        }
+        match done {
             Err(error) if error.raw_os_error() == Some(OUTRUN) => {}
             done => return done.map(|()| outcome).map_err(failed("change nftables table")),
         }
