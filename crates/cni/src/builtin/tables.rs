@@ -12,7 +12,7 @@
 //! that leads there, and go with the last, unless somebody else's rule leads there as well.
 //!
 //! **Every change is bound to the generation of tables that it was thought out for**: read, decide, and have the kernel do it if
-//! nothing has changed since; else from the beginning. So nobody takes away what another process has put there meanwhile, whatever
+//! nothing has changed since; else from the beginning, if nothing is to be done as well. So nobody takes away what another process has put there meanwhile, whatever
 //! the two are. Rules of others (a forward policy of drop, for one) are the others' affair.
 
 mod layout;
@@ -118,14 +118,16 @@ pub(super) fn grant(wish: &Wish<'_>) -> Result<(), Error> {
 /// # Errors
 /// [`Error::Kernel`].
 pub(super) fn lacking(wish: &Wish<'_>) -> Result<Vec<Placed>, Error> {
-    let mut socket = open()?;
-    let found = read(&mut socket, wish.maps).map_err(failed("read nftables table"))?;
-    let stands = |family| stands(&mut socket, family).map_err(failed("read nftables table"));
-    let standing: Vec<Result<bool, Error>> = FAMILIES.into_iter().map(stands).collect();
-    let standing = standing.into_iter().collect::<Result<Vec<bool>, Error>>()?;
-    let stands = |family: Family| FAMILIES.into_iter().zip(&standing).any(|(of, yes)| of == family && *yes);
-    let lacks = |placed: &&Placed| !found.contains(placed) || !stands(placed.family);
-    Ok(wish.entries.iter().filter(lacks).cloned().collect())
+    let turn = Turn::take(Socket::netfilter).map_err(failed(ASK))?;
+    change(turn, wish.maps, |socket, found| {
+        let stands = |family| stands(socket, family).map_err(failed("read nftables table"));
+        let standing: Vec<Result<bool, Error>> = FAMILIES.into_iter().map(stands).collect();
+        let standing = standing.into_iter().collect::<Result<Vec<bool>, Error>>()?;
+        let stands =
+            |family: Family| FAMILIES.into_iter().zip(&standing).any(|(of, yes)| of == family && *yes);
+        let lacks = |placed: &&Placed| !found.contains(placed) || !stands(placed.family);
+        Ok((Batch::default(), wish.entries.iter().filter(lacks).cloned().collect()))
+    })
 }
 
 /// Removes the entries of those owners from maps; returns them, and those that are left. A kernel without nftables has none.
@@ -238,7 +240,12 @@ fn change<T>(
         let found = read(&mut socket, maps).map_err(failed("read nftables table"))?;
         let (mut batch, outcome) = decide(&mut socket, &found)?;
         if batch.is_empty() {
-            return Ok(outcome);
+            // What was read in several parts may have been changed between two of them.
+            let now = nft::generation(&mut socket).map_err(failed(ASK))?;
+            if now == std::mem::replace(&mut generation, now) {
+                return Ok(outcome);
+            }
+            continue;
         }
         let mut done = batch.commit_at(&mut socket, generation);
         if done.as_ref().is_err_and(|error| error.raw_os_error() == Some(BUSY)) {
@@ -263,7 +270,14 @@ fn read(socket: &mut Socket, maps: &[Map]) -> io::Result<Vec<Placed>> {
             found.extend(entries.into_iter().map(|entry| Placed { family, map: *map, entry }));
         }
     }
-    Ok(found)
+    Ok(once_each(found))
+}
+
+/// A map that grows at the moment may be listed with an entry in the old place and in the new one.
+fn once_each(mut found: Vec<Placed>) -> Vec<Placed> {
+    let mut seen = HashSet::new();
+    found.retain(|placed| seen.insert(placed.clone()));
+    found
 }
 
 fn plan(found: &[Placed], wish: &Wish<'_>) -> Result<Plan, Error> {

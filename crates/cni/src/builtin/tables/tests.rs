@@ -89,6 +89,24 @@ fn where_there_is_no_nftables_there_is_nothing_to_take_away() {
     });
 }
 
+#[test]
+fn what_changes_while_it_is_read_is_read_again() {
+    on_own_host(|| async {
+        let mut looks = 0;
+        let nothing_to_do = |_: &mut Socket, _: &[Placed]| {
+            looks += 1;
+            if looks < 3 {
+                sh("nft add table ip others; nft delete table ip others");
+            }
+            Ok((Batch::default(), looks))
+        };
+        let turn = Turn::take(Socket::netfilter).unwrap();
+        assert_eq!(change(turn, &MAPS, nothing_to_do).unwrap(), 3);
+        let (one, other) = (placed(1, "a", "n/one/eth0"), placed(2, "a", "n/one/eth0"));
+        assert_eq!(once_each(vec![one.clone(), other.clone(), one.clone()]), [one, other]);
+    });
+}
+
 /// Threads take turns; processes can't. Nobody's entry is lost, and none is left.
 #[test]
 fn nobody_takes_away_what_another_process_adds_at_the_moment() {
