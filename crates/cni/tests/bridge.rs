@@ -147,6 +147,26 @@ fn ports_in_vlans() {
 }
 
 #[test]
+fn an_interface_in_a_vlan_that_was_half_made_is_finished() {
+    on_own_host(|| async {
+        if !has_vlans() {
+            return;
+        }
+        let host = Host::new();
+        let conf = host.conf(json!({"isGateway": true, "vlan": 100}));
+        host.add(&conf);
+        host.del(&conf);
+        // As a plugin leaves it that is killed behind its first step.
+        let pair: Value = serde_json::from_str(&sh("ip -j link show br9.100")).unwrap();
+        let port = pair[0]["link"].as_str().unwrap();
+        sh(&format!("bridge vlan del dev {port} vid 100; ip link set {port} down; ip link set br9.100 down"));
+        host.add(&conf);
+        host.inside("ping -c 1 -W 5 10.236.0.1");
+        host.del(&conf);
+    });
+}
+
+#[test]
 fn ports_that_do_not_see_each_other_and_bridges_that_see_everything() {
     on_own_host(|| async {
         let host = Host::new();
