@@ -410,7 +410,7 @@ impl Attachments {
     /// The network of a record.
     fn served_as(&self, record: &Record) -> Result<Served, Error> {
         if let Via::Builtin(settings) = &record.via {
-            self.ground.own_bridge(&settings.bridge);
+            self.ground.own_former_bridge(&settings.bridge);
         }
         Served::of(record, &self.addresses, &self.carrier)
     }

@@ -87,6 +87,8 @@ impl BuiltinNetwork {
                 {
                     "type": "bridge",
                     "bridge": self.bridge,
+                    // A bridge that is made for it is known again, and goes with its last port.
+                    "knarr.marked": true,
                     "isDefaultGateway": true,
                     "ipMasq": true,
                     // A pod that reaches itself by its host port or service comes back by the port that it left by.

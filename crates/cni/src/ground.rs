@@ -3,7 +3,7 @@
 //! It comes with the first of them, by itself, and goes a while after the last, for it takes longer to make and to take away
 //! than all of a pod's share. Whether anybody stands on it is asked of the kernel: entries in the tables, ports of the bridge.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::builtin;
 use crate::carrier::blocking;
+use crate::claim::Claim;
 use crate::error::{Error, chain};
 
 /// How long it outlives its last pod.
@@ -29,12 +30,21 @@ pub(crate) struct Ground {
     /// Of each family one address that has had entries in the tables: where they have been made, and not been taken away by
     /// us since.
     laid: Mutex<Vec<IpAddr>>,
-    /// The bridges that go with their last port: those of the built-in network, of this configuration and earlier ones.
-    bridges: Mutex<BTreeSet<String>>,
+    /// The bridges that go with their last port: those of the built-in network, of this configuration and earlier ones. Each is
+    /// claimed; the right to an earlier one is given back with it.
+    bridges: Mutex<BTreeMap<String, Right>>,
     /// The MTU of the host's way out as the first one found it: all of a network have the same.
     mtu: Mutex<Option<u32>>,
     /// Waits until it may go; given up with us.
     lingering: Mutex<JoinSet<()>>,
+}
+
+/// The right to a bridge.
+#[derive(Debug)]
+enum Right {
+    /// Held as long as the daemon.
+    Configured,
+    Earlier(#[expect(dead_code, reason = "held, not used")] Claim),
 }
 
 impl Ground {
@@ -60,11 +70,26 @@ impl Ground {
         self.moves.load(Ordering::Relaxed) > 0
     }
 
-    /// A bridge is to go with its last port.
+    /// The configured bridge, which is claimed, is to go with its last port.
     pub(crate) fn own_bridge(&self, bridge: &str) {
+        locked(&self.bridges).insert(bridge.to_owned(), Right::Configured);
+    }
+
+    /// So is the bridge of an earlier configuration, unless another daemon has claimed it since.
+    pub(crate) fn own_former_bridge(&self, bridge: &str) {
         let mut bridges = locked(&self.bridges);
-        if !bridges.contains(bridge) {
-            bridges.insert(bridge.to_owned());
+        if bridges.contains_key(bridge) {
+            return;
+        }
+        match Claim::take(bridge) {
+            Ok(claim) => drop(bridges.insert(bridge.to_owned(), Right::Earlier(claim))),
+            Err(error) => {
+                tracing::info!(
+                    bridge,
+                    error = chain(&error),
+                    "a bridge of former times is another's to delete"
+                );
+            }
         }
     }
 
@@ -121,13 +146,14 @@ impl Ground {
         if !lingering.is_empty() {
             return;
         }
-        let ground = Arc::clone(self);
+        let (ground, mut seen) = (Arc::downgrade(self), self.moves.load(Ordering::Relaxed));
         lingering.spawn(async move {
             loop {
-                let seen = ground.moves.load(Ordering::Relaxed);
                 tokio::time::sleep(LINGER).await;
+                let Some(ground) = ground.upgrade() else { return };
+                let before = std::mem::replace(&mut seen, ground.moves.load(Ordering::Relaxed));
                 let Ok(_quiet) = ground.quiet.try_write() else { continue };
-                if ground.moves.load(Ordering::Relaxed) == seen {
+                if before == ground.moves.load(Ordering::Relaxed) {
                     for error in ground.clear().await {
                         tracing::warn!(error = chain(&error), "what no pod stands on can't be taken away");
                     }
@@ -141,10 +167,11 @@ impl Ground {
     ///
     /// Not cancel safe: what the kernel is at goes on.
     pub(crate) async fn clear(&self) -> Vec<Error> {
-        let (bridges, laid) = (locked(&self.bridges).clone(), locked(&self.laid).clone());
+        let bridges: Vec<String> = locked(&self.bridges).keys().cloned().collect();
+        let laid = locked(&self.laid).clone();
         let cleared = blocking(move || {
-            let gone: Vec<Result<bool, Error>> =
-                bridges.iter().map(|bridge| builtin::clear_bridge(bridge)).collect();
+            let clear = |bridge: String| (builtin::clear_bridge(&bridge), bridge);
+            let gone: Vec<(Result<bool, Error>, String)> = bridges.into_iter().map(clear).collect();
             builtin::clear_tables()?;
             let mut left = Vec::new();
             for address in laid {
@@ -157,12 +184,25 @@ impl Ground {
         match cleared.await {
             Ok((gone, left)) => {
                 *locked(&self.laid) = left;
-                if gone.iter().all(|gone| matches!(gone, Ok(true))) {
+                if gone.iter().all(|(gone, _)| matches!(gone, Ok(true))) {
                     *locked(&self.mtu) = None;
                 }
-                gone.into_iter().filter_map(Result::err).collect()
+                self.give_back(
+                    gone.iter().filter(|(gone, _)| matches!(gone, Ok(true))).map(|(_, name)| name),
+                );
+                gone.into_iter().filter_map(|(gone, _)| gone.err()).collect()
             }
             Err(error) => vec![error],
+        }
+    }
+
+    /// Bridges of earlier configurations on which nobody stands are anybody's.
+    fn give_back<'a>(&self, bridges: impl Iterator<Item = &'a String>) {
+        let mut held = locked(&self.bridges);
+        for bridge in bridges {
+            if matches!(held.get(bridge), Some(Right::Earlier(_))) {
+                held.remove(bridge);
+            }
         }
     }
 }

@@ -96,6 +96,7 @@ pub(super) struct NewBridge<'a> {
     pub(super) mtu: Option<u32>,
     pub(super) vlan_filtering: bool,
     pub(super) promiscuous: bool,
+    pub(super) alias: Option<&'a str>,
 }
 
 /// A veth pair to be made.
@@ -220,9 +221,17 @@ pub(super) fn create_bridge(socket: &mut Socket, bridge: &NewBridge<'_>) -> Resu
             }
         });
     });
-    match socket.request(message) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        outcome => outcome.map(drop).map_err(|source| failed("create bridge", bridge.name, source)),
+    let mut messages = vec![message];
+    if let Some(alias) = bridge.alias {
+        // The kernel takes none with what it makes. In the same system call, so that nobody is killed between the two; a bridge
+        // of that name which somebody else makes at this very moment gets it as well.
+        let mut message = change(bridge.name, 0);
+        message.attributes.put_str(IFLA_IFALIAS, alias);
+        messages.push(message);
+    }
+    match socket.request_all(messages) {
+        Err(refused) if refused.source.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        outcome => outcome.map_err(|refused| failed("create bridge", bridge.name, refused.source)),
     }
 }
 

@@ -40,6 +40,7 @@ use std::net::IpAddr;
 
 use serde_json::{Map, Value};
 
+pub(crate) use self::fields::{ipam, masquerades};
 pub(crate) use self::ipam::Ipam;
 use crate::error::{Command, Error};
 use crate::request::Request;
@@ -140,18 +141,12 @@ pub(crate) fn clear_tables() -> Result<(), Error> {
     tables::clear_if_unused()
 }
 
-/// Deletes a bridge that has no port. Returns whether it is gone.
+/// Deletes a bridge that was made for the built-in network and has no port. Returns whether no port of it is left.
 ///
 /// # Errors
 /// [`Error::Kernel`].
 pub(crate) fn clear_bridge(name: &str) -> Result<bool, Error> {
-    let mut socket = link::socket()?;
-    let Some(bridge) = link::find(&mut socket, name)? else { return Ok(true) };
-    let has_port = |link: &link::Link| link.master == Some(bridge.index);
-    if bridge.kind != "bridge" || link::list(&mut socket)?.iter().any(has_port) {
-        return Ok(false);
-    }
-    link::delete(&mut socket, name)
+    bridge::clear_bridge(name)
 }
 
 /// The MTU of the link that the host's default route goes by, in bytes; `None` where there is no such route.

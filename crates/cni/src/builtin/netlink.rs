@@ -20,6 +20,10 @@ const NLMSG_DONE: u16 = 3;
 pub(super) const REQUEST: u16 = 0x1;
 pub(super) const ACK: u16 = 0x4;
 pub(super) const DUMP: u16 = 0x300;
+/// Of an answer: what is listed has changed since the list was begun (linux/netlink.h, `NLM_F_DUMP_INTR`).
+const DUMP_INTR: u16 = 0x10;
+/// How often a list is asked for until it is of one moment. Lists are read in less time than a link takes to come or go.
+const DUMPS: usize = 100;
 pub(super) const EXCL: u16 = 0x200;
 pub(super) const CREATE: u16 = 0x400;
 pub(super) const APPEND: u16 = 0x800;
@@ -158,6 +162,8 @@ impl From<Refused> for io::Error {
 pub(super) struct Socket {
     fd: OwnedFd,
     sequence: u32,
+    /// Whether among the last answers were some of a list that changed meanwhile.
+    is_torn: bool,
 }
 
 impl Socket {
@@ -172,17 +178,26 @@ impl Socket {
         Socket::open(Some(netlink::NETFILTER))
     }
 
-    fn open(protocol: Option<Protocol>) -> io::Result<Socket> {
+    /// For a protocol of netlink's; its number 0 is `None`.
+    pub(super) fn open(protocol: Option<Protocol>) -> io::Result<Socket> {
         let (family, flags) = (AddressFamily::NETLINK, SocketFlags::CLOEXEC);
         let fd = socket_with(family, SocketType::RAW, flags, protocol)?;
         bind(&fd, &SocketAddrNetlink::new(0, 0))?;
-        Ok(Socket { fd, sequence: 0 })
+        Ok(Socket { fd, sequence: 0, is_torn: false })
     }
 
-    /// Sends one request and returns the answers to it, without their headers.
+    /// Sends one request and returns the answers to it, without their headers. A list is asked for again until it is of one
+    /// moment; [`io::ErrorKind::Interrupted`] if it never is.
     pub(super) fn request(&mut self, message: Message) -> io::Result<Vec<Vec<u8>>> {
         let message = if message.flags & DUMP == DUMP { message } else { message.acknowledged() };
-        self.exchange(&[message]).map_err(io::Error::from)
+        let message = [message];
+        for _ in 0..DUMPS {
+            let answers = self.exchange(&message).map_err(io::Error::from)?;
+            if !self.is_torn {
+                return Ok(answers);
+            }
+        }
+        Err(io::ErrorKind::Interrupted.into())
     }
 
     /// Sends requests at once. Each is carried out whether an earlier one fails or not; the first failure is returned.
@@ -227,6 +242,7 @@ impl Socket {
     fn answers(&mut self, first: u32, last: u32) -> Result<Vec<Vec<u8>>, Refused> {
         let mut answers = Vec::new();
         let mut refused: Option<Refused> = None;
+        self.is_torn = false;
         let mut buffer = vec![0; RECEIVE];
         loop {
             let received = match recv(&self.fd, &mut buffer[..], RecvFlags::DONTWAIT) {
@@ -239,6 +255,7 @@ impl Socket {
                 // What an earlier request left unread.
                 let Some(index) = index_of(answer.sequence, first, self.sequence) else { continue };
                 let last = answer.sequence == last;
+                self.is_torn |= answer.flags & DUMP_INTR != 0;
                 match answer.kind {
                     NLMSG_ERROR => {
                         if let Some(source) = answer.errno() {
@@ -264,6 +281,7 @@ fn index_of(sequence: u32, first: u32, last: u32) -> Option<usize> {
 
 struct Answer<'a> {
     kind: u16,
+    flags: u16,
     sequence: u32,
     payload: &'a [u8],
 }
@@ -280,7 +298,8 @@ fn split(mut bytes: &[u8]) -> impl Iterator<Item = Answer<'_>> {
     std::iter::from_fn(move || {
         let size = usize::try_from(u32_at(bytes, 0)?).ok()?;
         let payload = bytes.get(HEADER..size)?;
-        let answer = Answer { kind: u16_at(bytes, 4)?, sequence: u32_at(bytes, 8)?, payload };
+        let (kind, flags) = (u16_at(bytes, 4)?, u16_at(bytes, 6)?);
+        let answer = Answer { kind, flags, sequence: u32_at(bytes, 8)?, payload };
         bytes = bytes.get(size.next_multiple_of(4)..).unwrap_or_default();
         Some(answer)
     })
@@ -340,6 +359,29 @@ mod tests {
         short[0] = 3;
         assert_eq!(split(&short).count(), 0);
         assert_eq!(attributes(&[0, 0, 1, 0], 0).count(), 0);
+    }
+
+    /// The other end of a pair of sockets plays the kernel, which has answered before it is asked.
+    #[test]
+    fn a_list_that_changed_meanwhile_is_asked_for_again() {
+        let (fd, kernel) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .unwrap();
+        let answer = |sequence, flags, entry: u8| {
+            let mut bytes = Vec::new();
+            Message::new(1, 2 | flags, &[entry; 4]).encode(sequence, &mut bytes);
+            Message::new(NLMSG_DONE, 2, &[0; 4]).encode(sequence, &mut bytes);
+            rustix::net::send(&kernel, &bytes, SendFlags::empty()).unwrap();
+        };
+        answer(1, DUMP_INTR, 7);
+        answer(2, 0, 8);
+        let mut socket = Socket { fd, sequence: 0, is_torn: false };
+        let list = || Message::new(1, DUMP, &[]);
+        assert_eq!(socket.request(list()).unwrap(), [[8; 4]]);
+        for sequence in 3..u32::try_from(3 + DUMPS).unwrap() {
+            answer(sequence, DUMP_INTR, 9);
+        }
+        assert_eq!(socket.request(list()).unwrap_err().kind(), io::ErrorKind::Interrupted);
     }
 
     #[test]

@@ -9,10 +9,10 @@
 //!
 //! The rules are the same for everybody; an attachment costs entries of the four maps, which have its owner as their comment.
 //! `portmap` and `masquerade` say which entries, `layout` which rules. The chains that `hairpin` and `masqueraded` lead to are made with the first entry
-//! that leads there, and go with the last.
+//! that leads there, and go with the last, unless somebody else's rule leads there as well.
 //!
 //! **Every change is bound to the generation of tables that it was thought out for**: read, decide, and have the kernel do it if
-//! nothing has changed since; else from the beginning. So nobody takes away what another process has put there meanwhile, whatever
+//! nothing has changed since; else from the beginning, if nothing is to be done as well. So nobody takes away what another process has put there meanwhile, whatever
 //! the two are. Rules of others (a forward policy of drop, for one) are the others' affair.
 
 mod layout;
@@ -20,7 +20,7 @@ mod layout;
 use std::collections::HashSet;
 use std::io;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use self::layout::{FAMILIES, MAPS, NAME, fill, install, stands, table};
 pub(super) use self::layout::{Map, chain_name, subnet};
@@ -31,11 +31,22 @@ use crate::error::Error;
 
 /// How often a change is thought out anew because another came before it. Each time somebody got on.
 const ATTEMPTS: usize = 10_000;
+/// What is tried first.
+const ASK: &str = "ask the kernel for nftables table";
 /// What the kernel answers when the tables have changed since that generation.
 const OUTRUN: i32 = rustix::io::Errno::RESTART.raw_os_error();
 
+/// What it answers when a chain that is to go is led to by what isn't ours: a rule of an operator's, for one.
+const BUSY: i32 = rustix::io::Errno::BUSY.raw_os_error();
+
 /// Lets the threads of a process take turns, as only one could succeed.
 static TURN: Mutex<()> = Mutex::new(());
+
+/// What the kernel answers who asks for nftables where it has none: to a netlink socket without nfnetlink
+/// (net/netlink/af_netlink.c, `netlink_create`), to a message without nf_tables (net/netfilter/nfnetlink.c,
+/// `nfnetlink_rcv_msg`), to messages of a kind that it doesn't take at all.
+const WITHOUT_NFTABLES: [rustix::io::Errno; 3] =
+    [rustix::io::Errno::PROTONOSUPPORT, rustix::io::Errno::INVAL, rustix::io::Errno::OPNOTSUPP];
 
 /// An entry and where it stands.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -84,7 +95,8 @@ struct Plan {
 /// What the wish says of a key that is taken, [`Error::Kernel`].
 pub(super) fn grant(wish: &Wish<'_>) -> Result<(), Error> {
     let stand: HashSet<Family> = wish.entries.iter().map(|placed| placed.family).collect();
-    change(wish.maps, |socket, found| {
+    let turn = Turn::take(Socket::netfilter).map_err(failed(ASK))?;
+    change(turn, wish.maps, |socket, found| {
         let plan = plan(found, wish)?;
         let mut batch = Batch::default();
         for family in FAMILIES.into_iter().filter(|family| stand.contains(family)) {
@@ -106,22 +118,25 @@ pub(super) fn grant(wish: &Wish<'_>) -> Result<(), Error> {
 /// # Errors
 /// [`Error::Kernel`].
 pub(super) fn lacking(wish: &Wish<'_>) -> Result<Vec<Placed>, Error> {
-    let mut socket = open()?;
-    let found = read(&mut socket, wish.maps).map_err(failed("read nftables table"))?;
-    let stands = |family| stands(&mut socket, family).map_err(failed("read nftables table"));
-    let standing: Vec<Result<bool, Error>> = FAMILIES.into_iter().map(stands).collect();
-    let standing = standing.into_iter().collect::<Result<Vec<bool>, Error>>()?;
-    let stands = |family: Family| FAMILIES.into_iter().zip(&standing).any(|(of, yes)| of == family && *yes);
-    let lacks = |placed: &&Placed| !found.contains(placed) || !stands(placed.family);
-    Ok(wish.entries.iter().filter(lacks).cloned().collect())
+    let turn = Turn::take(Socket::netfilter).map_err(failed(ASK))?;
+    change(turn, wish.maps, |socket, found| {
+        let stands = |family| stands(socket, family).map_err(failed("read nftables table"));
+        let standing: Vec<Result<bool, Error>> = FAMILIES.into_iter().map(stands).collect();
+        let standing = standing.into_iter().collect::<Result<Vec<bool>, Error>>()?;
+        let stands =
+            |family: Family| FAMILIES.into_iter().zip(&standing).any(|(of, yes)| of == family && *yes);
+        let lacks = |placed: &&Placed| !found.contains(placed) || !stands(placed.family);
+        Ok((Batch::default(), wish.entries.iter().filter(lacks).cloned().collect()))
+    })
 }
 
-/// Removes the entries of those owners from maps; returns them, and those that are left.
+/// Removes the entries of those owners from maps; returns them, and those that are left. A kernel without nftables has none.
 ///
 /// # Errors
 /// [`Error::Kernel`].
 pub(super) fn withdraw(maps: &[Map], of: impl Fn(&str) -> bool) -> Result<(Vec<Placed>, Vec<Placed>), Error> {
-    change(maps, |_, found| {
+    let Some(turn) = Turn::if_any(Socket::netfilter)? else { return Ok((Vec::new(), Vec::new())) };
+    change(turn, maps, |_, found| {
         let (remove, left): (Vec<Placed>, Vec<Placed>) =
             found.iter().cloned().partition(|placed| of(&placed.entry.comment));
         let plan = Plan { old_branches: unused(found, &remove, &[]), remove, ..Plan::default() };
@@ -136,7 +151,7 @@ pub(super) fn withdraw(maps: &[Map], of: impl Fn(&str) -> bool) -> Result<(Vec<P
 /// # Errors
 /// [`Error::Kernel`].
 pub(super) fn probe() -> Result<(), Error> {
-    nft::generation(&mut open()?).map(drop).map_err(failed("ask the kernel for nftables table"))
+    nft::generation(&mut open()?).map(drop).map_err(failed(ASK))
 }
 
 /// Whether the tables of these addresses' families are there as we made them. Whoever flushes a node's rules takes ours along.
@@ -154,13 +169,14 @@ pub(super) fn is_installed(addresses: impl IntoIterator<Item = IpAddr>) -> Resul
     Ok(true)
 }
 
-/// Deletes the tables that nobody has an entry in.
+/// Deletes the tables that nobody has an entry in. A kernel without nftables has none.
 ///
 /// # Errors
 /// [`Error::Kernel`].
 pub(super) fn clear_if_unused() -> Result<(), Error> {
+    let Some(turn) = Turn::if_any(Socket::netfilter)? else { return Ok(()) };
     let mut shut = HashSet::new();
-    change(&MAPS, |socket, found| {
+    change(turn, &MAPS, |socket, found| {
         let mut batch = Batch::default();
         for family in FAMILIES {
             let here = || found.iter().filter(|placed| placed.family == family);
@@ -182,27 +198,68 @@ pub(super) fn clear_if_unused() -> Result<(), Error> {
     })
 }
 
+/// A thread's turn to change tables.
+struct Turn {
+    socket: Socket,
+    /// The generation that the tables were in when the turn came.
+    generation: u32,
+    _held: MutexGuard<'static, ()>,
+}
+
+impl Turn {
+    /// Waits for it.
+    fn take(open: impl FnOnce() -> io::Result<Socket>) -> io::Result<Turn> {
+        let held = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut socket = open()?;
+        let generation = nft::generation(&mut socket)?;
+        Ok(Turn { socket, generation, _held: held })
+    }
+
+    /// The same for who has something to take away; `None` where the kernel has no nftables, and so nothing of ours.
+    fn if_any(open: impl FnOnce() -> io::Result<Socket>) -> Result<Option<Turn>, Error> {
+        match Turn::take(open) {
+            Err(error) if lacks_nftables(&error) => Ok(None),
+            turn => turn.map(Some).map_err(failed(ASK)),
+        }
+    }
+}
+
+/// Whether the question for the generation, which can't be asked wrongly, says that there is nobody to answer it.
+fn lacks_nftables(error: &io::Error) -> bool {
+    WITHOUT_NFTABLES.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
 /// Reads the maps, and has the kernel do what is decided on that, if it is still so; else again.
 fn change<T>(
+    turn: Turn,
     maps: &[Map],
     mut decide: impl FnMut(&mut Socket, &[Placed]) -> Result<(Batch, T), Error>,
 ) -> Result<T, Error> {
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut socket = open()?;
-    let mut attempts = 0;
-    loop {
-        let read = nft::generation(&mut socket).and_then(|now| Ok((now, read(&mut socket, maps)?)));
-        let (generation, found) = read.map_err(failed("read nftables table"))?;
-        let (batch, outcome) = decide(&mut socket, &found)?;
+    let Turn { mut socket, mut generation, _held } = turn;
+    for _ in 1..ATTEMPTS {
+        let found = read(&mut socket, maps).map_err(failed("read nftables table"))?;
+        let (mut batch, outcome) = decide(&mut socket, &found)?;
         if batch.is_empty() {
-            return Ok(outcome);
+            // What was read in several parts may have been changed between two of them.
+            let now = nft::generation(&mut socket).map_err(failed(ASK))?;
+            if now == std::mem::replace(&mut generation, now) {
+                return Ok(outcome);
+            }
+            continue;
         }
-        attempts += 1;
-        match batch.commit_at(&mut socket, generation) {
-            Err(error) if error.raw_os_error() == Some(OUTRUN) && attempts < ATTEMPTS => {}
+        let mut done = batch.commit_at(&mut socket, generation);
+        if done.as_ref().is_err_and(|error| error.raw_os_error() == Some(BUSY)) {
+            // Whoever needs it next fills it anew.
+            batch.keep_chains();
+            done = batch.commit_at(&mut socket, generation);
+        }
+        match done {
+            Err(error) if error.raw_os_error() == Some(OUTRUN) => {}
             done => return done.map(|()| outcome).map_err(failed("change nftables table")),
         }
+        generation = nft::generation(&mut socket).map_err(failed(ASK))?;
     }
+    Err(failed("change nftables table")(io::Error::from_raw_os_error(OUTRUN)))
 }
 
 fn read(socket: &mut Socket, maps: &[Map]) -> io::Result<Vec<Placed>> {
@@ -213,7 +270,14 @@ fn read(socket: &mut Socket, maps: &[Map]) -> io::Result<Vec<Placed>> {
             found.extend(entries.into_iter().map(|entry| Placed { family, map: *map, entry }));
         }
     }
-    Ok(found)
+    Ok(once_each(found))
+}
+
+/// A map that grows at the moment may be listed with an entry in the old place and in the new one.
+fn once_each(mut found: Vec<Placed>) -> Vec<Placed> {
+    let mut seen = HashSet::new();
+    found.retain(|placed| seen.insert(placed.clone()));
+    found
 }
 
 fn plan(found: &[Placed], wish: &Wish<'_>) -> Result<Plan, Error> {

@@ -62,11 +62,15 @@ fn answer(
         return Ok(Some(json!({ "cniVersion": NEWEST, "supportedVersions": supported })));
     }
     let call = Call::read(name, environment, input, version)?;
-    kind.serves(&call.request.config)
-        .map_err(|unserved| Error::Unsupported { plugin: name.to_owned(), field: unserved.field })?;
+    let gone = matches!(call.request.command, Command::Del | Command::Gc);
+    // What ADD refuses is taken away all the same: a runtime stops at the first plugin that fails, and would leave what the
+    // others made.
+    if !gone {
+        kind.serves(&call.request.config)
+            .map_err(|unserved| Error::Unsupported { plugin: name.to_owned(), field: unserved.field })?;
+    }
     let answer =
         builtin::run(kind, &call.request, &Delegates::new(call.path, environment(orphans::VARIABLE)));
-    let gone = matches!(call.request.command, Command::Del | Command::Gc);
     if gone && matches!(kind, Kind::Bridge | Kind::Portmap) {
         // In the daemon they wait for others a while; here nobody would come back for them.
         let cleared = builtin::clear_tables();

@@ -13,20 +13,22 @@ use crate::request::Request;
 use crate::result::Dns;
 
 const DEFAULT_BRIDGE: &str = "cni0";
+/// The alias of a bridge that was made for the built-in network, and goes with its last port.
+pub(super) const MARK: &str = "knarr";
 /// VLANs 0 and 4095 are reserved (IEEE 802.1Q).
 const LAST_VLAN: i64 = 4094;
 
 /// Who gives addresses in a request's network; all that needs to be understood of it to undo what ADD made.
 pub(super) fn ipam(request: &Request) -> Option<String> {
-    let fields = fields::folded(&request.config);
-    let kind = fields.get("ipam").and_then(|ipam| ipam.get("type")).and_then(Value::as_str);
-    kind.filter(|kind| !kind.is_empty()).map(str::to_owned)
+    fields::ipam(&request.config).map(str::to_owned)
 }
 
 /// What is to be made.
 #[derive(Debug, Clone)]
 pub(super) struct Conf {
     pub(super) bridge: String,
+    /// What the bridge is to bear as its alias if it is made here.
+    pub(super) mark: Option<&'static str>,
     /// Whether the bridge has the gateways' addresses, and the host forwards.
     pub(super) is_gateway: bool,
     pub(super) is_default_gateway: bool,
@@ -71,6 +73,8 @@ impl Vlans {
 #[serde(rename_all = "lowercase", default)]
 struct Fields {
     bridge: Option<String>,
+    #[serde(rename = "knarr.marked")]
+    marked: bool,
     isgateway: bool,
     isdefaultgateway: bool,
     forceaddress: bool,
@@ -159,6 +163,7 @@ impl Conf {
         let dns = Some(fields.dns).filter(|dns| *dns != Dns::default());
         Ok(Conf {
             bridge,
+            mark: fields.marked.then_some(MARK),
             is_gateway: fields.isgateway || fields.isdefaultgateway,
             is_default_gateway: fields.isdefaultgateway,
             force_address: fields.forceaddress,

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::net::IpAddr;
 
-use super::conf::Conf;
+use super::conf::{Conf, MARK};
 use super::pair;
 use crate::builtin::address::{self, Held};
 use crate::builtin::link::{self, Link, Mac, NewBridge};
@@ -51,6 +51,7 @@ fn make_bridge(socket: &mut Socket, conf: &Conf) -> Result<Link, Error> {
         mtu: conf.mtu,
         vlan_filtering: conf.vlans.are_used(),
         promiscuous: conf.promiscuous,
+        alias: conf.mark,
     };
     link::create_bridge(socket, &new)?;
     if conf.is_gateway && !conf.detect_duplicates {
@@ -59,6 +60,24 @@ fn make_bridge(socket: &mut Socket, conf: &Conf) -> Result<Link, Error> {
         sysctl::try_set(&format!("ipv6/conf/{name}/accept_dad"), "0");
     }
     link::expect(socket, name)
+}
+
+/// Deletes a bridge that was made for the built-in network, once it has no port. Returns whether nobody stands on it: one that
+/// somebody else made stays for whoever that is.
+///
+/// # Errors
+/// [`Error::Kernel`].
+pub(in crate::builtin) fn clear_bridge(name: &str) -> Result<bool, Error> {
+    let mut socket = link::socket()?;
+    let Some(bridge) = link::find(&mut socket, name)? else { return Ok(true) };
+    let has_port = |link: &Link| link.master == Some(bridge.index);
+    if link::list(&mut socket)?.iter().any(has_port) {
+        return Ok(false);
+    }
+    if bridge.kind == "bridge" && bridge.alias == MARK {
+        link::delete(&mut socket, name)?;
+    }
+    Ok(true)
 }
 
 /// Of our own, not of a maker's (IEEE 802, the second lowest bit), and no group's.

@@ -22,6 +22,7 @@ use std::net::IpAddr;
 use serde_json::{Map, Value};
 
 use self::conf::Conf;
+pub(super) use self::ground::clear_bridge;
 use self::inside::Inside;
 use super::Unserved;
 use super::address::Detection;

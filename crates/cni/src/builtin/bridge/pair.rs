@@ -1,5 +1,6 @@
 //! Pairs of interfaces between a bridge and what hangs on it: made, named, found again and deleted.
 
+use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -94,19 +95,14 @@ pub(super) fn ensure_vlan_interface(
     vlan: u16,
 ) -> Result<Link, Error> {
     let name = format!("{}.{vlan}", conf.bridge);
-    if let Some(link) = link::find(socket, &name)? {
-        return Ok(link);
-    }
     let host_name = veth_name(&format!("vlan {name}"));
-    let pair = VethPair {
-        host_name: &host_name,
-        bridge: bridge.index,
-        peer_name: &name,
-        peer_netns: None,
-        peer_mac: None,
-        mtu: Some(bridge.mtu),
-    };
-    link::create_veth(socket, &pair)?;
+    match link::find(socket, &name)? {
+        // The last step sets it up. One that is down and somebody else's is theirs to see to.
+        Some(link) if link.is_up || link::find(socket, &host_name)?.is_none() => return Ok(link),
+        // Somebody was killed, or is at it at this moment: what follows may be done twice.
+        Some(_) => {}
+        None => make_vlan_interface(socket, &name, &host_name, bridge)?,
+    }
     let has_ipv6 = sysctl::has_ipv6(bridge.mtu);
     let port = Port { name: &host_name, hairpin: false, isolated: false, has_ipv6, alias: &name };
     set_up(socket, &port, &Vlans { trunk: Vec::new(), ..conf.vlans.clone() })?;
@@ -114,6 +110,22 @@ pub(super) fn ensure_vlan_interface(
     link::set_up(&mut steps, &name);
     steps.run(socket)?;
     link::expect(socket, &name)
+}
+
+/// Makes the pair, both ends down; one that is there by now is fine.
+fn make_vlan_interface(socket: &mut Socket, name: &str, host_name: &str, bridge: &Link) -> Result<(), Error> {
+    let pair = VethPair {
+        host_name,
+        bridge: bridge.index,
+        peer_name: name,
+        peer_netns: None,
+        peer_mac: None,
+        mtu: Some(bridge.mtu),
+    };
+    match link::create_veth(socket, &pair) {
+        Err(Error::Kernel { source, .. }) if source.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made,
+    }
 }
 
 /// The host's end of an attachment once packets pass it, at once or soon after both ends are up.

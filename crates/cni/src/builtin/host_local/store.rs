@@ -16,8 +16,8 @@ use std::io::{self, Write};
 use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Condvar, LazyLock, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -26,21 +26,51 @@ use crate::attachment::AttachmentId;
 use crate::builtin::patience::Patience;
 use crate::error::Error;
 
-/// How long another process may hold the lock. Theirs is held for milliseconds; one that is stopped must not stop us.
+/// How long anybody waits for the lock, behind however many others. Another process holds it for milliseconds; one that is stopped
+/// must not stop us.
 const LOCK_DEADLINE: Duration = Duration::from_secs(20);
 /// Others may read whose an address is, as with the reference plugin.
 const MODE: u32 = 0o644;
 /// What an address is written into before it gets its name.
 const BESIDE: &str = ".knarr";
 
-/// The mutex of each directory, for the threads of this process: they wait in order, without asking again and again.
-static WITHIN: LazyLock<Mutex<HashMap<PathBuf, Arc<Mutex<()>>>>> = LazyLock::new(Mutex::default);
+/// The lock of each directory for the threads of this process, which so needn't ask again and again.
+static WITHIN: LazyLock<Mutex<HashMap<PathBuf, Arc<Within>>>> = LazyLock::new(Mutex::default);
+
+/// A mutex that is waited for a limited time.
+#[derive(Debug, Default)]
+struct Within {
+    is_held: Mutex<bool>,
+    freed: Condvar,
+}
+
+/// Held until this goes.
+#[derive(Debug)]
+struct Held<'a>(&'a Within);
+
+impl Within {
+    /// `None` when it isn't free in time.
+    fn hold(&self, patience: Duration) -> Option<Held<'_>> {
+        let is_held = self.is_held.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.freed.wait_timeout_while(is_held, patience, |is_held| *is_held);
+        let (mut is_held, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        (!std::mem::replace(&mut *is_held, true)).then(|| Held(self))
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        *self.0.is_held.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        self.0.freed.notify_one();
+    }
+}
 
 /// The addresses of one network.
 #[derive(Debug)]
 pub(super) struct Store {
     dir: PathBuf,
-    within: Arc<Mutex<()>>,
+    within: Arc<Within>,
+    patience: Duration,
 }
 
 /// The directory while nobody else looks at it or changes it.
@@ -49,7 +79,7 @@ pub(super) struct Locked<'a> {
     dir: &'a Path,
     holders: HashMap<IpAddr, Holder>,
     _file: File,
-    _within: MutexGuard<'a, ()>,
+    _within: Held<'a>,
 }
 
 /// Who has an address.
@@ -83,7 +113,7 @@ impl Store {
     pub(super) fn of(dir: PathBuf) -> Store {
         let mut within = WITHIN.lock().unwrap_or_else(PoisonError::into_inner);
         let within = Arc::clone(within.entry(dir.clone()).or_default());
-        Store { dir, within }
+        Store { dir, within, patience: LOCK_DEADLINE }
     }
 
     /// Locks the directory, making it if need be.
@@ -105,18 +135,20 @@ impl Store {
     }
 
     fn lock_there(&self) -> Result<Locked<'_>, Error> {
-        let within = self.within.lock().unwrap_or_else(PoisonError::into_inner);
+        let begun = Instant::now();
         let path = self.dir.join("lock");
         let failed = |source| failed("lock", &path, source);
+        let late = || failed(io::ErrorKind::TimedOut.into());
+        let within = self.within.hold(self.patience).ok_or_else(late)?;
         let options = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
         let file = options.map_err(failed)?;
-        let mut patience = Patience::new(LOCK_DEADLINE);
+        let mut patience = Patience::new(self.patience.saturating_sub(begun.elapsed()));
         loop {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => break,
                 Err(Errno::WOULDBLOCK) if patience.pause() => {}
                 Err(Errno::INTR) => {}
-                Err(Errno::WOULDBLOCK) => return Err(failed(io::ErrorKind::TimedOut.into())),
+                Err(Errno::WOULDBLOCK) => return Err(late()),
                 Err(errno) => return Err(failed(errno.into())),
             }
         }
@@ -220,4 +252,34 @@ impl Locked<'_> {
 
 fn failed(action: &'static str, path: &Path, source: io::Error) -> Error {
     Error::Record { action, path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_waits_longer_because_others_wait_as_well() {
+        let dir = tempfile::tempdir().unwrap();
+        let patience = Duration::from_millis(500);
+        let store = || Store { patience, ..Store::of(dir.path().to_owned()) };
+        let stopped = File::create(dir.path().join("lock")).unwrap();
+        stopped.lock().unwrap();
+        let begun = Instant::now();
+        std::thread::scope(|scope| {
+            for waits in (0..20).map(|_| scope.spawn(|| store().lock().map(drop))).collect::<Vec<_>>() {
+                assert!(matches!(waits.join().unwrap(), Err(Error::Record { action: "lock", .. })));
+            }
+        });
+        // One after the other it would be ten seconds.
+        assert!(begun.elapsed() < patience * 10, "{:?}", begun.elapsed());
+        stopped.unlock().unwrap();
+        let holder = store();
+        let held = holder.lock().unwrap();
+        std::thread::scope(|scope| {
+            assert!(scope.spawn(|| store().lock().is_err()).join().unwrap());
+        });
+        drop(held);
+        store().lock().unwrap();
+    }
 }

@@ -91,3 +91,24 @@ fn what_others_take_away_is_noticed_and_made_again() {
         }
     });
 }
+
+#[test]
+fn a_rule_of_others_in_our_tables_keeps_nobody() {
+    on_own_host(|| async {
+        let before = sh("nft list ruleset");
+        let addresses = cidrs(&["10.1.0.2/16"]);
+        add(&owner("n", "one"), &addresses).unwrap();
+        sh("nft add rule ip knarr postrouting ip saddr 10.1.0.9 jump masquerade-10.1.0.0/16");
+        remove(&owner("n", "one")).unwrap();
+        let chain = || sh("nft list chain ip knarr masquerade-10.1.0.0/16");
+        assert!(!sh("nft list map ip knarr masqueraded").contains("n/one"));
+        let left = chain();
+        // The chain that stayed is as good as a new one.
+        add(&owner("n", "other"), &addresses).unwrap();
+        check(&owner("n", "other"), &addresses).unwrap();
+        assert_eq!(chain(), left);
+        remove(&owner("n", "other")).unwrap();
+        tables::clear_if_unused().unwrap();
+        assert_eq!(sh("nft list ruleset"), before);
+    });
+}

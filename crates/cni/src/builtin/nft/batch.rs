@@ -56,19 +56,23 @@ const ENTRIES: usize = 16 << 10;
 #[derive(Debug, Default)]
 pub(in crate::builtin) struct Batch {
     messages: Vec<Message>,
+    /// Deletions of chains: the last of all, and what can be left out.
+    chains: Vec<Message>,
 }
 
 impl Batch {
     pub(super) fn push(&mut self, kind: u16, flags: u16, table: &Table, fill: impl FnOnce(&mut Attributes)) {
-        let mut message =
-            Message::new(NFNL_SUBSYS_NFTABLES << 8 | kind, flags, &nfgenmsg(table.family.number(), 0));
-        fill(&mut message.attributes);
-        self.messages.push(message);
+        self.messages.push(message(kind, flags, table, fill));
     }
 
     /// Whether there is nothing to do.
     pub(in crate::builtin) fn is_empty(&self) -> bool {
-        self.messages.is_empty()
+        self.messages.is_empty() && self.chains.is_empty()
+    }
+
+    /// Has the chains that were to go stay.
+    pub(in crate::builtin) fn keep_chains(&mut self) {
+        self.chains.clear();
     }
 
     /// Makes a table if there is none.
@@ -126,11 +130,11 @@ impl Batch {
         });
     }
 
-    /// Deletes a chain with its rules; refused while anything leads to it.
+    /// Deletes a chain with its rules, after all else; refused while anything leads to it.
     pub(in crate::builtin) fn delete_chain(&mut self, table: &Table, name: &str) {
-        self.push(NFT_MSG_DELCHAIN, 0, table, |message| {
+        self.chains.push(message(NFT_MSG_DELCHAIN, 0, table, |message| {
             message.put_str(NFTA_CHAIN_TABLE, &table.name).put_str(NFTA_CHAIN_NAME, name);
-        });
+        }));
     }
 
     /// Adds a rule at a chain's end.
@@ -204,19 +208,29 @@ impl Batch {
 
     /// Has the kernel do it, provided that nothing has changed in any table of the network namespace since that generation;
     /// otherwise it is refused with ERESTART.
-    pub(in crate::builtin) fn commit_at(mut self, socket: &mut Socket, generation: u32) -> io::Result<()> {
-        let Some(last) = self.messages.pop() else { return Ok(()) };
-        // Only the last is acknowledged: errors are reported unasked.
-        self.messages.push(last.acknowledged());
+    pub(in crate::builtin) fn commit_at(&self, socket: &mut Socket, generation: u32) -> io::Result<()> {
+        if self.is_empty() {
+            return Ok(());
+        }
         let frame = |kind| Message::new(kind, 0, &nfgenmsg(0, NFNL_SUBSYS_NFTABLES));
         let mut begin = frame(NFNL_MSG_BATCH_BEGIN);
         begin.attributes.put_be32(NFNL_BATCH_GENID, generation);
         let mut messages = vec![begin];
-        messages.append(&mut self.messages);
+        messages.extend(self.messages.iter().chain(&self.chains).cloned());
+        // Only the last is acknowledged: errors are reported unasked.
+        let last = messages.pop().map(Message::acknowledged);
+        messages.extend(last);
         let acknowledged = messages.len() - 1;
         messages.push(frame(NFNL_MSG_BATCH_END));
         Ok(socket.exchange_until(&messages, acknowledged).map(drop)?)
     }
+}
+
+fn message(kind: u16, flags: u16, table: &Table, fill: impl FnOnce(&mut Attributes)) -> Message {
+    let head = nfgenmsg(table.family.number(), 0);
+    let mut message = Message::new(NFNL_SUBSYS_NFTABLES << 8 | kind, flags, &head);
+    fill(&mut message.attributes);
+    message
 }
 
 fn put_value(data: &mut Attributes, value: &Value) {

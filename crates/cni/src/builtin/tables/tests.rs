@@ -1,6 +1,7 @@
 use super::netns::{on_own_host, sh};
 use super::*;
 use crate::builtin::link::octets;
+use crate::builtin::netlink::Message;
 use crate::builtin::nft::Value;
 use crate::result::Cidr;
 
@@ -62,6 +63,48 @@ fn subnets_are_named_as_nft_takes_them() {
     assert_eq!(name("10.1.2.3/32"), "masquerade-10.1.2.3/32");
     assert_eq!(name("fd00:231::5/64"), "masquerade-fd00-231--/64");
     assert_eq!(name("::1/0"), "masquerade---/0");
+}
+
+/// What a kernel without nftables answers, as this one answers who asks it for something else that it doesn't have.
+#[test]
+fn where_there_is_no_nftables_there_is_nothing_to_take_away() {
+    on_own_host(|| async {
+        // The last netlink protocol there may be, which nobody has.
+        let none =
+            || Socket::open(rustix::net::Protocol::from_raw(std::num::NonZero::new(31).unwrap()).into());
+        assert_eq!(none().unwrap_err().raw_os_error(), Some(nix::libc::EPROTONOSUPPORT));
+        assert!(Turn::if_any(none).unwrap().is_none());
+        // rtnetlink is asked for a kind of message that it can't have.
+        assert!(Turn::if_any(Socket::route).unwrap().is_none());
+        // The last subsystem of nfnetlink that there may be.
+        let unknown = Message::new(15 << 8, 0, &[0; 4]);
+        let refused = Socket::netfilter().unwrap().request(unknown).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(nix::libc::EINVAL));
+        assert!(lacks_nftables(&refused));
+        // Whoever may not ask doesn't know whether there is any.
+        assert!(!lacks_nftables(&io::Error::from_raw_os_error(nix::libc::EPERM)));
+        // Who wants something there is told.
+        assert!(Turn::take(Socket::route).is_err());
+        assert!(Turn::if_any(Socket::netfilter).unwrap().is_some());
+    });
+}
+
+#[test]
+fn what_changes_while_it_is_read_is_read_again() {
+    on_own_host(|| async {
+        let mut looks = 0;
+        let nothing_to_do = |_: &mut Socket, _: &[Placed]| {
+            looks += 1;
+            if looks < 3 {
+                sh("nft add table ip others; nft delete table ip others");
+            }
+            Ok((Batch::default(), looks))
+        };
+        let turn = Turn::take(Socket::netfilter).unwrap();
+        assert_eq!(change(turn, &MAPS, nothing_to_do).unwrap(), 3);
+        let (one, other) = (placed(1, "a", "n/one/eth0"), placed(2, "a", "n/one/eth0"));
+        assert_eq!(once_each(vec![one.clone(), other.clone(), one.clone()]), [one, other]);
+    });
 }
 
 /// Threads take turns; processes can't. Nobody's entry is lost, and none is left.
