@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 
 use crate::attachment::is_identifier;
 use crate::error::{Error, chain};
+use crate::plugin::is_name;
 use crate::version::Version;
 
 /// More than any configuration; what is larger isn't read.
@@ -177,7 +178,7 @@ fn parse_plugin(path: &Path, value: &Value) -> Result<PluginConf, Error> {
     };
     let kind = match fields.get("type") {
         // The type becomes a file name in a plugin directory, and must not lead out of it.
-        Some(Value::String(kind)) if !kind.is_empty() && !kind.contains(['/', '\0']) && kind != ".." => kind,
+        Some(Value::String(kind)) if is_name(kind) => kind,
         Some(kind) => return Err(invalid(path, &format!("'type' {kind} isn't a plugin's name"))),
         None => return Err(invalid(path, "a plugin's 'type' is missing")),
     };

@@ -69,11 +69,7 @@ impl Runner {
     /// # Errors
     /// [`Error::PluginMissing`].
     pub(crate) fn find(&self, plugin: &str) -> Result<PathBuf, Error> {
-        let candidates = self.bin_dirs.iter().map(|dir| dir.join(plugin));
-        candidates.into_iter().find(|path| is_executable(path)).ok_or_else(|| Error::PluginMissing {
-            plugin: plugin.to_owned(),
-            searched: self.bin_dirs.clone(),
-        })
+        find_in(&self.bin_dirs, plugin)
     }
 
     /// Runs a plugin whose answer is a result.
@@ -147,7 +143,22 @@ impl Runner {
     }
 }
 
-pub(crate) fn is_executable(path: &Path) -> bool {
+/// The plugin's binary below one of those directories, of which its name, which comes from a configuration, must not lead out.
+///
+/// # Errors
+/// [`Error::PluginMissing`].
+pub(crate) fn find_in(dirs: &[PathBuf], plugin: &str) -> Result<PathBuf, Error> {
+    let mut candidates = dirs.iter().map(|dir| dir.join(plugin));
+    let found = candidates.find(|path| is_name(plugin) && is_executable(path));
+    found.ok_or_else(|| Error::PluginMissing { plugin: plugin.to_owned(), searched: dirs.to_vec() })
+}
+
+/// Whether that can be the name of a file in a directory.
+pub(crate) fn is_name(plugin: &str) -> bool {
+    !plugin.is_empty() && !plugin.contains(['/', '\0']) && plugin != ".."
+}
+
+fn is_executable(path: &Path) -> bool {
     path.is_file() && rustix::fs::access(path, Access::EXEC_OK).is_ok()
 }
 
@@ -278,6 +289,21 @@ fn printable(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_name_leads_out_of_the_directories() {
+        let dir = tempfile::tempdir().unwrap();
+        let (bin, out) = (dir.path().join("bin"), dir.path().join("out"));
+        std::fs::create_dir(&bin).unwrap();
+        for path in [&out, &bin.join("plugin")] {
+            std::fs::copy("/bin/true", path).unwrap();
+        }
+        let find = |name: &str| find_in(std::slice::from_ref(&bin), name);
+        assert_eq!(find("plugin").unwrap(), bin.join("plugin"));
+        for name in ["../out", out.to_str().unwrap(), "..", "", "./plugin"] {
+            assert!(matches!(find(name), Err(Error::PluginMissing { .. })), "{name}");
+        }
+    }
 
     #[test]
     fn excerpts_are_short_and_harmless() {

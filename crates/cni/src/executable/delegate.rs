@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::builtin::Ipam;
 use crate::error::{Command, Error};
 use crate::orphans;
-use crate::plugin::{DEFAULT_PATH, Finished, STDOUT_LIMIT, garbage, is_executable, judge};
+use crate::plugin::{DEFAULT_PATH, Finished, STDOUT_LIMIT, find_in, garbage, judge};
 use crate::request::Request;
 
 /// Finds and runs them. Who runs us bounds their time along with ours.
@@ -28,14 +28,8 @@ impl Delegates {
     }
 
     fn find(&self, plugin: &str) -> Result<PathBuf, Error> {
-        let missing = || Error::PluginMissing {
-            plugin: plugin.to_owned(),
-            searched: env::split_paths(&self.path).collect(),
-        };
-        // The type comes from a configuration, and must not lead out of the directories.
-        let plain = !plugin.contains('/') && plugin != "..";
-        let mut candidates = env::split_paths(&self.path).map(|dir| dir.join(plugin));
-        candidates.find(|path| plain && is_executable(path)).ok_or_else(missing)
+        let dirs: Vec<PathBuf> = env::split_paths(&self.path).collect();
+        find_in(&dirs, plugin)
     }
 
     fn talk(&self, binary: &PathBuf, request: &Request) -> io::Result<Finished> {
