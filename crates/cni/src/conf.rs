@@ -6,8 +6,7 @@
 //! How a configuration reaches a plugin is `network`'s affair; watching the directory is `watch`'s.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
@@ -240,8 +239,7 @@ fn files(dir: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>, Error> {
 
 fn read_json(path: &Path) -> Result<Value, Error> {
     let failed = |source| Error::ReadConf { path: path.to_owned(), source };
-    let mut text = Vec::new();
-    File::open(path).and_then(|file| file.take(FILE_LIMIT + 1).read_to_end(&mut text)).map_err(failed)?;
+    let text = crate::files::read_regular(path, FILE_LIMIT).map_err(failed)?;
     if text.len() as u64 > FILE_LIMIT {
         return Err(invalid(path, &format!("is larger than {FILE_LIMIT} bytes")));
     }
@@ -291,6 +289,18 @@ mod tests {
         fs::write(dir.join("10-a.conflist"), r#"{"cniVersion":"1.0.0","na"#).unwrap();
         let error = names(dir, None, 1).unwrap_err();
         assert!(error.contains("10-a.conflist"), "{error}");
+    }
+
+    #[test]
+    fn what_is_no_file_blocks_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        let (pipe, mode) = (dir.join("05-pipe.conflist"), rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR);
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, mode).unwrap();
+        write(dir, "10-a.conflist", "a");
+        let error = load_dir(dir, &wanted(None, 1)).map_err(|error| chain(&error)).unwrap_err();
+        assert!(error.contains("05-pipe.conflist") && error.contains("isn't a regular file"), "{error}");
+        assert_eq!(names(dir, Some("a"), 1).unwrap(), ["a"]);
     }
 
     #[test]
