@@ -106,6 +106,35 @@ fn a_segment_without_addresses() {
     });
 }
 
+#[test]
+fn long_names_fit_beside_a_link() {
+    on_own_host(|| async {
+        let host = Host::new();
+        let (network, containers) = ("n".repeat(200), ["a", "b"].map(|last| "c".repeat(199) + last));
+        let conf = host.conf(json!({"name": network}));
+        let others = Netns::new();
+        for (container, netns) in containers.iter().zip([&host.pod, &others]) {
+            host.call("ADD", container, Some(netns.path()), &conf).unwrap_or_else(|error| panic!("{error}"));
+        }
+        let links = || sh("ip -o link show type veth").lines().count();
+        let gc = |valid: &[String]| {
+            let mut conf = conf.clone();
+            let listed = valid.iter().map(|container| json!({"containerID": container, "ifname": "eth0"}));
+            conf["cni.dev/valid-attachments"] = listed.collect();
+            host.call("GC", "", None, &conf).unwrap_or_else(|error| panic!("{error}"));
+        };
+        assert_eq!(links(), 2);
+        gc(&containers);
+        assert_eq!(links(), 2, "both are valid");
+        gc(&containers[1..]);
+        assert_eq!(links(), 1);
+        assert!(others.run(|| sh("ip -o link show eth0")).contains("eth0"), "the valid one stays");
+        // Found by its name alone.
+        host.call("DEL", &containers[1], None, &conf).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(links(), 0);
+    });
+}
+
 /// Whether the kernel's bridges can tell VLANs apart; says so when they can't.
 fn has_vlans() -> bool {
     let can = sh("ip link add try0 type bridge vlan_filtering 1 && ip link delete try0 && echo yes || true");
