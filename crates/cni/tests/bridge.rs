@@ -135,6 +135,30 @@ fn long_names_fit_beside_a_link() {
     });
 }
 
+#[test]
+fn what_the_host_was_told_of_an_address_is_not_forgotten() {
+    on_own_host(|| async {
+        let host = Host::new();
+        let ranges = json!([[{"subnet": "10.236.0.0/24"}], [{"subnet": "fd00:236::/64"}]]);
+        let ipam = json!({"type": "host-local", "dataDir": host.leases.path(), "ranges": ranges});
+        let conf = host.conf(json!({"isGateway": true, "ipam": ipam}));
+        host.add(&conf);
+        host.del(&conf);
+        let told = [("10.236.0.3", "permanent"), ("fd00:236::3", "permanent")];
+        let known = [("10.236.0.4", "stale"), ("fd00:236::4", "stale")];
+        for (address, state) in told.into_iter().chain(known) {
+            sh(&format!("ip neighbour replace {address} lladdr 02:00:00:00:00:99 dev br9 nud {state}"));
+        }
+        let held = |address: &str| !sh(&format!("ip neighbour show to {address} dev br9")).is_empty();
+        host.add(&conf);
+        assert!(told.iter().all(|(address, _)| held(address)), "{}", sh("ip neighbour"));
+        host.del(&conf);
+        host.add(&conf);
+        assert!(!known.iter().any(|(address, _)| held(address)), "{}", sh("ip neighbour"));
+        host.del(&conf);
+    });
+}
+
 /// Whether the kernel's bridges can tell VLANs apart; says so when they can't.
 fn has_vlans() -> bool {
     let can = sh("ip link add try0 type bridge vlan_filtering 1 && ip link delete try0 && echo yes || true");
