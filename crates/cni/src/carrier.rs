@@ -154,8 +154,7 @@ impl Carrier {
 }
 
 fn asked_for_addresses(plugin: &PluginConf) -> Option<&str> {
-    let kind = plugin.fields.get("ipam").and_then(|ipam| ipam.get("type")).and_then(Value::as_str);
-    kind.filter(|kind| !kind.is_empty())
+    builtin::ipam(&plugin.fields)
 }
 
 /// Runs what blocks for as long as the kernel needs.

@@ -3,9 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use serde_json::Value;
-
 use crate::attachment::Attachment;
+use crate::builtin;
 use crate::builtin_network::BuiltinNetwork;
 use crate::cache::{Record, Via};
 use crate::carrier::{Carrier, Means};
@@ -75,9 +74,7 @@ impl Served {
 
     /// Whether an attachment has entries in the tables that are ours.
     pub(crate) fn uses_tables(&self, attachment: &Attachment) -> bool {
-        let is_on = |field: &Value| field.as_bool() == Some(true);
-        let masquerades =
-            self.conf.plugins.iter().any(|plugin| plugin.fields.get("ipMasq").is_some_and(is_on));
+        let masquerades = self.conf.plugins.iter().any(|plugin| builtin::masquerades(&plugin.fields));
         self.is_native() && (masquerades || !attachment.port_mappings.is_empty())
     }
 }

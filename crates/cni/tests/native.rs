@@ -121,7 +121,8 @@ fn addresses_may_come_from_a_plugin_of_others() {
         let ips = r#"{"cniVersion":"1.0.0","ips":[{"address":"10.235.0.7/24"}]}"#;
         node.plugin("addresses", &format!("[ $CNI_COMMAND != ADD ] || echo '{ips}'"));
         let mut conf = bridge(&node);
-        conf["ipam"] = json!({"type": "addresses", "of": "others"});
+        conf.as_object_mut().unwrap().remove("ipam");
+        conf["IPAM"] = json!({"type": "addresses", "of": "others"});
         write(&node, "1.0.0", &[conf]);
         let networks = open(&node, true);
         ready(&networks).await;
@@ -133,7 +134,7 @@ fn addresses_may_come_from_a_plugin_of_others() {
         networks.check(&attachment).await.unwrap();
         networks.del(&attachment).await.unwrap();
         assert_eq!(node.verbs(), ["ADD addresses", "CHECK addresses", "DEL addresses"]);
-        assert_eq!(node.calls()[0].2["ipam"]["of"], "others");
+        assert_eq!(node.calls()[0].2["IPAM"]["of"], "others");
         // One that gives none leaves no link.
         node.plugin("addresses", "echo '{\"code\":100,\"msg\":\"none left\"}'; exit 1");
         let error = networks.add(&attachment).await.unwrap_err();
@@ -190,7 +191,10 @@ fn who_made_an_attachment_undoes_it() {
 fn tables_that_somebody_flushes_come_back_for_configured_networks_too() {
     on_own_host(|| async {
         let node = Node::new();
-        write(&node, "1.1.0", &[bridge(&node), portmap()]);
+        let mut conf = bridge(&node);
+        // Names of fields are in any case.
+        conf["ipmasq"] = conf.as_object_mut().unwrap().remove("ipMasq").unwrap();
+        write(&node, "1.1.0", &[conf, portmap()]);
         let networks = open(&node, true);
         ready(&networks).await;
         let (one, other) = (Netns::new(), Netns::new());
@@ -308,7 +312,10 @@ fn what_the_tables_refuse_does_not_keep_the_link() {
 fn what_a_lost_record_stood_for_is_collected() {
     on_own_host(|| async {
         let node = Node::new();
-        write(&node, "1.1.0", &[bridge(&node), portmap()]);
+        let mut conf = bridge(&node);
+        // Names of fields are in any case.
+        conf["ipmasq"] = conf.as_object_mut().unwrap().remove("ipMasq").unwrap();
+        write(&node, "1.1.0", &[conf, portmap()]);
         let networks = open(&node, true);
         ready(&networks).await;
         let (one, other) = (Netns::new(), Netns::new());

@@ -21,6 +21,24 @@ pub(super) fn folded(config: &Map<String, Value>) -> Value {
     Value::Object(read.filter_map(fold).collect())
 }
 
+/// A field that isn't null, its name in any case; of several the one that [`folded`] keeps.
+pub(super) fn get<'a>(config: &'a Map<String, Value>, field: &str) -> Option<&'a Value> {
+    let mut named =
+        config.iter().filter(|(name, value)| name.eq_ignore_ascii_case(field) && !value.is_null());
+    named.next_back().map(|(_, value)| value)
+}
+
+/// Who is asked for the addresses of a configuration's interfaces.
+pub(crate) fn ipam(config: &Map<String, Value>) -> Option<&str> {
+    let kind = get(config, "ipam")?.as_object().and_then(|ipam| get(ipam, "type"))?.as_str();
+    kind.filter(|kind| !kind.is_empty())
+}
+
+/// Whether `bridge` is to have what its pods send leave under the host's address.
+pub(crate) fn masquerades(config: &Map<String, Value>) -> bool {
+    get(config, "ipMasq").and_then(Value::as_bool) == Some(true)
+}
+
 fn fold((name, value): (&String, &Value)) -> Option<(String, Value)> {
     (!value.is_null()).then(|| (name.to_lowercase(), fold_value(value)))
 }
@@ -72,6 +90,10 @@ mod tests {
             json!({"isGateway": true, "ipam": {"rangeStart": "x", "routes": null}, "prevResult": {}});
         let folded = folded(config.as_object().unwrap());
         assert_eq!(folded, json!({"isgateway": true, "ipam": {"rangestart": "x"}}));
+        let config = json!({"IPAM": {"Type": "dhcp"}, "ipmasq": true, "other": null});
+        let config = config.as_object().unwrap();
+        assert_eq!((ipam(config), masquerades(config)), (Some("dhcp"), true));
+        assert_eq!(get(config, "Other"), None);
     }
 
     #[test]

@@ -40,6 +40,7 @@ use std::net::IpAddr;
 
 use serde_json::{Map, Value};
 
+pub(crate) use self::fields::{ipam, masquerades};
 pub(crate) use self::ipam::Ipam;
 use crate::error::{Command, Error};
 use crate::request::Request;

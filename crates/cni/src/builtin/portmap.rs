@@ -25,7 +25,7 @@ use serde_json::{Map as Fields, Value};
 use self::way::{Snat, Way, leads_to};
 use super::owner::Owner;
 use super::tables::{self, Branch, Map, Placed, Wish};
-use super::{Unserved, conntrack, localnet};
+use super::{Unserved, conntrack, fields, localnet};
 use crate::attachment::Protocol;
 use crate::error::{Command, Error, chain};
 use crate::request::Request;
@@ -42,17 +42,16 @@ const LAST_BIT: u64 = 31;
 pub(super) fn serves(config: &Fields<String, Value>) -> Result<(), Unserved> {
     let unserved = |field: String| Err(Unserved { field });
     for field in ["conditionsV4", "conditionsV6"] {
-        let empty =
-            config.get(field).is_none_or(|value| value.is_null() || value == &Value::Array(Vec::new()));
+        let empty = fields::get(config, field).is_none_or(|value| value == &Value::Array(Vec::new()));
         if !empty {
             return unserved(field.to_owned());
         }
     }
-    if config.get("externalSetMarkChain").is_some_and(|value| !value.is_null()) {
+    if fields::get(config, "externalSetMarkChain").is_some() {
         return unserved("externalSetMarkChain".to_owned());
     }
-    match config.get("backend") {
-        None | Some(Value::Null) => Ok(()),
+    match fields::get(config, "backend") {
+        None => Ok(()),
         Some(Value::String(name)) if name == "nftables" => Ok(()),
         Some(other) => unserved(format!("backend: {}", other.as_str().unwrap_or("?"))),
     }
@@ -280,7 +279,7 @@ fn addresses(request: &Request, previous: &NetworkResult) -> Vec<Cidr> {
 }
 
 fn snat(request: &Request) -> Result<Snat, Error> {
-    let value = |field: &str| request.config.get(field).filter(|value| !value.is_null());
+    let value = |field: &str| fields::get(&request.config, field);
     let flag = |field: &str, default| match value(field) {
         None => Ok(default),
         Some(value) => {

@@ -18,9 +18,7 @@ const LAST_VLAN: i64 = 4094;
 
 /// Who gives addresses in a request's network; all that needs to be understood of it to undo what ADD made.
 pub(super) fn ipam(request: &Request) -> Option<String> {
-    let fields = fields::folded(&request.config);
-    let kind = fields.get("ipam").and_then(|ipam| ipam.get("type")).and_then(Value::as_str);
-    kind.filter(|kind| !kind.is_empty()).map(str::to_owned)
+    fields::ipam(&request.config).map(str::to_owned)
 }
 
 /// What is to be made.

@@ -501,6 +501,8 @@ fn what_cannot_be_honoured_is_named() {
         (json!({"backend": 1}), "backend: ?"),
         (json!({"conditionsV4": ["!", "-d", "192.0.2.0/24"]}), "conditionsV4"),
         (json!({"conditionsV6": "x"}), "conditionsV6"),
+        (json!({"conditionsv4": ["!", "-d", "192.0.2.0/24"]}), "conditionsV4"),
+        (json!({"Backend": "iptables"}), "backend: iptables"),
         (json!({"externalSetMarkChain": "KUBE-MARK-MASQ"}), "externalSetMarkChain"),
     ] {
         assert_eq!(served(config), Err(field.to_owned()));
