@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use crate::attachment::is_identifier;
+use crate::builtin::field;
 use crate::error::{Error, chain};
 use crate::plugin::is_name;
 use crate::version::Version;
@@ -175,14 +176,15 @@ fn parse_plugin(path: &Path, value: &Value) -> Result<PluginConf, Error> {
     let Value::Object(fields) = value else {
         return Err(invalid(path, "a plugin isn't a JSON object"));
     };
-    let kind = match fields.get("type") {
+    // As the reference library reads them: in any case.
+    let kind = match field(fields, "type") {
         // The type becomes a file name in a plugin directory, and must not lead out of it.
         Some(Value::String(kind)) if is_name(kind) => kind,
         Some(kind) => return Err(invalid(path, &format!("'type' {kind} isn't a plugin's name"))),
         None => return Err(invalid(path, "a plugin's 'type' is missing")),
     };
-    let capabilities = match fields.get("capabilities") {
-        None | Some(Value::Null) => BTreeSet::new(),
+    let capabilities = match field(fields, "capabilities") {
+        None => BTreeSet::new(),
         Some(Value::Object(declared)) => {
             let supported = declared.iter().filter(|(_, value)| value.as_bool() == Some(true));
             supported.map(|(name, _)| name.clone()).collect()
@@ -348,6 +350,14 @@ mod tests {
         assert_eq!(conf.plugins[0].fields["odd"], json!({"x": [1]}));
         assert_eq!(conf.plugins[0].capabilities, BTreeSet::from(["portMappings".to_owned()]));
         assert_eq!(parsed(conf.to_value()).unwrap(), conf);
+    }
+
+    #[test]
+    fn types_and_capabilities_are_found_in_any_case() {
+        let conf = json!({"cniVersion": "1.0.0", "name": "n", "plugins": [
+            {"Type": "p", "Capabilities": {"portMappings": true}, "capabilities": null}]});
+        let plugin = parsed(conf).unwrap().plugins.remove(0);
+        assert_eq!((plugin.kind.as_str(), plugin.capabilities), ("p", ["portMappings".to_owned()].into()));
     }
 
     #[test]
