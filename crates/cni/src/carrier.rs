@@ -120,9 +120,14 @@ impl Carrier {
         Kind::of(plugin).filter(|kind| native || *kind == Kind::Loopback)
     }
 
+    /// Whether it is served in-process when another plugin asks it for addresses.
+    fn gives_addresses(&self, kind: &str) -> bool {
+        self.kind(kind) == Some(Kind::HostLocal)
+    }
+
     /// Whether a plugin is served in-process, and the one that it asks for addresses as well.
     pub(crate) fn serves(&self, plugin: &PluginConf) -> bool {
-        self.served_alone(plugin) && asked_for_addresses(plugin).is_none_or(|kind| self.kind(kind).is_some())
+        self.served_alone(plugin) && asked_for_addresses(plugin).is_none_or(|kind| self.gives_addresses(kind))
     }
 
     /// Sees that what has to be executed of a plugin is there.
@@ -131,7 +136,7 @@ impl Carrier {
     /// [`Error::PluginMissing`]; [`Error::Unsupported`] where only an executable, which isn't there, does what is asked for.
     pub(crate) fn find(&self, plugin: &PluginConf) -> Result<(), Error> {
         let executed = if self.served_alone(plugin) {
-            asked_for_addresses(plugin).filter(|kind| self.kind(kind).is_none())
+            asked_for_addresses(plugin).filter(|kind| !self.gives_addresses(kind))
         } else {
             Some(plugin.kind.as_str())
         };
@@ -167,4 +172,35 @@ pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
     tokio::task::spawn_blocking(work).await.unwrap_or(Err(Error::CutShort))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use std::path::Path;
+
+    #[test]
+    fn who_gives_addresses_counts_however_it_is_written() {
+        let carrier = Carrier { runner: Runner::default(), means: Means::Native };
+        let plugin = |fields: Value| {
+            let conf = json!({"cniVersion": "1.0.0", "name": "n", "plugins": [fields]});
+            crate::conf::parse(Path::new("x"), &conf).unwrap().plugins.remove(0)
+        };
+        for (fields, served) in [
+            (json!({"type": "bridge"}), true),
+            (json!({"type": "bridge", "ipam": {"type": "host-local"}}), true),
+            (json!({"type": "bridge", "Ipam": {"Type": "host-local"}}), true),
+            (json!({"type": "bridge", "ipam": {"type": "dhcp"}}), false),
+            (json!({"type": "bridge", "IPAM": {"type": "dhcp"}}), false),
+            (json!({"type": "bridge", "ipam": {"TYPE": "dhcp"}}), false),
+            // It is asked as an executable, though it is served as a plugin of a chain.
+            (json!({"type": "bridge", "ipam": {"type": "portmap"}}), false),
+            (json!({"type": "bridge", "macSpoofChk": true}), false),
+        ] {
+            let plugin = plugin(fields.clone());
+            assert_eq!(carrier.serves(&plugin), served, "{fields}");
+            assert_eq!(carrier.find(&plugin).is_ok(), served, "{fields}");
+        }
+    }
 }

@@ -6,13 +6,13 @@
 //! How a configuration reaches a plugin is `network`'s affair; watching the directory is `watch`'s.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
 use crate::attachment::is_identifier;
+use crate::builtin::field;
 use crate::error::{Error, chain};
 use crate::plugin::is_name;
 use crate::version::Version;
@@ -176,14 +176,15 @@ fn parse_plugin(path: &Path, value: &Value) -> Result<PluginConf, Error> {
     let Value::Object(fields) = value else {
         return Err(invalid(path, "a plugin isn't a JSON object"));
     };
-    let kind = match fields.get("type") {
+    // As the reference library reads them: in any case.
+    let kind = match field(fields, "type") {
         // The type becomes a file name in a plugin directory, and must not lead out of it.
         Some(Value::String(kind)) if is_name(kind) => kind,
         Some(kind) => return Err(invalid(path, &format!("'type' {kind} isn't a plugin's name"))),
         None => return Err(invalid(path, "a plugin's 'type' is missing")),
     };
-    let capabilities = match fields.get("capabilities") {
-        None | Some(Value::Null) => BTreeSet::new(),
+    let capabilities = match field(fields, "capabilities") {
+        None => BTreeSet::new(),
         Some(Value::Object(declared)) => {
             let supported = declared.iter().filter(|(_, value)| value.as_bool() == Some(true));
             supported.map(|(name, _)| name.clone()).collect()
@@ -240,8 +241,7 @@ fn files(dir: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>, Error> {
 
 fn read_json(path: &Path) -> Result<Value, Error> {
     let failed = |source| Error::ReadConf { path: path.to_owned(), source };
-    let mut text = Vec::new();
-    File::open(path).and_then(|file| file.take(FILE_LIMIT + 1).read_to_end(&mut text)).map_err(failed)?;
+    let text = crate::files::read_regular(path, FILE_LIMIT).map_err(failed)?;
     if text.len() as u64 > FILE_LIMIT {
         return Err(invalid(path, &format!("is larger than {FILE_LIMIT} bytes")));
     }
@@ -294,6 +294,18 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_file_blocks_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        let (pipe, mode) = (dir.join("05-pipe.conflist"), rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR);
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, mode).unwrap();
+        write(dir, "10-a.conflist", "a");
+        let error = load_dir(dir, &wanted(None, 1)).map_err(|error| chain(&error)).unwrap_err();
+        assert!(error.contains("05-pipe.conflist") && error.contains("isn't a regular file"), "{error}");
+        assert_eq!(names(dir, Some("a"), 1).unwrap(), ["a"]);
+    }
+
+    #[test]
     fn as_many_as_are_wanted_are_loaded_in_order_and_none_is_skipped() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path();
@@ -338,6 +350,14 @@ mod tests {
         assert_eq!(conf.plugins[0].fields["odd"], json!({"x": [1]}));
         assert_eq!(conf.plugins[0].capabilities, BTreeSet::from(["portMappings".to_owned()]));
         assert_eq!(parsed(conf.to_value()).unwrap(), conf);
+    }
+
+    #[test]
+    fn types_and_capabilities_are_found_in_any_case() {
+        let conf = json!({"cniVersion": "1.0.0", "name": "n", "plugins": [
+            {"Type": "p", "Capabilities": {"portMappings": true}, "capabilities": null}]});
+        let plugin = parsed(conf).unwrap().plugins.remove(0);
+        assert_eq!((plugin.kind.as_str(), plugin.capabilities), ("p", ["portMappings".to_owned()].into()));
     }
 
     #[test]

@@ -1,15 +1,35 @@
-//! Files of ours on disk: written beside and renamed, so that a reader finds the old or the new, never a part.
+//! Files on disk: ours, written beside and renamed, so that a reader finds the old or the new, never a part; and others', read
+//! whatever they are.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
 
 use crate::error::Error;
 
 /// What the names of files end with that aren't written whole yet.
 const BESIDE: &str = ".tmp";
+
+/// What a regular file holds, as far as it is no larger than that; of a larger one a byte more. What else a path may lead to (a
+/// pipe, a device) could block its reader or never end.
+///
+/// # Errors
+/// What the system says, and [`io::ErrorKind::InvalidInput`] for what is no regular file.
+pub(crate) fn read_regular(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    // A pipe that nobody writes to would block as soon as it is opened.
+    let flags = OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
+    let file = fs::File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "isn't a regular file"));
+    }
+    let mut content = Vec::new();
+    file.take(limit + 1).read_to_end(&mut content)?;
+    Ok(content)
+}
 
 /// Writes a record, 0600, whole or not at all.
 ///
@@ -57,4 +77,27 @@ pub(crate) fn remove(path: &Path) -> Result<(), Error> {
 pub(crate) fn make_dir(path: &Path) -> Result<(), Error> {
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
     made.map_err(|source| Error::Record { action: "make", path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_but_a_regular_file_is_read_and_no_more_of_it_than_that() {
+        let dir = tempfile::tempdir().unwrap();
+        let (pipe, file) = (dir.path().join("pipe"), dir.path().join("file"));
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, Mode::RUSR | Mode::WUSR).unwrap();
+        for path in [&pipe, Path::new("/dev/zero"), dir.path()] {
+            let error = read_regular(path, 4).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{}", path.display());
+        }
+        for (content, read) in [("", ""), ("1234", "1234"), ("123456", "12345")] {
+            fs::write(&file, content).unwrap();
+            assert_eq!(read_regular(&file, 4).unwrap(), read.as_bytes());
+        }
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        assert_eq!(read_regular(&link, 9).unwrap(), b"123456");
+    }
 }

@@ -12,7 +12,7 @@ use crate::carrier::Carrier;
 use crate::conf::{NetworkConf, PluginConf};
 use crate::error::{Command, Error};
 use crate::plugin::garbage;
-use crate::request::{Request, VALID_ATTACHMENTS};
+use crate::request::{ATTACHMENTS, Request, VALID_ATTACHMENTS};
 use crate::result::NetworkResult;
 use crate::version::Version;
 
@@ -141,6 +141,7 @@ pub(crate) async fn gc(conf: &NetworkConf, carrier: &Carrier, valid: &[Attachmen
     for plugin in conf.plugins.iter().filter(|plugin| plugin.kind != LOOPBACK) {
         let mut config = base(conf, plugin);
         config.insert(VALID_ATTACHMENTS.into(), json!(valid));
+        config.insert(ATTACHMENTS.into(), json!(valid));
         match carrier.call(&Request::about_network(&plugin.kind, Command::Gc, config)).await {
             Err(error) if !error.lacks_verb() => failures.push(error),
             _ => {}

@@ -35,8 +35,8 @@ const BUSY_PAUSE: Duration = Duration::from_millis(50);
 /// What plugins find their own helpers by when the daemon has no PATH.
 pub(crate) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Finds and runs plugins.
-#[derive(Debug, Clone)]
+/// Finds and runs plugins; by default there are none.
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Runner {
     /// Where binaries are looked for, in this order.
     pub(crate) bin_dirs: Vec<PathBuf>,

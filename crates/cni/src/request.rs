@@ -15,6 +15,9 @@ use crate::version::Version;
 pub(crate) const IGNORE_UNKNOWN: &str = "IgnoreUnknown";
 /// What GC keeps (SPEC.md section 2, "GC").
 pub(crate) const VALID_ATTACHMENTS: &str = "cni.dev/valid-attachments";
+/// The same by the name that the specification had for it by mistake; libcni says both (containernetworking/cni#1101), and
+/// there are plugins that read this one.
+pub(crate) const ATTACHMENTS: &str = "cni.dev/attachments";
 
 /// One call of a plugin.
 #[derive(Debug, Clone)]

@@ -107,6 +107,59 @@ fn a_segment_without_addresses() {
     });
 }
 
+#[test]
+fn long_names_fit_beside_a_link() {
+    on_own_host(|| async {
+        let host = Host::new();
+        let (network, containers) = ("n".repeat(200), ["a", "b"].map(|last| "c".repeat(199) + last));
+        let conf = host.conf(json!({"name": network}));
+        let others = Netns::new();
+        for (container, netns) in containers.iter().zip([&host.pod, &others]) {
+            host.call("ADD", container, Some(netns.path()), &conf).unwrap_or_else(|error| panic!("{error}"));
+        }
+        let links = || sh("ip -o link show type veth").lines().count();
+        let gc = |valid: &[String]| {
+            let mut conf = conf.clone();
+            let listed = valid.iter().map(|container| json!({"containerID": container, "ifname": "eth0"}));
+            conf["cni.dev/valid-attachments"] = listed.collect();
+            host.call("GC", "", None, &conf).unwrap_or_else(|error| panic!("{error}"));
+        };
+        assert_eq!(links(), 2);
+        gc(&containers);
+        assert_eq!(links(), 2, "both are valid");
+        gc(&containers[1..]);
+        assert_eq!(links(), 1);
+        assert!(others.run(|| sh("ip -o link show eth0")).contains("eth0"), "the valid one stays");
+        // Found by its name alone.
+        host.call("DEL", &containers[1], None, &conf).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(links(), 0);
+    });
+}
+
+#[test]
+fn what_the_host_was_told_of_an_address_is_not_forgotten() {
+    on_own_host(|| async {
+        let host = Host::new();
+        let ranges = json!([[{"subnet": "10.236.0.0/24"}], [{"subnet": "fd00:236::/64"}]]);
+        let ipam = json!({"type": "host-local", "dataDir": host.leases.path(), "ranges": ranges});
+        let conf = host.conf(json!({"isGateway": true, "ipam": ipam}));
+        host.add(&conf);
+        host.del(&conf);
+        let told = [("10.236.0.3", "permanent"), ("fd00:236::3", "permanent")];
+        let known = [("10.236.0.4", "stale"), ("fd00:236::4", "stale")];
+        for (address, state) in told.into_iter().chain(known) {
+            sh(&format!("ip neighbour replace {address} lladdr 02:00:00:00:00:99 dev br9 nud {state}"));
+        }
+        let held = |address: &str| !sh(&format!("ip neighbour show to {address} dev br9")).is_empty();
+        host.add(&conf);
+        assert!(told.iter().all(|(address, _)| held(address)), "{}", sh("ip neighbour"));
+        host.del(&conf);
+        host.add(&conf);
+        assert!(!known.iter().any(|(address, _)| held(address)), "{}", sh("ip neighbour"));
+        host.del(&conf);
+    });
+}
+
 /// Whether the kernel's bridges can tell VLANs apart; says so when they can't.
 fn has_vlans() -> bool {
     let can = sh("ip link add try0 type bridge vlan_filtering 1 && ip link delete try0 && echo yes || true");

@@ -308,6 +308,8 @@ async fn collection_detaches_what_nobody_owns() {
     assert_eq!((calls[0].0.as_str(), calls[1].0.as_str()), ("DEL", "GC"));
     let expected = json!([{"containerID": "pod2", "ifname": "eth0"}]);
     assert_eq!(calls[1].2["cni.dev/valid-attachments"], expected);
+    // As libcni says it to plugins of an early text of the specification.
+    assert_eq!(calls[1].2["cni.dev/attachments"], expected);
     assert_eq!(node.records().len(), 1);
 }
 

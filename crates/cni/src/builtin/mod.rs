@@ -101,6 +101,11 @@ pub(crate) fn run(kind: Kind, request: &Request, executed: &dyn Ipam) -> Result<
     }
 }
 
+/// A plugin's field that isn't null, as plugins find theirs: its name in any case.
+pub(crate) fn field<'a>(config: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
+    fields::get(config, name)
+}
+
 /// The first half of a DEL: afterwards nothing reaches the namespace, nor leaves it. What ADD made is still there.
 ///
 /// # Errors

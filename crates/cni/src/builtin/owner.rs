@@ -12,7 +12,8 @@ const CONTAINER: usize = 64;
 /// Stands before the hash of a part that was too long; no name has it.
 const SHORTENED: char = '~';
 
-/// An attachment of a network, as it is written beside what is its own: `<network>/<container id>/<ifname>`.
+/// An attachment of a network, as it is written beside what is its own: `<network>/<container id>/<ifname>`; none of the three can
+/// hold what separates them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Owner {
     pub(super) network: String,
@@ -36,7 +37,7 @@ impl Owner {
         Owner { network: network.to_owned(), container_id, ifname }
     }
 
-    /// As it stands in the tables: the same with long parts shortened, different for different owners all the same.
+    /// As it stands in the tables and beside a link: the same with long parts shortened, different for different owners all the same.
     pub(super) fn comment(&self) -> String {
         let container = shortened(&self.container_id, CONTAINER);
         format!("{}{container}/{}", Owner::comments_of(&self.network), self.ifname)
@@ -53,20 +54,6 @@ impl Owner {
         let kept: HashSet<String> = keep.iter().map(|id| Owner::attached(network, id).comment()).collect();
         move |comment| comment.starts_with(&of_network) && !kept.contains(comment)
     }
-
-    /// Reads what [`Owner`]'s display wrote; none of the three can hold what separates them.
-    pub(super) fn parse(text: &str) -> Option<Owner> {
-        let mut parts = text.split('/');
-        let mut part = || parts.next().filter(|part| !part.is_empty()).map(str::to_owned);
-        let owner = Owner { network: part()?, container_id: part()?, ifname: part()? };
-        parts.next().is_none().then_some(owner)
-    }
-}
-
-impl std::fmt::Display for Owner {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}/{}", self.network, self.container_id, self.ifname)
-    }
 }
 
 fn shortened(part: &str, longest: usize) -> String {
@@ -78,8 +65,8 @@ fn shortened(part: &str, longest: usize) -> String {
     format!("{kept}{hash}")
 }
 
-/// FNV-1a, 64 bits: keeps nothing secret, and stays the same from version to version.
-fn hash(bytes: &[u8]) -> u64 {
+/// FNV-1a, 64 bits: spreads names, keeps nothing secret, and stays the same from version to version.
+pub(super) fn hash(bytes: &[u8]) -> u64 {
     bytes
         .iter()
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
@@ -106,11 +93,22 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read() {
-        let owner = owner("n", "c");
-        assert_eq!(Owner::parse(&owner.to_string()), Some(owner));
-        for other in ["", "n", "n/c", "n//eth0", "n/c/eth0/x"] {
-            assert_eq!(Owner::parse(other), None);
+    fn comments_of_a_network_are_left_over_unless_their_owners_are_kept() {
+        let long = "x".repeat(200);
+        let id = |container: &str| AttachmentId { container_id: container.into(), ifname: "eth0".into() };
+        for network in ["n", &long] {
+            let keep = HashSet::from([id("a"), id(&format!("{long}y"))]);
+            let is_left_over = Owner::left_over(network, &keep);
+            for (owner, left) in [
+                (owner(network, "a"), false),
+                (owner(network, &format!("{long}y")), false),
+                (owner(network, &format!("{long}z")), true),
+                (owner(network, "b"), true),
+                (owner("m", "b"), false),
+            ] {
+                assert_eq!(is_left_over(&owner.comment()), left, "{owner:?}");
+            }
+            assert!(!is_left_over(""));
         }
     }
 }

@@ -32,7 +32,6 @@ use super::masquerade;
 use super::netlink::Socket;
 use super::netns::Namespace;
 use super::owner::Owner;
-use crate::attachment::AttachmentId;
 use crate::error::{Command, Error};
 use crate::request::Request;
 use crate::result::{Cidr, Interface, NetworkResult, Route};
@@ -244,12 +243,8 @@ fn shown(link: &Link) -> Interface {
 /// Removes what belongs to no valid attachment of the network.
 fn collect(request: &Request, ipam: Option<&Delegate<'_>>) -> Result<(), Error> {
     let keep = request.valid_attachments()?;
-    let id = |owner: &Owner| AttachmentId {
-        container_id: owner.container_id.clone(),
-        ifname: owner.ifname.clone(),
-    };
-    let mut failures =
-        pair::retain(&mut link::socket()?, request.network(), |owner| keep.contains(&id(owner)));
+    let left_over = Owner::left_over(request.network(), &keep);
+    let mut failures = pair::retain(&mut link::socket()?, request.network(), left_over);
     failures.extend(masquerade::retain(request.network(), &keep).err());
     // The address of a link that couldn't be deleted is still in use.
     if failures.is_empty() {

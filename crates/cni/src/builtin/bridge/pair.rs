@@ -10,7 +10,7 @@ use super::conf::{Conf, Vlans};
 use crate::builtin::link::{self, Link, Mac, Port, VethPair};
 use crate::builtin::netlink::Socket;
 use crate::builtin::netns::Namespace;
-use crate::builtin::owner::Owner;
+use crate::builtin::owner::{Owner, hash};
 use crate::builtin::patience::Patience;
 use crate::builtin::steps::Steps;
 use crate::builtin::sysctl;
@@ -51,7 +51,7 @@ pub(super) fn make(
         hairpin: conf.hairpin,
         isolated: conf.isolated,
         has_ipv6: sysctl::has_ipv6(conf.mtu.unwrap_or(sysctl::IPV6_MTU)),
-        alias: &owner.to_string(),
+        alias: &owner.comment(),
     };
     let outcome = set_up(socket, &port, &conf.vlans);
     if outcome.is_err() {
@@ -190,16 +190,15 @@ fn is_that(link: &Link, interface: &Interface) -> bool {
     link.kind == "veth" && (interface.mac.is_empty() || interface.mac == link.shown_mac())
 }
 
-/// Deletes the pairs of a network's attachments that aren't kept.
-pub(super) fn retain(socket: &mut Socket, network: &str, keep: impl Fn(&Owner) -> bool) -> Vec<Error> {
+/// Deletes the pairs of a network's attachments whose owners' comments are left over.
+pub(super) fn retain(socket: &mut Socket, network: &str, is_left_over: impl Fn(&str) -> bool) -> Vec<Error> {
     let links = match link::list(socket) {
         Ok(links) => links,
         Err(error) => return vec![error],
     };
     let is_leftover = |link: &&Link| {
         // The alias can be changed by others; together with the name that was made from it, it can be relied on.
-        let owner = Owner::parse(&link.alias).filter(|owner| host_interface(owner) == link.name);
-        owner.is_some_and(|owner| owner.network == network && !keep(&owner))
+        veth_name(&link.alias) == link.name && is_left_over(&link.alias)
     };
     let leftovers: Vec<&Link> = links.iter().filter(is_leftover).collect();
     if !leftovers.is_empty() {
@@ -212,18 +211,11 @@ pub(super) fn retain(socket: &mut Socket, network: &str, keep: impl Fn(&Owner) -
 /// The name of the host's end: found again without a record, different for every attachment, and one that firewalls and
 /// other tools know to be a pod's.
 pub(super) fn host_interface(owner: &Owner) -> String {
-    veth_name(&owner.to_string())
+    veth_name(&owner.comment())
 }
 
 fn veth_name(of: &str) -> String {
     format!("veth{:011x}", hash(of.as_bytes()) & 0xfff_ffff_ffff)
-}
-
-/// FNV-1a, 64 bits: spreads names, keeps nothing secret, and stays the same from version to version.
-fn hash(bytes: &[u8]) -> u64 {
-    bytes
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
 }
 
 /// The hardware address inside, made from the IP address: that has the same one whoever gets it later, so that no

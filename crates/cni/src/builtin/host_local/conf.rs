@@ -1,6 +1,6 @@
 //! The configuration of `host-local`: in `ipam` of the network's, with what a runtime adds.
 
-use std::fs;
+use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -10,12 +10,15 @@ use serde_json::Value;
 use super::range::{Range, RangeSet, Wished};
 use crate::builtin::fields;
 use crate::error::Error;
+use crate::files::read_regular;
 use crate::request::Request;
 use crate::result::{Cidr, Dns, Route};
 use crate::version::Version;
 
 /// Where the reference plugin keeps its addresses.
 const DATA_DIR: &str = "/var/lib/cni/networks";
+/// More than any file of name service settings; a larger one isn't read.
+const RESOLV_CONF_LIMIT: u64 = 64 << 10;
 
 /// What is to be done for a call.
 #[derive(Debug, Clone)]
@@ -177,9 +180,19 @@ fn read_address(text: &str) -> Option<IpAddr> {
 }
 
 /// The name service settings of a file (resolv.conf(5)).
+///
+/// # Errors
+/// [`Error::ReadConf`], also for what is no regular file, is too large or isn't text.
 pub(super) fn read_resolv_conf(path: &Path) -> Result<Dns, Error> {
-    let text =
-        fs::read_to_string(path).map_err(|source| Error::ReadConf { path: path.to_owned(), source })?;
+    let read = read_regular(path, RESOLV_CONF_LIMIT).and_then(|content| {
+        let problem = match String::from_utf8(content) {
+            Ok(text) if text.len() as u64 <= RESOLV_CONF_LIMIT => return Ok(text),
+            Ok(_) => format!("is larger than {RESOLV_CONF_LIMIT} bytes"),
+            Err(_) => "isn't text".to_owned(),
+        };
+        Err(io::Error::new(io::ErrorKind::InvalidData, problem))
+    });
+    let text = read.map_err(|source| Error::ReadConf { path: path.to_owned(), source })?;
     let mut dns = Dns::default();
     for line in text.lines().map(str::trim).filter(|line| !line.starts_with(['#', ';'])) {
         let mut words = line.split_whitespace().map(str::to_owned);

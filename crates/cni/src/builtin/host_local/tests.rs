@@ -189,6 +189,25 @@ fn the_settings_of_a_file_come_with_the_addresses() {
 }
 
 #[test]
+fn settings_are_read_of_a_file_of_reasonable_size_alone() {
+    let dir = dir();
+    let large = dir.path().join("large");
+    fs::write(&large, "# \n".repeat(64 << 10)).unwrap();
+    let pipe = dir.path().join("pipe");
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, mode).unwrap();
+    for (path, problem) in
+        [(large.as_path(), "larger"), (&pipe, "regular file"), (Path::new("/dev/zero"), "regular file")]
+    {
+        let ipam = json!({"subnet": SUBNET, "resolvConf": path});
+        let error = run(&call(dir.path(), Command::Add, "a", ipam, json!({}))).unwrap_err();
+        let error = crate::error::chain(&error);
+        assert!(error.contains(problem) && error.contains(path.to_str().unwrap()), "{error}");
+    }
+    assert!(!dir.path().join("net").exists(), "an address was taken");
+}
+
+#[test]
 fn many_at_once_get_different_ones() {
     let dir = dir();
     let taken = std::thread::scope(|scope| {

@@ -510,6 +510,18 @@ fn what_cannot_be_honoured_is_named() {
 }
 
 #[test]
+fn whose_source_is_changed_is_found_in_any_case() {
+    for (config, whose) in [
+        (json!({}), Snat::Near),
+        (json!({"SNAT": false}), Snat::Nobodys),
+        (json!({"masqall": true}), Snat::Everybodys),
+        (json!({"snat": null, "MasqAll": null}), Snat::Near),
+    ] {
+        assert_eq!(snat(&call(Command::Add, "c", &[], config.clone())).unwrap(), whose, "{config}");
+    }
+}
+
+#[test]
 fn what_is_wrong_with_a_configuration_is_said() {
     let refused = |config: Value| match run(&call(Command::Add, "c", &["10.1.0.2/16"], config)).unwrap_err() {
         Error::PluginConf { problem, .. } => problem,
