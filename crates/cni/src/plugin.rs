@@ -3,6 +3,7 @@
 //! What a plugin may cost is bounded: time by a deadline, after which it and its process group are killed; output by
 //! size. Which plugin is asked for what, in which order, is `network`'s affair.
 
+use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -33,7 +34,7 @@ const DRAIN: Duration = Duration::from_millis(500);
 const BUSY_TRIES: u32 = 5;
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
 /// What plugins find their own helpers by when the daemon has no PATH.
-pub(crate) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Finds and runs plugins; by default there are none.
 #[derive(Debug, Clone, Default)]
@@ -116,16 +117,11 @@ impl Runner {
     }
 
     async fn spawn(&self, binary: &Path, call: &Request) -> io::Result<Child> {
-        let path = std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
         let bin_dirs = std::env::join_paths(&self.bin_dirs).map_err(io::Error::other)?;
         let mut process = Process::new(binary);
         process
             .env_clear()
-            .env("PATH", path)
-            .env("CNI_COMMAND", call.command.as_str())
-            .env("CNI_PATH", bin_dirs)
-            .env(orphans::VARIABLE, &self.owner)
-            .envs(call.environment())
+            .envs(environment(call, bin_dirs, Some(&self.owner)))
             .current_dir("/")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -141,6 +137,22 @@ impl Runner {
         }
         process.spawn()
     }
+}
+
+/// All that a plugin's process finds in its environment. Whose it is nobody may know: see [`orphans::VARIABLE`].
+pub(crate) fn environment(
+    call: &Request,
+    bin_dirs: OsString,
+    owner: Option<&str>,
+) -> Vec<(&'static str, OsString)> {
+    let mut variables = vec![
+        ("PATH", std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into())),
+        ("CNI_COMMAND", call.command.as_str().into()),
+        ("CNI_PATH", bin_dirs),
+    ];
+    variables.extend(owner.map(|owner| (orphans::VARIABLE, owner.into())));
+    variables.extend(call.environment().into_iter().map(|(name, value)| (name, value.into())));
+    variables
 }
 
 /// The plugin's binary below one of those directories, of which its name, which comes from a configuration, must not lead out.

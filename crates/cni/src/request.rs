@@ -111,6 +111,15 @@ impl Request {
         }
     }
 
+    /// The namespace, for what can't be done without.
+    ///
+    /// # Errors
+    /// [`Error::PluginEnvironment`].
+    pub(crate) fn netns(&self) -> Result<&Path, Error> {
+        let missing = || Error::PluginEnvironment { problem: "CNI_NETNS is missing".into() };
+        self.netns.as_deref().ok_or_else(missing)
+    }
+
     /// What a GC has to keep.
     ///
     /// # Errors
@@ -167,6 +176,8 @@ mod tests {
         let expected = "IgnoreUnknown=1;K8S_POD_NAMESPACE=ns;K8S_POD_NAME=p".to_owned();
         assert!(env.contains(&("CNI_ARGS", expected)));
         assert!(env.contains(&("CNI_NETNS", String::new())));
+        let without = Request::about("p", Command::Add, &attachment(), Map::new());
+        assert!(without.netns().unwrap_err().to_string().contains("CNI_NETNS"));
     }
 
     #[test]

@@ -36,8 +36,7 @@ pub(super) fn run(request: &Request) -> Result<Option<Value>, Error> {
 }
 
 fn open(request: &Request) -> Result<Namespace, Error> {
-    let missing = || Error::PluginEnvironment { problem: "CNI_NETNS is missing".into() };
-    let namespace = Namespace::open(request.netns.as_deref().ok_or_else(missing)?)?;
+    let namespace = Namespace::open(request.netns()?)?;
     namespace.refuse_own()?;
     Ok(namespace)
 }

@@ -105,7 +105,7 @@ fn branch(cidr: &Cidr) -> Branch {
         Family::Ipv4 => (Ipv4Addr::new(224, 0, 0, 0).into(), 4),
         Family::Ipv6 => (Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0).into(), 8),
     };
-    let subnet = tables::subnet(*cidr);
+    let subnet = cidr.network();
     let rules = vec![to(subnet.address, subnet.prefix), to(multicast, prefix), Rule::default().masquerade()];
     Branch { family, name: chain(*cidr), rules }
 }

@@ -23,7 +23,7 @@ use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use self::layout::{FAMILIES, MAPS, NAME, fill, install, stands, table};
-pub(super) use self::layout::{Map, chain_name, subnet};
+pub(super) use self::layout::{Map, chain_name};
 use super::localnet;
 use super::netlink::Socket;
 use super::nft::{self, Batch, Entry, Family, Rule};

@@ -10,8 +10,7 @@ use serde_json::Value;
 
 use crate::builtin::Ipam;
 use crate::error::{Command, Error};
-use crate::orphans;
-use crate::plugin::{DEFAULT_PATH, Finished, STDOUT_LIMIT, find_in, garbage, judge};
+use crate::plugin::{Finished, STDOUT_LIMIT, environment, find_in, garbage, judge};
 use crate::request::Request;
 
 /// Finds and runs them. Who runs us bounds their time along with ours.
@@ -22,7 +21,7 @@ pub(super) struct Delegates {
 }
 
 impl Delegates {
-    /// Those below the directories of `CNI_PATH`; for a daemon of ours, if one has called: see [`orphans::VARIABLE`].
+    /// Those below the directories of `CNI_PATH`; for a daemon of ours, if one has called: see [`crate::orphans::VARIABLE`].
     pub(super) fn new(path: String, owner: Option<String>) -> Delegates {
         Delegates { path, owner }
     }
@@ -35,11 +34,7 @@ impl Delegates {
     fn talk(&self, binary: &PathBuf, request: &Request) -> io::Result<Finished> {
         let mut child = Process::new(binary)
             .env_clear()
-            .env("PATH", env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into()))
-            .env("CNI_COMMAND", request.command.as_str())
-            .env("CNI_PATH", &self.path)
-            .envs(self.owner.iter().map(|owner| (orphans::VARIABLE, owner)))
-            .envs(request.environment())
+            .envs(environment(request, self.path.clone().into(), self.owner.as_deref()))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())

@@ -66,7 +66,7 @@ pub(super) fn run(request: &Request, executed: &dyn Ipam) -> Result<Option<Netwo
 }
 
 fn check(request: &Request, conf: &Conf, ipam: Option<&Delegate<'_>>) -> Result<(), Error> {
-    let namespace = Namespace::open(netns(request)?)?;
+    let namespace = Namespace::open(request.netns()?)?;
     ipam.map(|ipam| ipam.ask(Command::Check)).transpose()?;
     let result = check::links(request, conf, &namespace)?;
     if conf.masquerade { masquerade::check(&Owner::of(request), &addresses(&result)) } else { Ok(()) }
@@ -92,11 +92,6 @@ pub(super) fn restore(request: &Request) -> Result<(), Error> {
     Ok(())
 }
 
-fn netns(request: &Request) -> Result<&std::path::Path, Error> {
-    let missing = || Error::PluginEnvironment { problem: "CNI_NETNS is missing".into() };
-    request.netns.as_deref().ok_or_else(missing)
-}
-
 fn addresses(result: &NetworkResult) -> Vec<Cidr> {
     result.ips.iter().map(|ip| ip.address).collect()
 }
@@ -109,7 +104,7 @@ fn leave(request: &Request, ipam: Option<&Delegate<'_>>) -> Result<(), Error> {
 }
 
 fn add(request: &Request, conf: &Conf, ipam: Option<&Delegate<'_>>) -> Result<NetworkResult, Error> {
-    let namespace = Namespace::open(netns(request)?)?;
+    let namespace = Namespace::open(request.netns()?)?;
     namespace.refuse_own()?;
     let mut socket = link::socket()?;
     let bridge = ground::ensure_bridge(&mut socket, conf)?;

@@ -127,7 +127,7 @@ fn branch(snat: Snat, pod: Cidr) -> Option<Branch> {
         // IPv6's loopback address leads to no pod.
         let loopback = Cidr { address: [127, 0, 0, 0].into(), prefix: 8 };
         let loopback = (family == Family::Ipv4).then(|| from(loopback));
-        [from(tables::subnet(pod))].into_iter().chain(loopback).collect()
+        [from(pod.network())].into_iter().chain(loopback).collect()
     };
     let (name, rules) = match snat {
         Snat::Nobodys => return None,

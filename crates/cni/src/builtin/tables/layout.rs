@@ -1,7 +1,7 @@
 //! What the tables consist of beside their entries: maps, chains, rules.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::attachment::Protocol;
 use crate::builtin::link::octets;
@@ -163,21 +163,5 @@ pub(super) fn table(family: Family) -> Table {
 
 /// The name of a subnet's chain: without colons, which nft doesn't take in names.
 pub(in crate::builtin) fn chain_name(what: &str, of: Cidr) -> String {
-    format!("{what}-{}", subnet(of)).replace(':', "-")
-}
-
-/// The network that an address lies in.
-pub(in crate::builtin) fn subnet(of: Cidr) -> Cidr {
-    let prefix = u32::from(of.prefix);
-    let address = match of.address {
-        IpAddr::V4(v4) => {
-            let hosts = u32::MAX.checked_shr(prefix).unwrap_or(0);
-            IpAddr::from(Ipv4Addr::from_bits(v4.to_bits() & !hosts))
-        }
-        IpAddr::V6(v6) => {
-            let hosts = u128::MAX.checked_shr(prefix).unwrap_or(0);
-            IpAddr::from(Ipv6Addr::from_bits(v6.to_bits() & !hosts))
-        }
-    };
-    Cidr { address, ..of }
+    format!("{what}-{}", of.network()).replace(':', "-")
 }
