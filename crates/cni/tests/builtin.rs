@@ -7,6 +7,7 @@ mod support;
 use std::collections::HashSet;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::MetadataExt;
 
 use cni::{Attachment, BuiltinNetwork, Cidr, Error, Networks, PortMapping, Protocol, Subnet};
 use support::netns::{Netns, on_own_host, sh};
@@ -492,6 +493,32 @@ fn a_bridge_is_one_daemons() {
     });
 }
 
+/// Pods outlive their daemon: another one, started meanwhile, would take them for leftovers.
+#[test]
+fn a_bridge_stays_one_daemons_while_its_pods_are_there_and_it_is_away() {
+    on_own_host(|| async {
+        let (node, other) = (Node::new(), Node::new());
+        let config = cni::Config { builtin: Some(network()), ..other.config() };
+        let networks = node.open_builtin(network());
+        let first = pod(&networks, "first", Vec::new()).await;
+        drop(networks);
+        let refused = Networks::open(config.clone()).unwrap_err();
+        assert!(shown(&refused).contains(node.path("state").to_str().unwrap()), "{}", shown(&refused));
+        let networks = node.open_builtin(network());
+        first.netns.ask_tcp(at(first.ips[0], 80)).unwrap();
+        networks.del(&first.attachment).await.unwrap();
+        networks.settle().await.unwrap();
+        drop(networks);
+        let networks = Networks::open(config).unwrap();
+        let second = pod(&networks, "second", Vec::new()).await;
+        drop(networks);
+        // Nobody comes back to a directory that is gone.
+        drop(other);
+        node.open_builtin(network());
+        drop(second);
+    });
+}
+
 #[test]
 fn a_bridge_that_somebody_else_made_stays() {
     on_own_host(|| async {
@@ -535,7 +562,12 @@ fn the_bridge_of_an_earlier_configuration_goes_unless_it_is_anothers_now() {
             let networks = node.open_builtin(network());
             let first = pod(&networks, "first", Vec::new()).await;
             drop(networks);
-            let claimed = taken.then(|| other.open_builtin(network()));
+            let claimed = taken.then(|| {
+                // Whose it was gets lost, for one, when /run is another: in a container.
+                let namespace = fs::metadata("/proc/thread-self/ns/net").unwrap().ino();
+                fs::remove_file(format!("/run/knarr-bridges/knarrtest0@{namespace}")).unwrap();
+                other.open_builtin(network())
+            });
             let networks = node.open_builtin(later.clone());
             networks.del(&first.attachment).await.unwrap();
             networks.settle().await.unwrap();
