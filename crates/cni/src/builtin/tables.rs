@@ -15,6 +15,7 @@
 //! nothing has changed since; else from the beginning, if nothing is to be done as well. So nobody takes away what another process has put there meanwhile, whatever
 //! the two are. Rules of others (a forward policy of drop, for one) are the others' affair.
 
+mod changes;
 mod layout;
 
 use std::collections::HashSet;
@@ -22,6 +23,7 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+pub(crate) use self::changes::Changes;
 use self::layout::{FAMILIES, MAPS, NAME, fill, install, stands, table};
 pub(super) use self::layout::{Map, chain_name};
 use super::localnet;
@@ -362,7 +364,7 @@ fn failed(action: &'static str) -> impl Fn(io::Error) -> Error {
     reason = "shared with the tests of the crate"
 )]
 #[path = "../../tests/support/netns.rs"]
-pub(super) mod netns;
+pub(crate) mod netns;
 
 #[cfg(test)]
 pub(super) mod ground;
