@@ -272,7 +272,8 @@ impl Attachments {
     async fn finish(&self, remainder: Remainder) {
         let Remainder { served, record, lock, busy } = remainder;
         let id = record.attachment.id();
-        if let Err(error) = self.remove(&served, &record).await {
+        let failures = served.chain(&record.attachment).del_after_cut(record.result.as_ref()).await;
+        if let Err(error) = self.removed(&served, &record, failures) {
             // The record is left, and the next collection tries again.
             let (container, ifname) = (&id.container_id, &id.ifname);
             tracing::warn!(
@@ -318,8 +319,13 @@ impl Attachments {
 
     /// The whole DEL, to the end. What only a missing plugin could undo is put off to the next.
     async fn remove(&self, served: &Served, record: &Record) -> Result<(), Error> {
-        let id = record.attachment.id();
         let failures = served.chain(&record.attachment).del(record.result.as_ref()).await;
+        self.removed(served, record, failures)
+    }
+
+    /// After a DEL of which that failed.
+    fn removed(&self, served: &Served, record: &Record, failures: Vec<Error>) -> Result<(), Error> {
+        let id = record.attachment.id();
         if served.is_native() {
             self.ground.leave();
         }

@@ -122,6 +122,11 @@ pub(crate) fn cut(kind: Kind, request: &Request) -> Result<(), Error> {
     }
 }
 
+/// Whether the first half of a DEL is all of it.
+pub(crate) fn ends_with_cut(plugin: &str) -> bool {
+    Kind::of(plugin) == Some(Kind::Portmap)
+}
+
 /// Makes again what an attachment had in the tables; its result is the request's `prevResult`.
 ///
 /// # Errors
