@@ -19,6 +19,7 @@
 mod changes;
 mod layout;
 mod plan;
+mod unguarded;
 
 use std::collections::HashSet;
 use std::io;
@@ -108,6 +109,7 @@ pub(super) struct Wish<'a> {
 /// What the wish says of a key that is taken, [`Error::Kernel`].
 pub(super) fn grant(wish: &Wish<'_>) -> Result<(), Error> {
     let stand: HashSet<Family> = wish.entries.iter().map(|placed| placed.family).collect();
+    let mut has_new_guard = false;
     let turn = Turn::take(Socket::netfilter).map_err(failed(ASK))?;
     change(turn, wish.sight, |socket, found| {
         let plan = plan(found, wish)?;
@@ -116,6 +118,7 @@ pub(super) fn grant(wish: &Wish<'_>) -> Result<(), Error> {
             let rules = nft::rules(socket, &table(family)).map_err(failed(READ))?;
             if !stands(&rules, family) {
                 install(&mut batch, family);
+                has_new_guard |= family == Family::Ipv4;
             }
             // One without rules is new, or somebody has flushed it.
             let is_filled = |branch: &Branch| rules.iter().any(|(chain, _)| *chain == branch.name);
@@ -130,7 +133,8 @@ pub(super) fn grant(wish: &Wish<'_>) -> Result<(), Error> {
             tracing::warn!(owner = placed.entry.comment, "an entry of the tables was left over");
         }
         Ok((batch, ()))
-    })
+    })?;
+    if has_new_guard { unguarded::shut() } else { Ok(()) }
 }
 
 /// The entries of a wish that aren't as they should be.
@@ -229,15 +233,16 @@ pub(super) fn is_installed(addresses: impl IntoIterator<Item = IpAddr>) -> Resul
     Ok(true)
 }
 
-/// Deletes the tables that nobody has an entry in. A kernel without nftables has none.
+/// Deletes the tables that nobody has an entry in, and ends what others deleted before us. A kernel without nftables has none.
 ///
 /// # Errors
 /// [`Error::Kernel`].
 pub(super) fn clear_if_unused() -> Result<(), Error> {
     let Some(turn) = Turn::if_any(Socket::netfilter)? else { return Ok(()) };
     let mut shut = HashSet::new();
-    change(turn, Sight::Maps(&[]), |socket, _| {
+    let has_guard = change(turn, Sight::Maps(&[]), |socket, _| {
         let mut batch = Batch::default();
+        let mut has_guard = false;
         for family in FAMILIES {
             let table = table(family);
             if !nft::has_table(socket, &table).map_err(failed(READ))? {
@@ -252,12 +257,14 @@ pub(super) fn clear_if_unused() -> Result<(), Error> {
                     localnet::open(&interface)?;
                 }
             }
+            has_guard |= used && family == Family::Ipv4;
             if !used {
                 batch.delete_table(&table);
             }
         }
-        Ok((batch, ()))
-    })
+        Ok((batch, has_guard))
+    })?;
+    if has_guard { Ok(()) } else { unguarded::shut() }
 }
 
 /// Whether anybody has an entry in a table.
