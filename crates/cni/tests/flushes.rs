@@ -136,3 +136,21 @@ fn who_looks_has_one_socket_and_none_when_the_last_pod_has_gone() {
         until("none", nfnetlink_sockets, |count| *count == 0).await;
     });
 }
+
+/// The pod, the tables and the daemon that knew of them are gone; the bridge stays, and with it what was set on it.
+#[test]
+fn what_was_open_for_a_pod_is_shut_by_whoever_comes_next() {
+    on_own_host(|| async {
+        let node = Node::new();
+        let setting = || sh("cat /proc/sys/net/ipv4/conf/cnitest0/route_localnet").trim().to_owned();
+        let networks = configured(&node).await;
+        let server = server(&networks).await;
+        assert_ne!(setting(), "0");
+        drop((networks, server));
+        sh("nft flush ruleset");
+        let networks = configured(&node).await;
+        networks.gc(std::collections::HashSet::new).await.unwrap();
+        assert_eq!(setting(), "0");
+        assert!(sh("nft list ruleset").is_empty());
+    });
+}
