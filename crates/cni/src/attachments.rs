@@ -294,6 +294,8 @@ impl Attachments {
         // The sender is ours, so that the wait can't fail.
         let _ = self.behind.subscribe().wait_for(|count| *count == 0).await;
         let _quiet = self.quiet.write().await;
+        // Who looks at the tables holds us while it mends them. Whoever else does had come, and has gone.
+        let _mended = self.mending.lock().await;
         let failures = self.clear_ground().await;
         if failures.is_empty() { Ok(()) } else { Err(Error::Collect { failures }) }
     }
