@@ -18,6 +18,8 @@
 
 mod mend;
 
+pub(crate) use self::mend::watch_tables;
+
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,7 +33,7 @@ use crate::carrier::{Carrier, Means};
 use crate::claim::Claim;
 use crate::directories::Directories;
 use crate::error::{Error, chain};
-use crate::ground::Ground;
+use crate::ground::{Ground, Laid};
 use crate::locks::{Lock, Locks};
 use crate::network::{self, normalised};
 use crate::networks::{Added, Config};
@@ -199,9 +201,7 @@ impl Attachments {
         match outcome {
             Ok(()) => {
                 let added = added(&record);
-                if served.uses_tables(attachment) {
-                    self.ground.lay(&added.ips);
-                }
+                self.ground.lay(&served.in_tables(attachment, &added));
                 Ok(added)
             }
             Err(failure) => Err(self.undo(&record, failure).await),
@@ -273,7 +273,8 @@ impl Attachments {
     async fn finish(&self, remainder: Remainder) {
         let Remainder { served, record, lock, busy } = remainder;
         let id = record.attachment.id();
-        if let Err(error) = self.remove(&served, &record).await {
+        let failures = served.chain(&record.attachment).del_after_cut(record.result.as_ref()).await;
+        if let Err(error) = self.removed(&served, &record, failures) {
             // The record is left, and the next collection tries again.
             let (container, ifname) = (&id.container_id, &id.ifname);
             tracing::warn!(
@@ -294,8 +295,15 @@ impl Attachments {
         // The sender is ours, so that the wait can't fail.
         let _ = self.behind.subscribe().wait_for(|count| *count == 0).await;
         let _quiet = self.quiet.write().await;
+        // Who looks at the tables holds us while it mends them. Whoever else does had come, and has gone.
+        let _mended = self.mending.lock().await;
         let failures = self.clear_ground().await;
         if failures.is_empty() { Ok(()) } else { Err(Error::Collect { failures }) }
+    }
+
+    /// Tells whether there are tables, whenever that changes.
+    pub(crate) fn laid(&self) -> watch::Receiver<Laid> {
+        self.ground.laid()
     }
 
     /// While nobody comes or goes.
@@ -314,8 +322,13 @@ impl Attachments {
 
     /// The whole DEL, to the end. What only a missing plugin could undo is put off to the next.
     async fn remove(&self, served: &Served, record: &Record) -> Result<(), Error> {
-        let id = record.attachment.id();
         let failures = served.chain(&record.attachment).del(record.result.as_ref()).await;
+        self.removed(served, record, failures)
+    }
+
+    /// After a DEL of which that failed.
+    fn removed(&self, served: &Served, record: &Record, failures: Vec<Error>) -> Result<(), Error> {
+        let id = record.attachment.id();
         if served.is_native() {
             self.ground.leave();
         }
