@@ -9,19 +9,22 @@
 //!
 //! An address is written beside and renamed, so that its file is never seen without its owner; one that is empty all the same
 //! was left by a plugin cut short in writing, before anybody learnt of the address, and counts as free.
+//!
+//! Not here: whose they are, read and remembered (`holders`).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
+use super::holders::{Holder, Holders, Memory, failed};
 use crate::attachment::AttachmentId;
 use crate::builtin::patience::Patience;
 use crate::error::Error;
@@ -42,6 +45,8 @@ static WITHIN: LazyLock<Mutex<HashMap<PathBuf, Arc<Within>>>> = LazyLock::new(Mu
 struct Within {
     is_held: Mutex<bool>,
     freed: Condvar,
+    /// Whose the addresses were when the last holder was done.
+    memory: Mutex<Memory>,
 }
 
 /// Held until this goes.
@@ -55,6 +60,12 @@ impl Within {
         let waited = self.freed.wait_timeout_while(is_held, patience, |is_held| *is_held);
         let (mut is_held, _) = waited.unwrap_or_else(PoisonError::into_inner);
         (!std::mem::replace(&mut *is_held, true)).then(|| Held(self))
+    }
+}
+
+impl Held<'_> {
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.0.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -77,35 +88,9 @@ pub(super) struct Store {
 #[derive(Debug)]
 pub(super) struct Locked<'a> {
     dir: &'a Path,
-    holders: HashMap<IpAddr, Holder>,
+    holders: Holders,
     _file: File,
-    _within: Held<'a>,
-}
-
-/// Who has an address.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Holder {
-    container_id: String,
-    /// `None` in files of old versions.
-    ifname: Option<String>,
-}
-
-impl Holder {
-    /// Reads what an address's file holds; `None` for one that was cut short.
-    fn parse(text: &str) -> Option<Holder> {
-        let mut lines = text.trim().splitn(2, "\r\n");
-        let container_id = lines.next().filter(|line| !line.is_empty())?.to_owned();
-        Some(Holder { container_id, ifname: lines.next().map(str::to_owned) })
-    }
-
-    fn is(&self, id: &AttachmentId) -> bool {
-        self.container_id == id.container_id && self.ifname.as_ref().is_none_or(|name| *name == id.ifname)
-    }
-
-    /// Whether one of them has it.
-    pub(super) fn is_among(&self, ids: &HashSet<AttachmentId>) -> bool {
-        ids.iter().any(|id| self.is(id))
-    }
+    within: Held<'a>,
 }
 
 impl Store {
@@ -152,34 +137,27 @@ impl Store {
                 Err(errno) => return Err(failed(errno.into())),
             }
         }
-        let holders = read_holders(&self.dir)?;
-        Ok(Locked { dir: &self.dir, holders, _file: file, _within: within })
+        let memory = std::mem::take(&mut *within.memory());
+        let holders = Holders::read(&self.dir, memory)?;
+        Ok(Locked { dir: &self.dir, holders, _file: file, within })
     }
 }
 
-fn read_holders(dir: &Path) -> Result<HashMap<IpAddr, Holder>, Error> {
-    let mut holders = HashMap::new();
-    for entry in fs::read_dir(dir).map_err(|source| failed("list", dir, source))? {
-        let name = entry.map_err(|source| failed("list", dir, source))?.file_name();
-        let Some(address) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
-        let path = dir.join(&name);
-        let text = fs::read(&path).map_err(|source| failed("read", &path, source))?;
-        if let Some(holder) = Holder::parse(&String::from_utf8_lossy(&text)) {
-            holders.insert(address, holder);
-        }
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        *self.within.memory() = std::mem::take(&mut self.holders).remember();
     }
-    Ok(holders)
 }
 
 impl Locked<'_> {
     /// Whether somebody has that address.
     pub(super) fn is_taken(&self, address: IpAddr) -> bool {
-        self.holders.contains_key(&address)
+        self.holders.of.contains_key(&address)
     }
 
     /// The addresses that an attachment has.
     pub(super) fn owned<'s>(&'s self, id: &'s AttachmentId) -> impl Iterator<Item = IpAddr> + 's {
-        self.holders.iter().filter(|(_, holder)| holder.is(id)).map(|(address, _)| *address)
+        self.holders.of.iter().filter(|(_, holder)| holder.is(id)).map(|(address, _)| *address)
     }
 
     /// Gives an address, which nobody has, to an attachment.
@@ -197,7 +175,7 @@ impl Locked<'_> {
             failed("write", &path, source)
         })?;
         let (container_id, ifname) = (id.container_id.clone(), Some(id.ifname.clone()));
-        self.holders.insert(address, Holder { container_id, ifname });
+        self.holders.of.insert(address, Holder { container_id, ifname });
         Ok(())
     }
 
@@ -207,7 +185,7 @@ impl Locked<'_> {
     /// [`Error::Record`].
     pub(super) fn give_back(&mut self, address: IpAddr) -> Result<(), Error> {
         crate::files::remove(&self.dir.join(address.to_string()))?;
-        self.holders.remove(&address);
+        self.holders.of.remove(&address);
         Ok(())
     }
 
@@ -225,7 +203,7 @@ impl Locked<'_> {
     /// [`Error::Record`], of the first that can't be; the others are.
     pub(super) fn retain(&mut self, keep: impl Fn(&Holder) -> bool) -> Result<Vec<IpAddr>, Error> {
         let gone: Vec<IpAddr> =
-            self.holders.iter().filter(|(_, holder)| !keep(holder)).map(|(address, _)| *address).collect();
+            self.holders.of.iter().filter(|(_, holder)| !keep(holder)).map(|(address, _)| *address).collect();
         let mut failure = None;
         for address in &gone {
             failure = failure.or(self.give_back(*address).err());
@@ -248,10 +226,6 @@ impl Locked<'_> {
     fn last_path(&self, set: usize) -> PathBuf {
         self.dir.join(format!("last_reserved_ip.{set}"))
     }
-}
-
-fn failed(action: &'static str, path: &Path, source: io::Error) -> Error {
-    Error::Record { action, path: path.to_owned(), source }
 }
 
 #[cfg(test)]
