@@ -3,15 +3,21 @@
 //! The kernel serves a request while it is sent, so that the answer is there when the send returns: everything here is
 //! synchronous and waits for nothing. What is asked for is `link`'s affair (rtnetlink) and `nft`'s (nfnetlink).
 
+mod kept;
+
 use std::io;
-use std::ops::{ControlFlow, RangeInclusive};
+use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use rustix::net::netlink::{self, SocketAddrNetlink};
 use rustix::net::sockopt::{set_socket_send_buffer_size_force, socket_send_buffer_size};
 use rustix::net::{
     AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, sendto, socket_with,
 };
+
+use self::kept::Line;
 
 /// Message types of the protocol itself.
 const NLMSG_ERROR: u16 = 2;
@@ -161,8 +167,7 @@ impl From<Refused> for io::Error {
 /// A netlink socket in the network namespace that its thread was in when it was opened.
 #[derive(Debug)]
 pub(super) struct Socket {
-    fd: OwnedFd,
-    sequence: u32,
+    line: Arc<Line>,
     /// Whether among the last answers were some of a list that changed meanwhile.
     is_torn: bool,
 }
@@ -174,17 +179,15 @@ impl Socket {
         Socket::open(None)
     }
 
-    /// For nftables.
+    /// For nftables and conntrack; the thread keeps it.
     pub(super) fn netfilter() -> io::Result<Socket> {
-        Socket::open(Some(netlink::NETFILTER))
+        let line = kept::line(|| bound(Some(netlink::NETFILTER)))?;
+        Ok(Socket { line, is_torn: false })
     }
 
     /// For a protocol of netlink's; its number 0 is `None`.
     pub(super) fn open(protocol: Option<Protocol>) -> io::Result<Socket> {
-        let (family, flags) = (AddressFamily::NETLINK, SocketFlags::CLOEXEC);
-        let fd = socket_with(family, SocketType::RAW, flags, protocol)?;
-        bind(&fd, &SocketAddrNetlink::new(0, 0))?;
-        Ok(Socket { fd, sequence: 0, is_torn: false })
+        Ok(Socket { line: Line::new(bound(protocol)?), is_torn: false })
     }
 
     /// Sends one request and returns the answers to it, without their headers. A list is asked for again until it is of one
@@ -202,7 +205,7 @@ impl Socket {
     }
 
     /// Sends the request for a list and hands on its entries as they come, until that is enough: for lists that may be long. One that
-    /// changes meanwhile is told as it is found. The socket is of no use afterwards, as a list not read to its end is in the way.
+    /// changes meanwhile is told as it is found. A socket whose list isn't read to its end is of no use any more.
     pub(super) fn stream(
         mut self,
         list: Message,
@@ -235,25 +238,28 @@ impl Socket {
         last: usize,
         each: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
     ) -> Result<(), Refused> {
-        let first = self.sequence.wrapping_add(1);
+        let before = self.line.sequence.load(Ordering::Relaxed);
+        let mut sequence = before;
         let mut bytes = Vec::with_capacity(512);
         for message in messages {
-            self.sequence = self.sequence.wrapping_add(1);
-            message.encode(self.sequence, &mut bytes);
+            sequence = sequence.wrapping_add(1);
+            message.encode(sequence, &mut bytes);
         }
+        self.line.sequence.store(sequence, Ordering::Relaxed);
         self.send(&bytes).map_err(|source| Refused { index: 0, source })?;
-        let last = first.wrapping_add(u32::try_from(last).unwrap_or(u32::MAX));
-        self.answers(first..=last, each)
+        let first = before.wrapping_add(1);
+        let sequences = Sequences { first, last: sequence, answered: first.wrapping_add(size(last)) };
+        self.answers(&sequences, each)
     }
 
     /// Sends all of it at once, however much that is.
     fn send(&self, bytes: &[u8]) -> io::Result<()> {
         // A batch can't be sent in pieces. Beyond `net.core.wmem_max`, too: the kernel has read it when the call returns.
         let size = bytes.len() + OVERHEAD;
-        if size > SEND && size > socket_send_buffer_size(&self.fd)? {
-            set_socket_send_buffer_size_force(&self.fd, size)?;
+        if size > SEND && size > socket_send_buffer_size(&self.line.fd)? {
+            set_socket_send_buffer_size_force(&self.line.fd, size)?;
         }
-        sendto(&self.fd, bytes, SendFlags::empty(), &SocketAddrNetlink::new(0, 0))?;
+        sendto(&self.line.fd, bytes, SendFlags::empty(), &SocketAddrNetlink::new(0, 0))?;
         #[cfg(test)]
         spent::count(&spent::REQUESTS);
         Ok(())
@@ -261,26 +267,30 @@ impl Socket {
 
     fn answers(
         &mut self,
-        sequences: RangeInclusive<u32>,
+        sequences: &Sequences,
         each: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
     ) -> Result<(), Refused> {
-        let (first, last) = sequences.into_inner();
         let mut refused: Option<Refused> = None;
         self.is_torn = false;
         let mut buffer = vec![0; RECEIVE];
         loop {
-            let received = match recv(&self.fd, &mut buffer[..], RecvFlags::DONTWAIT) {
+            let received = match recv(&self.line.fd, &mut buffer[..], RecvFlags::DONTWAIT) {
                 Ok((received, _)) => received,
                 Err(rustix::io::Errno::INTR) => continue,
                 // Nothing more, though the end hasn't been seen: a batch that broke off says so by its error alone.
-                Err(error) => return Err(refused.unwrap_or(Refused { index: 0, source: error.into() })),
+                Err(error) => {
+                    return Err(refused.unwrap_or_else(|| {
+                        kept::give_up(&self.line);
+                        Refused { index: 0, source: error.into() }
+                    }));
+                }
             };
             #[cfg(test)]
             spent::count(&spent::RECEIPTS);
             for answer in split(&buffer[..received]) {
                 // What an earlier request left unread.
-                let Some(index) = index_of(answer.sequence, first, self.sequence) else { continue };
-                let last = answer.sequence == last;
+                let Some(index) = sequences.index_of(answer.sequence) else { continue };
+                let last = answer.sequence == sequences.answered;
                 self.is_torn |= answer.flags & DUMP_INTR != 0;
                 match answer.kind {
                     NLMSG_ERROR => {
@@ -295,6 +305,7 @@ impl Socket {
                     NLMSG_DONE => {}
                     _ => {
                         if each(answer.payload).is_break() {
+                            kept::give_up(&self.line);
                             return Ok(());
                         }
                     }
@@ -304,9 +315,31 @@ impl Socket {
     }
 }
 
-fn index_of(sequence: u32, first: u32, last: u32) -> Option<usize> {
-    let (index, count) = (sequence.wrapping_sub(first), last.wrapping_sub(first));
-    (index <= count).then(|| usize::try_from(index).unwrap_or(0))
+/// The numbers of requests that were sent at once.
+struct Sequences {
+    first: u32,
+    last: u32,
+    /// Of the last one that is answered.
+    answered: u32,
+}
+
+impl Sequences {
+    /// Which of them an answer is to; `None` for what an earlier request left unread.
+    fn index_of(&self, sequence: u32) -> Option<usize> {
+        let (index, count) = (sequence.wrapping_sub(self.first), self.last.wrapping_sub(self.first));
+        (index <= count).then(|| usize::try_from(index).unwrap_or(0))
+    }
+}
+
+fn size(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+fn bound(protocol: Option<Protocol>) -> io::Result<OwnedFd> {
+    let (family, flags) = (AddressFamily::NETLINK, SocketFlags::CLOEXEC);
+    let fd = socket_with(family, SocketType::RAW, flags, protocol)?;
+    bind(&fd, &SocketAddrNetlink::new(0, 0))?;
+    Ok(fd)
 }
 
 struct Answer<'a> {
@@ -386,6 +419,7 @@ pub(super) mod spent {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::builtin::tables::netns::{on_own_host, sh};
 
     #[test]
     fn attributes_are_aligned_and_nested() {
@@ -428,7 +462,7 @@ mod tests {
         };
         answer(1, DUMP_INTR, 7);
         answer(2, 0, 8);
-        let mut socket = Socket { fd, sequence: 0, is_torn: false };
+        let mut socket = Socket { line: Line::new(fd), is_torn: false };
         let list = || Message::new(1, DUMP, &[]);
         assert_eq!(socket.request(list()).unwrap(), [[8; 4]]);
         for sequence in 3..u32::try_from(3 + DUMPS).unwrap() {
@@ -438,7 +472,36 @@ mod tests {
     }
 
     #[test]
+    fn a_netfilter_socket_serves_its_thread_again_unless_a_list_is_left_in_it() {
+        on_own_host(|| async {
+            sh("nft add table ip one; nft add table ip two");
+            // nftables: the list of tables.
+            let list = || Message::new(10 << 8 | 1, DUMP, &[0; 4]);
+            let stream = |outcome| {
+                let (socket, mut listed) = (Socket::netfilter().unwrap(), 0);
+                let line = Arc::downgrade(&socket.line);
+                let each = |_: &[u8]| {
+                    listed += 1;
+                    outcome
+                };
+                socket.stream(list(), each).unwrap();
+                (line, listed)
+            };
+            let (first, listed) = stream(ControlFlow::Continue(()));
+            assert_eq!(listed, 2);
+            let again = Socket::netfilter().unwrap();
+            assert!(Arc::ptr_eq(&first.upgrade().unwrap(), &again.line));
+            assert!(!Arc::ptr_eq(&again.line, &Socket::netfilter().unwrap().line), "it is in use");
+            drop(again);
+            let (broken_off, listed) = stream(ControlFlow::Break(()));
+            assert_eq!((listed, broken_off.upgrade().is_some()), (1, false));
+            assert_eq!(stream(ControlFlow::Continue(())).1, 2);
+        });
+    }
+
+    #[test]
     fn an_answer_is_matched_to_its_request() {
+        let index_of = |sequence, first, last| Sequences { first, last, answered: last }.index_of(sequence);
         assert_eq!(index_of(7, 5, 9), Some(2));
         assert_eq!(index_of(4, 5, 9), None);
         assert_eq!(index_of(10, 5, 9), None);
