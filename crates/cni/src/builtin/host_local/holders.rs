@@ -5,17 +5,22 @@
 //! tick of the clock. Who locks a directory but once, as an executed plugin does, reads it and doesn't listen.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
+use std::io;
 use std::net::IpAddr;
 use std::path::Path;
+
+use rustix::io::Errno;
 
 use super::ears::Ears;
 use crate::attachment::AttachmentId;
 use crate::error::Error;
+use crate::files::read_regular;
 
-/// More than a container's id and an interface's name have: a file is read at once.
-const USUAL: usize = 512;
+/// More than a container's id and an interface's name have, in bytes.
+const USUAL: u64 = 512;
+/// What says nothing of the file that was to be read.
+const OURS: [Errno; 3] = [Errno::MFILE, Errno::NFILE, Errno::NOMEM];
 
 /// Who has an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,7 +62,8 @@ pub(super) enum Memory {
 /// Who has which address of a directory.
 #[derive(Debug, Default)]
 pub(super) struct Holders {
-    pub(super) of: HashMap<IpAddr, Holder>,
+    /// `None` for an address whose holder can't be told: its file is none, or can't be read. Somebody has it.
+    pub(super) of: HashMap<IpAddr, Option<Holder>>,
     /// Tells of changes; `None` for who doesn't listen, and must read all of it again.
     ears: Option<Ears>,
 }
@@ -88,7 +94,10 @@ impl Holders {
     fn refreshed(mut self, dir: &Path) -> Result<Option<Holders>, Error> {
         let changed = self.ears.as_ref().filter(|ears| ears.are_at(dir)).and_then(Ears::changed);
         let Some(changed) = changed else { return Ok(None) };
-        for address in changed {
+        // What couldn't be read may be readable by now.
+        let untold = self.of.iter().filter(|(_, holder)| holder.is_none()).map(|(address, _)| *address);
+        let doubtful: HashSet<IpAddr> = untold.chain(changed).collect();
+        for address in doubtful {
             match read_one(&dir.join(address.to_string()))? {
                 Some(holder) => drop(self.of.insert(address, holder)),
                 None => drop(self.of.remove(&address)),
@@ -98,7 +107,7 @@ impl Holders {
     }
 }
 
-fn read_all(dir: &Path) -> Result<HashMap<IpAddr, Holder>, Error> {
+fn read_all(dir: &Path) -> Result<HashMap<IpAddr, Option<Holder>>, Error> {
     let mut holders = HashMap::new();
     for entry in fs::read_dir(dir).map_err(|source| failed("list", dir, source))? {
         let name = entry.map_err(|source| failed("list", dir, source))?.file_name();
@@ -109,22 +118,26 @@ fn read_all(dir: &Path) -> Result<HashMap<IpAddr, Holder>, Error> {
 }
 
 /// `None` for an address that nobody has.
-fn read_one(path: &Path) -> Result<Option<Holder>, Error> {
+///
+/// # Errors
+/// [`Error::Record`] where it is us who lack something. One entry that can't be read mustn't keep all others.
+fn read_one(path: &Path) -> Result<Option<Option<Holder>>, Error> {
     #[cfg(test)]
     tests::READ.set(tests::READ.get() + 1);
-    let read = File::open(path).and_then(|mut file| {
-        let mut content = vec![0; USUAL];
-        let length = file.read(&mut content)?;
-        content.truncate(length);
-        if length == USUAL {
-            file.read_to_end(&mut content)?;
+    match read_regular(path, USUAL) {
+        Ok(content) => Ok(Holder::parse(&String::from_utf8_lossy(&content)).map(Some)),
+        Err(source) if OURS.iter().any(|errno| source.raw_os_error() == Some(errno.raw_os_error())) => {
+            Err(failed("read", path, source))
         }
-        Ok(content)
-    });
-    match read {
-        Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(failed("read", path, source)),
-        Ok(content) => Ok(Holder::parse(&String::from_utf8_lossy(&content))),
+        // Or a link that leads nowhere.
+        Err(source) if source.kind() == io::ErrorKind::NotFound && path.symlink_metadata().is_err() => {
+            Ok(None)
+        }
+        Err(source) => {
+            let path = path.display();
+            tracing::warn!(%path, error = %source, "an address counts as somebody's, whose can't be told");
+            Ok(Some(None))
+        }
     }
 }
 

@@ -21,19 +21,22 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 
 use super::holders::{Holder, Holders, Memory, failed};
 use crate::attachment::AttachmentId;
 use crate::builtin::patience::Patience;
 use crate::error::Error;
+use crate::files::read_regular;
 
 /// How long anybody waits for the lock, behind however many others. Another process holds it for milliseconds; one that is stopped
 /// must not stop us.
 const LOCK_DEADLINE: Duration = Duration::from_secs(20);
 /// Others may read whose an address is, as with the reference plugin.
 const MODE: u32 = 0o644;
+/// More bytes than an address takes when it is written.
+const ADDRESS: u64 = 64;
 /// What an address is written into before it gets its name.
 const BESIDE: &str = ".knarr";
 
@@ -125,8 +128,7 @@ impl Store {
         let failed = |source| failed("lock", &path, source);
         let late = || failed(io::ErrorKind::TimedOut.into());
         let within = self.within.hold(self.patience).ok_or_else(late)?;
-        let options = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
-        let file = options.map_err(failed)?;
+        let file = open_own(&path, 0o600).map_err(failed)?;
         let mut patience = Patience::new(self.patience.saturating_sub(begun.elapsed()));
         loop {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -157,7 +159,8 @@ impl Locked<'_> {
 
     /// The addresses that an attachment has.
     pub(super) fn owned<'s>(&'s self, id: &'s AttachmentId) -> impl Iterator<Item = IpAddr> + 's {
-        self.holders.of.iter().filter(|(_, holder)| holder.is(id)).map(|(address, _)| *address)
+        let holds = |holder: &Option<Holder>| holder.as_ref().is_some_and(|holder| holder.is(id));
+        self.holders.of.iter().filter(move |(_, holder)| holds(holder)).map(|(address, _)| *address)
     }
 
     /// Gives an address, which nobody has, to an attachment.
@@ -166,8 +169,9 @@ impl Locked<'_> {
     /// [`Error::Record`]; nobody has it then.
     pub(super) fn take(&mut self, address: IpAddr, id: &AttachmentId) -> Result<(), Error> {
         let (beside, path) = (self.dir.join(BESIDE), self.dir.join(address.to_string()));
-        let options = OpenOptions::new().write(true).create(true).truncate(true).mode(MODE).open(&beside);
-        let written = options
+        // Left by who was cut short; or put there by somebody, to have us write to where it leads.
+        let _ = fs::remove_file(&beside);
+        let written = (OpenOptions::new().write(true).create_new(true).mode(MODE).open(&beside))
             .and_then(|mut file| file.write_all(format!("{}\r\n{}", id.container_id, id.ifname).as_bytes()))
             .and_then(|()| fs::rename(&beside, &path));
         written.map_err(|source| {
@@ -175,7 +179,7 @@ impl Locked<'_> {
             failed("write", &path, source)
         })?;
         let (container_id, ifname) = (id.container_id.clone(), Some(id.ifname.clone()));
-        self.holders.of.insert(address, Holder { container_id, ifname });
+        self.holders.of.insert(address, Some(Holder { container_id, ifname }));
         Ok(())
     }
 
@@ -197,13 +201,14 @@ impl Locked<'_> {
         self.retain(|holder| !holder.is(id))
     }
 
-    /// Takes back all whose holder isn't kept.
+    /// Takes back all whose holder isn't kept; who can't be told is.
     ///
     /// # Errors
     /// [`Error::Record`], of the first that can't be; the others are.
     pub(super) fn retain(&mut self, keep: impl Fn(&Holder) -> bool) -> Result<Vec<IpAddr>, Error> {
-        let gone: Vec<IpAddr> =
-            self.holders.of.iter().filter(|(_, holder)| !keep(holder)).map(|(address, _)| *address).collect();
+        let is_gone = |holder: &Option<Holder>| holder.as_ref().is_some_and(|holder| !keep(holder));
+        let gone = self.holders.of.iter().filter(|(_, holder)| is_gone(holder));
+        let gone: Vec<IpAddr> = gone.map(|(address, _)| *address).collect();
         let mut failure = None;
         for address in &gone {
             failure = failure.or(self.give_back(*address).err());
@@ -213,19 +218,33 @@ impl Locked<'_> {
 
     /// The address of that set which was handed out last.
     pub(super) fn last(&self, set: usize) -> Option<IpAddr> {
-        fs::read_to_string(self.last_path(set)).ok()?.trim().parse().ok()
+        let text = read_regular(&self.last_path(set), ADDRESS).ok()?;
+        String::from_utf8(text).ok()?.trim().parse().ok()
     }
 
     /// Notes it. Losing it costs the order only, and so must not cost the address.
     pub(super) fn remember_last(&self, set: usize, address: IpAddr) {
-        let options =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(MODE).open(self.last_path(set));
-        let _ = options.and_then(|mut file| file.write_all(address.to_string().as_bytes()));
+        let _ = open_own(&self.last_path(set), MODE).and_then(|mut file| {
+            file.set_len(0)?;
+            file.write_all(address.to_string().as_bytes())
+        });
     }
 
     fn last_path(&self, set: usize) -> PathBuf {
         self.dir.join(format!("last_reserved_ip.{set}"))
     }
+}
+
+/// Opens a file for writing, or makes it. What isn't one, or leads elsewhere, is neither waited for nor written to.
+fn open_own(path: &Path, mode: u32) -> io::Result<File> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(mode).custom_flags(flags.bits().cast_signed());
+    let file = options.open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "isn't a regular file"));
+    }
+    Ok(file)
 }
 
 #[cfg(test)]
