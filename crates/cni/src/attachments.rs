@@ -18,6 +18,8 @@
 
 mod mend;
 
+pub(crate) use self::mend::watch_tables;
+
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,7 +33,7 @@ use crate::carrier::{Carrier, Means};
 use crate::claim::Claim;
 use crate::directories::Directories;
 use crate::error::{Error, chain};
-use crate::ground::Ground;
+use crate::ground::{Ground, Laid};
 use crate::locks::{Lock, Locks};
 use crate::network::{self, normalised};
 use crate::networks::{Added, Config};
@@ -198,9 +200,7 @@ impl Attachments {
         match outcome {
             Ok(()) => {
                 let added = added(&record);
-                if served.uses_tables(attachment) {
-                    self.ground.lay(&added.ips);
-                }
+                self.ground.lay(&served.in_tables(attachment, &added));
                 Ok(added)
             }
             Err(failure) => Err(self.undo(&record, failure).await),
@@ -296,6 +296,11 @@ impl Attachments {
         let _quiet = self.quiet.write().await;
         let failures = self.clear_ground().await;
         if failures.is_empty() { Ok(()) } else { Err(Error::Collect { failures }) }
+    }
+
+    /// Tells whether there are tables, whenever that changes.
+    pub(crate) fn laid(&self) -> watch::Receiver<Laid> {
+        self.ground.laid()
     }
 
     /// While nobody comes or goes.

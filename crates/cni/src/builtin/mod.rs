@@ -36,12 +36,16 @@ mod sysctl;
 mod tables;
 mod vlan;
 
+#[cfg(test)]
+pub(crate) use self::tables::netns as hosts;
+
 use std::net::IpAddr;
 
 use serde_json::{Map, Value};
 
 pub(crate) use self::fields::{ipam, masquerades};
 pub(crate) use self::ipam::Ipam;
+pub(crate) use self::tables::Changes;
 use crate::error::{Command, Error};
 use crate::request::Request;
 

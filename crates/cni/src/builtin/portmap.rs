@@ -298,13 +298,7 @@ impl Mapping {
 
 /// The first address of each family that the pod has on the interface which this is about.
 fn addresses(request: &Request, previous: &NetworkResult) -> Vec<Cidr> {
-    let inside = |index: usize| {
-        let interface = previous.interfaces.get(index);
-        interface.is_some_and(|interface| interface.name == request.ifname && !interface.sandbox.is_empty())
-    };
-    // Plugins that name no interface mean the one that was asked for.
-    let pods = previous.ips.iter().filter(|ip| ip.interface.is_none_or(inside)).map(|ip| ip.address);
-    let pods: Vec<Cidr> = pods.collect();
+    let pods = previous.addresses_of(&request.ifname);
     let first = |v4| pods.iter().find(|cidr| cidr.address.is_ipv4() == v4).copied();
     [first(true), first(false)].into_iter().flatten().collect()
 }

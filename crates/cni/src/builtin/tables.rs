@@ -16,14 +16,17 @@
 //! nothing has changed since; else from the beginning, if nothing is to be done as well. So nobody takes away what another process has put there meanwhile, whatever
 //! the two are. Rules of others (a forward policy of drop, for one) are the others' affair.
 
+mod changes;
 mod layout;
 mod plan;
+mod unguarded;
 
 use std::collections::HashSet;
 use std::io;
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+pub(crate) use self::changes::Changes;
 use self::layout::{FAMILIES, NAME, OWNED, fill, install, maps, stands, table};
 pub(super) use self::layout::{Map, chain_name};
 use self::plan::{Plan, branch_of, encode, plan, unused};
@@ -106,6 +109,7 @@ pub(super) struct Wish<'a> {
 /// What the wish says of a key that is taken, [`Error::Kernel`].
 pub(super) fn grant(wish: &Wish<'_>) -> Result<(), Error> {
     let stand: HashSet<Family> = wish.entries.iter().map(|placed| placed.family).collect();
+    let mut has_new_guard = false;
     let turn = Turn::take(Socket::netfilter).map_err(failed(ASK))?;
     change(turn, wish.sight, |socket, found| {
         let plan = plan(found, wish)?;
@@ -114,6 +118,7 @@ pub(super) fn grant(wish: &Wish<'_>) -> Result<(), Error> {
             let rules = nft::rules(socket, &table(family)).map_err(failed(READ))?;
             if !stands(&rules, family) {
                 install(&mut batch, family);
+                has_new_guard |= family == Family::Ipv4;
             }
             // One without rules is new, or somebody has flushed it.
             let is_filled = |branch: &Branch| rules.iter().any(|(chain, _)| *chain == branch.name);
@@ -128,7 +133,8 @@ pub(super) fn grant(wish: &Wish<'_>) -> Result<(), Error> {
             tracing::warn!(owner = placed.entry.comment, "an entry of the tables was left over");
         }
         Ok((batch, ()))
-    })
+    })?;
+    if has_new_guard { unguarded::shut() } else { Ok(()) }
 }
 
 /// The entries of a wish that aren't as they should be.
@@ -227,15 +233,16 @@ pub(super) fn is_installed(addresses: impl IntoIterator<Item = IpAddr>) -> Resul
     Ok(true)
 }
 
-/// Deletes the tables that nobody has an entry in. A kernel without nftables has none.
+/// Deletes the tables that nobody has an entry in, and ends what others deleted before us. A kernel without nftables has none.
 ///
 /// # Errors
 /// [`Error::Kernel`].
 pub(super) fn clear_if_unused() -> Result<(), Error> {
     let Some(turn) = Turn::if_any(Socket::netfilter)? else { return Ok(()) };
     let mut shut = HashSet::new();
-    change(turn, Sight::Maps(&[]), |socket, _| {
+    let has_guard = change(turn, Sight::Maps(&[]), |socket, _| {
         let mut batch = Batch::default();
+        let mut has_guard = false;
         for family in FAMILIES {
             let table = table(family);
             if !nft::has_table(socket, &table).map_err(failed(READ))? {
@@ -250,12 +257,14 @@ pub(super) fn clear_if_unused() -> Result<(), Error> {
                     localnet::open(&interface)?;
                 }
             }
+            has_guard |= used && family == Family::Ipv4;
             if !used {
                 batch.delete_table(&table);
             }
         }
-        Ok((batch, ()))
-    })
+        Ok((batch, has_guard))
+    })?;
+    if has_guard { Ok(()) } else { unguarded::shut() }
 }
 
 /// Whether anybody has an entry in a table.
@@ -381,7 +390,7 @@ fn failed(action: &'static str) -> impl Fn(io::Error) -> Error {
     reason = "shared with the tests of the crate"
 )]
 #[path = "../../tests/support/netns.rs"]
-pub(super) mod netns;
+pub(crate) mod netns;
 
 #[cfg(test)]
 pub(super) mod ground;
