@@ -79,7 +79,8 @@ fn two_thousand_host_ports_are_a_pods() {
         let conf = json!({"cniVersion": "1.1.0", "name": "net", "plugins": [bridge(&node), portmap]});
         node.conf("10-net.conflist", &conf);
         let networks =
-            Networks::open(Config { native: true, bin_dirs: vec![node.path("bin")], ..node.config() }).unwrap();
+            Networks::open(Config { native: true, bin_dirs: vec![node.path("bin")], ..node.config() })
+                .unwrap();
         let ready = Status::Ready { network: "net".into() };
         until("status", || networks.status(), |status| *status == ready).await;
         let (container_port, protocol, host_ip) = (80, Protocol::Tcp, None);

@@ -1,9 +1,10 @@
-//! Netlink: messages with their nested attributes, and a socket to send them by (RFC 3549; linux/netlink.h).
+//! Netlink: a socket by which messages are sent and answered (RFC 3549; linux/netlink.h). `message` writes and reads them, `kept` keeps sockets.
 //!
 //! The kernel serves a request while it is sent, so that the answer is there when the send returns: everything here is
 //! synchronous and waits for nothing. What is asked for is `link`'s affair (rtnetlink) and `nft`'s (nfnetlink).
 
 mod kept;
+mod message;
 
 use std::io;
 use std::ops::ControlFlow;
@@ -18,136 +19,25 @@ use rustix::net::{
 };
 
 use self::kept::Line;
+use self::message::split;
+pub(super) use self::message::{
+    APPEND, Attributes, CREATE, DUMP, EXCL, Message, attribute, attributes, u16_at, u32_at,
+};
 
 /// Message types of the protocol itself.
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 
-/// Flags of a request.
-pub(super) const REQUEST: u16 = 0x1;
-pub(super) const ACK: u16 = 0x4;
-pub(super) const DUMP: u16 = 0x300;
 /// Of an answer: what is listed has changed since the list was begun (linux/netlink.h, `NLM_F_DUMP_INTR`).
 const DUMP_INTR: u16 = 0x10;
 /// How often a list is asked for until it is of one moment. Lists are read in less time than a link takes to come or go.
 const DUMPS: usize = 100;
-pub(super) const EXCL: u16 = 0x200;
-pub(super) const CREATE: u16 = 0x400;
-pub(super) const APPEND: u16 = 0x800;
-
-/// Marks an attribute that holds attributes.
-const NESTED: u16 = 0x8000;
-const TYPE_MASK: u16 = 0x3fff;
-/// The length of a message's header and of an attribute's.
-const HEADER: usize = 16;
-const ATTRIBUTE: usize = 4;
 /// The kernel never sends more at once.
 const RECEIVE: usize = 64 << 10;
 /// What a socket takes at once however the host is set up (net/core/sock.c, `SOCK_MIN_SNDBUF`).
 const SEND: usize = 4 << 10;
 /// What the kernel counts beside the bytes of a message (net/netlink/af_netlink.c, `netlink_sendmsg`).
 const OVERHEAD: usize = 32;
-
-/// Attributes being written, each aligned to four bytes.
-#[derive(Debug, Default, Clone)]
-pub(super) struct Attributes {
-    bytes: Vec<u8>,
-}
-
-impl Attributes {
-    /// How many bytes there are so far.
-    pub(super) fn len(&self) -> usize {
-        self.bytes.len()
-    }
-
-    /// Adds an attribute of raw bytes.
-    pub(super) fn put(&mut self, kind: u16, value: &[u8]) -> &mut Self {
-        self.bytes.extend(length(ATTRIBUTE + value.len()).to_ne_bytes());
-        self.bytes.extend(kind.to_ne_bytes());
-        self.bytes.extend(value);
-        self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
-        self
-    }
-
-    /// Adds a number in the machine's byte order, as rtnetlink has them.
-    pub(super) fn put_u32(&mut self, kind: u16, value: u32) -> &mut Self {
-        self.put(kind, &value.to_ne_bytes())
-    }
-
-    /// Adds a number in network byte order, as nfnetlink has them.
-    pub(super) fn put_be32(&mut self, kind: u16, value: u32) -> &mut Self {
-        self.put(kind, &value.to_be_bytes())
-    }
-
-    /// Adds a string with its NUL.
-    pub(super) fn put_str(&mut self, kind: u16, value: &str) -> &mut Self {
-        let mut bytes = value.as_bytes().to_vec();
-        bytes.push(0);
-        self.put(kind, &bytes)
-    }
-
-    /// Adds an attribute that holds others, after some raw bytes.
-    pub(super) fn nest_after(
-        &mut self,
-        kind: u16,
-        head: &[u8],
-        fill: impl FnOnce(&mut Attributes),
-    ) -> &mut Self {
-        let mut inner = Attributes { bytes: head.to_vec() };
-        fill(&mut inner);
-        self.put(kind | NESTED, &inner.bytes)
-    }
-
-    /// Adds an attribute that holds others.
-    pub(super) fn nest(&mut self, kind: u16, fill: impl FnOnce(&mut Attributes)) -> &mut Self {
-        self.nest_after(kind, &[], fill)
-    }
-
-    /// Adds attributes that are encoded already, below one.
-    pub(super) fn put_nested(&mut self, kind: u16, inner: &Attributes) -> &mut Self {
-        self.put(kind | NESTED, &inner.bytes)
-    }
-}
-
-/// A request.
-#[derive(Debug, Clone)]
-pub(super) struct Message {
-    kind: u16,
-    flags: u16,
-    /// The family's own header.
-    head: Vec<u8>,
-    /// What follows it.
-    pub(super) attributes: Attributes,
-}
-
-impl Message {
-    /// A request of that type with the family's header; `REQUEST` is added to the flags.
-    pub(super) fn new(kind: u16, flags: u16, head: &[u8]) -> Message {
-        Message { kind, flags: flags | REQUEST, head: head.to_vec(), attributes: Attributes::default() }
-    }
-
-    /// The same with an answer asked for.
-    pub(super) fn acknowledged(mut self) -> Message {
-        self.flags |= ACK;
-        self
-    }
-
-    fn encode(&self, sequence: u32, into: &mut Vec<u8>) {
-        let size = HEADER + self.head.len() + self.attributes.bytes.len();
-        into.extend(u32::try_from(size).unwrap_or(u32::MAX).to_ne_bytes());
-        into.extend(self.kind.to_ne_bytes());
-        into.extend(self.flags.to_ne_bytes());
-        into.extend(sequence.to_ne_bytes());
-        into.extend(0u32.to_ne_bytes());
-        into.extend(&self.head);
-        into.extend(&self.attributes.bytes);
-    }
-}
-
-/// Attributes that are longer than their length field don't come from here: names and addresses are bounded.
-fn length(size: usize) -> u16 {
-    u16::try_from(size).unwrap_or(u16::MAX)
-}
 
 /// A failed request: which of those sent, and why.
 #[derive(Debug)]
@@ -342,57 +232,6 @@ fn bound(protocol: Option<Protocol>) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-struct Answer<'a> {
-    kind: u16,
-    flags: u16,
-    sequence: u32,
-    payload: &'a [u8],
-}
-
-impl Answer<'_> {
-    /// The error of an acknowledgement; `None` for success.
-    fn errno(&self) -> Option<io::Error> {
-        let number = i32::from_ne_bytes(*self.payload.first_chunk()?);
-        (number != 0).then(|| io::Error::from_raw_os_error(-number))
-    }
-}
-
-fn split(mut bytes: &[u8]) -> impl Iterator<Item = Answer<'_>> {
-    std::iter::from_fn(move || {
-        let size = usize::try_from(u32_at(bytes, 0)?).ok()?;
-        let payload = bytes.get(HEADER..size)?;
-        let (kind, flags) = (u16_at(bytes, 4)?, u16_at(bytes, 6)?);
-        let answer = Answer { kind, flags, sequence: u32_at(bytes, 8)?, payload };
-        bytes = bytes.get(size.next_multiple_of(4)..).unwrap_or_default();
-        Some(answer)
-    })
-}
-
-/// The attributes in an answer, after the family's header of that size.
-pub(super) fn attributes(bytes: &[u8], after: usize) -> impl Iterator<Item = (u16, &[u8])> {
-    let mut bytes = bytes.get(after..).unwrap_or_default();
-    std::iter::from_fn(move || {
-        let size = usize::from(u16_at(bytes, 0)?);
-        let kind = u16_at(bytes, 2)? & TYPE_MASK;
-        let value = bytes.get(ATTRIBUTE..size)?;
-        bytes = bytes.get(size.next_multiple_of(4)..).unwrap_or_default();
-        Some((kind, value))
-    })
-}
-
-/// One attribute of an answer.
-pub(super) fn attribute(bytes: &[u8], after: usize, kind: u16) -> Option<&[u8]> {
-    attributes(bytes, after).find(|(found, _)| *found == kind).map(|(_, value)| value)
-}
-
-pub(super) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    bytes.get(at..)?.first_chunk().map(|bytes| u16::from_ne_bytes(*bytes))
-}
-
-pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes.get(at..)?.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))
-}
-
 /// What a thread's sockets have cost so far.
 #[cfg(test)]
 pub(super) mod spent {
@@ -420,33 +259,6 @@ pub(super) mod spent {
 mod tests {
     use super::*;
     use crate::builtin::tables::netns::{on_own_host, sh};
-
-    #[test]
-    fn attributes_are_aligned_and_nested() {
-        let mut outer = Attributes::default();
-        outer.put_str(3, "ab").nest(18, |inner| {
-            inner.put_u32(1, 7);
-        });
-        let mut found = attributes(&outer.bytes, 0);
-        assert_eq!(found.next(), Some((3, &b"ab\0"[..])));
-        let (kind, inner) = found.next().unwrap();
-        assert_eq!(kind, 18);
-        assert_eq!(attribute(inner, 0, 1), Some(&7u32.to_ne_bytes()[..]));
-        assert_eq!(found.next(), None);
-        assert_eq!(outer.bytes.len(), 8 + 4 + 8);
-    }
-
-    #[test]
-    fn broken_answers_end_the_reading() {
-        assert_eq!(split(&[1, 2, 3]).count(), 0);
-        let mut short = Vec::new();
-        Message::new(1, 0, &[]).encode(5, &mut short);
-        short[0] = 200;
-        assert_eq!(split(&short).count(), 0);
-        short[0] = 3;
-        assert_eq!(split(&short).count(), 0);
-        assert_eq!(attributes(&[0, 0, 1, 0], 0).count(), 0);
-    }
 
     /// The other end of a pair of sockets plays the kernel, which has answered before it is asked.
     #[test]
