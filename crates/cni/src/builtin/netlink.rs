@@ -75,6 +75,11 @@ impl Socket {
         Ok(Socket { line, is_torn: false })
     }
 
+    /// The same for who keeps it, and has it closed in the end.
+    pub(super) fn netfilter_to_keep() -> io::Result<Socket> {
+        Socket::open(Some(netlink::NETFILTER))
+    }
+
     /// For a protocol of netlink's; its number 0 is `None`.
     pub(super) fn open(protocol: Option<Protocol>) -> io::Result<Socket> {
         Ok(Socket { line: Line::new(bound(protocol)?), is_torn: false })
