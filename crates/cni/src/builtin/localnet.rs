@@ -2,8 +2,8 @@
 //! long as nobody has given it another, which the kernel lets by no interface unless `route_localnet` is set on it
 //! (Documentation/networking/ip-sysctl).
 //!
-//! With that setting alone whoever sits at the interface would reach what listens on the host's loopback (CVE-2020-8558), so it is set
-//! only on an interface that stands in the set `localnet` of the tables, whose guard drops such packets; and it is taken back
+//! With that setting alone whoever sits at the interface would reach what listens on the host's loopback (CVE-2020-8558), and could
+//! speak to anything on the host as 127.0.0.2, whom many a server trusts. So it is set only on an interface that stands in the set `localnet` of the tables, whose guard drops such packets; and it is taken back
 //! before the guard goes. Whoever has set it otherwise, an operator or another runtime's plugin, is let be.
 
 use std::io;

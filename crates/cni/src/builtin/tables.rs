@@ -2,7 +2,7 @@
 //!
 //! | chain | hook | what |
 //! |---|---|---|
-//! | `guard` | prerouting, raw | drops what comes by the interfaces in `localnet` for the host's own loopback network (CVE-2020-8558) |
+//! | `guard` | prerouting, raw | drops what comes by the interfaces in `localnet` for the host's own loopback network (CVE-2020-8558), or as if from there |
 //! | `prerouting`, `output` | dstnat | what goes to this host goes through `host-ports` |
 //! | `host-ports` | | looks up `ports-of-address`, then `ports`, and sends the connection to the pod |
 //! | `postrouting` | srcnat | looks up `hairpin`, then `masqueraded`, and goes on in the chain that is there |

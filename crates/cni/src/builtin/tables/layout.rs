@@ -10,7 +10,7 @@ use crate::result::Cidr;
 pub(super) const NAME: &str = "knarr";
 const HOST_PORTS: &str = "host-ports";
 /// Stands beside the first rule; another version makes all rules anew.
-const LAYOUT: &str = "layout 2";
+const LAYOUT: &str = "layout 3";
 
 /// Hooks and priorities (linux/netfilter_ipv4.h).
 const GUARD: Hook = Hook { kind: "filter", number: 0, priority: -300 };
@@ -126,9 +126,11 @@ fn layout(family: Family) -> Vec<Chain> {
     if family == Family::Ipv4 {
         // IPv6's loopback address is never taken from outside.
         let loopback = octets(Ipv4Addr::new(127, 0, 0, 0).into());
-        let guard = Rule::default().came_by_one_of(Map::Localnet.name());
-        let guard = guard.within(family, Side::Destination, &loopback, 8).drop_packet();
-        chains.push(("guard", Some(GUARD), vec![guard]));
+        let guard = |side| {
+            let rule = Rule::default().came_by_one_of(Map::Localnet.name());
+            rule.within(family, side, &loopback, 8).drop_packet()
+        };
+        chains.push(("guard", Some(GUARD), vec![guard(Side::Destination), guard(Side::Source)]));
     }
     chains
 }

@@ -204,3 +204,49 @@ fn the_hosts_loopback_is_shut_to_pods() {
         shut("without a table");
     });
 }
+
+/// What many a server trusts by its address alone.
+#[test]
+fn nobody_in_a_pod_speaks_as_the_hosts_loopback() {
+    on_own_host(|| async {
+        forward();
+        bridge();
+        sh("sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.br0.rp_filter=0");
+        let (host, neighbour, server) = (Netns::current(), pod(3), UdpSocket::bind("0.0.0.0:6000").unwrap());
+        server.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        neighbour.run(|| {
+            sh("ip address add 127.0.0.2/32 dev eth0; echo 1 > /proc/sys/net/ipv4/conf/eth0/route_localnet");
+        });
+        // Whom the host hears first of who speaks as the loopback network and then as itself.
+        let heard = || {
+            neighbour.run(|| {
+                for source in ["127.0.0.2:0", "10.1.0.3:0"] {
+                    UdpSocket::bind(source).unwrap().send_to(b"?", "10.1.0.1:6000").unwrap();
+                }
+            });
+            let first = server.recv_from(&mut [0; 9]).unwrap().1.ip().to_string();
+            while first != "10.1.0.3"
+                && server.recv_from(&mut [0; 9]).unwrap().1.ip().to_string() != "10.1.0.3"
+            {}
+            first
+        };
+        assert_eq!(heard(), "10.1.0.3", "without host ports the kernel minds it");
+        sh("echo 1 > /proc/sys/net/ipv4/conf/br0/route_localnet");
+        assert_eq!(heard(), "127.0.0.2", "the test finds no way, and so proves nothing");
+        sh("echo 0 > /proc/sys/net/ipv4/conf/br0/route_localnet");
+        let _server = pod(2);
+        add_to("c", 2, web()).unwrap();
+        assert_eq!(heard(), "10.1.0.3");
+        host.ask_tcp(at("127.0.0.1:8080")).expect("by the host's loopback");
+        // Tables that an earlier version made, with one rule less.
+        let rules = sh("nft -a list chain ip knarr guard");
+        let rule = rules.lines().find(|line| line.contains("ip saddr")).unwrap();
+        sh(&format!("nft delete rule ip knarr guard handle {}", rule.rsplit(' ').next().unwrap()));
+        assert_eq!(heard(), "127.0.0.2");
+        let addresses = ["10.1.0.2".parse().unwrap()];
+        assert!(!crate::builtin::has_tables(&addresses).unwrap(), "it has to be looked for");
+        add_to("c", 2, web()).unwrap();
+        assert_eq!(heard(), "10.1.0.3");
+        assert!(crate::builtin::has_tables(&addresses).unwrap());
+    });
+}
