@@ -22,6 +22,10 @@ const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 const RTA_VIA: u16 = 18;
 const RTMSG: usize = 12;
+/// Asks for the entry of the routing tables that is meant, and refuses where there is none (net/ipv4/route.c, `inet_rtm_getroute`).
+const RTM_F_FIB_MATCH: u32 = 0x2000;
+/// An address that nobody has, and nobody routes for itself (RFC 7600, section 4.8).
+const STRANGER: [u8; 4] = [192, 0, 0, 8];
 /// An interface's name in the tables.
 const IFNAMSIZ: usize = 16;
 const COMMENT: &str = "route_localnet";
@@ -34,8 +38,8 @@ const SHUT: &str = "0";
 const DIRECTORY: &str = "ipv4/conf";
 const NO_INTERFACES: [&str; 2] = ["all", "default"];
 
-/// The entry of the interface that an IPv4 address is reached by; `None` when that is no neighbour of the host: a pod's interface
-/// is meant, never the way to the world.
+/// The entry of the interface that an IPv4 address is reached by; `None` when that is no neighbour of the host, or one in a LAN that
+/// the host goes out by: a pod's interface is meant, never the way to the world.
 ///
 /// # Errors
 /// [`Error::Kernel`].
@@ -43,6 +47,7 @@ pub(super) fn interface_to(address: IpAddr) -> Result<Option<Placed>, Error> {
     let mut socket = link::socket()?;
     let found = route(&mut socket, address).and_then(|index| match index {
         None => Ok(None),
+        Some(index) if is_way_out(&mut socket, index)? => Ok(None),
         Some(index) => link::with_index(&mut socket, index),
     });
     let found = found.map_err(|source| failed("find route to", &address.to_string(), source))?;
@@ -63,6 +68,17 @@ fn route(socket: &mut Socket, address: IpAddr) -> io::Result<Option<u32>> {
     let by = |kind| answers.first().and_then(|answer| attribute(answer, RTMSG, kind));
     let far = by(RTA_GATEWAY).or_else(|| by(RTA_VIA)).is_some();
     Ok(by(RTA_OIF).filter(|_| !far).and_then(|index| u32_at(index, 0)))
+}
+
+/// Whether the host would send to anybody in the world by that interface, by whatever rule and table.
+fn is_way_out(socket: &mut Socket, interface: u32) -> io::Result<bool> {
+    let [a, b, c, d] = RTM_F_FIB_MATCH.to_ne_bytes();
+    let mut message = Message::new(RTM_GETROUTE, 0, &[link::AF_INET, 32, 0, 0, 0, 0, 0, 0, a, b, c, d]);
+    message.attributes.put(RTA_DST, &STRANGER).put_u32(RTA_OIF, interface);
+    match socket.request(message) {
+        Err(error) if is_unreachable(&error) => Ok(false),
+        answers => answers.map(|_| true),
+    }
 }
 
 fn is_unreachable(error: &io::Error) -> bool {

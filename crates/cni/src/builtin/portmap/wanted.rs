@@ -12,7 +12,7 @@ use crate::builtin::tables::{self, Branch, Map, Place, Placed, Sight, Wish};
 use crate::builtin::{fields, localnet};
 use crate::error::Error;
 use crate::request::Request;
-use crate::result::{Cidr, NetworkResult};
+use crate::result::{Cidr, Interface, NetworkResult};
 
 const ALL: Sight<'static> =
     Sight::Maps(&[Map::Pods, Map::Ports, Map::PortsOfAddress, Map::Hairpin, Map::Localnet]);
@@ -25,6 +25,8 @@ pub(super) struct Wanted {
     snat: Snat,
     /// The pod's, one of each family.
     addresses: Vec<Cidr>,
+    /// Whether the pod is a neighbour in a LAN of the host's: it has no interface on the host (macvlan, ipvlan).
+    is_in_lan: bool,
     pub(super) ways: Vec<Way>,
 }
 
@@ -52,7 +54,10 @@ impl Wanted {
         for mapping in mappings.iter().filter(|mapping| mapping.host_port != 0) {
             ways.extend(mapping.ways(request, &addresses)?);
         }
-        Ok(Wanted { snat: snat(request)?, addresses, ways })
+        let is_inside = |interface: &Interface| !interface.sandbox.is_empty();
+        // Plugins of old versions name no interface at all.
+        let is_in_lan = !previous.interfaces.is_empty() && previous.interfaces.iter().all(is_inside);
+        Ok(Wanted { snat: snat(request)?, addresses, is_in_lan, ways })
     }
 
     /// Whether no port is to be mapped; unknown where there are no addresses to map any to.
@@ -70,7 +75,7 @@ impl Wanted {
     pub(super) fn localnet(&self) -> Result<Option<Placed>, Error> {
         let reached = |way: &&Way| {
             let by_loopback = way.host_ip.is_none_or(|host| host.is_loopback());
-            way.pod.is_ipv4() && by_loopback && self.snat != Snat::Nobodys
+            way.pod.is_ipv4() && by_loopback && self.snat != Snat::Nobodys && !self.is_in_lan
         };
         let way = self.ways.iter().find(reached);
         way.map_or(Ok(None), |way| localnet::interface_to(way.pod))

@@ -250,3 +250,41 @@ fn nobody_in_a_pod_speaks_as_the_hosts_loopback() {
         assert!(crate::builtin::has_tables(&addresses).unwrap());
     });
 }
+
+/// macvlan's and ipvlan's: what they are reached by is the host's own way out, where its loopback has nothing to do with them.
+#[test]
+fn what_leads_to_the_world_is_never_opened_to_the_hosts_loopback() {
+    on_own_host(|| async {
+        forward();
+        let _world = world();
+        sh("ip address add 10.1.0.1/16 dev world");
+        let opened = || sh("cat /proc/sys/net/ipv4/conf/world/route_localnet").trim() != "0";
+        let mapping = mapped(json!([{"hostPort": 8080, "containerPort": 80}]));
+        let add = |interfaces: Value| {
+            let mut request = call(Command::Add, "c", &["10.1.0.2/16"], mapping.clone());
+            let result =
+                json!({"cniVersion": "1.1.0", "interfaces": interfaces, "ips": [{"address": "10.1.0.2/16"}]});
+            request.config.insert("prevResult".into(), result);
+            run(&request).unwrap();
+            let opened = opened();
+            assert_eq!(ruleset().contains("elements = { \"world\""), opened);
+            del("c");
+            opened
+        };
+        let inside = || json!([{"name": "lo"}, {"name": "eth0", "sandbox": "/x"}]);
+        assert!(add(inside()) && add(json!([])), "an interface like another");
+        assert!(!add(json!([{"name": "eth0", "sandbox": "/x"}, {"name": "eth0", "sandbox": "/x"}])));
+        for way in [
+            "default via 192.0.2.2",
+            "default dev world",
+            "128.0.0.0/1 via 192.0.2.2",
+            "default via 192.0.2.2 table 9",
+        ] {
+            sh(&format!("ip rule add pref 9 table 9; ip route add {way}"));
+            assert!(!add(inside()) && !add(json!([])), "{way}");
+            sh(&format!("ip rule del pref 9; ip route del {way}"));
+        }
+        sh("ip route add blackhole default");
+        assert!(add(inside()));
+    });
+}
