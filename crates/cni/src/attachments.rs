@@ -367,7 +367,7 @@ impl Attachments {
         let recorded = self.journal.ids()?;
         let kept = self.kept(recorded.clone(), &valid());
         self.lay_for(&kept);
-        self.mend_if_flushed().await;
+        self.mend_what_is_missing().await;
         let mut failures = Vec::new();
         for id in recorded.into_iter().filter(|id| !kept.contains(id)) {
             failures.extend(self.collect(id).await.err());

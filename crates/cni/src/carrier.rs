@@ -3,10 +3,12 @@
 //! `loopback` is always served in-process. Of the other types that can be, those of a network are when it is `native`, unless
 //! their configuration asks for what only an executable does.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 use tokio::runtime::Handle;
 
-use crate::builtin::{self, Ipam, Kind};
+use crate::builtin::{self, Inventory, Ipam, Kind};
 use crate::conf::PluginConf;
 use crate::error::{Command, Error};
 use crate::plugin::Runner;
@@ -88,27 +90,33 @@ impl Carrier {
     ///
     /// Not cancel safe: what the kernel is at goes on.
     pub(crate) async fn cut(&self, requests: Vec<Request>) -> Vec<Error> {
-        self.for_served(requests, builtin::cut).await
+        let done = self.for_served(requests, builtin::cut).await;
+        done.into_iter().filter_map(Result::err).collect()
     }
 
-    /// Makes again what was in the tables, for those of the calls that are served in-process. Returns what failed.
+    /// Makes again what is missing in the tables, for those of the calls that are served in-process. Returns for each of them
+    /// whether there was anything.
     ///
     /// Not cancel safe: what the kernel is at goes on.
-    pub(crate) async fn restore(&self, requests: Vec<Request>) -> Vec<Error> {
-        self.for_served(requests, builtin::restore).await
-    }
-
-    async fn for_served(
+    pub(crate) async fn restore(
         &self,
         requests: Vec<Request>,
-        work: fn(Kind, &Request) -> Result<(), Error>,
-    ) -> Vec<Error> {
+        inventory: Arc<Inventory>,
+    ) -> Vec<Result<bool, Error>> {
+        self.for_served(requests, move |kind, request| builtin::restore(kind, request, &inventory)).await
+    }
+
+    async fn for_served<T: Send + 'static>(
+        &self,
+        requests: Vec<Request>,
+        work: impl Fn(Kind, &Request) -> Result<T, Error> + Send + 'static,
+    ) -> Vec<Result<T, Error>> {
         let served = |request: Request| Some((self.served(&request.plugin, &request)?, request));
         let served: Vec<(Kind, Request)> = requests.into_iter().filter_map(served).collect();
         let done = tokio::task::spawn_blocking(move || {
-            served.iter().filter_map(|(kind, request)| work(*kind, request).err()).collect()
+            served.iter().map(|(kind, request)| work(*kind, request)).collect()
         });
-        done.await.unwrap_or_else(|_| vec![Error::CutShort])
+        done.await.unwrap_or_else(|_| vec![Err(Error::CutShort)])
     }
 
     fn served(&self, plugin: &str, request: &Request) -> Option<Kind> {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::sync::{RwLock, watch};
 use tokio::task::JoinSet;
 
-use crate::builtin;
+use crate::builtin::{self, Mark};
 use crate::carrier::blocking;
 use crate::claim::Claim;
 use crate::error::{Error, chain};
@@ -261,6 +261,16 @@ impl Laid {
         }
         let addresses = self.addresses.clone();
         blocking(move || builtin::has_tables(&addresses).map(|there| !there)).await
+    }
+
+    /// Whether others have changed anything of ours since that mark ([`builtin::have_others_meddled`]), and the next mark.
+    ///
+    /// Not cancel safe: what the kernel is at goes on.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`].
+    pub(crate) async fn have_others_meddled(self, since: Option<Mark>) -> Result<(Mark, bool), Error> {
+        blocking(move || builtin::have_others_meddled(since, &self.addresses)).await
     }
 
     /// Those are left, unless somebody has said otherwise since that number of times. Returns whether that is news.

@@ -4,10 +4,12 @@
 //! returns all that failed (SPEC.md section 3). Recording attachments and undoing a failed ADD is `attachments`' affair,
 //! whether a plugin is executed or served in-process `carrier`'s.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value, json};
 
 use crate::attachment::{Attachment, AttachmentId};
-use crate::builtin;
+use crate::builtin::{self, Inventory};
 use crate::capabilities::runtime_config;
 use crate::carrier::Carrier;
 use crate::conf::{NetworkConf, PluginConf};
@@ -113,13 +115,18 @@ impl Chain<'_> {
         Ok(())
     }
 
-    /// Makes again what somebody took away with the tables of the plugins that are served in-process. Returns what failed.
+    /// Makes again what somebody took away from the tables of the plugins that are served in-process. Returns for each of them
+    /// whether anything was missing.
     ///
     /// Not cancel safe: what the kernel is at goes on.
-    pub(crate) async fn restore(&self, result: &Value) -> Vec<Error> {
+    pub(crate) async fn restore(
+        &self,
+        result: &Value,
+        inventory: Arc<Inventory>,
+    ) -> Vec<Result<bool, Error>> {
         let requests =
             self.conf.plugins.iter().map(|plugin| self.request(plugin, Command::Add, Some(result)));
-        self.carrier.restore(requests.collect()).await
+        self.carrier.restore(requests.collect(), inventory).await
     }
 
     fn request(&self, plugin: &PluginConf, command: Command, previous: Option<&Value>) -> Request {

@@ -50,9 +50,12 @@ async fn pod(networks: &Networks, name: &str, port_mappings: Vec<PortMapping>) -
     Pod { netns, attachment }
 }
 
+fn mapping(host_port: u16) -> Vec<PortMapping> {
+    vec![PortMapping { host_port, container_port: 80, protocol: Protocol::Tcp, host_ip: None }]
+}
+
 async fn server(networks: &Networks) -> Pod {
-    let port = PortMapping { host_port: 8080, container_port: 80, protocol: Protocol::Tcp, host_ip: None };
-    pod(networks, "server", vec![port]).await
+    pod(networks, "server", mapping(8080)).await
 }
 
 /// The host port answers. Observed without the tables being looked at by anybody but the daemon.
@@ -60,6 +63,18 @@ async fn answers(what: &str) {
     let host = Netns::current();
     let ask = || host.ask_tcp(HOST_PORT.parse().unwrap());
     until(what, ask, Result::is_ok).await.unwrap();
+}
+
+/// Whether a pod reaches what listens on the host's loopback: a route that the pod has given itself leads there.
+fn to_the_hosts_loopback(pod: &Pod) -> impl Fn() -> bool + '_ {
+    let loopback: SocketAddr = "127.0.0.1:9000".parse().unwrap();
+    Netns::current().tcp_server("127.0.0.1:9000");
+    pod.netns.run(|| {
+        sh("ip route add 127.0.0.1/32 via 10.231.0.1 table 5; ip rule add pref 0 to 127.0.0.1 table 5");
+        sh("ip rule add pref 1 table local; ip rule del pref 0 table local; echo 1 > /proc/sys/net/ipv4/conf/eth0/route_localnet");
+    });
+    let connect = move || std::net::TcpStream::connect_timeout(&loopback, Duration::from_secs(1)).is_ok();
+    move || pod.netns.run(connect)
 }
 
 /// How many sockets of nfnetlink there are on this host beside the kernel's own, whose port is 0 (net/netlink/af_netlink.c,
@@ -94,20 +109,11 @@ fn the_hosts_loopback_is_guarded_again() {
         let node = Node::new();
         let networks = builtin(&node);
         let (_server, other) = (server(&networks).await, pod(&networks, "other", Vec::new()).await);
-        Netns::current().tcp_server("127.0.0.1:9000");
-        other.netns.run(|| {
-            sh("ip route add 127.0.0.1/32 via 10.231.0.1 table 5; ip rule add pref 0 to 127.0.0.1 table 5");
-            sh("ip rule add pref 1 table local; ip rule del pref 0 table local; echo 1 > /proc/sys/net/ipv4/conf/eth0/route_localnet");
-        });
-        let loopback: SocketAddr = "127.0.0.1:9000".parse().unwrap();
-        let connect = || {
-            let connect = || std::net::TcpStream::connect_timeout(&loopback, Duration::from_secs(1));
-            other.netns.run(|| connect().is_ok())
-        };
+        let connect = to_the_hosts_loopback(&other);
         assert!(!connect(), "as long as nobody flushes anything");
         sh("nft flush ruleset");
         assert!(connect(), "the test finds no way, and so proves nothing");
-        until("the guard", connect, |connects| !connects).await;
+        until("the guard", &connect, |connects| !connects).await;
         answers("and what it guards").await;
     });
 }
@@ -152,5 +158,93 @@ fn what_was_open_for_a_pod_is_shut_by_whoever_comes_next() {
         networks.gc(std::collections::HashSet::new).await.unwrap();
         assert_eq!(setting(), "0");
         assert!(sh("nft list ruleset").is_empty());
+    });
+}
+
+/// As `nft list ruleset` prints it, to be loaded again: what an operator's service does, with all that was there then.
+fn saved() -> String {
+    format!("flush ruleset\n{}", sh("nft list ruleset"))
+}
+
+fn load(node: &Node, saved: &str) {
+    let path = node.path("saved.nft");
+    std::fs::write(&path, saved).unwrap();
+    sh(&format!("nft -f {}", path.display()));
+}
+
+/// Without the order that entries are told in.
+fn sorted(ruleset: &str) -> Vec<String> {
+    let words = ruleset.split([',', '\n', '=', '{', '}']).map(str::trim);
+    let mut words: Vec<String> = words.filter(|word| !word.is_empty()).map(str::to_owned).collect();
+    words.sort();
+    words
+}
+
+/// The tables stand, and all rules are there.
+#[test]
+fn what_a_saved_rule_set_lacks_comes_back_by_itself() {
+    on_own_host(|| async {
+        for is_builtin in [true, false] {
+            let node = Node::new();
+            let networks = if is_builtin { builtin(&node) } else { configured(&node).await };
+            let other = pod(&networks, "other", mapping(8081)).await;
+            let saved = saved();
+            let server = server(&networks).await;
+            answers("at first").await;
+            let whole = sh("nft list ruleset");
+            for _ in 0..2 {
+                load(&node, &saved);
+                assert!(!sh("nft list ruleset").contains("8080"));
+                answers("a saved rule set").await;
+            }
+            for flush in
+                ["flush map ip knarr ports", "flush map ip knarr hairpin", "flush set ip knarr localnet"]
+            {
+                sh(&format!("nft {flush}"));
+                until(flush, || sorted(&sh("nft list ruleset")), |shown| *shown == sorted(&whole)).await;
+            }
+            for pod in [server, other] {
+                networks.del(&pod.attachment).await.unwrap();
+            }
+            networks.settle().await.unwrap();
+            assert!(sh("nft list ruleset").is_empty(), "{}", sh("nft list ruleset"));
+        }
+    });
+}
+
+/// Saved before there was any host port: the guard has nobody to guard against.
+#[test]
+fn a_saved_rule_set_opens_the_hosts_loopback_to_nobody() {
+    on_own_host(|| async {
+        let node = Node::new();
+        let networks = builtin(&node);
+        let other = pod(&networks, "other", Vec::new()).await;
+        let saved = saved();
+        let _server = server(&networks).await;
+        let connects = to_the_hosts_loopback(&other);
+        assert!(!connects());
+        load(&node, &saved);
+        assert!(connects(), "the test finds no way, and so proves nothing");
+        until("the guard", &connects, |connects| !connects).await;
+        answers("and what it guards").await;
+    });
+}
+
+/// Nobody looks while there is no daemon; the next one looks at all there is.
+#[test]
+fn what_a_saved_rule_set_lacked_is_there_again_after_a_collection() {
+    on_own_host(|| async {
+        let node = Node::new();
+        let networks = configured(&node).await;
+        let other = pod(&networks, "other", mapping(8081)).await;
+        let saved = saved();
+        let server = server(&networks).await;
+        let whole = sorted(&sh("nft list ruleset"));
+        drop(networks);
+        load(&node, &saved);
+        let networks = configured(&node).await;
+        let valid = std::collections::HashSet::from([other.attachment.id(), server.attachment.id()]);
+        networks.gc(move || valid.clone()).await.unwrap();
+        assert_eq!(sorted(&sh("nft list ruleset")), whole);
     });
 }

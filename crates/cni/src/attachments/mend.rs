@@ -9,7 +9,7 @@
 
 use std::collections::HashSet;
 use std::net::IpAddr;
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -17,8 +17,9 @@ use tokio::time::timeout;
 
 use super::{Attachments, added};
 use crate::attachment::AttachmentId;
-use crate::builtin::Changes;
+use crate::builtin::{self, Changes, Inventory, Mark};
 use crate::cache::Record;
+use crate::carrier::blocking;
 use crate::error::{Error, chain};
 use crate::ground::Laid;
 
@@ -30,14 +31,14 @@ const LOOK: Duration = Duration::from_secs(2);
 /// Cancel safe but for what the kernel is at, which goes on.
 pub(crate) async fn watch_tables(attachments: Weak<Attachments>, mut laid: watch::Receiver<Laid>) {
     while laid.wait_for(Laid::is_any).await.is_ok() {
-        let mut changes = Changes::default();
+        let mut seen = Seen::default();
         loop {
             match timeout(LOOK, laid.wait_for(|laid| !laid.is_any())).await {
                 Ok(Ok(_)) => break,
                 Ok(Err(_)) => return,
                 Err(_) => {}
             }
-            look(&attachments, &mut changes).await;
+            look(&attachments, &mut seen).await;
         }
     }
 }
@@ -47,27 +48,40 @@ pub(crate) async fn watch_tables(attachments: Weak<Attachments>, mut laid: watch
 /// Nobody is held but for the mending itself: who drops the last handle gives up what goes with it, a bridge for one.
 ///
 /// Not cancel safe: what the kernel is at goes on.
-async fn look(attachments: &Weak<Attachments>, changes: &mut Changes) -> bool {
-    let Some(whom) = attachments.upgrade().and_then(|attachments| attachments.to_be_looked_for(changes))
-    else {
+async fn look(attachments: &Weak<Attachments>, seen: &mut Seen) -> bool {
+    let Some(whom) = attachments.upgrade().and_then(|attachments| attachments.to_be_looked_for(seen)) else {
         return false;
     };
-    let is_due = match whom {
-        Whom::Missed => Ok(true),
-        Whom::Laid(laid) => laid.is_flushed().await,
-    };
-    let is_known = match (is_due, attachments.upgrade()) {
-        (Ok(true), Some(attachments)) => attachments.mend_if_flushed().await,
-        (Ok(_), _) => true,
-        (Err(error), _) => {
-            tracing::warn!(error = chain(&error), "whether the tables are still there isn't known");
-            false
-        }
+    let is_known = match whom {
+        Whom::Missed => match attachments.upgrade() {
+            Some(attachments) => attachments.mend_if_flushed().await,
+            None => true,
+        },
+        Whom::Laid(laid) => match (laid.have_others_meddled(seen.mark).await, attachments.upgrade()) {
+            (Ok((mark, have_meddled)), attachments) => {
+                seen.mark = Some(mark);
+                match attachments.filter(|_| have_meddled) {
+                    Some(attachments) => attachments.mend_what_is_missing().await,
+                    None => true,
+                }
+            }
+            (Err(error), _) => {
+                tracing::warn!(error = chain(&error), "whether the tables are still there isn't known");
+                false
+            }
+        },
     };
     if !is_known {
-        *changes = Changes::default();
+        *seen = Seen::default();
     }
     true
+}
+
+/// What was seen of the tables at the last look.
+#[derive(Debug, Default)]
+struct Seen {
+    changes: Changes,
+    mark: Option<Mark>,
 }
 
 /// Whose entries may be missing.
@@ -100,10 +114,11 @@ impl Attachments {
     }
 
     /// Whose entries may be missing since the last time; nobody's as far as somebody is mending at this moment.
-    fn to_be_looked_for(&self, changes: &mut Changes) -> Option<Whom> {
-        let missed = self.mending.try_lock().ok()?;
-        match changes.are_there() {
-            _ if !missed.is_empty() => Some(Whom::Missed),
+    fn to_be_looked_for(&self, seen: &mut Seen) -> Option<Whom> {
+        if !self.mending.try_lock().ok()?.is_empty() {
+            return Some(Whom::Missed);
+        }
+        match seen.changes.are_there() {
             Ok(true) => Some(Whom::Laid(self.ground.laid().borrow().clone())),
             Ok(false) => None,
             Err(error) => {
@@ -120,26 +135,28 @@ impl Attachments {
     /// Not cancel safe: what the kernel is at goes on.
     pub(super) async fn mend_if_flushed(&self) -> bool {
         let mut missed = self.mending.lock().await;
-        let mut is_known = true;
-        let failures = match self.ground.is_flushed().await {
+        let mended = match self.ground.is_flushed().await {
             Ok(false) if missed.is_empty() => return true,
             Ok(false) => {
                 let ids = std::mem::take(&mut *missed);
                 self.mend(ids, &mut missed).await
             }
             Ok(true) => self.mend_all(&mut missed).await,
-            Err(error) => {
-                is_known = false;
-                vec![error]
-            }
+            Err(error) => Err(error),
         };
-        for error in failures {
-            tracing::warn!(error = chain(&error), "an attachment's entries in the tables can't be made anew");
-        }
-        is_known
+        is_known(mended)
     }
 
-    async fn mend_all(&self, missed: &mut HashSet<AttachmentId>) -> Vec<Error> {
+    /// The same for all that is missing, though the tables may be there: a rule set that was saved and is loaded again has the
+    /// entries of its time, and not even the guard need be among them.
+    ///
+    /// Not cancel safe: what the kernel is at goes on.
+    pub(super) async fn mend_what_is_missing(&self) -> bool {
+        let mut missed = self.mending.lock().await;
+        is_known(self.mend_all(&mut missed).await)
+    }
+
+    async fn mend_all(&self, missed: &mut HashSet<AttachmentId>) -> Result<Vec<Error>, Error> {
         // Before the records are listed: who is attached from now on tells the ground itself. And where nobody is left who had
         // entries, nobody misses the tables.
         let laid = self.ground.forget();
@@ -148,7 +165,7 @@ impl Attachments {
             Ok(ids) => self.mend(ids, missed).await,
             Err(error) => {
                 self.ground.lay(&laid);
-                vec![error]
+                Err(error)
             }
         }
     }
@@ -157,30 +174,37 @@ impl Attachments {
         &self,
         ids: impl IntoIterator<Item = AttachmentId>,
         missed: &mut HashSet<AttachmentId>,
-    ) -> Vec<Error> {
+    ) -> Result<Vec<Error>, Error> {
         let (mut mended, mut failures) = (0, Vec::new());
+        let mut inventory = None;
         for id in ids {
-            match self.mend_one(&id).await {
+            match self.mend_one(&id, &mut inventory).await {
                 Ok(Outcome::Nothing) => {}
                 Ok(Outcome::Busy) => drop(missed.insert(id)),
-                Ok(Outcome::Mended(failed)) => {
-                    mended += 1;
-                    failures.extend(failed);
-                }
+                Ok(Outcome::Mended) => mended += 1,
+                Ok(Outcome::Failed(failed)) => failures.extend(failed),
                 Err(error) => failures.push(error),
             }
+        }
+        if inventory.is_some() {
+            // What is open for somebody is guarded again by now.
+            blocking(builtin::shut_unguarded).await?;
         }
         if mended > 0 {
             tracing::info!(
                 attachments = mended,
-                "the nftables tables were taken away or are of a former daemon: entries were made anew"
+                "of the nftables tables something was taken away: entries were made anew"
             );
         }
-        failures
+        Ok(failures)
     }
 
     /// Waits for nobody: whoever waits for the mending holds the lock of an attachment.
-    async fn mend_one(&self, id: &AttachmentId) -> Result<Outcome, Error> {
+    async fn mend_one(
+        &self,
+        id: &AttachmentId,
+        inventory: &mut Option<Arc<Inventory>>,
+    ) -> Result<Outcome, Error> {
         let lock = self.locks.try_lock(id.clone());
         // Who is half detached has no entries any more.
         let record = self.journal.load(id)?.filter(|record| !record.detached);
@@ -190,13 +214,23 @@ impl Attachments {
         if lock.is_none() {
             return Ok(Outcome::Busy);
         }
-        match &record.result {
-            Some(result) if !addresses.is_empty() => {
-                let served = self.served_as(&record)?;
-                Ok(Outcome::Mended(served.chain(&record.attachment).restore(result).await))
-            }
-            _ => Ok(Outcome::Nothing),
-        }
+        let Some(result) = record.result.as_ref().filter(|_| !addresses.is_empty()) else {
+            return Ok(Outcome::Nothing);
+        };
+        let inventory = match inventory {
+            Some(inventory) => inventory,
+            // Whoever has come since has what is missing there.
+            none => none.insert(Arc::new(blocking(Inventory::take).await?)),
+        };
+        let served = self.served_as(&record)?;
+        let restored = served.chain(&record.attachment).restore(result, Arc::clone(inventory)).await;
+        let is_mended = restored.iter().any(|restored| matches!(restored, Ok(true)));
+        let failed: Vec<Error> = restored.into_iter().filter_map(Result::err).collect();
+        Ok(match is_mended {
+            _ if !failed.is_empty() => Outcome::Failed(failed),
+            true => Outcome::Mended,
+            false => Outcome::Nothing,
+        })
     }
 
     /// The addresses by which an attachment has entries in the tables; none while it isn't attached.
@@ -208,13 +242,24 @@ impl Attachments {
 
 /// What there was to do for one attachment.
 enum Outcome {
-    /// It has no entries.
+    /// It has no entries, or all of them.
     Nothing,
     /// Something is being done to it: a CHECK leaves it without its entries, an ADD may have made some before the flush and others
     /// after it, a DEL has no need of them.
     Busy,
-    /// Its entries were made anew, but for what failed.
-    Mended(Vec<Error>),
+    /// Its entries were made anew.
+    Mended,
+    /// They can't be.
+    Failed(Vec<Error>),
+}
+
+/// Tells what failed. Returns whether it is known that nothing is missing but that, or whose.
+fn is_known(mended: Result<Vec<Error>, Error>) -> bool {
+    let is_known = mended.is_ok();
+    for error in mended.unwrap_or_else(|error| vec![error]) {
+        tracing::warn!(error = chain(&error), "an attachment's entries in the tables can't be made anew");
+    }
+    is_known
 }
 
 #[cfg(test)]

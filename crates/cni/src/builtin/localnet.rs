@@ -98,6 +98,11 @@ pub(super) fn is_gone(placed: &Placed) -> bool {
     placed.map == Map::Localnet && !sysctl::exists(&setting(&placed.entry))
 }
 
+/// Whether the loopback network is routed by that interface, whoever has set it.
+pub(super) fn is_open(interface: &Entry) -> bool {
+    sysctl::get(&setting(interface)).is_some_and(|value| value != SHUT)
+}
+
 /// Lets the loopback network be routed by that interface, unless somebody has done so.
 ///
 /// # Errors

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::link::octets;
 use super::nft::{Entry, Family, Rule, Side, Value};
 use super::owner::Owner;
-use super::tables::{self, Branch, Map, Place, Placed, Sight, Wish, family_of};
+use super::tables::{self, Branch, Inventory, Map, Place, Placed, Sight, Wish, family_of};
 use crate::attachment::AttachmentId;
 use crate::error::Error;
 use crate::result::Cidr;
@@ -43,6 +43,11 @@ pub(super) fn check(owner: &Owner, addresses: &[Cidr]) -> Result<(), Error> {
     }
 }
 
+/// Whether anything of that isn't there.
+pub(super) fn is_missing(owner: &Owner, addresses: &[Cidr], inventory: &Inventory) -> bool {
+    with_wish(owner, addresses, |wish| inventory.lacks(wish))
+}
+
 /// Takes an owner's entries away; there may be none.
 ///
 /// # Errors
@@ -70,11 +75,7 @@ pub(super) fn retain(network: &str, keep: &HashSet<AttachmentId>) -> Result<(), 
     tables::withdraw(ALL, Owner::left_over(network, keep)).map(drop)
 }
 
-fn with_wish<T>(
-    owner: &Owner,
-    addresses: &[Cidr],
-    work: impl FnOnce(&Wish<'_>) -> Result<T, Error>,
-) -> Result<T, Error> {
+fn with_wish<T>(owner: &Owner, addresses: &[Cidr], work: impl FnOnce(&Wish<'_>) -> T) -> T {
     let (comment, places) = (owner.comment(), places(addresses));
     let entry = |cidr: &Cidr| Placed {
         family: family_of(cidr.address),

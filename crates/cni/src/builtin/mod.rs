@@ -45,8 +45,8 @@ use serde_json::{Map, Value};
 
 pub(crate) use self::fields::{ipam, masquerades};
 pub(crate) use self::ipam::Ipam;
-pub(crate) use self::tables::Changes;
-use crate::error::{Command, Error};
+pub(crate) use self::tables::{Changes, Inventory, Mark, have_others_meddled};
+use crate::error::Error;
 use crate::request::Request;
 
 /// A plugin that is served in-process.
@@ -127,16 +127,25 @@ pub(crate) fn ends_with_cut(plugin: &str) -> bool {
     Kind::of(plugin) == Some(Kind::Portmap)
 }
 
-/// Makes again what an attachment had in the tables; its result is the request's `prevResult`.
+/// Makes again what an attachment had in the tables, if anything of it is missing; its result is the request's `prevResult`.
+/// Returns whether there was.
 ///
 /// # Errors
 /// What the kernel or the configuration refuse.
-pub(crate) fn restore(kind: Kind, request: &Request) -> Result<(), Error> {
+pub(crate) fn restore(kind: Kind, request: &Request, inventory: &Inventory) -> Result<bool, Error> {
     match kind {
-        Kind::Loopback | Kind::HostLocal => Ok(()),
-        Kind::Bridge => bridge::restore(request),
-        Kind::Portmap => portmap::run(&Request { command: Command::Add, ..request.clone() }).map(drop),
+        Kind::Loopback | Kind::HostLocal => Ok(false),
+        Kind::Bridge => bridge::restore(request, inventory),
+        Kind::Portmap => portmap::restore(request, inventory),
     }
+}
+
+/// Ends that the host's loopback network is routed where nobody guards it any more.
+///
+/// # Errors
+/// [`Error::Kernel`].
+pub(crate) fn shut_unguarded() -> Result<(), Error> {
+    tables::shut_unguarded()
 }
 
 /// Whether the tables are there that masquerade and host ports of these addresses stand in.

@@ -25,7 +25,7 @@ use serde_json::{Map as Fields, Value};
 use self::wanted::Wanted;
 use self::way::Way;
 use super::owner::Owner;
-use super::tables::{self, Map, Sight};
+use super::tables::{self, Inventory, Map, Sight};
 use super::{Unserved, conntrack, fields, localnet};
 use crate::error::{Command, Error, chain};
 use crate::request::Request;
@@ -88,6 +88,24 @@ pub(super) fn cut(request: &Request) -> Result<(), Error> {
         Err(_) => Vec::new(),
     };
     withdraw(|of| of == owner, told)
+}
+
+/// Makes again what somebody took away of an attachment's host ports. Returns whether anything was missing.
+///
+/// # Errors
+/// Those of ADD.
+pub(super) fn restore(request: &Request, inventory: &Inventory) -> Result<bool, Error> {
+    let wanted = Wanted::of(request)?;
+    if wanted.ways.is_empty() {
+        return Ok(false);
+    }
+    let interface = wanted.localnet()?;
+    let lacks = wanted.wish(request, interface.as_ref(), |wish| Ok(inventory.lacks(wish)))?;
+    let is_missing = lacks || interface.is_some_and(|interface| !localnet::is_open(&interface.entry));
+    if is_missing {
+        map(request, &wanted)?;
+    }
+    Ok(is_missing)
 }
 
 fn add(request: &Request) -> Result<Value, Error> {

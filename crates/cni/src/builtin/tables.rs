@@ -17,6 +17,7 @@
 //! the two are. Rules of others (a forward policy of drop, for one) are the others' affair.
 
 mod changes;
+mod inventory;
 mod layout;
 mod plan;
 mod turn;
@@ -27,6 +28,7 @@ use std::io;
 use std::net::IpAddr;
 
 pub(crate) use self::changes::Changes;
+pub(crate) use self::inventory::{Inventory, Mark, have_others_meddled};
 use self::layout::{FAMILIES, NAME, OWNED, fill, install, stands, table};
 pub(super) use self::layout::{Map, chain_name};
 use self::plan::{Plan, branch_of, encode, plan, unused};
@@ -217,6 +219,14 @@ pub(super) fn is_installed(addresses: impl IntoIterator<Item = IpAddr>) -> Resul
     Ok(true)
 }
 
+/// Ends what is open without a guard.
+///
+/// # Errors
+/// [`Error::Kernel`].
+pub(super) fn shut_unguarded() -> Result<(), Error> {
+    unguarded::shut()
+}
+
 /// Deletes the tables that nobody has an entry in, and ends what others deleted before us. A kernel without nftables has none.
 ///
 /// # Errors
@@ -233,16 +243,18 @@ pub(super) fn clear_if_unused() -> Result<(), Error> {
                 continue;
             }
             let used = is_used(&table)?;
-            for interface in nft::entries(socket, &table, Map::Localnet.name()).map_err(failed(READ))? {
+            let opened = nft::entries(socket, &table, Map::Localnet.name()).map_err(failed(READ))?;
+            for interface in &opened {
                 // Before the guard goes. Who came meanwhile has set it already, or will.
                 if !used && shut.insert(interface.clone()) {
-                    localnet::shut(&interface)?;
-                } else if used && shut.remove(&interface) {
-                    localnet::open(&interface)?;
+                    localnet::shut(interface)?;
+                } else if used && shut.remove(interface) {
+                    localnet::open(interface)?;
                 }
             }
             has_guard |= used && family == Family::Ipv4;
             if !used {
+                batch.delete(&table, Map::Localnet.name(), opened.iter());
                 batch.delete_table(&table);
             }
         }

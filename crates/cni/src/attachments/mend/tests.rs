@@ -60,7 +60,7 @@ async fn those_who_are_being_attached_or_detached_are_not_waited_for() {
     }
     let mut missed = HashSet::from([half_gone.attachment.id()]);
     attachments.ground.lay(&["fd00::2".parse().unwrap()]);
-    let failures = at_once(attachments.mend_all(&mut missed));
+    let failures = at_once(attachments.mend_all(&mut missed)).unwrap();
     assert!(failures.is_empty(), "{failures:?}");
     // Who may want their entries later: the one that comes may have had some already.
     assert_eq!(missed, HashSet::from([coming.attachment.id(), busy.attachment.id()]));
@@ -86,13 +86,13 @@ fn who_looks_reads_only_what_may_have_changed_and_mends_only_what_is_ours() {
         let weak = Arc::downgrade(&attachments);
         attachments.journal.store(&attached("pod")).unwrap();
         attachments.ground.lay(&["10.9.0.2".parse().unwrap()]);
-        let mut changes = Changes::default();
-        assert!(look(&weak, &mut changes).await);
+        let mut seen = Seen::default();
+        assert!(look(&weak, &mut seen).await);
         let first = handles();
         assert!(first.contains("net/pod/eth0"), "{first}");
-        assert!(look(&weak, &mut changes).await, "mending has changed them");
+        assert!(look(&weak, &mut seen).await, "mending has changed them");
         for _ in 0..3 {
-            assert!(!look(&weak, &mut changes).await, "nobody has changed anything");
+            assert!(!look(&weak, &mut seen).await, "nobody has changed anything");
         }
         // A storm is one change.
         let storm: String = (0..500).map(|i| format!("add table ip others{i}\n")).collect();
@@ -100,15 +100,15 @@ fn who_looks_reads_only_what_may_have_changed_and_mends_only_what_is_ours() {
         for _ in 0..3 {
             sh(&format!("nft -f {}; nft flush table ip others8", dir.path().join("storm").display()));
         }
-        assert!(look(&weak, &mut changes).await);
-        assert!(!look(&weak, &mut changes).await);
+        assert!(look(&weak, &mut seen).await);
+        assert!(!look(&weak, &mut seen).await);
         assert_eq!(handles(), first, "ours were none of theirs");
         for flush in ["nft flush ruleset", "nft delete table ip knarr", "nft flush table ip knarr"] {
             sh(flush);
-            assert!(look(&weak, &mut changes).await, "{flush}");
+            assert!(look(&weak, &mut seen).await, "{flush}");
             assert!(handles().contains("net/pod/eth0"), "{flush}: {}", handles());
-            assert!(look(&weak, &mut changes).await, "mending has changed them");
-            assert!(!look(&weak, &mut changes).await, "{flush}");
+            assert!(look(&weak, &mut seen).await, "mending has changed them");
+            assert!(!look(&weak, &mut seen).await, "{flush}");
         }
     });
 }
@@ -125,13 +125,13 @@ fn tables_that_nobody_needs_are_looked_for_once() {
         executed.native = false;
         attachments.journal.store(&executed).unwrap();
         attachments.ground.lay(&["10.9.0.2".parse().unwrap(), "fd00::2".parse().unwrap()]);
-        let mut changes = Changes::default();
-        assert!(look(&weak, &mut changes).await);
+        let mut seen = Seen::default();
+        assert!(look(&weak, &mut seen).await);
         assert!(!laid.borrow().is_any() && sh("nft list ruleset").is_empty());
         // One who has entries of one family only.
         attachments.journal.store(&attached("pod")).unwrap();
         attachments.ground.lay(&["10.9.0.2".parse().unwrap(), "fd00::2".parse().unwrap()]);
-        assert!(look(&weak, &mut Changes::default()).await);
+        assert!(look(&weak, &mut Seen::default()).await);
         assert!(!attachments.ground.is_flushed().await.unwrap(), "IPv6 is nobody's");
     });
 }
@@ -147,11 +147,11 @@ fn who_was_busy_is_looked_for_though_nothing_has_changed() {
         attachments.journal.store(&pod).unwrap();
         attachments.ground.lay(&["10.9.0.2".parse().unwrap()]);
         let lock = attachments.locks.lock(pod.attachment.id()).await;
-        let mut changes = Changes::default();
-        assert!(look(&weak, &mut changes).await && look(&weak, &mut changes).await);
+        let mut seen = Seen::default();
+        assert!(look(&weak, &mut seen).await && look(&weak, &mut seen).await);
         assert!(sh("nft list ruleset").is_empty());
         drop(lock);
-        assert!(look(&weak, &mut changes).await);
+        assert!(look(&weak, &mut seen).await);
         assert!(handles().contains("net/pod/eth0"));
     });
 }
@@ -164,8 +164,8 @@ fn while_the_kernel_is_asked_nobody_is_held() {
         let attachments = Arc::new(attachments(&dir));
         let weak = Arc::downgrade(&attachments);
         attachments.ground.lay(&["10.9.0.2".parse().unwrap()]);
-        let mut changes = Changes::default();
-        let mut looking = pin!(look(&weak, &mut changes));
+        let mut seen = Seen::default();
+        let mut looking = pin!(look(&weak, &mut seen));
         let _ = looking.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         assert_eq!(Arc::strong_count(&attachments), 1);
         drop(attachments);

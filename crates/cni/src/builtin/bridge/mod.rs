@@ -33,6 +33,7 @@ use super::masquerade;
 use super::netlink::Socket;
 use super::netns::Namespace;
 use super::owner::Owner;
+use super::tables::Inventory;
 use crate::error::{Command, Error};
 use crate::request::Request;
 use crate::result::{Cidr, Interface, NetworkResult, Route};
@@ -81,16 +82,17 @@ pub(super) fn cut(request: &Request) -> Result<(), Error> {
     pair::block(&mut link::socket()?, request)
 }
 
-/// Makes again what somebody took away with the tables.
+/// Makes again what somebody took away from the tables. Returns whether anything was missing.
 ///
 /// # Errors
 /// [`Error::PluginConf`], [`Error::PluginEnvironment`], [`Error::Kernel`].
-pub(super) fn restore(request: &Request) -> Result<(), Error> {
-    let result = request.previous()?.unwrap_or_default();
-    if Conf::read(request)?.masquerade {
-        masquerade::add(&Owner::of(request), &addresses(&result))?;
+pub(super) fn restore(request: &Request, inventory: &Inventory) -> Result<bool, Error> {
+    let (owner, addresses) = (Owner::of(request), addresses(&request.previous()?.unwrap_or_default()));
+    let is_missing = Conf::read(request)?.masquerade && masquerade::is_missing(&owner, &addresses, inventory);
+    if is_missing {
+        masquerade::add(&owner, &addresses)?;
     }
-    Ok(())
+    Ok(is_missing)
 }
 
 fn addresses(result: &NetworkResult) -> Vec<Cidr> {

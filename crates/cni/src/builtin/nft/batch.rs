@@ -8,7 +8,7 @@ use super::{
     NFTA_CHAIN_TABLE, NFTA_DATA_VALUE, NFTA_DATA_VERDICT, NFTA_LIST_ELEM, NFTA_RULE_CHAIN,
     NFTA_RULE_EXPRESSIONS, NFTA_RULE_TABLE, NFTA_RULE_USERDATA, NFTA_SET_ELEM_DATA, NFTA_SET_ELEM_KEY,
     NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_TABLE, NFTA_SET_ELEM_USERDATA,
-    NFTA_VERDICT_CHAIN, NFTA_VERDICT_CODE, Rule, Table, Value, comment, nfgenmsg,
+    NFTA_VERDICT_CHAIN, NFTA_VERDICT_CODE, Rule, Table, Value, comment, nfgenmsg, sum,
 };
 use crate::builtin::netlink::{APPEND, Attributes, CREATE, EXCL, Message, Socket};
 
@@ -57,6 +57,8 @@ pub(in crate::builtin) struct Batch {
     messages: Vec<Message>,
     /// Deletions of chains: the last of all, and what can be left out.
     chains: Vec<Message>,
+    /// What comes to the tables by it less what goes ([`super::sum`]).
+    sum: u64,
 }
 
 impl Batch {
@@ -67,6 +69,11 @@ impl Batch {
     /// Whether there is nothing to do.
     pub(in crate::builtin) fn is_empty(&self) -> bool {
         self.messages.is_empty() && self.chains.is_empty()
+    }
+
+    /// The entries that it adds less those that it removes one by one, as [`super::sum`] has them.
+    pub(in crate::builtin) fn sum(&self) -> u64 {
+        self.sum
     }
 
     /// Has the chains that were to go stay.
@@ -193,6 +200,9 @@ impl Batch {
         let mut entries = entries.peekable();
         while let Some(entry) = entries.next() {
             list.nest(NFTA_LIST_ELEM, |into| fill(entry, into));
+            let own = sum(std::iter::once((table.family, map, entry)));
+            self.sum =
+                self.sum.wrapping_add(if kind == NFT_MSG_NEWSETELEM { own } else { own.wrapping_neg() });
             if list.len() >= ENTRIES || entries.peek().is_none() {
                 let list = std::mem::take(&mut list);
                 self.push(kind, flags, table, |message| {

@@ -7,6 +7,8 @@ mod batch;
 mod read;
 mod rule;
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 pub(super) use batch::Batch;
 pub(super) use read::{entries, entry_at, generation, has_entries, has_table, references, rules};
 pub(super) use rule::{REGISTER, Rule, Side};
@@ -147,6 +149,16 @@ impl Value {
             Value::Jump(chain) | Value::Goto(chain) => Some(chain),
         }
     }
+}
+
+/// A number for a set of entries, whatever their order: what comes to it adds its own, what goes takes that away.
+pub(super) fn sum<'a>(entries: impl Iterator<Item = (Family, &'a str, &'a Entry)>) -> u64 {
+    let own = |entry: (Family, &str, &Entry)| {
+        let mut hasher = DefaultHasher::new();
+        entry.hash(&mut hasher);
+        hasher.finish()
+    };
+    entries.map(own).fold(0, u64::wrapping_add)
 }
 
 /// User data that nft shows as a comment. Texts of more than 254 bytes don't fit; what is written here is shorter.

@@ -2,7 +2,7 @@ use super::netns::{on_own_host, sh};
 use super::turn::once_each;
 use super::*;
 use crate::builtin::link::octets;
-use crate::builtin::netlink::Message;
+use crate::builtin::netlink::{Message, spent};
 use crate::builtin::nft::Value;
 use crate::result::Cidr;
 
@@ -103,6 +103,77 @@ fn what_changes_while_it_is_read_is_read_again() {
         assert_eq!(change(turn, Sight::Maps(&OWNED), nothing_to_do).unwrap(), 3);
         let (one, other) = (placed(1, "a", "n/one/eth0"), placed(2, "a", "n/one/eth0"));
         assert_eq!(once_each(vec![one.clone(), other.clone(), one.clone()]), [one, other]);
+    });
+}
+
+/// Whoever looks for what others have taken away reads nothing as long as it is only we who change anything.
+#[test]
+fn what_others_have_changed_is_told_from_what_we_have() {
+    on_own_host(|| async {
+        let addresses = ["10.0.0.1".parse().unwrap()];
+        let mut mark = None;
+        // Whether others have meddled, and what that took to find out.
+        let mut look = || {
+            let mut found = false;
+            let (requests, _) = spent::by(|| {
+                let (next, have_meddled) = have_others_meddled(mark, &addresses).unwrap();
+                (mark, found) = (Some(next), have_meddled);
+            });
+            (found, requests)
+        };
+        let grant_to = |key: u8| {
+            let chain =
+                Branch { family: Family::Ipv4, name: "a".into(), rules: vec![Rule::default().masquerade()] };
+            let (owner, none) = (format!("n/{key}/eth0"), |_: &Placed| false);
+            grant(&Wish { branches: vec![chain], ..wish(&owner, vec![placed(key, "a", &owner)], &none) })
+                .unwrap();
+        };
+        let withdraw_from = |key: u8| {
+            let owner = format!("n/{key}/eth0");
+            withdraw(Sight::Maps(&[Map::Masquerade]), |of| of == owner).unwrap();
+        };
+        let others = || sh("nft add table ip others; nft delete table ip others");
+        grant_to(1);
+        assert!(look().0, "the first time there is no telling");
+        assert_eq!(look(), (false, 1));
+        grant_to(2);
+        grant_to(3);
+        withdraw_from(1);
+        assert_eq!(look(), (false, 1), "all of that was ours");
+        others();
+        grant_to(4);
+        let (meddled, requests) = look();
+        assert!(!meddled && requests > 1, "of others' there was nothing to us");
+        // The guard's set goes with its table.
+        let interface = Entry { key: vec![b'x'; 16], value: Value::Nothing, comment: String::new() };
+        let interface = Placed { family: Family::Ipv4, map: Map::Localnet, entry: interface };
+        let everything = Sight::Maps(&[Map::Masquerade, Map::Localnet]);
+        grant(&Wish { sight: everything, ..wish("n/5/eth0", vec![interface], &|_| false) }).unwrap();
+        for key in [2, 3, 4] {
+            withdraw_from(key);
+        }
+        clear_if_unused().unwrap();
+        assert!(sh("nft list ruleset").is_empty());
+        grant_to(6);
+        others();
+        assert!(!look().0, "the table that we took away has come again");
+        for meddling in [
+            "flush map ip knarr masqueraded",
+            "add element ip knarr masqueraded '{ 10.0.0.9 : goto a }'",
+            "delete table ip knarr",
+            "flush table ip knarr",
+            "flush chain ip knarr guard",
+        ] {
+            grant_to(6);
+            look();
+            sh(&format!("nft {meddling}"));
+            assert!(look().0, "{meddling}");
+            // Whoever comes makes the rules again, and nothing else.
+            grant_to(7);
+            withdraw_from(7);
+            others();
+            assert!(!look().0, "{meddling}: that was told");
+        }
     });
 }
 

@@ -1,7 +1,8 @@
 //! Turns at changing the tables: look, decide, and have the kernel do it if nothing has changed since.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::layout::{FAMILIES, maps, table};
@@ -18,8 +19,10 @@ const OUTRUN: i32 = rustix::io::Errno::RESTART.raw_os_error();
 /// What it answers when a chain that is to go is led to by what isn't ours: a rule of an operator's, for one.
 const BUSY: i32 = rustix::io::Errno::BUSY.raw_os_error();
 
-/// Lets the threads of a process take turns, as only one could succeed.
-static TURN: Mutex<()> = Mutex::new(());
+/// Lets the threads of a process take turns, as only one could succeed. What they have done so far, by the network namespace.
+static TURN: Mutex<BTreeMap<u64, Done>> = Mutex::new(BTreeMap::new());
+/// The calling thread's network namespace.
+const NETNS: &str = "/proc/thread-self/ns/net";
 
 /// What the kernel answers who asks for nftables where it has none: to a netlink socket without nfnetlink
 /// (net/netlink/af_netlink.c, `netlink_create`), to a message without nf_tables (net/netfilter/nfnetlink.c,
@@ -27,21 +30,33 @@ static TURN: Mutex<()> = Mutex::new(());
 const WITHOUT_NFTABLES: [rustix::io::Errno; 3] =
     [rustix::io::Errno::PROTONOSUPPORT, rustix::io::Errno::INVAL, rustix::io::Errno::OPNOTSUPP];
 
+/// What this process has done to the tables.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Done {
+    /// How often it has changed them: each time they come to the next generation.
+    pub(super) changes: u32,
+    /// What it has added to them less what it has removed, as [`nft::sum`] has it.
+    pub(super) sum: u64,
+}
+
 /// A thread's turn to change tables.
 pub(super) struct Turn {
     socket: Socket,
     /// The generation that the tables were in when the turn came.
     generation: u32,
-    _held: MutexGuard<'static, ()>,
+    netns: u64,
+    done: MutexGuard<'static, BTreeMap<u64, Done>>,
 }
 
 impl Turn {
     /// Waits for it.
     pub(super) fn take(open: impl FnOnce() -> io::Result<Socket>) -> io::Result<Turn> {
-        let held = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let done = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let mut socket = open()?;
         let generation = nft::generation(&mut socket)?;
-        Ok(Turn { socket, generation, _held: held })
+        // Without /proc all are taken for one, which they are in a daemon.
+        let netns = std::fs::metadata(NETNS).map_or(0, |metadata| metadata.ino());
+        Ok(Turn { socket, generation, netns, done })
     }
 
     /// The same for who has something to take away; `None` where the kernel has no nftables, and so nothing of ours.
@@ -50,6 +65,11 @@ impl Turn {
             Err(error) if lacks_nftables(&error) => Ok(None),
             turn => turn.map(Some).map_err(failed(ASK)),
         }
+    }
+
+    /// The generation that the tables are in, and what this process has done so far.
+    pub(super) fn state(&self) -> (u32, Done) {
+        (self.generation, self.done.get(&self.netns).copied().unwrap_or_default())
     }
 }
 
@@ -64,7 +84,7 @@ pub(super) fn change<T>(
     sight: Sight<'_>,
     mut decide: impl FnMut(&mut Socket, &[Placed]) -> Result<(Batch, T), Error>,
 ) -> Result<T, Error> {
-    let Turn { mut socket, mut generation, _held } = turn;
+    let Turn { mut socket, mut generation, netns, mut done } = turn;
     for _ in 1..ATTEMPTS {
         let found = read(&mut socket, sight).map_err(failed(READ))?;
         let (mut batch, outcome) = decide(&mut socket, &found)?;
@@ -76,15 +96,21 @@ pub(super) fn change<T>(
             }
             continue;
         }
-        let mut done = batch.commit_at(&mut socket, generation);
-        if done.as_ref().is_err_and(|error| error.raw_os_error() == Some(BUSY)) {
+        let mut committed = batch.commit_at(&mut socket, generation);
+        if committed.as_ref().is_err_and(|error| error.raw_os_error() == Some(BUSY)) {
             // Whoever needs it next fills it anew.
             batch.keep_chains();
-            done = batch.commit_at(&mut socket, generation);
+            committed = batch.commit_at(&mut socket, generation);
         }
-        match done {
+        match committed {
+            Ok(()) => {
+                let done = done.entry(netns).or_default();
+                done.changes = done.changes.wrapping_add(1);
+                done.sum = done.sum.wrapping_add(batch.sum());
+                return Ok(outcome);
+            }
             Err(error) if error.raw_os_error() == Some(OUTRUN) => {}
-            done => return done.map(|()| outcome).map_err(failed("change nftables table")),
+            Err(error) => return Err(failed("change nftables table")(error)),
         }
         generation = nft::generation(&mut socket).map_err(failed(ASK))?;
     }
