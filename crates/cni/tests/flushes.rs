@@ -77,6 +77,13 @@ fn to_the_hosts_loopback(pod: &Pod) -> impl Fn() -> bool + '_ {
     move || pod.netns.run(connect)
 }
 
+/// Whether the host's loopback network is routed by the bridge, and nobody guards it there.
+fn is_open(is_builtin: bool) -> bool {
+    let bridge = if is_builtin { "knarrtest0" } else { "cnitest0" };
+    let is_guarded = sh("nft list ruleset").contains(&format!("{{ \"{bridge}\" comment"));
+    !is_guarded && sh(&format!("cat /proc/sys/net/ipv4/conf/{bridge}/route_localnet")).trim() != "0"
+}
+
 /// How many sockets of nfnetlink there are on this host beside the kernel's own, whose port is 0 (net/netlink/af_netlink.c,
 /// `netlink_native_seq_show`).
 fn nfnetlink_sockets() -> usize {
@@ -247,4 +254,56 @@ fn what_a_saved_rule_set_lacked_is_there_again_after_a_collection() {
         networks.gc(move || valid.clone()).await.unwrap();
         assert_eq!(sorted(&sh("nft list ruleset")), whole);
     });
+}
+
+/// What opened it is gone before anybody has seen that the guard is, whose set is empty or gone.
+#[test]
+fn what_was_open_for_the_last_host_port_is_shut_though_the_guard_had_gone_before() {
+    let flushes = [
+        "true",
+        "nft flush ruleset",
+        "nft delete table ip knarr",
+        "nft flush table ip knarr",
+        "nft flush set ip knarr localnet",
+    ];
+    for (is_builtin, flush) in [true, false].into_iter().flat_map(|kind| flushes.map(|flush| (kind, flush))) {
+        on_own_host(move || async move {
+            let node = Node::new();
+            let networks = if is_builtin { builtin(&node) } else { configured(&node).await };
+            let (server, other) = (server(&networks).await, pod(&networks, "other", Vec::new()).await);
+            let connects = to_the_hosts_loopback(&other);
+            sh(flush);
+            networks.del(&server.attachment).await.unwrap();
+            until(flush, &connects, |connects| !connects).await;
+            until(flush, || is_open(is_builtin), |open| !open).await;
+            let _pod = pod(&networks, "pod", Vec::new()).await;
+            assert!(!connects() && !is_open(is_builtin), "{flush}");
+        });
+    }
+}
+
+/// The same while there is no daemon.
+#[test]
+fn what_was_open_for_the_last_host_port_is_shut_by_the_next_daemon() {
+    for (is_builtin, all_go) in [(true, false), (false, false), (true, true), (false, true)] {
+        on_own_host(move || async move {
+            let node = Node::new();
+            let of_node = async || if is_builtin { builtin(&node) } else { configured(&node).await };
+            let networks = of_node().await;
+            let (server, other) = (server(&networks).await, pod(&networks, "other", Vec::new()).await);
+            drop(networks);
+            sh("nft flush ruleset");
+            let networks = of_node().await;
+            networks.del(&server.attachment).await.unwrap();
+            let other = if all_go {
+                networks.del(&other.attachment).await.unwrap();
+                pod(&networks, "another", Vec::new()).await
+            } else {
+                other
+            };
+            let connects = to_the_hosts_loopback(&other);
+            until("the guard", &connects, |connects| !connects).await;
+            until("the setting", || is_open(is_builtin), |open| !open).await;
+        });
+    }
 }
