@@ -1,11 +1,16 @@
-//! Netlink: messages with their nested attributes, and a socket to send them by (RFC 3549; linux/netlink.h).
+//! Netlink: a socket by which messages are sent and answered (RFC 3549; linux/netlink.h). `message` writes and reads them, `kept` keeps sockets.
 //!
 //! The kernel serves a request while it is sent, so that the answer is there when the send returns: everything here is
 //! synchronous and waits for nothing. What is asked for is `link`'s affair (rtnetlink) and `nft`'s (nfnetlink).
 
+mod kept;
+mod message;
+
 use std::io;
-use std::ops::{ControlFlow, RangeInclusive};
+use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use rustix::net::netlink::{self, SocketAddrNetlink};
 use rustix::net::sockopt::{set_socket_send_buffer_size_force, socket_send_buffer_size};
@@ -13,135 +18,26 @@ use rustix::net::{
     AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, sendto, socket_with,
 };
 
+use self::kept::Line;
+use self::message::split;
+pub(super) use self::message::{
+    APPEND, Attributes, CREATE, DUMP, EXCL, Message, attribute, attributes, u16_at, u32_at,
+};
+
 /// Message types of the protocol itself.
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 
-/// Flags of a request.
-pub(super) const REQUEST: u16 = 0x1;
-pub(super) const ACK: u16 = 0x4;
-pub(super) const DUMP: u16 = 0x300;
 /// Of an answer: what is listed has changed since the list was begun (linux/netlink.h, `NLM_F_DUMP_INTR`).
 const DUMP_INTR: u16 = 0x10;
 /// How often a list is asked for until it is of one moment. Lists are read in less time than a link takes to come or go.
 const DUMPS: usize = 100;
-pub(super) const EXCL: u16 = 0x200;
-pub(super) const CREATE: u16 = 0x400;
-pub(super) const APPEND: u16 = 0x800;
-
-/// Marks an attribute that holds attributes.
-const NESTED: u16 = 0x8000;
-const TYPE_MASK: u16 = 0x3fff;
-/// The length of a message's header and of an attribute's.
-const HEADER: usize = 16;
-const ATTRIBUTE: usize = 4;
 /// The kernel never sends more at once.
 const RECEIVE: usize = 64 << 10;
 /// What a socket takes at once however the host is set up (net/core/sock.c, `SOCK_MIN_SNDBUF`).
 const SEND: usize = 4 << 10;
 /// What the kernel counts beside the bytes of a message (net/netlink/af_netlink.c, `netlink_sendmsg`).
 const OVERHEAD: usize = 32;
-
-/// Attributes being written, each aligned to four bytes.
-#[derive(Debug, Default, Clone)]
-pub(super) struct Attributes {
-    bytes: Vec<u8>,
-}
-
-impl Attributes {
-    /// How many bytes there are so far.
-    pub(super) fn len(&self) -> usize {
-        self.bytes.len()
-    }
-
-    /// Adds an attribute of raw bytes.
-    pub(super) fn put(&mut self, kind: u16, value: &[u8]) -> &mut Self {
-        self.bytes.extend(length(ATTRIBUTE + value.len()).to_ne_bytes());
-        self.bytes.extend(kind.to_ne_bytes());
-        self.bytes.extend(value);
-        self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
-        self
-    }
-
-    /// Adds a number in the machine's byte order, as rtnetlink has them.
-    pub(super) fn put_u32(&mut self, kind: u16, value: u32) -> &mut Self {
-        self.put(kind, &value.to_ne_bytes())
-    }
-
-    /// Adds a number in network byte order, as nfnetlink has them.
-    pub(super) fn put_be32(&mut self, kind: u16, value: u32) -> &mut Self {
-        self.put(kind, &value.to_be_bytes())
-    }
-
-    /// Adds a string with its NUL.
-    pub(super) fn put_str(&mut self, kind: u16, value: &str) -> &mut Self {
-        let mut bytes = value.as_bytes().to_vec();
-        bytes.push(0);
-        self.put(kind, &bytes)
-    }
-
-    /// Adds an attribute that holds others, after some raw bytes.
-    pub(super) fn nest_after(
-        &mut self,
-        kind: u16,
-        head: &[u8],
-        fill: impl FnOnce(&mut Attributes),
-    ) -> &mut Self {
-        let mut inner = Attributes { bytes: head.to_vec() };
-        fill(&mut inner);
-        self.put(kind | NESTED, &inner.bytes)
-    }
-
-    /// Adds an attribute that holds others.
-    pub(super) fn nest(&mut self, kind: u16, fill: impl FnOnce(&mut Attributes)) -> &mut Self {
-        self.nest_after(kind, &[], fill)
-    }
-
-    /// Adds attributes that are encoded already, below one.
-    pub(super) fn put_nested(&mut self, kind: u16, inner: &Attributes) -> &mut Self {
-        self.put(kind | NESTED, &inner.bytes)
-    }
-}
-
-/// A request.
-#[derive(Debug, Clone)]
-pub(super) struct Message {
-    kind: u16,
-    flags: u16,
-    /// The family's own header.
-    head: Vec<u8>,
-    /// What follows it.
-    pub(super) attributes: Attributes,
-}
-
-impl Message {
-    /// A request of that type with the family's header; `REQUEST` is added to the flags.
-    pub(super) fn new(kind: u16, flags: u16, head: &[u8]) -> Message {
-        Message { kind, flags: flags | REQUEST, head: head.to_vec(), attributes: Attributes::default() }
-    }
-
-    /// The same with an answer asked for.
-    pub(super) fn acknowledged(mut self) -> Message {
-        self.flags |= ACK;
-        self
-    }
-
-    fn encode(&self, sequence: u32, into: &mut Vec<u8>) {
-        let size = HEADER + self.head.len() + self.attributes.bytes.len();
-        into.extend(u32::try_from(size).unwrap_or(u32::MAX).to_ne_bytes());
-        into.extend(self.kind.to_ne_bytes());
-        into.extend(self.flags.to_ne_bytes());
-        into.extend(sequence.to_ne_bytes());
-        into.extend(0u32.to_ne_bytes());
-        into.extend(&self.head);
-        into.extend(&self.attributes.bytes);
-    }
-}
-
-/// Attributes that are longer than their length field don't come from here: names and addresses are bounded.
-fn length(size: usize) -> u16 {
-    u16::try_from(size).unwrap_or(u16::MAX)
-}
 
 /// A failed request: which of those sent, and why.
 #[derive(Debug)]
@@ -161,8 +57,7 @@ impl From<Refused> for io::Error {
 /// A netlink socket in the network namespace that its thread was in when it was opened.
 #[derive(Debug)]
 pub(super) struct Socket {
-    fd: OwnedFd,
-    sequence: u32,
+    line: Arc<Line>,
     /// Whether among the last answers were some of a list that changed meanwhile.
     is_torn: bool,
 }
@@ -174,17 +69,20 @@ impl Socket {
         Socket::open(None)
     }
 
-    /// For nftables.
+    /// For nftables and conntrack; the thread keeps it.
     pub(super) fn netfilter() -> io::Result<Socket> {
+        let line = kept::line(|| bound(Some(netlink::NETFILTER)))?;
+        Ok(Socket { line, is_torn: false })
+    }
+
+    /// The same for who keeps it, and has it closed in the end.
+    pub(super) fn netfilter_to_keep() -> io::Result<Socket> {
         Socket::open(Some(netlink::NETFILTER))
     }
 
     /// For a protocol of netlink's; its number 0 is `None`.
     pub(super) fn open(protocol: Option<Protocol>) -> io::Result<Socket> {
-        let (family, flags) = (AddressFamily::NETLINK, SocketFlags::CLOEXEC);
-        let fd = socket_with(family, SocketType::RAW, flags, protocol)?;
-        bind(&fd, &SocketAddrNetlink::new(0, 0))?;
-        Ok(Socket { fd, sequence: 0, is_torn: false })
+        Ok(Socket { line: Line::new(bound(protocol)?), is_torn: false })
     }
 
     /// Sends one request and returns the answers to it, without their headers. A list is asked for again until it is of one
@@ -202,7 +100,7 @@ impl Socket {
     }
 
     /// Sends the request for a list and hands on its entries as they come, until that is enough: for lists that may be long. One that
-    /// changes meanwhile is told as it is found. The socket is of no use afterwards, as a list not read to its end is in the way.
+    /// changes meanwhile is told as it is found. A socket whose list isn't read to its end is of no use any more.
     pub(super) fn stream(
         mut self,
         list: Message,
@@ -235,25 +133,28 @@ impl Socket {
         last: usize,
         each: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
     ) -> Result<(), Refused> {
-        let first = self.sequence.wrapping_add(1);
+        let before = self.line.sequence.load(Ordering::Relaxed);
+        let mut sequence = before;
         let mut bytes = Vec::with_capacity(512);
         for message in messages {
-            self.sequence = self.sequence.wrapping_add(1);
-            message.encode(self.sequence, &mut bytes);
+            sequence = sequence.wrapping_add(1);
+            message.encode(sequence, &mut bytes);
         }
+        self.line.sequence.store(sequence, Ordering::Relaxed);
         self.send(&bytes).map_err(|source| Refused { index: 0, source })?;
-        let last = first.wrapping_add(u32::try_from(last).unwrap_or(u32::MAX));
-        self.answers(first..=last, each)
+        let first = before.wrapping_add(1);
+        let sequences = Sequences { first, last: sequence, answered: first.wrapping_add(size(last)) };
+        self.answers(&sequences, each)
     }
 
     /// Sends all of it at once, however much that is.
     fn send(&self, bytes: &[u8]) -> io::Result<()> {
         // A batch can't be sent in pieces. Beyond `net.core.wmem_max`, too: the kernel has read it when the call returns.
         let size = bytes.len() + OVERHEAD;
-        if size > SEND && size > socket_send_buffer_size(&self.fd)? {
-            set_socket_send_buffer_size_force(&self.fd, size)?;
+        if size > SEND && size > socket_send_buffer_size(&self.line.fd)? {
+            set_socket_send_buffer_size_force(&self.line.fd, size)?;
         }
-        sendto(&self.fd, bytes, SendFlags::empty(), &SocketAddrNetlink::new(0, 0))?;
+        sendto(&self.line.fd, bytes, SendFlags::empty(), &SocketAddrNetlink::new(0, 0))?;
         #[cfg(test)]
         spent::count(&spent::REQUESTS);
         Ok(())
@@ -261,26 +162,30 @@ impl Socket {
 
     fn answers(
         &mut self,
-        sequences: RangeInclusive<u32>,
+        sequences: &Sequences,
         each: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
     ) -> Result<(), Refused> {
-        let (first, last) = sequences.into_inner();
         let mut refused: Option<Refused> = None;
         self.is_torn = false;
         let mut buffer = vec![0; RECEIVE];
         loop {
-            let received = match recv(&self.fd, &mut buffer[..], RecvFlags::DONTWAIT) {
+            let received = match recv(&self.line.fd, &mut buffer[..], RecvFlags::DONTWAIT) {
                 Ok((received, _)) => received,
                 Err(rustix::io::Errno::INTR) => continue,
                 // Nothing more, though the end hasn't been seen: a batch that broke off says so by its error alone.
-                Err(error) => return Err(refused.unwrap_or(Refused { index: 0, source: error.into() })),
+                Err(error) => {
+                    return Err(refused.unwrap_or_else(|| {
+                        kept::give_up(&self.line);
+                        Refused { index: 0, source: error.into() }
+                    }));
+                }
             };
             #[cfg(test)]
             spent::count(&spent::RECEIPTS);
             for answer in split(&buffer[..received]) {
                 // What an earlier request left unread.
-                let Some(index) = index_of(answer.sequence, first, self.sequence) else { continue };
-                let last = answer.sequence == last;
+                let Some(index) = sequences.index_of(answer.sequence) else { continue };
+                let last = answer.sequence == sequences.answered;
                 self.is_torn |= answer.flags & DUMP_INTR != 0;
                 match answer.kind {
                     NLMSG_ERROR => {
@@ -295,6 +200,7 @@ impl Socket {
                     NLMSG_DONE => {}
                     _ => {
                         if each(answer.payload).is_break() {
+                            kept::give_up(&self.line);
                             return Ok(());
                         }
                     }
@@ -304,60 +210,31 @@ impl Socket {
     }
 }
 
-fn index_of(sequence: u32, first: u32, last: u32) -> Option<usize> {
-    let (index, count) = (sequence.wrapping_sub(first), last.wrapping_sub(first));
-    (index <= count).then(|| usize::try_from(index).unwrap_or(0))
+/// The numbers of requests that were sent at once.
+struct Sequences {
+    first: u32,
+    last: u32,
+    /// Of the last one that is answered.
+    answered: u32,
 }
 
-struct Answer<'a> {
-    kind: u16,
-    flags: u16,
-    sequence: u32,
-    payload: &'a [u8],
-}
-
-impl Answer<'_> {
-    /// The error of an acknowledgement; `None` for success.
-    fn errno(&self) -> Option<io::Error> {
-        let number = i32::from_ne_bytes(*self.payload.first_chunk()?);
-        (number != 0).then(|| io::Error::from_raw_os_error(-number))
+impl Sequences {
+    /// Which of them an answer is to; `None` for what an earlier request left unread.
+    fn index_of(&self, sequence: u32) -> Option<usize> {
+        let (index, count) = (sequence.wrapping_sub(self.first), self.last.wrapping_sub(self.first));
+        (index <= count).then(|| usize::try_from(index).unwrap_or(0))
     }
 }
 
-fn split(mut bytes: &[u8]) -> impl Iterator<Item = Answer<'_>> {
-    std::iter::from_fn(move || {
-        let size = usize::try_from(u32_at(bytes, 0)?).ok()?;
-        let payload = bytes.get(HEADER..size)?;
-        let (kind, flags) = (u16_at(bytes, 4)?, u16_at(bytes, 6)?);
-        let answer = Answer { kind, flags, sequence: u32_at(bytes, 8)?, payload };
-        bytes = bytes.get(size.next_multiple_of(4)..).unwrap_or_default();
-        Some(answer)
-    })
+fn size(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
 }
 
-/// The attributes in an answer, after the family's header of that size.
-pub(super) fn attributes(bytes: &[u8], after: usize) -> impl Iterator<Item = (u16, &[u8])> {
-    let mut bytes = bytes.get(after..).unwrap_or_default();
-    std::iter::from_fn(move || {
-        let size = usize::from(u16_at(bytes, 0)?);
-        let kind = u16_at(bytes, 2)? & TYPE_MASK;
-        let value = bytes.get(ATTRIBUTE..size)?;
-        bytes = bytes.get(size.next_multiple_of(4)..).unwrap_or_default();
-        Some((kind, value))
-    })
-}
-
-/// One attribute of an answer.
-pub(super) fn attribute(bytes: &[u8], after: usize, kind: u16) -> Option<&[u8]> {
-    attributes(bytes, after).find(|(found, _)| *found == kind).map(|(_, value)| value)
-}
-
-pub(super) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    bytes.get(at..)?.first_chunk().map(|bytes| u16::from_ne_bytes(*bytes))
-}
-
-pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes.get(at..)?.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))
+fn bound(protocol: Option<Protocol>) -> io::Result<OwnedFd> {
+    let (family, flags) = (AddressFamily::NETLINK, SocketFlags::CLOEXEC);
+    let fd = socket_with(family, SocketType::RAW, flags, protocol)?;
+    bind(&fd, &SocketAddrNetlink::new(0, 0))?;
+    Ok(fd)
 }
 
 /// What a thread's sockets have cost so far.
@@ -386,33 +263,7 @@ pub(super) mod spent {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn attributes_are_aligned_and_nested() {
-        let mut outer = Attributes::default();
-        outer.put_str(3, "ab").nest(18, |inner| {
-            inner.put_u32(1, 7);
-        });
-        let mut found = attributes(&outer.bytes, 0);
-        assert_eq!(found.next(), Some((3, &b"ab\0"[..])));
-        let (kind, inner) = found.next().unwrap();
-        assert_eq!(kind, 18);
-        assert_eq!(attribute(inner, 0, 1), Some(&7u32.to_ne_bytes()[..]));
-        assert_eq!(found.next(), None);
-        assert_eq!(outer.bytes.len(), 8 + 4 + 8);
-    }
-
-    #[test]
-    fn broken_answers_end_the_reading() {
-        assert_eq!(split(&[1, 2, 3]).count(), 0);
-        let mut short = Vec::new();
-        Message::new(1, 0, &[]).encode(5, &mut short);
-        short[0] = 200;
-        assert_eq!(split(&short).count(), 0);
-        short[0] = 3;
-        assert_eq!(split(&short).count(), 0);
-        assert_eq!(attributes(&[0, 0, 1, 0], 0).count(), 0);
-    }
+    use crate::builtin::tables::netns::{on_own_host, sh};
 
     /// The other end of a pair of sockets plays the kernel, which has answered before it is asked.
     #[test]
@@ -428,7 +279,7 @@ mod tests {
         };
         answer(1, DUMP_INTR, 7);
         answer(2, 0, 8);
-        let mut socket = Socket { fd, sequence: 0, is_torn: false };
+        let mut socket = Socket { line: Line::new(fd), is_torn: false };
         let list = || Message::new(1, DUMP, &[]);
         assert_eq!(socket.request(list()).unwrap(), [[8; 4]]);
         for sequence in 3..u32::try_from(3 + DUMPS).unwrap() {
@@ -438,7 +289,36 @@ mod tests {
     }
 
     #[test]
+    fn a_netfilter_socket_serves_its_thread_again_unless_a_list_is_left_in_it() {
+        on_own_host(|| async {
+            sh("nft add table ip one; nft add table ip two");
+            // nftables: the list of tables.
+            let list = || Message::new(10 << 8 | 1, DUMP, &[0; 4]);
+            let stream = |outcome| {
+                let (socket, mut listed) = (Socket::netfilter().unwrap(), 0);
+                let line = Arc::downgrade(&socket.line);
+                let each = |_: &[u8]| {
+                    listed += 1;
+                    outcome
+                };
+                socket.stream(list(), each).unwrap();
+                (line, listed)
+            };
+            let (first, listed) = stream(ControlFlow::Continue(()));
+            assert_eq!(listed, 2);
+            let again = Socket::netfilter().unwrap();
+            assert!(Arc::ptr_eq(&first.upgrade().unwrap(), &again.line));
+            assert!(!Arc::ptr_eq(&again.line, &Socket::netfilter().unwrap().line), "it is in use");
+            drop(again);
+            let (broken_off, listed) = stream(ControlFlow::Break(()));
+            assert_eq!((listed, broken_off.upgrade().is_some()), (1, false));
+            assert_eq!(stream(ControlFlow::Continue(())).1, 2);
+        });
+    }
+
+    #[test]
     fn an_answer_is_matched_to_its_request() {
+        let index_of = |sequence, first, last| Sequences { first, last, answered: last }.index_of(sequence);
         assert_eq!(index_of(7, 5, 9), Some(2));
         assert_eq!(index_of(4, 5, 9), None);
         assert_eq!(index_of(10, 5, 9), None);

@@ -4,9 +4,11 @@
 //! |---|---|
 //! | `conf` | reads the configuration: sets of ranges, addresses asked for |
 //! | `range` | which addresses a set holds, and in which order they are handed out |
-//! | `store` | who has which, on disk |
+//! | `store`; `holders`, `ears` | who has which, on disk; what is remembered of that, and what of it has changed since |
 
 mod conf;
+mod ears;
+mod holders;
 mod range;
 mod store;
 

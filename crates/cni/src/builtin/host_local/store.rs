@@ -9,28 +9,34 @@
 //!
 //! An address is written beside and renamed, so that its file is never seen without its owner; one that is empty all the same
 //! was left by a plugin cut short in writing, before anybody learnt of the address, and counts as free.
+//!
+//! Not here: whose they are, read and remembered (`holders`).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 
+use super::holders::{Holder, Holders, Memory, failed};
 use crate::attachment::AttachmentId;
 use crate::builtin::patience::Patience;
 use crate::error::Error;
+use crate::files::read_regular;
 
 /// How long anybody waits for the lock, behind however many others. Another process holds it for milliseconds; one that is stopped
 /// must not stop us.
 const LOCK_DEADLINE: Duration = Duration::from_secs(20);
 /// Others may read whose an address is, as with the reference plugin.
 const MODE: u32 = 0o644;
+/// More bytes than an address takes when it is written.
+const ADDRESS: u64 = 64;
 /// What an address is written into before it gets its name.
 const BESIDE: &str = ".knarr";
 
@@ -42,6 +48,8 @@ static WITHIN: LazyLock<Mutex<HashMap<PathBuf, Arc<Within>>>> = LazyLock::new(Mu
 struct Within {
     is_held: Mutex<bool>,
     freed: Condvar,
+    /// Whose the addresses were when the last holder was done.
+    memory: Mutex<Memory>,
 }
 
 /// Held until this goes.
@@ -55,6 +63,12 @@ impl Within {
         let waited = self.freed.wait_timeout_while(is_held, patience, |is_held| *is_held);
         let (mut is_held, _) = waited.unwrap_or_else(PoisonError::into_inner);
         (!std::mem::replace(&mut *is_held, true)).then(|| Held(self))
+    }
+}
+
+impl Held<'_> {
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.0.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -77,35 +91,9 @@ pub(super) struct Store {
 #[derive(Debug)]
 pub(super) struct Locked<'a> {
     dir: &'a Path,
-    holders: HashMap<IpAddr, Holder>,
+    holders: Holders,
     _file: File,
-    _within: Held<'a>,
-}
-
-/// Who has an address.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Holder {
-    container_id: String,
-    /// `None` in files of old versions.
-    ifname: Option<String>,
-}
-
-impl Holder {
-    /// Reads what an address's file holds; `None` for one that was cut short.
-    fn parse(text: &str) -> Option<Holder> {
-        let mut lines = text.trim().splitn(2, "\r\n");
-        let container_id = lines.next().filter(|line| !line.is_empty())?.to_owned();
-        Some(Holder { container_id, ifname: lines.next().map(str::to_owned) })
-    }
-
-    fn is(&self, id: &AttachmentId) -> bool {
-        self.container_id == id.container_id && self.ifname.as_ref().is_none_or(|name| *name == id.ifname)
-    }
-
-    /// Whether one of them has it.
-    pub(super) fn is_among(&self, ids: &HashSet<AttachmentId>) -> bool {
-        ids.iter().any(|id| self.is(id))
-    }
+    within: Held<'a>,
 }
 
 impl Store {
@@ -140,8 +128,7 @@ impl Store {
         let failed = |source| failed("lock", &path, source);
         let late = || failed(io::ErrorKind::TimedOut.into());
         let within = self.within.hold(self.patience).ok_or_else(late)?;
-        let options = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
-        let file = options.map_err(failed)?;
+        let file = open_own(&path, 0o600).map_err(failed)?;
         let mut patience = Patience::new(self.patience.saturating_sub(begun.elapsed()));
         loop {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -152,34 +139,28 @@ impl Store {
                 Err(errno) => return Err(failed(errno.into())),
             }
         }
-        let holders = read_holders(&self.dir)?;
-        Ok(Locked { dir: &self.dir, holders, _file: file, _within: within })
+        let memory = std::mem::take(&mut *within.memory());
+        let holders = Holders::read(&self.dir, memory)?;
+        Ok(Locked { dir: &self.dir, holders, _file: file, within })
     }
 }
 
-fn read_holders(dir: &Path) -> Result<HashMap<IpAddr, Holder>, Error> {
-    let mut holders = HashMap::new();
-    for entry in fs::read_dir(dir).map_err(|source| failed("list", dir, source))? {
-        let name = entry.map_err(|source| failed("list", dir, source))?.file_name();
-        let Some(address) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
-        let path = dir.join(&name);
-        let text = fs::read(&path).map_err(|source| failed("read", &path, source))?;
-        if let Some(holder) = Holder::parse(&String::from_utf8_lossy(&text)) {
-            holders.insert(address, holder);
-        }
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        *self.within.memory() = std::mem::take(&mut self.holders).remember();
     }
-    Ok(holders)
 }
 
 impl Locked<'_> {
     /// Whether somebody has that address.
     pub(super) fn is_taken(&self, address: IpAddr) -> bool {
-        self.holders.contains_key(&address)
+        self.holders.of.contains_key(&address)
     }
 
     /// The addresses that an attachment has.
     pub(super) fn owned<'s>(&'s self, id: &'s AttachmentId) -> impl Iterator<Item = IpAddr> + 's {
-        self.holders.iter().filter(|(_, holder)| holder.is(id)).map(|(address, _)| *address)
+        let holds = |holder: &Option<Holder>| holder.as_ref().is_some_and(|holder| holder.is(id));
+        self.holders.of.iter().filter(move |(_, holder)| holds(holder)).map(|(address, _)| *address)
     }
 
     /// Gives an address, which nobody has, to an attachment.
@@ -188,8 +169,9 @@ impl Locked<'_> {
     /// [`Error::Record`]; nobody has it then.
     pub(super) fn take(&mut self, address: IpAddr, id: &AttachmentId) -> Result<(), Error> {
         let (beside, path) = (self.dir.join(BESIDE), self.dir.join(address.to_string()));
-        let options = OpenOptions::new().write(true).create(true).truncate(true).mode(MODE).open(&beside);
-        let written = options
+        // Left by who was cut short; or put there by somebody, to have us write to where it leads.
+        let _ = fs::remove_file(&beside);
+        let written = (OpenOptions::new().write(true).create_new(true).mode(MODE).open(&beside))
             .and_then(|mut file| file.write_all(format!("{}\r\n{}", id.container_id, id.ifname).as_bytes()))
             .and_then(|()| fs::rename(&beside, &path));
         written.map_err(|source| {
@@ -197,7 +179,7 @@ impl Locked<'_> {
             failed("write", &path, source)
         })?;
         let (container_id, ifname) = (id.container_id.clone(), Some(id.ifname.clone()));
-        self.holders.insert(address, Holder { container_id, ifname });
+        self.holders.of.insert(address, Some(Holder { container_id, ifname }));
         Ok(())
     }
 
@@ -207,7 +189,7 @@ impl Locked<'_> {
     /// [`Error::Record`].
     pub(super) fn give_back(&mut self, address: IpAddr) -> Result<(), Error> {
         crate::files::remove(&self.dir.join(address.to_string()))?;
-        self.holders.remove(&address);
+        self.holders.of.remove(&address);
         Ok(())
     }
 
@@ -219,13 +201,14 @@ impl Locked<'_> {
         self.retain(|holder| !holder.is(id))
     }
 
-    /// Takes back all whose holder isn't kept.
+    /// Takes back all whose holder isn't kept; who can't be told is.
     ///
     /// # Errors
     /// [`Error::Record`], of the first that can't be; the others are.
     pub(super) fn retain(&mut self, keep: impl Fn(&Holder) -> bool) -> Result<Vec<IpAddr>, Error> {
-        let gone: Vec<IpAddr> =
-            self.holders.iter().filter(|(_, holder)| !keep(holder)).map(|(address, _)| *address).collect();
+        let is_gone = |holder: &Option<Holder>| holder.as_ref().is_some_and(|holder| !keep(holder));
+        let gone = self.holders.of.iter().filter(|(_, holder)| is_gone(holder));
+        let gone: Vec<IpAddr> = gone.map(|(address, _)| *address).collect();
         let mut failure = None;
         for address in &gone {
             failure = failure.or(self.give_back(*address).err());
@@ -235,14 +218,16 @@ impl Locked<'_> {
 
     /// The address of that set which was handed out last.
     pub(super) fn last(&self, set: usize) -> Option<IpAddr> {
-        fs::read_to_string(self.last_path(set)).ok()?.trim().parse().ok()
+        let text = read_regular(&self.last_path(set), ADDRESS).ok()?;
+        String::from_utf8(text).ok()?.trim().parse().ok()
     }
 
     /// Notes it. Losing it costs the order only, and so must not cost the address.
     pub(super) fn remember_last(&self, set: usize, address: IpAddr) {
-        let options =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(MODE).open(self.last_path(set));
-        let _ = options.and_then(|mut file| file.write_all(address.to_string().as_bytes()));
+        let _ = open_own(&self.last_path(set), MODE).and_then(|mut file| {
+            file.set_len(0)?;
+            file.write_all(address.to_string().as_bytes())
+        });
     }
 
     fn last_path(&self, set: usize) -> PathBuf {
@@ -250,8 +235,16 @@ impl Locked<'_> {
     }
 }
 
-fn failed(action: &'static str, path: &Path, source: io::Error) -> Error {
-    Error::Record { action, path: path.to_owned(), source }
+/// Opens a file for writing, or makes it. What isn't one, or leads elsewhere, is neither waited for nor written to.
+fn open_own(path: &Path, mode: u32) -> io::Result<File> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(mode).custom_flags(flags.bits().cast_signed());
+    let file = options.open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "isn't a regular file"));
+    }
+    Ok(file)
 }
 
 #[cfg(test)]

@@ -176,6 +176,46 @@ fn a_file_cut_short_loses_no_address() {
     assert_eq!(fs::read(dir.path().join("net/10.0.0.3")).unwrap(), b"b\r\neth0");
 }
 
+/// Nobody is kept by what only looks like an address, or like a file of ours; nor is anything written to where a link leads.
+#[test]
+fn entries_that_are_no_files_are_passed_over() {
+    let dir = dir();
+    let net = dir.path().join("net");
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    let pipe = |name: &str| rustix::fs::mkfifoat(rustix::fs::CWD, net.join(name), mode).unwrap();
+    fs::create_dir(&net).unwrap();
+    let victim = dir.path().join("victim");
+    fs::write(&victim, "untouched").unwrap();
+    pipe("10.0.0.2");
+    fs::create_dir(net.join("10.0.0.3")).unwrap();
+    std::os::unix::fs::symlink("/nonexistent", net.join("10.0.0.4")).unwrap();
+    std::os::unix::fs::symlink(&victim, net.join("last_reserved_ip.0")).unwrap();
+    // Whether it is read for the first time or known from before.
+    for _ in 0..4 {
+        std::os::unix::fs::symlink(&victim, net.join(".knarr")).unwrap();
+        assert_eq!(add(dir.path(), "a", SUBNET).unwrap(), "10.0.0.5/29");
+        run(&call(dir.path(), Command::Check, "a", json!({"subnet": SUBNET}), json!({}))).unwrap();
+        del(dir.path(), "a", SUBNET);
+        let none = json!({"cni.dev/valid-attachments": []});
+        let mut request = call(dir.path(), Command::Gc, "", json!({"subnet": SUBNET}), none);
+        request.ifname.clear();
+        run(&request).unwrap();
+    }
+    assert_eq!(fs::read(&victim).unwrap(), b"untouched");
+    fs::remove_file(net.join("last_reserved_ip.0")).unwrap();
+    pipe("last_reserved_ip.0");
+    assert_eq!(add(dir.path(), "a", SUBNET).unwrap(), "10.0.0.5/29");
+    // What has become readable is somebody's.
+    fs::remove_file(net.join("10.0.0.2")).unwrap();
+    fs::write(net.join("10.0.0.2"), "b\r\neth0").unwrap();
+    del(dir.path(), "b", SUBNET);
+    assert!(!net.join("10.0.0.2").exists());
+    fs::remove_file(net.join("lock")).unwrap();
+    pipe("lock");
+    let refused = add(dir.path(), "c", SUBNET).unwrap_err();
+    assert!(matches!(refused, Error::Record { action: "lock", .. }), "{refused}");
+}
+
 #[test]
 fn the_settings_of_a_file_come_with_the_addresses() {
     let dir = dir();

@@ -7,14 +7,18 @@ mod owners;
 mod reach;
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use serde_json::json;
 
+use super::wanted::{addresses, snat};
+use super::way::Snat;
 use super::*;
+use crate::attachment::Protocol;
 use crate::builtin::tables::ground::{at, bridge, forward, link, port, world};
 use crate::builtin::tables::netns::{Netns, on_own_host, sh};
+use crate::result::Cidr;
 
 /// A call about a pod of the network `n` with these addresses.
 fn call(command: Command, container: &str, ips: &[&str], config: Value) -> Request {

@@ -24,7 +24,7 @@ impl Changes {
     pub(crate) fn are_there(&mut self) -> Result<bool, Error> {
         let mut socket = match self.socket.take() {
             Some(socket) => socket,
-            None => Socket::netfilter().map_err(failed(ASK))?,
+            None => Socket::netfilter_to_keep().map_err(failed(ASK))?,
         };
         let now = nft::generation(&mut socket).map_err(failed(ASK))?;
         self.socket = Some(socket);

@@ -1,4 +1,5 @@
 use super::netns::{on_own_host, sh};
+use super::turn::once_each;
 use super::*;
 use crate::builtin::link::octets;
 use crate::builtin::netlink::Message;
