@@ -1,28 +1,19 @@
 //! Attachments from their intent to their end.
 //!
-//! | step of ADD | on failure |
-//! |---|---|
-//! | check the request, find a network and its plugins | nothing to undo |
-//! | journal the intent | nothing to undo |
-//! | run the chain | DEL of all of it; the record goes if that succeeds |
-//! | journal the result | the same |
-//!
-//! | step of DEL | on failure |
-//! |---|---|
-//! | cut off, if all of the chain is served in-process; else run it backwards | go on to the end; the record stays |
-//! | run it backwards (behind the answer) | the record stays |
-//! | remove the record | |
-//!
 //! A record that is left says what is still to be undone; the next DEL or collection tries again. Which plugin runs when is
-//! `network`'s affair.
+//! `network`'s affair. How an attachment is made is in `add`, how it ends in `del`, what is done about those that nobody owns
+//! in `gc`, about tables that somebody took away in `mend`.
 
+mod add;
+mod del;
+mod gc;
 mod mend;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{OwnedRwLockReadGuard, RwLock, watch};
+use tokio::sync::{RwLock, watch};
 
 use crate::attachment::{Attachment, AttachmentId};
 use crate::builtin_network::BuiltinNetwork;
@@ -30,10 +21,10 @@ use crate::cache::{Journal, Record, Via};
 use crate::carrier::{Carrier, Means};
 use crate::claim::Claim;
 use crate::directories::Directories;
-use crate::error::{Error, chain};
+use crate::error::Error;
 use crate::ground::Ground;
-use crate::locks::{Lock, Locks};
-use crate::network::{self, normalised};
+use crate::locks::Locks;
+use crate::network::normalised;
 use crate::networks::{Added, Config};
 use crate::orphans;
 use crate::plugin::Runner;
@@ -77,14 +68,6 @@ enum Configured {
 pub(crate) type Valid<'a> = &'a (dyn Fn() -> IsValid + Send + Sync);
 /// Whether an attachment was valid when that was asked.
 pub(crate) type IsValid = Box<dyn Fn(&AttachmentId) -> bool + Send>;
-
-/// The second half of a DEL, with the right to it.
-struct Remainder {
-    served: Served,
-    record: Record,
-    lock: Lock,
-    busy: OwnedRwLockReadGuard<()>,
-}
 
 impl Attachments {
     /// Opens the directories. Has to be called inside a tokio runtime.
@@ -162,132 +145,6 @@ impl Attachments {
         Ok(self.journal.load(id)?.filter(Record::is_attached).map(|record| added(&record)))
     }
 
-    /// See [`crate::Networks::add`].
-    pub(crate) async fn add(&self, attachment: &Attachment, chosen: Chosen) -> Result<Added, Error> {
-        let id = attachment.id();
-        let _lock = self.locks.lock(id.clone()).await;
-        let _busy = self.quiet.read().await;
-        if attachment.netns.is_none() {
-            return Err(Error::InvalidAttachment { field: "network namespace", value: String::new() });
-        }
-        if let Some(mut record) = self.journal.load(&id)? {
-            if record.is_attached() {
-                let AttachmentId { container_id, ifname } = id;
-                return Err(Error::AlreadyAttached { container_id, ifname });
-            }
-            // An ADD that was cut short before anybody learnt of it, or a DEL that wasn't finished.
-            record.attachment.netns = namespace(attachment.netns.as_deref());
-            self.detach(&record).await?;
-            self.has_gone(&record)?;
-        }
-        let Chosen { mut served, via } = chosen;
-        if let Via::Builtin(settings @ BuiltinNetwork { mtu: None, .. }) = &via {
-            let mtu = self.ground.mtu().await?;
-            served = Served::builtin(settings, &self.addresses, &self.carrier, mtu)?;
-        }
-        let mut record = Record::intent(&served.conf.name, attachment, via, served.is_native());
-        self.journal.store(&record)?;
-        if served.is_native() {
-            self.ground.arrive();
-            self.mend_if_flushed().await;
-        }
-        let outcome = served.chain(attachment).add().await.and_then(|raw| {
-            record.result = Some(raw);
-            self.journal.store(&record)
-        });
-        match outcome {
-            Ok(()) => {
-                let added = added(&record);
-                if served.uses_tables(attachment) {
-                    self.ground.lay(&added.ips);
-                }
-                Ok(added)
-            }
-            Err(failure) => Err(self.undo(&record, failure).await),
-        }
-    }
-
-    /// Sees that nothing was put off: what only a missing plugin can undo would be forgotten with its record.
-    fn has_gone(&self, record: &Record) -> Result<(), Error> {
-        let id = record.attachment.id();
-        if self.journal.load(&id)?.is_none() {
-            return Ok(());
-        }
-        let served = self.served_as(record);
-        let missing = served.and_then(|served| network::find_plugins(&served.conf, &served.carrier)).err();
-        Err(detach_failed(&id, missing.into_iter().collect()))
-    }
-
-    async fn undo(&self, record: &Record, failure: Error) -> Error {
-        match self.detach(record).await {
-            Ok(()) => failure,
-            Err(Error::Detach { failures, .. }) => Error::Undo { failure: Box::new(failure), undo: failures },
-            Err(other) => Error::Undo { failure: Box::new(failure), undo: vec![other] },
-        }
-    }
-
-    /// See [`crate::Networks::del`].
-    pub(crate) async fn del(self: &Arc<Self>, attachment: &Attachment) -> Result<(), Error> {
-        let id = attachment.id();
-        if locked(&self.leaving).contains(&id) {
-            return Ok(());
-        }
-        let lock = self.locks.lock(id.clone()).await;
-        let busy = Arc::clone(&self.quiet).read_owned().await;
-        let Some(mut record) = self.journal.load(&id)? else { return Ok(()) };
-        record.attachment.netns = namespace(attachment.netns.as_deref());
-        let served = match self.served_as(&record) {
-            Ok(served) => served,
-            Err(error) => {
-                // Of a newer version, for one. It mustn't keep a pod any more than a plugin that is missing.
-                let (container, ifname) = (&id.container_id, &id.ifname);
-                tracing::warn!(container, ifname, error = chain(&error), "detaching is put off");
-                record.detached = true;
-                return self.journal.store(&record);
-            }
-        };
-        if !served.is_native_throughout() {
-            return self.remove(&served, &record).await;
-        }
-        let cut = served.chain(&record.attachment).cut(record.result.as_ref()).await;
-        if !cut.is_empty() {
-            // What one of them refuses is no reason to leave the rest; what stays refused is said once more.
-            return self.remove(&served, &record).await;
-        }
-        record.detached = true;
-        if self.journal.store(&record).is_err() {
-            // On a full disk, for one: what a crash would let nobody know isn't answered before it is done.
-            return self.remove(&served, &record).await;
-        }
-        // Its owner may end the namespace now, and the path may lead to another's.
-        record.attachment.netns = None;
-        locked(&self.leaving).insert(id);
-        self.behind.send_modify(|count| *count += 1);
-        let (attachments, remainder) = (Arc::clone(self), Remainder { served, record, lock, busy });
-        // Ends by itself; `settle` waits for it.
-        tokio::spawn(async move { attachments.finish(remainder).await });
-        Ok(())
-    }
-
-    async fn finish(&self, remainder: Remainder) {
-        let Remainder { served, record, lock, busy } = remainder;
-        let id = record.attachment.id();
-        if let Err(error) = self.remove(&served, &record).await {
-            // The record is left, and the next collection tries again.
-            let (container, ifname) = (&id.container_id, &id.ifname);
-            tracing::warn!(
-                container,
-                ifname,
-                error = chain(&error),
-                "a detached interface couldn't be removed"
-            );
-        }
-        drop(busy);
-        locked(&self.leaving).remove(&id);
-        drop(lock);
-        self.behind.send_modify(|count| *count -= 1);
-    }
-
     /// See [`crate::Networks::settle`].
     pub(crate) async fn settle(&self) -> Result<(), Error> {
         // The sender is ours, so that the wait can't fail.
@@ -304,35 +161,6 @@ impl Attachments {
         if native || self.ground.is_used() { self.ground.clear().await } else { Vec::new() }
     }
 
-    /// Undoes what a record stands for, as far as possible; the record goes when nothing is left to undo.
-    async fn detach(&self, record: &Record) -> Result<(), Error> {
-        let served = self.served_as(record);
-        let served = served.map_err(|error| detach_failed(&record.attachment.id(), vec![error]))?;
-        self.remove(&served, record).await
-    }
-
-    /// The whole DEL, to the end. What only a missing plugin could undo is put off to the next.
-    async fn remove(&self, served: &Served, record: &Record) -> Result<(), Error> {
-        let id = record.attachment.id();
-        let failures = served.chain(&record.attachment).del(record.result.as_ref()).await;
-        if served.is_native() {
-            self.ground.leave();
-        }
-        for failure in &failures {
-            let (container, ifname) = (&id.container_id, &id.ifname);
-            tracing::warn!(container, ifname, error = chain(failure), "a step of detaching failed");
-        }
-        if failures.is_empty() {
-            return self.journal.remove(&id);
-        }
-        if failures.iter().all(|failure| matches!(failure, Error::PluginMissing { .. })) {
-            let mut left = record.clone();
-            left.detached = true;
-            return self.journal.store(&left);
-        }
-        Err(detach_failed(&id, failures))
-    }
-
     /// See [`crate::Networks::check`].
     pub(crate) async fn check(&self, attachment: &Attachment) -> Result<(), Error> {
         let id = attachment.id();
@@ -346,65 +174,6 @@ impl Attachments {
         record.attachment.netns = namespace(attachment.netns.as_deref());
         let served = self.served_as(&record)?;
         served.chain(&record.attachment).check(record.result.as_ref()).await
-    }
-
-    /// See [`crate::Networks::gc`].
-    pub(crate) async fn gc(&self, valid: Valid<'_>) -> Result<(), Error> {
-        let recorded = self.journal.ids()?;
-        let kept = self.kept(recorded.clone(), &valid());
-        self.lay_for(&kept);
-        self.mend_if_flushed().await;
-        let mut failures = Vec::new();
-        for id in recorded.into_iter().filter(|id| !kept.contains(id)) {
-            failures.extend(self.collect(id).await.err());
-        }
-        // While anything is being attached or detached there is no telling what is valid: the next call asks again.
-        if let Ok(_quiet) = self.quiet.try_write() {
-            let kept = self.kept(self.journal.ids()?, &valid());
-            failures.extend(self.collect_unrecorded(&kept).await);
-        }
-        if failures.is_empty() { Ok(()) } else { Err(Error::Collect { failures }) }
-    }
-
-    /// Those of the recorded attachments that are valid and not half detached, as far as is known.
-    fn kept(&self, recorded: Vec<AttachmentId>, is_valid: &IsValid) -> Vec<AttachmentId> {
-        let is_detached = |id: &AttachmentId| match self.journal.load(id) {
-            Ok(record) => record.is_some_and(|record| record.detached),
-            Err(error) => {
-                tracing::warn!(error = chain(&error), "who can't be looked up is kept");
-                false
-            }
-        };
-        recorded.into_iter().filter(|id| is_valid(id) && !is_detached(id)).collect()
-    }
-
-    async fn collect(&self, id: AttachmentId) -> Result<(), Error> {
-        let Some(_lock) = self.locks.try_lock(id.clone()) else { return Ok(()) };
-        let _busy = self.quiet.read().await;
-        match self.journal.load(&id)? {
-            // Nobody vouches for the namespace any more; its path may name another's by now.
-            Some(mut record) => {
-                record.attachment.netns = None;
-                self.detach(&record).await
-            }
-            None => self.journal.remove(&id),
-        }
-    }
-
-    /// While nobody comes or goes.
-    async fn collect_unrecorded(&self, kept: &[AttachmentId]) -> Vec<Error> {
-        let mut failures = Vec::new();
-        for conf in self.directories.loaded() {
-            failures.extend(network::gc(&conf, &self.carrier, kept).await);
-        }
-        if let Configured::Builtin(settings, _) = &self.configured {
-            match Served::builtin(settings, &self.addresses, &self.carrier, None) {
-                Ok(served) => failures.extend(network::gc(&served.conf, &served.carrier, kept).await),
-                Err(error) => failures.push(error),
-            }
-        }
-        failures.extend(self.clear_ground().await);
-        failures
     }
 
     /// The network of a record.

@@ -1,0 +1,119 @@
+//! Detaching.
+//!
+//! | step of DEL | on failure |
+//! |---|---|
+//! | cut off, if all of the chain is served in-process; else run it backwards | go on to the end; the record stays |
+//! | run it backwards (behind the answer) | the record stays |
+//! | remove the record | |
+
+use std::sync::Arc;
+
+use tokio::sync::OwnedRwLockReadGuard;
+
+use super::{Attachments, detach_failed, locked, namespace};
+use crate::attachment::Attachment;
+use crate::cache::Record;
+use crate::error::{Error, chain};
+use crate::locks::Lock;
+use crate::served::Served;
+
+/// The second half of a DEL, with the right to it.
+struct Remainder {
+    served: Served,
+    record: Record,
+    lock: Lock,
+    busy: OwnedRwLockReadGuard<()>,
+}
+
+impl Attachments {
+    /// See [`crate::Networks::del`].
+    pub(crate) async fn del(self: &Arc<Self>, attachment: &Attachment) -> Result<(), Error> {
+        let id = attachment.id();
+        if locked(&self.leaving).contains(&id) {
+            return Ok(());
+        }
+        let lock = self.locks.lock(id.clone()).await;
+        let busy = Arc::clone(&self.quiet).read_owned().await;
+        let Some(mut record) = self.journal.load(&id)? else { return Ok(()) };
+        record.attachment.netns = namespace(attachment.netns.as_deref());
+        let served = match self.served_as(&record) {
+            Ok(served) => served,
+            Err(error) => {
+                // Of a newer version, for one. It mustn't keep a pod any more than a plugin that is missing.
+                let (container, ifname) = (&id.container_id, &id.ifname);
+                tracing::warn!(container, ifname, error = chain(&error), "detaching is put off");
+                record.detached = true;
+                return self.journal.store(&record);
+            }
+        };
+        if !served.is_native_throughout() {
+            return self.remove(&served, &record).await;
+        }
+        let cut = served.chain(&record.attachment).cut(record.result.as_ref()).await;
+        if !cut.is_empty() {
+            // What one of them refuses is no reason to leave the rest; what stays refused is said once more.
+            return self.remove(&served, &record).await;
+        }
+        record.detached = true;
+        if self.journal.store(&record).is_err() {
+            // On a full disk, for one: what a crash would let nobody know isn't answered before it is done.
+            return self.remove(&served, &record).await;
+        }
+        // Its owner may end the namespace now, and the path may lead to another's.
+        record.attachment.netns = None;
+        locked(&self.leaving).insert(id);
+        self.behind.send_modify(|count| *count += 1);
+        let (attachments, remainder) = (Arc::clone(self), Remainder { served, record, lock, busy });
+        // Ends by itself; `settle` waits for it.
+        tokio::spawn(async move { attachments.finish(remainder).await });
+        Ok(())
+    }
+
+    async fn finish(&self, remainder: Remainder) {
+        let Remainder { served, record, lock, busy } = remainder;
+        let id = record.attachment.id();
+        if let Err(error) = self.remove(&served, &record).await {
+            // The record is left, and the next collection tries again.
+            let (container, ifname) = (&id.container_id, &id.ifname);
+            tracing::warn!(
+                container,
+                ifname,
+                error = chain(&error),
+                "a detached interface couldn't be removed"
+            );
+        }
+        drop(busy);
+        locked(&self.leaving).remove(&id);
+        drop(lock);
+        self.behind.send_modify(|count| *count -= 1);
+    }
+
+    /// Undoes what a record stands for, as far as possible; the record goes when nothing is left to undo.
+    pub(super) async fn detach(&self, record: &Record) -> Result<(), Error> {
+        let served = self.served_as(record);
+        let served = served.map_err(|error| detach_failed(&record.attachment.id(), vec![error]))?;
+        self.remove(&served, record).await
+    }
+
+    /// The whole DEL, to the end. What only a missing plugin could undo is put off to the next.
+    async fn remove(&self, served: &Served, record: &Record) -> Result<(), Error> {
+        let id = record.attachment.id();
+        let failures = served.chain(&record.attachment).del(record.result.as_ref()).await;
+        if served.is_native() {
+            self.ground.leave();
+        }
+        for failure in &failures {
+            let (container, ifname) = (&id.container_id, &id.ifname);
+            tracing::warn!(container, ifname, error = chain(failure), "a step of detaching failed");
+        }
+        if failures.is_empty() {
+            return self.journal.remove(&id);
+        }
+        if failures.iter().all(|failure| matches!(failure, Error::PluginMissing { .. })) {
+            let mut left = record.clone();
+            left.detached = true;
+            return self.journal.store(&left);
+        }
+        Err(detach_failed(&id, failures))
+    }
+}
