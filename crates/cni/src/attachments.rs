@@ -7,13 +7,16 @@
 mod add;
 mod del;
 mod gc;
+mod leaving;
 mod mend;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
-use tokio::sync::{RwLock, watch};
+use tokio::sync::RwLock;
+
+use self::leaving::Leaving;
 
 use crate::attachment::{Attachment, AttachmentId};
 use crate::builtin_network::BuiltinNetwork;
@@ -53,9 +56,7 @@ pub(crate) struct Attachments {
     /// Held while the tables are mended. Those that something was being done to then: the next one to mend sees to them.
     mending: tokio::sync::Mutex<HashSet<AttachmentId>>,
     /// Those whose DEL has been answered, and is being finished.
-    leaving: Mutex<HashSet<AttachmentId>>,
-    /// How many are.
-    behind: watch::Sender<usize>,
+    leaving: Arc<Leaving>,
 }
 
 #[derive(Debug)]
@@ -103,8 +104,7 @@ impl Attachments {
             quiet,
             ground,
             mending: tokio::sync::Mutex::default(),
-            leaving: Mutex::default(),
-            behind: watch::Sender::new(0),
+            leaving: Arc::default(),
         })
     }
 
@@ -147,8 +147,7 @@ impl Attachments {
 
     /// See [`crate::Networks::settle`].
     pub(crate) async fn settle(&self) -> Result<(), Error> {
-        // The sender is ours, so that the wait can't fail.
-        let _ = self.behind.subscribe().wait_for(|count| *count == 0).await;
+        self.leaving.end_of_all().await;
         let _quiet = self.quiet.write().await;
         let failures = self.clear_ground().await;
         if failures.is_empty() { Ok(()) } else { Err(Error::Collect { failures }) }
@@ -208,8 +207,4 @@ fn namespace(path: Option<&Path>) -> Option<PathBuf> {
 fn detach_failed(id: &AttachmentId, failures: Vec<Error>) -> Error {
     let AttachmentId { container_id, ifname } = id.clone();
     Error::Detach { container_id, ifname, failures }
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

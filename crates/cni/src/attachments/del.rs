@@ -10,26 +10,29 @@ use std::sync::Arc;
 
 use tokio::sync::OwnedRwLockReadGuard;
 
-use super::{Attachments, detach_failed, locked, namespace};
-use crate::attachment::Attachment;
+use super::leaving::Departure;
+use super::{Attachments, detach_failed, namespace};
+use crate::attachment::{Attachment, AttachmentId};
 use crate::cache::Record;
 use crate::error::{Error, chain};
 use crate::locks::Lock;
 use crate::served::Served;
 
-/// The second half of a DEL, with the right to it.
+/// The second half of a DEL, with the right to it, which is given back in this order: who waits for it to be gone finds
+/// nothing at work any more, and who waits for the lock doesn't find it leaving.
 struct Remainder {
     served: Served,
     record: Record,
-    lock: Lock,
-    busy: OwnedRwLockReadGuard<()>,
+    _busy: OwnedRwLockReadGuard<()>,
+    _departure: Departure,
+    _lock: Lock,
 }
 
 impl Attachments {
     /// See [`crate::Networks::del`].
     pub(crate) async fn del(self: &Arc<Self>, attachment: &Attachment) -> Result<(), Error> {
         let id = attachment.id();
-        if locked(&self.leaving).contains(&id) {
+        if self.leaving.has(&id) {
             return Ok(());
         }
         let lock = self.locks.lock(id.clone()).await;
@@ -61,20 +64,18 @@ impl Attachments {
         }
         // Its owner may end the namespace now, and the path may lead to another's.
         record.attachment.netns = None;
-        locked(&self.leaving).insert(id);
-        self.behind.send_modify(|count| *count += 1);
-        let (attachments, remainder) = (Arc::clone(self), Remainder { served, record, lock, busy });
+        let departure = self.leaving.depart(id, record.network.clone());
+        let remainder = Remainder { served, record, _busy: busy, _departure: departure, _lock: lock };
+        let attachments = Arc::clone(self);
         // Ends by itself; `settle` waits for it.
         tokio::spawn(async move { attachments.finish(remainder).await });
         Ok(())
     }
 
     async fn finish(&self, remainder: Remainder) {
-        let Remainder { served, record, lock, busy } = remainder;
-        let id = record.attachment.id();
-        if let Err(error) = self.remove(&served, &record).await {
+        if let Err(error) = self.remove(&remainder.served, &remainder.record).await {
             // The record is left, and the next collection tries again.
-            let (container, ifname) = (&id.container_id, &id.ifname);
+            let AttachmentId { container_id: container, ifname } = remainder.record.attachment.id();
             tracing::warn!(
                 container,
                 ifname,
@@ -82,10 +83,6 @@ impl Attachments {
                 "a detached interface couldn't be removed"
             );
         }
-        drop(busy);
-        locked(&self.leaving).remove(&id);
-        drop(lock);
-        self.behind.send_modify(|count| *count -= 1);
     }
 
     /// Undoes what a record stands for, as far as possible; the record goes when nothing is left to undo.
