@@ -40,6 +40,16 @@ fn write(node: &Node, version: &str, plugins: &[Value]) {
     node.conf("10-net.conflist", &conf);
 }
 
+/// A network that masquerades, and namespaces for two pods. Names of fields are in any case.
+async fn masquerading(node: &Node) -> (Networks, [Netns; 2]) {
+    let mut conf = bridge(node);
+    conf["ipmasq"] = conf.as_object_mut().unwrap().remove("ipMasq").unwrap();
+    write(node, "1.1.0", &[conf, portmap()]);
+    let networks = open(node, true);
+    ready(&networks).await;
+    (networks, [Netns::new(), Netns::new()])
+}
+
 async fn ready(networks: &Networks) {
     let ready = Status::Ready { network: "net".into() };
     until("status", || networks.status(), |status| *status == ready).await;
@@ -191,13 +201,7 @@ fn who_made_an_attachment_undoes_it() {
 fn tables_that_somebody_flushes_come_back_for_configured_networks_too() {
     on_own_host(|| async {
         let node = Node::new();
-        let mut conf = bridge(&node);
-        // Names of fields are in any case.
-        conf["ipmasq"] = conf.as_object_mut().unwrap().remove("ipMasq").unwrap();
-        write(&node, "1.1.0", &[conf, portmap()]);
-        let networks = open(&node, true);
-        ready(&networks).await;
-        let (one, other) = (Netns::new(), Netns::new());
+        let (networks, [one, other]) = masquerading(&node).await;
         let first = attachment("first", &one.path());
         networks.add(&first).await.unwrap();
         sh("nft flush ruleset");
@@ -312,13 +316,7 @@ fn what_the_tables_refuse_does_not_keep_the_link() {
 fn what_a_lost_record_stood_for_is_collected() {
     on_own_host(|| async {
         let node = Node::new();
-        let mut conf = bridge(&node);
-        // Names of fields are in any case.
-        conf["ipmasq"] = conf.as_object_mut().unwrap().remove("ipMasq").unwrap();
-        write(&node, "1.1.0", &[conf, portmap()]);
-        let networks = open(&node, true);
-        ready(&networks).await;
-        let (one, other) = (Netns::new(), Netns::new());
+        let (networks, [one, other]) = masquerading(&node).await;
         let (lost, kept) = (attachment("lost", &one.path()), attachment("kept", &other.path()));
         networks.add(&lost).await.unwrap();
         networks.add(&kept).await.unwrap();

@@ -6,10 +6,9 @@ use std::fs;
 use cni::{Error, Status};
 
 use crate::cases::warm_up;
-use crate::plugins::installed;
 use crate::rig::{Chain, Pod, Rig, addresses};
 use crate::support::netns::on_own_host;
-use crate::support::{shown, until};
+use crate::support::{installed, shown, until};
 
 fn nothing_left(rig: &Rig) {
     let left = rig.left();
