@@ -14,14 +14,12 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tokio::sync::RwLock;
-
 use self::leaving::Leaving;
 
 use crate::attachment::{Attachment, AttachmentId};
 use crate::builtin_network::BuiltinNetwork;
 use crate::cache::{Journal, Record, Via};
-use crate::carrier::{Carrier, Means};
+use crate::carrier::{Carrier, Means, blocking};
 use crate::claim::Claim;
 use crate::directories::Directories;
 use crate::error::Error;
@@ -31,6 +29,7 @@ use crate::network::normalised;
 use crate::networks::{Added, Config};
 use crate::orphans;
 use crate::plugin::Runner;
+use crate::quiet::Quiet;
 use crate::readiness::Status;
 use crate::result::NetworkResult;
 use crate::served::{Chosen, Served};
@@ -50,8 +49,7 @@ pub(crate) struct Attachments {
     carrier: Carrier,
     journal: Journal,
     locks: Arc<Locks>,
-    /// Taken for writing by GC, which must not meet an ADD or a DEL (SPEC.md section 3, "Garbage-collecting").
-    quiet: Arc<RwLock<()>>,
+    quiet: Quiet,
     ground: Arc<Ground>,
     /// Held while the tables are mended. Those that something was being done to then: the next one to mend sees to them.
     mending: tokio::sync::Mutex<HashSet<AttachmentId>>,
@@ -81,8 +79,8 @@ impl Attachments {
         orphans::end(&owner, &journal)?;
         let runner = Runner { bin_dirs: config.bin_dirs.clone(), deadline: config.plugin_deadline, owner };
         let carrier = Carrier { runner, means: if config.native { Means::Native } else { Means::Executed } };
-        let quiet = Arc::default();
-        let ground = Arc::new(Ground::new(Arc::clone(&quiet)));
+        let quiet = Quiet::default();
+        let ground = Arc::new(Ground::new(Arc::clone(quiet.node())));
         let addresses = config.state_dir.join("addresses");
         let configured = match config.builtin.clone() {
             Some(builtin) => {
@@ -134,8 +132,7 @@ impl Attachments {
 
     /// The attachments of a container that are recorded, whatever has become of them, by their interfaces.
     pub(crate) fn recorded(&self, container_id: &str) -> Result<Vec<AttachmentId>, Error> {
-        let mut found = self.journal.ids()?;
-        found.retain(|id| id.container_id == container_id);
+        let mut found = self.journal.ids_of(container_id)?;
         found.sort_by(|a, b| (a.ifname.len(), &a.ifname).cmp(&(b.ifname.len(), &b.ifname)));
         Ok(found)
     }
@@ -148,7 +145,7 @@ impl Attachments {
     /// See [`crate::Networks::settle`].
     pub(crate) async fn settle(&self) -> Result<(), Error> {
         self.leaving.end_of_all().await;
-        let _quiet = self.quiet.write().await;
+        let _alone = self.quiet.node().write().await;
         let failures = self.clear_ground().await;
         if failures.is_empty() { Ok(()) } else { Err(Error::Collect { failures }) }
     }
@@ -164,12 +161,12 @@ impl Attachments {
     pub(crate) async fn check(&self, attachment: &Attachment) -> Result<(), Error> {
         let id = attachment.id();
         let _lock = self.locks.lock(id.clone()).await;
-        let _busy = self.quiet.read().await;
         let record = self.journal.load(&id)?.filter(Record::is_attached);
         let Some(mut record) = record else {
             let AttachmentId { container_id, ifname } = id;
             return Err(Error::NotAttached { container_id, ifname });
         };
+        let _busy = self.quiet.busy(&record.network).await;
         record.attachment.netns = namespace(attachment.netns.as_deref());
         let served = self.served_as(&record)?;
         served.chain(&record.attachment).check(record.result.as_ref()).await
@@ -181,6 +178,31 @@ impl Attachments {
             self.ground.own_former_bridge(&settings.bridge);
         }
         Served::of(record, &self.addresses, &self.carrier)
+    }
+
+    /// The networks that are configured now, whether their plugins are there or not; adds what is wrong with one.
+    fn loaded(&self, failures: &mut Vec<Error>) -> Vec<Served> {
+        let chain = |conf| Served { conf, carrier: self.carrier.clone() };
+        let mut networks: Vec<Served> = self.directories.loaded().into_iter().map(chain).collect();
+        if let Configured::Builtin(settings, _) = &self.configured {
+            match Served::builtin(settings, &self.addresses, &self.carrier, None) {
+                Ok(served) => networks.push(served),
+                Err(error) => failures.push(error),
+            }
+        }
+        networks
+    }
+
+    /// Writes a record, on a thread that may wait for the disk. Not cancel safe: it is written or not.
+    async fn store(&self, record: &Record) -> Result<(), Error> {
+        let (journal, record) = (self.journal.clone(), record.clone());
+        blocking(move || journal.store(&record)).await
+    }
+
+    /// Removes a record, in the same way.
+    async fn forget(&self, id: AttachmentId) -> Result<(), Error> {
+        let journal = self.journal.clone();
+        blocking(move || journal.remove(&id)).await
     }
 }
 

@@ -5,17 +5,20 @@
 //! | cut off, if all of the chain is served in-process; else run it backwards | go on to the end; the record stays |
 //! | run it backwards (behind the answer) | the record stays |
 //! | remove the record | |
+//!
+//! What can't be undone now but keeps no pod is put off: its record stays, as of one who has been detached. Of a damaged record
+//! only the name is known, by which every network is asked that is configured now: DEL succeeds where there is nothing.
 
+use std::path::PathBuf;
 use std::sync::Arc;
-
-use tokio::sync::OwnedRwLockReadGuard;
 
 use super::leaving::Departure;
 use super::{Attachments, detach_failed, namespace};
 use crate::attachment::{Attachment, AttachmentId};
-use crate::cache::Record;
+use crate::cache::{Found, Record};
 use crate::error::{Error, chain};
 use crate::locks::Lock;
+use crate::quiet::Busy;
 use crate::served::Served;
 
 /// The second half of a DEL, with the right to it, which is given back in this order: who waits for it to be gone finds
@@ -23,7 +26,7 @@ use crate::served::Served;
 struct Remainder {
     served: Served,
     record: Record,
-    _busy: OwnedRwLockReadGuard<()>,
+    _busy: Busy,
     _departure: Departure,
     _lock: Lock,
 }
@@ -36,17 +39,27 @@ impl Attachments {
             return Ok(());
         }
         let lock = self.locks.lock(id.clone()).await;
-        let busy = Arc::clone(&self.quiet).read_owned().await;
-        let Some(mut record) = self.journal.load(&id)? else { return Ok(()) };
-        record.attachment.netns = namespace(attachment.netns.as_deref());
+        let netns = namespace(attachment.netns.as_deref());
+        let mut record = match self.journal.look(&id)? {
+            Found::Nothing => return Ok(()),
+            Found::Record(record) => *record,
+            Found::Damaged(damage) => {
+                if let Err(error) = self.detach_damaged(&id, netns, &damage).await {
+                    // It may be about networks in which it has never been.
+                    put_off(&id, &error);
+                }
+                return Ok(());
+            }
+        };
+        let busy = self.quiet.busy(&record.network).await;
+        record.attachment.netns = netns;
         let served = match self.served_as(&record) {
             Ok(served) => served,
             Err(error) => {
                 // Of a newer version, for one. It mustn't keep a pod any more than a plugin that is missing.
-                let (container, ifname) = (&id.container_id, &id.ifname);
-                tracing::warn!(container, ifname, error = chain(&error), "detaching is put off");
+                put_off(&id, &error);
                 record.detached = true;
-                return self.journal.store(&record);
+                return self.store(&record).await;
             }
         };
         if !served.is_native_throughout() {
@@ -58,7 +71,7 @@ impl Attachments {
             return self.remove(&served, &record).await;
         }
         record.detached = true;
-        if self.journal.store(&record).is_err() {
+        if self.store(&record).await.is_err() {
             // On a full disk, for one: what a crash would let nobody know isn't answered before it is done.
             return self.remove(&served, &record).await;
         }
@@ -99,18 +112,61 @@ impl Attachments {
         if served.is_native() {
             self.ground.leave();
         }
-        for failure in &failures {
-            let (container, ifname) = (&id.container_id, &id.ifname);
-            tracing::warn!(container, ifname, error = chain(failure), "a step of detaching failed");
-        }
         if failures.is_empty() {
-            return self.journal.remove(&id);
+            return self.forget(id).await;
         }
-        if failures.iter().all(|failure| matches!(failure, Error::PluginMissing { .. })) {
+        if failures.iter().all(is_missing) {
+            failures.iter().for_each(|missing| put_off(&id, missing));
             let mut left = record.clone();
             left.detached = true;
-            return self.journal.store(&left);
+            return self.store(&left).await;
         }
         Err(detach_failed(&id, failures))
     }
+
+    /// The same for one of which only the name is known. Without any network it is put off.
+    pub(super) async fn detach_damaged(
+        &self,
+        id: &AttachmentId,
+        netns: Option<PathBuf>,
+        damage: &Error,
+    ) -> Result<(), Error> {
+        let AttachmentId { container_id, ifname } = id.clone();
+        let named = Attachment { container_id, ifname, netns, ..Attachment::default() };
+        let mut failures = Vec::new();
+        let networks = self.loaded(&mut failures);
+        for served in &networks {
+            let _busy = self.quiet.busy(&served.conf.name).await;
+            failures.extend(served.chain(&named).del(None).await);
+            if served.is_native() {
+                self.ground.leave();
+            }
+        }
+        let (container, ifname) = (&id.container_id, &id.ifname);
+        let networks: Vec<&str> = networks.iter().map(|served| served.conf.name.as_str()).collect();
+        tracing::warn!(
+            container,
+            ifname,
+            ?networks,
+            error = chain(damage),
+            "an attachment of which only the name is known is detached from whatever is configured"
+        );
+        if failures.is_empty() && !networks.is_empty() {
+            return self.forget(id.clone()).await;
+        }
+        if failures.iter().all(is_missing) {
+            failures.iter().for_each(|missing| put_off(id, missing));
+            return Ok(());
+        }
+        Err(detach_failed(id, failures))
+    }
+}
+
+fn is_missing(failure: &Error) -> bool {
+    matches!(failure, Error::PluginMissing { .. })
+}
+
+fn put_off(id: &AttachmentId, reason: &Error) {
+    let AttachmentId { container_id: container, ifname } = id;
+    tracing::warn!(container, ifname, error = chain(reason), "detaching is put off");
 }
