@@ -312,6 +312,27 @@ fn what_the_tables_refuse_does_not_keep_the_link() {
     });
 }
 
+/// A pod that is made again elsewhere on the node, for one: with the address that somebody has given it.
+#[test]
+fn the_address_of_who_has_left_is_there_for_who_asks_for_it() {
+    on_own_host(|| async {
+        let node = Node::new();
+        let mut conf = bridge(&node);
+        conf["capabilities"] = json!({"ips": true});
+        write(&node, "1.0.0", &[conf]);
+        let networks = open(&node, true);
+        ready(&networks).await;
+        for round in 0..5 {
+            let netns = Netns::new();
+            let ips = vec!["10.234.0.9".to_owned()];
+            let pod = Attachment { ips, ..attachment(&format!("pod{round}"), &netns.path()) };
+            let added = networks.add(&pod).await.unwrap_or_else(|error| panic!("{}", shown(&error)));
+            assert_eq!(added.ips[0], IpAddr::from([10, 234, 0, 9]));
+            networks.del(&pod).await.unwrap();
+        }
+    });
+}
+
 #[test]
 fn what_a_lost_record_stood_for_is_collected() {
     on_own_host(|| async {

@@ -154,7 +154,7 @@ async fn detaching(who: Who) {
 }
 
 /// The small disks are mounted for the test alone.
-fn on_disk<F: Future<Output = ()> + 'static>(test: impl FnOnce() -> F + Send + 'static) {
+pub(crate) fn on_disk<F: Future<Output = ()> + 'static>(test: impl FnOnce() -> F + Send + 'static) {
     on_own_host(|| async {
         unshare(CloneFlags::CLONE_NEWNS).unwrap();
         sh("mount --make-rprivate /");

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod cases;
+mod collection;
 #[path = "../support/daemon.rs"]
 mod daemon;
 mod disk;
@@ -11,6 +12,8 @@ mod gone;
 mod kills;
 mod orphans;
 mod plugins;
+mod power;
 mod rig;
+mod said;
 #[path = "../support/mod.rs"]
 mod support;
