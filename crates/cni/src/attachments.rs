@@ -1,8 +1,15 @@
 //! Attachments from their intent to their end.
 //!
+//! | part | what it does |
+//! |---|---|
+//! | `add` | attaches: from the intent in the journal to the result |
+//! | `del` | detaches: what is done before the answer, and behind it |
+//! | `leaving` | who has been answered and isn't gone yet |
+//! | `gc` | detaches what nobody owns, and has plugins remove what isn't recorded |
+//! | `mend` | makes again what somebody took away with the tables |
+//!
 //! A record that is left says what is still to be undone; the next DEL or collection tries again. Which plugin runs when is
-//! `network`'s affair. How an attachment is made is in `add`, how it ends in `del`, what is done about those that nobody owns
-//! in `gc`, about tables that somebody took away in `mend`.
+//! `network`'s affair, who waits for whom `locks`' and `quiet`'s.
 
 mod add;
 mod del;
