@@ -81,18 +81,19 @@ impl Attachments {
     /// # Errors
     /// [`Error::Record`], [`Error::Watch`], [`Error::InvalidBuiltin`], [`Error::BridgeTaken`].
     pub(crate) fn open(config: Config) -> Result<Attachments, Error> {
-        let journal = Journal::open(config.state_dir.join("attachments"))?;
+        let records = config.state_dir.join("attachments");
+        let journal = Journal::open(records.clone())?;
         let owner = orphans::owner(&config.state_dir)?;
         orphans::end(&owner, &journal)?;
         let runner = Runner { bin_dirs: config.bin_dirs.clone(), deadline: config.plugin_deadline, owner };
         let carrier = Carrier { runner, means: if config.native { Means::Native } else { Means::Executed } };
         let quiet = Quiet::default();
-        let ground = Arc::new(Ground::new(Arc::clone(quiet.node())));
+        let ground = Arc::new(Ground::new(records.clone(), Arc::clone(quiet.node())));
         let addresses = config.state_dir.join("addresses");
         let configured = match config.builtin.clone() {
             Some(builtin) => {
                 builtin.check()?;
-                let claim = Claim::take(&builtin.bridge)?;
+                let claim = Claim::take(&builtin.bridge, &records)?;
                 ground.own_bridge(&builtin.bridge);
                 Configured::Builtin(builtin, claim)
             }

@@ -199,6 +199,16 @@ fn yes() -> bool {
     true
 }
 
+/// Whether a directory of records, whoever's it is, has an attachment to the built-in network on that bridge. One that can't be
+/// looked at has none: its daemon is gone, or sees another tree.
+pub(crate) fn has_any_on(records: &Path, bridge: &str) -> bool {
+    let is_on = |path: &Path| match read(path) {
+        Ok(Some(record)) => matches!(record.via, Via::Builtin(settings) if settings.bridge == bridge),
+        _ => false,
+    };
+    std::fs::read_dir(records).is_ok_and(|entries| entries.flatten().any(|entry| is_on(&entry.path())))
+}
+
 fn read(path: &Path) -> Result<Option<Record>, Error> {
     let text = match std::fs::read(path) {
         Ok(text) => text,

@@ -1,48 +1,64 @@
 //! One daemon a bridge: a second one would take the first one's pods for leftovers and hand out their addresses.
 
+use std::ffi::OsString;
 use std::fs::{DirBuilder, File, TryLockError};
-use std::io;
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::cache::has_any_on;
 use crate::error::Error;
 
 /// Where every daemon of this machine looks, whatever directories it works on.
 const DIRECTORY: &str = "/run/knarr-bridges";
+/// The length of the longest path, in bytes (PATH_MAX, limits.h).
+const LONGEST: u64 = 4096;
 
-/// The right to a bridge, for as long as this lives.
+/// The right to a bridge, for as long as this lives, and as long as there are records of pods on it.
 ///
 /// It is the lock on a file, which ends with its process however that ends (flock(2)). A bridge belongs to a network
 /// namespace, so the file is named after both. An abstract socket would belong there by itself; but a pod on the host's
-/// network could take its name while the daemon is away, and so keep it away.
+/// network could take its name while the daemon is away, and so keep it away. Pods outlive their daemon, and so does the word in
+/// the file, the path of its records: until those are gone, nobody who has others is let in.
 #[derive(Debug)]
 pub(crate) struct Claim {
+    bridge: String,
     path: PathBuf,
+    records: PathBuf,
     _locked: File,
 }
 
 impl Claim {
-    /// Claims a bridge in the calling thread's network namespace.
+    /// Claims a bridge in the calling thread's network namespace, for the pods that are recorded in that directory.
     ///
     /// # Errors
     /// [`Error::BridgeTaken`], [`Error::Kernel`].
-    pub(crate) fn take(bridge: &str) -> Result<Claim, Error> {
+    pub(crate) fn take(bridge: &str, records: &Path) -> Result<Claim, Error> {
         let failed = |source| Error::Kernel { action: "claim bridge", subject: bridge.to_owned(), source };
         let namespace = std::fs::metadata("/proc/thread-self/ns/net").map_err(failed)?.ino();
+        let records = records.canonicalize().map_err(failed)?;
         DirBuilder::new().mode(0o700).recursive(true).create(DIRECTORY).map_err(failed)?;
         let path = Path::new(DIRECTORY).join(format!("{bridge}@{namespace}"));
+        // One at a time, so that who sweeps holds nothing that somebody claims.
+        let turn = File::open(DIRECTORY).map_err(failed)?;
+        turn.lock().map_err(failed)?;
         loop {
-            let file = open(&path).map_err(failed)?;
-            match file.try_lock() {
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => {
-                    return Err(Error::BridgeTaken { bridge: bridge.to_owned() });
-                }
+            let mut file = open(&path).map_err(failed)?;
+            let is_held = match file.try_lock() {
+                Ok(()) => false,
+                Err(TryLockError::WouldBlock) => true,
                 Err(TryLockError::Error(source)) => return Err(failed(source)),
+            };
+            let owner = said(&mut file).map_err(failed)?;
+            if is_held || (owner != records && has_any_on(&owner, bridge)) {
+                return Err(Error::BridgeTaken { bridge: bridge.to_owned(), owner });
             }
             // Whoever had it may have taken the file away since it was opened: then somebody else may have made another.
             if is_there(&file, &path).map_err(failed)? {
-                return Ok(Claim { path, _locked: file });
+                sweep(&path);
+                say(&mut file, &records).map_err(failed)?;
+                return Ok(Claim { bridge: bridge.to_owned(), path, records, _locked: file });
             }
         }
     }
@@ -50,13 +66,46 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        // What stays is an empty file that nobody holds.
-        let _ = std::fs::remove_file(&self.path);
+        if !has_any_on(&self.records, &self.bridge) {
+            // What stays is a file that nobody holds, of somebody who has no pods.
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }
 
+/// Removes the files of those who are gone with their pods: killed, and their directories deleted. What can't be is left to the
+/// next.
+fn sweep(but: &Path) {
+    for entry in std::fs::read_dir(DIRECTORY).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let name = entry.file_name();
+        let bridge = name.to_str().and_then(|name| Some(name.rsplit_once('@')?.0));
+        let (Some(bridge), false) = (bridge, path == but) else { continue };
+        // Locked until it is removed: whoever waits for it sees then that it isn't there any more.
+        if let Ok(mut file) = File::options().read(true).open(&path)
+            && file.try_lock().is_ok()
+            && said(&mut file).is_ok_and(|owner| !has_any_on(&owner, bridge))
+        {
+            let _ = std::fs::remove_file(&path);
+        }
+    }
+}
+
+/// The directory that is named in the file; empty when there is none.
+fn said(file: &mut File) -> io::Result<PathBuf> {
+    let mut path = Vec::new();
+    file.take(LONGEST).read_to_end(&mut path)?;
+    Ok(OsString::from_vec(path).into())
+}
+
+fn say(file: &mut File, records: &Path) -> io::Result<()> {
+    file.set_len(0)?;
+    file.rewind()?;
+    file.write_all(records.as_os_str().as_bytes())
+}
+
 fn open(path: &Path) -> io::Result<File> {
-    File::options().write(true).create(true).truncate(false).mode(0o600).open(path)
+    File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
 }
 
 fn is_there(file: &File, path: &Path) -> io::Result<bool> {

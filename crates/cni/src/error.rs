@@ -117,11 +117,13 @@ pub enum Error {
         /// Its value.
         value: String,
     },
-    /// Another daemon's built-in network has the bridge.
-    #[error("the bridge '{bridge}' is another daemon's: two daemons on a machine need two")]
+    /// Another daemon's built-in network has the bridge, or has pods on it that outlived the daemon.
+    #[error("the bridge '{bridge}' is that of the daemon whose records are in '{}': two daemons need two", owner.display())]
     BridgeTaken {
         /// Its name.
         bridge: String,
+        /// Where its records are.
+        owner: PathBuf,
     },
 
     /// The configuration of a plugin that is served in-process can't be used.

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -23,6 +24,8 @@ const LINGER: Duration = Duration::from_secs(3);
 /// Tables and bridges of this daemon's.
 #[derive(Debug)]
 pub(crate) struct Ground {
+    /// Where those who stand on it are recorded.
+    records: PathBuf,
     /// Held for writing while it is taken away: nobody comes or goes then.
     quiet: Arc<RwLock<()>>,
     /// How many have come or gone so far.
@@ -49,8 +52,9 @@ enum Right {
 
 impl Ground {
     /// Nothing is made yet.
-    pub(crate) fn new(quiet: Arc<RwLock<()>>) -> Ground {
+    pub(crate) fn new(records: PathBuf, quiet: Arc<RwLock<()>>) -> Ground {
         Ground {
+            records,
             quiet,
             moves: AtomicU64::new(0),
             laid: Mutex::default(),
@@ -81,7 +85,7 @@ impl Ground {
         if bridges.contains_key(bridge) {
             return;
         }
-        match Claim::take(bridge) {
+        match Claim::take(bridge, &self.records) {
             Ok(claim) => drop(bridges.insert(bridge.to_owned(), Right::Earlier(claim))),
             Err(error) => {
                 tracing::info!(

@@ -189,7 +189,7 @@ fn ports_in_vlans() {
         assert_eq!(result["interfaces"][3]["name"], "br9.100");
         assert!(sh("ip -br address show br9.100").contains("10.236.0.1/24"));
         assert!(sh("ip -d link show br9").contains("vlan_filtering 1"));
-        host.inside("ping -c 1 -W 5 10.236.0.1");
+        host.inside("busybox ping -c 1 -W 5 10.236.0.1");
         host.del(&conf);
         assert!(sh("ip -br link").contains("br9.100"), "it stays for the others");
         let kept = host.conf(json!({"vlan": 100, "preserveDefaultVlan": true}));
@@ -214,7 +214,7 @@ fn an_interface_in_a_vlan_that_was_half_made_is_finished() {
         let port = pair[0]["link"].as_str().unwrap();
         sh(&format!("bridge vlan del dev {port} vid 100; ip link set {port} down; ip link set br9.100 down"));
         host.add(&conf);
-        host.inside("ping -c 1 -W 5 10.236.0.1");
+        host.inside("busybox ping -c 1 -W 5 10.236.0.1");
         host.del(&conf);
     });
 }

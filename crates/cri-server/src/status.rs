@@ -10,7 +10,7 @@
 //! | an error that kubelet knows by a fixed word: `RegistryUnavailable` | Unknown |
 //! | credentials refused | Unauthenticated, PermissionDenied |
 //! | a deadline of ours | DeadlineExceeded |
-//! | mailbox, disk, processes, tokens for streams exhausted | ResourceExhausted |
+//! | mailbox, disk, processes, addresses, tokens for streams exhausted | ResourceExhausted |
 //! | the rest | Internal |
 //!
 //! kubelet compares the beginning of a pull's message with its fixed words (`pkg/kubelet/images`), and its client takes the words

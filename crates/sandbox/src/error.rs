@@ -134,7 +134,8 @@ pub enum Error {
         #[source]
         cause: Cause,
     },
-    /// Something finite is used up: requests waiting for a pod, disk, processes (ResourceExhausted).
+    /// Something finite is used up: requests waiting for a pod, disk, processes, addresses
+    /// (ResourceExhausted).
     #[error("{what}{} is exhausted", cause.as_ref().map_or_else(|| format!(" of \"{subject}\""), |_| String::new()))]
     Exhausted {
         /// What is used up.
@@ -269,7 +270,8 @@ impl Error {
         }
     }
 
-    fn for_want_of(self, what: &'static str) -> Self {
+    /// The same failure, told as [`Error::Exhausted`].
+    pub(crate) fn for_want_of(self, what: &'static str) -> Self {
         let subject = match &self {
             Self::Step { subject, .. }
             | Self::Start { container: subject, .. }

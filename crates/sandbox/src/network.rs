@@ -92,6 +92,9 @@ pub enum NetworkError {
     /// Something that the pod asks for is another pod's: a host port.
     #[error("the network can't give the pod what another has")]
     Taken(#[source] Cause),
+    /// The network has no address left for the pod.
+    #[error("the network has no address left")]
+    Exhausted(#[source] Cause),
     /// The network failed at the pod.
     #[error("the network failed")]
     Failed(#[source] Cause),

@@ -1,6 +1,8 @@
 //! Whose a bridge is, and what becomes of pods when somebody meddles with it.
 
 use std::collections::HashSet;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 
 use cni::{BuiltinNetwork, Error, Networks};
 
@@ -36,6 +38,32 @@ fn a_bridge_is_one_daemons() {
         assert!(matches!(Networks::open(config.clone()), Err(Error::BridgeTaken { .. })));
         drop(networks);
         Networks::open(config).unwrap();
+    });
+}
+
+/// Pods outlive their daemon: another one, started meanwhile, would take them for leftovers.
+#[test]
+fn a_bridge_stays_one_daemons_while_its_pods_are_there_and_it_is_away() {
+    on_own_host(|| async {
+        let (node, other) = (Node::new(), Node::new());
+        let config = cni::Config { builtin: Some(network()), ..other.config() };
+        let networks = node.open_builtin(network());
+        let first = pod(&networks, "first", Vec::new()).await;
+        drop(networks);
+        let refused = Networks::open(config.clone()).unwrap_err();
+        assert!(shown(&refused).contains(node.path("state").to_str().unwrap()), "{}", shown(&refused));
+        let networks = node.open_builtin(network());
+        first.netns.ask_tcp(at(first.ips[0], 80)).unwrap();
+        networks.del(&first.attachment).await.unwrap();
+        networks.settle().await.unwrap();
+        drop(networks);
+        let networks = Networks::open(config).unwrap();
+        let second = pod(&networks, "second", Vec::new()).await;
+        drop(networks);
+        // Nobody comes back to a directory that is gone.
+        drop(other);
+        node.open_builtin(network());
+        drop(second);
     });
 }
 
@@ -82,7 +110,12 @@ fn the_bridge_of_an_earlier_configuration_goes_unless_it_is_anothers_now() {
             let networks = node.open_builtin(network());
             let first = pod(&networks, "first", Vec::new()).await;
             drop(networks);
-            let claimed = taken.then(|| other.open_builtin(network()));
+            let claimed = taken.then(|| {
+                // Whose it was gets lost, for one, when /run is another: in a container.
+                let namespace = fs::metadata("/proc/thread-self/ns/net").unwrap().ino();
+                fs::remove_file(format!("/run/knarr-bridges/knarrtest0@{namespace}")).unwrap();
+                other.open_builtin(network())
+            });
             let networks = node.open_builtin(later.clone());
             networks.del(&first.attachment).await.unwrap();
             networks.settle().await.unwrap();

@@ -80,6 +80,7 @@ fn failure(error: cni::Error) -> NetworkError {
         error @ cni::Error::PluginMissing { .. } => NetworkError::NotReady { reason: error.to_string() },
         error if is_late(&error) => NetworkError::Deadline(Arc::new(error)),
         error if is_taken(&error) => NetworkError::Taken(Arc::new(error)),
+        error if is_exhausted(&error) => NetworkError::Exhausted(Arc::new(error)),
         error => match refusal(&error) {
             Some((field, why)) => NetworkError::Refused { field: field.to_owned(), why },
             None => NetworkError::Failed(Arc::new(error)),
@@ -102,6 +103,15 @@ fn is_taken(error: &cni::Error) -> bool {
     match error {
         cni::Error::HostPortTaken { .. } => true,
         cni::Error::Undo { failure, .. } => is_taken(failure),
+        _ => false,
+    }
+}
+
+/// Whether it failed for want of an address.
+fn is_exhausted(error: &cni::Error) -> bool {
+    match error {
+        cni::Error::AddressesExhausted { .. } => true,
+        cni::Error::Undo { failure, .. } => is_exhausted(failure),
         _ => false,
     }
 }
@@ -197,6 +207,15 @@ mod tests {
         let undone = cni::Error::Undo { failure: Box::new(taken()), undo: vec![late()] };
         for error in [taken(), undone] {
             assert!(matches!(failure(error), NetworkError::Taken(_)));
+        }
+    }
+
+    #[test]
+    fn that_no_address_is_left_is_told_from_a_failure() {
+        let none = || cni::Error::AddressesExhausted { network: "n".into(), subnet: "10.0.0.0/30".into() };
+        let undone = cni::Error::Undo { failure: Box::new(none()), undo: vec![late()] };
+        for error in [none(), undone] {
+            assert!(matches!(failure(error), NetworkError::Exhausted(_)));
         }
     }
 

@@ -27,7 +27,9 @@ async fn everybody_listens_on_low_ports_and_pings_without_a_capability() {
     let (_host, setup) = on_own_host(Setup::new(Network::BuiltIn));
     let pod = Pod::on(setup.start().await, |_| {}).await;
     assert_eq!(said(&pod, FILES).await, "0 0 2147483647");
-    let script = "until echo listened | nc 127.0.0.1 80 2>/dev/null; do sleep 0.1; done & nc -l -p 80";
+    // nc ends when it has nothing more to hear, whatever it could still say: the word is that of a program of its own.
+    let script =
+        "nc -l -p 80 -e echo listened & until nc 127.0.0.1 80 </dev/null 2>/dev/null; do sleep 0.1; done";
     let listening = pod.prints(script, |wanted| {
         let context = security(wanted);
         context.run_as_user = Some(cri::Int64Value { value: 1234 });

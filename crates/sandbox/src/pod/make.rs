@@ -233,7 +233,10 @@ pub(crate) fn network_error(step: &'static str, subject: &str, error: NetworkErr
         NetworkError::Deadline(cause) => Error::TimedOut { step, subject: subject.to_owned(), cause },
         NetworkError::Refused { field, why } => Error::Refused { field, why },
         NetworkError::Taken(cause) => Error::Taken { step, subject: subject.to_owned(), cause },
-        NetworkError::Failed(cause) => Error::Step { step, subject: subject.to_owned(), cause },
+        NetworkError::Exhausted(cause) => {
+            Error::Step { step, subject: subject.to_owned(), cause }.for_want_of("the range of addresses")
+        }
+        NetworkError::Failed(cause) => Error::failed(step, subject, cause),
     }
 }
 
