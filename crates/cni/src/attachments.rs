@@ -21,7 +21,10 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tokio::sync::watch;
+
 use self::leaving::Leaving;
+pub(crate) use self::mend::watch_tables;
 
 use crate::attachment::{Attachment, AttachmentId};
 use crate::builtin_network::BuiltinNetwork;
@@ -30,7 +33,7 @@ use crate::carrier::{Carrier, Means, blocking};
 use crate::claim::Claim;
 use crate::directories::Directories;
 use crate::error::Error;
-use crate::ground::Ground;
+use crate::ground::{Ground, Laid};
 use crate::locks::Locks;
 use crate::network::normalised;
 use crate::networks::{Added, Config};
@@ -156,6 +159,11 @@ impl Attachments {
         let _alone = self.quiet.node().write().await;
         let failures = self.clear_ground().await;
         if failures.is_empty() { Ok(()) } else { Err(Error::Collect { failures }) }
+    }
+
+    /// Tells whether there are tables, whenever that changes.
+    pub(crate) fn laid(&self) -> watch::Receiver<Laid> {
+        self.ground.laid()
     }
 
     /// While nobody comes or goes.

@@ -11,6 +11,9 @@ use serde_json::{Map, Value, json};
 use crate::attachment::Attachment;
 use crate::result::Dns;
 
+/// Of who is told of host ports.
+pub(crate) const PORT_MAPPINGS: &str = "portMappings";
+
 /// The `runtimeConfig` for a plugin with these capabilities; `None` when nothing is to be said.
 pub(crate) fn runtime_config(declared: &BTreeSet<String>, attachment: &Attachment) -> Option<Value> {
     let known = known(attachment);
@@ -24,7 +27,7 @@ pub(crate) fn runtime_config(declared: &BTreeSet<String>, attachment: &Attachmen
 
 fn known(attachment: &Attachment) -> [(&'static str, Option<Value>); 9] {
     [
-        ("portMappings", list(&attachment.port_mappings)),
+        (PORT_MAPPINGS, list(&attachment.port_mappings)),
         ("ipRanges", list(&attachment.ip_ranges)),
         ("ips", list(&attachment.ips)),
         ("bandwidth", attachment.bandwidth.and_then(|limits| serde_json::to_value(limits).ok())),

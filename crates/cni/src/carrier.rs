@@ -135,7 +135,7 @@ impl Carrier {
 
     /// Whether a plugin is served in-process, and the one that it asks for addresses as well.
     pub(crate) fn serves(&self, plugin: &PluginConf) -> bool {
-        self.served_alone(plugin) && asked_for_addresses(plugin).is_none_or(|kind| self.gives_addresses(kind))
+        self.serves_alone(plugin) && asked_for_addresses(plugin).is_none_or(|kind| self.gives_addresses(kind))
     }
 
     /// Sees that what has to be executed of a plugin is there.
@@ -143,7 +143,7 @@ impl Carrier {
     /// # Errors
     /// [`Error::PluginMissing`]; [`Error::Unsupported`] where only an executable, which isn't there, does what is asked for.
     pub(crate) fn find(&self, plugin: &PluginConf) -> Result<(), Error> {
-        let executed = if self.served_alone(plugin) {
+        let executed = if self.serves_alone(plugin) {
             asked_for_addresses(plugin).filter(|kind| !self.gives_addresses(kind))
         } else {
             Some(plugin.kind.as_str())
@@ -161,7 +161,7 @@ impl Carrier {
     }
 
     /// Whether it is served in-process, whoever gives it addresses.
-    fn served_alone(&self, plugin: &PluginConf) -> bool {
+    pub(crate) fn serves_alone(&self, plugin: &PluginConf) -> bool {
         self.kind(&plugin.kind).is_some() && self.unserved(plugin).is_none()
     }
 }

@@ -7,16 +7,17 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::RwLock;
+use tokio::sync::{RwLock, watch};
 use tokio::task::JoinSet;
 
 use crate::builtin;
 use crate::carrier::blocking;
 use crate::claim::Claim;
 use crate::error::{Error, chain};
+use crate::locks::locked;
 
 /// How long it outlives its last pod.
 const LINGER: Duration = Duration::from_secs(3);
@@ -30,16 +31,31 @@ pub(crate) struct Ground {
     quiet: Arc<RwLock<()>>,
     /// How many have come or gone so far.
     moves: AtomicU64,
-    /// Of each family one address that has had entries in the tables: where they have been made, and not been taken away by
-    /// us since.
-    laid: Mutex<Vec<IpAddr>>,
+    laid: watch::Sender<Laid>,
     /// The bridges that go with their last port: those of the built-in network, of this configuration and earlier ones. Each is
     /// claimed; the right to an earlier one is given back with it.
     bridges: Mutex<BTreeMap<String, Right>>,
     /// The MTU of the host's way out as the first one found it: all of a network have the same.
     mtu: Mutex<Option<u32>>,
-    /// Waits until it may go; given up with us.
-    lingering: Mutex<JoinSet<()>>,
+    lingering: Mutex<Lingering>,
+}
+
+/// For whom there are tables.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Laid {
+    /// Of each family one address that has had entries in the tables: where they have been made, and not been taken away by
+    /// us since.
+    addresses: Vec<IpAddr>,
+    /// How often somebody has said that there are.
+    times: u64,
+}
+
+/// Waits until it may go. The task holds nothing of us while it waits, and is aborted with us.
+#[derive(Debug, Default)]
+struct Lingering {
+    /// Whether there is a task that will see who comes or goes from now on.
+    is_waiting: bool,
+    tasks: JoinSet<()>,
 }
 
 /// The right to a bridge.
@@ -57,7 +73,7 @@ impl Ground {
             records,
             quiet,
             moves: AtomicU64::new(0),
-            laid: Mutex::default(),
+            laid: watch::Sender::default(),
             bridges: Mutex::default(),
             mtu: Mutex::default(),
             lingering: Mutex::default(),
@@ -99,17 +115,32 @@ impl Ground {
 
     /// The tables have been made for somebody with these addresses.
     pub(crate) fn lay(&self, addresses: &[IpAddr]) {
-        let mut laid = locked(&self.laid);
-        for address in addresses {
-            if !laid.iter().any(|known| known.is_ipv4() == address.is_ipv4()) {
-                laid.push(*address);
+        self.laid.send_if_modified(|laid| {
+            laid.times += 1;
+            let before = laid.addresses.len();
+            for address in addresses {
+                if !laid.addresses.iter().any(|known| known.is_ipv4() == address.is_ipv4()) {
+                    laid.addresses.push(*address);
+                }
             }
-        }
+            laid.addresses.len() > before
+        });
     }
 
     /// For whom the tables have been made is to be told anew. Returns what is forgotten.
     pub(crate) fn forget(&self) -> Vec<IpAddr> {
-        std::mem::take(&mut *locked(&self.laid))
+        let mut forgotten = Vec::new();
+        self.laid.send_if_modified(|laid| {
+            forgotten = std::mem::take(&mut laid.addresses);
+            // Who watches learns what comes of it.
+            false
+        });
+        forgotten
+    }
+
+    /// Tells whether there are tables ([`Laid::is_any`]), whenever that changes.
+    pub(crate) fn laid(&self) -> watch::Receiver<Laid> {
+        self.laid.subscribe()
     }
 
     /// Whether somebody took the tables away that were made for those who are there.
@@ -119,7 +150,7 @@ impl Ground {
     /// # Errors
     /// [`Error::Kernel`].
     pub(crate) async fn is_flushed(&self) -> Result<bool, Error> {
-        let laid = locked(&self.laid).clone();
+        let laid = self.laid.borrow().addresses.clone();
         if laid.is_empty() {
             return Ok(false);
         }
@@ -146,25 +177,35 @@ impl Ground {
     pub(crate) fn leave(self: &Arc<Self>) {
         self.moves.fetch_add(1, Ordering::Relaxed);
         let mut lingering = locked(&self.lingering);
-        while lingering.try_join_next().is_some() {}
-        if !lingering.is_empty() {
+        if std::mem::replace(&mut lingering.is_waiting, true) {
             return;
         }
+        while lingering.tasks.try_join_next().is_some() {}
         let (ground, mut seen) = (Arc::downgrade(self), self.moves.load(Ordering::Relaxed));
-        lingering.spawn(async move {
+        lingering.tasks.spawn(async move {
             loop {
                 tokio::time::sleep(LINGER).await;
                 let Some(ground) = ground.upgrade() else { return };
                 let before = std::mem::replace(&mut seen, ground.moves.load(Ordering::Relaxed));
                 let Ok(_quiet) = ground.quiet.try_write() else { continue };
-                if before == ground.moves.load(Ordering::Relaxed) {
-                    for error in ground.clear().await {
-                        tracing::warn!(error = chain(&error), "what no pod stands on can't be taken away");
-                    }
+                if before != ground.moves.load(Ordering::Relaxed) {
+                    continue;
+                }
+                for error in ground.clear().await {
+                    tracing::warn!(error = chain(&error), "what no pod stands on can't be taken away");
+                }
+                if ground.needs_no_more(seen) {
                     return;
                 }
             }
         });
+    }
+
+    /// Whether the task that waits may end: whoever goes either was before that, or finds that nobody waits any more.
+    fn needs_no_more(&self, seen: u64) -> bool {
+        let mut lingering = locked(&self.lingering);
+        lingering.is_waiting = self.moves.load(Ordering::Relaxed) != seen;
+        !lingering.is_waiting
     }
 
     /// Takes away what nobody stands on, now. The caller sees to it that nobody comes or goes.
@@ -172,22 +213,16 @@ impl Ground {
     /// Not cancel safe: what the kernel is at goes on.
     pub(crate) async fn clear(&self) -> Vec<Error> {
         let bridges: Vec<String> = locked(&self.bridges).keys().cloned().collect();
-        let laid = locked(&self.laid).clone();
+        let Laid { addresses, times } = self.laid.borrow().clone();
         let cleared = blocking(move || {
             let clear = |bridge: String| (builtin::clear_bridge(&bridge), bridge);
             let gone: Vec<(Result<bool, Error>, String)> = bridges.into_iter().map(clear).collect();
             builtin::clear_tables()?;
-            let mut left = Vec::new();
-            for address in laid {
-                if builtin::has_tables(&[address])? {
-                    left.push(address);
-                }
-            }
-            Ok((gone, left))
+            Ok((gone, standing(addresses)?))
         });
         match cleared.await {
             Ok((gone, left)) => {
-                *locked(&self.laid) = left;
+                self.laid.send_if_modified(|laid| laid.keep(left, times));
                 if gone.iter().all(|(gone, _)| matches!(gone, Ok(true))) {
                     *locked(&self.mtu) = None;
                 }
@@ -211,6 +246,71 @@ impl Ground {
     }
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+impl Laid {
+    /// Whether there are any.
+    pub(crate) fn is_any(&self) -> bool {
+        !self.addresses.is_empty()
+    }
+
+    /// Those are left, unless somebody has said otherwise since that number of times. Returns whether that is news.
+    fn keep(&mut self, left: Vec<IpAddr>, times: u64) -> bool {
+        let is_news = self.times == times && self.addresses != left;
+        if is_news {
+            self.addresses = left;
+        }
+        is_news
+    }
+}
+
+/// Those of the addresses whose family's tables are there.
+fn standing(addresses: Vec<IpAddr>) -> Result<Vec<IpAddr>, Error> {
+    let mut left = Vec::new();
+    for address in addresses {
+        if builtin::has_tables(&[address])? {
+            left.push(address);
+        }
+    }
+    Ok(left)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ground() -> Arc<Ground> {
+        Arc::new(Ground::new(std::path::PathBuf::new(), Arc::default()))
+    }
+
+    /// What nobody takes away then stays until the next collection.
+    #[tokio::test]
+    async fn who_goes_at_the_last_moment_is_waited_for_too() {
+        let ground = ground();
+        ground.leave();
+        let seen = ground.moves.load(Ordering::Relaxed);
+        // While the ground is being cleared, or just after: there is a task still, which is about to end.
+        ground.leave();
+        assert!(!ground.needs_no_more(seen), "it has to wait for this one as well");
+        assert_eq!(locked(&ground.lingering).tasks.len(), 1);
+        assert!(ground.needs_no_more(ground.moves.load(Ordering::Relaxed)));
+        ground.leave();
+        assert_eq!(locked(&ground.lingering).tasks.len(), 2, "a new one waits");
+        let weak = Arc::downgrade(&ground);
+        drop(ground);
+        assert!(weak.upgrade().is_none(), "nobody who waits keeps it");
+    }
+
+    #[tokio::test]
+    async fn what_is_laid_meanwhile_is_not_forgotten() {
+        let (ground, v4, v6) = (ground(), "10.9.0.2".parse().unwrap(), "fd00::2".parse().unwrap());
+        ground.lay(&[v4, v6]);
+        let told = ground.laid();
+        let Laid { times, .. } = told.borrow().clone();
+        ground.lay(&["10.9.0.3".parse().unwrap()]);
+        ground.laid.send_if_modified(|laid| laid.keep(Vec::new(), times));
+        assert_eq!(told.borrow().addresses, [v4, v6]);
+        assert_eq!(ground.forget(), [v4, v6]);
+        assert!(!told.borrow().is_any() && !told.has_changed().unwrap());
+        ground.lay(&[v6]);
+        assert!(told.borrow().is_any() && told.has_changed().unwrap());
+    }
 }

@@ -1,11 +1,17 @@
-//! One operation at a time for each attachment, as the specification asks of a runtime; others go on meanwhile.
+//! One operation at a time for each attachment, as the specification asks of a runtime; others go on meanwhile. And how every
+//! mutex of this crate is taken.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::OwnedMutexGuard;
 
 use crate::attachment::AttachmentId;
+
+/// Takes a mutex, whatever has become of who had it before: what they guard here is whole after each line.
+pub(crate) fn locked<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// The locks of all attachments that something is being done to.
 #[derive(Debug, Default)]
@@ -43,7 +49,7 @@ impl Locks {
     }
 
     fn mutex(&self, id: &AttachmentId) -> Arc<tokio::sync::Mutex<()>> {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = locked(&self.held);
         Arc::clone(held.entry(id.clone()).or_default())
     }
 }
@@ -51,7 +57,7 @@ impl Locks {
 impl Drop for Lock {
     fn drop(&mut self) {
         self.guard = None;
-        let mut held = self.locks.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = locked(&self.locks.held);
         // Whoever else wants it has a reference, taken under this map's lock.
         if held.get(&self.id).is_some_and(|mutex| Arc::strong_count(mutex) == 1) {
             held.remove(&self.id);

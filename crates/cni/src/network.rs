@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use crate::attachment::{Attachment, AttachmentId};
+use crate::builtin;
 use crate::capabilities::runtime_config;
 use crate::carrier::Carrier;
 use crate::conf::{NetworkConf, PluginConf};
@@ -71,6 +72,17 @@ impl Chain<'_> {
     pub(crate) async fn del(&self, result: Option<&Value>) -> Vec<Error> {
         let mut failures = Vec::new();
         for request in self.backwards(result) {
+            failures.extend(self.carrier.call(&request).await.err());
+        }
+        failures
+    }
+
+    /// The rest of a DEL, once [`Chain::cut`] has succeeded. Who doesn't know that it has runs [`Chain::del`]. Returns what failed.
+    ///
+    /// Not cancel safe: what the kernel is at goes on.
+    pub(crate) async fn del_after_cut(&self, result: Option<&Value>) -> Vec<Error> {
+        let mut failures = Vec::new();
+        for request in self.backwards(result).filter(|request| !builtin::ends_with_cut(&request.plugin)) {
             failures.extend(self.carrier.call(&request).await.err());
         }
         failures

@@ -9,8 +9,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::JoinSet;
+
 use crate::attachment::{Attachment, AttachmentId};
-use crate::attachments::{Attachments, IsValid};
+use crate::attachments::{self, Attachments, IsValid};
 use crate::builtin_network::BuiltinNetwork;
 use crate::error::Error;
 use crate::interfaces::Interfaces;
@@ -81,6 +83,8 @@ pub struct Added {
 pub struct Networks {
     attachments: Arc<Attachments>,
     interfaces: Arc<Interfaces>,
+    /// Looks whether the tables are still there; aborted with the last handle.
+    _watching: Arc<JoinSet<()>>,
 }
 
 impl Networks {
@@ -94,7 +98,9 @@ impl Networks {
     pub fn open(config: Config) -> Result<Networks, Error> {
         let attachments = Arc::new(Attachments::open(config)?);
         let interfaces = Arc::new(Interfaces::new(Arc::clone(&attachments)));
-        Ok(Networks { attachments, interfaces })
+        let mut watching = JoinSet::new();
+        watching.spawn(attachments::watch_tables(Arc::downgrade(&attachments), attachments.laid()));
+        Ok(Networks { attachments, interfaces, _watching: Arc::new(watching) })
     }
 
     /// Whether an ADD would be served now. Never waits.

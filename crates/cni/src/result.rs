@@ -122,6 +122,17 @@ impl NetworkResult {
         let addresses = self.ips.iter().filter(inside).map(|ip| ip.address.address);
         addresses.filter(|address| !address.is_loopback()).collect()
     }
+
+    /// The addresses that an interface inside the namespace has, in the plugins' order.
+    pub(crate) fn addresses_of(&self, ifname: &str) -> Vec<Cidr> {
+        let inside = |index: usize| {
+            let interface = self.interfaces.get(index);
+            interface.is_some_and(|interface| interface.name == ifname && !interface.sandbox.is_empty())
+        };
+        // Plugins that name no interface mean the one that was asked for.
+        let its = self.ips.iter().filter(|ip| ip.interface.is_none_or(inside));
+        its.map(|ip| ip.address).collect()
+    }
 }
 
 impl Route {

@@ -68,9 +68,7 @@ impl Attachments {
         match self.run(&served, &mut record).await {
             Ok(()) => {
                 let added = added(&record);
-                if served.uses_tables(attachment) {
-                    self.ground.lay(&added.ips);
-                }
+                self.ground.lay(&served.in_tables(attachment, &added));
                 Ok(added)
             }
             Err(failure) => Err(self.undo(&record, failure).await),

@@ -86,9 +86,11 @@ impl Attachments {
     }
 
     async fn finish(&self, remainder: Remainder) {
-        if let Err(error) = self.remove(&remainder.served, &remainder.record).await {
+        let Remainder { served, record, .. } = &remainder;
+        let failures = served.chain(&record.attachment).del_after_cut(record.result.as_ref()).await;
+        if let Err(error) = self.removed(served, record, failures).await {
             // The record is left, and the next collection tries again.
-            let AttachmentId { container_id: container, ifname } = remainder.record.attachment.id();
+            let AttachmentId { container_id: container, ifname } = record.attachment.id();
             tracing::warn!(
                 container,
                 ifname,
@@ -107,8 +109,13 @@ impl Attachments {
 
     /// The whole DEL, to the end. What only a missing plugin could undo is put off to the next.
     async fn remove(&self, served: &Served, record: &Record) -> Result<(), Error> {
-        let id = record.attachment.id();
         let failures = served.chain(&record.attachment).del(record.result.as_ref()).await;
+        self.removed(served, record, failures).await
+    }
+
+    /// After a DEL of which that failed.
+    async fn removed(&self, served: &Served, record: &Record, failures: Vec<Error>) -> Result<(), Error> {
+        let id = record.attachment.id();
         if served.is_native() {
             self.ground.leave();
         }

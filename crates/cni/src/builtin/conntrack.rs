@@ -8,6 +8,7 @@
 use std::collections::HashSet;
 use std::io;
 use std::net::IpAddr;
+use std::ops::ControlFlow;
 
 use super::address;
 use super::link::{self, octets};
@@ -28,6 +29,8 @@ const CTA_FILTER_ORIG_FLAGS: u16 = 1;
 const CTA_FILTER_REPLY_FLAGS: u16 = 2;
 const CTA_FILTER_F_IP_SRC: u32 = 1;
 const CTA_FILTER_F_PROTO_NUM: u32 = 1 << 3;
+const CTA_FILTER_F_PROTO_SRC_PORT: u32 = 1 << 4;
+const CTA_FILTER_F_PROTO_DST_PORT: u32 = 1 << 5;
 const CTA_TUPLE_IP: u16 = 1;
 const CTA_TUPLE_PROTO: u16 = 2;
 const CTA_IP_V4_SRC: u16 = 1;
@@ -55,10 +58,7 @@ pub(super) fn forget_strays(ways: &[Way]) -> Result<(), Error> {
         let host: HashSet<IpAddr> = host.iter().map(|held| held.address.address).collect();
         let ports: HashSet<(u16, Option<IpAddr>)> =
             ways.iter().map(|way| (way.host_port, way.host_ip)).collect();
-        let filter = |filter: &mut Attributes| {
-            filter.nest(CTA_TUPLE_ORIG, |tuple| of_protocol(tuple, Protocol::Udp));
-            flags(filter, CTA_FILTER_F_PROTO_NUM, 0);
-        };
+        let filter = Filter { pod: None, pod_port: None, ..Filter::of(&ways) };
         forget(v4, filter, |connection| {
             let to_host = connection.wanted.is_loopback() || host.contains(&connection.wanted);
             let port = |host_ip| ports.contains(&(connection.wanted_port, host_ip));
@@ -76,34 +76,81 @@ pub(super) fn forget_strays(ways: &[Way]) -> Result<(), Error> {
 pub(super) fn forget_ways(ways: &HashSet<Way>) -> Result<(), Error> {
     let pods: HashSet<IpAddr> = ways.iter().map(|way| way.pod).collect();
     for pod in pods {
-        let filter = |filter: &mut Attributes| {
-            // Of IPv6 addresses the kernel tells all but the one that is asked for (net/netfilter/nf_conntrack_netlink.c,
-            // `ctnetlink_filter_match_tuple`).
-            if pod.is_ipv4() {
-                filter.nest(CTA_TUPLE_REPLY, |tuple| {
-                    tuple.nest(CTA_TUPLE_IP, |ip| {
-                        ip.put(CTA_IP_V4_SRC, &octets(pod));
-                    });
-                });
-                flags(filter, 0, CTA_FILTER_F_IP_SRC);
-            }
-        };
+        let filter = Filter::of(ways.iter().filter(|way| way.pod == pod));
         forget(pod.is_ipv4(), filter, |connection| connection.went_along(ways))?;
     }
     Ok(())
 }
 
-fn of_protocol(tuple: &mut Attributes, protocol: Protocol) {
-    tuple.nest(CTA_TUPLE_PROTO, |service| {
-        service.put(CTA_PROTO_NUM, &[protocol.number()]);
-    });
+/// What all connections that are looked for have in common: the kernel tells of no others, so that one port of a busy node isn't
+/// looked for among all that the node remembers. Kernels before 5.8 tell of everything; it is compared here again.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Filter {
+    protocol: Option<Protocol>,
+    host_port: Option<u16>,
+    pod: Option<IpAddr>,
+    pod_port: Option<u16>,
 }
 
-/// What of the tuples is to be compared. Kernels before 5.8 tell of everything; it is compared here again.
-fn flags(filter: &mut Attributes, original: u32, reply: u32) {
-    filter.nest(CTA_FILTER, |flags| {
-        flags.put_u32(CTA_FILTER_ORIG_FLAGS, original).put_u32(CTA_FILTER_REPLY_FLAGS, reply);
+impl Filter {
+    fn of<'a>(ways: impl IntoIterator<Item = &'a Way> + Clone) -> Filter {
+        let protocol = common(ways.clone().into_iter().map(|way| way.protocol));
+        // The kernel compares ports of a protocol that it is told.
+        let port = |of: fn(&Way) -> u16| protocol.and_then(|_| common(ways.clone().into_iter().map(of)));
+        Filter {
+            protocol,
+            host_port: port(|way| way.host_port),
+            pod: common(ways.clone().into_iter().map(|way| way.pod)),
+            pod_port: port(|way| way.pod_port),
+        }
+    }
+
+    /// Writes what of the tuples is to be compared.
+    fn put(self, into: &mut Attributes) {
+        let (mut original, mut reply) = (0, 0);
+        into.nest(CTA_TUPLE_ORIG, |tuple| {
+            if let Some(protocol) = self.protocol {
+                original |= put_service(tuple, protocol, (CTA_PROTO_DST_PORT, self.host_port));
+            }
+        });
+        into.nest(CTA_TUPLE_REPLY, |tuple| {
+            // Of IPv6 addresses the kernel tells all but the one that is asked for (net/netfilter/nf_conntrack_netlink.c,
+            // `ctnetlink_filter_match_tuple`).
+            if let Some(pod) = self.pod.filter(IpAddr::is_ipv4) {
+                reply |= CTA_FILTER_F_IP_SRC;
+                tuple.nest(CTA_TUPLE_IP, |ip| {
+                    ip.put(CTA_IP_V4_SRC, &octets(pod));
+                });
+            }
+            if let (Some(protocol), Some(_)) = (self.protocol, self.pod_port) {
+                reply |= put_service(tuple, protocol, (CTA_PROTO_SRC_PORT, self.pod_port));
+            }
+        });
+        into.nest(CTA_FILTER, |flags| {
+            flags.put_u32(CTA_FILTER_ORIG_FLAGS, original).put_u32(CTA_FILTER_REPLY_FLAGS, reply);
+        });
+    }
+}
+
+/// Returns the flags by which it is compared.
+fn put_service(tuple: &mut Attributes, protocol: Protocol, (kind, port): (u16, Option<u16>)) -> u32 {
+    tuple.nest(CTA_TUPLE_PROTO, |service| {
+        service.put(CTA_PROTO_NUM, &[protocol.number()]);
+        if let Some(port) = port {
+            service.put(kind, &port.to_be_bytes());
+        }
     });
+    match port {
+        None => CTA_FILTER_F_PROTO_NUM,
+        Some(_) if kind == CTA_PROTO_SRC_PORT => CTA_FILTER_F_PROTO_NUM | CTA_FILTER_F_PROTO_SRC_PORT,
+        Some(_) => CTA_FILTER_F_PROTO_NUM | CTA_FILTER_F_PROTO_DST_PORT,
+    }
+}
+
+/// What they all are, if they are all the same.
+fn common<T: PartialEq>(mut all: impl Iterator<Item = T>) -> Option<T> {
+    let first = all.next()?;
+    all.all(|other| other == first).then_some(first)
 }
 
 /// A connection as the kernel remembers it.
@@ -154,33 +201,37 @@ impl Connection {
     }
 }
 
-/// Has the kernel find what may match, in one family, and deletes what does one by one.
-fn forget(
-    v4: bool,
-    filter: impl FnOnce(&mut Attributes),
-    matches: impl Fn(&Connection) -> bool,
-) -> Result<(), Error> {
-    let outcome = Socket::netfilter().and_then(|mut socket| {
+/// Has the kernel find what may match, in one family, and deletes what does one by one, while more is told: a node may remember
+/// millions.
+fn forget(v4: bool, filter: Filter, matches: impl Fn(&Connection) -> bool) -> Result<(), Error> {
+    let outcome = Socket::netfilter().and_then(|list| {
         let mut message = request(IPCTNL_MSG_CT_GET, DUMP, v4);
-        filter(&mut message.attributes);
-        let found = socket.request(message)?;
-        let found = found.iter().filter(|found| Connection::parse(found).is_some_and(|it| matches(&it)));
-        for found in found {
-            let mut delete = request(IPCTNL_MSG_CT_DELETE, 0, v4);
-            for kind in [CTA_TUPLE_ORIG, CTA_ZONE, CTA_ID] {
-                if let Some(value) = attribute(found, NFGENMSG, kind) {
-                    delete.attributes.put(kind, value);
-                }
+        filter.put(&mut message.attributes);
+        let (mut socket, mut outcome) = (Socket::netfilter()?, Ok(()));
+        list.stream(message, |found| {
+            if Connection::parse(found).is_some_and(|connection| matches(&connection)) {
+                outcome = delete(&mut socket, v4, found);
             }
-            match socket.request(delete) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-        }
-        Ok(())
+            if outcome.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+        outcome
     });
     let subject = if v4 { "IPv4" } else { "IPv6" }.to_owned();
     outcome.map_err(|source| Error::Kernel { action: "forget connections over", subject, source })
+}
+
+/// Deletes a connection that was found; one that is gone is fine.
+fn delete(socket: &mut Socket, v4: bool, found: &[u8]) -> io::Result<()> {
+    let mut delete = request(IPCTNL_MSG_CT_DELETE, 0, v4);
+    for kind in [CTA_TUPLE_ORIG, CTA_ZONE, CTA_ID] {
+        if let Some(value) = attribute(found, NFGENMSG, kind) {
+            delete.attributes.put(kind, value);
+        }
+    }
+    match socket.request(delete) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 fn request(kind: u16, flags: u16, v4: bool) -> Message {

@@ -36,7 +36,7 @@ pub(crate) fn ipam(config: &Map<String, Value>) -> Option<&str> {
 
 /// Whether `bridge` is to have what its pods send leave under the host's address.
 pub(crate) fn masquerades(config: &Map<String, Value>) -> bool {
-    get(config, "ipMasq").and_then(Value::as_bool) == Some(true)
+    get(config, "ipMasq").and_then(Value::as_bool) == Some(true) && ipam(config).is_some()
 }
 
 fn fold((name, value): (&String, &Value)) -> Option<(String, Value)> {

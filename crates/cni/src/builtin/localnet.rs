@@ -4,7 +4,7 @@
 //!
 //! With that setting alone whoever sits at the interface would reach what listens on the host's loopback (CVE-2020-8558), so it is set
 //! only on an interface that stands in the set `localnet` of the tables, whose guard drops such packets; and it is taken back
-//! before the guard goes.
+//! before the guard goes. Whoever has set it otherwise, an operator or another runtime's plugin, is let be.
 
 use std::io;
 use std::net::IpAddr;
@@ -25,6 +25,14 @@ const RTMSG: usize = 12;
 /// An interface's name in the tables.
 const IFNAMSIZ: usize = 16;
 const COMMENT: &str = "route_localnet";
+/// What it is set to. The kernel takes any number but 0 for a yes (net/ipv4/devinet.c, `DEVINET_SYSCTL_FLUSHING_ENTRY`;
+/// include/linux/inetdevice.h, `IN_DEV_NET_ROUTE_LOCALNET`), and everybody else writes 1: so that this one tells who has set it. It is
+/// written with the setting itself, ends with the interface, and nobody who flushes tables or is killed can part the two.
+const OURS: &str = "107";
+const SHUT: &str = "0";
+/// Where interfaces have it, and settings that are no interface's.
+const DIRECTORY: &str = "ipv4/conf";
+const NO_INTERFACES: [&str; 2] = ["all", "default"];
 
 /// The entry of the interface that an IPv4 address is reached by; `None` when that is no neighbour of the host: a pod's interface
 /// is meant, never the way to the world.
@@ -74,23 +82,38 @@ pub(super) fn is_gone(placed: &Placed) -> bool {
     placed.map == Map::Localnet && !sysctl::exists(&setting(&placed.entry))
 }
 
-/// Lets the loopback network be routed by that interface.
+/// Lets the loopback network be routed by that interface, unless somebody has done so.
 ///
 /// # Errors
 /// [`Error::Kernel`].
 pub(super) fn open(interface: &Entry) -> Result<(), Error> {
-    sysctl::ensure(&setting(interface), "1")
+    let setting = setting(interface);
+    match sysctl::get(&setting).as_deref() {
+        None | Some(SHUT) => sysctl::set(&setting, OURS),
+        Some(_) => Ok(()),
+    }
 }
 
-/// Ends that.
+/// Ends that, unless somebody else has done so, too.
 ///
 /// # Errors
 /// [`Error::Kernel`].
 pub(super) fn shut(interface: &Entry) -> Result<(), Error> {
-    sysctl::set(&setting(interface), "0")
+    let setting = setting(interface);
+    if sysctl::get(&setting).as_deref() == Some(OURS) { sysctl::set(&setting, SHUT) } else { Ok(()) }
+}
+
+/// The entries of the interfaces that it is routed by because of us, whether they stand in the tables or not.
+pub(super) fn opened() -> Vec<Entry> {
+    let names = sysctl::list(DIRECTORY).into_iter().filter(|name| !NO_INTERFACES.contains(&name.as_str()));
+    let entries = names.map(|name| placed(&name).entry);
+    entries.filter(|entry| sysctl::get(&setting(entry)).as_deref() == Some(OURS)).collect()
 }
 
 fn setting(interface: &Entry) -> String {
     let name = interface.key.split(|byte| *byte == 0).next().unwrap_or_default();
-    format!("ipv4/conf/{}/route_localnet", String::from_utf8_lossy(name))
+    format!("{DIRECTORY}/{}/route_localnet", String::from_utf8_lossy(name))
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,15 +9,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::link::octets;
 use super::nft::{Entry, Family, Rule, Side, Value};
 use super::owner::Owner;
-use super::tables::{self, Branch, Map, Placed, Wish, family_of};
+use super::tables::{self, Branch, Map, Place, Placed, Sight, Wish, family_of};
 use crate::attachment::AttachmentId;
 use crate::error::Error;
 use crate::result::Cidr;
 
-const MAPS: &[Map] = &[Map::Masquerade];
+const ALL: Sight<'static> = Sight::Maps(&[Map::Masquerade]);
 
 /// Has what these addresses send to others than their own subnet leave under the host's address; multicast apart. The prefix
-/// lengths are the subnets'. What is there for the owner already is kept, what was for other addresses goes.
+/// lengths are the subnets'. What is there for the owner already is kept; of others' entries no more are looked at than those of the
+/// addresses.
 ///
 /// # Errors
 /// [`Error::Kernel`].
@@ -48,7 +49,17 @@ pub(super) fn check(owner: &Owner, addresses: &[Cidr]) -> Result<(), Error> {
 /// [`Error::Kernel`].
 pub(super) fn remove(owner: &Owner) -> Result<(), Error> {
     let owner = owner.comment();
-    tables::withdraw(MAPS, |of| of == owner).map(drop)
+    tables::withdraw(ALL, |of| of == owner).map(drop)
+}
+
+/// Takes its entries for these addresses away, without a look at others'. Returns whether there was one for each.
+///
+/// # Errors
+/// [`Error::Kernel`].
+pub(super) fn remove_of(owner: &Owner, addresses: &[Cidr]) -> Result<bool, Error> {
+    let (owner, places) = (owner.comment(), places(addresses));
+    let (removed, _) = tables::withdraw(Sight::Places(&places), |of| of == owner)?;
+    Ok(removed.len() == places.len())
 }
 
 /// Takes the entries of all others of that network away.
@@ -56,7 +67,7 @@ pub(super) fn remove(owner: &Owner) -> Result<(), Error> {
 /// # Errors
 /// [`Error::Kernel`].
 pub(super) fn retain(network: &str, keep: &HashSet<AttachmentId>) -> Result<(), Error> {
-    tables::withdraw(MAPS, Owner::left_over(network, keep)).map(drop)
+    tables::withdraw(ALL, Owner::left_over(network, keep)).map(drop)
 }
 
 fn with_wish<T>(
@@ -64,8 +75,7 @@ fn with_wish<T>(
     addresses: &[Cidr],
     work: impl FnOnce(&Wish<'_>) -> Result<T, Error>,
 ) -> Result<T, Error> {
-    let comment = owner.comment();
-    let keys: HashSet<Vec<u8>> = addresses.iter().map(|cidr| octets(cidr.address)).collect();
+    let (comment, places) = (owner.comment(), places(addresses));
     let entry = |cidr: &Cidr| Placed {
         family: family_of(cidr.address),
         map: Map::Masquerade,
@@ -82,14 +92,23 @@ fn with_wish<T>(
     };
     work(&Wish {
         owner: comment.clone(),
-        maps: MAPS,
+        sight: Sight::Places(&places),
         entries: addresses.iter().map(entry).collect::<HashSet<_>>().into_iter().collect(),
         branches: addresses.iter().map(branch).collect(),
         // An address has one owner: who had it before is gone, whether it was detached or not.
-        stale: &|placed| keys.contains(&placed.entry.key),
+        stale: &|_| true,
         clashes: &|_| false,
         taken: &taken,
     })
+}
+
+/// Where the entries of these addresses stand, each once.
+fn places(addresses: &[Cidr]) -> Vec<Place> {
+    let place = |cidr: &Cidr| {
+        let (family, key) = (family_of(cidr.address), octets(cidr.address));
+        Place { family, map: Map::Masquerade, key }
+    };
+    addresses.iter().map(place).collect::<HashSet<_>>().into_iter().collect()
 }
 
 fn chain(cidr: Cidr) -> String {

@@ -36,12 +36,16 @@ mod sysctl;
 mod tables;
 mod vlan;
 
+#[cfg(test)]
+pub(crate) use self::tables::netns as hosts;
+
 use std::net::IpAddr;
 
 use serde_json::{Map, Value};
 
 pub(crate) use self::fields::{ipam, masquerades};
 pub(crate) use self::ipam::Ipam;
+pub(crate) use self::tables::Changes;
 use crate::error::{Command, Error};
 use crate::request::Request;
 
@@ -116,6 +120,11 @@ pub(crate) fn cut(kind: Kind, request: &Request) -> Result<(), Error> {
         Kind::Bridge => bridge::cut(request),
         Kind::Portmap => portmap::cut(request),
     }
+}
+
+/// Whether the first half of a DEL is all of it.
+pub(crate) fn ends_with_cut(plugin: &str) -> bool {
+    Kind::of(plugin) == Some(Kind::Portmap)
 }
 
 /// Makes again what an attachment had in the tables; its result is the request's `prevResult`.

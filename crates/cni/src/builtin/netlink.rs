@@ -4,6 +4,7 @@
 //! synchronous and waits for nothing. What is asked for is `link`'s affair (rtnetlink) and `nft`'s (nfnetlink).
 
 use std::io;
+use std::ops::{ControlFlow, RangeInclusive};
 use std::os::fd::OwnedFd;
 
 use rustix::net::netlink::{self, SocketAddrNetlink};
@@ -200,6 +201,16 @@ impl Socket {
         Err(io::ErrorKind::Interrupted.into())
     }
 
+    /// Sends the request for a list and hands on its entries as they come, until that is enough: for lists that may be long. One that
+    /// changes meanwhile is told as it is found. The socket is of no use afterwards, as a list not read to its end is in the way.
+    pub(super) fn stream(
+        mut self,
+        list: Message,
+        mut each: impl FnMut(&[u8]) -> ControlFlow<()>,
+    ) -> io::Result<()> {
+        Ok(self.exchange_until(&[list], 0, &mut each)?)
+    }
+
     /// Sends requests at once. Each is carried out whether an earlier one fails or not; the first failure is returned.
     pub(super) fn request_all(&mut self, messages: Vec<Message>) -> Result<(), Refused> {
         let messages: Vec<Message> = messages.into_iter().map(Message::acknowledged).collect();
@@ -208,15 +219,22 @@ impl Socket {
 
     /// Sends messages at once, of which the last asks for an acknowledgement (or is a dump).
     fn exchange(&mut self, messages: &[Message]) -> Result<Vec<Vec<u8>>, Refused> {
-        self.exchange_until(messages, messages.len().saturating_sub(1))
+        let mut answers = Vec::new();
+        self.exchange_until(messages, messages.len().saturating_sub(1), &mut |answer| {
+            answers.push(answer.to_vec());
+            ControlFlow::Continue(())
+        })?;
+        Ok(answers)
     }
 
-    /// Sends messages at once, of which the one of that index is the last to be answered.
+    /// Sends messages at once, of which the one of that index is the last to be answered, and hands on the answers, until that
+    /// is enough.
     pub(super) fn exchange_until(
         &mut self,
         messages: &[Message],
         last: usize,
-    ) -> Result<Vec<Vec<u8>>, Refused> {
+        each: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
+    ) -> Result<(), Refused> {
         let first = self.sequence.wrapping_add(1);
         let mut bytes = Vec::with_capacity(512);
         for message in messages {
@@ -225,7 +243,7 @@ impl Socket {
         }
         self.send(&bytes).map_err(|source| Refused { index: 0, source })?;
         let last = first.wrapping_add(u32::try_from(last).unwrap_or(u32::MAX));
-        self.answers(first, last)
+        self.answers(first..=last, each)
     }
 
     /// Sends all of it at once, however much that is.
@@ -236,11 +254,17 @@ impl Socket {
             set_socket_send_buffer_size_force(&self.fd, size)?;
         }
         sendto(&self.fd, bytes, SendFlags::empty(), &SocketAddrNetlink::new(0, 0))?;
+        #[cfg(test)]
+        spent::count(&spent::REQUESTS);
         Ok(())
     }
 
-    fn answers(&mut self, first: u32, last: u32) -> Result<Vec<Vec<u8>>, Refused> {
-        let mut answers = Vec::new();
+    fn answers(
+        &mut self,
+        sequences: RangeInclusive<u32>,
+        each: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
+    ) -> Result<(), Refused> {
+        let (first, last) = sequences.into_inner();
         let mut refused: Option<Refused> = None;
         self.is_torn = false;
         let mut buffer = vec![0; RECEIVE];
@@ -251,6 +275,8 @@ impl Socket {
                 // Nothing more, though the end hasn't been seen: a batch that broke off says so by its error alone.
                 Err(error) => return Err(refused.unwrap_or(Refused { index: 0, source: error.into() })),
             };
+            #[cfg(test)]
+            spent::count(&spent::RECEIPTS);
             for answer in split(&buffer[..received]) {
                 // What an earlier request left unread.
                 let Some(index) = index_of(answer.sequence, first, self.sequence) else { continue };
@@ -262,12 +288,16 @@ impl Socket {
                             refused.get_or_insert(Refused { index, source });
                         }
                         if last {
-                            return refused.map_or(Ok(answers), Err);
+                            return refused.map_or(Ok(()), Err);
                         }
                     }
-                    NLMSG_DONE if last => return refused.map_or(Ok(answers), Err),
+                    NLMSG_DONE if last => return refused.map_or(Ok(()), Err),
                     NLMSG_DONE => {}
-                    _ => answers.push(answer.payload.to_vec()),
+                    _ => {
+                        if each(answer.payload).is_break() {
+                            return Ok(());
+                        }
+                    }
                 }
             }
         }
@@ -328,6 +358,29 @@ pub(super) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
 
 pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..)?.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))
+}
+
+/// What a thread's sockets have cost so far.
+#[cfg(test)]
+pub(super) mod spent {
+    use std::cell::Cell;
+    use std::thread::LocalKey;
+
+    thread_local! {
+        pub(super) static REQUESTS: Cell<usize> = const { Cell::new(0) };
+        pub(super) static RECEIPTS: Cell<usize> = const { Cell::new(0) };
+    }
+
+    pub(super) fn count(what: &'static LocalKey<Cell<usize>>) {
+        what.set(what.get() + 1);
+    }
+
+    /// How often something was sent to the kernel, and received from it, for that work.
+    pub(in crate::builtin) fn by<T>(work: impl FnOnce() -> T) -> (usize, usize) {
+        let before = (REQUESTS.get(), RECEIPTS.get());
+        work();
+        (REQUESTS.get() - before.0, RECEIPTS.get() - before.1)
+    }
 }
 
 #[cfg(test)]

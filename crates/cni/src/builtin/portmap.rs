@@ -24,14 +24,16 @@ use serde_json::{Map as Fields, Value};
 
 use self::way::{Snat, Way, leads_to};
 use super::owner::Owner;
-use super::tables::{self, Branch, Map, Placed, Wish};
+use super::tables::{self, Branch, Map, Place, Placed, Sight, Wish};
 use super::{Unserved, conntrack, fields, localnet};
 use crate::attachment::Protocol;
 use crate::error::{Command, Error, chain};
 use crate::request::Request;
 use crate::result::{Cidr, NetworkResult};
 
-const MAPS: &[Map] = &[Map::Ports, Map::PortsOfAddress, Map::Hairpin, Map::Localnet];
+const OWNED: Sight<'static> = Sight::Maps(&[Map::Pods, Map::Ports, Map::PortsOfAddress, Map::Hairpin]);
+const ALL: Sight<'static> =
+    Sight::Maps(&[Map::Pods, Map::Ports, Map::PortsOfAddress, Map::Hairpin, Map::Localnet]);
 /// The highest bit of a packet's mark.
 const LAST_BIT: u64 = 31;
 
@@ -83,13 +85,26 @@ pub(super) fn run(request: &Request) -> Result<Option<Value>, Error> {
 /// [`Error::Kernel`].
 pub(super) fn cut(request: &Request) -> Result<(), Error> {
     let owner = Owner::of(request).comment();
-    // What is in the tables counts. But that it is there no more doesn't mean that its connections were forgotten.
-    let told = Wanted::of(request).map(|wanted| wanted.ways).unwrap_or_default();
+    let told = match Wanted::of(request) {
+        Ok(wanted) if wanted.is_nothing() && !wanted.finds(|of| of == owner)? => return Ok(()),
+        // What is in the tables counts. But that it is there no more doesn't mean that its connections were forgotten.
+        Ok(wanted) => wanted.ways,
+        Err(_) => Vec::new(),
+    };
     withdraw(|of| of == owner, told)
 }
 
 fn add(request: &Request) -> Result<Value, Error> {
     let wanted = Wanted::of(request)?;
+    // Who wants none may have the address of one who had some, and was never detached.
+    if !wanted.ways.is_empty() || wanted.finds(|_| true)? {
+        map(request, &wanted)?;
+    }
+    // There is one, or it would have been refused.
+    Ok(request.config.get("prevResult").cloned().unwrap_or_default())
+}
+
+fn map(request: &Request, wanted: &Wanted) -> Result<(), Error> {
     let interface = wanted.localnet()?;
     wanted.wish(request, interface.as_ref(), tables::grant)?;
     if let Some(interface) = interface {
@@ -99,12 +114,14 @@ fn add(request: &Request) -> Result<Value, Error> {
         // Who sent before from the same port goes on to be sent where that went. A kernel that doesn't tell must keep no pod.
         tracing::warn!(error = chain(&error), "connections to new host ports may lead elsewhere for a while");
     }
-    // There is one, or it would have been refused.
-    Ok(request.config.get("prevResult").cloned().unwrap_or_default())
+    Ok(())
 }
 
 fn check(request: &Request) -> Result<(), Error> {
     let wanted = Wanted::of(request)?;
+    if wanted.ways.is_empty() {
+        return Ok(());
+    }
     let lacking = wanted.wish(request, None, tables::lacking)?;
     match lacking.iter().find_map(way::service_of) {
         None => Ok(()),
@@ -118,7 +135,7 @@ fn check(request: &Request) -> Result<(), Error> {
 
 /// Removes entries, and then the connections by them; also by those ways that are told, unless they are another's now.
 fn withdraw(of: impl Fn(&str) -> bool, told: Vec<Way>) -> Result<(), Error> {
-    let (removed, left) = tables::withdraw(MAPS, of)?;
+    let (removed, left) = tables::withdraw(OWNED, of)?;
     let anothers: HashSet<Way> = left.iter().filter_map(Way::of).collect();
     let told = told.into_iter().filter(|way| !anothers.contains(way));
     let ways: HashSet<Way> = removed.iter().filter_map(Way::of).chain(told).collect();
@@ -164,6 +181,17 @@ impl Wanted {
         Ok(Wanted { snat: snat(request)?, addresses, ways })
     }
 
+    /// Whether no port is to be mapped; unknown where there are no addresses to map any to.
+    fn is_nothing(&self) -> bool {
+        self.ways.is_empty() && !self.addresses.is_empty()
+    }
+
+    /// Whether there are entries that lead to its addresses, of such an owner. The same question however many others have some.
+    fn finds(&self, of: impl Fn(&str) -> bool) -> Result<bool, Error> {
+        let places: Vec<Place> = self.addresses.iter().map(|cidr| way::place_of(cidr.address)).collect();
+        Ok(tables::find(&places)?.iter().any(|placed| of(&placed.entry.comment)))
+    }
+
     /// The interface towards the pod, when the host's loopback is to reach it.
     fn localnet(&self) -> Result<Option<Placed>, Error> {
         let reached = |way: &&Way| {
@@ -192,13 +220,13 @@ impl Wanted {
             match placed.map {
                 Map::Ports => of_one.contains(&service),
                 Map::PortsOfAddress => of_all.contains(&service),
-                Map::Hairpin | Map::Masquerade | Map::Localnet => false,
+                Map::Hairpin | Map::Masquerade | Map::Pods | Map::Localnet => false,
             }
         };
         let ours = |placed: &Placed| self.addresses.iter().any(|cidr| leads_to(placed, cidr.address));
         work(&Wish {
             owner,
-            maps: MAPS,
+            sight: ALL,
             entries: entries.into_iter().chain(interface.cloned()).collect(),
             branches,
             // An address has one owner: who had it before is gone, whether it was detached or not.
@@ -211,12 +239,15 @@ impl Wanted {
     /// Each entry once, though several mappings may need it.
     fn entries(&self, owner: &str) -> Result<(Vec<Placed>, Vec<Branch>), Error> {
         let mut entries: HashMap<_, Placed> = HashMap::new();
-        let mut branches = Vec::new();
+        let mut branches: Vec<Branch> = Vec::new();
         for way in &self.ways {
             let prefix = self.addresses.iter().find(|cidr| cidr.address == way.pod).map(|cidr| cidr.prefix);
             let (hairpin, branch) = way.hairpin(self.snat, prefix.unwrap_or(u8::MAX), owner).unzip();
-            branches.extend(branch);
-            for placed in hairpin.into_iter().chain([way.entry(owner)]) {
+            let is_new = |branch: &Branch| {
+                branches.iter().all(|one| (one.family, &one.name) != (branch.family, &branch.name))
+            };
+            branches.extend(branch.filter(is_new));
+            for placed in hairpin.into_iter().chain([way.entry(owner), way.pod_entry(owner)]) {
                 let place = (placed.family, placed.map, placed.entry.key.clone());
                 if entries.get(&place).is_some_and(|other| *other != placed) {
                     let (port, protocol) = (way.host_port, way.protocol.name());
@@ -267,13 +298,7 @@ impl Mapping {
 
 /// The first address of each family that the pod has on the interface which this is about.
 fn addresses(request: &Request, previous: &NetworkResult) -> Vec<Cidr> {
-    let inside = |index: usize| {
-        let interface = previous.interfaces.get(index);
-        interface.is_some_and(|interface| interface.name == request.ifname && !interface.sandbox.is_empty())
-    };
-    // Plugins that name no interface mean the one that was asked for.
-    let pods = previous.ips.iter().filter(|ip| ip.interface.is_none_or(inside)).map(|ip| ip.address);
-    let pods: Vec<Cidr> = pods.collect();
+    let pods = previous.addresses_of(&request.ifname);
     let first = |v4| pods.iter().find(|cidr| cidr.address.is_ipv4() == v4).copied();
     [first(true), first(false)].into_iter().flatten().collect()
 }

@@ -22,6 +22,12 @@ pub(super) fn exists(name: &str) -> bool {
     Path::new(ROOT).join(name).exists()
 }
 
+/// What there is below a directory of settings.
+pub(super) fn list(directory: &str) -> Vec<String> {
+    let entries = fs::read_dir(Path::new(ROOT).join(directory)).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+}
+
 /// Sets a value. A setting that the kernel doesn't have (IPv6 switched off) needs none.
 pub(super) fn set(name: &str, value: &str) -> Result<(), Error> {
     match fs::write(Path::new(ROOT).join(name), value) {
@@ -53,7 +59,8 @@ fn told(outcome: Result<(), Error>) {
     }
 }
 
-fn get(name: &str) -> Option<String> {
+/// A value; `None` where there is no such setting.
+pub(super) fn get(name: &str) -> Option<String> {
     fs::read_to_string(Path::new(ROOT).join(name)).ok().map(|text| text.trim().to_owned())
 }
 
@@ -67,8 +74,7 @@ pub(super) fn forward_ipv6() -> Result<(), Error> {
     if get(all).is_none_or(|value| value == "1") {
         return Ok(());
     }
-    for entry in fs::read_dir(Path::new(ROOT).join("ipv6/conf")).into_iter().flatten().flatten() {
-        let Ok(link) = entry.file_name().into_string() else { continue };
+    for link in list("ipv6/conf") {
         if ["all", "default"].contains(&link.as_str()) {
             continue;
         }

@@ -7,23 +7,29 @@
 //! | `host-ports` | | looks up `ports-of-address`, then `ports`, and sends the connection to the pod |
 //! | `postrouting` | srcnat | looks up `hairpin`, then `masqueraded`, and goes on in the chain that is there |
 //!
-//! The rules are the same for everybody; an attachment costs entries of the four maps, which have its owner as their comment.
-//! `portmap` and `masquerade` say which entries, `layout` which rules. The chains that `hairpin` and `masqueraded` lead to are made with the first entry
+//! The rules are the same for everybody; an attachment costs entries of the four maps, which have its owner as their comment. Who
+//! has host ports stands in `pods` as well, by address: those who have none needn't look through everybody's.
+//! `portmap` and `masquerade` say which entries, `layout` which rules, `plan` what has to be changed. The chains that `hairpin` and `masqueraded` lead to are made with the first entry
 //! that leads there, and go with the last, unless somebody else's rule leads there as well.
 //!
 //! **Every change is bound to the generation of tables that it was thought out for**: read, decide, and have the kernel do it if
 //! nothing has changed since; else from the beginning, if nothing is to be done as well. So nobody takes away what another process has put there meanwhile, whatever
 //! the two are. Rules of others (a forward policy of drop, for one) are the others' affair.
 
+mod changes;
 mod layout;
+mod plan;
+mod unguarded;
 
 use std::collections::HashSet;
 use std::io;
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use self::layout::{FAMILIES, MAPS, NAME, fill, install, stands, table};
+pub(crate) use self::changes::Changes;
+use self::layout::{FAMILIES, NAME, OWNED, fill, install, maps, stands, table};
 pub(super) use self::layout::{Map, chain_name};
+use self::plan::{Plan, branch_of, encode, plan, unused};
 use super::localnet;
 use super::netlink::Socket;
 use super::nft::{self, Batch, Entry, Family, Rule};
@@ -33,6 +39,7 @@ use crate::error::Error;
 const ATTEMPTS: usize = 10_000;
 /// What is tried first.
 const ASK: &str = "ask the kernel for nftables table";
+const READ: &str = "read nftables table";
 /// What the kernel answers when the tables have changed since that generation.
 const OUTRUN: i32 = rustix::io::Errno::RESTART.raw_os_error();
 
@@ -56,6 +63,23 @@ pub(super) struct Placed {
     pub(super) entry: Entry,
 }
 
+/// Where an entry stands.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Place {
+    pub(super) family: Family,
+    pub(super) map: Map,
+    pub(super) key: Vec<u8>,
+}
+
+/// What is looked at before something is decided.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Sight<'a> {
+    /// All entries of these maps.
+    Maps(&'a [Map]),
+    /// Those of these places, however many others there are.
+    Places(&'a [Place]),
+}
+
 /// A chain that entries lead to.
 #[derive(Debug)]
 pub(super) struct Branch {
@@ -64,10 +88,10 @@ pub(super) struct Branch {
     pub(super) rules: Vec<Rule>,
 }
 
-/// What an owner is to have in these maps: this and nothing else.
+/// What an owner is to have as far as is looked: this and nothing else.
 pub(super) struct Wish<'a> {
     pub(super) owner: String,
-    pub(super) maps: &'a [Map],
+    pub(super) sight: Sight<'a>,
     pub(super) entries: Vec<Placed>,
     /// The chains that the entries lead to.
     pub(super) branches: Vec<Branch>,
@@ -79,38 +103,38 @@ pub(super) struct Wish<'a> {
     pub(super) taken: &'a dyn Fn(&Placed) -> Error,
 }
 
-/// A change, thought out.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Plan {
-    remove: Vec<Placed>,
-    add: Vec<Placed>,
-    /// Those that nothing leads to before, and those to which nothing does afterwards.
-    new_branches: Vec<(Family, String)>,
-    old_branches: Vec<(Family, String)>,
-}
-
 /// Gives an owner what it is to have; what it has already stays untouched. All of it or nothing.
 ///
 /// # Errors
 /// What the wish says of a key that is taken, [`Error::Kernel`].
 pub(super) fn grant(wish: &Wish<'_>) -> Result<(), Error> {
     let stand: HashSet<Family> = wish.entries.iter().map(|placed| placed.family).collect();
+    let mut has_new_guard = false;
     let turn = Turn::take(Socket::netfilter).map_err(failed(ASK))?;
-    change(turn, wish.maps, |socket, found| {
+    change(turn, wish.sight, |socket, found| {
         let plan = plan(found, wish)?;
         let mut batch = Batch::default();
         for family in FAMILIES.into_iter().filter(|family| stand.contains(family)) {
-            if !stands(socket, family).map_err(failed("read nftables table"))? {
+            let rules = nft::rules(socket, &table(family)).map_err(failed(READ))?;
+            if !stands(&rules, family) {
                 install(&mut batch, family);
+                has_new_guard |= family == Family::Ipv4;
+            }
+            // One without rules is new, or somebody has flushed it.
+            let is_filled = |branch: &Branch| rules.iter().any(|(chain, _)| *chain == branch.name);
+            for branch in wish.branches.iter().filter(|branch| branch.family == family && !is_filled(branch))
+            {
+                fill(&mut batch, &table(family), &branch.name, None, &branch.rules);
             }
         }
-        encode(&mut batch, &plan, &wish.branches);
+        encode(&mut batch, &plan, &nobodys(socket, wish.sight, found, &plan)?);
         let stale = plan.remove.iter().filter(|placed| placed.entry.comment != wish.owner);
         for placed in stale.filter(|placed| placed.map != Map::Localnet) {
             tracing::warn!(owner = placed.entry.comment, "an entry of the tables was left over");
         }
         Ok((batch, ()))
-    })
+    })?;
+    if has_new_guard { unguarded::shut() } else { Ok(()) }
 }
 
 /// The entries of a wish that aren't as they should be.
@@ -119,31 +143,70 @@ pub(super) fn grant(wish: &Wish<'_>) -> Result<(), Error> {
 /// [`Error::Kernel`].
 pub(super) fn lacking(wish: &Wish<'_>) -> Result<Vec<Placed>, Error> {
     let turn = Turn::take(Socket::netfilter).map_err(failed(ASK))?;
-    change(turn, wish.maps, |socket, found| {
-        let stands = |family| stands(socket, family).map_err(failed("read nftables table"));
-        let standing: Vec<Result<bool, Error>> = FAMILIES.into_iter().map(stands).collect();
-        let standing = standing.into_iter().collect::<Result<Vec<bool>, Error>>()?;
-        let stands =
-            |family: Family| FAMILIES.into_iter().zip(&standing).any(|(of, yes)| of == family && *yes);
-        let lacks = |placed: &&Placed| !found.contains(placed) || !stands(placed.family);
+    change(turn, wish.sight, |socket, found| {
+        let mut standing = HashSet::new();
+        for family in wish.entries.iter().map(|placed| placed.family).collect::<HashSet<_>>() {
+            let rules = nft::rules(socket, &table(family)).map_err(failed(READ))?;
+            standing.extend(stands(&rules, family).then_some(family));
+        }
+        let lacks = |placed: &&Placed| !found.contains(placed) || !standing.contains(&placed.family);
         Ok((Batch::default(), wish.entries.iter().filter(lacks).cloned().collect()))
     })
 }
 
-/// Removes the entries of those owners from maps; returns them, and those that are left. A kernel without nftables has none.
+/// Removes the entries of those owners; returns them, and those that are left of what was looked at. A kernel without nftables
+/// has none.
 ///
 /// # Errors
 /// [`Error::Kernel`].
-pub(super) fn withdraw(maps: &[Map], of: impl Fn(&str) -> bool) -> Result<(Vec<Placed>, Vec<Placed>), Error> {
+pub(super) fn withdraw(
+    sight: Sight<'_>,
+    of: impl Fn(&str) -> bool,
+) -> Result<(Vec<Placed>, Vec<Placed>), Error> {
     let Some(turn) = Turn::if_any(Socket::netfilter)? else { return Ok((Vec::new(), Vec::new())) };
-    change(turn, maps, |_, found| {
+    change(turn, sight, |socket, found| {
         let (remove, left): (Vec<Placed>, Vec<Placed>) =
             found.iter().cloned().partition(|placed| of(&placed.entry.comment));
-        let plan = Plan { old_branches: unused(found, &remove, &[]), remove, ..Plan::default() };
+        let plan = Plan { remove, add: Vec::new() };
         let mut batch = Batch::default();
-        encode(&mut batch, &plan, &[]);
+        encode(&mut batch, &plan, &nobodys(socket, sight, found, &plan)?);
         Ok((batch, (plan.remove, left)))
     })
+}
+
+/// The entries that stand at these places; a kernel without nftables has none.
+///
+/// # Errors
+/// [`Error::Kernel`].
+pub(super) fn find(places: &[Place]) -> Result<Vec<Placed>, Error> {
+    let found = Socket::netfilter().and_then(|mut socket| read(&mut socket, Sight::Places(places)));
+    match found {
+        Err(error) if lacks_nftables(&error) => Ok(Vec::new()),
+        found => found.map_err(failed(READ)),
+    }
+}
+
+/// The chains that nothing leads to any more once that is done.
+fn nobodys(
+    socket: &mut Socket,
+    sight: Sight<'_>,
+    found: &[Placed],
+    plan: &Plan,
+) -> Result<Vec<(Family, String)>, Error> {
+    let mut chains = unused(found, plan);
+    if let Sight::Places(_) = sight {
+        // Others lead there who weren't looked at.
+        let mut references = Vec::new();
+        for (family, name) in &chains {
+            references.push(nft::references(socket, &table(*family), name).map_err(failed(READ))?);
+        }
+        let mut references = references.into_iter();
+        chains.retain(|chain| {
+            let going = plan.remove.iter().filter(|placed| branch_of(placed).as_ref() == Some(chain)).count();
+            references.next().is_some_and(|count| count <= going)
+        });
+    }
+    Ok(chains)
 }
 
 /// Sees whether the kernel has nftables at all.
@@ -162,40 +225,56 @@ pub(super) fn is_installed(addresses: impl IntoIterator<Item = IpAddr>) -> Resul
     let families: HashSet<Family> = addresses.into_iter().map(family_of).collect();
     let mut socket = open()?;
     for family in families {
-        if !stands(&mut socket, family).map_err(failed("read nftables table"))? {
+        let rules = nft::rules(&mut socket, &table(family)).map_err(failed(READ))?;
+        if !stands(&rules, family) {
             return Ok(false);
         }
     }
     Ok(true)
 }
 
-/// Deletes the tables that nobody has an entry in. A kernel without nftables has none.
+/// Deletes the tables that nobody has an entry in, and ends what others deleted before us. A kernel without nftables has none.
 ///
 /// # Errors
 /// [`Error::Kernel`].
 pub(super) fn clear_if_unused() -> Result<(), Error> {
     let Some(turn) = Turn::if_any(Socket::netfilter)? else { return Ok(()) };
     let mut shut = HashSet::new();
-    change(turn, &MAPS, |socket, found| {
+    let has_guard = change(turn, Sight::Maps(&[]), |socket, _| {
         let mut batch = Batch::default();
+        let mut has_guard = false;
         for family in FAMILIES {
-            let here = || found.iter().filter(|placed| placed.family == family);
             let table = table(family);
-            let used = here().any(|placed| placed.map != Map::Localnet);
-            for interface in here().filter(|placed| placed.map == Map::Localnet) {
+            if !nft::has_table(socket, &table).map_err(failed(READ))? {
+                continue;
+            }
+            let used = is_used(&table)?;
+            for interface in nft::entries(socket, &table, Map::Localnet.name()).map_err(failed(READ))? {
                 // Before the guard goes. Who came meanwhile has set it already, or will.
                 if !used && shut.insert(interface.clone()) {
-                    localnet::shut(&interface.entry)?;
-                } else if used && shut.remove(interface) {
-                    localnet::open(&interface.entry)?;
+                    localnet::shut(&interface)?;
+                } else if used && shut.remove(&interface) {
+                    localnet::open(&interface)?;
                 }
             }
-            if !used && nft::has_table(socket, &table).map_err(failed("read nftables table"))? {
+            has_guard |= used && family == Family::Ipv4;
+            if !used {
                 batch.delete_table(&table);
             }
         }
-        Ok((batch, ()))
-    })
+        Ok((batch, has_guard))
+    })?;
+    if has_guard { Ok(()) } else { unguarded::shut() }
+}
+
+/// Whether anybody has an entry in a table.
+fn is_used(table: &nft::Table) -> Result<bool, Error> {
+    for map in OWNED {
+        if nft::has_entries(open()?, table, map.name()).map_err(failed(READ))? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// A thread's turn to change tables.
@@ -229,15 +308,15 @@ fn lacks_nftables(error: &io::Error) -> bool {
     WITHOUT_NFTABLES.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
-/// Reads the maps, and has the kernel do what is decided on that, if it is still so; else again.
+/// Looks, and has the kernel do what is decided on that, if it is still so; else again.
 fn change<T>(
     turn: Turn,
-    maps: &[Map],
+    sight: Sight<'_>,
     mut decide: impl FnMut(&mut Socket, &[Placed]) -> Result<(Batch, T), Error>,
 ) -> Result<T, Error> {
     let Turn { mut socket, mut generation, _held } = turn;
     for _ in 1..ATTEMPTS {
-        let found = read(&mut socket, maps).map_err(failed("read nftables table"))?;
+        let found = read(&mut socket, sight).map_err(failed(READ))?;
         let (mut batch, outcome) = decide(&mut socket, &found)?;
         if batch.is_empty() {
             // What was read in several parts may have been changed between two of them.
@@ -262,12 +341,22 @@ fn change<T>(
     Err(failed("change nftables table")(io::Error::from_raw_os_error(OUTRUN)))
 }
 
-fn read(socket: &mut Socket, maps: &[Map]) -> io::Result<Vec<Placed>> {
+fn read(socket: &mut Socket, sight: Sight<'_>) -> io::Result<Vec<Placed>> {
     let mut found = Vec::new();
-    for family in FAMILIES {
-        for map in maps {
-            let entries = nft::entries(socket, &table(family), map.name())?;
-            found.extend(entries.into_iter().map(|entry| Placed { family, map: *map, entry }));
+    match sight {
+        Sight::Maps(looked_at) => {
+            for (family, map) in
+                FAMILIES.into_iter().flat_map(maps).filter(|(_, map)| looked_at.contains(map))
+            {
+                let entries = nft::entries(socket, &table(family), map.name())?;
+                found.extend(entries.into_iter().map(|entry| Placed { family, map, entry }));
+            }
+        }
+        Sight::Places(places) => {
+            for Place { family, map, key } in places {
+                let entry = nft::entry_at(socket, &table(*family), (map.name(), key))?;
+                found.extend(entry.map(|entry| Placed { family: *family, map: *map, entry }));
+            }
         }
     }
     Ok(once_each(found))
@@ -278,67 +367,6 @@ fn once_each(mut found: Vec<Placed>) -> Vec<Placed> {
     let mut seen = HashSet::new();
     found.retain(|placed| seen.insert(placed.clone()));
     found
-}
-
-fn plan(found: &[Placed], wish: &Wish<'_>) -> Result<Plan, Error> {
-    let wanted: HashSet<&Placed> = wish.entries.iter().collect();
-    let place = |placed: &Placed| (placed.family, placed.map, placed.entry.key.clone());
-    let places: HashSet<_> = wish.entries.iter().map(place).collect();
-    let mut remove = Vec::new();
-    let mut there = HashSet::new();
-    for placed in found {
-        if wanted.contains(placed) {
-            there.insert(placed);
-        } else if placed.entry.comment == wish.owner || (wish.stale)(placed) {
-            remove.push(placed.clone());
-        } else if places.contains(&place(placed)) || (wish.clashes)(placed) {
-            return Err((wish.taken)(placed));
-        }
-    }
-    let add: Vec<Placed> = wish.entries.iter().filter(|placed| !there.contains(placed)).cloned().collect();
-    let before: HashSet<_> = found.iter().filter_map(branch_of).collect();
-    let mut new_branches: Vec<_> =
-        add.iter().filter_map(branch_of).filter(|branch| !before.contains(branch)).collect();
-    new_branches.sort_by(|one, other| one.1.cmp(&other.1));
-    new_branches.dedup();
-    let old_branches = unused(found, &remove, &add);
-    Ok(Plan { remove, add, new_branches, old_branches })
-}
-
-/// The chains that only what is removed leads to.
-fn unused(found: &[Placed], remove: &[Placed], add: &[Placed]) -> Vec<(Family, String)> {
-    let removed: HashSet<&Placed> = remove.iter().collect();
-    let left = found.iter().filter(|placed| !removed.contains(placed)).chain(add);
-    let used: HashSet<_> = left.filter_map(branch_of).collect();
-    let mut unused: Vec<_> =
-        remove.iter().filter_map(branch_of).filter(|branch| !used.contains(branch)).collect();
-    unused.sort_by(|one, other| one.1.cmp(&other.1));
-    unused.dedup();
-    unused
-}
-
-fn branch_of(placed: &Placed) -> Option<(Family, String)> {
-    placed.entry.value.chain().map(|chain| (placed.family, chain.to_owned()))
-}
-
-fn encode(batch: &mut Batch, plan: &Plan, branches: &[Branch]) {
-    for branch in branches {
-        let Branch { family, name, rules } = branch;
-        if plan.new_branches.iter().any(|(of, new)| of == family && new == name) {
-            fill(batch, &table(*family), name, None, rules);
-        }
-    }
-    for family in FAMILIES {
-        let table = table(family);
-        for map in MAPS {
-            let here = |placed: &&Placed| placed.family == family && placed.map == map;
-            batch.delete(&table, map.name(), plan.remove.iter().filter(here).map(|placed| &placed.entry));
-            batch.add(&table, map.name(), plan.add.iter().filter(here).map(|placed| &placed.entry));
-        }
-    }
-    for (family, name) in &plan.old_branches {
-        batch.delete_chain(&table(*family), name);
-    }
 }
 
 pub(super) fn family_of(address: IpAddr) -> Family {
@@ -362,7 +390,7 @@ fn failed(action: &'static str) -> impl Fn(io::Error) -> Error {
     reason = "shared with the tests of the crate"
 )]
 #[path = "../../tests/support/netns.rs"]
-pub(super) mod netns;
+pub(crate) mod netns;
 
 #[cfg(test)]
 pub(super) mod ground;

@@ -129,6 +129,11 @@ const IPV6: [&str; 12] = [
     "proxy_ndp",
 ];
 
+/// For the kernel this one is set whatever the number; ours tells by it who has set it.
+fn plain<'a>(name: &str, value: &'a str) -> &'a str {
+    if name == "route_localnet" && value != "0" { "1" } else { value }
+}
+
 fn sysctls() -> Value {
     let mut found = BTreeMap::new();
     for (family, names) in [("ipv4", IPV4.as_slice()), ("ipv6", IPV6.as_slice())] {
@@ -138,7 +143,7 @@ fn sysctls() -> Value {
             // An interface may go meanwhile.
             let value = |name| {
                 fs::read_to_string(interface.path().join(name))
-                    .map_or(Value::Null, |value| json!(value.trim()))
+                    .map_or(Value::Null, |value| json!(plain(name, value.trim())))
             };
             let values: BTreeMap<_, _> = names.iter().map(|name| (*name, value(name))).collect();
             found.insert(format!("{family}.{}", interface.file_name().to_string_lossy()), json!(values));

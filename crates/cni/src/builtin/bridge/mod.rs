@@ -26,6 +26,7 @@ pub(super) use self::ground::clear_bridge;
 use self::inside::Inside;
 use super::Unserved;
 use super::address::Detection;
+use super::fields;
 use super::ipam::{Delegate, Ipam};
 use super::link::{self, Link};
 use super::masquerade;
@@ -99,7 +100,14 @@ fn addresses(result: &NetworkResult) -> Vec<Cidr> {
 /// What is left of an attachment whose link is gone. The address comes last: who gets it next must find nothing of its
 /// former owner.
 fn leave(request: &Request, ipam: Option<&Delegate<'_>>) -> Result<(), Error> {
-    masquerade::remove(&Owner::of(request))?;
+    let owner = Owner::of(request);
+    // A result that can't be read names nothing.
+    let known = addresses(&request.previous().ok().flatten().unwrap_or_default());
+    let all_gone = !known.is_empty() && masquerade::remove_of(&owner, &known)?;
+    // What isn't found by a result, which another plugin may have changed, is found by its owner.
+    if !all_gone && (known.is_empty() || fields::masquerades(&request.config)) {
+        masquerade::remove(&owner)?;
+    }
     ipam.map(|ipam| ipam.ask(Command::Del)).transpose().map(drop)
 }
 

@@ -1,4 +1,5 @@
 use super::*;
+use crate::builtin::netlink::spent;
 use crate::builtin::tables::ground::{at, forward, link};
 use crate::builtin::tables::netns::{Netns, on_own_host, sh};
 
@@ -89,6 +90,47 @@ fn what_others_take_away_is_noticed_and_made_again() {
             assert!(!installed(), "{flush}");
             check(&owner("n", "one"), &addresses).unwrap_err();
         }
+    });
+}
+
+/// A map of hundreds isn't listed for one of them, nor to see whether there is any at all.
+#[test]
+fn it_costs_the_same_however_many_others_there_are() {
+    on_own_host(|| async {
+        let before = sh("nft list ruleset");
+        let addresses = cidrs(&["10.1.0.2/16", "fd01::2/64"]);
+        let mut costs = HashSet::new();
+        for others in [1, 500] {
+            let other = |n: u32| Cidr { address: Ipv4Addr::from_bits(0x0a01_0100 + n).into(), prefix: 16 };
+            let others: Vec<Cidr> = (0..others).map(other).chain(cidrs(&["fd01::3/64"])).collect();
+            add(&owner("n", "others"), &others).unwrap();
+            costs.insert([
+                spent::by(|| add(&owner("n", "one"), &addresses).unwrap()),
+                spent::by(|| check(&owner("n", "one"), &addresses).unwrap()),
+                spent::by(|| assert!(remove_of(&owner("n", "one"), &addresses).unwrap())),
+                spent::by(|| tables::clear_if_unused().unwrap()),
+            ]);
+            // The others' chains have stayed, and go with the last.
+            assert!(sh("nft list ruleset").contains("masquerade-10.1.0.0/16"));
+            assert!(!remove_of(&owner("n", "one"), &addresses).unwrap(), "there is none any more");
+            assert!(remove_of(&owner("n", "others"), &others).unwrap());
+            assert!(!sh("nft list ruleset").contains("masquerade-"));
+            tables::clear_if_unused().unwrap();
+            assert_eq!(sh("nft list ruleset"), before);
+        }
+        assert_eq!(costs.len(), 1, "{costs:?}");
+    });
+}
+
+#[test]
+fn a_chain_that_somebody_emptied_is_filled_anew() {
+    on_own_host(|| async {
+        let chain = || sh("nft list chain ip knarr masquerade-10.1.0.0/16");
+        add(&owner("n", "one"), &cidrs(&["10.1.0.2/16"])).unwrap();
+        let whole = chain();
+        sh("nft flush table ip knarr");
+        add(&owner("n", "one"), &cidrs(&["10.1.0.2/16"])).unwrap();
+        assert_eq!(chain(), whole);
     });
 }
 

@@ -1,13 +1,14 @@
 //! Changes of tables, chains, rules and entries that happen together or not at all.
 
 use std::io;
+use std::ops::ControlFlow;
 
 use super::{
-    Datatype, Entry, Hook, MapType, NFNL_SUBSYS_NFTABLES, NFT_GOTO, NFT_JUMP, NFTA_DATA_VALUE,
-    NFTA_DATA_VERDICT, NFTA_LIST_ELEM, NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS, NFTA_RULE_TABLE,
-    NFTA_RULE_USERDATA, NFTA_SET_ELEM_DATA, NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_LIST_ELEMENTS,
-    NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_TABLE, NFTA_SET_ELEM_USERDATA, NFTA_VERDICT_CHAIN,
-    NFTA_VERDICT_CODE, Rule, Table, Value, comment, nfgenmsg,
+    Datatype, Entry, Hook, MapType, NFNL_SUBSYS_NFTABLES, NFT_GOTO, NFT_JUMP, NFTA_CHAIN_NAME,
+    NFTA_CHAIN_TABLE, NFTA_DATA_VALUE, NFTA_DATA_VERDICT, NFTA_LIST_ELEM, NFTA_RULE_CHAIN,
+    NFTA_RULE_EXPRESSIONS, NFTA_RULE_TABLE, NFTA_RULE_USERDATA, NFTA_SET_ELEM_DATA, NFTA_SET_ELEM_KEY,
+    NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_TABLE, NFTA_SET_ELEM_USERDATA,
+    NFTA_VERDICT_CHAIN, NFTA_VERDICT_CODE, Rule, Table, Value, comment, nfgenmsg,
 };
 use crate::builtin::netlink::{APPEND, Attributes, CREATE, EXCL, Message, Socket};
 
@@ -26,8 +27,6 @@ pub(super) const NFT_MSG_NEWSETELEM: u16 = 12;
 pub(super) const NFT_MSG_DELSETELEM: u16 = 14;
 
 const NFTA_TABLE_NAME: u16 = 1;
-const NFTA_CHAIN_TABLE: u16 = 1;
-const NFTA_CHAIN_NAME: u16 = 3;
 const NFTA_CHAIN_HOOK: u16 = 4;
 const NFTA_CHAIN_TYPE: u16 = 7;
 const NFTA_HOOK_HOOKNUM: u16 = 1;
@@ -222,7 +221,7 @@ impl Batch {
         messages.extend(last);
         let acknowledged = messages.len() - 1;
         messages.push(frame(NFNL_MSG_BATCH_END));
-        Ok(socket.exchange_until(&messages, acknowledged).map(drop)?)
+        Ok(socket.exchange_until(&messages, acknowledged, &mut |_| ControlFlow::Continue(()))?)
     }
 }
 

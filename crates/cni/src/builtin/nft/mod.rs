@@ -8,11 +8,13 @@ mod read;
 mod rule;
 
 pub(super) use batch::Batch;
-pub(super) use read::{entries, generation, has_table, rules};
+pub(super) use read::{entries, entry_at, generation, has_entries, has_table, references, rules};
 pub(super) use rule::{REGISTER, Rule, Side};
 
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
 
+const NFTA_CHAIN_TABLE: u16 = 1;
+const NFTA_CHAIN_NAME: u16 = 3;
 const NFTA_RULE_TABLE: u16 = 1;
 const NFTA_RULE_CHAIN: u16 = 2;
 const NFTA_RULE_EXPRESSIONS: u16 = 4;

@@ -1,17 +1,21 @@
 //! What there is in a table: its entries and rules, and at which generation of all tables.
 
 use std::io;
+use std::ops::ControlFlow;
 
 use super::{
-    Entry, NFGENMSG, NFNL_SUBSYS_NFTABLES, NFT_GOTO, NFT_JUMP, NFTA_DATA_VALUE, NFTA_DATA_VERDICT,
-    NFTA_RULE_CHAIN, NFTA_RULE_TABLE, NFTA_RULE_USERDATA, NFTA_SET_ELEM_DATA, NFTA_SET_ELEM_KEY,
-    NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_TABLE, NFTA_SET_ELEM_USERDATA,
-    NFTA_VERDICT_CHAIN, NFTA_VERDICT_CODE, Table, Value, comment_in, nfgenmsg,
+    Entry, NFGENMSG, NFNL_SUBSYS_NFTABLES, NFT_GOTO, NFT_JUMP, NFTA_CHAIN_NAME, NFTA_CHAIN_TABLE,
+    NFTA_DATA_VALUE, NFTA_DATA_VERDICT, NFTA_LIST_ELEM, NFTA_RULE_CHAIN, NFTA_RULE_TABLE, NFTA_RULE_USERDATA,
+    NFTA_SET_ELEM_DATA, NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_SET_ELEM_LIST_SET,
+    NFTA_SET_ELEM_LIST_TABLE, NFTA_SET_ELEM_USERDATA, NFTA_VERDICT_CHAIN, NFTA_VERDICT_CODE, Table, Value,
+    comment_in, nfgenmsg,
 };
 use crate::builtin::netlink::{DUMP, Message, Socket, attribute, attributes};
 
 const NFT_MSG_GETTABLE: u16 = 1;
 const NFTA_TABLE_NAME: u16 = 1;
+const NFT_MSG_GETCHAIN: u16 = 4;
+const NFTA_CHAIN_USE: u16 = 6;
 const NFT_MSG_GETRULE: u16 = 7;
 pub(super) const NFT_MSG_GETSETELEM: u16 = 13;
 const NFT_MSG_GETGEN: u16 = 16;
@@ -28,25 +32,62 @@ pub(in crate::builtin) fn generation(socket: &mut Socket) -> io::Result<u32> {
 
 /// Whether there is such a table.
 pub(in crate::builtin) fn has_table(socket: &mut Socket, table: &Table) -> io::Result<bool> {
-    let kind = NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETTABLE;
-    let mut message = Message::new(kind, 0, &nfgenmsg(table.family.number(), 0));
+    let mut message = request(NFT_MSG_GETTABLE, 0, table);
     message.attributes.put_str(NFTA_TABLE_NAME, &table.name);
-    match socket.request(message) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        answer => answer.map(|_| true),
-    }
+    Ok(if_there(socket.request(message))?.is_some())
 }
 
 /// All entries of a map; none where there is no such map.
 pub(in crate::builtin) fn entries(socket: &mut Socket, table: &Table, map: &str) -> io::Result<Vec<Entry>> {
-    let mut message = request(NFT_MSG_GETSETELEM, table);
+    let answers = if_there(socket.request(of_map(DUMP, table, map)))?.unwrap_or_default();
+    Ok(answers.iter().flat_map(|answer| listed(answer)).collect())
+}
+
+/// The entry of that key; `None` where there is no such entry, or no such map. However many there are, it costs the same.
+pub(in crate::builtin) fn entry_at(
+    socket: &mut Socket,
+    table: &Table,
+    (map, key): (&str, &[u8]),
+) -> io::Result<Option<Entry>> {
+    let mut message = of_map(0, table, map);
+    message.attributes.nest(NFTA_SET_ELEM_LIST_ELEMENTS, |list| {
+        list.nest(NFTA_LIST_ELEM, |entry| {
+            entry.nest(NFTA_SET_ELEM_KEY, |data| {
+                data.put(NFTA_DATA_VALUE, key);
+            });
+        });
+    });
+    let answers = if_there(socket.request(message))?.unwrap_or_default();
+    Ok(answers.iter().flat_map(|answer| listed(answer)).next())
+}
+
+/// Whether a map has any entry; not where there is no such map. No more than the first ones are read, by a socket of its own.
+pub(in crate::builtin) fn has_entries(socket: Socket, table: &Table, map: &str) -> io::Result<bool> {
+    let mut any = false;
+    let streamed = socket.stream(of_map(DUMP, table, map), |answer| {
+        any |= listed(answer).next().is_some();
+        if any { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    if_there(streamed).map(|_| any)
+}
+
+fn of_map(flags: u16, table: &Table, map: &str) -> Message {
+    let mut message = request(NFT_MSG_GETSETELEM, flags, table);
     message.attributes.put_str(NFTA_SET_ELEM_LIST_TABLE, &table.name).put_str(NFTA_SET_ELEM_LIST_SET, map);
-    let answers = match socket.request(message) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        answers => answers?,
-    };
-    let lists = answers.iter().filter_map(|answer| attribute(answer, NFGENMSG, NFTA_SET_ELEM_LIST_ELEMENTS));
-    Ok(lists.flat_map(|list| attributes(list, 0)).filter_map(|(_, raw)| entry(raw)).collect())
+    message
+}
+
+fn listed(answer: &[u8]) -> impl Iterator<Item = Entry> {
+    let list = attribute(answer, NFGENMSG, NFTA_SET_ELEM_LIST_ELEMENTS);
+    list.into_iter().flat_map(|list| attributes(list, 0)).filter_map(|(_, raw)| entry(raw))
+}
+
+/// `None` for what isn't there.
+fn if_there<T>(answer: io::Result<T>) -> io::Result<Option<T>> {
+    match answer {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        answer => answer.map(Some),
+    }
 }
 
 fn entry(raw: &[u8]) -> Option<Entry> {
@@ -73,9 +114,21 @@ fn value(raw: &[u8]) -> Option<Value> {
     }
 }
 
+/// How many lead to a chain, entries and rules of anybody's; none where there is no such chain.
+pub(in crate::builtin) fn references(socket: &mut Socket, table: &Table, chain: &str) -> io::Result<usize> {
+    let mut message = request(NFT_MSG_GETCHAIN, 0, table);
+    message.attributes.put_str(NFTA_CHAIN_TABLE, &table.name).put_str(NFTA_CHAIN_NAME, chain);
+    let answers = if_there(socket.request(message))?.unwrap_or_default();
+    let users = answers.first().and_then(|answer| attribute(answer, NFGENMSG, NFTA_CHAIN_USE));
+    let users = users.and_then(|users| users.first_chunk()).map_or(0, |bytes| u32::from_be_bytes(*bytes));
+    // The kernel counts the chain's own rules among its users.
+    let own = rules(socket, table)?.iter().filter(|(of, _)| of == chain).count();
+    Ok(usize::try_from(users).unwrap_or(usize::MAX).saturating_sub(own))
+}
+
 /// The chain and the comment of each rule of a table; none where there is no such table.
 pub(in crate::builtin) fn rules(socket: &mut Socket, table: &Table) -> io::Result<Vec<(String, String)>> {
-    let mut message = request(NFT_MSG_GETRULE, table);
+    let mut message = request(NFT_MSG_GETRULE, DUMP, table);
     message.attributes.put_str(NFTA_RULE_TABLE, &table.name);
     let answers = socket.request(message)?;
     let rule = |answer: &Vec<u8>| {
@@ -88,8 +141,8 @@ pub(in crate::builtin) fn rules(socket: &mut Socket, table: &Table) -> io::Resul
     Ok(answers.iter().filter_map(rule).collect())
 }
 
-fn request(kind: u16, table: &Table) -> Message {
-    Message::new(NFNL_SUBSYS_NFTABLES << 8 | kind, DUMP, &nfgenmsg(table.family.number(), 0))
+fn request(kind: u16, flags: u16, table: &Table) -> Message {
+    Message::new(NFNL_SUBSYS_NFTABLES << 8 | kind, flags, &nfgenmsg(table.family.number(), 0))
 }
 
 fn text(raw: &[u8]) -> String {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use crate::attachment::Protocol;
 use crate::builtin::link::octets;
 use crate::builtin::nft::{Entry, Family, Rule, Side, Value};
-use crate::builtin::tables::{self, Branch, Map, Placed, family_of};
+use crate::builtin::tables::{self, Branch, Map, Place, Placed, family_of};
 use crate::result::Cidr;
 
 /// What leads from a port of the host to one of a pod's.
@@ -54,6 +54,11 @@ impl Way {
         Some((placed, branch))
     }
 
+    /// The entry by which it is found that there are others for the pod's address.
+    pub(super) fn pod_entry(&self, comment: &str) -> Placed {
+        self.placed(Map::Pods, octets(self.pod), Value::Nothing, comment)
+    }
+
     fn placed(&self, map: Map, key: Vec<u8>, value: Value, comment: &str) -> Placed {
         let entry = Entry { key, value, comment: comment.to_owned() };
         Placed { family: family_of(self.pod), map, entry }
@@ -64,7 +69,7 @@ impl Way {
         let host_ip = match placed.map {
             Map::Ports => None,
             Map::PortsOfAddress => Some(address(placed.family, &placed.entry.key)?.0),
-            Map::Hairpin | Map::Masquerade | Map::Localnet => return None,
+            Map::Hairpin | Map::Masquerade | Map::Pods | Map::Localnet => return None,
         };
         let (host_port, protocol) = service_of(placed)?;
         let Value::Data(value) = &placed.entry.value else { return None };
@@ -74,11 +79,17 @@ impl Way {
     }
 }
 
+/// Where it stands that entries lead to that address.
+pub(super) fn place_of(pod: IpAddr) -> Place {
+    Place { family: family_of(pod), map: Map::Pods, key: octets(pod) }
+}
+
 /// Whether an entry leads to that address.
 pub(super) fn leads_to(placed: &Placed, pod: IpAddr) -> bool {
     let pod_octets = octets(pod);
     let at = match (placed.map, &placed.entry.value) {
         (Map::Ports | Map::PortsOfAddress, Value::Data(value)) => value.as_slice(),
+        (Map::Pods, _) => placed.entry.key.as_slice(),
         (Map::Hairpin, _) => placed.entry.key.get(4..).unwrap_or_default(),
         _ => return false,
     };
@@ -92,7 +103,7 @@ pub(super) fn service_of(placed: &Placed) -> Option<(u16, Protocol)> {
     let protocol = match placed.map {
         Map::Ports | Map::PortsOfAddress => key.last_chunk::<8>()?[0],
         Map::Hairpin => *key.first()?,
-        Map::Masquerade | Map::Localnet => return None,
+        Map::Masquerade | Map::Pods | Map::Localnet => return None,
     };
     Some((u16::from_be_bytes([*high, *low]), Protocol::numbered(protocol)?))
 }

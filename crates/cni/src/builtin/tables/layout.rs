@@ -1,18 +1,16 @@
 //! What the tables consist of beside their entries: maps, chains, rules.
 
-use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::attachment::Protocol;
 use crate::builtin::link::octets;
-use crate::builtin::netlink::Socket;
-use crate::builtin::nft::{self, Batch, Datatype, Family, Hook, MapType, Part, REGISTER, Rule, Side, Table};
+use crate::builtin::nft::{Batch, Datatype, Family, Hook, MapType, Part, REGISTER, Rule, Side, Table};
 use crate::result::Cidr;
 
 pub(super) const NAME: &str = "knarr";
 const HOST_PORTS: &str = "host-ports";
 /// Stands beside the first rule; another version makes all rules anew.
-const LAYOUT: &str = "layout 1";
+const LAYOUT: &str = "layout 2";
 
 /// Hooks and priorities (linux/netfilter_ipv4.h).
 const GUARD: Hook = Hook { kind: "filter", number: 0, priority: -300 };
@@ -31,13 +29,22 @@ pub(in crate::builtin) enum Map {
     Hairpin,
     /// A pod's address to the chain of its subnet, where what leaves the subnet gets an address of the host.
     Masquerade,
+    /// The addresses that entries of the maps before lead to.
+    Pods,
     /// The interfaces that `localnet` lets the host's loopback network be routed by, as long as the table is there.
     Localnet,
 }
 
 pub(super) const FAMILIES: [Family; 2] = [Family::Ipv4, Family::Ipv6];
-pub(super) const MAPS: [Map; 5] =
-    [Map::Ports, Map::PortsOfAddress, Map::Hairpin, Map::Masquerade, Map::Localnet];
+/// The maps whose entries are attachments'; those that mostly have some first.
+pub(super) const OWNED: [Map; 5] =
+    [Map::Masquerade, Map::Pods, Map::Ports, Map::PortsOfAddress, Map::Hairpin];
+
+/// The maps of a family's table.
+pub(super) fn maps(family: Family) -> impl Iterator<Item = (Family, Map)> {
+    let localnet = (family == Family::Ipv4).then_some(Map::Localnet);
+    OWNED.into_iter().chain(localnet).map(move |map| (family, map))
+}
 
 impl Map {
     pub(super) fn name(self) -> &'static str {
@@ -46,6 +53,7 @@ impl Map {
             Map::PortsOfAddress => "ports-of-address",
             Map::Hairpin => "hairpin",
             Map::Masquerade => "masqueraded",
+            Map::Pods => "pods",
             Map::Localnet => "localnet",
         }
     }
@@ -62,6 +70,7 @@ impl Map {
             Map::PortsOfAddress => kind(&[address, Part::Protocol, Part::Port], place),
             Map::Hairpin => kind(&[Part::Protocol, address, Part::Port, Part::Port], Some(Datatype::VERDICT)),
             Map::Masquerade => kind(&[address], Some(Datatype::VERDICT)),
+            Map::Pods => kind(&[address], None),
             Map::Localnet => MapType { key: Datatype::INTERFACE, value: None },
         }
     }
@@ -71,7 +80,7 @@ impl Map {
 pub(super) fn install(batch: &mut Batch, family: Family) {
     let table = table(family);
     batch.table(&table);
-    for map in MAPS.into_iter().filter(|map| family == Family::Ipv4 || *map != Map::Localnet) {
+    for (_, map) in maps(family) {
         batch.map(&table, map.name(), map.kind(family));
     }
     for (name, hook, rules) in layout(family) {
@@ -86,12 +95,11 @@ pub(super) fn fill(batch: &mut Batch, table: &Table, name: &str, hook: Option<Ho
     }
 }
 
-/// Whether a table's chains have the rules that they should have.
-pub(super) fn stands(socket: &mut Socket, family: Family) -> io::Result<bool> {
-    let rules = nft::rules(socket, &table(family))?;
+/// Whether these are the rules that a table's chains should have, and those of others' chains.
+pub(super) fn stands(rules: &[(String, String)], family: Family) -> bool {
     let version = rules.iter().any(|(_, comment)| comment == LAYOUT);
     let count = |chain: &str| rules.iter().filter(|(of, _)| of == chain).count();
-    Ok(version && layout(family).iter().all(|(chain, _, rules)| count(chain) == rules.len()))
+    version && layout(family).iter().all(|(chain, _, rules)| count(chain) == rules.len())
 }
 
 type Chain = (&'static str, Option<Hook>, Vec<Rule>);
