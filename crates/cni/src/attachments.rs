@@ -157,6 +157,8 @@ impl Attachments {
     pub(crate) async fn settle(&self) -> Result<(), Error> {
         self.leaving.end_of_all().await;
         let _alone = self.quiet.node().write().await;
+        // Who looks at the tables holds us while it mends them. Whoever else does had come, and has gone.
+        let _mended = self.mending.lock().await;
         let failures = self.clear_ground().await;
         if failures.is_empty() { Ok(()) } else { Err(Error::Collect { failures }) }
     }

@@ -150,11 +150,8 @@ impl Ground {
     /// # Errors
     /// [`Error::Kernel`].
     pub(crate) async fn is_flushed(&self) -> Result<bool, Error> {
-        let laid = self.laid.borrow().addresses.clone();
-        if laid.is_empty() {
-            return Ok(false);
-        }
-        blocking(move || builtin::has_tables(&laid).map(|there| !there)).await
+        let laid = self.laid.borrow().clone();
+        laid.is_flushed().await
     }
 
     /// The MTU of the host's way out; `None` when it has none.
@@ -250,6 +247,20 @@ impl Laid {
     /// Whether there are any.
     pub(crate) fn is_any(&self) -> bool {
         !self.addresses.is_empty()
+    }
+
+    /// Whether somebody took one of them away.
+    ///
+    /// Not cancel safe: what the kernel is at goes on.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`].
+    pub(crate) async fn is_flushed(&self) -> Result<bool, Error> {
+        if self.addresses.is_empty() {
+            return Ok(false);
+        }
+        let addresses = self.addresses.clone();
+        blocking(move || builtin::has_tables(&addresses).map(|there| !there)).await
     }
 
     /// Those are left, unless somebody has said otherwise since that number of times. Returns whether that is news.

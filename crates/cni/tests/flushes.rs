@@ -76,7 +76,7 @@ fn host_ports_come_back_by_themselves() {
             let networks = if is_builtin { builtin(&node) } else { configured(&node).await };
             let server = server(&networks).await;
             answers("at first").await;
-            for flush in ["nft flush ruleset", "nft delete table ip knarr"] {
+            for flush in ["nft flush ruleset", "nft delete table ip knarr", "nft flush table ip knarr"] {
                 sh(flush);
                 answers(flush).await;
             }

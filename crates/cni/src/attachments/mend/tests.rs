@@ -82,16 +82,17 @@ fn handles() -> String {
 fn who_looks_reads_only_what_may_have_changed_and_mends_only_what_is_ours() {
     on_own_host(|| async {
         let dir = tempfile::tempdir().unwrap();
-        let attachments = attachments(&dir);
+        let attachments = Arc::new(attachments(&dir));
+        let weak = Arc::downgrade(&attachments);
         attachments.journal.store(&attached("pod")).unwrap();
         attachments.ground.lay(&["10.9.0.2".parse().unwrap()]);
         let mut changes = Changes::default();
-        assert!(attachments.look(&mut changes).await);
+        assert!(look(&weak, &mut changes).await);
         let first = handles();
         assert!(first.contains("net/pod/eth0"), "{first}");
-        assert!(attachments.look(&mut changes).await, "mending has changed them");
+        assert!(look(&weak, &mut changes).await, "mending has changed them");
         for _ in 0..3 {
-            assert!(!attachments.look(&mut changes).await, "nobody has changed anything");
+            assert!(!look(&weak, &mut changes).await, "nobody has changed anything");
         }
         // A storm is one change.
         let storm: String = (0..500).map(|i| format!("add table ip others{i}\n")).collect();
@@ -99,15 +100,15 @@ fn who_looks_reads_only_what_may_have_changed_and_mends_only_what_is_ours() {
         for _ in 0..3 {
             sh(&format!("nft -f {}; nft flush table ip others8", dir.path().join("storm").display()));
         }
-        assert!(attachments.look(&mut changes).await);
-        assert!(!attachments.look(&mut changes).await);
+        assert!(look(&weak, &mut changes).await);
+        assert!(!look(&weak, &mut changes).await);
         assert_eq!(handles(), first, "ours were none of theirs");
         for flush in ["nft flush ruleset", "nft delete table ip knarr", "nft flush table ip knarr"] {
             sh(flush);
-            assert!(attachments.look(&mut changes).await, "{flush}");
+            assert!(look(&weak, &mut changes).await, "{flush}");
             assert!(handles().contains("net/pod/eth0"), "{flush}: {}", handles());
-            assert!(attachments.look(&mut changes).await, "mending has changed them");
-            assert!(!attachments.look(&mut changes).await, "{flush}");
+            assert!(look(&weak, &mut changes).await, "mending has changed them");
+            assert!(!look(&weak, &mut changes).await, "{flush}");
         }
     });
 }
@@ -117,19 +118,20 @@ fn who_looks_reads_only_what_may_have_changed_and_mends_only_what_is_ours() {
 fn tables_that_nobody_needs_are_looked_for_once() {
     on_own_host(|| async {
         let dir = tempfile::tempdir().unwrap();
-        let attachments = attachments(&dir);
+        let attachments = Arc::new(attachments(&dir));
+        let weak = Arc::downgrade(&attachments);
         let laid = attachments.laid();
         let mut executed = attached("executed");
         executed.native = false;
         attachments.journal.store(&executed).unwrap();
         attachments.ground.lay(&["10.9.0.2".parse().unwrap(), "fd00::2".parse().unwrap()]);
         let mut changes = Changes::default();
-        assert!(attachments.look(&mut changes).await);
+        assert!(look(&weak, &mut changes).await);
         assert!(!laid.borrow().is_any() && sh("nft list ruleset").is_empty());
         // One who has entries of one family only.
         attachments.journal.store(&attached("pod")).unwrap();
         attachments.ground.lay(&["10.9.0.2".parse().unwrap(), "fd00::2".parse().unwrap()]);
-        assert!(attachments.look(&mut Changes::default()).await);
+        assert!(look(&weak, &mut Changes::default()).await);
         assert!(!attachments.ground.is_flushed().await.unwrap(), "IPv6 is nobody's");
     });
 }
@@ -139,17 +141,35 @@ fn tables_that_nobody_needs_are_looked_for_once() {
 fn who_was_busy_is_looked_for_though_nothing_has_changed() {
     on_own_host(|| async {
         let dir = tempfile::tempdir().unwrap();
-        let attachments = attachments(&dir);
+        let attachments = Arc::new(attachments(&dir));
+        let weak = Arc::downgrade(&attachments);
         let pod = attached("pod");
         attachments.journal.store(&pod).unwrap();
         attachments.ground.lay(&["10.9.0.2".parse().unwrap()]);
         let lock = attachments.locks.lock(pod.attachment.id()).await;
         let mut changes = Changes::default();
-        assert!(attachments.look(&mut changes).await && attachments.look(&mut changes).await);
+        assert!(look(&weak, &mut changes).await && look(&weak, &mut changes).await);
         assert!(sh("nft list ruleset").is_empty());
         drop(lock);
-        assert!(attachments.look(&mut changes).await);
+        assert!(look(&weak, &mut changes).await);
         assert!(handles().contains("net/pod/eth0"));
+    });
+}
+
+/// Who drops the last handle has given up a bridge when that returns, for one.
+#[test]
+fn while_the_kernel_is_asked_nobody_is_held() {
+    on_own_host(|| async {
+        let dir = tempfile::tempdir().unwrap();
+        let attachments = Arc::new(attachments(&dir));
+        let weak = Arc::downgrade(&attachments);
+        attachments.ground.lay(&["10.9.0.2".parse().unwrap()]);
+        let mut changes = Changes::default();
+        let mut looking = pin!(look(&weak, &mut changes));
+        let _ = looking.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        assert_eq!(Arc::strong_count(&attachments), 1);
+        drop(attachments);
+        looking.await;
     });
 }
 
