@@ -13,6 +13,7 @@
 //! there is of it on disk is found by its name, or by collection. Executed plugins keep addresses on disk, or with somebody
 //! else, whom nobody asks for what isn't known: their records are made to last before a plugin is run.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,6 +29,10 @@ use crate::files::{self, Lasts};
 
 /// The version of the record's form.
 const VERSION: u32 = 1;
+
+/// The longest record, in bytes. It has a configuration, a result and what was asked for in it, each of which is bounded: 1 MiB,
+/// 1 MiB, and a request's 16 MiB, of which a byte may be written as six.
+const LONGEST: u64 = 128 << 20;
 
 /// What is known of one attachment.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -210,13 +215,19 @@ pub(crate) fn has_any_on(records: &Path, bridge: &str) -> bool {
 }
 
 fn read(path: &Path) -> Result<Option<Record>, Error> {
-    let text = match std::fs::read(path) {
+    let damaged = |source| Err(Error::ParseRecord { path: path.to_owned(), source });
+    let text = match files::read_regular(path, LONGEST) {
+        Ok(text) if text.len() as u64 > LONGEST => {
+            return damaged(serde_json::Error::custom(format!("it has more than {LONGEST} bytes")));
+        }
         Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+            return damaged(serde_json::Error::custom(error));
+        }
         Err(source) => return Err(Error::Record { action: "read", path: path.to_owned(), source }),
     };
-    let parsed = serde_json::from_slice(&text);
-    parsed.map(Some).map_err(|source| Error::ParseRecord { path: path.to_owned(), source })
+    serde_json::from_slice(&text).map(Some).or_else(damaged)
 }
 
 #[cfg(test)]
@@ -262,19 +273,30 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let journal = Journal::open(dir.path().to_owned()).unwrap();
         let path = dir.path().join("abc@eth0.json");
+        let id = attachment().id();
+        let is_damaged = |problem: &str| {
+            assert!(journal.load(&id).unwrap().is_none());
+            let Found::Damaged(damage) = journal.look(&id).unwrap() else { panic!("{problem}") };
+            assert!(crate::error::chain(&damage).contains(problem), "{damage:?}");
+            assert_eq!(journal.ids().unwrap(), std::slice::from_ref(&id));
+        };
         let mut newer = Record::intent("n", &attachment(), Via::Chain(Value::Null), false);
         newer.version = VERSION + 1;
         for (text, problem) in
             [(String::new(), "EOF"), (serde_json::to_string(&newer).unwrap(), "version is 2")]
         {
             std::fs::write(&path, text).unwrap();
-            assert!(journal.load(&attachment().id()).unwrap().is_none());
-            let Found::Damaged(damage) = journal.look(&attachment().id()).unwrap() else {
-                panic!("{problem}")
-            };
-            assert!(crate::error::chain(&damage).contains(problem), "{damage:?}");
-            assert_eq!(journal.ids().unwrap(), [attachment().id()]);
+            is_damaged(problem);
         }
+        std::fs::File::create(&path).unwrap().set_len(LONGEST + 1).unwrap();
+        is_damaged("bytes");
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
+        is_damaged("regular");
+        std::fs::remove_file(&path).unwrap();
+        // Nobody writes to it.
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        is_damaged("regular");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 use crate::error::Error;
 
@@ -22,9 +23,14 @@ const BESIDE: &str = ".tmp";
 pub(crate) fn read_regular(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     // A pipe that nobody writes to would block as soon as it is opened.
     let flags = OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
-    let file = fs::File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    let irregular = || io::Error::new(io::ErrorKind::InvalidInput, "isn't a regular file");
+    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+        // A socket, or a device that isn't there.
+        Err(Errno::NXIO) => return Err(irregular()),
+        opened => fs::File::from(opened?),
+    };
     if !file.metadata()?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "isn't a regular file"));
+        return Err(irregular());
     }
     let mut content = Vec::new();
     file.take(limit + 1).read_to_end(&mut content)?;
@@ -115,7 +121,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (pipe, file) = (dir.path().join("pipe"), dir.path().join("file"));
         rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, Mode::RUSR | Mode::WUSR).unwrap();
-        for path in [&pipe, Path::new("/dev/zero"), dir.path()] {
+        let socket = dir.path().join("socket");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        for path in [&pipe, &socket, Path::new("/dev/zero"), dir.path()] {
             let error = read_regular(path, 4).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{}", path.display());
         }
