@@ -9,15 +9,18 @@
 //! | journal the result | the same |
 //!
 //! Where an address lacks, those are waited for whose DEL has been answered but who have theirs still, and it is tried once
-//! more: by its answer a DEL says that the address can be had.
+//! more: by its answer a DEL says that the address can be had. A host port whose owner isn't there is taken from it.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use super::{Attachments, added, detach_failed, namespace};
 use crate::attachment::{Attachment, AttachmentId};
+use crate::builtin;
 use crate::builtin_network::BuiltinNetwork;
 use crate::cache::{Found, Record, Via};
-use crate::error::Error;
+use crate::carrier::blocking;
+use crate::error::{Error, chain};
 use crate::network;
 use crate::networks::Added;
 use crate::served::{Chosen, Served};
@@ -32,10 +35,21 @@ impl Attachments {
         if attachment.netns.is_none() {
             return Err(Error::InvalidAttachment { field: "network namespace", value: String::new() });
         }
+        // Each who is left over has one of them at least.
+        for _ in &attachment.port_mappings {
+            match self.attempt_patiently(attachment, &chosen).await {
+                Err(Error::HostPortTaken { owner, .. }) if self.vacate(&owner).await => {}
+                outcome => return outcome,
+            }
+        }
+        self.attempt_patiently(attachment, &chosen).await
+    }
+
+    async fn attempt_patiently(&self, attachment: &Attachment, chosen: &Chosen) -> Result<Added, Error> {
         let network = &chosen.served.conf.name;
         // Who is gone when it fails may have been there still when it looked for an address.
         let mut leaving = self.leaving.from(network);
-        let failure = match self.attempt(attachment, &chosen).await {
+        let failure = match self.attempt(attachment, chosen).await {
             Err(failure) if lacks_address(&failure) => failure,
             outcome => return outcome,
         };
@@ -45,7 +59,32 @@ impl Attachments {
         }
         // Not before everybody's end, but those of today: others keep leaving. What has come of it is seen by trying.
         let _ = tokio::time::timeout(PATIENCE, self.leaving.end_of(&leaving)).await;
-        self.attempt(attachment, &chosen).await
+        self.attempt(attachment, chosen).await
+    }
+
+    /// Takes an owner's entries out of the tables who isn't there: of a network of ours, but neither recorded nor with a link.
+    /// Returns whether that is so.
+    async fn vacate(&self, owner: &str) -> bool {
+        let vacated = match self.journal.ids().map(HashSet::from_iter) {
+            Ok(known) => {
+                let is_ours = |served: &Served| {
+                    served.makes_links() && builtin::is_stranger(owner, &served.conf.name, &known)
+                };
+                let owner = owner.to_owned();
+                // What is wrong with a network is said by others.
+                match self.loaded(&mut Vec::new()).iter().any(is_ours) {
+                    true => blocking(move || builtin::vacate(&owner)).await,
+                    false => Ok(false),
+                }
+            }
+            Err(error) => Err(error),
+        };
+        match &vacated {
+            Ok(true) => tracing::warn!(owner, "host ports of nobody's, of rules that were saved: withdrawn"),
+            Ok(false) => {}
+            Err(error) => tracing::warn!(owner, error = chain(error), "whose a host port is can't be told"),
+        }
+        vacated.unwrap_or(false)
     }
 
     async fn attempt(&self, attachment: &Attachment, chosen: &Chosen) -> Result<Added, Error> {

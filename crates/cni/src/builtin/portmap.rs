@@ -145,6 +145,14 @@ fn withdraw(of: impl Fn(&str) -> bool, told: Vec<Way>) -> Result<(), Error> {
     Ok(())
 }
 
+/// Withdraws whatever that owner has.
+///
+/// # Errors
+/// [`Error::Kernel`].
+pub(super) fn vacate(owner: &str) -> Result<(), Error> {
+    withdraw(|of| of == owner, Vec::new())
+}
+
 /// What a request wants mapped.
 #[derive(Debug)]
 struct Wanted {
@@ -323,7 +331,7 @@ fn snat(request: &Request) -> Result<Snat, Error> {
 
 fn taken(placed: &Placed) -> Error {
     let (port, protocol) = way::service_of(placed).unwrap_or((0, Protocol::Tcp));
-    Error::HostPortTaken { port, protocol: protocol.name() }
+    Error::HostPortTaken { port, protocol: protocol.name(), owner: placed.entry.comment.clone() }
 }
 
 #[cfg(test)]

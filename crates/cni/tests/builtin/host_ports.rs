@@ -127,3 +127,39 @@ fn tables_that_somebody_flushes_come_back_with_the_host_ports_that_were_in_them(
         assert_eq!(state(), before);
     });
 }
+
+/// `nft list ruleset` into a file that is loaded at each boot, and whenever a service is restarted.
+#[test]
+fn a_host_port_of_saved_rules_is_nobodys_but_that_of_a_pod_is() {
+    on_own_host(|| async {
+        let node = Node::new();
+        let networks = node.open_builtin(network());
+        let ports = || vec![port(8080, Protocol::Tcp), port(8081, Protocol::Udp)];
+        let gone = pod(&networks, "gone", vec![port(8080, Protocol::Tcp)]).await;
+        let too = pod(&networks, "too", vec![port(8081, Protocol::Udp)]).await;
+        sh(&format!("(echo flush ruleset; nft list ruleset) > {}", node.path("saved").display()));
+        for gone in [gone, too] {
+            networks.del(&gone.attachment).await.unwrap();
+        }
+        networks.settle().await.unwrap();
+        sh(&format!("nft -f {}", node.path("saved").display()));
+        assert!(sh("nft list ruleset").contains("test/gone/eth0"));
+        let first = pod(&networks, "first", ports()).await;
+        Netns::current().ask_tcp("127.0.0.1:8080".parse().unwrap()).unwrap();
+        let ruleset = sh("nft list ruleset");
+        assert!(!ruleset.contains("test/gone/eth0") && !ruleset.contains("test/too/eth0"), "{ruleset}");
+        // Who has lost its link is there all the same, and so is a link whose record is lost.
+        let netns = Netns::new();
+        let second = Attachment { port_mappings: ports(), ..attachment("second", &netns.path()) };
+        let is_taken = |outcome: Result<_, Error>| {
+            let error = outcome.map(|_: cni::Added| ()).unwrap_err();
+            assert!(matches!(error, Error::HostPortTaken { .. }), "{}", shown(&error));
+        };
+        let (record, aside) = (&node.records()[0], node.path("aside"));
+        std::fs::rename(record, &aside).unwrap();
+        is_taken(networks.add(&second).await);
+        std::fs::rename(&aside, record).unwrap();
+        first.netns.run(|| sh("ip link delete eth0"));
+        is_taken(networks.add(&second).await);
+    });
+}

@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn a_host_port_that_another_has_is_told_from_a_failure() {
-        let taken = || cni::Error::HostPortTaken { port: 8080, protocol: "tcp" };
+        let taken = || cni::Error::HostPortTaken { port: 8080, protocol: "tcp", owner: String::new() };
         let undone = cni::Error::Undo { failure: Box::new(taken()), undo: vec![late()] };
         for error in [taken(), undone] {
             assert!(matches!(failure(error), NetworkError::Taken(_)));
