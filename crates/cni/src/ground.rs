@@ -289,7 +289,7 @@ mod tests {
     use super::*;
 
     fn ground() -> Arc<Ground> {
-        Arc::new(Ground::new(std::path::PathBuf::new(), Arc::default()))
+        Arc::new(Ground::new(PathBuf::new(), Arc::default()))
     }
 
     /// What nobody takes away then stays until the next collection.

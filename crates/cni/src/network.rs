@@ -168,17 +168,20 @@ pub(crate) async fn gc(conf: &NetworkConf, carrier: &Carrier, valid: &[Attachmen
     failures
 }
 
-/// Asks every plugin whether it would serve an ADD; versions before 1.1.0 have no word for it.
+/// Whether a plugin can be asked if it would serve an ADD: versions before 1.1.0 have no word for it, but what is served
+/// in-process throughout needs none.
+pub(crate) fn has_status(conf: &NetworkConf, plugin: &PluginConf, carrier: &Carrier) -> bool {
+    plugin.kind != LOOPBACK && (conf.version.has_gc_and_status() || carrier.serves(plugin))
+}
+
+/// Asks every plugin that can be asked whether it would serve an ADD.
 ///
 /// Not cancel safe: a dropped future leaves a plugin running.
 ///
 /// # Errors
 /// Of the first plugin that wouldn't.
 pub(crate) async fn status(conf: &NetworkConf, carrier: &Carrier) -> Result<(), Error> {
-    if !conf.version.has_gc_and_status() {
-        return Ok(());
-    }
-    for plugin in conf.plugins.iter().filter(|plugin| plugin.kind != LOOPBACK) {
+    for plugin in conf.plugins.iter().filter(|plugin| has_status(conf, plugin, carrier)) {
         let config = base(conf, plugin);
         match carrier.call(&Request::about_network(&plugin.kind, Command::Status, config)).await {
             Err(error) if !error.lacks_verb() => return Err(error),

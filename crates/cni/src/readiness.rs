@@ -205,7 +205,7 @@ impl Shared {
             Some(reason) => Status::NotReady { reason: reason.clone() },
             // The last answer of its plugins holds until there is another.
             None if same && matches!(now.asked, Asked::At(_)) => now.status.clone(),
-            None if networks.iter().any(has_status) => {
+            None if self.has_status(&networks) => {
                 let reason = format!("network '{}': waiting for its plugins' STATUS", names(&networks));
                 Status::NotReady { reason }
             }
@@ -224,7 +224,7 @@ impl Shared {
     fn refresh(self: &Arc<Self>) {
         let networks = {
             let mut now = self.now();
-            if now.problem.is_some() || !now.networks.iter().any(has_status) {
+            if now.problem.is_some() || !self.has_status(&now.networks) {
                 return;
             }
             match now.asked {
@@ -240,6 +240,14 @@ impl Shared {
             let status = shared.ask(&networks).await;
             shared.answered(&networks, status);
         });
+    }
+
+    /// Whether any of their plugins can be asked.
+    fn has_status(&self, networks: &[Arc<NetworkConf>]) -> bool {
+        let can_be_asked = |conf: &Arc<NetworkConf>| {
+            conf.plugins.iter().any(|plugin| network::has_status(conf, plugin, &self.carrier))
+        };
+        networks.iter().any(can_be_asked)
     }
 
     /// What the plugins of all networks say. Not cancel safe: a dropped future leaves a plugin running.
@@ -274,10 +282,6 @@ impl Shared {
         now.asked = Asked::At(Instant::now());
         true
     }
-}
-
-fn has_status(conf: &Arc<NetworkConf>) -> bool {
-    conf.version.has_gc_and_status()
 }
 
 fn names(networks: &[Arc<NetworkConf>]) -> String {

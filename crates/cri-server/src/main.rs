@@ -31,6 +31,7 @@ mod pod_cidrs;
 mod runtime_service;
 mod serve;
 mod status;
+mod streams_port;
 
 fn main() -> ExitCode {
     if let Some(plugin) = plugin_name() {

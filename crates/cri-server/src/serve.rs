@@ -15,7 +15,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use proto::runtime::v1::image_service_server::ImageServiceServer;
 use proto::runtime::v1::runtime_service_server::RuntimeServiceServer;
-use sandbox::{CgroupDriver, Deadlines, Pods};
+use sandbox::{CgroupDriver, Deadlines, PodFilter, Pods};
 use thiserror::Error;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -32,6 +32,7 @@ use crate::deadline::Deadline;
 use crate::images::Images;
 use crate::pod_cidrs::PodCidrs;
 use crate::runtime_service::Runtime;
+use crate::streams_port;
 
 /// The largest request that is read: kubelet sends no more than 16 MiB.
 const MESSAGE_BYTES: usize = 16 << 20;
@@ -182,9 +183,28 @@ fn streams(config: &Config, pods: &Pods) -> Result<streaming::Server, ServeError
         // Who listens in between sees the token, and what is typed.
         tracing::warn!(address = %config.address, "streams are served without TLS beyond this node");
     }
-    let server = streaming::Server::start(config, Arc::new(PodStreams(pods.clone())))?;
+    let server = beside_pods(&config, pods)?;
     tracing::info!(address = server.base(), "serving streams");
     Ok(server)
+}
+
+/// Listens where no pod has a host port: to the kernel, which chooses, a mapped port is a free one.
+fn beside_pods(config: &streaming::Config, pods: &Pods) -> Result<streaming::Server, ServeError> {
+    let all = pods.pods(&PodFilter::default());
+    // Kept until there is a better one, so that it isn't chosen again.
+    let mut taken = Vec::new();
+    loop {
+        let server = streaming::Server::start(config.clone(), Arc::new(PodStreams(pods.clone())))?;
+        let takes = |mapping| streams_port::takes(mapping, server.address());
+        let Some(pod) = all.iter().find(|pod| pod.config.port_mappings.iter().any(takes)) else {
+            return Ok(server);
+        };
+        if config.port != 0 || taken.len() == streams_port::ATTEMPTS {
+            tracing::warn!(address = %server.address(), pod = %pod.id, "a pod has the streams' port as its host port");
+            return Ok(server);
+        }
+        taken.push(server);
+    }
 }
 
 /// Raises the number of files that this process may have open as far as it may by itself, and gives the number from before, which

@@ -284,6 +284,9 @@ async fn sysctls_are_written_verbatim_and_only_where_the_pod_is_alone() {
         ("kernel.hostname", "x"),
         ("net/../kernel/core_pattern", "x"),
         ("net.core.somaxconn", "1\n2"),
+        // What only the kernel knows to be wrong.
+        ("net.core.somaxconn", "many"),
+        ("net.ipv4.tcp_knarr", "1"),
         ("", "1"),
     ] {
         let refused = pod.another(set(&[(name, value)])).await.expect_err(name);

@@ -89,7 +89,7 @@ pub enum NetworkError {
         /// What is wrong with it.
         why: String,
     },
-    /// Something that the pod asks for is another pod's: a host port.
+    /// Something that the pod asks for is another pod's: a host port, an address.
     #[error("the network can't give the pod what another has")]
     Taken(#[source] Cause),
     /// The network has no address left for the pod.

@@ -14,6 +14,7 @@ pub(crate) mod process;
 pub(crate) mod refusals;
 pub(crate) mod resources;
 pub(crate) mod seccomp;
+pub(crate) mod sysctls;
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -98,6 +99,7 @@ fn linux(input: &SpecInput<'_>) -> Result<oci::Linux, Error> {
         .set_uid_mappings(uids)
         .set_gid_mappings(gids)
         .set_namespaces(Some(namespaces::described(&namespaces::plan(input.pod, input.container))))
+        .set_sysctl(sysctls::at_last(input.pod, input.handler))
         .set_cgroups_path(Some(input.cgroup.into()))
         .set_resources(Some(resources::limits(
             &input.container.resources,

@@ -70,6 +70,7 @@ pub struct Server(Arc<Running>);
 #[derive(Debug)]
 struct Running {
     tokens: Arc<Tokens>,
+    address: SocketAddr,
     base: String,
     end: watch::Sender<bool>,
     task: Mutex<Option<JoinHandle<()>>>,
@@ -104,9 +105,9 @@ impl Server {
         let listener = std::net::TcpListener::bind(address).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
         let listener = TcpListener::from_std(listener).map_err(failed)?;
-        let port = listener.local_addr().map_err(failed)?.port();
+        let address = listener.local_addr().map_err(failed)?;
         let scheme = if tls.is_some() { "https" } else { "http" };
-        let base = format!("{scheme}://{}", SocketAddr::new(reachable(config.address), port));
+        let base = format!("{scheme}://{}", SocketAddr::new(reachable(config.address), address.port()));
         let tokens = Arc::new(Tokens::default());
         let (end, ending) = watch::channel(false);
         let forwarded = Arc::new(Semaphore::new(config.max_forwarded.min(Semaphore::MAX_PERMITS)));
@@ -120,7 +121,7 @@ impl Server {
         let sessions = Arc::new(Semaphore::new(config.max_connections));
         let shared = Shared { tokens: Arc::clone(&tokens), tls, sessions, terms };
         let task = Mutex::new(Some(tokio::spawn(serve(listener, Arc::new(shared), ending))));
-        Ok(Self(Arc::new(Running { tokens, base, end, task })))
+        Ok(Self(Arc::new(Running { tokens, address, base, end, task })))
     }
 
     /// Remembers a request, and gives the address that a client may come to for it: once, within a minute.
@@ -136,6 +137,11 @@ impl Server {
     /// Where it is reached: scheme, address and port.
     pub fn base(&self) -> &str {
         &self.0.base
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.0.address
     }
 
     /// Stops listening, tells clients, and ends what is left after 2 s. Safe to cancel; what is left then ends with the last clone.

@@ -2,11 +2,13 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use cni::{Config, Error, Networks, Selection, Status};
 use serde_json::json;
 
+use crate::rig::is_alive;
 use crate::support::{Node, attachment, shown, some_netns, until};
 
 /// Hangs in GC; sees at ADD whether it still does.
@@ -20,6 +22,18 @@ esac"#;
 
 const FINE: &str =
     r#"[ "$CNI_COMMAND" != ADD ] || echo '{"cniVersion":"1.1.0","ips":[{"address":"10.8.0.2/24"}]}'"#;
+
+/// The process that hangs, ended with the test.
+struct Collecting(PathBuf);
+
+impl Drop for Collecting {
+    fn drop(&mut self) {
+        let pid = fs::read_to_string(&self.0).unwrap_or_default().trim().parse();
+        if let Some(pid) = pid.ok().filter(|pid| is_alive(*pid)) {
+            let _ = nix::sys::signal::killpg(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL);
+        }
+    }
+}
 
 #[tokio::test]
 async fn a_collection_that_hangs_keeps_no_other_network_and_its_own_not_for_long() {
@@ -38,6 +52,7 @@ async fn a_collection_that_hangs_keeps_no_other_network_and_its_own_not_for_long
         let is_ready = |status: &Status| matches!(status, Status::Ready { .. });
         until("readiness", || networks.status_for(handler), is_ready).await;
     }
+    let _hanging = Collecting(node.path("collecting"));
     let collecting = tokio::spawn({
         let networks = networks.clone();
         async move { networks.gc(HashSet::new).await }

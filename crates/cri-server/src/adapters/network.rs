@@ -101,7 +101,7 @@ fn is_late(error: &cni::Error) -> bool {
 /// Whether it failed for want of what another pod has.
 fn is_taken(error: &cni::Error) -> bool {
     match error {
-        cni::Error::HostPortTaken { .. } => true,
+        cni::Error::HostPortTaken { .. } | cni::Error::AddressUnavailable { .. } => true,
         cni::Error::Undo { failure, .. } => is_taken(failure),
         _ => false,
     }
@@ -202,10 +202,11 @@ mod tests {
     }
 
     #[test]
-    fn a_host_port_that_another_has_is_told_from_a_failure() {
+    fn what_another_has_is_told_from_a_failure() {
         let taken = || cni::Error::HostPortTaken { port: 8080, protocol: "tcp", owner: String::new() };
         let undone = cni::Error::Undo { failure: Box::new(taken()), undo: vec![late()] };
-        for error in [taken(), undone] {
+        let address = "10.0.0.2".parse().unwrap();
+        for error in [taken(), undone, cni::Error::AddressUnavailable { network: "n".into(), address }] {
             assert!(matches!(failure(error), NetworkError::Taken(_)));
         }
     }

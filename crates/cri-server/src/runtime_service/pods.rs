@@ -11,6 +11,7 @@ use super::Runtime;
 use crate::call_log;
 use crate::convert::{self, filter, status};
 use crate::status::of_sandbox;
+use crate::streams_port;
 
 pub(super) async fn run(
     runtime: &Runtime,
@@ -18,6 +19,7 @@ pub(super) async fn run(
 ) -> Result<cri::RunPodSandboxResponse, Status> {
     let wanted = request.config.ok_or_else(|| of_sandbox(&Error::refused("config", "is missing")))?;
     let config = convert::pod::config(wanted, request.runtime_handler).map_err(|error| of_sandbox(&error))?;
+    streams_port::spare(&config, runtime.streams.address()).map_err(|error| of_sandbox(&error))?;
     let id = runtime.pods.run(config).await.map_err(|error| of_sandbox(&error))?;
     call_log::about_pod(id.as_str());
     Ok(cri::RunPodSandboxResponse { pod_sandbox_id: id.to_string() })

@@ -58,15 +58,17 @@ async fn whoever_asks_otherwise_has_it() {
     assert_eq!(said(&strict, FILES).await, "1024 1 0");
 }
 
+/// In a user namespace of the pod's own.
+fn mapped(sandbox: &mut cri::PodSandboxConfig) {
+    let ids = vec![cri::IdMapping { container_id: 0, host_id: 200_000, length: 65_536 }];
+    let options = context(sandbox).namespace_options.get_or_insert_default();
+    options.userns_options =
+        Some(cri::UserNamespace { mode: cri::NamespaceMode::Pod.into(), uids: ids.clone(), gids: ids });
+}
+
 #[tokio::test]
 async fn in_a_user_namespace_the_groups_are_those_that_are_somebody() {
     let (_host, setup) = on_own_host(Setup::new(Network::BuiltIn));
-    let mapped = |sandbox: &mut cri::PodSandboxConfig| {
-        let ids = vec![cri::IdMapping { container_id: 0, host_id: 200_000, length: 65_536 }];
-        let options = context(sandbox).namespace_options.get_or_insert_default();
-        options.userns_options =
-            Some(cri::UserNamespace { mode: cri::NamespaceMode::Pod.into(), uids: ids.clone(), gids: ids });
-    };
     let pod = Pod::on(setup.start().await, mapped).await;
     assert_eq!(said(&pod, FILES).await, "0 0 65535");
 }
@@ -94,6 +96,38 @@ async fn a_pod_that_wants_router_advertisements_has_them() {
     let id = pod.another(|_| {}).await.unwrap();
     let other = Pod { id, ..pod };
     assert_eq!(said(&other, accept).await, "0 0");
+}
+
+/// What is about a link can't be set before there is one, and what is about all of them mustn't be taken back by the network.
+#[tokio::test]
+async fn what_a_pod_asks_of_its_links_holds_for_those_that_its_network_makes() {
+    let chain = json!([{ "type": "bridge", "bridge": "knelinks0", "isGateway": true, "ipam": { "type": "host-local",
+        "ranges": [[{ "subnet": "10.69.0.0/24" }], [{ "subnet": "fd00:69::/64" }]] } }]);
+    for native in ["native = true", "native = false"] {
+        let setup = Setup::new(Network::Plugins).conflist("links", chain.clone()).key(native);
+        let (_host, setup) = on_own_host(setup);
+        let pod = Pod::on(setup.start().await, |sandbox| {
+            linux(sandbox).sysctls = [
+                ("net.ipv4.conf.eth0.tag".to_owned(), "7".to_owned()),
+                ("net/ipv4/neigh/eth0/gc_stale_time".to_owned(), "77".to_owned()),
+                ("net.ipv6.conf.all.disable_ipv6".to_owned(), "1".to_owned()),
+            ]
+            .into();
+        })
+        .await;
+        let files = "cd /proc/sys/net; cat ipv4/conf/eth0/tag \
+                     ipv4/neigh/eth0/gc_stale_time ipv6/conf/eth0/disable_ipv6 | xargs; ip -6 -o addr show dev eth0";
+        assert_eq!(said(&pod, files).await, "7 77 1", "{native}");
+        let id = pod.another(|_| {}).await.unwrap();
+        let other = Pod { id, ..pod };
+        assert!(said(&other, files).await.starts_with("0 60 0"), "{native}");
+        let tagged = other.another(|sandbox| {
+            mapped(sandbox);
+            linux(sandbox).sysctls = [("net.ipv4.conf.eth0.tag".to_owned(), "8".to_owned())].into();
+        });
+        let tagged = Pod { id: tagged.await.unwrap(), ..other };
+        assert!(said(&tagged, files).await.starts_with("8 60 0"), "{native}");
+    }
 }
 
 /// Name service is Kubernetes' to say: what a network knows of it is for plugins and for those that ask the network.

@@ -7,12 +7,14 @@
 //! | `told` | capabilities, arguments, environment of plugins; the node's pod CIDR |
 //! | `joined` | several networks, directories of handlers, statuses, the order of addresses, reconfiguration |
 //! | `inside` | kernel parameters, name service |
+//! | `ports` | the host port that is none
 //! | `reboot` | addresses of the pods that died with the machine |
 //!
 //! Not here: traffic, which is the seed systems' (`networks`).
 
 mod inside;
 mod joined;
+mod ports;
 mod reboot;
 mod told;
 

@@ -29,7 +29,7 @@ pub(crate) use process::CAPABILITIES;
 pub use process::capability_number;
 pub use scheduling::{Policy, Scheduling};
 pub use seccomp::SeccompFilter;
-pub use sysctl::check_pod;
+pub use sysctl::{check_pod, link_of};
 
 /// A field of a specification that this runtime does not do, or that contradicts itself.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -83,6 +83,16 @@ fn check_owned(name: &str, value: &str, owned: &Owned) -> Result<(), Refusal> {
     }
 }
 
+/// The link that a parameter is about, by its name, or `all` or `default` (Documentation/networking/ip-sysctl, `conf/*`);
+/// `None` for one of the namespace as a whole, and for those of other namespaces.
+#[must_use]
+pub fn link_of(name: &str) -> Option<String> {
+    match path(name)?.split('/').collect::<Vec<_>>()[..] {
+        ["net", _, "conf" | "neigh", link, _] => Some(link.to_owned()),
+        _ => None,
+    }
+}
+
 /// The path below /proc/sys of a parameter written with dots or, as sysctl(8) allows, with slashes (then a
 /// dot is part of a name, as in the name of a VLAN interface).
 pub(crate) fn path(name: &str) -> Option<String> {
@@ -140,6 +150,23 @@ mod tests {
         assert!(check_owned("kernel.core_pattern", "|/x", &owned()).is_err());
         assert!(check_owned("net.core.somaxconn", "1\n2", &owned()).is_err());
         assert!(check_owned("net.core.somaxconn", "", &owned()).is_err(), "nothing would be written");
+    }
+
+    #[test]
+    fn links_are_told_by_their_place() {
+        let cases = [
+            ("net.ipv4.conf.eth0.rp_filter", Some("eth0")),
+            ("net/ipv6/conf/eth0.100/disable_ipv6", Some("eth0.100")),
+            ("net.ipv4.neigh.eth0.base_reachable_time_ms", Some("eth0")),
+            ("net.ipv6.conf.all.disable_ipv6", Some("all")),
+            ("net.ipv4.ip_forward", None),
+            ("net.ipv4.conf.eth0", None),
+            ("kernel.msgmax", None),
+            ("", None),
+        ];
+        for (name, link) in cases {
+            assert_eq!(link_of(name).as_deref(), link, "{name}");
+        }
     }
 
     #[test]

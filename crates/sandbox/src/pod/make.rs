@@ -31,7 +31,7 @@ use crate::record::{self, PodFacts, PodRecord};
 use crate::scopes::{self, Scope, Scopes};
 use crate::selinux::relabel;
 use crate::shared::{Shared, blocking, within};
-use crate::spec::{files, namespaces};
+use crate::spec::{files, namespaces, sysctls};
 use crate::supervisor::Minder;
 use crate::undo::Stack;
 
@@ -179,7 +179,7 @@ impl Making<'_> {
             create_cgroup(self.shared, self.facts).await?;
         }
         let label = self.facts.selinux.as_ref().map(|labels| labels.mount.clone());
-        let plan = namespaces::pod_plan(&self.facts.config, &self.facts.handler, label);
+        let plan = sysctls::at_first(namespaces::pod_plan(&self.facts.config, &self.facts.handler, label));
         let prepared = can_be_prepared(&plan).then(|| self.shared.prepared_networks.take()).flatten();
         self.netns = minder.client.create_pod(plan, prepared, deadlines.namespaces).await?;
         if self.facts.config.namespaces.network == NamespaceMode::Node {
