@@ -47,6 +47,7 @@ use serde_json::{Map, Value};
 pub(crate) use self::fields::{ipam, masquerades};
 pub(crate) use self::ipam::Ipam;
 use self::owner::Owner;
+pub(crate) use self::patience::Patience;
 pub(crate) use self::tables::Changes;
 use crate::attachment::AttachmentId;
 use crate::error::{Command, Error};

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 
 use cni::{BuiltinNetwork, Error, Networks};
 
@@ -64,6 +65,33 @@ fn a_bridge_stays_one_daemons_while_its_pods_are_there_and_it_is_away() {
         drop(other);
         node.open_builtin(network());
         drop(second);
+    });
+}
+
+/// A child of this process that has been made, and is no other program yet, has the same open files.
+#[test]
+fn a_bridge_that_is_just_being_given_up_is_waited_for() {
+    on_own_host(|| async {
+        let node = Node::new();
+        let networks = node.open_builtin(network());
+        let first = pod(&networks, "first", Vec::new()).await;
+        drop(networks);
+        let namespace = fs::metadata("/proc/thread-self/ns/net").unwrap().ino();
+        let path = PathBuf::from(format!("/run/knarr-bridges/knarrtest0@{namespace}"));
+        let held = fs::File::open(&path).unwrap();
+        held.lock().unwrap();
+        let letting_go = std::thread::spawn(move || {
+            let is_it = |entry: fs::DirEntry| fs::read_link(entry.path()).is_ok_and(|open| open == path);
+            let opened = || fs::read_dir("/proc/self/fd").unwrap().flatten().map(is_it);
+            while opened().filter(|is_it| *is_it).count() < 2 {
+                std::thread::yield_now();
+            }
+            drop(held);
+        });
+        let networks = node.open_builtin(network());
+        letting_go.join().unwrap();
+        networks.del(&first.attachment).await.unwrap();
+        networks.settle().await.unwrap();
     });
 }
 
