@@ -93,6 +93,14 @@ pub(super) fn restore(request: &Request) -> Result<(), Error> {
     Ok(())
 }
 
+/// Whether an attachment has its link, by the comment of its owner.
+///
+/// # Errors
+/// [`Error::Kernel`].
+pub(super) fn has_link(owner: &str) -> Result<bool, Error> {
+    pair::is_there(&mut link::socket()?, owner)
+}
+
 fn addresses(result: &NetworkResult) -> Vec<Cidr> {
     result.ips.iter().map(|ip| ip.address).collect()
 }
