@@ -4,6 +4,7 @@
 //! their configuration asks for what only an executable does.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
 use tokio::runtime::Handle;
@@ -54,6 +55,12 @@ impl Carrier {
     /// The same for networks of other means.
     pub(crate) fn by(&self, means: Means) -> Carrier {
         Carrier { means, ..self.clone() }
+    }
+
+    /// The same with no more time than that for each run of an executable.
+    pub(crate) fn within(&self, deadline: Duration) -> Carrier {
+        let runner = Runner { deadline: self.runner.deadline.min(deadline), ..self.runner.clone() };
+        Carrier { runner, ..self.clone() }
     }
 
     /// Has a plugin attach.

@@ -6,7 +6,9 @@ use std::io::{self, Read, Seek, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use crate::builtin::Patience;
 use crate::cache::has_any_on;
 use crate::error::Error;
 
@@ -14,6 +16,9 @@ use crate::error::Error;
 const DIRECTORY: &str = "/run/knarr-bridges";
 /// The length of the longest path, in bytes (PATH_MAX, limits.h).
 const LONGEST: u64 = 4096;
+/// How long a claim of our own that has been given up may seem to be held: a child of this process that has been made but is no
+/// other program yet has the same open file.
+const HANDOVER: Duration = Duration::from_secs(2);
 
 /// The right to a bridge, for as long as this lives, and as long as there are records of pods on it.
 ///
@@ -43,6 +48,7 @@ impl Claim {
         // One at a time, so that who sweeps holds nothing that somebody claims.
         let turn = File::open(DIRECTORY).map_err(failed)?;
         turn.lock().map_err(failed)?;
+        let mut handover = Patience::new(HANDOVER);
         loop {
             let mut file = open(&path).map_err(failed)?;
             let is_held = match file.try_lock() {
@@ -51,6 +57,9 @@ impl Claim {
                 Err(TryLockError::Error(source)) => return Err(failed(source)),
             };
             let owner = said(&mut file).map_err(failed)?;
+            if is_held && owner == records && handover.pause() {
+                continue;
+            }
             if is_held || (owner != records && has_any_on(&owner, bridge)) {
                 return Err(Error::BridgeTaken { bridge: bridge.to_owned(), owner });
             }

@@ -352,6 +352,8 @@ pub enum Error {
         port: u16,
         /// The protocol's name.
         protocol: &'static str,
+        /// Whose it is, as the tables name it: `<network>/<container>/<interface>`.
+        owner: String,
     },
     /// A task of ours ended early, as the process is shutting down.
     #[error("network operation was cut short")]

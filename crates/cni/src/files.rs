@@ -8,6 +8,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 use crate::error::Error;
 
@@ -22,19 +23,37 @@ const BESIDE: &str = ".tmp";
 pub(crate) fn read_regular(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     // A pipe that nobody writes to would block as soon as it is opened.
     let flags = OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
-    let file = fs::File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    let irregular = || io::Error::new(io::ErrorKind::InvalidInput, "isn't a regular file");
+    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+        // A socket, or a device that isn't there.
+        Err(Errno::NXIO) => return Err(irregular()),
+        opened => fs::File::from(opened?),
+    };
     if !file.metadata()?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "isn't a regular file"));
+        return Err(irregular());
     }
     let mut content = Vec::new();
     file.take(limit + 1).read_to_end(&mut content)?;
     Ok(content)
 }
 
-/// Writes a record, 0600, whole or not at all.
+/// What a file has to live through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lasts {
+    /// The end of this process, however it comes.
+    OurEnd,
+    /// The end of the machine as well: a power cut, for one.
+    PowerCut,
+}
+
+/// Writes a record, 0600, whole or not at all, as far as it has to last: what isn't synced may be there empty after a power cut,
+/// or not at all, though it was renamed long before.
 ///
-/// Nothing is synced: what the record describes (links, addresses in a namespace) ends with the kernel's life as well.
-pub(crate) fn write_whole(path: &Path, content: &[u8]) -> Result<(), Error> {
+/// Blocks, for as long as the disk takes.
+///
+/// # Errors
+/// [`Error::Record`]; the record may be there all the same when it couldn't be made to last.
+pub(crate) fn write_whole(path: &Path, content: &[u8], lasts: Lasts) -> Result<(), Error> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(BESIDE);
     let written = fs::OpenOptions::new()
@@ -43,12 +62,26 @@ pub(crate) fn write_whole(path: &Path, content: &[u8]) -> Result<(), Error> {
         .truncate(true)
         .mode(0o600)
         .open(&beside)
-        .and_then(|mut file| file.write_all(content))
-        .and_then(|()| fs::rename(&beside, path));
+        .and_then(|mut file| {
+            file.write_all(content)?;
+            if lasts == Lasts::PowerCut { file.sync_all() } else { Ok(()) }
+        })
+        .and_then(|()| fs::rename(&beside, path))
+        .and_then(|()| if lasts == Lasts::PowerCut { sync_name(path) } else { Ok(()) });
     written.map_err(|source| {
         let _ = fs::remove_file(&beside);
         Error::Record { action: "write", path: path.to_owned(), source }
     })
+}
+
+/// Has the directory keep the file's name.
+fn sync_name(path: &Path) -> io::Result<()> {
+    let Some(dir) = path.parent() else { return Ok(()) };
+    match fs::File::open(dir)?.sync_all() {
+        // A file system that knows no such thing of a directory.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        outcome => outcome,
+    }
 }
 
 /// Removes what a process that was killed had not written whole. Nobody may be writing into the directory.
@@ -88,7 +121,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (pipe, file) = (dir.path().join("pipe"), dir.path().join("file"));
         rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, Mode::RUSR | Mode::WUSR).unwrap();
-        for path in [&pipe, Path::new("/dev/zero"), dir.path()] {
+        let socket = dir.path().join("socket");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        for path in [&pipe, &socket, Path::new("/dev/zero"), dir.path()] {
             let error = read_regular(path, 4).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{}", path.display());
         }

@@ -30,6 +30,7 @@ mod network;
 mod networks;
 mod orphans;
 mod plugin;
+mod quiet;
 mod readiness;
 mod request;
 mod result;

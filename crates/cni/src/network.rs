@@ -5,6 +5,7 @@
 //! whether a plugin is executed or served in-process `carrier`'s.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
@@ -21,6 +22,9 @@ use crate::version::Version;
 
 /// A pod's namespace is born with its loopback interface up: there is nothing to do but for ADD, which says so.
 const LOOPBACK: &str = "loopback";
+
+/// How long a run of an executed plugin may take for GC, where others have no less: nobody comes or goes in the network meanwhile.
+const COLLECTION: Duration = Duration::from_secs(10);
 
 /// A chain at work on one attachment.
 #[derive(Debug, Clone, Copy)]
@@ -156,6 +160,7 @@ pub(crate) async fn gc(conf: &NetworkConf, carrier: &Carrier, valid: &[Attachmen
     if conf.disable_gc || !conf.version.has_gc_and_status() {
         return Vec::new();
     }
+    let carrier = carrier.within(COLLECTION);
     let mut failures = Vec::new();
     for plugin in conf.plugins.iter().filter(|plugin| plugin.kind != LOOPBACK) {
         let mut config = base(conf, plugin);

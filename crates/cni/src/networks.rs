@@ -90,7 +90,8 @@ pub struct Networks {
 impl Networks {
     /// Opens the directories, loads what is there and begins to watch. Has to be called inside a tokio runtime.
     ///
-    /// That nothing usable is configured (yet) is no error, but a [`Status`].
+    /// That nothing usable is configured (yet) is no error, but a [`Status`]. Blocks, for seconds where plugins of a killed daemon
+    /// are still at work: nothing may be done before they are ended.
     ///
     /// # Errors
     /// [`Error::Record`] for the state directory, [`Error::Watch`], [`Error::InvalidBuiltin`], [`Error::BridgeTaken`].
@@ -164,6 +165,9 @@ impl Networks {
 
     /// Attaches a network namespace to the first network under the interface's name in the attachment.
     ///
+    /// Where no address is left, or not the one that is asked for, those are waited for, for seconds, whose `del` has returned but
+    /// whose interface is being removed still: the next has what `del` has freed.
+    ///
     /// Cancel safe: the work goes on to its end when the future is dropped; a later `del` waits for it.
     ///
     /// # Errors
@@ -210,7 +214,8 @@ impl Networks {
     ///
     /// `valid` is asked once the records are listed, and again before the plugins are, so that what is attached meanwhile is not
     /// taken for a leftover. It has to name every attachment whose `add` has begun; one that has been detached since is no
-    /// hindrance. What another call is at work on is left to it. Cancel safe, as `add` is.
+    /// hindrance. What another call is at work on is left to it, and a network in which it is to the next collection. A plugin that is
+    /// executed has ten seconds at most, in which nobody else comes or goes in its network. Cancel safe, as `add` is.
     ///
     /// # Errors
     /// [`Error::Collect`] with all that failed; the next call tries again.

@@ -70,6 +70,11 @@ impl Served {
         self.carrier.means == Means::Native
     }
 
+    /// Whether its attachments have links of ours, by which they are known.
+    pub(crate) fn makes_links(&self) -> bool {
+        self.conf.plugins.iter().any(|plugin| plugin.kind == "bridge" && self.carrier.serves(plugin))
+    }
+
     /// Whether nothing of it is executed, so that its end can be told apart from its cutting off.
     pub(crate) fn is_native_throughout(&self) -> bool {
         self.conf.plugins.iter().all(|plugin| self.carrier.serves(plugin))

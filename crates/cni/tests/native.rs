@@ -40,6 +40,16 @@ fn write(node: &Node, version: &str, plugins: &[Value]) {
     node.conf("10-net.conflist", &conf);
 }
 
+/// A network that masquerades, and namespaces for two pods. Names of fields are in any case.
+async fn masquerading(node: &Node) -> (Networks, [Netns; 2]) {
+    let mut conf = bridge(node);
+    conf["ipmasq"] = conf.as_object_mut().unwrap().remove("ipMasq").unwrap();
+    write(node, "1.1.0", &[conf, portmap()]);
+    let networks = open(node, true);
+    ready(&networks).await;
+    (networks, [Netns::new(), Netns::new()])
+}
+
 async fn ready(networks: &Networks) {
     let ready = Status::Ready { network: "net".into() };
     until("status", || networks.status(), |status| *status == ready).await;
@@ -191,13 +201,7 @@ fn who_made_an_attachment_undoes_it() {
 fn tables_that_somebody_flushes_come_back_for_configured_networks_too() {
     on_own_host(|| async {
         let node = Node::new();
-        let mut conf = bridge(&node);
-        // Names of fields are in any case.
-        conf["ipmasq"] = conf.as_object_mut().unwrap().remove("ipMasq").unwrap();
-        write(&node, "1.1.0", &[conf, portmap()]);
-        let networks = open(&node, true);
-        ready(&networks).await;
-        let (one, other) = (Netns::new(), Netns::new());
+        let (networks, [one, other]) = masquerading(&node).await;
         let first = attachment("first", &one.path());
         networks.add(&first).await.unwrap();
         sh("nft flush ruleset");
@@ -308,17 +312,32 @@ fn what_the_tables_refuse_does_not_keep_the_link() {
     });
 }
 
+/// A pod that is made again elsewhere on the node, for one: with the address that somebody has given it.
+#[test]
+fn the_address_of_who_has_left_is_there_for_who_asks_for_it() {
+    on_own_host(|| async {
+        let node = Node::new();
+        let mut conf = bridge(&node);
+        conf["capabilities"] = json!({"ips": true});
+        write(&node, "1.0.0", &[conf]);
+        let networks = open(&node, true);
+        ready(&networks).await;
+        for round in 0..5 {
+            let netns = Netns::new();
+            let ips = vec!["10.234.0.9".to_owned()];
+            let pod = Attachment { ips, ..attachment(&format!("pod{round}"), &netns.path()) };
+            let added = networks.add(&pod).await.unwrap_or_else(|error| panic!("{}", shown(&error)));
+            assert_eq!(added.ips[0], IpAddr::from([10, 234, 0, 9]));
+            networks.del(&pod).await.unwrap();
+        }
+    });
+}
+
 #[test]
 fn what_a_lost_record_stood_for_is_collected() {
     on_own_host(|| async {
         let node = Node::new();
-        let mut conf = bridge(&node);
-        // Names of fields are in any case.
-        conf["ipmasq"] = conf.as_object_mut().unwrap().remove("ipMasq").unwrap();
-        write(&node, "1.1.0", &[conf, portmap()]);
-        let networks = open(&node, true);
-        ready(&networks).await;
-        let (one, other) = (Netns::new(), Netns::new());
+        let (networks, [one, other]) = masquerading(&node).await;
         let (lost, kept) = (attachment("lost", &one.path()), attachment("kept", &other.path()));
         networks.add(&lost).await.unwrap();
         networks.add(&kept).await.unwrap();

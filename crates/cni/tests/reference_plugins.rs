@@ -1,34 +1,16 @@
 //! The reference plugins as Debian packages them, executed on a "host" of each test's own.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::print_stdout,
-    reason = "a test fails by panicking and says what it skips"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod support;
 
 use std::fs;
 use std::net::IpAddr;
-use std::path::Path;
 
 use cni::{Attachment, Error, PortMapping, Protocol, Status};
 use serde_json::{Value, json};
 use support::netns::{Netns, on_own_host, sh};
-use support::{Node, attachment, shown};
-
-/// Whether they are installed; says so when they aren't.
-fn installed() -> bool {
-    let there = ["bridge", "host-local", "portmap", "loopback"]
-        .iter()
-        .all(|name| Path::new("/usr/lib/cni").join(name).exists());
-    if !there {
-        println!("skipped: no reference plugins in /usr/lib/cni (Debian: containernetworking-plugins)");
-    }
-    there
-}
+use support::{Node, attachment, installed, shown};
 
 fn chain(node: &Node, version: &str) -> Value {
     json!({

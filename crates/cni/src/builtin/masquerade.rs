@@ -75,6 +75,14 @@ pub(super) fn retain(network: &str, keep: &HashSet<AttachmentId>) -> Result<(), 
     tables::withdraw(ALL, Owner::left_over(network, keep)).map(drop)
 }
 
+/// Takes away whatever that owner has.
+///
+/// # Errors
+/// [`Error::Kernel`].
+pub(super) fn vacate(owner: &str) -> Result<(), Error> {
+    tables::withdraw(ALL, |of| of == owner).map(drop)
+}
+
 fn with_wish<T>(owner: &Owner, addresses: &[Cidr], work: impl FnOnce(&Wish<'_>) -> T) -> T {
     let (comment, places) = (owner.comment(), places(addresses));
     let entry = |cidr: &Cidr| Placed {

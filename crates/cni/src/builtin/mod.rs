@@ -39,13 +39,17 @@ mod vlan;
 #[cfg(test)]
 pub(crate) use self::tables::netns as hosts;
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use serde_json::{Map, Value};
 
 pub(crate) use self::fields::{ipam, masquerades};
 pub(crate) use self::ipam::Ipam;
+use self::owner::Owner;
+pub(crate) use self::patience::Patience;
 pub(crate) use self::tables::{Changes, Inventory, Mark, have_others_meddled};
+use crate::attachment::AttachmentId;
 use crate::error::Error;
 use crate::request::Request;
 
@@ -146,6 +150,24 @@ pub(crate) fn restore(kind: Kind, request: &Request, inventory: &Inventory) -> R
 /// [`Error::Kernel`].
 pub(crate) fn shut_unguarded() -> Result<(), Error> {
     tables::shut_unguarded()
+}
+
+/// Whether an owner, as the tables name it, is of that network, and none of those attachments.
+pub(crate) fn is_stranger(owner: &str, network: &str, known: &HashSet<AttachmentId>) -> bool {
+    Owner::left_over(network, known)(owner)
+}
+
+/// Takes away what an owner has in the tables who has no link on the host: it came with somebody's saved rules. Returns whether
+/// that is so.
+///
+/// # Errors
+/// [`Error::Kernel`].
+pub(crate) fn vacate(owner: &str) -> Result<bool, Error> {
+    if bridge::has_link(owner)? {
+        return Ok(false);
+    }
+    portmap::vacate(owner)?;
+    masquerade::vacate(owner).map(|()| true)
 }
 
 /// Whether the tables are there that masquerade and host ports of these addresses stand in.

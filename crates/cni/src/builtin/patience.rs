@@ -10,7 +10,7 @@ const LONGEST: Duration = Duration::from_millis(20);
 
 /// Pauses between one look and the next, up to a deadline.
 #[derive(Debug)]
-pub(super) struct Patience {
+pub(crate) struct Patience {
     begun: Instant,
     deadline: Duration,
     pause: Duration,
@@ -18,7 +18,7 @@ pub(super) struct Patience {
 
 impl Patience {
     /// Begins now.
-    pub(super) fn new(deadline: Duration) -> Patience {
+    pub(crate) fn new(deadline: Duration) -> Patience {
         Patience { begun: Instant::now(), deadline, pause: FIRST }
     }
 
@@ -27,7 +27,7 @@ impl Patience {
         clippy::disallowed_methods,
         reason = "there is no event to wait for, and nothing else to do on this thread"
     )]
-    pub(super) fn pause(&mut self) -> bool {
+    pub(crate) fn pause(&mut self) -> bool {
         if self.begun.elapsed() > self.deadline {
             return false;
         }

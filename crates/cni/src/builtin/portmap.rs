@@ -159,5 +159,13 @@ fn withdraw(of: impl Fn(&str) -> bool, told: Vec<Way>) -> Result<(), Error> {
     Ok(())
 }
 
+/// Withdraws whatever that owner has.
+///
+/// # Errors
+/// [`Error::Kernel`].
+pub(super) fn vacate(owner: &str) -> Result<(), Error> {
+    withdraw(|of| of == owner, Vec::new())
+}
+
 #[cfg(test)]
 mod tests;

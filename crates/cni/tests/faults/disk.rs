@@ -11,10 +11,9 @@ use cni::{BuiltinNetwork, Cidr, Config, Error, Networks, Subnet};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::cases::warm_up;
-use crate::plugins::installed;
 use crate::rig::{Chain, Pod, Rig};
 use crate::support::netns::{on_own_host, sh};
-use crate::support::{shown, until};
+use crate::support::{installed, shown, until};
 
 /// A file system with room for few blocks and files.
 struct Disk {
@@ -155,7 +154,7 @@ async fn detaching(who: Who) {
 }
 
 /// The small disks are mounted for the test alone.
-fn on_disk<F: Future<Output = ()> + 'static>(test: impl FnOnce() -> F + Send + 'static) {
+pub(crate) fn on_disk<F: Future<Output = ()> + 'static>(test: impl FnOnce() -> F + Send + 'static) {
     on_own_host(|| async {
         unshare(CloneFlags::CLONE_NEWNS).unwrap();
         sh("mount --make-rprivate /");

@@ -6,10 +6,9 @@ use std::fs;
 use cni::{Error, Status};
 
 use crate::cases::warm_up;
-use crate::plugins::installed;
 use crate::rig::{Chain, Pod, Rig, addresses};
 use crate::support::netns::on_own_host;
-use crate::support::{shown, until};
+use crate::support::{installed, shown, until};
 
 fn nothing_left(rig: &Rig) {
     let left = rig.left();
@@ -142,6 +141,71 @@ fn a_record_that_cannot_be_used_keeps_neither_its_pod_nor_the_collection_of_othe
         fs::write(&record, usable.to_string()).unwrap();
         networks.gc(HashSet::new).await.unwrap_or_else(|error| panic!("{}", shown(&error)));
         drop((pod, lost));
+        nothing_left(&rig);
+    });
+}
+
+/// Spoilt by a power cut, for one. Only its name is left, by which whatever is configured is asked.
+#[test]
+fn what_a_damaged_record_stood_for_is_undone() {
+    on_own_host(|| async {
+        let rig = Rig::new(Chain::Scripted, "1.0.0");
+        let pods = ["pod1", "pod2", "pod3", "pod4"].map(Pod::new);
+        let networks = rig.open();
+        for pod in &pods {
+            networks.add(&pod.attachment).await.unwrap();
+        }
+        drop(networks);
+        for (record, text) in rig.node.records().iter().zip(["", "{", "\0\0\0", "{\"version\":2}"]) {
+            fs::write(record, text).unwrap();
+        }
+        let networks = rig.open();
+        let [again, del, collect, kept] = &pods;
+        networks.add(&again.attachment).await.unwrap_or_else(|error| panic!("{}", shown(&error)));
+        networks.del(&again.attachment).await.unwrap();
+        networks.del(&del.attachment).await.unwrap();
+        assert!(again.links().is_empty() && del.links().is_empty());
+        rig.calls();
+        let valid = HashSet::from([kept.attachment.id()]);
+        networks.gc(move || valid.clone()).await.unwrap_or_else(|error| panic!("{}", shown(&error)));
+        assert_eq!(rig.calls(), ["DEL table", "DEL rule", "DEL link"]);
+        assert!(collect.links().is_empty() && !kept.links().is_empty());
+        assert_eq!(rig.node.records().len(), 1);
+        networks.gc(HashSet::new).await.unwrap();
+        drop(pods);
+        nothing_left(&rig);
+    });
+}
+
+#[test]
+fn a_damaged_record_that_nothing_can_be_done_about_is_kept_and_keeps_no_pod() {
+    on_own_host(|| async {
+        let rig = Rig::new(Chain::Scripted, "1.0.0");
+        let (networks, pod) = (rig.open(), Pod::new("pod1"));
+        networks.add(&pod.attachment).await.unwrap();
+        fs::write(&rig.node.records()[0], "").unwrap();
+        let left = [rig.node.records()[0].clone()];
+        // A plugin is missing, fails, or nothing is configured.
+        rig.order("link", "missing");
+        networks.del(&pod.attachment).await.unwrap();
+        assert_eq!(rig.node.records(), left);
+        rig.heal();
+        rig.order("link", "DEL before error");
+        networks.del(&pod.attachment).await.unwrap();
+        let error = networks.gc(HashSet::new).await.unwrap_err();
+        assert_eq!(shown(&error).matches("107").count(), 1, "{}", shown(&error));
+        assert_eq!(rig.node.records(), left);
+        rig.heal();
+        let conf = rig.node.path("net.d/10-faults.conflist");
+        fs::rename(&conf, rig.node.path("aside")).unwrap();
+        until("the change", || networks.status(), |status| matches!(status, Status::NotReady { .. })).await;
+        networks.del(&pod.attachment).await.unwrap();
+        networks.gc(HashSet::new).await.unwrap();
+        assert_eq!(rig.node.records(), left);
+        fs::rename(rig.node.path("aside"), &conf).unwrap();
+        until("the change", || networks.status(), |status| matches!(status, Status::Ready { .. })).await;
+        networks.gc(HashSet::new).await.unwrap_or_else(|error| panic!("{}", shown(&error)));
+        drop(pod);
         nothing_left(&rig);
     });
 }

@@ -5,10 +5,10 @@ use std::collections::HashSet;
 use std::fs;
 use std::sync::Mutex;
 
+use crate::daemon::{Daemon, Verb, Work};
 use crate::rig::{Chain, Pod, Rig};
-use crate::support::daemon::{Daemon, Verb, Work};
 use crate::support::netns::on_own_host;
-use crate::support::{shown, until};
+use crate::support::{installed, shown, until};
 
 /// A place to be killed at: a plugin that waits there.
 type Place = (&'static str, &'static str);
@@ -49,6 +49,13 @@ struct Case {
     next: Next,
 }
 
+fn name(verb: Verb) -> &'static str {
+    match verb {
+        Verb::Add => "ADD",
+        Verb::Del => "DEL",
+    }
+}
+
 fn cases(chain: Chain, places: &[Place], nexts: &[Next]) -> Vec<Case> {
     let mut cases = Vec::new();
     for place in places {
@@ -76,7 +83,7 @@ async fn killed(case: Case) {
         rig.open().add(&pod.attachment).await.unwrap();
     }
     let (plugin, when) = case.place;
-    rig.order(plugin, &format!("{} {when} pause", case.verb.name()));
+    rig.order(plugin, &format!("{} {when} pause", name(case.verb)));
     let daemon = Daemon::start(&Work {
         dir: rig.node.dir.path().into(),
         bin_dirs: vec![rig.node.path("bin")],
@@ -137,7 +144,7 @@ fn a_killed_daemon_leaves_nothing_to_the_next() {
 
 #[test]
 fn nor_with_debians_plugins() {
-    if crate::plugins::installed() {
+    if installed() {
         run(cases(Chain::Debian, DEBIAN, &[Next::Again, Next::Del]));
     }
 }

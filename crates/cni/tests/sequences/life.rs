@@ -7,9 +7,9 @@ use std::path::Path;
 
 use cni::{Attachment, AttachmentId, Error, Networks, PortMapping, Protocol, Status};
 
+use crate::daemon::{Daemon, Verb, Work};
 use crate::engine::Engine;
 use crate::ops::{Op, PODS};
-use crate::support::daemon::{Daemon, Verb, Work};
 use crate::support::netns::Netns;
 use crate::support::snapshot::snapshot;
 use crate::support::{Node, SOON, attachment, shown, until, until_within};

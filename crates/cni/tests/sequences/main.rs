@@ -5,14 +5,10 @@
 //! A sequence that fails is printed with its seed, cut down to what it takes: `KNARR_CNI_SEED` runs that one again, with
 //! `KNARR_CNI_SEQUENCES=1`; the latter, without a seed, runs more or fewer of them.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::print_stdout,
-    reason = "a test fails by panicking and says what it skips"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+#[path = "../support/daemon.rs"]
+mod daemon;
 mod engine;
 mod life;
 mod many;
@@ -21,7 +17,6 @@ mod ops;
 mod support;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -29,13 +24,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
 
 use engine::Engine;
+use support::installed;
 use support::netns::sh;
-
-#[test]
-#[ignore = "no test by itself: the daemon that others kill"]
-fn daemon() {
-    support::daemon::serve();
-}
 
 #[test]
 fn on_the_built_in_network() {
@@ -57,16 +47,6 @@ fn by_debians_plugins() {
     if installed() {
         run(Engine::Debian, 50, 6);
     }
-}
-
-/// Whether they are installed; says so when they aren't.
-fn installed() -> bool {
-    let is_there = |name: &&str| Path::new("/usr/lib/cni").join(name).exists();
-    let there = ["bridge", "host-local", "portmap"].iter().all(is_there);
-    if !there {
-        println!("skipped: no reference plugins in /usr/lib/cni (Debian: containernetworking-plugins)");
-    }
-    there
 }
 
 /// Runs that many sequences on as many hosts side by side.

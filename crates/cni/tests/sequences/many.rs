@@ -73,7 +73,7 @@ fn a_hundred_at_once_by_plugins_served_in_process() {
 
 #[test]
 fn a_hundred_at_once_by_debians_plugins() {
-    if crate::installed() {
+    if crate::support::installed() {
         a_hundred_at_once(Engine::Debian);
     }
 }

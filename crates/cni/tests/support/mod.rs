@@ -3,7 +3,6 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
 #![allow(clippy::explicit_write, reason = "what a test prints to its parent is no print of the library")]
 
-pub mod daemon;
 pub mod netns;
 pub mod snapshot;
 
@@ -155,6 +154,17 @@ pub async fn until_within<T: std::fmt::Debug>(
         assert!(start.elapsed() < patience, "{what}: still {seen:?}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// Whether the reference plugins are installed; says so when they aren't.
+#[allow(clippy::print_stdout, reason = "a test says what it skips")]
+pub fn installed() -> bool {
+    let is_there = |name: &&str| Path::new("/usr/lib/cni").join(name).exists();
+    let there = ["bridge", "host-local", "portmap", "loopback"].iter().all(is_there);
+    if !there {
+        println!("skipped: no reference plugins in /usr/lib/cni (Debian: containernetworking-plugins)");
+    }
+    there
 }
 
 /// Files below a directory, but for what address management keeps for good.

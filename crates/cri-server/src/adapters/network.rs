@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn what_another_has_is_told_from_a_failure() {
-        let taken = || cni::Error::HostPortTaken { port: 8080, protocol: "tcp" };
+        let taken = || cni::Error::HostPortTaken { port: 8080, protocol: "tcp", owner: String::new() };
         let undone = cni::Error::Undo { failure: Box::new(taken()), undo: vec![late()] };
         let address = "10.0.0.2".parse().unwrap();
         for error in [taken(), undone, cni::Error::AddressUnavailable { network: "n".into(), address }] {

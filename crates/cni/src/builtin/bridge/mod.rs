@@ -95,6 +95,14 @@ pub(super) fn restore(request: &Request, inventory: &Inventory) -> Result<bool, 
     Ok(is_missing)
 }
 
+/// Whether an attachment has its link, by the comment of its owner.
+///
+/// # Errors
+/// [`Error::Kernel`].
+pub(super) fn has_link(owner: &str) -> Result<bool, Error> {
+    pair::is_there(&mut link::socket()?, owner)
+}
+
 fn addresses(result: &NetworkResult) -> Vec<Cidr> {
     result.ips.iter().map(|ip| ip.address).collect()
 }

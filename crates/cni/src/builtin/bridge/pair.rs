@@ -208,6 +208,11 @@ pub(super) fn retain(socket: &mut Socket, network: &str, is_left_over: impl Fn(&
     leftovers.iter().filter_map(|link| link::delete(socket, &link.name).err()).collect()
 }
 
+/// Whether an attachment has its pair, by the comment of its owner.
+pub(super) fn is_there(socket: &mut Socket, owner: &str) -> Result<bool, Error> {
+    Ok(link::find(socket, &veth_name(owner))?.is_some_and(|link| link.alias == owner))
+}
+
 /// The name of the host's end: found again without a record, different for every attachment, and one that firewalls and
 /// other tools know to be a pod's.
 pub(super) fn host_interface(owner: &Owner) -> String {

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::range::{Range, RangeSet, Wished};
 use crate::builtin::fields;
-use crate::error::Error;
+use crate::error::{Command, Error};
 use crate::files::read_regular;
 use crate::request::Request;
 use crate::result::{Cidr, Dns, Route};
@@ -154,7 +154,8 @@ fn read_set(ranges: &[RangeFields]) -> Result<RangeSet, String> {
 }
 
 fn refuse_sets(request: &Request, sets: &[RangeSet]) -> Result<(), Error> {
-    if sets.is_empty() {
+    // They may come with each ADD, by the capability `ipRanges`.
+    if sets.is_empty() && request.command != Command::Status {
         return Err(request.invalid("no address ranges".into()));
     }
     let v4 = sets.iter().filter(|set| set.is_ipv4()).count();

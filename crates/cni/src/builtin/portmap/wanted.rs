@@ -202,5 +202,5 @@ pub(super) fn snat(request: &Request) -> Result<Snat, Error> {
 
 fn taken(placed: &Placed) -> Error {
     let (port, protocol) = way::service_of(placed).unwrap_or((0, Protocol::Tcp));
-    Error::HostPortTaken { port, protocol: protocol.name() }
+    Error::HostPortTaken { port, protocol: protocol.name(), owner: placed.entry.comment.clone() }
 }

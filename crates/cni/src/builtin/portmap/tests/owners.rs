@@ -12,7 +12,7 @@ fn a_taken_host_port_is_refused_with_all_others_of_the_request() {
             json!([{"hostPort": 8083, "containerPort": 80}, {"hostPort": 8080, "containerPort": 80}]);
         for _ in 0..2 {
             let error = add_to("second", 3, wanted.clone()).unwrap_err();
-            assert!(matches!(error, Error::HostPortTaken { port: 8080, protocol: "tcp" }), "{error}");
+            assert!(matches!(error, Error::HostPortTaken { port: 8080, protocol: "tcp", .. }), "{error}");
             // What undoes the failed one touches nothing of the first.
             del("second");
             assert_eq!(ruleset(), before);
