@@ -219,6 +219,29 @@ fn what_a_saved_rule_set_lacks_comes_back_by_itself() {
     });
 }
 
+/// Whoever had the host port when the rules were saved is gone, and has it again.
+#[test]
+fn who_is_gone_gives_way_to_whom_a_saved_rule_set_lacks() {
+    on_own_host(|| async {
+        for is_builtin in [true, false] {
+            let node = Node::new();
+            let networks = if is_builtin { builtin(&node) } else { configured(&node).await };
+            let former = pod(&networks, "former", mapping(8080)).await;
+            let saved = saved();
+            networks.del(&former.attachment).await.unwrap();
+            let server = server(&networks).await;
+            answers("at first").await;
+            load(&node, &saved);
+            assert!(!sh("nft list map ip knarr ports").contains("/server/"));
+            answers("a saved rule set").await;
+            assert!(!sh("nft list map ip knarr ports").contains("/former/"));
+            networks.del(&server.attachment).await.unwrap();
+            networks.settle().await.unwrap();
+            sh("nft flush ruleset");
+        }
+    });
+}
+
 /// Saved before there was any host port: the guard has nobody to guard against.
 #[test]
 fn a_saved_rule_set_opens_the_hosts_loopback_to_nobody() {

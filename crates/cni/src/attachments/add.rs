@@ -64,7 +64,7 @@ impl Attachments {
 
     /// Takes an owner's entries out of the tables who isn't there: of a network of ours, but neither recorded nor with a link.
     /// Returns whether that is so.
-    async fn vacate(&self, owner: &str) -> bool {
+    pub(super) async fn vacate(&self, owner: &str) -> bool {
         let vacated = match self.journal.ids().map(HashSet::from_iter) {
             Ok(known) => {
                 let is_ours = |served: &Served| {

@@ -222,15 +222,18 @@ impl Attachments {
             // Whoever has come since has what is missing there.
             none => none.insert(Arc::new(blocking(Inventory::take).await?)),
         };
-        let served = self.served_as(&record)?;
-        let restored = served.chain(&record.attachment).restore(result, Arc::clone(inventory)).await;
-        let is_mended = restored.iter().any(|restored| matches!(restored, Ok(true)));
-        let failed: Vec<Error> = restored.into_iter().filter_map(Result::err).collect();
-        Ok(match is_mended {
-            _ if !failed.is_empty() => Outcome::Failed(failed),
-            true => Outcome::Mended,
-            false => Outcome::Nothing,
-        })
+        let (served, inventory) = (self.served_as(&record)?, Arc::clone(inventory));
+        let chain = served.chain(&record.attachment);
+        let restore = || chain.restore(result, Arc::clone(&inventory));
+        // Each who came with saved rules and isn't there has one of them at least.
+        for _ in &record.attachment.port_mappings {
+            let restored = restore().await;
+            match restored.iter().find_map(taken_by) {
+                Some(owner) if self.vacate(owner).await => {}
+                _ => return Ok(Outcome::of(restored)),
+            }
+        }
+        Ok(Outcome::of(restore().await))
     }
 
     /// The addresses by which an attachment has entries in the tables; none while it isn't attached.
@@ -251,6 +254,25 @@ enum Outcome {
     Mended,
     /// They can't be.
     Failed(Vec<Error>),
+}
+
+impl Outcome {
+    fn of(restored: Vec<Result<bool, Error>>) -> Outcome {
+        let is_mended = restored.iter().any(|restored| matches!(restored, Ok(true)));
+        let failed: Vec<Error> = restored.into_iter().filter_map(Result::err).collect();
+        match is_mended {
+            _ if !failed.is_empty() => Outcome::Failed(failed),
+            true => Outcome::Mended,
+            false => Outcome::Nothing,
+        }
+    }
+}
+
+fn taken_by(restored: &Result<bool, Error>) -> Option<&str> {
+    match restored {
+        Err(Error::HostPortTaken { owner, .. }) => Some(owner),
+        _ => None,
+    }
 }
 
 /// Tells what failed. Returns whether it is known that nothing is missing but that, or whose.
