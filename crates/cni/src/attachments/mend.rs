@@ -2,7 +2,8 @@
 //!
 //! While they are away there are no host ports, pods leave under their own addresses, and nobody guards the host's loopback. So
 //! for as long as there are any, somebody looks every [`LOOK`]: asks the kernel for a number that each change of any table
-//! raises, and looks at ours only where it is another. Being told by the kernel (NFNLGRP_NFTABLES) would come at once, but at the
+//! raises, looks at ours only where it has been raised by others than us, and at the journal only where not all is there that
+//! we left. A collection looks at all of it. Being told by the kernel (NFNLGRP_NFTABLES) would come at once, but at the
 //! cost of everybody else: with a listener it writes a message of 4 KiB for every element that anybody adds, and keeps all of a
 //! transaction's until its end, on nobody's account. 100,000 elements, a large cluster's services, took 0.8 GiB of memory and
 //! eight times the processor time in the kernel.
@@ -23,7 +24,8 @@ use crate::carrier::blocking;
 use crate::error::{Error, chain};
 use crate::ground::Laid;
 
-/// How long a flush may go unseen. A look took 17 µs of processor time, 70 µs where somebody had changed anything.
+/// How long a flush may go unseen. A look took 17 µs of processor time, where others had changed anything 0.2 ms and 4 µs an entry
+/// (unoptimised).
 const LOOK: Duration = Duration::from_secs(2);
 
 /// Looks at the tables as long as there are any; ends with the attachments.
