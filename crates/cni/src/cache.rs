@@ -25,7 +25,7 @@ use serde_json::Value;
 use crate::attachment::{Attachment, AttachmentId};
 use crate::builtin_network::BuiltinNetwork;
 use crate::error::Error;
-use crate::files::{self, Lasts};
+use crate::files;
 
 /// The version of the record's form.
 const VERSION: u32 = 1;
@@ -139,15 +139,19 @@ impl Journal {
         })
     }
 
-    /// Writes a record. Blocks, and for long if a plugin is executed for it.
+    /// Writes a record.
     pub(crate) fn store(&self, record: &Record) -> Result<(), Error> {
         let path = self.path(&record.attachment.id());
         let text =
             serde_json::to_vec(record).map_err(|source| Error::ParseRecord { path: path.clone(), source })?;
-        let lasts = if record.executed { Lasts::PowerCut } else { Lasts::OurEnd };
-        let stored = files::write_whole(&path, &text, lasts);
+        let stored = files::write_whole(&path, &text);
         self.changed();
         stored
+    }
+
+    /// Has a record outlast a power cut. Blocks, for as long as the disk takes.
+    pub(crate) fn keep(&self, id: &AttachmentId) -> Result<(), Error> {
+        files::keep(&self.path(id))
     }
 
     /// Removes a record. One that comes back with a power cut is undone once more.

@@ -37,23 +37,11 @@ pub(crate) fn read_regular(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     Ok(content)
 }
 
-/// What a file has to live through.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Lasts {
-    /// The end of this process, however it comes.
-    OurEnd,
-    /// The end of the machine as well: a power cut, for one.
-    PowerCut,
-}
-
-/// Writes a record, 0600, whole or not at all, as far as it has to last: what isn't synced may be there empty after a power cut,
-/// or not at all, though it was renamed long before.
-///
-/// Blocks, for as long as the disk takes.
+/// Writes a record, 0600, whole or not at all. It outlives this process, however that ends; the machine only when it is [`keep`]-ed.
 ///
 /// # Errors
-/// [`Error::Record`]; the record may be there all the same when it couldn't be made to last.
-pub(crate) fn write_whole(path: &Path, content: &[u8], lasts: Lasts) -> Result<(), Error> {
+/// [`Error::Record`].
+pub(crate) fn write_whole(path: &Path, content: &[u8]) -> Result<(), Error> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(BESIDE);
     let written = fs::OpenOptions::new()
@@ -62,16 +50,32 @@ pub(crate) fn write_whole(path: &Path, content: &[u8], lasts: Lasts) -> Result<(
         .truncate(true)
         .mode(0o600)
         .open(&beside)
-        .and_then(|mut file| {
-            file.write_all(content)?;
-            if lasts == Lasts::PowerCut { file.sync_all() } else { Ok(()) }
-        })
-        .and_then(|()| fs::rename(&beside, path))
-        .and_then(|()| if lasts == Lasts::PowerCut { sync_name(path) } else { Ok(()) });
+        .and_then(|mut file| file.write_all(content))
+        .and_then(|()| fs::rename(&beside, path));
     written.map_err(|source| {
         let _ = fs::remove_file(&beside);
         Error::Record { action: "write", path: path.to_owned(), source }
     })
+}
+
+/// Has a record outlive the machine as well, a power cut, for one: what isn't synced may be there empty afterwards, or not at all,
+/// though it was renamed long before. One that has been removed meanwhile needn't.
+///
+/// Blocks, for as long as the disk takes.
+///
+/// # Errors
+/// [`Error::Record`].
+pub(crate) fn keep(path: &Path) -> Result<(), Error> {
+    let synced = fs::File::open(path).and_then(|file| {
+        file.sync_all()?;
+        sync_name(path)
+    });
+    match synced {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(Error::Record { action: "sync", path: path.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Has the directory keep the file's name.

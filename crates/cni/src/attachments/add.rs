@@ -106,6 +106,9 @@ impl Attachments {
         self.store(&record).await?;
         match self.run(&served, &mut record).await {
             Ok(()) => {
+                if record.executed {
+                    self.keep_behind(record.attachment.id());
+                }
                 let added = added(&record);
                 self.ground.lay(&served.in_tables(attachment, &added));
                 Ok(added)
@@ -120,8 +123,35 @@ impl Attachments {
             self.ground.arrive();
             self.mend_if_flushed().await;
         }
-        record.result = Some(served.chain(&record.attachment).add().await?);
+        let chain = served.chain(&record.attachment);
+        let added = if record.executed {
+            // Plugins take longer than the disk, and what they have done isn't on it sooner either.
+            let (added, kept) = tokio::join!(chain.add(), self.keep(record.attachment.id()));
+            added.and_then(|added| kept.map(|()| added))
+        } else {
+            chain.add().await
+        };
+        record.result = Some(added?);
         self.store(record).await
+    }
+
+    /// Sees that a record outlasts a power cut.
+    async fn keep(&self, id: AttachmentId) -> Result<(), Error> {
+        let journal = self.journal.clone();
+        blocking(move || journal.keep(&id)).await
+    }
+
+    /// The same for a result, which nobody waits for: after a power cut the intent would do.
+    fn keep_behind(&self, id: AttachmentId) {
+        let journal = self.journal.clone();
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = journal.keep(&id) {
+                tracing::warn!(
+                    error = chain(&error),
+                    "what came of an attachment may be lost with a power cut"
+                );
+            }
+        });
     }
 
     /// Undoes what there is of an ADD that was cut short before anybody learnt of it, or of a DEL that wasn't finished.

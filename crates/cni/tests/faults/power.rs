@@ -50,12 +50,20 @@ fn what_executed_plugins_have_done_is_known_after_a_power_cut() {
         let node = Node::new();
         let image = node.path("disk");
         sh(&format!("truncate -s 8M {0} && mkfs.ext4 -q {0}", image.display()));
-        let copy = |moment: &str| format!("cp {} {}", image.display(), node.path(moment).display());
+        // It is synced while plugins are at work, or behind the answer.
+        let copy = |moment: &str, known: &str| {
+            let copy = node.path(moment);
+            format!(
+                "until cp {} {copy} && grep -q {known} {copy}; do sleep 0.05; done",
+                image.display(),
+                copy = copy.display()
+            )
+        };
         node.plugin(
             "leases",
             &format!(
                 "[ $CNI_COMMAND != ADD ] || {{ {}; echo '{}'; }}",
-                copy("attaching"),
+                copy("attaching", "pod1"),
                 r#"{"cniVersion":"1.0.0","ips":[{"address":"10.9.0.2/24"}]}"#
             ),
         );
@@ -64,7 +72,7 @@ fn what_executed_plugins_have_done_is_known_after_a_power_cut() {
         let disk = Mounted::new(&image, node.path("state"));
         let networks = node.open();
         networks.add(&attachment("pod1", some_netns())).await.unwrap();
-        sh(&copy("attached"));
+        sh(&copy("attached", "10.9.0.2/24"));
         drop(networks);
         drop(disk);
         for (moment, address) in [("attaching", None), ("attached", Some("10.9.0.2/24"))] {
