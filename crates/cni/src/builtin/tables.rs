@@ -9,7 +9,7 @@
 //!
 //! The rules are the same for everybody; an attachment costs entries of the four maps, which have its owner as their comment. Who
 //! has host ports stands in `pods` as well, by address: those who have none needn't look through everybody's.
-//! `portmap` and `masquerade` say which entries, `layout` which rules, `plan` what has to be changed, `turn` when. The chains that `hairpin` and `masqueraded` lead to are made with the first entry
+//! `portmap` and `masquerade` say which entries, `layout` which rules, `plan` what has to be changed, `turn` when, `inventory` what is missing. The chains that `hairpin` and `masqueraded` lead to are made with the first entry
 //! that leads there, and go with the last, unless somebody else's rule leads there as well.
 //!
 //! **Every change is bound to the generation of tables that it was thought out for**: read, decide, and have the kernel do it if
