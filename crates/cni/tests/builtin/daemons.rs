@@ -8,6 +8,15 @@ use cni::{Error, Protocol};
 use crate::support::netns::{Netns, on_own_host, sh};
 use crate::support::{Node, shown};
 use crate::{at, network, pod, port, state};
+
+/// Changes what is recorded of the only attachment.
+fn rewrite(node: &Node, change: impl FnOnce(&mut serde_json::Value)) {
+    let record = &node.records()[0];
+    let mut value = serde_json::from_slice(&fs::read(record).unwrap()).unwrap();
+    change(&mut value);
+    fs::write(record, value.to_string()).unwrap();
+}
+
 #[test]
 fn another_daemon_finds_what_one_left_and_keeps_it() {
     on_own_host(|| async {
@@ -37,11 +46,8 @@ fn a_detach_that_was_not_finished_is_collected() {
         let before = state();
         let networks = node.open_builtin(network());
         let first = pod(&networks, "first", Vec::new()).await;
-        let record = &node.records()[0];
         // As after a crash behind the answer to DEL.
-        let mut text: serde_json::Value = serde_json::from_slice(&fs::read(record).unwrap()).unwrap();
-        text["detached"] = true.into();
-        fs::write(record, text.to_string()).unwrap();
+        rewrite(&node, |record| record["detached"] = true.into());
         drop(networks);
         let networks = node.open_builtin(network());
         assert!(matches!(networks.check(&first.attachment).await, Err(Error::NotAttached { .. })));
@@ -59,10 +65,7 @@ fn an_attachment_cut_short_is_cleaned_up_by_its_owner_alone() {
         let networks = node.open_builtin(network());
         let first = pod(&networks, "first", vec![port(8080, Protocol::Tcp)]).await;
         drop(networks);
-        let record = &node.records()[0];
-        let mut text: serde_json::Value = serde_json::from_slice(&fs::read(record).unwrap()).unwrap();
-        text["result"] = serde_json::Value::Null;
-        fs::write(record, text.to_string()).unwrap();
+        rewrite(&node, |record| record["result"] = serde_json::Value::Null);
         let networks = node.open_builtin(network());
         networks.del(&first.attachment).await.unwrap();
         networks.settle().await.unwrap();
@@ -80,13 +83,12 @@ fn what_a_daemon_of_old_attached_is_detached() {
         let first = pod(&networks, "first", Vec::new()).await;
         drop(networks);
         // Its interfaces had other names, its results no hardware addresses of the host's, its records no word on the means.
-        let record = &node.records()[0];
-        let mut text: serde_json::Value = serde_json::from_slice(&fs::read(record).unwrap()).unwrap();
-        let port = &mut text["result"]["interfaces"][1];
-        sh(&format!("ip link set {} name knarr0123456789", port["name"].as_str().unwrap()));
-        *port = serde_json::json!({"name": "knarr0123456789", "mtu": 1500});
-        text.as_object_mut().unwrap().remove("native");
-        fs::write(record, text.to_string()).unwrap();
+        rewrite(&node, |record| {
+            let port = &mut record["result"]["interfaces"][1];
+            sh(&format!("ip link set {} name knarr0123456789", port["name"].as_str().unwrap()));
+            *port = serde_json::json!({"name": "knarr0123456789", "mtu": 1500});
+            record.as_object_mut().unwrap().remove("native");
+        });
         let networks = node.open_builtin(network());
         networks.check(&first.attachment).await.unwrap_or_else(|error| panic!("{}", shown(&error)));
         networks.del(&first.attachment).await.unwrap();
