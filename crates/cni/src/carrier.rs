@@ -10,8 +10,9 @@ use serde_json::Value;
 use tokio::runtime::Handle;
 
 use crate::builtin::{self, Inventory, Ipam, Kind};
+use crate::command::Command;
 use crate::conf::PluginConf;
-use crate::error::{Command, Error};
+use crate::error::Error;
 use crate::plugin::Runner;
 use crate::request::Request;
 

@@ -18,6 +18,7 @@ mod cache;
 mod capabilities;
 mod carrier;
 mod claim;
+mod command;
 mod conf;
 mod directories;
 mod error;
@@ -40,7 +41,8 @@ mod watch;
 
 pub use attachment::{Attachment, AttachmentId, Bandwidth, IpRange, PortMapping, Protocol};
 pub use builtin_network::{BuiltinNetwork, Subnet};
-pub use error::{Command, Error};
+pub use command::Command;
+pub use error::Error;
 pub use networks::{Added, Config, Networks, Selection};
 pub use readiness::Status;
 pub use result::{Cidr, Dns, Interface, IpConfig, NetworkResult, Route};

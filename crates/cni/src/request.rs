@@ -7,7 +7,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::attachment::{Attachment, AttachmentId};
-use crate::error::{Command, Error};
+use crate::command::Command;
+use crate::error::Error;
 use crate::result::NetworkResult;
 use crate::version::Version;
 

@@ -81,7 +81,7 @@ fn refused(argument: String, problem: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Command;
+    use crate::command::Command;
     use serde_json::json;
 
     #[test]

@@ -3,7 +3,8 @@
 use serde_json::Value;
 
 use super::host_local;
-use crate::error::{Command, Error};
+use crate::command::Command;
+use crate::error::Error;
 use crate::request::Request;
 use crate::result::NetworkResult;
 

@@ -5,7 +5,8 @@ use serde_json::Value;
 use super::netns::Namespace;
 use super::steps::Steps;
 use super::{address, link};
-use crate::error::{Command, Error};
+use crate::command::Command;
+use crate::error::Error;
 use crate::request::Request;
 use crate::result::{Cidr, Interface, IpConfig, NetworkResult};
 

@@ -27,7 +27,8 @@ use self::way::Way;
 use super::owner::Owner;
 use super::tables::{self, Inventory, Map, Sight};
 use super::{Unserved, conntrack, fields, localnet};
-use crate::error::{Command, Error, chain};
+use crate::command::Command;
+use crate::error::{Error, chain};
 use crate::request::Request;
 
 /// The maps that attachments have entries in.

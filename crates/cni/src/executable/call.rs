@@ -7,7 +7,8 @@ use serde::de::Error as _;
 use serde_json::{Map, Value};
 
 use crate::attachment::is_identifier;
-use crate::error::{Command, Error};
+use crate::command::Command;
+use crate::error::Error;
 use crate::request::Request;
 use crate::version::Version;
 

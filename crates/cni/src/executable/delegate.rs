@@ -9,7 +9,8 @@ use std::thread;
 use serde_json::Value;
 
 use crate::builtin::Ipam;
-use crate::error::{Command, Error};
+use crate::command::Command;
+use crate::error::Error;
 use crate::plugin::{Finished, STDOUT_LIMIT, environment, find_in, garbage, judge};
 use crate::request::Request;
 

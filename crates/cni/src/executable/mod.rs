@@ -15,7 +15,8 @@ use serde_json::{Value, json};
 use self::call::Call;
 use self::delegate::Delegates;
 use crate::builtin::{self, Kind};
-use crate::error::{Command, Error, chain};
+use crate::command::Command;
+use crate::error::{Error, chain};
 use crate::orphans;
 use crate::version;
 

@@ -219,7 +219,7 @@ fn trunk(items: &[TrunkFields]) -> Result<Vec<u16>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Command;
+    use crate::command::Command;
     use serde_json::json;
 
     fn read(config: Value) -> Result<Conf, Error> {

@@ -34,7 +34,8 @@ use super::netlink::Socket;
 use super::netns::Namespace;
 use super::owner::Owner;
 use super::tables::Inventory;
-use crate::error::{Command, Error};
+use crate::command::Command;
+use crate::error::Error;
 use crate::request::Request;
 use crate::result::{Cidr, Interface, NetworkResult, Route};
 
@@ -269,7 +270,7 @@ fn collect(request: &Request, ipam: Option<&Delegate<'_>>) -> Result<(), Error> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Command;
+    use crate::command::Command;
     use crate::result::IpConfig;
     use serde_json::json;
 

@@ -9,7 +9,8 @@ use serde_json::Value;
 
 use super::range::{Range, RangeSet, Wished};
 use crate::builtin::fields;
-use crate::error::{Command, Error};
+use crate::command::Command;
+use crate::error::Error;
 use crate::files::read_regular;
 use crate::request::Request;
 use crate::result::{Cidr, Dns, Route};

@@ -21,7 +21,8 @@ use self::range::RangeSet;
 use self::store::{Locked, Store};
 use super::Unserved;
 use crate::attachment::AttachmentId;
-use crate::error::{Command, Error};
+use crate::command::Command;
+use crate::error::Error;
 use crate::request::Request;
 use crate::result::{Cidr, Dns, IpConfig, NetworkResult};
 

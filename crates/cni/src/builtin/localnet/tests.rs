@@ -7,7 +7,8 @@ use super::*;
 use crate::builtin::tables::ground::{at, bridge, forward, port};
 use crate::builtin::tables::netns::{Netns, on_own_host, sh};
 use crate::builtin::{clear_tables, portmap};
-use crate::error::{Command, chain};
+use crate::command::Command;
+use crate::error::chain;
 use crate::request::Request;
 
 const SETTING: &str = "/proc/sys/net/ipv4/conf/br0/route_localnet";
