@@ -17,13 +17,13 @@ mod gc;
 mod leaving;
 mod mend;
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
 use self::leaving::Leaving;
+use self::mend::Missed;
 pub(crate) use self::mend::watch_tables;
 
 use crate::attachment::{Attachment, AttachmentId};
@@ -61,8 +61,8 @@ pub(crate) struct Attachments {
     locks: Arc<Locks>,
     quiet: Quiet,
     ground: Arc<Ground>,
-    /// Held while the tables are mended. Those that something was being done to then: the next one to mend sees to them.
-    mending: tokio::sync::Mutex<HashSet<AttachmentId>>,
+    /// Held while the tables are mended.
+    mending: tokio::sync::Mutex<Missed>,
     /// Those whose DEL has been answered, and is being finished.
     leaving: Arc<Leaving>,
 }

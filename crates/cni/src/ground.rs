@@ -127,15 +127,13 @@ impl Ground {
         });
     }
 
-    /// For whom the tables have been made is to be told anew. Returns what is forgotten.
-    pub(crate) fn forget(&self) -> Vec<IpAddr> {
-        let mut forgotten = Vec::new();
+    /// For whom the tables have been made is to be told anew.
+    pub(crate) fn forget(&self) {
         self.laid.send_if_modified(|laid| {
-            forgotten = std::mem::take(&mut laid.addresses);
+            laid.addresses.clear();
             // Who watches learns what comes of it.
             false
         });
-        forgotten
     }
 
     /// Tells whether there are tables ([`Laid::is_any`]), whenever that changes.
@@ -263,13 +261,16 @@ impl Laid {
         blocking(move || builtin::has_tables(&addresses).map(|there| !there)).await
     }
 
-    /// Whether others have changed anything of ours since that mark ([`builtin::have_others_meddled`]), and the next mark.
+    /// Whether others have changed anything of ours since that mark, and the next mark ([`builtin::have_others_meddled`]).
     ///
     /// Not cancel safe: what the kernel is at goes on.
     ///
     /// # Errors
     /// [`Error::Kernel`].
-    pub(crate) async fn have_others_meddled(self, since: Option<Mark>) -> Result<(Mark, bool), Error> {
+    pub(crate) async fn have_others_meddled(
+        self,
+        since: Option<Mark>,
+    ) -> Result<Option<(Mark, bool)>, Error> {
         blocking(move || builtin::have_others_meddled(since, &self.addresses)).await
     }
 
@@ -329,7 +330,7 @@ mod tests {
         ground.lay(&["10.9.0.3".parse().unwrap()]);
         ground.laid.send_if_modified(|laid| laid.keep(Vec::new(), times));
         assert_eq!(told.borrow().addresses, [v4, v6]);
-        assert_eq!(ground.forget(), [v4, v6]);
+        ground.forget();
         assert!(!told.borrow().is_any() && !told.has_changed().unwrap());
         ground.lay(&[v6]);
         assert!(told.borrow().is_any() && told.has_changed().unwrap());

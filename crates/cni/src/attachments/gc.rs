@@ -3,6 +3,8 @@
 //! Nobody comes or goes in a network while its plugins are at that, for there would be no telling what is valid; one in which
 //! anybody does is left to the next call. The others go on.
 
+use std::collections::HashSet;
+
 use super::{Attachments, IsValid, Valid};
 use crate::attachment::AttachmentId;
 use crate::cache::{Found, Journal};
@@ -55,8 +57,7 @@ impl Attachments {
     pub(crate) async fn gc(&self, valid: Valid<'_>) -> Result<(), Error> {
         let mut survey = self.survey().await?;
         let is_valid = valid();
-        let kept: Vec<AttachmentId> = survey.kept(&is_valid).map(|seen| told(seen).id.clone()).collect();
-        self.lay_for(&kept);
+        let kept: HashSet<AttachmentId> = survey.kept(&is_valid).map(|seen| told(seen).id.clone()).collect();
         self.mend_what_is_missing().await;
         let mut failures = Vec::new();
         let leftovers = survey.seen.iter().map(|seen| &seen.id).filter(|id| !kept.contains(id));

@@ -8,189 +8,86 @@
 //! transaction's until its end, on nobody's account. 100,000 elements, a large cluster's services, took 0.8 GiB of memory and
 //! eight times the processor time in the kernel.
 
+mod looking;
+mod missed;
+
 use std::collections::HashSet;
-use std::net::IpAddr;
-use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
-use tokio::sync::watch;
-use tokio::time::timeout;
-
+pub(crate) use self::looking::watch_tables;
+pub(super) use self::missed::Missed;
 use super::{Attachments, added};
 use crate::attachment::AttachmentId;
-use crate::builtin::{self, Changes, Inventory, Mark};
+use crate::builtin::{self, Inventory};
 use crate::cache::Record;
 use crate::carrier::blocking;
-use crate::error::{Error, chain};
-use crate::ground::Laid;
+use crate::error::Error;
+use crate::ground::Ground;
 
-/// How long a flush may go unseen. A look took 17 µs of processor time, where others had changed anything 0.2 ms and 4 µs an entry
-/// (unoptimised).
-const LOOK: Duration = Duration::from_secs(2);
-
-/// Looks at the tables as long as there are any; ends with the attachments.
-///
-/// Cancel safe but for what the kernel is at, which goes on.
-pub(crate) async fn watch_tables(attachments: Weak<Attachments>, mut laid: watch::Receiver<Laid>) {
-    while laid.wait_for(Laid::is_any).await.is_ok() {
-        let mut seen = Seen::default();
-        loop {
-            match timeout(LOOK, laid.wait_for(|laid| !laid.is_any())).await {
-                Ok(Ok(_)) => break,
-                Ok(Err(_)) => return,
-                Err(_) => {}
-            }
-            look(&attachments, &mut seen).await;
-        }
-    }
-}
-
-/// Mends what was taken away since the last look. Returns whether that had to be looked for.
-///
-/// Nobody is held but for the mending itself: who drops the last handle gives up what goes with it, a bridge for one.
-///
-/// Not cancel safe: what the kernel is at goes on.
-async fn look(attachments: &Weak<Attachments>, seen: &mut Seen) -> bool {
-    let Some(whom) = attachments.upgrade().and_then(|attachments| attachments.to_be_looked_for(seen)) else {
-        return false;
-    };
-    let is_known = match whom {
-        Whom::Missed => match attachments.upgrade() {
-            Some(attachments) => attachments.mend_if_flushed().await,
-            None => true,
-        },
-        Whom::Laid(laid) => match (laid.have_others_meddled(seen.mark).await, attachments.upgrade()) {
-            (Ok((mark, have_meddled)), attachments) => {
-                seen.mark = Some(mark);
-                match attachments.filter(|_| have_meddled) {
-                    Some(attachments) => attachments.mend_what_is_missing().await,
-                    None => true,
-                }
-            }
-            (Err(error), _) => {
-                tracing::warn!(error = chain(&error), "whether the tables are still there isn't known");
-                false
-            }
-        },
-    };
-    if !is_known {
-        *seen = Seen::default();
-    }
-    true
-}
-
-/// What was seen of the tables at the last look.
-#[derive(Debug, Default)]
-struct Seen {
-    changes: Changes,
-    mark: Option<Mark>,
-}
-
-/// Whose entries may be missing.
-enum Whom {
-    /// Those to whom something was being done when the others' were made anew.
-    Missed,
-    /// Anybody's.
-    Laid(Laid),
-}
+/// For those whose addresses nobody could ask for: tables of either family.
+const ANY: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
 
 impl Attachments {
-    /// Tells the ground of those whom a former daemon attached: else nobody would miss their entries in the tables. A record
-    /// that can't be used keeps nobody else's from being missed.
-    pub(super) fn lay_for(&self, kept: &[AttachmentId]) {
-        for id in kept {
-            let record = self.journal.load(id).and_then(|record| self.in_tables(record.as_ref()));
-            match record {
-                Ok(addresses) => self.ground.lay(&addresses),
-                Err(error) => {
-                    let AttachmentId { container_id, ifname } = id;
-                    tracing::warn!(
-                        container = container_id,
-                        ifname,
-                        error = chain(&error),
-                        "can't be mended"
-                    );
-                }
-            }
-        }
-    }
-
-    /// Whose entries may be missing since the last time; nobody's as far as somebody is mending at this moment.
-    fn to_be_looked_for(&self, seen: &mut Seen) -> Option<Whom> {
-        if !self.mending.try_lock().ok()?.is_empty() {
-            return Some(Whom::Missed);
-        }
-        match seen.changes.are_there() {
-            Ok(true) => Some(Whom::Laid(self.ground.laid().borrow().clone())),
-            Ok(false) => None,
-            Err(error) => {
-                // Out of descriptors, for one. The next look finds what this one would have.
-                tracing::debug!(error = chain(&error), "whether the tables have changed isn't known");
-                None
-            }
-        }
-    }
-
     /// Makes again what somebody took away with the tables (`nft flush ruleset`) of those who are attached. A failure is
-    /// theirs, not of whoever comes by. Returns whether it is known that nothing is missing, or whose.
+    /// theirs, not of whoever comes by, and is [`Missed`].
     ///
     /// Not cancel safe: what the kernel is at goes on.
-    pub(super) async fn mend_if_flushed(&self) -> bool {
+    pub(super) async fn mend_if_flushed(&self) {
         let mut missed = self.mending.lock().await;
-        let mended = match self.ground.is_flushed().await {
-            Ok(false) if missed.is_empty() => return true,
-            Ok(false) => {
-                let ids = std::mem::take(&mut *missed);
-                self.mend(ids, &mut missed).await
+        let end = match self.ground.is_flushed().await {
+            Ok(false) if !missed.anybody => {
+                let ids = missed.ids.clone();
+                self.mend(ids, &mut missed).await.map(drop)
             }
-            Ok(true) => self.mend_all(&mut missed).await,
-            Err(error) => Err(error),
+            Err(error) if !missed.anybody => Err(error),
+            // Where the kernel can't be asked there may be nobody who needs it.
+            _ => self.mend_all(&mut missed).await,
         };
-        is_known(mended)
+        missed.looked_at(end);
     }
 
     /// The same for all that is missing, though the tables may be there: a rule set that was saved and is loaded again has the
     /// entries of its time, and not even the guard need be among them.
     ///
     /// Not cancel safe: what the kernel is at goes on.
-    pub(super) async fn mend_what_is_missing(&self) -> bool {
+    pub(super) async fn mend_what_is_missing(&self) {
         let mut missed = self.mending.lock().await;
-        is_known(self.mend_all(&mut missed).await)
+        let end = self.mend_all(&mut missed).await;
+        missed.looked_at(end);
     }
 
-    async fn mend_all(&self, missed: &mut HashSet<AttachmentId>) -> Result<Vec<Error>, Error> {
+    async fn mend_all(&self, missed: &mut Missed) -> Result<(), Error> {
+        missed.anybody = true;
         // Before the records are listed: who is attached from now on tells the ground itself. And where nobody is left who had
         // entries, nobody misses the tables.
-        let laid = self.ground.forget();
-        missed.clear();
-        match self.journal.ids() {
-            Ok(ids) => self.mend(ids, missed).await,
-            Err(error) => {
-                self.ground.lay(&laid);
-                Err(error)
-            }
-        }
+        let mut anew = Anew::begin(&self.ground);
+        let journal = self.journal.clone();
+        let ids = blocking(move || journal.ids().map(HashSet::from_iter)).await?;
+        missed.keep(&ids);
+        anew.is_told = self.mend(ids, missed).await?;
+        missed.anybody = false;
+        Ok(())
     }
 
-    async fn mend(
-        &self,
-        ids: impl IntoIterator<Item = AttachmentId>,
-        missed: &mut HashSet<AttachmentId>,
-    ) -> Result<Vec<Error>, Error> {
-        let (mut mended, mut failures) = (0, Vec::new());
+    /// Returns whether it is known of all of them by which addresses they have entries.
+    async fn mend(&self, ids: HashSet<AttachmentId>, missed: &mut Missed) -> Result<bool, Error> {
+        let (mut mended, mut are_known) = (0, true);
         let mut inventory = None;
         for id in ids {
-            match self.mend_one(&id, &mut inventory).await {
-                Ok(Outcome::Nothing) => {}
-                Ok(Outcome::Busy) => drop(missed.insert(id)),
-                Ok(Outcome::Mended) => mended += 1,
-                Ok(Outcome::Failed(failed)) => failures.extend(failed),
-                Err(error) => failures.push(error),
+            match self.mend_one(&id, &mut inventory).await? {
+                Outcome::Nothing => missed.is_whole(&id),
+                Outcome::Mended => {
+                    mended += 1;
+                    missed.is_whole(&id);
+                }
+                Outcome::Busy => drop(missed.ids.insert(id)),
+                Outcome::Failed(failures) => missed.fails(id, &failures),
+                Outcome::Unknown(failure) => {
+                    are_known = false;
+                    missed.fails(id, &[failure]);
+                }
             }
-        }
-        if inventory.is_some() {
-            // What is open for somebody is guarded again by now.
-            blocking(builtin::shut_unguarded).await?;
         }
         if mended > 0 {
             tracing::info!(
@@ -198,19 +95,33 @@ impl Attachments {
                 "of the nftables tables something was taken away: entries were made anew"
             );
         }
-        Ok(failures)
+        if inventory.is_some() {
+            // What is open for somebody is guarded again by now.
+            blocking(builtin::shut_unguarded).await?;
+        }
+        Ok(are_known)
     }
 
     /// Waits for nobody: whoever waits for the mending holds the lock of an attachment.
+    ///
+    /// # Errors
+    /// What keeps everybody from being mended.
     async fn mend_one(
         &self,
         id: &AttachmentId,
         inventory: &mut Option<Arc<Inventory>>,
     ) -> Result<Outcome, Error> {
         let lock = self.locks.try_lock(id.clone());
-        // Who is half detached has no entries any more.
-        let record = self.journal.load(id)?.filter(|record| !record.detached);
-        let addresses = self.in_tables(record.as_ref())?;
+        let (journal, wanted) = (self.journal.clone(), id.clone());
+        let record = match blocking(move || journal.load(&wanted)).await {
+            // Who is half detached has no entries any more.
+            Ok(record) => record.filter(|record| !record.detached),
+            Err(error) => return Ok(Outcome::Unknown(error)),
+        };
+        let addresses = match self.in_tables(record.as_ref()) {
+            Ok(addresses) => addresses,
+            Err(error) => return Ok(Outcome::Failed(vec![error])),
+        };
         let Some(record) = record else { return Ok(Outcome::Nothing) };
         self.ground.lay(&addresses);
         if lock.is_none() {
@@ -224,9 +135,12 @@ impl Attachments {
             // Whoever has come since has what is missing there.
             none => none.insert(Arc::new(blocking(Inventory::take).await?)),
         };
-        let (served, inventory) = (self.served_as(&record)?, Arc::clone(inventory));
+        let served = match self.served_as(&record) {
+            Ok(served) => served,
+            Err(error) => return Ok(Outcome::Failed(vec![error])),
+        };
         let chain = served.chain(&record.attachment);
-        let restore = || chain.restore(result, Arc::clone(&inventory));
+        let restore = || chain.restore(result, Arc::clone(inventory));
         // Each who came with saved rules and isn't there has one of them at least.
         for _ in &record.attachment.port_mappings {
             let restored = restore().await;
@@ -245,6 +159,27 @@ impl Attachments {
     }
 }
 
+/// The ground is told anew for whom there are tables. Until it has been, there may be some for anybody, and are to be looked at.
+struct Anew<'a> {
+    ground: &'a Ground,
+    is_told: bool,
+}
+
+impl Anew<'_> {
+    fn begin(ground: &Ground) -> Anew<'_> {
+        ground.forget();
+        Anew { ground, is_told: false }
+    }
+}
+
+impl Drop for Anew<'_> {
+    fn drop(&mut self) {
+        if !self.is_told {
+            self.ground.lay(&ANY);
+        }
+    }
+}
+
 /// What there was to do for one attachment.
 enum Outcome {
     /// It has no entries, or all of them.
@@ -256,6 +191,8 @@ enum Outcome {
     Mended,
     /// They can't be.
     Failed(Vec<Error>),
+    /// Its record can't be read.
+    Unknown(Error),
 }
 
 impl Outcome {
@@ -275,15 +212,6 @@ fn taken_by(restored: &Result<bool, Error>) -> Option<&str> {
         Err(Error::HostPortTaken { owner, .. }) => Some(owner),
         _ => None,
     }
-}
-
-/// Tells what failed. Returns whether it is known that nothing is missing but that, or whose.
-fn is_known(mended: Result<Vec<Error>, Error>) -> bool {
-    let is_known = mended.is_ok();
-    for error in mended.unwrap_or_else(|error| vec![error]) {
-        tracing::warn!(error = chain(&error), "an attachment's entries in the tables can't be made anew");
-    }
-    is_known
 }
 
 #[cfg(test)]

@@ -48,6 +48,8 @@ pub(crate) use self::fields::{ipam, masquerades};
 pub(crate) use self::ipam::Ipam;
 use self::owner::Owner;
 pub(crate) use self::patience::Patience;
+#[cfg(test)]
+pub(crate) use self::tables::broken;
 pub(crate) use self::tables::{Changes, Inventory, Mark, have_others_meddled};
 use crate::attachment::AttachmentId;
 use crate::error::Error;

@@ -156,7 +156,7 @@ impl Socket {
         }
         sendto(&self.line.fd, bytes, SendFlags::empty(), &SocketAddrNetlink::new(0, 0))?;
         #[cfg(test)]
-        spent::count(&spent::REQUESTS);
+        spent::sent();
         Ok(())
     }
 
@@ -240,7 +240,7 @@ fn bound(protocol: Option<Protocol>) -> io::Result<OwnedFd> {
 /// What a thread's sockets have cost so far.
 #[cfg(test)]
 pub(super) mod spent {
-    use std::cell::Cell;
+    use std::cell::{Cell, RefCell};
     use std::thread::LocalKey;
 
     thread_local! {
@@ -248,8 +248,25 @@ pub(super) mod spent {
         pub(super) static RECEIPTS: Cell<usize> = const { Cell::new(0) };
     }
 
+    thread_local! {
+        static BETWEEN: RefCell<Option<Box<dyn FnMut()>>> = const { RefCell::new(None) };
+    }
+
     pub(super) fn count(what: &'static LocalKey<Cell<usize>>) {
         what.set(what.get() + 1);
+    }
+
+    pub(super) fn sent() {
+        count(&REQUESTS);
+        BETWEEN.with_borrow_mut(|between| between.iter_mut().for_each(|between| between()));
+    }
+
+    /// Has something done after each request of that work; it may ask the kernel for nothing on the same thread.
+    pub(in crate::builtin) fn with<T>(between: impl FnMut() + 'static, work: impl FnOnce() -> T) -> T {
+        BETWEEN.set(Some(Box::new(between)));
+        let done = work();
+        BETWEEN.set(None);
+        done
     }
 
     /// How often something was sent to the kernel, and received from it, for that work.

@@ -28,6 +28,8 @@ use std::io;
 use std::net::IpAddr;
 
 pub(crate) use self::changes::Changes;
+#[cfg(test)]
+pub(crate) use self::inventory::broken;
 pub(crate) use self::inventory::{Inventory, Mark, have_others_meddled};
 use self::layout::{FAMILIES, NAME, OWNED, fill, install, stands, table};
 pub(super) use self::layout::{Map, chain_name};

@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
 #![allow(clippy::explicit_write, reason = "what a test prints to its parent is no print of the library")]
 
+pub mod log;
 pub mod netns;
 pub mod snapshot;
 

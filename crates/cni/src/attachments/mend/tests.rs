@@ -1,14 +1,22 @@
 use super::*;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use tokio::time::timeout;
 
 use serde_json::json;
 
+use super::looking::{Seen, look};
 use crate::attachment::Attachment;
+use crate::builtin::broken;
 use crate::builtin::hosts::{on_own_host, sh};
 use crate::cache::Via;
 use crate::networks::{Config, Selection};
+
+#[allow(unreachable_pub, reason = "shared with the tests of the crate")]
+#[path = "../../../tests/support/log.rs"]
+mod log;
 
 fn attachments(dir: &tempfile::TempDir) -> Attachments {
     std::fs::create_dir(dir.path().join("net.d")).unwrap();
@@ -32,18 +40,22 @@ fn record(pod: &str) -> Record {
     Record::intent("net", &attachment, Via::Chain(conf), true)
 }
 
-/// What it comes to without waiting.
-fn at_once<T>(work: impl Future<Output = T>) -> T {
-    match pin!(work).poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(done) => done,
-        Poll::Pending => panic!("it waits"),
-    }
+/// What it comes to without waiting for who won't come.
+async fn soon<T>(work: impl Future<Output = T>) -> T {
+    timeout(Duration::from_secs(20), work).await.expect("it waits")
 }
 
 fn attached(pod: &str) -> Record {
     let mut record = record(pod);
     record.result = Some(json!({"cniVersion": "1.0.0", "ips": [{"address": "10.9.0.2/24"}]}));
     record
+}
+
+/// Who is to be seen to by the next who mends, of whom it is known.
+async fn missed(attachments: &Attachments) -> HashSet<AttachmentId> {
+    let missed = attachments.mending.lock().await;
+    assert!(!missed.anybody, "{missed:?}");
+    missed.ids.clone()
 }
 
 /// Everybody who is being attached holds a lock while somebody mends, who mends first of all.
@@ -58,19 +70,19 @@ async fn those_who_are_being_attached_or_detached_are_not_waited_for() {
         attachments.journal.store(record).unwrap();
         locks.push(attachments.locks.lock(record.attachment.id()).await);
     }
-    let mut missed = HashSet::from([half_gone.attachment.id()]);
+    attachments.mending.lock().await.ids.insert(half_gone.attachment.id());
     attachments.ground.lay(&["fd00::2".parse().unwrap()]);
-    let failures = at_once(attachments.mend_all(&mut missed)).unwrap();
-    assert!(failures.is_empty(), "{failures:?}");
+    soon(attachments.mend_what_is_missing()).await;
     // Who may want their entries later: the one that comes may have had some already.
-    assert_eq!(missed, HashSet::from([coming.attachment.id(), busy.attachment.id()]));
-    assert_eq!(attachments.ground.forget(), ["10.9.0.2".parse::<IpAddr>().unwrap()], "nobody has IPv6");
+    assert_eq!(missed(&attachments).await, HashSet::from([coming.attachment.id(), busy.attachment.id()]));
+    let laid = format!("{:?}", attachments.laid().borrow());
+    assert!(laid.contains("[10.9.0.2]"), "nobody has IPv6: {laid}");
+    attachments.ground.forget();
     // The one has gone meanwhile, the other hasn't got anywhere.
     attachments.journal.remove(&busy.attachment.id()).unwrap();
     drop(locks);
-    *attachments.mending.lock().await = missed;
-    assert!(at_once(attachments.mend_if_flushed()));
-    assert!(attachments.mending.lock().await.is_empty());
+    soon(attachments.mend_if_flushed()).await;
+    assert!(!attachments.mending.lock().await.is_any());
 }
 
 /// The numbers that the kernel gives rules and elements when they are made.
@@ -188,4 +200,108 @@ async fn who_looks_keeps_nobody_and_needs_nothing_while_there_is_nothing() {
     assert_eq!(Arc::strong_count(&attachments), 1);
     drop(attachments);
     assert!(poll(watching.as_mut()));
+}
+
+/// No change tells of it: somebody was out of descriptors while the only one there was to be seen was looked at.
+#[test]
+fn who_could_not_be_mended_is_at_the_next_look() {
+    on_own_host(|| async {
+        let log = log::Log::default();
+        let _listening = tracing::subscriber::set_default(log.clone());
+        let dir = tempfile::tempdir().unwrap();
+        let attachments = Arc::new(attachments(&dir));
+        let (weak, mut seen) = (Arc::downgrade(&attachments), Seen::default());
+        let record = dir.path().join("state/attachments/pod@eth0.json");
+        attachments.journal.store(&attached("pod")).unwrap();
+        attachments.ground.lay(&["10.9.0.2".parse().unwrap()]);
+        for _ in 0..2 {
+            look(&weak, &mut seen).await;
+        }
+        sh("nft flush ruleset");
+        std::fs::remove_file(&record).unwrap();
+        std::os::unix::fs::symlink(&record, &record).unwrap();
+        for _ in 0..4 {
+            assert!(look(&weak, &mut seen).await);
+            assert!(attachments.laid().borrow().is_any(), "nobody would look any more");
+        }
+        let (failing, over) = ("can't be made anew", "can be made anew again");
+        assert_eq!((log.said("WARN"), log.said(failing), log.said(over)), (1, 4, 0));
+        attachments.journal.store(&attached("pod")).unwrap();
+        look(&weak, &mut seen).await;
+        assert!(handles().contains("net/pod/eth0"));
+        assert_eq!((log.said("WARN"), log.said(failing), log.said(over)), (1, 4, 1));
+        look(&weak, &mut seen).await;
+        assert!(!look(&weak, &mut seen).await);
+    });
+}
+
+/// Whoever mends: a pod that comes, a collection, who looks.
+#[test]
+fn who_mends_and_is_kept_from_it_forgets_nobody() {
+    on_own_host(|| async {
+        let log = log::Log::default();
+        let _listening = tracing::subscriber::set_default(log.clone());
+        let dir = tempfile::tempdir().unwrap();
+        let attachments = Arc::new(attachments(&dir));
+        let (weak, mut seen) = (Arc::downgrade(&attachments), Seen::default());
+        let mut busy = attached("busy");
+        busy.result = Some(json!({"cniVersion": "1.0.0", "ips": [{"address": "10.9.0.3/24"}]}));
+        for record in [&attached("pod"), &busy] {
+            attachments.journal.store(record).unwrap();
+        }
+        attachments.ground.lay(&["10.9.0.2".parse().unwrap()]);
+        let lock = attachments.locks.lock(busy.attachment.id()).await;
+        for _ in 0..3 {
+            look(&weak, &mut seen).await;
+        }
+        assert_eq!(missed(&attachments).await, HashSet::from([busy.attachment.id()]));
+        broken::begin(broken::TAKING);
+        attachments.mend_what_is_missing().await;
+        sh("nft flush ruleset");
+        attachments.mend_if_flushed().await;
+        for _ in 0..3 {
+            assert!(look(&weak, &mut seen).await);
+            assert!(attachments.laid().borrow().is_any(), "nobody would look any more");
+        }
+        assert_eq!((log.said("WARN"), log.said("Too many open files")), (1, 5));
+        broken::end(broken::TAKING);
+        drop(lock);
+        look(&weak, &mut seen).await;
+        assert!(handles().contains("net/pod/eth0") && handles().contains("net/busy/eth0"), "{}", handles());
+        assert_eq!((log.said("WARN"), log.said("made anew again")), (1, 1));
+        assert!(missed(&attachments).await.is_empty());
+    });
+}
+
+/// A daemon that may not ask is not to fill its log, nor to take it for granted that all is there.
+#[test]
+fn what_cannot_be_looked_at_is_said_once() {
+    on_own_host(|| async {
+        let log = log::Log::default();
+        let _listening = tracing::subscriber::set_default(log.clone());
+        let dir = tempfile::tempdir().unwrap();
+        let attachments = Arc::new(attachments(&dir));
+        let (weak, mut seen) = (Arc::downgrade(&attachments), Seen::default());
+        attachments.journal.store(&attached("pod")).unwrap();
+        attachments.ground.lay(&["10.9.0.2".parse().unwrap()]);
+        let (unknown, known) = ("isn't known", "is known again");
+        for row in 1..3 {
+            look(&weak, &mut seen).await;
+            sh("nft flush map ip knarr masqueraded");
+            broken::begin(broken::LOOKING);
+            for _ in 0..5 {
+                assert!(look(&weak, &mut seen).await);
+            }
+            assert_eq!((log.said("WARN"), log.said(known)), (row, row - 1));
+            sh("nft flush ruleset");
+            look(&weak, &mut seen).await;
+            assert!(handles().contains("net/pod/eth0"), "whether the tables are there can be asked");
+            sh("nft flush map ip knarr masqueraded");
+            broken::end(broken::LOOKING);
+            look(&weak, &mut seen).await;
+            assert!(handles().contains("net/pod/eth0"));
+            assert_eq!((log.said("WARN"), log.said(known)), (row, row));
+            assert_eq!(log.said(unknown), 6 * row, "each is there for who debugs");
+        }
+    });
 }

@@ -30,4 +30,8 @@ impl Changes {
         self.socket = Some(socket);
         Ok(self.seen.replace(now) != Some(now))
     }
+    /// What changes there have been wasn't seen after all.
+    pub(crate) fn forget(&mut self) {
+        self.seen = None;
+    }
 }

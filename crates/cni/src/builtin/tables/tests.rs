@@ -116,7 +116,7 @@ fn what_others_have_changed_is_told_from_what_we_have() {
         let mut look = || {
             let mut found = false;
             let (requests, _) = spent::by(|| {
-                let (next, have_meddled) = have_others_meddled(mark, &addresses).unwrap();
+                let (next, have_meddled) = have_others_meddled(mark, &addresses).unwrap().unwrap();
                 (mark, found) = (Some(next), have_meddled);
             });
             (found, requests)
@@ -174,6 +174,79 @@ fn what_others_have_changed_is_told_from_what_we_have() {
             others();
             assert!(!look().0, "{meddling}: that was told");
         }
+    });
+}
+
+/// Somebody who commits all the time, as proxies and firewalls do that write rule by rule: who looks takes what is seen, and what
+/// comes meanwhile is left to the next look.
+#[test]
+fn what_others_change_while_it_is_read_is_left_to_the_next_look() {
+    on_own_host(|| async {
+        let addresses = ["10.0.0.1".parse().unwrap()];
+        let storm = || {
+            let mut left = 200;
+            move || {
+                left -= 1;
+                if left > 0 {
+                    sh("nft add table ip others; nft delete table ip others");
+                }
+            }
+        };
+        let mut mark = None;
+        let mut look = || {
+            let (next, have_meddled) = have_others_meddled(mark, &addresses).unwrap().unwrap();
+            mark = Some(next);
+            have_meddled
+        };
+        let quiet = spent::by(&mut look).0;
+        sh("nft add table ip others");
+        let stormy = spent::with(storm(), || spent::by(&mut look).0);
+        assert_eq!(stormy, quiet);
+        assert_eq!(spent::by(&mut look).0, quiet, "what came meanwhile was to be looked at");
+        assert_eq!(spent::by(&mut look).0, 1);
+        let quiet = spent::by(|| Inventory::take().unwrap()).0;
+        assert_eq!(spent::with(storm(), || spent::by(|| Inventory::take().unwrap()).0), quiet);
+    });
+}
+
+/// Nor is anybody kept from their turn by it, whom it would have to start anew for; after a few times it is given up.
+#[test]
+fn who_looks_keeps_nobody_from_their_turn() {
+    on_own_host(|| async {
+        let grant_to = |key: u8| {
+            let branches = vec![Branch {
+                family: Family::Ipv4,
+                name: "a".into(),
+                rules: vec![Rule::default().masquerade()],
+            }];
+            let (owner, none) = (format!("n/{key}/eth0"), |_: &Placed| false);
+            grant(&Wish { branches, ..wish(&owner, vec![placed(key, "a", &owner)], &none) }).unwrap();
+        };
+        grant_to(0);
+        let addresses = ["10.0.0.1".parse().unwrap()];
+        let quiet = spent::by(|| have_others_meddled(None, &addresses).unwrap().unwrap()).0;
+        // The first of each time is for the generation.
+        let at_second_of = |quiet: usize| {
+            let mut request = 0;
+            move || {
+                request += 1;
+                if request % quiet == 2 {
+                    let key = u8::try_from(request / quiet + 1).unwrap();
+                    let (done, wait) = std::sync::mpsc::channel();
+                    std::thread::spawn(move || {
+                        grant_to(key);
+                        done.send(())
+                    });
+                    wait.recv_timeout(std::time::Duration::from_secs(10)).expect("a turn");
+                }
+            }
+        };
+        let look = || assert_eq!(have_others_meddled(None, &addresses).unwrap(), None);
+        let (requests, _) = spent::with(at_second_of(quiet), || spent::by(look));
+        assert_eq!(requests, 5 * quiet);
+        let quiet = spent::by(|| Inventory::take().unwrap()).0;
+        let (requests, _) = spent::with(at_second_of(quiet), || spent::by(|| Inventory::take().unwrap()));
+        assert_eq!(requests, quiet);
     });
 }
 

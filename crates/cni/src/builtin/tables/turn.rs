@@ -3,16 +3,19 @@
 use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use super::layout::{FAMILIES, maps, table};
 use super::{ASK, Place, Placed, READ, Sight, failed};
 use crate::builtin::netlink::Socket;
 use crate::builtin::nft::{self, Batch};
 use crate::error::Error;
+use crate::locks::locked;
 
 /// How often a change is thought out anew because another came before it. Each time somebody got on.
 const ATTEMPTS: usize = 10_000;
+/// How often who only looks does so because we have changed something meanwhile.
+const ROUNDS: usize = 5;
 /// What the kernel answers when the tables have changed since that generation.
 const OUTRUN: i32 = rustix::io::Errno::RESTART.raw_os_error();
 
@@ -31,7 +34,7 @@ const WITHOUT_NFTABLES: [rustix::io::Errno; 3] =
     [rustix::io::Errno::PROTONOSUPPORT, rustix::io::Errno::INVAL, rustix::io::Errno::OPNOTSUPP];
 
 /// What this process has done to the tables.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Done {
     /// How often it has changed them: each time they come to the next generation.
     pub(super) changes: u32,
@@ -51,7 +54,7 @@ pub(super) struct Turn {
 impl Turn {
     /// Waits for it.
     pub(super) fn take(open: impl FnOnce() -> io::Result<Socket>) -> io::Result<Turn> {
-        let done = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let done = locked(&TURN);
         let mut socket = open()?;
         let generation = nft::generation(&mut socket)?;
         // Without /proc all are taken for one, which they are in a daemon.
@@ -66,11 +69,25 @@ impl Turn {
             turn => turn.map(Some).map_err(failed(ASK)),
         }
     }
+}
 
-    /// The generation that the tables are in, and what this process has done so far.
-    pub(super) fn state(&self) -> (u32, Done) {
-        (self.generation, self.done.get(&self.netns).copied().unwrap_or_default())
+/// Looks, as far as this process has no hand in what is seen: with the generation that the tables were in before, and what it had
+/// done until then. Nobody has to wait for their turn meanwhile, and so we may change something as well: it is looked again then, a
+/// few times; `None` if that wasn't enough. What others change meanwhile raises the generation.
+pub(super) fn look<T>(
+    mut tell: impl FnMut(&mut Socket, u32, Done) -> Result<T, Error>,
+) -> Result<Option<T>, Error> {
+    for _ in 0..ROUNDS {
+        let Turn { mut socket, generation, netns, done } =
+            Turn::take(Socket::netfilter).map_err(failed(ASK))?;
+        let before = done.get(&netns).copied().unwrap_or_default();
+        drop(done);
+        let told = tell(&mut socket, generation, before)?;
+        if locked(&TURN).get(&netns).copied().unwrap_or_default() == before {
+            return Ok(Some(told));
+        }
     }
+    Ok(None)
 }
 
 /// Whether the question for the generation, which can't be asked wrongly, says that there is nobody to answer it.
