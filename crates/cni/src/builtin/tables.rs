@@ -226,6 +226,8 @@ pub(super) fn is_installed(addresses: impl IntoIterator<Item = IpAddr>) -> Resul
 /// # Errors
 /// [`Error::Kernel`].
 pub(super) fn shut_unguarded() -> Result<(), Error> {
+    #[cfg(test)]
+    broken::look(broken::SHUTTING)?;
     unguarded::shut()
 }
 

@@ -270,6 +270,16 @@ fn who_mends_and_is_kept_from_it_forgets_nobody() {
         assert!(handles().contains("net/pod/eth0") && handles().contains("net/busy/eth0"), "{}", handles());
         assert_eq!((log.said("WARN"), log.said("made anew again")), (1, 1));
         assert!(missed(&attachments).await.is_empty());
+        // Those who were missed have all they are to have, but what was open without a guard may still be.
+        attachments.mending.lock().await.ids.insert(busy.attachment.id());
+        broken::begin(broken::SHUTTING);
+        for _ in 0..3 {
+            look(&weak, &mut seen).await;
+        }
+        assert_eq!((log.said("WARN"), log.said("made anew again")), (2, 1));
+        broken::end(broken::SHUTTING);
+        look(&weak, &mut seen).await;
+        assert_eq!((log.said("WARN"), log.said("made anew again")), (2, 2));
     });
 }
 

@@ -1,4 +1,5 @@
-//! What stands in the tables at one moment: by one look at them many owners are told what they lack.
+//! What stands in the tables: by one look at them many owners are told what they lack, and it is seen whether others have had a
+//! hand in it. Nobody waits for that.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -105,6 +106,7 @@ pub(crate) mod broken {
 
     pub(crate) const TAKING: &str = "an inventory is taken";
     pub(crate) const LOOKING: &str = "it is looked whether others have meddled";
+    pub(crate) const SHUTTING: &str = "what is open without a guard is shut";
     static HERE: Mutex<Option<HashSet<(u64, &str)>>> = Mutex::new(None);
 
     fn here() -> u64 {
@@ -120,7 +122,7 @@ pub(crate) mod broken {
         locked(&HERE).get_or_insert_default().remove(&(here(), when));
     }
 
-    pub(super) fn look(when: &'static str) -> Result<(), Error> {
+    pub(in crate::builtin::tables) fn look(when: &'static str) -> Result<(), Error> {
         match locked(&HERE).as_ref().is_some_and(|broken| broken.contains(&(here(), when))) {
             true => Err(failed(READ)(io::Error::from_raw_os_error(nix::libc::ENFILE))),
             false => Ok(()),

@@ -1,4 +1,5 @@
-//! Turns at changing the tables: look, decide, and have the kernel do it if nothing has changed since.
+//! Turns at changing the tables: look, decide, and have the kernel do it if nothing has changed since. And looks for which nobody
+//! has to wait for theirs.
 
 use std::collections::{BTreeMap, HashSet};
 use std::io;
