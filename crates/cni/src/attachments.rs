@@ -18,9 +18,10 @@ mod leaving;
 mod mend;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use self::leaving::Leaving;
 use self::mend::Missed;
@@ -34,7 +35,7 @@ use crate::claim::Claim;
 use crate::directories::Directories;
 use crate::error::Error;
 use crate::ground::{Ground, Laid};
-use crate::locks::Locks;
+use crate::locks::{Locks, locked};
 use crate::network::normalised;
 use crate::networks::{Added, Config};
 use crate::orphans;
@@ -65,6 +66,8 @@ pub(crate) struct Attachments {
     mending: tokio::sync::Mutex<Missed>,
     /// Those whose DEL has been answered, and is being finished.
     leaving: Arc<Leaving>,
+    /// Results on their way to the disk, behind the answers.
+    keeping: Mutex<JoinSet<()>>,
 }
 
 #[derive(Debug)]
@@ -114,6 +117,7 @@ impl Attachments {
             ground,
             mending: tokio::sync::Mutex::default(),
             leaving: Arc::default(),
+            keeping: Mutex::default(),
         })
     }
 
@@ -156,6 +160,8 @@ impl Attachments {
     /// See [`crate::Networks::settle`].
     pub(crate) async fn settle(&self) -> Result<(), Error> {
         self.leaving.end_of_all().await;
+        let keeping = std::mem::take(&mut *locked(&self.keeping));
+        keeping.join_all().await;
         let _alone = self.quiet.node().write().await;
         // Who looks at the tables holds us while it mends them. Whoever else does had come, and has gone.
         let _mended = self.mending.lock().await;

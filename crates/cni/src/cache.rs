@@ -11,7 +11,8 @@
 //!
 //! Links and rules end with the kernel's life, and so may the record of a chain that is served in-process throughout: what
 //! there is of it on disk is found by its name, or by collection. Executed plugins keep addresses on disk, or with somebody
-//! else, whom nobody asks for what isn't known: their records are made to last before a plugin is run.
+//! else, whom nobody asks for what isn't known: their intents are made to last while
+//! the plugins are at work, their results behind the answer.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -16,6 +16,10 @@ use crate::error::Error;
 const DIRECTORY: &str = "/run/knarr-bridges";
 /// The length of the longest path, in bytes (PATH_MAX, limits.h).
 const LONGEST: u64 = 4096;
+/// Ends the path in the file.
+const END: u8 = 0;
+/// How long who claims at the same time is waited for.
+const TURN: Duration = Duration::from_secs(2);
 /// How long a claim of our own that has been given up may seem to be held: a child of this process that has been made but is no
 /// other program yet has the same open file.
 const HANDOVER: Duration = Duration::from_secs(2);
@@ -45,9 +49,8 @@ impl Claim {
         let records = records.canonicalize().map_err(failed)?;
         DirBuilder::new().mode(0o700).recursive(true).create(DIRECTORY).map_err(failed)?;
         let path = Path::new(DIRECTORY).join(format!("{bridge}@{namespace}"));
-        // One at a time, so that who sweeps holds nothing that somebody claims.
-        let turn = File::open(DIRECTORY).map_err(failed)?;
-        turn.lock().map_err(failed)?;
+        let directory = File::open(DIRECTORY).map_err(failed)?;
+        let is_our_turn = is_locked_in_time(&directory).map_err(failed)?;
         let mut handover = Patience::new(HANDOVER);
         loop {
             let mut file = open(&path).map_err(failed)?;
@@ -65,8 +68,12 @@ impl Claim {
             }
             // Whoever had it may have taken the file away since it was opened: then somebody else may have made another.
             if is_there(&file, &path).map_err(failed)? {
-                sweep(&path);
-                say(&mut file, &records).map_err(failed)?;
+                if is_our_turn {
+                    sweep(&path);
+                }
+                if owner != records {
+                    say(&mut file, &records).map_err(failed)?;
+                }
                 return Ok(Claim { bridge: bridge.to_owned(), path, records, _locked: file });
             }
         }
@@ -100,17 +107,35 @@ fn sweep(but: &Path) {
     }
 }
 
+/// One claims at a time, so that who sweeps holds nothing that somebody claims. Who is stopped meanwhile mustn't stop the others:
+/// they go on without sweeping.
+fn is_locked_in_time(directory: &File) -> io::Result<bool> {
+    let mut patience = Patience::new(TURN);
+    loop {
+        match directory.try_lock() {
+            Ok(()) => return Ok(true),
+            Err(TryLockError::WouldBlock) if patience.pause() => {}
+            Err(TryLockError::WouldBlock) => return Ok(false),
+            Err(TryLockError::Error(source)) => return Err(source),
+        }
+    }
+}
+
 /// The directory that is named in the file; empty when there is none.
 fn said(file: &mut File) -> io::Result<PathBuf> {
     let mut path = Vec::new();
     file.take(LONGEST).read_to_end(&mut path)?;
+    // What follows is of an earlier one, of somebody who was killed here.
+    path.truncate(path.iter().position(|byte| *byte == END).unwrap_or(path.len()));
     Ok(OsString::from_vec(path).into())
 }
 
+/// Never without a word in between: whose pods are there mustn't be forgotten.
 fn say(file: &mut File, records: &Path) -> io::Result<()> {
-    file.set_len(0)?;
+    let word = [records.as_os_str().as_bytes(), &[END]].concat();
     file.rewind()?;
-    file.write_all(records.as_os_str().as_bytes())
+    file.write_all(&word)?;
+    file.set_len(word.len() as u64)
 }
 
 fn open(path: &Path) -> io::Result<File> {

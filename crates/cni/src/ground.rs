@@ -64,6 +64,8 @@ enum Right {
     /// Held as long as the daemon.
     Configured,
     Earlier(#[expect(dead_code, reason = "held, not used")] Claim),
+    /// None: an earlier one that was another daemon's when it was looked at.
+    Anothers,
 }
 
 impl Ground {
@@ -104,6 +106,9 @@ impl Ground {
         match Claim::take(bridge, &self.records) {
             Ok(claim) => drop(bridges.insert(bridge.to_owned(), Right::Earlier(claim))),
             Err(error) => {
+                if matches!(error, Error::BridgeTaken { .. }) {
+                    bridges.insert(bridge.to_owned(), Right::Anothers);
+                }
                 tracing::info!(
                     bridge,
                     error = chain(&error),
@@ -207,7 +212,7 @@ impl Ground {
     ///
     /// Not cancel safe: what the kernel is at goes on.
     pub(crate) async fn clear(&self) -> Vec<Error> {
-        let bridges: Vec<String> = locked(&self.bridges).keys().cloned().collect();
+        let bridges = self.bridges();
         let Laid { addresses, times } = self.laid.borrow().clone();
         let cleared = blocking(move || {
             let clear = |bridge: String| (builtin::clear_bridge(&bridge), bridge);
@@ -228,6 +233,13 @@ impl Ground {
             }
             Err(error) => vec![error],
         }
+    }
+
+    /// Those that are ours to delete.
+    fn bridges(&self) -> Vec<String> {
+        let held = locked(&self.bridges);
+        let ours = held.iter().filter(|(_, right)| !matches!(right, Right::Anothers));
+        ours.map(|(bridge, _)| bridge.clone()).collect()
     }
 
     /// Bridges of earlier configurations on which nobody stands are anybody's.

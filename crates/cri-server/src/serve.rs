@@ -15,7 +15,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use proto::runtime::v1::image_service_server::ImageServiceServer;
 use proto::runtime::v1::runtime_service_server::RuntimeServiceServer;
-use sandbox::{CgroupDriver, Deadlines, PodFilter, Pods};
+use sandbox::{CgroupDriver, Deadlines, PodConfig, PodFilter, Pods};
 use thiserror::Error;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -195,8 +195,8 @@ fn beside_pods(config: &streaming::Config, pods: &Pods) -> Result<streaming::Ser
     let mut taken = Vec::new();
     loop {
         let server = streaming::Server::start(config.clone(), Arc::new(PodStreams(pods.clone())))?;
-        let takes = |mapping| streams_port::takes(mapping, server.address());
-        let Some(pod) = all.iter().find(|pod| pod.config.port_mappings.iter().any(takes)) else {
+        let takes = |config: &PodConfig| streams_port::taken_by(config, server.address()).is_some();
+        let Some(pod) = all.iter().find(|pod| takes(&pod.config)) else {
             return Ok(server);
         };
         if config.port != 0 || taken.len() == streams_port::ATTEMPTS {

@@ -2,28 +2,42 @@
 //! connections of kubelet, with what is typed into other pods' terminals.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
-use sandbox::{Error, PodConfig, PortMapping, Protocol};
+use sandbox::{Error, NamespaceMode, PodConfig, PortMapping, Protocol};
 
 /// How many ports of the kernel's choice are looked at for one that no pod maps.
 pub(crate) const ATTEMPTS: usize = 64;
 
+#[derive(Debug, thiserror::Error)]
+#[error("{port} (port_mappings[{at}].host_port) is where this node serves exec, attach and port-forward")]
+struct Served {
+    port: u16,
+    at: usize,
+}
+
 /// Sees that a pod doesn't map it.
 ///
 /// # Errors
-/// [`Error::Refused`].
+/// [`Error::Taken`].
 pub(crate) fn spare(config: &PodConfig, streams: SocketAddr) -> Result<(), Error> {
-    match config.port_mappings.iter().position(|mapping| takes(mapping, streams)) {
-        Some(at) => {
-            let why = format!("{} is where this node serves exec, attach and port-forward", streams.port());
-            Err(Error::refused(format!("port_mappings[{at}].host_port"), why))
-        }
+    match taken_by(config, streams) {
+        Some(at) => Err(Error::Taken {
+            step: "mapping host ports",
+            subject: config.metadata.name.clone(),
+            cause: Arc::new(Served { port: streams.port(), at }),
+        }),
         None => Ok(()),
     }
 }
 
-/// Whether what is meant for the address would go to a pod with that mapping.
-pub(crate) fn takes(mapping: &PortMapping, streams: SocketAddr) -> bool {
+/// Which of a pod's mappings it is that leads to the pod what is meant for the address. On the host's network nothing is mapped.
+pub(crate) fn taken_by(config: &PodConfig, streams: SocketAddr) -> Option<usize> {
+    let is_mapped = config.namespaces.network == NamespaceMode::Pod;
+    config.port_mappings.iter().position(|mapping| is_mapped && takes(mapping, streams))
+}
+
+fn takes(mapping: &PortMapping, streams: SocketAddr) -> bool {
     let covers = match mapping.host_ip {
         None => true,
         Some(ip) => ip.is_unspecified() || streams.ip().is_unspecified() || ip == streams.ip(),

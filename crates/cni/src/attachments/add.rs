@@ -21,6 +21,7 @@ use crate::builtin_network::BuiltinNetwork;
 use crate::cache::{Found, Record, Via};
 use crate::carrier::blocking;
 use crate::error::{Error, chain};
+use crate::locks::locked;
 use crate::network;
 use crate::networks::Added;
 use crate::served::{Chosen, Served};
@@ -144,7 +145,9 @@ impl Attachments {
     /// The same for a result, which nobody waits for: after a power cut the intent would do.
     fn keep_behind(&self, id: AttachmentId) {
         let journal = self.journal.clone();
-        tokio::task::spawn_blocking(move || {
+        let mut keeping = locked(&self.keeping);
+        while keeping.try_join_next().is_some() {}
+        keeping.spawn_blocking(move || {
             if let Err(error) = journal.keep(&id) {
                 tracing::warn!(
                     error = chain(&error),

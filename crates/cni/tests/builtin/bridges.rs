@@ -95,6 +95,21 @@ fn a_bridge_that_is_just_being_given_up_is_waited_for() {
     });
 }
 
+/// Who is stopped in the middle of claiming is no reason not to start.
+#[test]
+fn who_holds_the_turn_to_claim_keeps_nobody_for_long() {
+    on_own_host(|| async {
+        let node = Node::new();
+        drop(node.open_builtin(network()));
+        let turn = fs::File::open("/run/knarr-bridges").unwrap();
+        turn.lock().unwrap();
+        let networks = node.open_builtin(network());
+        let refused = Networks::open(cni::Config { builtin: Some(network()), ..Node::new().config() });
+        assert!(matches!(refused, Err(Error::BridgeTaken { .. })));
+        drop((networks, turn));
+    });
+}
+
 #[test]
 fn a_bridge_that_somebody_else_made_stays() {
     on_own_host(|| async {

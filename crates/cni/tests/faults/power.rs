@@ -32,7 +32,7 @@ impl Drop for Mounted {
 #[allow(clippy::print_stdout, reason = "a test says what it skips")]
 fn is_possible() -> bool {
     let possible = std::process::Command::new("sh")
-        .args(["-c", "command -v mkfs.ext4 && losetup -f"])
+        .args(["-c", "command -v mkfs.ext4 e2fsck debugfs && losetup -f"])
         .output()
         .is_ok_and(|output| output.status.success());
     if !possible {
@@ -50,11 +50,13 @@ fn what_executed_plugins_have_done_is_known_after_a_power_cut() {
         let node = Node::new();
         let image = node.path("disk");
         sh(&format!("truncate -s 8M {0} && mkfs.ext4 -q {0}", image.display()));
-        // It is synced while plugins are at work, or behind the answer.
+        // It is synced while plugins are at work, or behind the answer; that is waited for, but not for ever.
         let copy = |moment: &str, known: &str| {
             let copy = node.path(moment);
             format!(
-                "until cp {} {copy} && grep -q {known} {copy}; do sleep 0.05; done",
+                "n=0; until [ $((n=n+1)) = 200 ] || {{ cp {} {copy} && e2fsck -fy {copy} > /dev/null 2>&1; \
+                 debugfs -R 'cat /attachments/pod1@eth0.json' {copy} 2>/dev/null | grep -q {known}; }}; \
+                 do sleep 0.05; done",
                 image.display(),
                 copy = copy.display()
             )

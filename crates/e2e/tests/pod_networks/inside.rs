@@ -45,7 +45,8 @@ async fn everybody_listens_on_low_ports_and_pings_without_a_capability() {
 #[tokio::test]
 async fn whoever_asks_otherwise_has_it() {
     let keys = "unprivileged_icmp = false\n[handlers.strict]\n\
-                default_sysctls = { \"net.ipv4.ip_unprivileged_port_start\" = \"1024\" }";
+                default_sysctls = { \"net.ipv4.ip_unprivileged_port_start\" = \"1024\" }\n[handlers.wrong]\n\
+                default_sysctls = { \"net.ipv4.tcp_knarr\" = \"1\" }";
     let (_host, setup) = on_own_host(Setup::new(Network::BuiltIn).key(keys));
     let pod = Pod::on(setup.start().await, |sandbox| {
         // By its other name, which is the same parameter.
@@ -56,6 +57,9 @@ async fn whoever_asks_otherwise_has_it() {
     let id = pod.another_by("strict").await.unwrap();
     let strict = Pod { id, ..pod };
     assert_eq!(said(&strict, FILES).await, "1024 1 0");
+    // What the node wants wrongly is nothing that the pod has asked for.
+    let wrong = strict.another_by("wrong").await.unwrap_err();
+    assert_eq!(wrong.code(), tonic::Code::Internal, "{wrong}");
 }
 
 /// In a user namespace of the pod's own.

@@ -118,7 +118,7 @@ impl Builder {
         }
         let linux = input.spec.linux().as_ref();
         let mut sysctls: Vec<_> = linux.and_then(|l| l.sysctl().as_ref()).into_iter().flatten().collect();
-        sysctls.sort();
+        sysctls.sort_by_key(|(name, _)| sysctl::turn(name));
         sysctl::refuse_doubles(sysctls.iter().map(|(name, _)| name.as_str()))?;
         for (name, value) in sysctls {
             sysctl::check(name, value, &input.namespaces)?;

@@ -44,6 +44,11 @@ pub(super) fn refuse_doubles<'a>(names: impl Iterator<Item = &'a str>) -> Result
     Ok(())
 }
 
+/// The place among others of the same container: by name, but what is about all links comes before what is about one.
+pub(super) fn turn(name: &str) -> (bool, &str) {
+    (link_of(name).is_some_and(|link| link != "all"), name)
+}
+
 pub(super) fn check(name: &str, value: &str, namespaces: &NamespacePlan) -> Result<(), Refusal> {
     let owned = Owned {
         network: namespaces.network != NamespaceSource::Host,
@@ -167,6 +172,17 @@ mod tests {
         for (name, link) in cases {
             assert_eq!(link_of(name).as_deref(), link, "{name}");
         }
+    }
+
+    #[test]
+    fn one_link_has_the_last_word_about_itself() {
+        let mut names =
+            ["net.ipv4.conf.a0.tag", "net.ipv4.ip_forward", "net.ipv4.conf.all.tag", "kernel.msgmax"];
+        names.sort_by_key(|name| turn(name));
+        assert_eq!(
+            names,
+            ["kernel.msgmax", "net.ipv4.conf.all.tag", "net.ipv4.ip_forward", "net.ipv4.conf.a0.tag"]
+        );
     }
 
     #[test]

@@ -181,7 +181,8 @@ impl Making<'_> {
         let label = self.facts.selinux.as_ref().map(|labels| labels.mount.clone());
         let plan = sysctls::at_first(namespaces::pod_plan(&self.facts.config, &self.facts.handler, label));
         let prepared = can_be_prepared(&plan).then(|| self.shared.prepared_networks.take()).flatten();
-        self.netns = minder.client.create_pod(plan, prepared, deadlines.namespaces).await?;
+        let created = minder.client.create_pod(plan, prepared, deadlines.namespaces).await;
+        self.netns = created.map_err(|error| sysctls::refusal(&self.facts.config, error))?;
         if self.facts.config.namespaces.network == NamespaceMode::Node {
             self.netns = None;
         }

@@ -5,7 +5,10 @@
 use std::collections::HashMap;
 
 use runtime::plan::{PodPlan, link_of};
+use runtime::{FailedStep, Failure};
+use rustix::io::Errno;
 
+use crate::error::Error;
 use crate::handler::Handler;
 use crate::pod::config::PodConfig;
 use crate::spec::namespaces;
@@ -21,6 +24,27 @@ pub(crate) fn at_last(pod: &PodConfig, handler: &Handler) -> Option<HashMap<Stri
     let sysctls = namespaces::pod_plan(pod, handler, None).sysctls.into_iter();
     let at_last: HashMap<_, _> = sysctls.filter(|(name, _)| !matches!(about(name), Links::None)).collect();
     Some(at_last).filter(|sysctls| !sysctls.is_empty())
+}
+
+/// What a pod's namespaces failed for, as a refusal where the pod asked for it: that there is such a parameter, and what it may be,
+/// the kernel alone knows. What the handler or the node wants is theirs to set right.
+pub(crate) fn refusal(pod: &PodConfig, error: Error) -> Error {
+    let Some((name, errno)) = wrong(&error).filter(|(name, _)| pod.sysctls.contains_key(*name)) else {
+        return error;
+    };
+    Error::refused(
+        format!("linux.sysctls[{name:?}]"),
+        format!("can't be set: {}", std::io::Error::from(errno)),
+    )
+}
+
+/// The parameter that the kernel doesn't have, or doesn't take so.
+fn wrong(error: &Error) -> Option<(&str, Errno)> {
+    let Error::Step { cause, .. } = error else { return None };
+    let failure: &Failure = (&**cause as &dyn std::error::Error).downcast_ref()?;
+    let errno = Errno::from_raw_os_error(failure.errno.filter(|_| failure.step == FailedStep::Sysctl)?);
+    let of_request = [Errno::INVAL, Errno::NOENT, Errno::RANGE, Errno::ACCESS, Errno::PERM].contains(&errno);
+    of_request.then_some((failure.subject.as_str(), errno))
 }
 
 /// Which links a parameter is about.

@@ -5,7 +5,6 @@
 mod streams;
 
 use std::collections::BTreeMap;
-use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,7 +17,6 @@ use runtime::plan::{Plan, PodPlan};
 use runtime::wire::{
     self, ContainerState, Exit, JournalCopy, LogLimits, Reply, Request, Scope, StartContainer, Target,
 };
-use runtime::{FailedStep, Failure};
 
 use crate::container::config::Stdin;
 use crate::container::state::Process;
@@ -140,7 +138,6 @@ impl Client {
         let (prepared, of) = (prepared.into_iter().collect(), (step, self.connection.pod(), after));
         match self.connection.ask(Request::CreatePod(plan), prepared, of).await? {
             Reply::PodCreated(created) => Ok(created.network),
-            Reply::Failed(failure) if failure.step == FailedStep::Sysctl => Err(refused_sysctl(&failure)),
             other => Err(self.failed(step, other)),
         }
     }
@@ -291,12 +288,6 @@ impl Client {
     fn failed(&self, step: &'static str, reply: Reply) -> Error {
         failed((step, self.connection.pod()), reply)
     }
-}
-
-/// Of a kernel parameter that was named rightly: that there is such a one, and what it may be, the kernel alone knows.
-fn refused_sysctl(failure: &Failure) -> Error {
-    let why = failure.errno.map_or_else(String::new, |errno| io::Error::from_raw_os_error(errno).to_string());
-    Error::refused(format!("linux.sysctls[{:?}]", failure.subject), format!("can't be set: {why}"))
 }
 
 /// Of an answer that is not what was asked for.

@@ -2,9 +2,11 @@
 //! cost reading hundreds of them.
 //!
 //! What has changed is heard (`ears`), whatever process does it. Times of change don't tell as much, as two changes may be within a
-//! tick of the clock. Who locks a directory but once, as an executed plugin does, reads it and doesn't listen.
+//! tick of the clock. Who locks a directory but once, as an executed plugin does, reads it and doesn't listen. Whatever is
+//! remembered, an address is looked at before it is given: a mistake of hearing mustn't make two owners.
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::net::IpAddr;
@@ -56,6 +58,8 @@ pub(super) enum Memory {
     Nothing,
     /// Somebody has; the next one listens.
     Visited,
+    /// Somebody tried to listen, and can't; said once. The next one tries again.
+    Unheard,
     Known(Holders),
 }
 
@@ -64,8 +68,16 @@ pub(super) enum Memory {
 pub(super) struct Holders {
     /// `None` for an address whose holder can't be told: its file is none, or can't be read. Somebody has it.
     pub(super) of: HashMap<IpAddr, Option<Holder>>,
-    /// Tells of changes; `None` for who doesn't listen, and must read all of it again.
-    ears: Option<Ears>,
+    hearing: Hearing,
+}
+
+/// Who tells of changes. Without ears all must be read again.
+#[derive(Debug, Default)]
+enum Hearing {
+    #[default]
+    Untried,
+    Refused,
+    By(Ears),
 }
 
 impl Holders {
@@ -75,9 +87,15 @@ impl Holders {
     /// [`Error::Record`].
     pub(super) fn read(dir: &Path, memory: Memory) -> Result<Holders, Error> {
         match memory {
-            Memory::Nothing => Ok(Holders { of: read_all(dir)?, ears: None }),
-            // Before it is read: nothing falls between.
-            Memory::Visited => Ok(Holders { ears: Ears::prick(dir).ok(), of: read_all(dir)? }),
+            Memory::Nothing => Ok(Holders { of: read_all(dir)?, hearing: Hearing::Untried }),
+            Memory::Visited => {
+                let say = |error| {
+                    let dir = dir.display();
+                    tracing::debug!(%dir, %error, "addresses are read at every lock: nothing tells of changes");
+                };
+                Holders::listened_to(dir, say)
+            }
+            Memory::Unheard => Holders::listened_to(dir, drop),
             Memory::Known(known) => match known.refreshed(dir)? {
                 Some(known) => Ok(known),
                 None => Holders::read(dir, Memory::Visited),
@@ -85,15 +103,50 @@ impl Holders {
         }
     }
 
+    /// All of them, and who tells of changes where that can be.
+    fn listened_to(dir: &Path, refused: impl FnOnce(io::Error)) -> Result<Holders, Error> {
+        // Before it is read: nothing falls between.
+        let hearing = match Ears::prick(dir) {
+            Ok(ears) => Hearing::By(ears),
+            Err(error) => {
+                refused(error);
+                Hearing::Refused
+            }
+        };
+        Ok(Holders { of: read_all(dir)?, hearing })
+    }
+
     /// For the next lock.
     pub(super) fn remember(self) -> Memory {
-        if self.ears.is_some() { Memory::Known(self) } else { Memory::Visited }
+        match self.hearing {
+            Hearing::Untried => Memory::Visited,
+            Hearing::Refused => Memory::Unheard,
+            Hearing::By(_) => Memory::Known(self),
+        }
+    }
+
+    /// Looks whether nobody has an address of which nobody knows. Where somebody has, something was missed: it is known from then
+    /// on, and the others are read anew at the next lock.
+    ///
+    /// # Errors
+    /// [`Error::Record`].
+    pub(super) fn is_free(&mut self, dir: &Path, address: IpAddr) -> Result<bool, Error> {
+        let path = dir.join(address.to_string());
+        let Some(holder) = read_one(&path)? else { return Ok(true) };
+        tracing::warn!(path = %path.display(), "an address is somebody's, and nothing has told of it");
+        self.of.insert(address, holder);
+        if self.hearing.ears().is_some() {
+            self.hearing = Hearing::Untried;
+        }
+        Ok(false)
     }
 
     /// `None` when it isn't known what has changed.
     fn refreshed(mut self, dir: &Path) -> Result<Option<Holders>, Error> {
-        let changed = self.ears.as_ref().filter(|ears| ears.are_at(dir)).and_then(Ears::changed);
-        let Some(changed) = changed else { return Ok(None) };
+        let Some(changed) = self.hearing.ears().filter(|ears| ears.are_at(dir)).and_then(Ears::changed)
+        else {
+            return Ok(None);
+        };
         // What couldn't be read may be readable by now.
         let untold = self.of.iter().filter(|(_, holder)| holder.is_none()).map(|(address, _)| *address);
         let doubtful: HashSet<IpAddr> = untold.chain(changed).collect();
@@ -107,11 +160,26 @@ impl Holders {
     }
 }
 
+impl Hearing {
+    fn ears(&self) -> Option<&Ears> {
+        match self {
+            Hearing::By(ears) => Some(ears),
+            Hearing::Untried | Hearing::Refused => None,
+        }
+    }
+}
+
+/// The address that a file is of. One spelt otherwise keeps nobody from the address, here or with the reference plugin.
+pub(super) fn address_of(name: &OsStr) -> Option<IpAddr> {
+    let address: IpAddr = name.to_str()?.parse().ok()?;
+    (name == address.to_string().as_str()).then_some(address)
+}
+
 fn read_all(dir: &Path) -> Result<HashMap<IpAddr, Option<Holder>>, Error> {
     let mut holders = HashMap::new();
     for entry in fs::read_dir(dir).map_err(|source| failed("list", dir, source))? {
         let name = entry.map_err(|source| failed("list", dir, source))?.file_name();
-        let Some(address) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+        let Some(address) = address_of(&name) else { continue };
         holders.extend(read_one(&dir.join(&name))?.map(|holder| (address, holder)));
     }
     Ok(holders)

@@ -133,10 +133,10 @@ fn reserve_this(
     address: IpAddr,
 ) -> Result<IpAddr, Error> {
     let is_gateway = set.range_of(address).is_some_and(|range| range.gateway == address);
-    if is_gateway || locked.is_taken(address) {
+    if is_gateway || locked.is_taken(address) || !locked.take(address, id)? {
         return Err(unavailable(conf, address));
     }
-    locked.take(address, id).map(|()| address)
+    Ok(address)
 }
 
 fn reserve_any(
@@ -146,14 +146,20 @@ fn reserve_any(
     id: &AttachmentId,
     index: usize,
 ) -> Result<IpAddr, Error> {
-    // An attachment has one address of a set (SPEC.md section 2, "ADD": a second one is an error).
-    if let Some(address) = locked.owned(id).find(|address| set.range_of(*address).is_some()) {
-        return Err(Error::AddressHeld { network: conf.network.clone(), address });
-    }
     let last = locked.last(index);
-    match set.after(last).find(|address| !locked.is_taken(*address)) {
-        Some(address) => locked.take(address, id).map(|()| address),
-        None => Err(Error::AddressesExhausted { network: conf.network.clone(), subnet: set.to_string() }),
+    loop {
+        // An attachment has one address of a set (SPEC.md section 2, "ADD": a second one is an error).
+        if let Some(address) = locked.owned(id).find(|address| set.range_of(*address).is_some()) {
+            return Err(Error::AddressHeld { network: conf.network.clone(), address });
+        }
+        let Some(address) = set.after(last).find(|address| !locked.is_taken(*address)) else {
+            let (network, subnet) = (conf.network.clone(), set.to_string());
+            return Err(Error::AddressesExhausted { network, subnet });
+        };
+        // One that turns out to be somebody's is known to be from then on.
+        if locked.take(address, id)? {
+            return Ok(address);
+        }
     }
 }
 

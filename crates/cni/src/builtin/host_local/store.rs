@@ -145,6 +145,14 @@ impl Store {
     }
 }
 
+#[cfg(test)]
+impl Store {
+    /// What is remembered; nobody has the directory locked.
+    pub(super) fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.within.memory.lock().unwrap()
+    }
+}
+
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
         *self.within.memory() = std::mem::take(&mut self.holders).remember();
@@ -163,24 +171,32 @@ impl Locked<'_> {
         self.holders.of.iter().filter(move |(_, holder)| holds(holder)).map(|(address, _)| *address)
     }
 
-    /// Gives an address, which nobody has, to an attachment.
+    /// Gives an address, which nobody is known to have, to an attachment. Returns whether it could: false where somebody turns
+    /// out to have it.
     ///
     /// # Errors
-    /// [`Error::Record`]; nobody has it then.
-    pub(super) fn take(&mut self, address: IpAddr, id: &AttachmentId) -> Result<(), Error> {
+    /// [`Error::Record`]; it isn't the attachment's then.
+    pub(super) fn take(&mut self, address: IpAddr, id: &AttachmentId) -> Result<bool, Error> {
         let (beside, path) = (self.dir.join(BESIDE), self.dir.join(address.to_string()));
         // Left by who was cut short; or put there by somebody, to have us write to where it leads.
         let _ = fs::remove_file(&beside);
         let written = (OpenOptions::new().write(true).create_new(true).mode(MODE).open(&beside))
-            .and_then(|mut file| file.write_all(format!("{}\r\n{}", id.container_id, id.ifname).as_bytes()))
-            .and_then(|()| fs::rename(&beside, &path));
-        written.map_err(|source| {
+            .and_then(|mut file| file.write_all(format!("{}\r\n{}", id.container_id, id.ifname).as_bytes()));
+        let failed = |source| failed("write", &path, source);
+        let given = (written.map_err(failed))
+            // Only now: to who has just changed a directory, NFS shows what others have done to it, not what it remembers.
+            .and_then(|()| self.holders.is_free(self.dir, address))
+            .and_then(|is_free| match is_free {
+                true => fs::rename(&beside, &path).map(|()| true).map_err(failed),
+                false => Ok(false),
+            });
+        if matches!(given, Ok(true)) {
+            let (container_id, ifname) = (id.container_id.clone(), Some(id.ifname.clone()));
+            self.holders.of.insert(address, Some(Holder { container_id, ifname }));
+        } else {
             let _ = fs::remove_file(&beside);
-            failed("write", &path, source)
-        })?;
-        let (container_id, ifname) = (id.container_id.clone(), Some(id.ifname.clone()));
-        self.holders.of.insert(address, Some(Holder { container_id, ifname }));
-        Ok(())
+        }
+        given
     }
 
     /// Takes an address back.
