@@ -84,7 +84,7 @@ pub enum Error {
         value: String,
     },
     /// Another daemon's built-in network has the bridge, or has pods on it that outlived the daemon.
-    #[error("the bridge '{bridge}' is that of the daemon whose records are in '{}': two daemons need two", owner.display())]
+    #[error("the bridge '{bridge}' is another daemon's, whose records are in '{}': two daemons need two", owner.display())]
     BridgeTaken {
         /// Its name.
         bridge: String,
