@@ -1,7 +1,7 @@
 //! Tables that somebody took away come back with what was in them, from the journal.
 //!
 //! While they are away there are no host ports, pods leave under their own addresses, and nobody guards the host's loopback. So
-//! for as long as there are any, somebody looks every [`LOOK`]: asks the kernel for a number that each change of any table
+//! for as long as there are any, `looking` looks every two seconds: asks the kernel for a number that each change of any table
 //! raises, looks at ours only where it has been raised by others than us, and at the journal only where not all is there that
 //! we left. A collection looks at all of it. Being told by the kernel (NFNLGRP_NFTABLES) would come at once, but at the
 //! cost of everybody else: with a listener it writes a message of 4 KiB for every element that anybody adds, and keeps all of a
