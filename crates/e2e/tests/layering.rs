@@ -1,4 +1,5 @@
-//! Which crate may know which: the edges of the crate graph, held against `cargo metadata`.
+//! Which crate may know which: the edges of the crate graph, held against `cargo metadata`; so are lists that have to name all of
+//! something.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -32,6 +33,32 @@ fn runtime_stays_free_of_an_async_runtime() {
     for heavy in ["tokio", "hyper", "tonic", "futures"] {
         assert!(!reached.contains(heavy), "\"runtime\" reaches \"{heavy}\"");
     }
+}
+
+/// Told before a guest is booted, which takes minutes.
+#[test]
+fn every_test_that_a_kind_of_host_may_matter_to_is_named_in_the_guests_selection() {
+    let selection = include_str!("../guest/selection");
+    let named: BTreeSet<&str> = selection
+        .lines()
+        .filter(|line| line.starts_with("run ") || line.starts_with("not "))
+        .filter_map(|line| line.split_whitespace().nth(1))
+        .collect();
+    let metadata = metadata();
+    let mut found = 0;
+    for package in metadata["packages"].as_array().expect("packages") {
+        if !["cni", "e2e", "runtime", "sandbox"].contains(&name(package).as_str()) {
+            continue;
+        }
+        for target in package["targets"].as_array().expect("targets") {
+            if target["kind"] == json!(["test"]) {
+                let target = format!("{}/{}", name(package), name(target));
+                assert!(named.contains(target.as_str()), "the selection says nothing of {target}");
+                found += 1;
+            }
+        }
+    }
+    assert!(found > 40, "{found}");
 }
 
 #[test]
