@@ -27,7 +27,7 @@ use crate::image::ImageId;
 use crate::layers::{Layer, Layers};
 use crate::manifest::Platform;
 use crate::reference::Reference;
-use crate::registry::{Access, Repository, Tokens};
+use crate::registry::{Registries, Repository};
 
 pub(crate) use join::Pulls;
 use layer::{Fetches, LayerFetch};
@@ -48,13 +48,18 @@ pub(crate) struct Puller {
     config: Config,
     catalog: Arc<Catalog>,
     layers: Layers,
-    tokens: Arc<Tokens>,
+    registries: Arc<Registries>,
     fetches: Arc<Fetches>,
 }
 
 impl Puller {
-    pub(crate) fn new(config: Config, catalog: Arc<Catalog>, layers: Layers) -> Puller {
-        Puller { config, catalog, layers, tokens: Arc::default(), fetches: Arc::default() }
+    pub(crate) fn new(
+        config: Config,
+        registries: Arc<Registries>,
+        catalog: Arc<Catalog>,
+        layers: Layers,
+    ) -> Puller {
+        Puller { config, catalog, layers, registries, fetches: Arc::default() }
     }
 
     /// Pulls an image. Cancelled, it leaves no half-made layer.
@@ -76,13 +81,7 @@ impl Puller {
     }
 
     async fn fetch(&self, reference: &Reference, login: Login) -> Result<Fetched, Error> {
-        let access = Access {
-            config_dir: self.config.registry_config_dir.clone(),
-            login,
-            tokens: Arc::clone(&self.tokens),
-            limits: self.config.limits.clone(),
-        };
-        let repository = Arc::new(Repository::open(reference, access).await?);
+        let repository = Arc::new(self.registries.open(reference, login).await?);
         let resolved = resolve::resolve(&repository, reference, &Platform::host()).await?;
         let (layers, new_layers) = self.fetch_layers(&repository, &resolved).await?;
         let names = vec![reference.clone(), reference.with_digest(resolved.digest)];
