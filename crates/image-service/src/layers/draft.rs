@@ -18,7 +18,7 @@ use super::{Hold, Inner, Layer, NewLayer, layer, make_private_dir, open_dir, sto
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::names;
-use crate::unpack::{self, DirectoryTarget, Fault, Stream};
+use crate::unpack::{self, DirectoryTarget, Fault, Stream, Tools};
 
 /// Name of a layer's root directory beside its record.
 pub(super) const TREE: &str = "fs";
@@ -49,18 +49,20 @@ impl Draft {
 
     /// Unpacks the compressed bytes of `source` to their end, checks them and makes the layer visible, unless another
     /// one like it has become so meanwhile. The calling thread gets an umask of its own.
-    pub(super) fn receive(self, source: impl BufRead + 'static) -> Result<Layer, Error> {
-        let (actual, unpacked) = self.fill(source)?;
+    pub(super) fn receive(self, source: impl BufRead + 'static, tools: Tools) -> Result<Layer, Error> {
+        let meter = Arc::clone(&tools.meter);
+        let (actual, unpacked) = self.fill(source, tools)?;
         if actual != self.diff_id {
             return Err(Error::LayerDigest { expected: self.diff_id.clone(), actual });
         }
         let record = Record::new(actual, Format::Directory, unpacked);
         record.write(&self.dir).map_err(|cause| store("write the record of", &self.dir, cause))?;
-        rustix::fs::syncfs(&self.opened).map_err(|errno| store("sync", &self.dir, errno.into()))?;
+        let synced = meter.sync(|| rustix::fs::syncfs(&self.opened));
+        synced.map_err(|errno| store("sync", &self.dir, errno.into()))?;
         self.publish(record)
     }
 
-    fn fill(&self, source: impl BufRead + 'static) -> Result<(Digest, Unpacked), Error> {
+    fn fill(&self, source: impl BufRead + 'static, tools: Tools) -> Result<(Digest, Unpacked), Error> {
         let of_layer = |fault: Fault| fault.of_layer(&self.diff_id);
         let tree = self.dir.join(TREE);
         let root = make_root(&tree).map_err(|cause| store("create", &tree, cause))?;
@@ -71,7 +73,7 @@ impl Draft {
         unpack::own_umask().map_err(|cause| of_layer(Fault::Stream(cause)))?;
         let pace = self.store.writeback.pace();
         let progress = move |bytes| pace.iter().for_each(|pace| pace.advance(bytes));
-        let stream = Stream::open(source, self.diff_id.algorithm(), Box::new(progress)).map_err(of_layer)?;
+        let stream = Stream::open(source, self.diff_id.algorithm(), Box::new(progress), tools).map_err(of_layer)?;
         let filled = unpack::unpack(stream, &mut DirectoryTarget::new(root, replaced)).map_err(of_layer)?;
         // Directories that later entries replaced.
         self.store.trash.discard(&aside)?;
