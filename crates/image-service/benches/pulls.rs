@@ -16,7 +16,7 @@ use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use image_service::{Config, Images, PullRequest};
+use image_service::{Config, Images, PullRequest, PullStatistics};
 
 fn main() {
     let names: Vec<String> = std::env::args().skip(1).filter(|name| !name.starts_with("--")).collect();
@@ -39,7 +39,8 @@ fn main() {
     let mut line = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    println!("{:<14} {:>9} {:>9} {:>9} {:>11}", "image", "ms", "user ms", "system ms", "memory KiB");
+    print!("{:<14} {:>9} {:>9} {:>9} {:>11}", "image", "ms", "user ms", "system ms", "memory KiB");
+    println!(" {:>8} {:>8} {:>8} {:>8} {:>8} {:>8}", "waiting", "spool", "decomp", "hash", "write", "sync");
     for name in &wanted {
         runtime.block_on(measure(name, line.trim()));
     }
@@ -65,12 +66,18 @@ struct Run {
     system: Duration,
     /// Most memory at any time of the pull above what there was before, in KiB.
     memory: u64,
+    stages: PullStatistics,
 }
 
 impl std::fmt::Display for Run {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Run { wall, user, system, memory } = self;
-        write!(f, "{:>9} {:>9} {:>9} {memory:>11}", wall.as_millis(), user.as_millis(), system.as_millis())
+        let Run { wall, user, system, memory, stages } = self;
+        write!(f, "{:>9} {:>9} {:>9} {memory:>11}", wall.as_millis(), user.as_millis(), system.as_millis())?;
+        let PullStatistics { waiting, spooling, decompressing, hashing, writing, syncing, .. } = stages;
+        for stage in [waiting, spooling, decompressing, hashing, writing, syncing] {
+            write!(f, " {:>8}", stage.as_millis())?;
+        }
+        Ok(())
     }
 }
 
@@ -84,10 +91,14 @@ async fn pull(reference: &str) -> Run {
     let (memory, (user, system)) = (status("VmRSS:"), times());
     let begun = Instant::now();
     let request = PullRequest { reference: reference.to_owned(), credentials: None };
-    images.pull(request).await.unwrap();
+    let mut watch = images.watch_pull(request).unwrap();
+    while watch.changed().await.is_some() {}
     let wall = begun.elapsed();
+    let stages = watch.now().statistics;
+    watch.outcome().await.unwrap();
     let (user_after, system_after) = times();
-    Run { wall, user: user_after - user, system: system_after - system, memory: status("VmHWM:") - memory }
+    let (user, system) = (user_after - user, system_after - system);
+    Run { wall, user, system, memory: status("VmHWM:") - memory, stages }
 }
 
 /// A line of this process's status, in KiB.

@@ -73,7 +73,8 @@ impl Draft {
         unpack::own_umask().map_err(|cause| of_layer(Fault::Stream(cause)))?;
         let pace = self.store.writeback.pace();
         let progress = move |bytes| pace.iter().for_each(|pace| pace.advance(bytes));
-        let stream = Stream::open(source, self.diff_id.algorithm(), Box::new(progress), tools).map_err(of_layer)?;
+        let stream =
+            Stream::open(source, self.diff_id.algorithm(), Box::new(progress), tools).map_err(of_layer)?;
         let filled = unpack::unpack(stream, &mut DirectoryTarget::new(root, replaced)).map_err(of_layer)?;
         // Directories that later entries replaced.
         self.store.trash.discard(&aside)?;

@@ -79,6 +79,11 @@ impl Inlet {
         }
     }
 
+    /// Whether some of the bytes came from an earlier attempt.
+    pub(super) fn has_resumed(&self) -> bool {
+        self.replayed > 0
+    }
+
     /// Reads what is still to come, of which nothing can be made any more: only its digest matters.
     pub(super) fn drain(&mut self) -> io::Result<()> {
         while !self.fill_buf()?.is_empty() {
@@ -95,7 +100,7 @@ impl Inlet {
                 return self.replay();
             }
             // Who waits for it may have gone; then the arrivals have ended too.
-            let _ = tell.send(kept);
+            let _ = tell.send(self.replayed);
         }
         match self.arrival() {
             Some(Arrival::Bytes(bytes)) => {
@@ -152,13 +157,20 @@ impl Inlet {
         }
         self.forget();
         self.wrong = Some(Error::DigestMismatch { url, expected: self.expected.clone(), actual });
-        Err(io::Error::new(io::ErrorKind::InvalidData, "its digest is wrong"))
+        Err(wrong_digest())
     }
+}
+
+fn wrong_digest() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "its digest is wrong")
 }
 
 impl BufRead for Inlet {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        while self.current.is_empty() && !self.ended && self.wrong.is_none() {
+        while self.current.is_empty() && !self.ended {
+            if self.wrong.is_some() {
+                return Err(wrong_digest());
+            }
             self.next()?;
         }
         Ok(&self.current)

@@ -279,7 +279,8 @@ mod tests {
         busy.append(b"whatever");
         assert_eq!(busy.length(), 0, "that would be too much");
         spools.sweep();
-        let left: Vec<_> = fs::read_dir(&spools.dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        let left: Vec<_> =
+            fs::read_dir(&spools.dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left, ["old"]);
     }
 

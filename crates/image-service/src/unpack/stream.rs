@@ -54,7 +54,7 @@ pub(crate) struct Stream {
     total: u64,
     progress: Box<dyn FnMut(u64)>,
     tools: Tools,
-    /// Processor time of this thread when the stream began.
+    /// Processor time of this thread that was no other stage's, when the stream began.
     begun: Duration,
 }
 
@@ -66,8 +66,9 @@ impl Stream {
         progress: Box<dyn FnMut(u64)>,
         tools: Tools,
     ) -> Result<Stream, Fault> {
-        let begun = thread_time();
-        let decoder = Decoder::open(Box::new(source), &tools.windows, &tools.given_up).map_err(Fault::Stream)?;
+        let begun = of_writing(&tools.meter);
+        let decoder =
+            Decoder::open(Box::new(source), &tools.windows, &tools.given_up).map_err(Fault::Stream)?;
         Ok(Stream {
             decoder,
             digest: tools.digesting.lane(algorithm),
@@ -124,8 +125,7 @@ impl Stream {
     pub(crate) fn finish(mut self) -> Result<Digest, Fault> {
         while !self.take(u64::MAX)?.is_empty() {}
         let meter = &self.tools.meter;
-        let others = meter.time(Stage::Decompressing) + meter.time(Stage::Spooling);
-        meter.spent(Stage::Writing, thread_time().saturating_sub(self.begun).saturating_sub(others));
+        meter.spent(Stage::Writing, of_writing(meter).saturating_sub(self.begun));
         self.digest.finish().map_err(Fault::Stream)
     }
 
@@ -167,4 +167,9 @@ fn metered<T>(meter: &Meter, work: impl FnOnce() -> T) -> T {
     let took = thread_time().saturating_sub(begun);
     meter.spent(Stage::Decompressing, took.saturating_sub(meter.time(Stage::Spooling).saturating_sub(aside)));
     outcome
+}
+
+/// Processor time of this thread that is no other stage's.
+fn of_writing(meter: &Meter) -> Duration {
+    thread_time().saturating_sub(meter.time(Stage::Decompressing) + meter.time(Stage::Spooling))
 }
