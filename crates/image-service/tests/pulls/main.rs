@@ -3,15 +3,18 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod auth;
+mod credentials;
 mod documents;
+mod explain;
 mod failures;
 mod image;
 mod mirrors;
 mod ordinary;
+mod proxies;
 mod registry;
 mod tls;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use image_service::{Config, Credentials, Error, ErrorKind, ImageId, Images, Limits, PullRequest};
@@ -24,8 +27,15 @@ struct Service {
 
 impl Service {
     fn new() -> Service {
+        Service::with(|_, _| ())
+    }
+
+    /// A service whose configuration `change` makes other, given its directory.
+    fn with(change: impl FnOnce(&mut Config, &Path)) -> Service {
         let dir = tempfile::tempdir().unwrap();
-        let images = open(&dir);
+        let mut config = config(&dir);
+        change(&mut config, dir.path());
+        let images = Images::open(config).unwrap();
         Service { dir, images }
     }
 
@@ -33,7 +43,7 @@ impl Service {
     fn reopened(self) -> Service {
         let Service { dir, images } = self;
         drop(images);
-        let images = open(&dir);
+        let images = Images::open(config(&dir)).unwrap();
         Service { dir, images }
     }
 
@@ -68,7 +78,7 @@ impl Service {
     }
 }
 
-fn open(dir: &tempfile::TempDir) -> Images {
+fn config(dir: &tempfile::TempDir) -> Config {
     let mut config = Config::new(dir.path().join("root"), dir.path().join("certs.d"));
     config.limits = Limits {
         backoff: Duration::from_millis(1),
@@ -76,7 +86,7 @@ fn open(dir: &tempfile::TempDir) -> Images {
         attempts: 3,
         ..Limits::default()
     };
-    Images::open(config).unwrap()
+    config
 }
 
 fn refusal<T: std::fmt::Debug>(outcome: Result<T, Error>) -> (ErrorKind, String) {
