@@ -105,6 +105,16 @@ pub enum Error {
         /// How long we waited.
         waited: Duration,
     },
+    /// An endpoint sends so little that it would never end.
+    #[error("only {received} bytes of \"{url}\" came within {} s", waited.as_secs_f32())]
+    TooSlow {
+        /// What was asked for, without its query.
+        url: String,
+        /// Bytes that came.
+        received: u64,
+        /// How long we waited for them.
+        waited: Duration,
+    },
     /// An endpoint answered with something else than success.
     #[error("\"{url}\" answered {status}{detail}")]
     Answer {
@@ -174,6 +184,15 @@ pub enum Error {
         /// Each mirror's failure.
         mirrors: String,
         /// The last endpoint's failure.
+        #[source]
+        cause: Box<Error>,
+    },
+    /// A request failed each time that it was tried.
+    #[error("tried {attempts} times, and lastly")]
+    Attempts {
+        /// How often.
+        attempts: u32,
+        /// The last failure.
         #[source]
         cause: Box<Error>,
     },
@@ -431,11 +450,15 @@ impl Error {
                 ErrorKind::NotFound
             }
             Error::Pull { cause, .. } => cause.kind(),
-            Error::Mirrors { cause, .. } | Error::Denied { cause, .. } => cause.kind(),
+            Error::Mirrors { cause, .. } | Error::Attempts { cause, .. } | Error::Denied { cause, .. } => {
+                cause.kind()
+            }
             Error::Answer { status, .. } => of_status(*status),
             Error::Challenge { .. } => ErrorKind::Unauthenticated,
             Error::Request { .. } | Error::BrokenOff { .. } | Error::ShuttingDown => ErrorKind::Unavailable,
-            Error::Stalled { .. } | Error::HelperTimedOut { .. } => ErrorKind::DeadlineExceeded,
+            Error::Stalled { .. } | Error::TooSlow { .. } | Error::HelperTimedOut { .. } => {
+                ErrorKind::DeadlineExceeded
+            }
             Error::TooLarge { .. }
             | Error::DigestMismatch { .. }
             | Error::Document { .. }

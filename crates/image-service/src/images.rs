@@ -13,7 +13,7 @@ use crate::digest::Digest;
 use crate::error::Error;
 use crate::image::{FilesystemUsage, Image, ImageId, RootfsInfo};
 use crate::layers::Layers;
-use crate::pull::{PullRequest, Puller, Pulls};
+use crate::pull::{PullProgress, PullRequest, PullTotals, PullWatch, Puller, Pulls};
 use crate::reference::Reference;
 use crate::registry::{Explanation, Registries};
 use crate::rootfs::{Durability, IdMap, MountAs, RootFilesystems};
@@ -48,8 +48,8 @@ impl Images {
         let containers = config.root.join("containers");
         let rootfs = RootFilesystems::open(&containers, layers.clone(), Durability::default())?;
         let registries = Arc::new(Registries::new(&config));
-        let puller =
-            Puller::new(config.clone(), Arc::clone(&registries), Arc::clone(&catalog), layers.clone());
+        let kept = (Arc::clone(&catalog), layers.clone());
+        let puller = Puller::open(config.clone(), &images, Arc::clone(&registries), kept)?;
         let pulls = Pulls::new(puller);
         Ok(Images { inner: Arc::new(Inner { config, catalog, layers, rootfs, registries, pulls }) })
     }
@@ -62,12 +62,28 @@ impl Images {
     /// # Errors
     /// [`Error::BadReference`], [`Error::BadCredentials`], and [`Error::Pull`] whose [`Error::kind`] says what to do.
     pub async fn pull(&self, request: PullRequest) -> Result<ImageId, Error> {
+        self.watch_pull(request)?.outcome().await
+    }
+
+    /// As [`Images::pull`], with a view of how far it has come. The pull goes on when the view is dropped. To be called within
+    /// the runtime.
+    ///
+    /// # Errors
+    /// [`Error::BadReference`], [`Error::BadCredentials`].
+    pub fn watch_pull(&self, request: PullRequest) -> Result<PullWatch, Error> {
         let reference: Reference = request.reference.parse()?;
-        let login = match &request.credentials {
-            Some(credentials) => Login::new(credentials)?,
-            None => Login::anonymous(),
-        };
-        self.inner.pulls.pull(reference, login).await
+        let login = request.credentials.as_ref().map_or_else(|| Ok(Login::anonymous()), Login::new)?;
+        Ok(self.inner.pulls.watch(reference, login))
+    }
+
+    /// How far the pulls under way have come.
+    pub fn pulls(&self) -> Vec<PullProgress> {
+        self.inner.pulls.now()
+    }
+
+    /// What all pulls cost since the service was opened.
+    pub fn pull_totals(&self) -> PullTotals {
+        self.inner.pulls.puller().totals()
     }
 
     /// What a pull would do: which hosts it would ask for the image, in what order, as whom and why, and what each of them
@@ -131,7 +147,7 @@ impl Images {
     }
 
     /// Removes the layers that no image and no container needs: those of pulls that failed for the moment and were not tried
-    /// again. To be called from time to time.
+    /// again, and, after a day, what such pulls had fetched of others. To be called from time to time.
     ///
     /// Safe to cancel: it goes on to the end.
     ///
@@ -139,7 +155,11 @@ impl Images {
     /// [`Error::Store`].
     pub async fn collect(&self) -> Result<(), Error> {
         let inner = Arc::clone(&self.inner);
-        blocking("collecting layers", move || inner.catalog.collect(&inner.layers).map(drop)).await
+        let collect = move || {
+            inner.pulls.puller().sweep();
+            inner.catalog.collect(&inner.layers).map(drop)
+        };
+        blocking("collecting layers", collect).await
     }
 
     /// Use of the disk by images. Kept in memory: never reads the disk.

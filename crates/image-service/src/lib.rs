@@ -44,7 +44,9 @@ pub use digest::{Algorithm, Digest, Digester};
 pub use error::{Broken, Error, ErrorKind};
 pub use image::{FilesystemUsage, Image, ImageConfig, ImageId, ImageUser, RootfsInfo};
 pub use images::Images;
-pub use pull::PullRequest;
+pub use pull::{
+    LayerProgress, LayerState, PullProgress, PullRequest, PullStage, PullStatistics, PullTotals, PullWatch,
+};
 pub use reference::{Pointer, Reference};
 pub use registry::{Exchange, Explanation, HostExplanation, HostRole, Meant, Probe, TlsExplanation};
 pub use usage::Usage;

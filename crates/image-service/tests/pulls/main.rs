@@ -67,12 +67,14 @@ impl Service {
         refusal(self.pull(reference).await)
     }
 
-    /// Layers in the store, whole or in the making.
+    /// Layers in the store, whole or in the making, and what is kept of some for a later attempt.
     fn layers(&self) -> Vec<PathBuf> {
-        let store = self.dir.path().join("root/images");
-        let entries =
-            |dir: &str| std::fs::read_dir(store.join(dir)).unwrap().map(|entry| entry.unwrap().path());
-        entries("layers/sha256").chain(entries("ingest")).collect()
+        let entries = |dir: &str| {
+            let dir = self.dir.path().join("root/images").join(dir);
+            std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path())
+        };
+        let making = entries("ingest").filter(|path| !path.ends_with("blobs"));
+        entries("layers/sha256").chain(making).chain(entries("ingest/blobs")).collect()
     }
 }
 
