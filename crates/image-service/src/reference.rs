@@ -12,6 +12,7 @@
 //! Not here: where a registry is reached (`registry`), ids of images (`catalog`).
 
 use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use crate::digest::Digest;
@@ -178,7 +179,7 @@ fn is_tag(tag: &str) -> bool {
 fn is_host(host: &str) -> bool {
     let (name, port) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((address, rest)) => {
-            let is_v6 = address.parse::<std::net::Ipv6Addr>().is_ok();
+            let is_v6 = address.parse::<Ipv6Addr>().is_ok();
             return is_v6 && (rest.is_empty() || rest.strip_prefix(':').is_some_and(is_port));
         }
         None => host.split_once(':').map_or((host, None), |(name, port)| (name, Some(port))),
@@ -187,7 +188,17 @@ fn is_host(host: &str) -> bool {
         let inner = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
         !label.is_empty() && !label.starts_with('-') && !label.ends_with('-') && label.bytes().all(inner)
     };
-    name.split('.').all(is_label) && port.is_none_or(is_port)
+    let is_name =
+        name.split('.').all(is_label) && (!ends_in_number(name) || name.parse::<Ipv4Addr>().is_ok());
+    is_name && port.is_none_or(is_port)
+}
+
+/// Whether addresses of the web take a host for an IPv4 address (URL Standard, "ends in a number checker"). Only the usual form of
+/// one may go on: `127.1` and `0x7f.1` would be asked at 127.0.0.1, under a name that no other rule takes for this machine.
+fn ends_in_number(name: &str) -> bool {
+    let last = name.rsplit('.').next().unwrap_or_default().to_ascii_lowercase();
+    let is_hex = |digits: &str| digits.bytes().all(|b| b.is_ascii_hexdigit());
+    last.bytes().all(|b| b.is_ascii_digit()) || last.strip_prefix("0x").is_some_and(is_hex)
 }
 
 fn is_port(port: &str) -> bool {
@@ -276,6 +287,12 @@ mod tests {
             "h.x:/a",
             "[::1/a",
             "[zz]/a",
+            "127.1/a",
+            "0x7f.0.0.1/a",
+            "127.0.0.0x1:5000/a",
+            "1.2.3.256/a",
+            "h.0/a",
+            "h.0x/a",
             "http://h.x/a",
             "../a",
             "a/../b",
