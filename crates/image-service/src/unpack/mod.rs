@@ -13,7 +13,7 @@
 mod archive;
 mod digesting;
 mod directory;
-mod entry;
+pub(crate) mod entry;
 mod header;
 mod path;
 mod pax;
