@@ -179,7 +179,11 @@ impl Packing {
         }
     }
 
-    fn pack(self, tar: &[u8]) -> Vec<u8> {
+    /// The compressed bytes.
+    ///
+    /// # Panics
+    /// Never: they are made in memory.
+    pub fn pack(self, tar: &[u8]) -> Vec<u8> {
         match self {
             Self::Gzip => gzip(tar),
             // The level that builders use unless told otherwise.
