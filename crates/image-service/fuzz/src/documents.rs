@@ -4,8 +4,8 @@
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
 use serde_json::json;
 
+use super::json::Json;
 use crate::digest::Digest;
-use crate::json::Json;
 use crate::manifest::{self, ConfigFile, Descriptor, Document, Manifest, Platform};
 use crate::registry::RawDocument;
 

@@ -5,8 +5,8 @@ use std::io::{Cursor, Write as _};
 
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
 
+use super::tar::Pieces;
 use crate::digest::{Algorithm, Digest};
-use crate::tar::Pieces;
 use crate::unpack::Stream;
 
 /// Uncompressed bytes that are looked at: a few bytes may say "a billion zeros".

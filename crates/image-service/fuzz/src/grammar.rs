@@ -191,7 +191,7 @@ fn records(input: &mut Unstructured<'_>, tar: &mut Vec<u8>) -> Result<()> {
     for _ in 0..input.int_in_range(1..=4u8)? {
         let key = *input.choose(&KEYS)?;
         let value = value(input, key)?;
-        content.extend_from_slice(&crate::printer::record(key.as_bytes(), &value));
+        content.extend_from_slice(&super::printer::record(key.as_bytes(), &value));
     }
     if input.ratio(1, 16)? && !content.is_empty() {
         let at = input.int_in_range(0..=content.len() - 1)?;
@@ -241,7 +241,7 @@ fn sparse(input: &mut Unstructured<'_>, tar: &mut Vec<u8>) -> Result<()> {
         [("GNU.sparse.major", "1"), ("GNU.sparse.minor", "0"), ("GNU.sparse.realsize", size.as_str())];
     let records: Vec<u8> = pairs
         .iter()
-        .flat_map(|(key, value)| crate::printer::record(key.as_bytes(), value.as_bytes()))
+        .flat_map(|(key, value)| super::printer::record(key.as_bytes(), value.as_bytes()))
         .collect();
     let before = header(input, b'x', records.len() as u64)?;
     put(tar, before, &records);

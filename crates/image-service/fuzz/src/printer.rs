@@ -1,6 +1,6 @@
 //! What a target was told, written as an archive again: plainly, every value in a PAX record that can be one.
 
-use crate::recorder::Told;
+use super::recorder::Told;
 use crate::unpack::entry::{Entry, Kind, Time};
 
 /// The archive; none where PAX has no way to say it (times at the ends of the world).
@@ -22,7 +22,7 @@ pub(crate) fn print(told: &[Told]) -> Option<Vec<u8>> {
 
 fn mark(tar: &mut Vec<u8>, name: &[u8]) {
     records(tar, &[record(b"path", name)].concat());
-    crate::grammar::put(tar, header(b'0', 0o644, 0), b"");
+    super::grammar::put(tar, header(b'0', 0o644, 0), b"");
 }
 
 fn node(tar: &mut Vec<u8>, path: &[u8], entry: &Entry, content: &[(u64, Vec<u8>)]) -> Option<()> {
@@ -50,7 +50,7 @@ fn node(tar: &mut Vec<u8>, path: &[u8], entry: &Entry, content: &[(u64, Vec<u8>)
     let mut header = header(flag, entry.mode, data.len() as u64);
     header[329..336].copy_from_slice(format!("{:07o}", device.0).as_bytes());
     header[337..344].copy_from_slice(format!("{:07o}", device.1).as_bytes());
-    crate::grammar::put(tar, header, &data);
+    super::grammar::put(tar, header, &data);
     Some(())
 }
 
@@ -76,7 +76,7 @@ fn sparse(lines: &mut Vec<u8>, size: u64, content: &[(u64, Vec<u8>)]) -> Vec<u8>
 }
 
 fn records(tar: &mut Vec<u8>, lines: &[u8]) {
-    crate::grammar::put(tar, header(b'x', 0, lines.len() as u64), lines);
+    super::grammar::put(tar, header(b'x', 0, lines.len() as u64), lines);
 }
 
 fn header(flag: u8, mode: u32, size: u64) -> [u8; 512] {

@@ -1,11 +1,11 @@
-//! Archives: any bytes, and such as the [`grammar`](crate::grammar) makes of them.
+//! Archives: any bytes, and such as the [`grammar`](super::grammar) makes of them.
 
 use std::io::{BufRead, Cursor, Read};
 
+use super::recorder::{Recorder, Told};
+use super::{grammar, printer};
 use crate::digest::{Algorithm, Digest};
-use crate::recorder::{Recorder, Told};
 use crate::unpack::{Stream, unpack};
-use crate::{grammar, printer};
 
 /// The first byte chooses whether the rest is an archive or makes one, and in what pieces it arrives.
 pub fn check(input: &[u8]) {

@@ -11,8 +11,8 @@ use std::sync::Once;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
+use super::grammar;
 use crate::digest::Algorithm;
-use crate::grammar;
 use crate::unpack::{DirectoryTarget, Stream, own_umask, unpack};
 
 /// Where the filesystem is; the grammar's names of things outside aim at it.

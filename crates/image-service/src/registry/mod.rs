@@ -12,10 +12,10 @@
 //! digest, except the stream of a layer, whose reader checks it.
 //! Not here: what the documents say (`manifest`).
 
-mod challenge;
+pub(crate) mod challenge;
 mod client;
 mod endpoint;
-mod hosts;
+pub(crate) mod hosts;
 mod rounds;
 mod token;
 

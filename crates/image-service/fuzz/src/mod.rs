@@ -1,7 +1,5 @@
-//! What the fuzz targets check of the image service's parsers, and the parsers themselves: the rest of the crate draws in
-//! TLS, which takes minutes to build instrumented.
-//!
-//! Each check is a function over any bytes that panics where a promise is broken; `targets/` only calls them.
+//! What the fuzz targets check of the parsers: a function over any bytes for each, which panics where a promise is broken. The
+//! targets (`fuzz/targets/`) only call them; nothing else builds this.
 //!
 //! | check | of what | the promises |
 //! |---|---|---|
@@ -10,31 +8,6 @@
 //! | [`framing`] | `unpack::stream` | what was compressed comes out; a cut or damaged stream is told |
 //! | [`documents`] | `manifest` | an accepted document means one thing to every reader, and can be written and read again |
 //! | [`texts`] | `reference`, `registry::{hosts, challenge}`, `auth` | a name's text is its own fixed point; settings are what the file says |
-
-// The rest of the crate uses what the targets don't.
-#![allow(dead_code, unused_imports)]
-
-#[path = "../../src/auth.rs"]
-mod auth;
-#[path = "../../src/digest.rs"]
-mod digest;
-#[path = "../../src/error.rs"]
-mod error;
-#[path = "../../src/image.rs"]
-mod image;
-#[path = "../../src/manifest/mod.rs"]
-mod manifest;
-#[path = "../../src/names.rs"]
-mod names;
-#[path = "../../src/reference.rs"]
-mod reference;
-#[path = "../../src/unpack/mod.rs"]
-mod unpack;
-#[path = "../../src/usage.rs"]
-mod usage;
-
-mod layers;
-mod registry;
 
 mod grammar;
 mod json;
