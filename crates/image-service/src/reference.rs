@@ -12,8 +12,10 @@
 //! Not here: where a registry is reached (`registry`), ids of images (`catalog`).
 
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::Ipv6Addr;
 use std::str::FromStr;
+
+use reqwest::Url;
 
 use crate::digest::Digest;
 use crate::error::Error;
@@ -188,17 +190,14 @@ fn is_host(host: &str) -> bool {
         let inner = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
         !label.is_empty() && !label.starts_with('-') && !label.ends_with('-') && label.bytes().all(inner)
     };
-    let is_name =
-        name.split('.').all(is_label) && (!ends_in_number(name) || name.parse::<Ipv4Addr>().is_ok());
-    is_name && port.is_none_or(is_port)
+    name.split('.').all(is_label) && is_asked_as_written(name) && port.is_none_or(is_port)
 }
 
-/// Whether addresses of the web take a host for an IPv4 address (URL Standard, "ends in a number checker"). Only the usual form of
-/// one may go on: `127.1` and `0x7f.1` would be asked at 127.0.0.1, under a name that no other rule takes for this machine.
-fn ends_in_number(name: &str) -> bool {
-    let last = name.rsplit('.').next().unwrap_or_default().to_ascii_lowercase();
-    let is_hex = |digits: &str| digits.bytes().all(|b| b.is_ascii_hexdigit());
-    last.bytes().all(|b| b.is_ascii_digit()) || last.strip_prefix("0x").is_some_and(is_hex)
+/// Whether the host that is asked for such an address is the one that is written. Addresses of the web take `127.1` and `0x7f.0.0.1`
+/// for 127.0.0.1, under names that no other rule takes for this machine, and some names for none at all (URL Standard, "host parser").
+fn is_asked_as_written(name: &str) -> bool {
+    let url = Url::parse(&format!("https://{name}/"));
+    url.is_ok_and(|url| url.host_str().is_some_and(|host| host.eq_ignore_ascii_case(name)))
 }
 
 fn is_port(port: &str) -> bool {
@@ -293,6 +292,8 @@ mod tests {
             "1.2.3.256/a",
             "h.0/a",
             "h.0x/a",
+            "xn--x.example/a",
+            "c--x.xN---x.xN-o/a",
             "http://h.x/a",
             "../a",
             "a/../b",

@@ -134,7 +134,8 @@ fn zstd(input: &mut Unstructured<'_>) -> Result<Made> {
 fn read(bytes: &[u8], piece: usize) -> std::result::Result<(Vec<u8>, Option<Digest>), String> {
     let source = Pieces { bytes: Cursor::new(bytes.to_vec()), piece };
     let failed = |fault| format!("{fault:?}");
-    let mut stream = Stream::open(source, Algorithm::Sha256, Box::new(|_| {})).map_err(failed)?;
+    let mut stream =
+        Stream::open(source, Algorithm::Sha256, Box::new(|_| {}), super::tools()).map_err(failed)?;
     let mut content = Vec::new();
     while content.len() < MOST {
         let some = stream.take((MOST - content.len()) as u64).map_err(failed)?;

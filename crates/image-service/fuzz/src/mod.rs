@@ -19,3 +19,8 @@ pub mod framing;
 pub mod tar;
 pub mod texts;
 pub mod tree;
+
+/// What a stream needs beside its bytes; windows of zstd frames as large as formats recommend (RFC 8878, section 3.1.1.1.2).
+fn tools() -> crate::unpack::Tools {
+    crate::unpack::Tools::alone(8 << 20).expect("a thread")
+}

@@ -46,8 +46,8 @@ type Outcome = Result<(Vec<Told>, Digest), String>;
 fn read(archive: &[u8], piece: usize) -> Outcome {
     let source = Pieces { bytes: Cursor::new(archive.to_vec()), piece };
     let mut recorder = Recorder::default();
-    let stream =
-        Stream::open(source, Algorithm::Sha256, Box::new(|_| {})).map_err(|fault| format!("{fault:?}"))?;
+    let stream = Stream::open(source, Algorithm::Sha256, Box::new(|_| {}), super::tools())
+        .map_err(|fault| format!("{fault:?}"))?;
     let (digest, _) = unpack(stream, &mut recorder).map_err(|fault| format!("{fault:?}"))?;
     Ok((recorder.told, digest))
 }

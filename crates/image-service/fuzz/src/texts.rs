@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 use base64::Engine as _;
 use libfuzzer_sys::arbitrary::Unstructured;
 
+use crate::auth::docker_config::{DockerConfig, Found};
 use crate::auth::{Credentials, Login, Seen};
 use crate::digest::Digest;
 use crate::error::Error;
@@ -65,8 +66,10 @@ pub fn check_hosts(input: &[u8]) {
     let own = dir.path().join("r.example");
     let _ = fs::create_dir(&own);
     fs::write(own.join("hosts.toml"), input).unwrap();
-    match hosts::endpoints(dir.path(), "r.example") {
-        Ok(endpoints) => {
+    match hosts::plan(dir.path(), "r.example") {
+        // What has nothing in it says nothing.
+        Ok(plan) if plan.said_by.as_deref() != Some(&own.join("hosts.toml")) => {}
+        Ok(hosts::Plan { endpoints, .. }) => {
             assert_eq!(endpoints.last().map(|last| last.role), Some(Role::Registry));
             for endpoint in &endpoints {
                 let base = &endpoint.base;
@@ -118,7 +121,7 @@ pub fn check_credentials(input: &[u8]) {
     if let Ok(login) = Login::new(&credentials) {
         let named = !credentials.server_address.trim().is_empty();
         let meant = credentials.server_address.to_ascii_lowercase().contains("stranger.example");
-        assert!(!named || meant || login.proof_for(anywhere).is_none());
+        assert!(!named || meant || login.for_endpoint(anywhere).is_none());
     }
     let pair = format!("{}:{}", credentials.username.replace(':', ""), credentials.password);
     let auth = base64::engine::general_purpose::STANDARD.encode(&pair);
@@ -128,5 +131,25 @@ pub fn check_credentials(input: &[u8]) {
         Credentials { username: username.into(), password: password.into(), ..Credentials::default() };
     if !pair.starts_with(':') && !password.ends_with('\0') {
         assert_eq!(of(&plain), of(&Credentials { auth, ..Credentials::default() }));
+    }
+}
+
+/// A file of credentials in Docker's format: what is found for a host is under a key that names it.
+pub fn check_docker_config(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    let Ok(config) = DockerConfig::parse(text) else { return };
+    assert!(text.parse::<serde_json::Value>().is_ok_and(|value| value.is_object()));
+    for (host, path) in [("r.example:5000", "team/app"), ("docker.io", "library/a"), ("a.b.example", "")] {
+        match config.find(host, path) {
+            Some(Found::Entry { key, .. }) => {
+                let key = key.to_ascii_lowercase();
+                let names = key.contains(host)
+                    || key.contains('*')
+                    || (host == "docker.io" && key.contains("docker.io"));
+                assert!(names && text.contains('"'), "{key} for {host}");
+            }
+            Some(Found::Helper { name, .. }) => assert!(!name.is_empty()),
+            None => {}
+        }
     }
 }
