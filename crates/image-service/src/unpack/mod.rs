@@ -14,10 +14,12 @@ mod archive;
 mod digesting;
 mod directory;
 mod entry;
+mod erofs;
 mod header;
 mod path;
 mod pax;
 mod sparse;
+mod standalone;
 mod stream;
 mod tree;
 
@@ -30,7 +32,9 @@ use crate::layers::{Unpacked, is_no_space};
 pub(crate) use archive::{Archive, Content};
 pub(crate) use directory::{DirectoryTarget, own_umask};
 pub(crate) use entry::Entry;
+pub(crate) use erofs::ErofsTarget;
 pub(crate) use path::TreePath;
+pub use standalone::{ErofsImage, write_erofs};
 pub(crate) use stream::{Chunk, Stream, channel};
 
 use path::Role;
