@@ -9,6 +9,7 @@ use std::io;
 use super::image::Image;
 use super::layout::{Layout, Shape};
 use super::names::{DirId, Names, ROOT, Target};
+use super::nodes::Nodes;
 use super::root::{self, Root};
 use crate::erofs::dirent::{self, Block, Dirent, Extent};
 use crate::erofs::inode::{self, Data, Inode};
@@ -82,7 +83,8 @@ pub(super) struct Finished {
 }
 
 /// Writes all directories, the links of files that have several names, and the first block.
-pub(super) fn finish(names: &Names, image: &mut Image, chunked: bool) -> io::Result<Finished> {
+pub(super) fn finish(names: &Names, nodes: &mut Nodes) -> io::Result<Finished> {
+    let (image, chunked) = (&mut nodes.image, nodes.chunked);
     let tree = Sorted::of(names);
     let numbers = tree.number(names, image.layout.clone())?;
     let writer = Writer { names, tree: &tree, numbers: &numbers };
@@ -95,13 +97,13 @@ pub(super) fn finish(names: &Names, image: &mut Image, chunked: bool) -> io::Res
         }
     }
     let root = root.ok_or(rustix::io::Errno::INVAL)?;
-    let nodes = tree.nodes(names);
-    for (number, links) in &nodes.links {
+    let counted = tree.nodes(names);
+    for (number, links) in &counted.links {
         if *links != 1 {
             image.set_links(*number, *links)?;
         }
     }
-    let inodes = nodes.single + nodes.links.len() as u64 + tree.order.len() as u64;
+    let inodes = counted.single + counted.links.len() as u64 + tree.order.len() as u64;
     let checksums = image.finish(|layout| root.first_block(inodes, layout, chunked))?;
     Ok(Finished { implied_dirs: tree.implied(names), checksums })
 }
@@ -118,7 +120,7 @@ struct Sorted {
 }
 
 /// Nodes other than directories.
-struct Nodes {
+struct Counted {
     /// How many have one name and never had more.
     single: u64,
     /// The others by number, and how many names they have.
@@ -187,18 +189,18 @@ impl Sorted {
         Ok(numbers)
     }
 
-    fn nodes(&self, names: &Names) -> Nodes {
-        let mut nodes = Nodes { single: 0, links: BTreeMap::new() };
+    fn nodes(&self, names: &Names) -> Counted {
+        let mut counted = Counted { single: 0, links: BTreeMap::new() };
         for id in &self.order {
             for (_, target) in self.children(names, *id) {
                 match target {
                     Target::Directory(_) => {}
-                    Target::Node { linked: false, .. } => nodes.single += 1,
-                    Target::Node { inode, .. } => *nodes.links.entry(inode).or_default() += 1,
+                    Target::Node { linked: false, .. } => counted.single += 1,
+                    Target::Node { inode, .. } => *counted.links.entry(inode).or_default() += 1,
                 }
             }
         }
-        nodes
+        counted
     }
 
     /// Paths of the directories that no entry describes.

@@ -49,6 +49,11 @@ pub(super) enum Target {
 }
 
 impl Target {
+    /// A mark that hides a name.
+    pub(super) fn whiteout(inode: u64) -> Target {
+        Target::Node { kind: FileType::CharDevice, inode, whiteout: true, linked: false }
+    }
+
     pub(super) fn is_directory(&self) -> bool {
         matches!(self, Target::Directory(_))
     }
