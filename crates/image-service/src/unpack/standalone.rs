@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::BufRead;
 
-use super::{ErofsTarget, Stream, unpack};
+use super::{ErofsTarget, Fault, Stream, Tools, unpack};
 use crate::digest::{Algorithm, Digest};
 use crate::error::Error;
 use crate::layers::Unpacked;
@@ -28,9 +28,16 @@ pub struct ErofsImage {
 /// # Errors
 /// What is wrong with the archive, or why the image couldn't be written; the layer is named by `name`.
 pub fn write_erofs(archive: impl BufRead + 'static, image: File, name: &Digest) -> Result<ErofsImage, Error> {
-    let written = Stream::open(archive, Algorithm::Sha256, Box::new(|_| {}))
-        .and_then(|stream| unpack(stream, &mut ErofsTarget::new(image)));
+    let written = open(archive).and_then(|stream| unpack(stream, &mut ErofsTarget::new(image)));
     let (digest, unpacked) = written.map_err(|fault| fault.of_layer(name))?;
     let Unpacked { usage, opaque_root, implied_dirs, checksums } = unpacked;
     Ok(ErofsImage { digest, size_bytes: usage.bytes, checksums, opaque_root, implied_dirs })
+}
+
+/// Largest window of a zstd frame, in bytes: as in pulls, by default.
+const WINDOW: u64 = 128 << 20;
+
+fn open(archive: impl BufRead + 'static) -> Result<Stream, Fault> {
+    let tools = Tools::alone(WINDOW).map_err(Fault::Stream)?;
+    Stream::open(archive, Algorithm::Sha256, Box::new(|_| {}), tools)
 }
