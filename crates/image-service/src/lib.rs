@@ -10,6 +10,7 @@
 //! | `pull` | from a name to a catalogue entry |
 //! | `catalog` | what images there are, and their names |
 //! | `unpack`, `layers` | from compressed bytes to shared, synced layers |
+//! | `erofs` | the bytes of an EROFS image's structures |
 //! | `rootfs` | a container's writable layer above them, mounted |
 //! | `gc`, `usage` | getting rid of things, and measuring them |
 //!
@@ -45,5 +46,5 @@ pub use image::{FilesystemUsage, Image, ImageConfig, ImageId, ImageUser, RootfsI
 pub use images::Images;
 pub use pull::PullRequest;
 pub use reference::{Pointer, Reference};
-pub use unpack::{ErofsImage, write_erofs};
+pub use unpack::{ErofsImage, write_directory, write_erofs};
 pub use usage::Usage;

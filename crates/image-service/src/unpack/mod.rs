@@ -36,7 +36,7 @@ pub(crate) use entry::Entry;
 pub(crate) use erofs::ErofsTarget;
 pub(crate) use path::TreePath;
 pub(crate) use sparse::Extent;
-pub use standalone::{ErofsImage, write_erofs};
+pub use standalone::{ErofsImage, write_directory, write_erofs};
 pub(crate) use stream::{Chunk, Stream, channel};
 
 use path::Role;

@@ -1,9 +1,10 @@
-//! A layer as an image file, without a store: for tools, tests and fuzzing.
+//! A layer in either form without a store: for tools, tests and fuzzing.
 
 use std::fs::File;
 use std::io::BufRead;
+use std::os::fd::OwnedFd;
 
-use super::{ErofsTarget, Stream, unpack};
+use super::{DirectoryTarget, ErofsTarget, Fault, Stream, own_umask, unpack};
 use crate::digest::{Algorithm, Digest};
 use crate::error::Error;
 use crate::layers::Unpacked;
@@ -33,4 +34,22 @@ pub fn write_erofs(archive: impl BufRead + 'static, image: File, name: &Digest) 
     let (digest, unpacked) = written.map_err(|fault| fault.of_layer(name))?;
     let Unpacked { usage, opaque_root, implied_dirs, checksums } = unpacked;
     Ok(ErofsImage { digest, size_bytes: usage.bytes, checksums, opaque_root, implied_dirs })
+}
+
+/// Unpacks the layer in `archive`, plain or compressed, into the empty directory `root`; `aside` is a directory of the
+/// same file system for what the archive itself replaces. The calling thread gets an umask of its own.
+///
+/// # Errors
+/// As [`write_erofs`].
+pub fn write_directory(
+    archive: impl BufRead + 'static,
+    root: OwnedFd,
+    aside: OwnedFd,
+    name: &Digest,
+) -> Result<Digest, Error> {
+    let written = own_umask()
+        .map_err(Fault::Stream)
+        .and_then(|()| Stream::open(archive, Algorithm::Sha256, Box::new(|_| {})))
+        .and_then(|stream| unpack(stream, &mut DirectoryTarget::new(root, aside)));
+    written.map(|(digest, _)| digest).map_err(|fault| fault.of_layer(name))
 }
