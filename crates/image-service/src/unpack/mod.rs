@@ -44,7 +44,7 @@ pub(crate) use erofs::ErofsTarget;
 pub(crate) use meter::{Meter, Stage, thread_time};
 pub(crate) use path::TreePath;
 pub(crate) use sparse::Extent;
-pub use standalone::{ErofsImage, write_erofs};
+pub use standalone::{ErofsImage, write_directory, write_erofs};
 pub(crate) use stream::{Stream, Tools};
 pub(crate) use window::Windows;
 

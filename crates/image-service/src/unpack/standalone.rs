@@ -1,9 +1,10 @@
-//! A layer as an image file, without a store: for tools, tests and fuzzing.
+//! A layer in either form without a store: for tools, tests and fuzzing.
 
 use std::fs::File;
 use std::io::BufRead;
+use std::os::fd::OwnedFd;
 
-use super::{ErofsTarget, Fault, Stream, Tools, unpack};
+use super::{DirectoryTarget, ErofsTarget, Fault, Stream, Tools, own_umask, unpack};
 use crate::digest::{Algorithm, Digest};
 use crate::error::Error;
 use crate::layers::Unpacked;
@@ -32,6 +33,24 @@ pub fn write_erofs(archive: impl BufRead + 'static, image: File, name: &Digest) 
     let (digest, unpacked) = written.map_err(|fault| fault.of_layer(name))?;
     let Unpacked { usage, opaque_root, implied_dirs, checksums } = unpacked;
     Ok(ErofsImage { digest, size_bytes: usage.bytes, checksums, opaque_root, implied_dirs })
+}
+
+/// Unpacks the layer in `archive`, plain or compressed, into the empty directory `root`; `aside` is a directory of the
+/// same file system for what the archive itself replaces. The calling thread gets an umask of its own.
+///
+/// # Errors
+/// As [`write_erofs`].
+pub fn write_directory(
+    archive: impl BufRead + 'static,
+    root: OwnedFd,
+    aside: OwnedFd,
+    name: &Digest,
+) -> Result<Digest, Error> {
+    let written = own_umask()
+        .map_err(Fault::Stream)
+        .and_then(|()| open(archive))
+        .and_then(|stream| unpack(stream, &mut DirectoryTarget::new(root, aside)));
+    written.map(|(digest, _)| digest).map_err(|fault| fault.of_layer(name))
 }
 
 /// Largest window of a zstd frame, in bytes: as in pulls, by default.
