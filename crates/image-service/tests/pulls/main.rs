@@ -3,12 +3,14 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod auth;
+mod breaking;
 mod documents;
 mod failures;
 mod image;
 mod mirrors;
 mod ordinary;
 mod registry;
+mod resuming;
 mod tls;
 
 use std::path::PathBuf;
@@ -24,8 +26,18 @@ struct Service {
 
 impl Service {
     fn new() -> Service {
+        Service::with(limits())
+    }
+
+    /// One that tries again for seconds.
+    fn patient() -> Service {
+        let stall = Duration::from_secs(20);
+        Service::with(Limits { attempts: 10, backoff: Duration::from_millis(20), stall, ..limits() })
+    }
+
+    fn with(limits: Limits) -> Service {
         let dir = tempfile::tempdir().unwrap();
-        let images = open(&dir);
+        let images = open(&dir, limits);
         Service { dir, images }
     }
 
@@ -33,7 +45,7 @@ impl Service {
     fn reopened(self) -> Service {
         let Service { dir, images } = self;
         drop(images);
-        let images = open(&dir);
+        let images = open(&dir, limits());
         Service { dir, images }
     }
 
@@ -68,14 +80,20 @@ impl Service {
     }
 }
 
-fn open(dir: &tempfile::TempDir) -> Images {
-    let mut config = Config::new(dir.path().join("root"), dir.path().join("certs.d"));
-    config.limits = Limits {
+fn limits() -> Limits {
+    Limits {
         backoff: Duration::from_millis(1),
         stall: Duration::from_millis(300),
         attempts: 3,
+        // However full this machine's disk is.
+        spool_leaves: 0,
         ..Limits::default()
-    };
+    }
+}
+
+fn open(dir: &tempfile::TempDir, limits: Limits) -> Images {
+    let mut config = Config::new(dir.path().join("root"), dir.path().join("certs.d"));
+    config.limits = limits;
     Images::open(config).unwrap()
 }
 
