@@ -1,6 +1,6 @@
 //! What the image service is told when it is opened.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Settings of the image service.
@@ -10,6 +10,10 @@ pub struct Config {
     pub root: PathBuf,
     /// Directory with `<host>/hosts.toml` files, read again at each pull. It may be absent.
     pub registry_config_dir: PathBuf,
+    /// The node's credentials for registries, in the format of Docker's `config.json`; read again at each pull.
+    pub credentials: CredentialsFile,
+    /// Directories in which credential helpers (`docker-credential-…`) are looked for, in order.
+    pub credential_helper_dirs: Vec<PathBuf>,
     /// References of images that kubelet must not collect.
     pub pinned: Vec<String>,
     /// Bounds on what registries may make us do.
@@ -19,7 +23,35 @@ pub struct Config {
 impl Config {
     /// The usual settings for these two directories.
     pub fn new(root: PathBuf, registry_config_dir: PathBuf) -> Config {
-        Config { root, registry_config_dir, pinned: Vec::new(), limits: Limits::default() }
+        Config {
+            root,
+            registry_config_dir,
+            credentials: CredentialsFile::None,
+            credential_helper_dirs: vec!["/usr/local/bin".into(), "/usr/bin".into()],
+            pinned: Vec::new(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// Whether a node has credentials of its own, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CredentialsFile {
+    /// It has none.
+    None,
+    /// In this file, if it is there.
+    IfThere(PathBuf),
+    /// In this file: without it, no pull that would need it works.
+    Required(PathBuf),
+}
+
+impl CredentialsFile {
+    /// The file's path.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            CredentialsFile::None => None,
+            CredentialsFile::IfThere(path) | CredentialsFile::Required(path) => Some(path),
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use crate::image::{FilesystemUsage, Image, ImageId, RootfsInfo};
 use crate::layers::Layers;
 use crate::pull::{PullProgress, PullRequest, PullTotals, PullWatch, Puller, Pulls};
 use crate::reference::Reference;
+use crate::registry::{Explanation, Registries};
 use crate::rootfs::{Durability, IdMap, MountAs, RootFilesystems};
 use crate::usage::Usage;
 
@@ -30,6 +31,7 @@ struct Inner {
     catalog: Arc<Catalog>,
     layers: Layers,
     rootfs: RootFilesystems,
+    registries: Arc<Registries>,
     pulls: Pulls,
 }
 
@@ -45,9 +47,11 @@ impl Images {
         let catalog = Arc::new(Catalog::open(&images.join("catalog"), &config.pinned, &layers)?);
         let containers = config.root.join("containers");
         let rootfs = RootFilesystems::open(&containers, layers.clone(), Durability::default())?;
-        let puller = Puller::open(config.clone(), &images, Arc::clone(&catalog), layers.clone())?;
+        let registries = Arc::new(Registries::new(&config));
+        let kept = (Arc::clone(&catalog), layers.clone());
+        let puller = Puller::open(config.clone(), &images, Arc::clone(&registries), kept)?;
         let pulls = Pulls::new(puller);
-        Ok(Images { inner: Arc::new(Inner { config, catalog, layers, rootfs, pulls }) })
+        Ok(Images { inner: Arc::new(Inner { config, catalog, layers, rootfs, registries, pulls }) })
     }
 
     /// Fetches an image, or brings it up to date, and returns its id. A pull of the same name by the same asker that is
@@ -80,6 +84,22 @@ impl Images {
     /// What all pulls cost since the service was opened.
     pub fn pull_totals(&self) -> PullTotals {
         self.inner.pulls.puller().totals()
+    }
+
+    /// What a pull would do: which hosts it would ask for the image, in what order, as whom and why, and what each of them
+    /// answers when it is asked now. Ends after a minute at the latest; changes nothing.
+    ///
+    /// Safe to cancel.
+    ///
+    /// # Errors
+    /// [`Error::BadReference`], [`Error::BadCredentials`], [`Error::RegistryConfig`].
+    pub async fn explain(&self, request: PullRequest) -> Result<Explanation, Error> {
+        let reference: Reference = request.reference.parse()?;
+        let login = match &request.credentials {
+            Some(credentials) => Login::new(credentials)?,
+            None => Login::anonymous(),
+        };
+        self.inner.registries.explain(&reference, login).await
     }
 
     /// The image with this name, id, or unambiguous beginning of an id; `None` where there is none.

@@ -35,7 +35,7 @@ use crate::image::ImageId;
 use crate::layers::{Layer, Layers};
 use crate::manifest::Platform;
 use crate::reference::Reference;
-use crate::registry::{Access, Repository, Tokens};
+use crate::registry::{Registries, Repository};
 
 pub use join::PullWatch;
 pub use progress::{LayerProgress, LayerState, PullProgress, PullStage, PullStatistics};
@@ -65,7 +65,7 @@ pub(crate) struct Puller {
     config: Config,
     catalog: Arc<Catalog>,
     layers: Layers,
-    tokens: Arc<Tokens>,
+    registries: Arc<Registries>,
     fetches: Arc<Fetches>,
     budget: Arc<Budget>,
     spools: Arc<Spools>,
@@ -82,8 +82,8 @@ impl Puller {
     pub(crate) fn open(
         config: Config,
         images: &Path,
-        catalog: Arc<Catalog>,
-        layers: Layers,
+        registries: Arc<Registries>,
+        (catalog, layers): (Arc<Catalog>, Layers),
     ) -> Result<Puller, Error> {
         Ok(Puller {
             budget: Arc::new(Budget::new(&config.limits)),
@@ -91,7 +91,7 @@ impl Puller {
             config,
             catalog,
             layers,
-            tokens: Arc::default(),
+            registries,
             fetches: Arc::default(),
             totals: Totals::default(),
             begun: AtomicU64::new(0),
@@ -130,13 +130,7 @@ impl Puller {
         login: Login,
         progress: &Progress,
     ) -> Result<ImageId, Error> {
-        let access = Access {
-            config_dir: self.config.registry_config_dir.clone(),
-            login,
-            tokens: Arc::clone(&self.tokens),
-            limits: self.config.limits.clone(),
-        };
-        let repository = Arc::new(Repository::open(reference, access).await?);
+        let repository = Arc::new(self.registries.open(reference, login).await?);
         let resolved = resolve::resolve(&repository, reference, &Platform::host()).await?;
         progress.set_stage(PullStage::Fetching);
         let layers = self.fetch_layers(&repository, &resolved, progress).await?;

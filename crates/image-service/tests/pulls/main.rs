@@ -4,16 +4,19 @@
 
 mod auth;
 mod breaking;
+mod credentials;
 mod documents;
+mod explain;
 mod failures;
 mod image;
 mod mirrors;
 mod ordinary;
+mod proxies;
 mod registry;
 mod resuming;
 mod tls;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use image_service::{Config, Credentials, Error, ErrorKind, ImageId, Images, Limits, PullRequest};
@@ -26,18 +29,30 @@ struct Service {
 
 impl Service {
     fn new() -> Service {
-        Service::with(limits())
+        Service::with(|_, _| ())
     }
 
     /// One that tries again for seconds.
     fn patient() -> Service {
         let stall = Duration::from_secs(20);
-        Service::with(Limits { attempts: 10, backoff: Duration::from_millis(20), stall, ..limits() })
+        Service::limited(|limits| Limits {
+            attempts: 10,
+            backoff: Duration::from_millis(20),
+            stall,
+            ..limits
+        })
     }
 
-    fn with(limits: Limits) -> Service {
+    fn limited(change: impl FnOnce(Limits) -> Limits) -> Service {
+        Service::with(|config, _| config.limits = change(config.limits.clone()))
+    }
+
+    /// A service whose configuration `change` makes other, given its directory.
+    fn with(change: impl FnOnce(&mut Config, &Path)) -> Service {
         let dir = tempfile::tempdir().unwrap();
-        let images = open(&dir, limits);
+        let mut config = config(&dir);
+        change(&mut config, dir.path());
+        let images = Images::open(config).unwrap();
         Service { dir, images }
     }
 
@@ -45,7 +60,7 @@ impl Service {
     fn reopened(self) -> Service {
         let Service { dir, images } = self;
         drop(images);
-        let images = open(&dir, limits());
+        let images = Images::open(config(&dir)).unwrap();
         Service { dir, images }
     }
 
@@ -80,21 +95,17 @@ impl Service {
     }
 }
 
-fn limits() -> Limits {
-    Limits {
+fn config(dir: &tempfile::TempDir) -> Config {
+    let mut config = Config::new(dir.path().join("root"), dir.path().join("certs.d"));
+    config.limits = Limits {
         backoff: Duration::from_millis(1),
         stall: Duration::from_millis(300),
         attempts: 3,
         // However full this machine's disk is.
         spool_leaves: 0,
         ..Limits::default()
-    }
-}
-
-fn open(dir: &tempfile::TempDir, limits: Limits) -> Images {
-    let mut config = Config::new(dir.path().join("root"), dir.path().join("certs.d"));
-    config.limits = limits;
-    Images::open(config).unwrap()
+    };
+    config
 }
 
 fn refusal<T: std::fmt::Debug>(outcome: Result<T, Error>) -> (ErrorKind, String) {

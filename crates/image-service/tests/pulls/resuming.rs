@@ -232,11 +232,12 @@ async fn a_layer_that_unpacks_to_too_much_is_refused() {
     image.publish(&mut published, "a", "x");
     let registry = crate::registry::Registry::start(move |request| published.reply(request)).await;
     let name = format!("{}/a:x", registry.host());
-    let limits = |unpacked_floor, expansion| Limits { unpacked_floor, expansion, ..crate::limits() };
-    let (kind, text) = Service::with(limits(1 << 20, 10)).refusal(&name).await;
+    let bounded =
+        |unpacked_floor, expansion| Service::limited(|limits| Limits { unpacked_floor, expansion, ..limits });
+    let (kind, text) = bounded(1 << 20, 10).refusal(&name).await;
     assert_eq!(kind, ErrorKind::Corrupt, "{text}");
     let most = (1 << 20) + 10 * image.layers[0].blob.len();
     assert!(text.ends_with(&format!("\": it unpacks to more than {most} bytes")), "{text}");
-    assert_eq!(Service::with(limits(9 << 20, 0)).pull(&name).await.unwrap(), image.id);
-    assert_eq!(Service::with(limits(0, 1500)).pull(&name).await.unwrap(), image.id);
+    assert_eq!(bounded(9 << 20, 0).pull(&name).await.unwrap(), image.id);
+    assert_eq!(bounded(0, 1500).pull(&name).await.unwrap(), image.id);
 }
