@@ -53,8 +53,12 @@ pub(crate) struct LayerBytes {
 impl LayerBytes {
     /// A layer with one file; `size` bytes that don't compress.
     pub(crate) fn new(name: &str, size: usize) -> LayerBytes {
-        let content = noise(name, size);
-        let tar = archive(name, &content);
+        LayerBytes::of(name, &noise(name, size))
+    }
+
+    /// A layer with one file of this content.
+    pub(crate) fn of(name: &str, content: &[u8]) -> LayerBytes {
+        let tar = archive(name, content);
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         encoder.write_all(&tar).unwrap();
         let blob = encoder.finish().unwrap();
