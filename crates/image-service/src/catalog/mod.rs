@@ -84,6 +84,7 @@ impl Catalog {
         make_private_dir(&dir.join("images"))?;
         let mut state = State { images: read_images(dir, layers)?, names: BTreeMap::new() };
         let references = record::references_file(dir);
+        record::remove_unfinished(&references).map_err(|cause| store("remove", &references, cause))?;
         let named = match read_record::<References>(&references, |record| record.version == VERSION) {
             Some(record) => {
                 state.names = record.references;
