@@ -26,6 +26,7 @@ mod deadline;
 mod images;
 mod inherited;
 mod logging;
+mod own_service;
 mod plugin;
 mod pod_cidrs;
 mod runtime_service;
@@ -69,10 +70,7 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
             Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Command::Config(command) => cli::config::run(command).map(|()| ExitCode::SUCCESS),
-        Command::Version => {
-            writeln!(io::stdout(), "knarr {}", env!("CARGO_PKG_VERSION"))?;
-            Ok(ExitCode::SUCCESS)
-        }
+        Command::Version(arguments) => cli::version::run(&arguments).map(|()| ExitCode::SUCCESS),
     }
 }
 

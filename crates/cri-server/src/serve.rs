@@ -30,6 +30,7 @@ use crate::call_log::CallLog;
 use crate::config::{self, Config, ConfigError};
 use crate::deadline::Deadline;
 use crate::images::Images;
+use crate::own_service::{self, v1::node_server::NodeServer};
 use crate::pod_cidrs::PodCidrs;
 use crate::runtime_service::Runtime;
 use crate::streams_port;
@@ -126,6 +127,7 @@ pub(crate) async fn serve(config: Config) -> Result<(), ServeError> {
         .layer(Deadline)
         .add_service(RuntimeServiceServer::new(runtime).max_decoding_message_size(MESSAGE_BYTES))
         .add_service(ImageServiceServer::new(images).max_decoding_message_size(MESSAGE_BYTES))
+        .add_service(NodeServer::new(own_service::Node))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop);
     let ended = tokio::select! {
         ended = bounded(served, ending, &calls) => ended,

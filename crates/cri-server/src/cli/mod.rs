@@ -9,6 +9,8 @@ use crate::config::{CgroupDriver, Config, ConfigError, LogFormat, LogLevel};
 pub(crate) mod config;
 pub(crate) mod demo;
 pub(crate) mod doctor;
+pub(crate) mod endpoint;
+pub(crate) mod version;
 
 /// A Kubernetes container runtime: kubelet, crictl and critest speak CRI v1 to it over a unix socket.
 #[derive(Debug, Parser)]
@@ -31,7 +33,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Config(ConfigCommand),
     /// Print the version
-    Version,
+    Version(version::VersionArgs),
 }
 
 /// `knarr config`.

@@ -24,7 +24,9 @@ use crate::layers::{Layers, make_private_dir, store};
 use crate::manifest::ConfigFile;
 use crate::reference::{Pointer, Reference};
 
-use record::{ImageRecord, References, VERSION};
+use record::{IMAGE_VERSION, ImageRecord, REFERENCES_VERSION, References};
+
+pub(crate) use record::KeptManifest;
 
 /// Hexadecimal digits that the beginning of an id must have to count as one; fewer may well be a name, as in `cafe`.
 /// Tools show 12 or 13.
@@ -36,6 +38,8 @@ pub(crate) struct NewImage {
     pub(crate) id: ImageId,
     /// The configuration as the registry had it.
     pub(crate) config: String,
+    /// The manifest that led to it; none for one that came without.
+    pub(crate) manifest: Option<KeptManifest>,
     /// Bytes of the compressed layers and the configuration.
     pub(crate) size_bytes: u64,
     /// Names that mean this image from now on.
@@ -63,6 +67,8 @@ struct State {
 #[derive(Debug)]
 struct Known {
     file: ConfigFile,
+    /// Digest of the manifest that the record has.
+    manifest: Option<Digest>,
     size_bytes: u64,
     /// All its layers are in the store.
     whole: bool,
@@ -85,14 +91,15 @@ impl Catalog {
         let mut state = State { images: read_images(dir, layers)?, names: BTreeMap::new() };
         let references = record::references_file(dir);
         record::remove_unfinished(&references).map_err(|cause| store("remove", &references, cause))?;
-        let named = match read_record::<References>(&references, |record| record.version == VERSION) {
-            Some(record) => {
-                state.names = record.references;
-                true
-            }
-            // Without the names nobody knows which images have none.
-            None => !has_set_aside(&references),
-        };
+        let named =
+            match read_record::<References>(&references, |record| record.version == REFERENCES_VERSION) {
+                Some(record) => {
+                    state.names = record.references;
+                    true
+                }
+                // Without the names nobody knows which images have none.
+                None => !has_set_aside(&references),
+            };
         let State { images, names } = &mut state;
         names.retain(|_, id| images.contains_key(id));
         if named {
@@ -157,9 +164,17 @@ impl Catalog {
     /// # Errors
     /// [`Error::ImageMissing`], [`Error::Store`].
     pub(crate) fn config_text(&self, id: &ImageId) -> Result<String, Error> {
+        self.texts(id).map(|(config, _)| config)
+    }
+
+    /// The configuration of an image and its manifest, if there is one, word for word. Reads its file.
+    ///
+    /// # Errors
+    /// [`Error::ImageMissing`], [`Error::Store`].
+    pub(crate) fn texts(&self, id: &ImageId) -> Result<(String, Option<KeptManifest>), Error> {
         let path = record::image_file(&self.dir, id);
         match record::read::<ImageRecord>(&path) {
-            Ok(record) => Ok(record.config),
+            Ok(record) => Ok((record.config, record.manifest)),
             Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
                 Err(Error::ImageMissing { image: id.to_string() })
             }
@@ -167,22 +182,25 @@ impl Catalog {
         }
     }
 
-    /// Adds an image whose layers are all in the store, and held until this returns; or gives a known one more names.
-    /// Durable when this returns.
+    /// Adds an image whose layers are all in the store, and held until this returns; or gives a known one more names, and
+    /// the manifest that it was pulled by this time. Durable when this returns.
     ///
     /// # Errors
     /// [`Error::Store`], [`Error::NoSpace`], [`Error::Document`].
     pub(crate) fn add(&self, new: NewImage) -> Result<Arc<Image>, Error> {
-        let NewImage { id, config, size_bytes, names } = new;
+        let NewImage { id, config, manifest, size_bytes, names } = new;
         let file = ConfigFile::parse(&id, config.as_bytes())?;
         let mut state = self.state();
-        if !state.images.contains_key(&id) {
-            let path = record::image_file(&self.dir, &id);
-            let image = ImageRecord { version: VERSION, id: id.clone(), size_bytes, config };
-            record::write(&path, &image).map_err(|cause| store("write", &path, cause))?;
-            state.images.insert(id.clone(), Known { file, size_bytes, whole: true });
-        } else if let Some(known) = state.images.get_mut(&id) {
-            known.whole = true;
+        let digest = manifest.as_ref().map(|manifest| manifest.digest.clone());
+        match state.images.get_mut(&id) {
+            Some(known) if digest.is_none() || known.manifest == digest => known.whole = true,
+            _ => {
+                let path = record::image_file(&self.dir, &id);
+                let image =
+                    ImageRecord { version: IMAGE_VERSION, id: id.clone(), size_bytes, config, manifest };
+                record::write(&path, &image).map_err(|cause| store("write", &path, cause))?;
+                state.images.insert(id.clone(), Known { file, manifest: digest, size_bytes, whole: true });
+            }
         }
         let mut all = state.names.clone();
         all.extend(names.iter().map(|name| (name.to_string(), id.clone())));
@@ -223,7 +241,7 @@ impl Catalog {
             return Ok(());
         }
         let path = record::references_file(&self.dir);
-        let references = References { version: VERSION, references: names };
+        let references = References { version: REFERENCES_VERSION, references: names };
         record::write(&path, &references).map_err(|cause| store("write", &path, cause))?;
         state.names = references.references;
         Ok(())
@@ -282,27 +300,17 @@ fn read_images(dir: &Path, layers: &Layers) -> Result<HashMap<ImageId, Known>, E
             record::remove(&path).map_err(|cause| store("remove", &path, cause))?;
             continue;
         }
-        let right = |record: &ImageRecord| {
-            record.version == VERSION
-                && record::image_file(dir, &record.id) == path
-                && record.id == digest_like(&record.id, record.config.as_bytes())
-        };
+        let right = |record: &ImageRecord| record::image_file(dir, &record.id) == path && record.is_right();
         let Some(record) = read_record::<ImageRecord>(&path, right) else { continue };
         let Ok(file) = ConfigFile::parse(&record.id, record.config.as_bytes()) else { continue };
         let whole = file.diff_ids.iter().all(|diff_id| layers.contains(diff_id));
         if !whole {
             tracing::warn!(image = %record.id, "an image has lost layers; it is back once it has been pulled again");
         }
-        images.insert(record.id, Known { file, size_bytes: record.size_bytes, whole });
+        let manifest = record.manifest.map(|manifest| manifest.digest);
+        images.insert(record.id, Known { file, manifest, size_bytes: record.size_bytes, whole });
     }
     Ok(images)
-}
-
-/// The digest of `bytes` by the algorithm of `model`.
-fn digest_like(model: &Digest, bytes: &[u8]) -> Digest {
-    let mut digester = crate::digest::Digester::new(model.algorithm());
-    digester.update(bytes);
-    digester.finish()
 }
 
 /// Reads a record; one that isn't right is set aside. Nothing there is nothing.

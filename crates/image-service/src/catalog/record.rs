@@ -1,7 +1,7 @@
 //! The catalogue on disk.
 //!
 //! ```text
-//! <dir>/images/<algorithm>-<hex>.json   one image: its configuration word for word, its layers
+//! <dir>/images/<algorithm>-<hex>.json   one image: its configuration and manifest word for word
 //! <dir>/references.json                 what every name means
 //! ```
 //!
@@ -16,10 +16,12 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::digest::Digest;
+use crate::digest::{Digest, Digester};
 
-/// Version of both forms.
-pub(crate) const VERSION: u32 = 1;
+/// Version of an image's form. The first one had no manifest; it is read still.
+pub(crate) const IMAGE_VERSION: u32 = 2;
+/// Version of the form of all names.
+pub(crate) const REFERENCES_VERSION: u32 = 1;
 /// Ending of a file in the making.
 const UNFINISHED: &str = ".tmp";
 /// Ending of a file that could not be read.
@@ -35,6 +37,35 @@ pub(crate) struct ImageRecord {
     pub(crate) size_bytes: u64,
     /// The configuration as the registry had it: its digest is the id.
     pub(crate) config: String,
+    /// The manifest that the image was last pulled by. None for images of version 1, and for those that came without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) manifest: Option<KeptManifest>,
+}
+
+/// A manifest, word for word. It is the one of this machine's platform, whatever index led to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct KeptManifest {
+    pub(crate) media_type: String,
+    /// Digest of `text`.
+    pub(crate) digest: Digest,
+    pub(crate) text: String,
+}
+
+impl ImageRecord {
+    /// Whether it is of a version that is known, and its texts are those that their digests name.
+    pub(crate) fn is_right(&self) -> bool {
+        let manifest = self.manifest.as_ref();
+        (1..=IMAGE_VERSION).contains(&self.version)
+            && is_digest_of(&self.id, &self.config)
+            && manifest.is_none_or(|manifest| is_digest_of(&manifest.digest, &manifest.text))
+    }
+}
+
+fn is_digest_of(digest: &Digest, text: &str) -> bool {
+    let mut digester = Digester::new(digest.algorithm());
+    digester.update(text.as_bytes());
+    digester.finish() == *digest
 }
 
 /// All names.

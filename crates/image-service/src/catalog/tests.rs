@@ -29,9 +29,15 @@ fn image(config: &str, names: &[&str]) -> NewImage {
     NewImage {
         id: Digest::of(config.as_bytes()),
         config: config.to_owned(),
+        manifest: Some(manifest(config)),
         size_bytes: 5,
         names: names.iter().map(|name| name.parse().unwrap()).collect(),
     }
+}
+
+fn manifest(text: &str) -> KeptManifest {
+    let text = format!("{{\"of\": {text:?}}}");
+    KeptManifest { media_type: "a/b".to_owned(), digest: Digest::of(text.as_bytes()), text }
 }
 
 fn digest_name(repository: &str) -> String {
@@ -147,4 +153,45 @@ fn an_image_without_all_its_layers_is_not_listed() {
     assert!(catalog.get(&id).is_none() && catalog.find("r.example/a").unwrap().is_none());
     catalog.add(image(&config, &["r.example/a"])).unwrap();
     assert!(catalog.find("r.example/a").unwrap().is_some());
+}
+
+#[test]
+fn the_manifest_is_kept_word_for_word_and_is_that_of_the_last_pull() {
+    let fixture = Fixture::new();
+    let catalog = fixture.open();
+    let id = catalog.add(image(CONFIG, &["r.example/a"])).unwrap().id.clone();
+    assert_eq!(catalog.texts(&id).unwrap(), (CONFIG.to_owned(), Some(manifest(CONFIG))));
+    let other = NewImage { manifest: Some(manifest("other")), size_bytes: 6, ..image(CONFIG, &[]) };
+    assert_eq!(catalog.add(other).unwrap().size_bytes, 6);
+    let without = NewImage { manifest: None, size_bytes: 7, ..image(CONFIG, &[]) };
+    catalog.add(without).unwrap();
+    for catalog in [catalog, fixture.open()] {
+        assert_eq!(catalog.texts(&id).unwrap().1, Some(manifest("other")));
+        assert_eq!(catalog.get(&id).unwrap().size_bytes, 6);
+    }
+}
+
+/// Word for word what the first version wrote.
+#[test]
+fn an_image_of_the_first_version_is_read_and_gets_its_manifest_by_the_next_pull() {
+    let fixture = Fixture::new();
+    let id = fixture.open().add(image(CONFIG, &["r.example/a"])).unwrap().id.clone();
+    let config = CONFIG.replace('"', "\\\"");
+    let text = format!("{{\"version\":1,\"id\":\"{id}\",\"size_bytes\":5,\"config\":\"{config}\"}}");
+    fs::write(record::image_file(&fixture.path(), &id), text).unwrap();
+    let catalog = fixture.open();
+    assert_eq!(catalog.texts(&id).unwrap(), (CONFIG.to_owned(), None));
+    catalog.add(image(CONFIG, &["r.example/a"])).unwrap();
+    assert_eq!(fixture.open().texts(&id).unwrap().1, Some(manifest(CONFIG)));
+}
+
+#[test]
+fn a_manifest_that_is_not_what_its_digest_says_is_set_aside_with_its_image() {
+    let fixture = Fixture::new();
+    let id = fixture.open().add(image(CONFIG, &["r.example/a"])).unwrap().id.clone();
+    let file = record::image_file(&fixture.path(), &id);
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replace("\\\"of\\\"", "\\\"Of\\\"")).unwrap();
+    assert_ne!(fs::read_to_string(&file).unwrap(), text);
+    assert!(fixture.open().get(&id).is_none());
 }

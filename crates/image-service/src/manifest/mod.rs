@@ -172,6 +172,22 @@ pub(crate) fn parse(raw: &RawDocument, pointed_by: Option<&Descriptor>) -> Resul
     }
 }
 
+/// The media type of a manifest that [`parse`] has accepted: what points to it says, or it itself, or the answer.
+pub(crate) fn media_type(raw: &RawDocument, pointed_by: Option<&Descriptor>) -> String {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Own {
+        media_type: Option<String>,
+    }
+    let own = serde_json::from_slice::<Own>(&raw.bytes)
+        .ok()
+        .and_then(|document| document.media_type)
+        .filter(|own| !own.is_empty());
+    let said =
+        pointed_by.map(|descriptor| descriptor.media_type.clone()).or(own).or(raw.content_type.clone());
+    said.filter(|said| Kind::of_media_type(said).is_some()).unwrap_or_else(|| OCI_MANIFEST.to_owned())
+}
+
 /// What the document is, agreed upon by all that say something about it.
 fn kind(document: &Raw, content_type: &str, pointed_by: Option<&Descriptor>) -> Result<Kind, String> {
     let own = document.media_type.as_deref().filter(|own| !own.is_empty());

@@ -86,8 +86,8 @@ impl Puller {
         let resolved = resolve::resolve(&repository, reference, &Platform::host()).await?;
         let (layers, new_layers) = self.fetch_layers(&repository, &resolved).await?;
         let names = vec![reference.clone(), reference.with_digest(resolved.digest)];
-        let image =
-            NewImage { id: resolved.id, config: resolved.config, size_bytes: resolved.size_bytes, names };
+        let Resolved { id, config, manifest, size_bytes, .. } = resolved;
+        let image = NewImage { id, config, manifest: Some(manifest), size_bytes, names };
         let catalog = Arc::clone(&self.catalog);
         let added = blocking("adding an image to the catalogue", move || {
             let added = catalog.add(image);

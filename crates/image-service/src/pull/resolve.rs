@@ -1,11 +1,12 @@
 //! From a name to the layers of the image for this machine.
 
+use crate::catalog::KeptManifest;
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::image::ImageId;
 use crate::manifest::{self, ConfigFile, Descriptor, Document, Manifest, Platform};
 use crate::reference::{Pointer, Reference};
-use crate::registry::Repository;
+use crate::registry::{RawDocument, Repository};
 
 /// Indexes that lead to a manifest: an index may list indexes, but nobody needs more than one in another.
 const INDEX_DEPTH: usize = 3;
@@ -19,6 +20,8 @@ pub(super) struct Resolved {
     pub(super) id: ImageId,
     /// The configuration, word for word.
     pub(super) config: String,
+    /// The manifest, word for word.
+    pub(super) manifest: KeptManifest,
     /// Bytes of the compressed layers and the configuration.
     pub(super) size_bytes: u64,
     /// For each layer, the lowest first: digest of the uncompressed archive, and where its compressed form is.
@@ -34,7 +37,8 @@ pub(super) async fn resolve(
     reference: &Reference,
     platform: &Platform,
 ) -> Result<Resolved, Error> {
-    let (digest, manifest) = find_manifest(repository, reference, platform).await?;
+    let Found { meant: digest, manifest, text: kept } =
+        find_manifest(repository, reference, platform).await?;
     let Manifest { config, layers } = manifest;
     let id = config.digest;
     let bytes = repository.small_blob(&id, config.size).await?;
@@ -54,21 +58,32 @@ pub(super) async fn resolve(
     let blobs = layers.iter().map(|layer| layer.size);
     let size_bytes = blobs.fold(config.len() as u64, u64::saturating_add);
     let layers = file.diff_ids.into_iter().zip(layers).collect();
-    Ok(Resolved { digest, id, config, size_bytes, layers })
+    Ok(Resolved { digest, id, config, manifest: kept, size_bytes, layers })
 }
 
-/// The digest of what the name means, and the manifest that it leads to.
+/// A manifest, and how it was found.
+struct Found {
+    /// Digest of what the name means: the manifest, or an index that led to it.
+    meant: Digest,
+    manifest: Manifest,
+    text: KeptManifest,
+}
+
+/// The manifest that a name leads to.
 async fn find_manifest(
     repository: &Repository,
     reference: &Reference,
     platform: &Platform,
-) -> Result<(Digest, Manifest), Error> {
+) -> Result<Found, Error> {
     let mut raw = repository.document(reference.pointer()).await?;
     let meant = raw.digest.clone();
     let mut pointed_by: Option<Descriptor> = None;
     for _ in 0..=INDEX_DEPTH {
         let index = match manifest::parse(&raw, pointed_by.as_ref())? {
-            Document::Manifest(manifest) => return Ok((meant, manifest)),
+            Document::Manifest(manifest) => {
+                let media_type = manifest::media_type(&raw, pointed_by.as_ref());
+                return Ok(Found { meant, manifest, text: kept(raw, media_type)? });
+            }
             Document::Index(index) => index,
         };
         let entry = index.select(platform)?;
@@ -82,6 +97,17 @@ async fn find_manifest(
     }
     let reason = format!("it leads through more than {INDEX_DEPTH} indexes");
     Err(Error::DocumentRefused { kind: "index", digest: meant, reason })
+}
+
+/// The manifest for the catalogue, which keeps texts: JSON is UTF-8 (RFC 8259, section 8.1).
+fn kept(raw: RawDocument, media_type: String) -> Result<KeptManifest, Error> {
+    let RawDocument { digest, bytes, .. } = raw;
+    match String::from_utf8(bytes) {
+        Ok(text) => Ok(KeptManifest { media_type, digest, text }),
+        Err(_) => {
+            Err(Error::DocumentRefused { kind: "manifest", digest, reason: "it is not UTF-8".to_owned() })
+        }
+    }
 }
 
 fn check_size(bytes: &[u8], stated: u64) -> Result<(), String> {

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 
 use super::entry::{Entry, Kind, Time};
 use super::tree::{self, Missing, Place, Tree};
-use super::{Content, Fault, Target, TreePath};
+use super::{Content, Fault, Stored, Target, TreePath};
 use crate::layers::Unpacked;
 use crate::names;
 use crate::usage::{self, Usage};
@@ -73,19 +73,23 @@ impl DirectoryTarget {
         Ok((self.tree.place(parent, missing)?, name))
     }
 
-    fn create(&mut self, path: &TreePath, entry: &Entry, content: &mut Content<'_>) -> Result<(), Fault> {
+    fn create(&mut self, path: &TreePath, entry: &Entry, content: &mut Content<'_>) -> Result<Stored, Fault> {
         let failed = |cause: io::Error| Fault::create(&entry.name, cause);
         if path.is_root() {
             return match entry.kind {
-                Kind::Directory => self.root(entry).map_err(failed),
+                Kind::Directory => self.root(entry).map_err(failed).map(|()| Stored::Nothing),
                 _ => Err(Fault::refused(&entry.name, "the layer's root must be a directory")),
             };
         }
         let (place, name) = self.place(path, Missing::Create).map_err(failed)?;
         match &entry.kind {
             Kind::Regular { .. } => return self.file(&place, &name, entry, content),
-            Kind::HardLink(source) => return self.hard_link(&place, &name, entry, source),
-            Kind::Directory => return self.directory(&place, &name, entry).map_err(failed),
+            Kind::HardLink(source) => {
+                return self.hard_link(&place, &name, entry, source).map(|()| Stored::Nothing);
+            }
+            Kind::Directory => {
+                return self.directory(&place, &name, entry).map_err(failed).map(|()| Stored::Nothing);
+            }
             Kind::Symlink(target) => {
                 if target.is_empty() || target.contains(&0) {
                     return Err(Fault::refused(&entry.name, "its link has no valid target"));
@@ -102,7 +106,7 @@ impl DirectoryTarget {
         }
         .map_err(failed)?;
         self.count(0);
-        set_attributes_by_name(&place, &name, entry).map_err(failed)
+        set_attributes_by_name(&place, &name, entry).map_err(failed).map(|()| Stored::Nothing)
     }
 
     fn count(&mut self, content: u64) {
@@ -162,14 +166,15 @@ impl DirectoryTarget {
         name: &[u8],
         entry: &Entry,
         content: &mut Content<'_>,
-    ) -> Result<(), Fault> {
+    ) -> Result<Stored, Fault> {
         let failed = |cause: io::Error| Fault::create(&entry.name, cause);
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(entry.mode & 0o777);
         let file = self.make(place, name, || rustix::fs::openat(place, name, flags, mode)).map_err(failed)?;
         let stored = copy(&file, entry, content)?;
         self.count(stored);
-        set_attributes(file.as_fd(), entry, self.creator).map_err(failed)
+        set_attributes(file.as_fd(), entry, self.creator).map_err(failed)?;
+        Ok(if stored == 0 { Stored::Nothing } else { Stored::File(place.path_of(name)) })
     }
 
     fn hard_link(&mut self, place: &Place, name: &[u8], entry: &Entry, source: &[u8]) -> Result<(), Fault> {
@@ -253,7 +258,7 @@ impl DirectoryTarget {
 }
 
 impl Target for DirectoryTarget {
-    fn add(&mut self, path: &TreePath, entry: &Entry, content: &mut Content<'_>) -> Result<(), Fault> {
+    fn add(&mut self, path: &TreePath, entry: &Entry, content: &mut Content<'_>) -> Result<Stored, Fault> {
         self.create(path, entry, content)
     }
 

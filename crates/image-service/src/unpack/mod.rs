@@ -31,6 +31,8 @@ pub(crate) use archive::{Archive, Content};
 pub(crate) use directory::{DirectoryTarget, own_umask};
 pub(crate) use entry::Entry;
 pub(crate) use path::TreePath;
+#[allow(unused_imports, reason = "part of `Stored`")]
+pub(crate) use sparse::Extent;
 pub(crate) use stream::{Chunk, Stream, channel};
 
 use path::Role;
@@ -42,7 +44,9 @@ const MAX_ENTRIES: u64 = 5_000_000;
 pub(crate) trait Target {
     /// Adds a file, directory, link or node, in the place of what an earlier entry of the same name made; but a
     /// directory named again keeps what is in it.
-    fn add(&mut self, path: &TreePath, entry: &Entry, content: &mut Content<'_>) -> Result<(), Fault>;
+    ///
+    /// The answer says where all content went that was read from `content`, in the order of the archive.
+    fn add(&mut self, path: &TreePath, entry: &Entry, content: &mut Content<'_>) -> Result<Stored, Fault>;
 
     /// Hides `path` of the layers below. What this layer itself has at `path` stays.
     fn whiteout(&mut self, path: &TreePath) -> Result<(), Fault>;
@@ -54,6 +58,19 @@ pub(crate) trait Target {
     fn finish(&mut self) -> Result<Unpacked, Fault>;
 }
 
+/// Where a target has put the content of an entry, so that the archive can be written out again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(dead_code, reason = "read by what writes archives out again")]
+pub(crate) enum Stored {
+    /// There was none.
+    Nothing,
+    /// In these parts of the one file that the layer is, one after the other.
+    #[allow(dead_code, reason = "for layers that are one file")]
+    At(Vec<Extent>),
+    /// In the file with this real path below the layer's root, where the entry's extents say.
+    File(TreePath),
+}
+
 /// Unpacks a whole layer into `target`; returns what it found and the digest of the uncompressed bytes.
 pub(crate) fn unpack(mut stream: Stream, target: &mut dyn Target) -> Result<(Digest, Unpacked), Fault> {
     let mut archive = Archive::new(&mut stream);
@@ -63,19 +80,19 @@ pub(crate) fn unpack(mut stream: Stream, target: &mut dyn Target) -> Result<(Dig
         if entries > MAX_ENTRIES {
             return Err(Fault::Archive("it has too many entries"));
         }
-        apply(&entry, &mut archive.content(&entry), target)?;
+        let _stored = apply(&entry, &mut archive.content(&entry), target)?;
     }
     let unpacked = target.finish()?;
     Ok((stream.finish()?, unpacked))
 }
 
-fn apply(entry: &Entry, content: &mut Content<'_>, target: &mut dyn Target) -> Result<(), Fault> {
+fn apply(entry: &Entry, content: &mut Content<'_>, target: &mut dyn Target) -> Result<Stored, Fault> {
     let path = TreePath::parse(&entry.name).map_err(|reason| Fault::refused(&entry.name, reason))?;
     match path.role().map_err(|reason| Fault::refused(&entry.name, reason))? {
         Role::Node => target.add(&path, entry, content),
-        Role::Whiteout(hidden) => target.whiteout(&hidden),
-        Role::Opaque(dir) => target.opaque(&dir),
-        Role::Ignored => Ok(()),
+        Role::Whiteout(hidden) => target.whiteout(&hidden).map(|()| Stored::Nothing),
+        Role::Opaque(dir) => target.opaque(&dir).map(|()| Stored::Nothing),
+        Role::Ignored => Ok(Stored::Nothing),
     }
 }
 
