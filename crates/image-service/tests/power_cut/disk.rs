@@ -7,8 +7,8 @@ use crate::work::Event;
 
 /// Bytes of a block: what file systems write in.
 const BLOCK: usize = 4096;
-/// Bytes that a disk writes wholly or not at all.
-const SECTOR: usize = 512;
+/// Bytes that a disk writes wholly or not at all: the physical sector of today's. btrfs needs it for its superblock.
+const SECTOR: usize = 4096;
 
 /// The blocks of a disk; those never written are zeros. Cheap to clone: blocks are shared until one is written.
 #[derive(Clone, Default)]
