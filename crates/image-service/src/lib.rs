@@ -20,6 +20,7 @@ mod blocking;
 mod catalog;
 mod config;
 mod digest;
+mod erofs;
 mod error;
 mod gc;
 mod image;
@@ -44,4 +45,5 @@ pub use image::{FilesystemUsage, Image, ImageConfig, ImageId, ImageUser, RootfsI
 pub use images::Images;
 pub use pull::PullRequest;
 pub use reference::{Pointer, Reference};
+pub use unpack::{ErofsImage, write_erofs};
 pub use usage::Usage;

@@ -48,11 +48,13 @@ pub(crate) struct Unpacked {
     pub(crate) usage: Usage,
     pub(crate) opaque_root: bool,
     pub(crate) implied_dirs: Vec<String>,
+    /// CRC-32C of each MiB of the layer's image, the last of what is left; none where the layer is no image.
+    pub(crate) checksums: Vec<u32>,
 }
 
 impl Record {
     pub(crate) fn new(diff_id: Digest, format: Format, unpacked: Unpacked) -> Record {
-        let Unpacked { usage, opaque_root, implied_dirs } = unpacked;
+        let Unpacked { usage, opaque_root, implied_dirs, checksums: _ } = unpacked;
         let Usage { bytes, inodes } = usage;
         Record { version: VERSION, diff_id, format, bytes, inodes, opaque_root, implied_dirs }
     }

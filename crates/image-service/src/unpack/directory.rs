@@ -305,6 +305,7 @@ impl Target for DirectoryTarget {
             usage,
             opaque_root: self.opaque_root,
             implied_dirs: implied.iter().filter_map(text).collect(),
+            checksums: Vec::new(),
         })
     }
 }

@@ -5,7 +5,8 @@
 //! ```
 //!
 //! [`Target`] is the wall between archives and the forms in which layers are kept: it is told every entry in the order
-//! of the archive, with a name that can't leave the layer. [`directory`] is the target for plain overlay directories.
+//! of the archive, with a name that can't leave the layer. [`directory`] is the target for plain overlay directories, [`erofs`] the one
+//! for images.
 //! The archive comes from a stranger. Nothing in it makes a target touch anything outside the layer, and what it can
 //! make us hold in memory is bounded.
 //! Not here: where layers live and when they become visible (`layers`).
@@ -14,10 +15,12 @@ mod archive;
 mod digesting;
 mod directory;
 mod entry;
+mod erofs;
 mod header;
 mod path;
 mod pax;
 mod sparse;
+mod standalone;
 mod stream;
 mod tree;
 
@@ -30,9 +33,10 @@ use crate::layers::{Unpacked, is_no_space};
 pub(crate) use archive::{Archive, Content};
 pub(crate) use directory::{DirectoryTarget, own_umask};
 pub(crate) use entry::Entry;
+pub(crate) use erofs::ErofsTarget;
 pub(crate) use path::TreePath;
-#[allow(unused_imports, reason = "part of `Stored`")]
 pub(crate) use sparse::Extent;
+pub use standalone::{ErofsImage, write_erofs};
 pub(crate) use stream::{Chunk, Stream, channel};
 
 use path::Role;
@@ -65,7 +69,6 @@ pub(crate) enum Stored {
     /// There was none.
     Nothing,
     /// In these parts of the one file that the layer is, one after the other.
-    #[allow(dead_code, reason = "for layers that are one file")]
     At(Vec<Extent>),
     /// In the file with this real path below the layer's root, where the entry's extents say.
     File(TreePath),
