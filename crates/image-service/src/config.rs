@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::care::CareSettings;
+
 /// Settings of the image service.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -14,12 +16,20 @@ pub struct Config {
     pub pinned: Vec<String>,
     /// Bounds on what registries may make us do.
     pub limits: Limits,
+    /// How damage is looked for and repaired.
+    pub care: CareSettings,
 }
 
 impl Config {
     /// The usual settings for these two directories.
     pub fn new(root: PathBuf, registry_config_dir: PathBuf) -> Config {
-        Config { root, registry_config_dir, pinned: Vec::new(), limits: Limits::default() }
+        Config {
+            root,
+            registry_config_dir,
+            pinned: Vec::new(),
+            limits: Limits::default(),
+            care: CareSettings::default(),
+        }
     }
 }
 

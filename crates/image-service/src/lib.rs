@@ -11,12 +11,14 @@
 //! | `catalog` | what images there are, and their names |
 //! | `unpack`, `layers` | from compressed bytes to shared, synced layers |
 //! | `rootfs` | a container's writable layer above them, mounted |
+//! | `care` | damage is looked for and repaired |
 //! | `gc`, `usage` | getting rid of things, and measuring them |
 //!
 //! Not here: CRI and its types, pods, and the gRPC code of an error (see [`ErrorKind`]).
 
 mod auth;
 mod blocking;
+mod care;
 mod catalog;
 mod config;
 mod digest;
@@ -38,6 +40,7 @@ mod usage;
 use blocking::blocking;
 
 pub use auth::Credentials;
+pub use care::{CareSettings, Checked};
 pub use config::{Config, Limits};
 pub use digest::{Algorithm, Digest, Digester};
 pub use error::{Broken, Error, ErrorKind};

@@ -46,6 +46,13 @@ pub(crate) struct NewImage {
     pub(crate) names: Vec<Reference>,
 }
 
+/// An image that has lost layers, and by which of its names those can be asked for.
+#[derive(Debug)]
+pub(crate) struct Lacking {
+    pub(crate) id: ImageId,
+    pub(crate) digests: Vec<Reference>,
+}
+
 /// The catalogue.
 #[derive(Debug)]
 pub(crate) struct Catalog {
@@ -250,6 +257,29 @@ impl Catalog {
             let _ = self.rename(&mut state, names);
         }
         collected
+    }
+
+    /// Whether an image has lost layers.
+    pub(crate) fn lacks(&self) -> bool {
+        self.state().images.values().any(|known| !known.whole)
+    }
+
+    /// Looks which images have all their layers: from now on those are listed, and the others aren't. The answer is the others.
+    pub(crate) fn look_again(&self, layers: &Layers) -> Vec<Lacking> {
+        let mut state = self.state();
+        let State { images, names, .. } = &mut *state;
+        let mut lacking = Vec::new();
+        for (id, known) in images {
+            known.whole = known.file.diff_ids.iter().all(|diff_id| layers.contains(diff_id));
+            if !known.whole {
+                let names = names.iter().filter(|(_, other)| *other == id);
+                let names = names.filter_map(|(name, _)| name.parse::<Reference>().ok());
+                let digests = names.filter(|name| matches!(name.pointer(), Pointer::Digest(_))).collect();
+                lacking.push(Lacking { id: id.clone(), digests });
+            }
+        }
+        self.publish(&state);
+        lacking
     }
 
     fn rename(&self, state: &mut State, names: BTreeMap<String, ImageId>) -> Result<(), Error> {

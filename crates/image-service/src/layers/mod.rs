@@ -14,6 +14,7 @@
 //!
 //! Everything here blocks: call it from a blocking thread.
 
+mod check;
 mod draft;
 mod record;
 mod writeback;
@@ -33,6 +34,7 @@ use crate::error::Error;
 use crate::gc::Trash;
 use crate::usage::Usage;
 
+pub use check::Condition;
 pub(crate) use record::{Record, Unpacked};
 pub use writer::LayerWriter;
 
@@ -216,7 +218,8 @@ impl Layers {
                 Err(error) => outcome = outcome.and(Err(error)),
             }
         }
-        outcome.map(|()| removed)
+        drop(index);
+        outcome.and(self.sweep_damaged()).map(|()| removed)
     }
 }
 
