@@ -10,6 +10,7 @@
 //! | `pull` | from a name to a catalogue entry |
 //! | `catalog` | what images there are, and their names |
 //! | `unpack`, `layers` | from compressed bytes to shared, synced layers |
+//! | `mounting` | the kernel's calls about mounts |
 //! | `rootfs` | a container's writable layer above them, mounted |
 //! | `care` | damage is looked for and repaired |
 //! | `gc`, `usage` | getting rid of things, and measuring them |
@@ -29,6 +30,7 @@ mod image;
 mod images;
 pub mod layers;
 mod manifest;
+mod mounting;
 mod names;
 mod pull;
 mod reference;

@@ -77,6 +77,9 @@ impl Layers {
             self.inner.trash.discard(&dir)?;
         }
         index.layers.remove(diff_id);
+        let unmounted = index.mounts.forget(diff_id);
+        drop(index);
+        drop(unmounted);
         Ok(())
     }
 
