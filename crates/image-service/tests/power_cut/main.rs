@@ -25,6 +25,9 @@ mod fuse;
 #[path = "../pulls/image.rs"]
 #[allow(dead_code, reason = "shared with the tests of pulls")]
 mod image;
+#[path = "../layers/loop_device.rs"]
+#[allow(dead_code, reason = "shared with the tests of layers")]
+mod loop_device;
 #[path = "../pulls/registry.rs"]
 #[allow(dead_code, reason = "shared with the tests of pulls")]
 mod registry;
