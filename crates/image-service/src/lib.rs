@@ -4,12 +4,13 @@
 //! |---|---|
 //! | [`images`](Images) | the one handle that the daemon holds |
 //! | `reference` | names of images as users write them |
-//! | `auth` | the credentials of a request |
+//! | `auth` | credentials: of a request, of the node, and who may see them |
 //! | `registry` | endpoints, `hosts.toml`, tokens, HTTP |
 //! | `manifest` | manifests, indexes and configurations, checked |
 //! | `pull` | from a name to a catalogue entry |
 //! | `catalog` | what images there are, and their names |
 //! | `unpack`, `layers` | from compressed bytes to shared, synced layers |
+//! | `erofs` | the bytes of an EROFS image's structures |
 //! | `mounting` | the kernel's calls about mounts |
 //! | `rootfs` | a container's writable layer above them, mounted |
 //! | `care` | damage is looked for and repaired |
@@ -25,6 +26,7 @@ mod config;
 mod digest;
 mod erofs;
 mod error;
+mod files;
 mod gc;
 mod image;
 mod images;
@@ -36,19 +38,23 @@ mod pull;
 mod reference;
 mod registry;
 pub mod rootfs;
+mod turns;
 mod unpack;
 mod usage;
 
 use blocking::blocking;
 
-pub use auth::Credentials;
+pub use auth::{CredentialSource, Credentials};
 pub use care::{CareSettings, Checked};
-pub use config::{Config, Limits};
+pub use config::{Config, CredentialsFile, Limits};
 pub use digest::{Algorithm, Digest, Digester};
 pub use error::{Broken, Error, ErrorKind};
 pub use image::{FilesystemUsage, Image, ImageConfig, ImageId, ImageUser, RootfsInfo};
 pub use images::Images;
-pub use pull::PullRequest;
+pub use pull::{
+    LayerProgress, LayerState, PullProgress, PullRequest, PullStage, PullStatistics, PullTotals, PullWatch,
+};
 pub use reference::{Pointer, Reference};
-pub use unpack::{ErofsImage, write_erofs};
+pub use registry::{Exchange, Explanation, HostExplanation, HostRole, Meant, Probe, TlsExplanation};
+pub use unpack::{ErofsImage, write_directory, write_erofs};
 pub use usage::Usage;

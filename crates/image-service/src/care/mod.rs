@@ -93,13 +93,6 @@ impl Care {
         Care { settings, layers, catalog, round, suspects: Mutex::default(), woken: Notify::new() }
     }
 
-    /// Lists images again whose layers are back.
-    pub(crate) fn relist(&self) {
-        if self.catalog.lacks() {
-            self.catalog.look_again(&self.layers);
-        }
-    }
-
     /// Has a layer looked at if it may be the reason why something failed.
     pub(crate) fn hear(&self, error: &Error) {
         let suspect = match error {
@@ -207,7 +200,7 @@ fn is_damage(cause: &io::Error) -> bool {
 async fn repair(pulls: &Pulls, lacking: &Lacking) -> Result<(), Error> {
     let mut outcome = Err(Error::ImageMissing { image: lacking.id.to_string() });
     for name in &lacking.digests {
-        outcome = pulls.pull(name.clone(), Login::anonymous()).await.map(drop);
+        outcome = pulls.watch(name.clone(), Login::anonymous()).outcome().await.map(drop);
         if outcome.is_ok() {
             tracing::info!(image = %lacking.id, %name, "layers that an image had lost are back");
             return Ok(());

@@ -21,7 +21,7 @@ use super::{Hold, Inner, Layer, NewLayer, layer, make_private_dir, open_dir, sto
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::names;
-use crate::unpack::{self, DirectoryTarget, ErofsTarget, Fault, Stream, Target};
+use crate::unpack::{self, DirectoryTarget, ErofsTarget, Fault, Stream, Target, Tools};
 
 /// Name of a layer's root directory beside its record.
 pub(super) const TREE: &str = "fs";
@@ -55,16 +55,17 @@ impl Draft {
 
     /// Unpacks the compressed bytes of `source` to their end, checks them and makes the layer visible, unless another
     /// one like it has become so meanwhile. The calling thread gets an umask of its own.
-    pub(super) fn receive(self, source: impl BufRead + 'static) -> Result<Layer, Error> {
+    pub(super) fn receive(self, source: impl BufRead + 'static, tools: Tools) -> Result<Layer, Error> {
         let record = match self.store.format()? {
-            Format::Directory => self.directory(source)?,
-            Format::Erofs => self.image(source)?,
+            Format::Directory => self.directory(source, tools)?,
+            Format::Erofs => self.image(source, tools)?,
         };
         self.publish(record)
     }
 
     /// Makes a directory of it, synced.
-    fn directory(&self, source: impl BufRead + 'static) -> Result<Record, Error> {
+    fn directory(&self, source: impl BufRead + 'static, tools: Tools) -> Result<Record, Error> {
+        let meter = Arc::clone(&tools.meter);
         let tree = self.dir.join(TREE);
         let root = make_root(&tree).map_err(|cause| store("create", &tree, cause))?;
         let aside = self.dir.join(ASIDE);
@@ -73,41 +74,44 @@ impl Draft {
         // Modes of what is created below come out as the archive has them.
         unpack::own_umask().map_err(|cause| Fault::Stream(cause).of_layer(&self.diff_id))?;
         let pace = self.store.writeback.of_directory();
-        let unpacked = self.fill(source, pace, &mut DirectoryTarget::new(root, replaced))?;
+        let unpacked = self.fill((source, tools), pace, &mut DirectoryTarget::new(root, replaced))?;
         // What later entries replaced stays: the archive can't be written again without it.
         match rustix::fs::rmdir(&aside) {
             Ok(()) | Err(Errno::NOTEMPTY) => {}
             Err(errno) => return Err(store("remove", &aside, errno.into())),
         }
         let record = self.record(Format::Directory, unpacked)?;
-        rustix::fs::syncfs(&self.opened).map_err(|errno| store("sync", &self.dir, errno.into()))?;
+        let synced = meter.sync(|| rustix::fs::syncfs(&self.opened));
+        synced.map_err(|errno| store("sync", &self.dir, errno.into()))?;
         Ok(record)
     }
 
     /// Makes an image of it, synced.
-    fn image(&self, source: impl BufRead + 'static) -> Result<Record, Error> {
+    fn image(&self, source: impl BufRead + 'static, tools: Tools) -> Result<Record, Error> {
+        let meter = Arc::clone(&tools.meter);
         let path = self.dir.join(IMAGE);
         let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&path);
         let file = file.map_err(|cause| store("create", &path, cause))?;
         let image = file.try_clone().map(Image::new).map_err(|cause| store("open", &path, cause))?;
         let pace = self.store.writeback.of_image(&image);
-        let unpacked = self.fill(source, pace, &mut ErofsTarget::new(file))?;
-        image.sync().map_err(|cause| store("sync", &path, cause))?;
+        let unpacked = self.fill((source, tools), pace, &mut ErofsTarget::new(file))?;
+        meter.sync(|| image.sync()).map_err(|cause| store("sync", &path, cause))?;
         let record = self.record(Format::Erofs, unpacked)?;
-        self.sync_others().map_err(|cause| store("sync", &self.dir, cause))?;
+        meter.sync(|| self.sync_others()).map_err(|cause| store("sync", &self.dir, cause))?;
         Ok(record)
     }
 
     /// Unpacks all of `source` into `target`.
     fn fill(
         &self,
-        source: impl BufRead + 'static,
+        (source, tools): (impl BufRead + 'static, Tools),
         mut pace: Option<Pace>,
         target: &mut dyn Target,
     ) -> Result<Unpacked, Error> {
         let of_layer = |fault: Fault| fault.of_layer(&self.diff_id);
         let progress = move |bytes| pace.iter_mut().for_each(|pace| pace.advance(bytes));
-        let stream = Stream::open(source, self.diff_id.algorithm(), Box::new(progress)).map_err(of_layer)?;
+        let stream =
+            Stream::open(source, self.diff_id.algorithm(), Box::new(progress), tools).map_err(of_layer)?;
         let (actual, unpacked) = unpack::unpack(stream, target).map_err(of_layer)?;
         if actual != self.diff_id {
             return Err(Error::LayerDigest { expected: self.diff_id.clone(), actual });

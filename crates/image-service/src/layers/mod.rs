@@ -35,6 +35,7 @@ use crate::digest::Digest;
 use crate::error::Error;
 use crate::gc::Trash;
 use crate::mounting::{Stage, open_place};
+use crate::unpack::Tools;
 use crate::usage::Usage;
 
 pub use check::Condition;
@@ -213,9 +214,13 @@ impl Layers {
     ///
     /// # Errors
     /// As [`Layers::begin`], [`LayerWriter::write`] and [`LayerWriter::commit`].
-    #[expect(dead_code, reason = "pulls are about to use it")]
-    pub(crate) fn receive(&self, new: NewLayer, source: impl BufRead + 'static) -> Result<Layer, Error> {
-        Draft::begin(&self.inner, new)?.receive(source)
+    pub(crate) fn receive(
+        &self,
+        new: NewLayer,
+        source: impl BufRead + 'static,
+        tools: Tools,
+    ) -> Result<Layer, Error> {
+        Draft::begin(&self.inner, new)?.receive(source, tools)
     }
 
     /// Disk space and inodes of all layers together. Kept in memory: never reads the disk.

@@ -13,7 +13,10 @@ use super::draft::Draft;
 use super::{Inner, Layer, NewLayer, store};
 use crate::digest::Digest;
 use crate::error::Error;
-use crate::unpack::{self, Chunk};
+use crate::unpack::{self, Chunk, Tools};
+
+/// Bytes that one zstd frame may refer back to: as in pulls, by default.
+const WINDOW: u64 = 128 << 20;
 
 /// Takes the compressed bytes of a layer and unpacks them on a thread of its own, while more are on their way.
 ///
@@ -30,8 +33,10 @@ impl LayerWriter {
         let diff_id = new.diff_id.clone();
         let draft = Draft::begin(inner, new)?;
         let (chunks, received) = unpack::channel();
-        let thread =
-            std::thread::Builder::new().name("unpack".to_owned()).spawn(move || draft.receive(received));
+        let tools = Tools::alone(WINDOW);
+        let tools = tools.map_err(|cause| store("start a thread that fills", &inner.root, cause))?;
+        let run = move || draft.receive(received, tools);
+        let thread = std::thread::Builder::new().name("unpack".to_owned()).spawn(run);
         let thread = thread.map_err(|cause| store("start the thread that fills", &inner.root, cause))?;
         Ok(LayerWriter { diff_id, chunks: Some(chunks), thread: Some(thread) })
     }

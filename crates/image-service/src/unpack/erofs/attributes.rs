@@ -3,7 +3,7 @@
 
 use rustix::io::Errno;
 
-use super::acl;
+use super::acl::{self, Verdict};
 use crate::erofs::xattr::Body;
 use crate::unpack::Fault;
 use crate::unpack::entry::{Entry, Kind};
@@ -46,14 +46,18 @@ impl Attributes {
         match name {
             b"user." | b"trusted." | b"security." => Err(Errno::INVAL),
             b"security.capability" if !is_capability(value) => Err(Errno::INVAL),
-            b"system.posix_acl_access" if !matches!(kind, Kind::Symlink(_)) => {
-                acl::access(value, &mut self.mode)
+            b"system.posix_acl_access" | b"system.posix_acl_default" => {
+                let verdict = match kind {
+                    Kind::Symlink(_) => acl::of_link(value),
+                    _ if name.ends_with(b"access") => acl::access(value, &mut self.mode),
+                    kind => acl::default(value, matches!(kind, Kind::Directory)),
+                };
+                match verdict {
+                    Verdict::Keep => Ok(true),
+                    Verdict::Drop => Ok(false),
+                    Verdict::Refuse(errno) => Err(errno),
+                }
             }
-            b"system.posix_acl_default" if !matches!(kind, Kind::Symlink(_)) => {
-                let keep = acl::check(value)?;
-                if keep && !matches!(kind, Kind::Directory) { Err(Errno::ACCESS) } else { Ok(keep) }
-            }
-            b"system.posix_acl_access" | b"system.posix_acl_default" => Ok(false),
             _ => Ok(true),
         }
     }

@@ -11,6 +11,7 @@ use super::layout::{Layout, Shape};
 use super::names::{DirId, Names, ROOT, Target};
 use super::nodes::Nodes;
 use super::root::{self, Root};
+use super::unfit::Unfit;
 use crate::erofs::dirent::{self, Block, Dirent, Extent};
 use crate::erofs::inode::{self, Data, Inode};
 use crate::erofs::xattr::Body;
@@ -55,7 +56,7 @@ impl Directory {
     fn all_xattrs(&self) -> io::Result<Body> {
         let mut xattrs = self.xattrs.clone();
         if self.opaque {
-            xattrs.push(OPAQUE.as_bytes(), b"y").map_err(io::Error::other)?;
+            xattrs.push(OPAQUE.as_bytes(), b"y").map_err(Unfit)?;
         }
         Ok(xattrs)
     }

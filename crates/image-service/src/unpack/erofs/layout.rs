@@ -11,8 +11,7 @@
 
 use std::io;
 
-use rustix::io::Errno;
-
+use super::unfit::Unfit;
 use crate::erofs::inode::Data;
 use crate::erofs::{BLOCK, NO_BLOCK, SLOT};
 
@@ -99,7 +98,7 @@ impl Layout {
     pub(super) fn blocks(&mut self, bytes: u64) -> io::Result<u64> {
         let start = self.end;
         let end = bytes.checked_next_multiple_of(BLOCK as u64).and_then(|bytes| start.checked_add(bytes));
-        self.end = end.filter(|end| *end <= MAX_END).ok_or(Errno::FBIG)?;
+        self.end = end.filter(|end| *end <= MAX_END).ok_or(Unfit("it is larger than an image can be"))?;
         Ok(start)
     }
 
@@ -111,7 +110,7 @@ impl Layout {
         self.segment = self.blocks(self.next_segment as u64)?;
         self.used = vec![0; self.next_segment / BLOCK];
         self.next_segment = (self.next_segment * 2).min(LARGEST_SEGMENT);
-        self.fit(need).ok_or_else(|| Errno::INVAL.into())
+        self.fit(need).ok_or_else(|| Unfit("its inode is larger than a block").into())
     }
 
     /// The block of the segment that is left with the least room.

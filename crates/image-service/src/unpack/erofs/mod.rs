@@ -14,6 +14,7 @@
 //! | `image` | the file, its buffers and checksums |
 //! | `sparse` | files with holes |
 //! | `directories`, `root` | what is written at the end |
+//! | `unfit` | what no image can hold |
 //!
 //! An image is the same for the same archive, whoever makes it: it has no time but those of the archive, and nothing of
 //! the host. What a later entry replaces stays in it, unreachable: the archive can't be told again without it.
@@ -30,6 +31,7 @@ mod names;
 mod nodes;
 mod root;
 mod sparse;
+mod unfit;
 
 use std::fs::File;
 use std::io;
@@ -45,6 +47,7 @@ use directories::Directory;
 use image::Image;
 use names::{DirId, Names, ROOT};
 use nodes::{Made, Nodes};
+use unfit::fault;
 
 /// An image being filled.
 #[derive(Debug)]
@@ -62,7 +65,7 @@ impl ErofsTarget {
 
     fn hard_link(&mut self, place: DirId, name: &[u8], entry: &Entry, source: &[u8]) -> Result<(), Fault> {
         let refused = |reason| Fault::refused(&entry.name, reason);
-        let failed = |cause: io::Error| Fault::create(&entry.name, cause);
+        let failed = |cause: io::Error| fault(&entry.name, cause);
         let source =
             TreePath::parse(source).map_err(|_| refused("it is a hard link to a path outside the layer"))?;
         let missing = "it is a hard link to a file that the layer doesn't have";
@@ -92,7 +95,7 @@ impl ErofsTarget {
                 let opaque = found.is_some_and(|target| target.is_whiteout());
                 let directory = Directory { opaque, ..Directory::implied(place) };
                 let made = self.names.make_dir(place, name, directory);
-                made.map_err(|cause| Fault::create(&entry.name, cause))?
+                made.map_err(|cause| fault(&entry.name, cause))?
             }
         };
         self.describe(id, entry)
@@ -101,8 +104,11 @@ impl ErofsTarget {
     /// Gives a directory the attributes of its entry.
     fn describe(&mut self, id: DirId, entry: &Entry) -> Result<(), Fault> {
         let attributes = attributes::of(entry)?;
+        if id == ROOT && !root::holds(&attributes.xattrs) {
+            return Err(Fault::refused(&entry.name, "the layer's root has too many extended attributes"));
+        }
         let held = self.names.hold(attributes.xattrs.size());
-        held.map_err(|cause| Fault::create(&entry.name, cause))?;
+        held.map_err(|cause| fault(&entry.name, cause))?;
         let directory = &mut self.names.directories[id as usize];
         directory.mode = attributes.mode;
         (directory.uid, directory.gid, directory.mtime) = (entry.uid, entry.gid, entry.mtime);
@@ -114,7 +120,7 @@ impl ErofsTarget {
 
 impl Target for ErofsTarget {
     fn add(&mut self, path: &TreePath, entry: &Entry, content: &mut Content<'_>) -> Result<Stored, Fault> {
-        let failed = |cause: io::Error| Fault::create(&entry.name, cause);
+        let failed = |cause: io::Error| fault(&entry.name, cause);
         let Some((parent, name)) = path.split() else {
             return match entry.kind {
                 Kind::Directory => self.describe(ROOT, entry).map(|()| Stored::Nothing),
@@ -141,7 +147,7 @@ impl Target for ErofsTarget {
     }
 
     fn whiteout(&mut self, path: &TreePath) -> Result<(), Fault> {
-        let failed = |cause: io::Error| Fault::create(path.as_bytes(), cause);
+        let failed = |cause: io::Error| fault(path.as_bytes(), cause);
         let Some((parent, name)) = path.split() else { return Err(failed(Errno::INVAL.into())) };
         let place = self.names.place(parent, Missing::Create).map_err(failed)?;
         match self.names.find(place, name) {
@@ -165,14 +171,14 @@ impl Target for ErofsTarget {
             return Ok(());
         }
         let place = self.names.place(path.as_bytes(), Missing::Create);
-        let place = place.map_err(|cause| Fault::create(path.as_bytes(), cause))?;
+        let place = place.map_err(|cause| fault(path.as_bytes(), cause))?;
         self.names.directories[place as usize].opaque = true;
         Ok(())
     }
 
     fn finish(&mut self) -> Result<Unpacked, Fault> {
         let finished = directories::finish(&self.names, &mut self.nodes);
-        let finished = finished.map_err(|cause| Fault::create(b"", cause))?;
+        let finished = finished.map_err(|cause| fault(b"", cause))?;
         let layout = &self.nodes.image.layout;
         Ok(Unpacked {
             usage: Usage { bytes: layout.end - layout.holes, inodes: 1 },

@@ -13,6 +13,7 @@ use hashbrown::HashTable;
 use rustix::io::Errno;
 
 use super::directories::Directory;
+use super::unfit::Unfit;
 use crate::erofs::FileType;
 use crate::unpack::tree::{MAX_DEPTH, MAX_LINKS, Missing, parts};
 
@@ -116,6 +117,15 @@ impl Node {
     }
 }
 
+/// A path that was walked.
+#[derive(Debug)]
+struct Last {
+    path: Vec<u8>,
+    place: DirId,
+    /// No link was on the way.
+    straight: bool,
+}
+
 /// The tree.
 #[derive(Debug)]
 pub(super) struct Names {
@@ -126,8 +136,8 @@ pub(super) struct Names {
     table: HashTable<u32>,
     hasher: RandomState,
     pub(super) directories: Vec<Directory>,
-    /// The parent of the last entry, which mostly is that of the next.
-    last: Option<(Vec<u8>, DirId)>,
+    /// The parent of the last entry, which mostly is that of the next or above it.
+    last: Option<Last>,
     /// Bytes of the directories.
     held: usize,
 }
@@ -269,22 +279,25 @@ impl Names {
         if path.is_empty() {
             return Ok(ROOT);
         }
-        if let Some((last, place)) = &self.last
-            && last == path
+        if let Some(last) = &self.last
+            && last.path == path
         {
-            return Ok(*place);
+            return Ok(last.place);
         }
-        let place = match self.straight(path) {
-            Some(place) => place,
-            None => self.walk(path, missing)?,
-        };
-        self.last = Some((path.to_owned(), place));
+        let found = self.straight(path);
+        let place = found.map_or_else(|| self.walk(path, missing), Ok)?;
+        self.last = Some(Last { path: path.to_owned(), place, straight: found.is_some() });
         Ok(place)
     }
 
     /// The same where all of it is there and no link is on the way.
     fn straight(&self, path: &[u8]) -> Option<DirId> {
-        parts(path).try_fold(ROOT, |here, part| match self.find(here, part) {
+        let below = |last: &Last| {
+            path.strip_prefix(&last.path[..])?.strip_prefix(b"/").map(|rest| (last.place, rest))
+        };
+        let known = self.last.as_ref().filter(|last| last.straight).and_then(below);
+        let (start, rest) = known.unwrap_or((ROOT, path));
+        parts(rest).try_fold(start, |here, part| match self.find(here, part) {
             Some(Target::Directory(id)) => Some(id),
             _ => None,
         })
@@ -379,5 +392,5 @@ enum Step {
 }
 
 fn too_much() -> io::Error {
-    io::Error::other("the names of its entries take more than 256 MiB")
+    Unfit("with it, the layer's names take more than 256 MiB").into()
 }

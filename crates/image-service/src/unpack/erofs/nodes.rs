@@ -8,6 +8,7 @@ use super::attributes::{self, Attributes};
 use super::image::Image;
 use super::layout::{Shape, Spot};
 use super::sparse::Chunks;
+use super::unfit::{Unfit, fault};
 use crate::erofs::inode::{self, Data, Inode};
 use crate::erofs::xattr::Body;
 use crate::erofs::{BLOCK, FileType};
@@ -92,7 +93,7 @@ impl Nodes {
             self.image.put_inode(&spot, &inode, &attributes.xattrs, &[])?;
             Ok(spot.number())
         });
-        made.map_err(|cause| Fault::create(&entry.name, cause))
+        made.map_err(|cause| fault(&entry.name, cause))
     }
 
     fn symlink(&mut self, entry: &Entry, target: &[u8]) -> Result<u64, Fault> {
@@ -111,7 +112,7 @@ impl Nodes {
             }
             Ok(home.spot.number())
         });
-        made.map_err(|cause| Fault::create(&entry.name, cause))
+        made.map_err(|cause| fault(&entry.name, cause))
     }
 
     /// A file with its content.
@@ -122,7 +123,7 @@ impl Nodes {
         extents: &[Extent],
         content: &mut Content<'_>,
     ) -> Result<(u64, Stored), Fault> {
-        let failed = |cause: io::Error| Fault::create(&entry.name, cause);
+        let failed = |cause: io::Error| fault(&entry.name, cause);
         let attributes = attributes::of(entry)?;
         let home = match Chunks::of(size, extents) {
             None => self.flat(entry, FileType::Regular, &attributes, size),
@@ -179,7 +180,7 @@ impl Nodes {
         self.padding = self.padding.saturating_add(chunks.padding);
         // What the kernel counts sizes in is signed.
         if i64::try_from(size).is_err() || self.maps > MAX_MAPS || self.padding > MAX_PADDING {
-            return Err(Errno::FBIG.into());
+            return Err(Unfit("its holes are larger than an image can tell").into());
         }
         let head = inode::SIZE + attributes.xattrs.size() + usize::try_from(map).unwrap_or(0);
         let shape = Shape { head, tail: 0, data: chunks.data };

@@ -5,6 +5,7 @@ use std::io;
 
 use super::image::Image;
 use super::layout::Layout;
+use super::unfit::Unfit;
 use crate::erofs::dirent::Extent;
 use crate::erofs::inode::{self, Data, Inode};
 use crate::erofs::superblock::{self, Superblock};
@@ -28,6 +29,11 @@ pub(super) struct Place {
     inline: bool,
     /// Offset of its attributes, where they have no room behind the inode.
     xattrs: Option<u64>,
+}
+
+/// Whether the root can have these attributes: behind its inode, or apart from it in a number that it can refer to.
+pub(super) fn holds(xattrs: &Body) -> bool {
+    inode::SIZE + xattrs.size() <= ROOM || xattrs.shared().is_some()
 }
 
 /// Finds room for what the first block doesn't hold.
@@ -59,7 +65,7 @@ impl Root {
         let mut shared_xattrs = 0;
         if let Some(at) = place.xattrs {
             let Some((entries, starts)) = xattrs.shared() else {
-                return Err(io::Error::other("the layer's root has too many extended attributes"));
+                return Err(Unfit("the layer's root has too many extended attributes").into());
             };
             image.put(at, entries)?;
             behind = xattr::references(&starts);
