@@ -145,7 +145,7 @@ pub(crate) fn architecture() -> &'static str {
 }
 
 /// Bytes that don't compress, always the same for a seed (a linear congruential generator).
-fn noise(seed: &str, size: usize) -> Vec<u8> {
+pub(crate) fn noise(seed: &str, size: usize) -> Vec<u8> {
     let mut state = seed.bytes().fold(1u64, |state, byte| state * 31 + u64::from(byte));
     let mut next = || {
         state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
