@@ -10,6 +10,8 @@
 //! | `pull` | from a name to a catalogue entry |
 //! | `catalog` | what images there are, and their names |
 //! | `unpack`, `layers` | from compressed bytes to shared, synced layers |
+//! | `erofs` | the bytes of an EROFS image's structures |
+//! | `mounting` | the kernel's calls about mounts |
 //! | `rootfs` | a container's writable layer above them, mounted |
 //! | `gc`, `usage` | getting rid of things, and measuring them |
 //!
@@ -20,6 +22,7 @@ mod blocking;
 mod catalog;
 mod config;
 mod digest;
+mod erofs;
 mod error;
 mod files;
 mod gc;
@@ -27,6 +30,7 @@ mod image;
 mod images;
 pub mod layers;
 mod manifest;
+mod mounting;
 mod names;
 mod pull;
 mod reference;
@@ -49,4 +53,5 @@ pub use pull::{
 };
 pub use reference::{Pointer, Reference};
 pub use registry::{Exchange, Explanation, HostExplanation, HostRole, Meant, Probe, TlsExplanation};
+pub use unpack::{ErofsImage, write_directory, write_erofs};
 pub use usage::Usage;
