@@ -243,6 +243,21 @@ pub enum Error {
         /// What the bytes say.
         actual: Digest,
     },
+    /// A layer's archive can't be written again, because what that takes wasn't kept.
+    #[error(
+        "layer \"{diff_id}\" has no recipe of its archive: it was unpacked by an older version, or has too many headers"
+    )]
+    NoRecipe {
+        /// The layer.
+        diff_id: Digest,
+    },
+    /// What was asked for could not be handed on: whoever asked has gone, mostly.
+    #[error("cannot hand on what was asked for")]
+    Output {
+        /// The system's reason.
+        #[source]
+        cause: io::Error,
+    },
     /// A layer's bytes could not be decompressed, or ended too early.
     #[error("cannot decompress layer \"{diff_id}\"")]
     LayerStream {
@@ -408,9 +423,10 @@ impl Error {
             | Error::LayerArchive { .. }
             | Error::EntryRefused { .. } => ErrorKind::Corrupt,
             Error::NoSpace { .. } => ErrorKind::NoSpace,
-            Error::RootfsExists { .. } => ErrorKind::Conflict,
+            Error::RootfsExists { .. } | Error::NoRecipe { .. } => ErrorKind::Conflict,
             Error::Store { .. }
             | Error::Thread { .. }
+            | Error::Output { .. }
             | Error::RegistryConfig { .. }
             | Error::Client { .. }
             | Error::NoEndpoint { .. }

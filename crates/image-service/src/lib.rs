@@ -10,6 +10,7 @@
 //! | `pull` | from a name to a catalogue entry |
 //! | `catalog` | what images there are, and their names |
 //! | `unpack`, `layers` | from compressed bytes to shared, synced layers |
+//! | `recipe` | what writes a layer's archive again |
 //! | `rootfs` | a container's writable layer above them, mounted |
 //! | `gc`, `usage` | getting rid of things, and measuring them |
 //!
@@ -28,6 +29,7 @@ pub mod layers;
 mod manifest;
 mod names;
 mod pull;
+mod recipe;
 mod reference;
 mod registry;
 pub mod rootfs;

@@ -34,6 +34,7 @@ use crate::usage::Usage;
 
 pub(crate) use record::{Record, Unpacked};
 pub use writer::LayerWriter;
+pub(crate) use writer::{ASIDE, IMAGE, TREE};
 
 use writeback::Writeback;
 
@@ -166,6 +167,11 @@ impl Layers {
     pub fn usage(&self) -> Usage {
         let index = self.inner.index();
         index.layers.values().fold(Usage::default(), |sum, record| sum + record.usage())
+    }
+
+    /// The directory of a layer.
+    pub(crate) fn dir(&self, layer: &Layer) -> PathBuf {
+        self.inner.layer_dir(&layer.diff_id)
     }
 
     /// The root directory of a layer, for mounting it below others.

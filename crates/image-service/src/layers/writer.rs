@@ -21,13 +21,18 @@ use super::{Hold, Inner, Layer, NewLayer, layer, open_dir, store};
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::names;
+use crate::recipe::Recorder;
 use crate::unpack::{self, Chunk, DirectoryTarget, Fault, Stream};
 
 /// Name of a layer's root directory beside its record.
-pub(super) const TREE: &str = "fs";
+pub(crate) const TREE: &str = "fs";
 
-/// Name of the directory that replaced directories go to, while the layer is in the making.
-const ASIDE: &str = "replaced";
+/// Name of the one file that a layer is which isn't a directory tree.
+pub(crate) const IMAGE: &str = "layer.erofs";
+
+/// Name of the directory that files and directories are in which later entries replaced: the recipe of the layer's archive
+/// needs them. Mostly there are none, and no directory.
+pub(crate) const ASIDE: &str = "replaced";
 
 /// Takes the compressed bytes of a layer and unpacks them on a thread of its own, while more are on their way.
 ///
@@ -64,6 +69,8 @@ impl LayerWriter {
         };
         let root = make_root(&tree).map_err(|cause| super::store("create", &tree, cause))?;
         let aside = dir_aside(&writer.dir)?;
+        let recorder = Recorder::create(&writer.dir)
+            .map_err(|cause| super::store("write the recipe in", &writer.dir, cause))?;
         let (chunks, received) = unpack::channel();
         let pace = store.writeback.pace();
         let run = move || {
@@ -71,7 +78,7 @@ impl LayerWriter {
             unpack::own_umask().map_err(Fault::Stream)?;
             let progress = move |bytes| pace.iter().for_each(|pace| pace.advance(bytes));
             let stream = Stream::open(received, diff_id.algorithm(), Box::new(progress))?;
-            unpack::unpack(stream, &mut DirectoryTarget::new(root, aside))
+            unpack::unpack(stream, &mut DirectoryTarget::new(root, aside), Some(recorder))
         };
         let thread = std::thread::Builder::new().name("unpack".to_owned()).spawn(run);
         writer.thread =
@@ -101,8 +108,12 @@ impl LayerWriter {
         if actual != self.diff_id {
             return Err(Error::LayerDigest { expected: self.diff_id.clone(), actual });
         }
-        // Directories that later entries replaced.
-        self.store.trash.discard(&self.dir.join(ASIDE))?;
+        match fs::remove_dir(self.dir.join(ASIDE)) {
+            Err(cause) if cause.kind() != io::ErrorKind::DirectoryNotEmpty => {
+                return Err(store("remove", &self.dir.join(ASIDE), cause));
+            }
+            _ => {}
+        }
         let record = Record::new(actual, Format::Directory, unpacked);
         record.write(&self.dir).map_err(|cause| store("write the record of", &self.dir, cause))?;
         rustix::fs::syncfs(&self.opened).map_err(|errno| store("sync", &self.dir, errno.into()))?;

@@ -9,6 +9,7 @@ mod conformance;
 mod hostile;
 mod life;
 mod peers;
+mod recipe;
 mod store;
 mod volumes;
 
@@ -47,6 +48,9 @@ macro_rules! for_form {
                 two_writers_of_one_layer unused_layers_are_collected removal_does_not_wait_for_the_disk
                 a_deep_tree_is_removed_too root_filesystems_come_and_go unknown_root_filesystems_are_removed
                 the_mount_table_does_not_grow a_full_disk_is_told;
+            recipe:
+                replaced_content_is_in_the_archive what_is_in_no_file_is_in_the_archive a_damaged_layer_is_noticed
+                without_a_recipe_the_layer_is_named a_recipe_is_small;
             volumes:
                 an_image_is_mounted_as_a_volume layers_of_an_image_volume_are_kept
                 declared_volumes_begin_as_the_image_has_them;
