@@ -11,7 +11,9 @@
 //! | `catalog` | what images there are, and their names |
 //! | `unpack`, `layers` | from compressed bytes to shared, synced layers |
 //! | `recipe` | what writes a layer's archive again |
+//! | `save`, `load` | images in archives, both ways |
 //! | `rootfs` | a container's writable layer above them, mounted |
+//! | `inspect`, `mounts` | looking at images, and into them |
 //! | `gc`, `usage` | getting rid of things, and measuring them |
 //!
 //! Not here: CRI and its types, pods, and the gRPC code of an error (see [`ErrorKind`]).
@@ -25,14 +27,18 @@ mod error;
 mod gc;
 mod image;
 mod images;
+mod inspect;
 pub mod layers;
+mod load;
 mod manifest;
+mod mounts;
 mod names;
 mod pull;
 mod recipe;
 mod reference;
 mod registry;
 pub mod rootfs;
+mod save;
 mod unpack;
 mod usage;
 
@@ -44,6 +50,10 @@ pub use digest::{Algorithm, Digest, Digester};
 pub use error::{Broken, Error, ErrorKind};
 pub use image::{FilesystemUsage, Image, ImageConfig, ImageId, ImageUser, RootfsInfo};
 pub use images::Images;
+pub use inspect::{ImageDisk, Inspection, LayerInspection, ManifestText, PruneRequest, Pruned};
+pub use load::{LoadRequest, LoadedImage};
+pub use mounts::ImageMount;
 pub use pull::PullRequest;
 pub use reference::{Pointer, Reference};
+pub use save::{ArchiveForm, Compression, SaveRequest};
 pub use usage::Usage;

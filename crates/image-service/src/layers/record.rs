@@ -42,6 +42,15 @@ pub(crate) enum Format {
     Directory,
 }
 
+impl Format {
+    /// As it is written in records, and shown.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Format::Directory => "directory",
+        }
+    }
+}
+
 /// What unpacking found out about a layer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Unpacked {

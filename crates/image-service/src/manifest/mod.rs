@@ -24,11 +24,20 @@ use crate::registry::RawDocument;
 pub(crate) use config::ConfigFile;
 pub(crate) use platform::Platform;
 
-const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
-const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 const DOCKER_SCHEMA_1: &str = "application/vnd.docker.distribution.manifest.v1";
+
+/// Media types of what we write ourselves; a compressed layer's has `+gzip` or `+zstd` behind it.
+pub(crate) const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+pub(crate) const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+
+/// Annotations with an image's name in the index of a layout: the whole name, as containerd and Docker write it, and the
+/// specification's own, which may be a tag alone (OCI image-spec, "Pre-Defined Annotation Keys").
+pub(crate) const IMAGE_NAME: &str = "io.containerd.image.name";
+pub(crate) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
 /// `Accept` of a request for a manifest or an index.
 pub(crate) const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
@@ -170,6 +179,11 @@ pub(crate) fn parse(raw: &RawDocument, pointed_by: Option<&Descriptor>) -> Resul
         }
         _ => Err(refused("it has parts of an index and of a manifest, or lacks its own".to_owned())),
     }
+}
+
+/// Whether a descriptor of this type leads to an image: to a manifest or an index.
+pub(crate) fn is_image(media_type: &str) -> bool {
+    Kind::of_media_type(media_type).is_some()
 }
 
 /// The media type of a manifest that [`parse`] has accepted: what points to it says, or it itself, or the answer.

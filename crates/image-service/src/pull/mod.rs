@@ -87,7 +87,7 @@ impl Puller {
         let (layers, new_layers) = self.fetch_layers(&repository, &resolved).await?;
         let names = vec![reference.clone(), reference.with_digest(resolved.digest)];
         let Resolved { id, config, manifest, size_bytes, .. } = resolved;
-        let image = NewImage { id, config, manifest: Some(manifest), size_bytes, names };
+        let image = NewImage { id, config, manifest: Some(manifest), size_bytes, names, nameless: false };
         let catalog = Arc::clone(&self.catalog);
         let added = blocking("adding an image to the catalogue", move || {
             let added = catalog.add(image);

@@ -25,9 +25,15 @@ pub(crate) use recorder::Recorder;
 pub(crate) use rewrite::Rewrite;
 
 use std::io::Write;
+use std::path::Path;
 
 use crate::error::Error;
 use crate::layers::{Layer, Layers};
+
+/// Whether there is a recipe in a layer's directory.
+pub(crate) fn exists(layer_dir: &Path) -> bool {
+    layer_dir.join(NAME).exists()
+}
 
 impl Layers {
     /// Writes the uncompressed archive that a layer was unpacked from, byte for byte. What has been written is that archive

@@ -30,7 +30,7 @@ use crate::layers::{Unpacked, is_no_space};
 
 pub(crate) use archive::{Archive, Content};
 pub(crate) use directory::{DirectoryTarget, own_umask};
-pub(crate) use entry::Entry;
+pub(crate) use entry::{Entry, Kind};
 pub(crate) use path::TreePath;
 pub(crate) use sparse::Extent;
 pub(crate) use stream::{Chunk, Stream, channel};
@@ -133,11 +133,11 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    fn refused(entry: &[u8], reason: &'static str) -> Fault {
+    pub(crate) fn refused(entry: &[u8], reason: &'static str) -> Fault {
         Fault::Refused { entry: entry.to_owned(), reason }
     }
 
-    fn create(entry: &[u8], cause: impl Into<io::Error>) -> Fault {
+    pub(crate) fn create(entry: &[u8], cause: impl Into<io::Error>) -> Fault {
         Fault::Create { entry: entry.to_owned(), cause: cause.into() }
     }
 
