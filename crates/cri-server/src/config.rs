@@ -5,6 +5,7 @@
 
 mod handlers;
 mod logs;
+mod metrics;
 mod network;
 mod streaming;
 
@@ -16,6 +17,7 @@ use thiserror::Error;
 
 use handlers::HandlerConfig;
 pub(crate) use logs::{JOURNALD, LogsConfig};
+pub(crate) use metrics::MetricsConfig;
 pub(crate) use network::{AnnotationsConfig, IpPreference, NetworkConfig};
 pub(crate) use streaming::StreamingConfig;
 
@@ -53,6 +55,8 @@ pub(crate) struct Config {
     pub(crate) streaming: StreamingConfig,
     /// Limits of containers' logs, and their copy in the journal.
     pub(crate) logs: LogsConfig,
+    /// Figures of the daemon for Prometheus.
+    pub(crate) metrics: MetricsConfig,
     /// What pods can ask for by `runtime_handler`. `knarr`, the internal runtime with nothing changed, is there without being named.
     pub(crate) handlers: BTreeMap<String, HandlerConfig>,
 }
@@ -163,6 +167,7 @@ impl Default for Config {
             network: NetworkConfig::default(),
             streaming: StreamingConfig::default(),
             logs: LogsConfig::default(),
+            metrics: MetricsConfig::default(),
             handlers: BTreeMap::new(),
         }
     }
@@ -212,6 +217,7 @@ impl Config {
         self.handlers()?;
         self.streaming.check()?;
         self.logs.check()?;
+        self.metrics.address()?;
         self.network.check()
     }
 

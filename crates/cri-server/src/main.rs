@@ -26,6 +26,7 @@ mod deadline;
 mod images;
 mod inherited;
 mod logging;
+mod metrics;
 mod own_service;
 mod plugin;
 mod pod_cidrs;

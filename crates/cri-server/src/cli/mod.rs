@@ -127,6 +127,9 @@ pub(crate) struct ServeArgs {
     /// Copy what containers write to journald
     #[arg(long)]
     log_journald: bool,
+    /// Where figures for Prometheus are served, an IP address and a port [default: nowhere]
+    #[arg(long, value_name = "ADDRESS")]
+    metrics_listen: Option<String>,
     /// hosts.toml files of registries [default: /etc/knarr/certs.d]
     #[arg(long, value_name = "DIR")]
     registry_config_dir: Option<PathBuf>,
@@ -164,6 +167,7 @@ impl ServeArgs {
         overlay(&mut streaming.max_connections, self.streaming_max_connections);
         overlay(&mut config.logs.rate_limit, self.log_rate_limit);
         overlay(&mut config.logs.size_limit, self.log_size_limit);
+        overlay(&mut config.metrics.listen, self.metrics_listen);
         config.logs.journald |= self.log_journald;
         config.network.builtin |= self.builtin_network;
         config.check()?;
