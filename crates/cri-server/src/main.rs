@@ -71,6 +71,8 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
             Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Command::Config(command) => cli::config::run(command).map(|()| ExitCode::SUCCESS),
+        Command::Image(arguments) => cli::image::run(arguments),
+        Command::Pull { endpoint, arguments } => cli::image::pull(&endpoint, arguments),
         Command::Version(arguments) => cli::version::run(&arguments).map(|()| ExitCode::SUCCESS),
     }
 }
