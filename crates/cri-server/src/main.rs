@@ -70,6 +70,7 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
             let healthy = cli::doctor::run(&arguments.into_config()?)?;
             Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
+        Command::Registry(command) => cli::registry::run(&command),
         Command::Config(command) => cli::config::run(command).map(|()| ExitCode::SUCCESS),
         Command::Image(arguments) => cli::image::run(arguments),
         Command::Pull { endpoint, arguments } => cli::image::pull(&endpoint, arguments),

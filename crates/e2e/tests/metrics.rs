@@ -59,7 +59,20 @@ async fn figures_follow_the_images() {
     client.pull(&node.registry.image("busybox:latest")).await.unwrap();
     let after = figures(address);
     assert_eq!(after["knarr_images"], 1.0, "{after:?}");
-    assert!(after["knarr_image_layers_size_bytes"] > before["knarr_image_layers_size_bytes"], "{after:?}");
+    let pulls = [
+        "knarr_image_layers_size_bytes",
+        "knarr_image_pulls_total{outcome=\"succeeded\"}",
+        "knarr_image_pull_layers_total{source=\"registry\"}",
+        "knarr_image_pull_bytes_total{kind=\"fetched\"}",
+        "knarr_image_pull_bytes_total{kind=\"unpacked\"}",
+        "knarr_image_pull_stage_seconds_total{stage=\"decompress\"}",
+    ];
+    for name in pulls {
+        assert!(after[name] > before[name], "{name}: {after:?}");
+    }
+    assert!(client.pull(&node.registry.image("absent:v1")).await.is_err());
+    let failed = "knarr_image_pulls_total{outcome=\"failed\"}";
+    assert_eq!(figures(address)[failed], before[failed] + 1.0);
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@
 mod bytes;
 mod convert;
 mod images;
+mod registry;
 mod removal;
 
 pub(crate) use images::ImagesAtHand;
@@ -17,6 +18,8 @@ pub(crate) mod v1 {
     #![allow(missing_docs, unreachable_pub, rust_2018_idioms, clippy::all, reason = "generated code")]
     tonic::include_proto!("knarr.v1");
 }
+
+pub(crate) use registry::Registry;
 
 /// The daemon as such.
 #[derive(Debug, Clone, Copy)]

@@ -10,10 +10,12 @@ use crate::digest::{Algorithm, Digest, Digester};
 use crate::error::Error;
 use crate::layers::{is_no_space, make_private_dir, store};
 use crate::names;
-use crate::unpack::{Archive, Entry, Fault, Kind, Source, Stream, TreePath};
+use crate::unpack::{Archive, Entry, Fault, Kind, Source, Stream, Tools, TreePath};
 
 /// Entries of an archive, at most. One that Docker wrote has four a layer.
 const MAX_ENTRIES: usize = 20_000;
+/// Bytes that one zstd frame may refer back to: as in pulls, by default.
+const WINDOW: u64 = 128 << 20;
 /// Links on the way to a file, at most. Docker makes one where two layers are the same.
 const MAX_LINKS: usize = 8;
 
@@ -80,7 +82,8 @@ impl Spool {
     }
 
     fn read(&mut self, archive: Box<dyn BufRead + Send>) -> Result<(), Fault> {
-        let stream = Stream::open(archive, Algorithm::Sha256, Box::new(|_| {}))?;
+        let tools = Tools::alone(WINDOW).map_err(Fault::Stream)?;
+        let stream = Stream::open(archive, Algorithm::Sha256, Box::new(|_| {}), tools)?;
         let mut source = Source::new(stream, None);
         let mut archive = Archive::new(&mut source);
         let mut entries = 0;

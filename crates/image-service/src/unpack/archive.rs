@@ -327,7 +327,7 @@ mod tests {
 
     use super::*;
     use crate::digest::Algorithm;
-    use crate::unpack::stream::Stream;
+    use crate::unpack::{Stream, Tools};
 
     /// Headers of all kinds, one after the other.
     fn archive() -> Vec<u8> {
@@ -380,7 +380,8 @@ mod tests {
     /// Reads everything; the number of entries.
     fn read(bytes: Vec<u8>) -> Result<usize, Fault> {
         let source = BufReader::new(std::io::Cursor::new(bytes));
-        let stream = Stream::open(source, Algorithm::Sha256, Box::new(|_| {}))?;
+        let tools = Tools::alone(1 << 20).unwrap();
+        let stream = Stream::open(source, Algorithm::Sha256, Box::new(|_| {}), tools)?;
         let mut source = Source::new(stream, None);
         let mut archive = Archive::new(&mut source);
         let mut entries = 0;

@@ -1,7 +1,7 @@
 //! From the compressed bytes of a layer to its files, in one pass.
 //!
 //! ```text
-//! chunks ─► stream: decompress, digest ─► archive: tar entries ─► apply: paths, whiteouts ─► Target: the files
+//! bytes ─► decoder ─► stream, digested ─► archive: tar entries ─► apply: paths, whiteouts ─► Target: the files
 //! ```
 //!
 //! [`Target`] is the wall between archives and the forms in which layers are kept: it is told every entry in the order
@@ -11,16 +11,21 @@
 //! Not here: where layers live and when they become visible (`layers`).
 
 mod archive;
+mod chunks;
+mod decoder;
 mod digesting;
 mod directory;
 mod entry;
 mod header;
+mod meter;
 mod path;
 mod pax;
 mod source;
 mod sparse;
 mod stream;
 mod tree;
+mod window;
+mod zstd;
 
 use std::io;
 
@@ -29,11 +34,15 @@ use crate::error::Error;
 use crate::layers::{Unpacked, is_no_space};
 
 pub(crate) use archive::{Archive, Content};
+pub(crate) use chunks::{Chunk, channel};
+pub(crate) use digesting::{Digesting, Lane, Piece};
 pub(crate) use directory::{DirectoryTarget, own_umask};
 pub(crate) use entry::{Entry, Kind};
+pub(crate) use meter::{Meter, Stage, thread_time};
 pub(crate) use path::TreePath;
 pub(crate) use sparse::Extent;
-pub(crate) use stream::{Chunk, Stream, channel};
+pub(crate) use stream::{Stream, Tools};
+pub(crate) use window::Windows;
 
 use crate::recipe::Recorder;
 use path::Role;
