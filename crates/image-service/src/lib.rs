@@ -10,6 +10,8 @@
 //! | `pull` | from a name to a catalogue entry |
 //! | `catalog` | what images there are, and their names |
 //! | `unpack`, `layers` | from compressed bytes to shared, synced layers |
+//! | `erofs` | the bytes of an EROFS image's structures |
+//! | `mounting` | the kernel's calls about mounts |
 //! | `recipe` | what writes a layer's archive again |
 //! | `save`, `load` | images in archives, both ways |
 //! | `rootfs` | a container's writable layer above them, mounted |
@@ -23,6 +25,7 @@ mod blocking;
 mod catalog;
 mod config;
 mod digest;
+mod erofs;
 mod error;
 mod files;
 mod gc;
@@ -32,6 +35,7 @@ mod inspect;
 pub mod layers;
 mod load;
 mod manifest;
+mod mounting;
 mod mounts;
 mod names;
 mod pull;
@@ -61,4 +65,5 @@ pub use pull::{
 pub use reference::{Pointer, Reference};
 pub use registry::{Exchange, Explanation, HostExplanation, HostRole, Meant, Probe, TlsExplanation};
 pub use save::{ArchiveForm, Compression, SaveRequest};
+pub use unpack::{ErofsImage, write_directory, write_erofs};
 pub use usage::Usage;

@@ -8,7 +8,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::convert::Users;
 use super::v1::images_server::Images;
-use super::{bytes, convert, removal, v1};
+use super::{bytes, convert, pulling, removal, v1};
 use crate::runtime_service::stream::Streamed;
 use crate::status::of_images;
 
@@ -53,13 +53,9 @@ impl Images for ImagesAtHand {
     async fn pull(&self, request: Request<v1::PullImageRequest>) -> Answer<Self::PullStream> {
         let v1::PullImageRequest { image, username, password } = request.into_inner();
         let credentials = convert::credentials(username, password);
-        let wanted = PullRequest { reference: image.clone(), credentials };
-        let images = self.images.clone();
-        let pull = async move {
-            let id = images.pull(wanted).await.map_err(|error| of_images(&error))?;
-            Ok(v1::PullImageEvent { image, id: id.to_string(), ..Default::default() })
-        };
-        Ok(Response::new(Box::pin(futures::stream::once(pull))))
+        let wanted = PullRequest { reference: image, credentials };
+        let watch = self.images.watch_pull(wanted).map_err(|error| of_images(&error))?;
+        Ok(Response::new(pulling::events(watch)))
     }
 
     async fn remove(&self, request: Request<v1::RemoveImageRequest>) -> Answer<v1::RemoveImageResponse> {

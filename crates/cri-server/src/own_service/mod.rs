@@ -6,6 +6,7 @@
 mod bytes;
 mod convert;
 mod images;
+mod pulling;
 mod registry;
 mod removal;
 

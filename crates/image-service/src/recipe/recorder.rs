@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use zstd::stream::write::Encoder;
@@ -53,7 +54,7 @@ impl Recorder {
     /// Begins the recipe of the layer in the making in `dir`.
     pub(crate) fn create(dir: &Path) -> io::Result<Recorder> {
         let path = dir.join(NAME);
-        let file = File::options().write(true).create_new(true).open(&path)?;
+        let file = File::options().write(true).create_new(true).mode(0o600).open(&path)?;
         let mut out = Encoder::new(Counted { file, written: 0 }, LEVEL)?;
         out.window_log(WINDOW_LOG)?;
         out.write_all(VERSION)?;

@@ -171,7 +171,8 @@ impl RootFilesystems {
         let rootfs = inner.containers().get(container).cloned();
         let rootfs = rootfs.ok_or_else(|| Error::RootfsMissing { container: container.to_owned() })?;
         all_there(rootfs.record.layers(), &rootfs.layers)?;
-        let lowers = Lowers { plain: &inner.lowers(&rootfs.layers)?, ids: to.ids, label: to.label };
+        let (plain, stage) = (inner.lowers(&rootfs.layers)?, inner.layers.stage());
+        let lowers = Lowers { plain: &plain, stage: stage.as_deref(), ids: to.ids, label: to.label };
         inner.mounter.mount(container, &inner.dir.join(container), lowers)
     }
 
@@ -188,7 +189,11 @@ impl RootFilesystems {
             .try_for_each(|dir| make_private_dir(dir));
         let tried = made
             .and_then(|()| {
-                inner.mounter.mount(&name, &trial, Lowers { plain: &[], ids: Some(ids), label: None })
+                inner.mounter.mount(
+                    &name,
+                    &trial,
+                    Lowers { plain: &[], stage: None, ids: Some(ids), label: None },
+                )
             })
             .and_then(|root| ids::check_writable(&root, &name));
         // The outcome of the trial is what counts; what stays is removed at the next open.
@@ -295,7 +300,10 @@ impl Inner {
         let mut lowers = self.lowers(layers)?;
         if let Some(ids) = ids {
             // Seen through them, attributes name the owners that the container's own layer has to have.
-            lowers = ids::mapped(lowers.iter(), ids).map_err(|cause| ids::failed(container, cause))?;
+            let stage = self.layers.stage();
+            let plain: Vec<&OwnedFd> = lowers.iter().collect();
+            lowers = ids::mapped(&plain, stage.as_deref(), ids)
+                .map_err(|(_, cause)| ids::failed(container, cause))?;
             ids::give_to_root(&upper, &self.dir.join(EMPTY), ids)
                 .map_err(|cause| ids::failed(container, cause))?;
         }

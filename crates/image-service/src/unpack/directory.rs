@@ -135,6 +135,8 @@ impl DirectoryTarget {
     /// Takes away what an earlier entry of this layer made.
     fn remove(&mut self, place: &Place, name: &[u8]) -> io::Result<()> {
         self.recount = true;
+        // It may be a link that the last path went through.
+        self.tree.forget();
         let path = place.path_of(name);
         let stat = rustix::fs::statat(place, name, AtFlags::SYMLINK_NOFOLLOW)?;
         if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_size > 0 {
@@ -151,7 +153,6 @@ impl DirectoryTarget {
         };
         self.directories.retain(|other, _| !below(other));
         self.tree.implied.retain(|other| !below(other));
-        self.tree.forget();
         // Aside, whole: deleting it could take as many descriptors as it has levels.
         self.put_aside(place, name, path)
     }
@@ -324,6 +325,7 @@ impl Target for DirectoryTarget {
             usage,
             opaque_root: self.opaque_root,
             implied_dirs: implied.iter().filter_map(text).collect(),
+            checksums: Vec::new(),
         })
     }
 }

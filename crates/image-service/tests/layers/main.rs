@@ -8,9 +8,12 @@ mod archive;
 mod conformance;
 mod hostile;
 mod life;
+mod loop_device;
+mod mounts;
 mod peers;
 mod recipe;
 mod store;
+mod users;
 mod volumes;
 
 /// All tests for one form.
@@ -22,6 +25,10 @@ macro_rules! suite {
                 fn $test() {
                     if !rustix::process::geteuid().is_root() {
                         println!("skipped: needs root");
+                        return;
+                    }
+                    if let Some(missing) = $form.missing() {
+                        println!("skipped: {missing}");
                         return;
                     }
                     crate::$module::$test($form);
@@ -48,6 +55,10 @@ macro_rules! for_form {
                 two_writers_of_one_layer unused_layers_are_collected removal_does_not_wait_for_the_disk
                 a_deep_tree_is_removed_too root_filesystems_come_and_go unknown_root_filesystems_are_removed
                 the_mount_table_does_not_grow a_full_disk_is_told;
+            mounts:
+                containers_share_pages layers_of_both_forms_stack a_killed_process_leaves_nothing
+                a_mount_outlives_the_store a_lost_layer_is_told;
+            users: users_see_their_ids;
             recipe:
                 replaced_content_is_in_the_archive what_is_in_no_file_is_in_the_archive a_damaged_layer_is_noticed
                 without_a_recipe_the_layer_is_named a_recipe_is_small;
@@ -59,3 +70,6 @@ macro_rules! for_form {
 }
 
 for_form!(directories, crate::store::Form::Directories);
+for_form!(images, crate::store::Form::Images);
+for_form!(images_on_loop_devices, crate::store::Form::ImagesOnLoopDevices);
+for_form!(images_on_stage, crate::store::Form::ImagesOnStage);
