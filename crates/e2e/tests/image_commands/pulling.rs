@@ -27,7 +27,11 @@ async fn progress_goes_to_standard_error() {
     let done = |ran: &Ran, word: &str| ran.stderr.lines().filter(|line| line.ends_with(word)).count();
     assert!(done(&ran, ": done") == 2 && !ran.stderr.contains('\x1b'), "{ran:?}");
     let again = run(&node, &["pull", &name]);
-    assert_eq!((again.stdout.as_str(), done(&again, ": here already")), (ran.stdout.as_str(), 2), "{again:?}");
+    assert_eq!(
+        (again.stdout.as_str(), done(&again, ": here already")),
+        (ran.stdout.as_str(), 2),
+        "{again:?}"
+    );
 }
 
 /// On a terminal there is a bar, which is gone when the pull is over.
@@ -36,7 +40,8 @@ async fn a_terminal_gets_a_bar() {
     let node = Node::start(Network::None).await;
     let name = pushed(&node, "bar", "commands/bar:1").await;
     let terminal = nix::pty::openpty(None, None).unwrap();
-    let mut pull = knarr(&node, &["pull", &name]).stdout(Stdio::piped()).stderr(terminal.slave).spawn().unwrap();
+    let mut pull =
+        knarr(&node, &["pull", &name]).stdout(Stdio::piped()).stderr(terminal.slave).spawn().unwrap();
     assert!(pull.wait().unwrap().success());
     let mut shown = Vec::new();
     // Ends with EIO when the last of the other side is gone.
