@@ -17,8 +17,12 @@ pub(super) async fn run(mut client: Client, arguments: PullArgs) -> Outcome<()> 
     let mut progress = Progress::new(quiet);
     let id = loop {
         match events.message().await {
-            Ok(Some(event)) if !event.id.is_empty() => break event.id,
-            Ok(Some(event)) => progress.show(&event)?,
+            Ok(Some(event)) => {
+                progress.show(&event)?;
+                if !event.id.is_empty() {
+                    break event.id;
+                }
+            }
             Ok(None) => return Err("the daemon did not say how the pull ended".into()),
             Err(status) => {
                 progress.clear()?;
