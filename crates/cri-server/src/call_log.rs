@@ -142,6 +142,7 @@ fn only_looks(method: &str) -> bool {
         || method == "ImageFsInfo"
         || method.starts_with("List")
         || method.starts_with("Stream")
+        || method.starts_with("Inspect")
         || method.ends_with("Status")
         || method.ends_with("Stats")
 }

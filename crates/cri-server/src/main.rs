@@ -72,6 +72,8 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
         }
         Command::Registry(command) => cli::registry::run(&command),
         Command::Config(command) => cli::config::run(command).map(|()| ExitCode::SUCCESS),
+        Command::Image(arguments) => cli::image::run(arguments),
+        Command::Pull { endpoint, arguments } => cli::image::pull(&endpoint, arguments),
         Command::Version(arguments) => cli::version::run(&arguments).map(|()| ExitCode::SUCCESS),
     }
 }

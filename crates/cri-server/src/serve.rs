@@ -32,8 +32,9 @@ use crate::config::{self, Config, ConfigError};
 use crate::deadline::Deadline;
 use crate::images::Images;
 use crate::metrics;
+use crate::own_service::v1::images_server::ImagesServer;
 use crate::own_service::v1::{node_server::NodeServer, registry_server::RegistryServer};
-use crate::own_service::{self, Registry};
+use crate::own_service::{self, ImagesAtHand, Registry};
 use crate::pod_cidrs::PodCidrs;
 use crate::runtime_service::Runtime;
 use crate::streams_port;
@@ -135,12 +136,14 @@ pub(crate) async fn serve(config: Config) -> Result<(), ServeError> {
     let stop = stopped(signals()?, end);
     tokio::spawn(announce(config.listen.clone()));
     let calls = CallLog::default();
+    let at_hand = ImagesAtHand { images: store.clone(), pods: pods.clone() };
     let served = tonic::transport::Server::builder()
         .layer(calls.clone())
         .layer(Deadline)
         .add_service(RuntimeServiceServer::new(runtime).max_decoding_message_size(MESSAGE_BYTES))
         .add_service(ImageServiceServer::new(images).max_decoding_message_size(MESSAGE_BYTES))
         .add_service(NodeServer::new(own_service::Node))
+        .add_service(ImagesServer::new(at_hand))
         .add_service(RegistryServer::new(Registry { images: store.clone() }))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop);
     let ended = tokio::select! {

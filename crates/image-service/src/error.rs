@@ -287,6 +287,34 @@ pub enum Error {
         /// What the bytes say.
         actual: Digest,
     },
+    /// A layer's archive can't be written again, because what that takes wasn't kept.
+    #[error(
+        "layer \"{diff_id}\" has no recipe of its archive: it was unpacked by an older version, or has too many headers"
+    )]
+    NoRecipe {
+        /// The layer.
+        diff_id: Digest,
+    },
+    /// An archive with images is refused.
+    #[error("the archive is refused: {reason}")]
+    ArchiveRefused {
+        /// Why.
+        reason: String,
+    },
+    /// An archive with images can't be read or decompressed.
+    #[error("cannot read the archive")]
+    ArchiveRead {
+        /// The reason.
+        #[source]
+        cause: io::Error,
+    },
+    /// What was asked for could not be handed on: whoever asked has gone, mostly.
+    #[error("cannot hand on what was asked for")]
+    Output {
+        /// The system's reason.
+        #[source]
+        cause: io::Error,
+    },
     /// A layer's bytes could not be decompressed, or ended too early.
     #[error("cannot decompress layer \"{diff_id}\"")]
     LayerStream {
@@ -364,6 +392,31 @@ pub enum Error {
         /// The kernel's reason.
         #[source]
         cause: io::Error,
+    },
+    /// An image can't be mounted on a directory of the node, or unmounted.
+    #[error("cannot {action} \"{}\"", path.display())]
+    MountTarget {
+        /// What was attempted, as a verb.
+        action: &'static str,
+        /// The directory.
+        path: PathBuf,
+        /// The kernel's reason.
+        #[source]
+        cause: io::Error,
+    },
+    /// No image is mounted on a directory.
+    #[error("no image is mounted on \"{}\"", path.display())]
+    NotMounted {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// An image is not removed, because it is needed.
+    #[error("image \"{image}\" is not removed: {reason}")]
+    ImageInUse {
+        /// As it was asked for.
+        image: String,
+        /// What needs it.
+        reason: String,
     },
     /// A volume that an image declares can't be made.
     #[error("the image's volume \"{}\" cannot be made", path.display())]
@@ -445,10 +498,14 @@ impl Error {
             | Error::AmbiguousId { .. }
             | Error::BadDigest { .. }
             | Error::BadContainerId { .. }
+            | Error::ArchiveRefused { .. }
+            | Error::MountTarget { .. }
+            | Error::ArchiveRead { .. }
             | Error::ImagePath { .. } => ErrorKind::InvalidRequest,
-            Error::ImageMissing { .. } | Error::NoPlatform { .. } | Error::RootfsMissing { .. } => {
-                ErrorKind::NotFound
-            }
+            Error::ImageMissing { .. }
+            | Error::NoPlatform { .. }
+            | Error::NotMounted { .. }
+            | Error::RootfsMissing { .. } => ErrorKind::NotFound,
             Error::Pull { cause, .. } => cause.kind(),
             Error::Mirrors { cause, .. } | Error::Attempts { cause, .. } | Error::Denied { cause, .. } => {
                 cause.kind()
@@ -468,9 +525,12 @@ impl Error {
             | Error::LayerArchive { .. }
             | Error::EntryRefused { .. } => ErrorKind::Corrupt,
             Error::NoSpace { .. } => ErrorKind::NoSpace,
-            Error::RootfsExists { .. } => ErrorKind::Conflict,
+            Error::RootfsExists { .. } | Error::NoRecipe { .. } | Error::ImageInUse { .. } => {
+                ErrorKind::Conflict
+            }
             Error::Store { .. }
             | Error::Thread { .. }
+            | Error::Output { .. }
             | Error::RegistryConfig { .. }
             | Error::CredentialHelper { .. }
             | Error::Client { .. }

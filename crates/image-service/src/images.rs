@@ -1,7 +1,8 @@
 //! The one handle that the daemon holds: calls, and which part of the crate answers each.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::convert::Infallible;
+use std::io::{BufRead, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,11 +15,15 @@ use crate::config::Config;
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::image::{FilesystemUsage, Image, ImageId, RootfsInfo};
+use crate::inspect::{self, ImageDisk, Inspection, PruneRequest, Pruned};
 use crate::layers::Layers;
+use crate::load::{LoadRequest, LoadedImage, Loader};
+use crate::mounts::{ImageMount, Mounts};
 use crate::pull::{PullProgress, PullRequest, PullTotals, PullWatch, Puller, Pulls};
 use crate::reference::Reference;
 use crate::registry::{Explanation, Registries};
 use crate::rootfs::{Durability, IdMap, MountAs, RootFilesystems};
+use crate::save::{SaveRequest, Saver};
 use crate::usage::Usage;
 
 /// The image service. Cheap to clone; all clones are the same service, and pulls under way end with the last one.
@@ -33,6 +38,7 @@ struct Inner {
     catalog: Arc<Catalog>,
     layers: Layers,
     rootfs: RootFilesystems,
+    mounts: Mounts,
     registries: Arc<Registries>,
     pulls: Pulls,
     care: Care,
@@ -50,12 +56,14 @@ impl Images {
         let catalog = Arc::new(Catalog::open(&images.join("catalog"), &config.pinned, &layers)?);
         let containers = config.root.join("containers");
         let rootfs = RootFilesystems::open(&containers, layers.clone(), Durability::default())?;
+        let mounts = Mounts::open(&images.join("mounts"), &layers)?;
         let registries = Arc::new(Registries::new(&config));
         let kept = (Arc::clone(&catalog), layers.clone());
         let puller = Puller::open(config.clone(), &images, Arc::clone(&registries), kept)?;
         let pulls = Pulls::new(puller);
         let care = Care::new(config.care.clone(), &images, (layers.clone(), Arc::clone(&catalog)));
-        Ok(Images { inner: Arc::new(Inner { config, catalog, layers, rootfs, registries, pulls, care }) })
+        let inner = Inner { config, catalog, layers, rootfs, mounts, registries, pulls, care };
+        Ok(Images { inner: Arc::new(inner) })
     }
 
     /// Fetches an image, or brings it up to date, and returns its id. A pull of the same name by the same asker that is
@@ -133,6 +141,128 @@ impl Images {
         blocking("reading a configuration", move || inner.catalog.config_text(&id)).await
     }
 
+    /// What the layers of every image take on the disk. Kept in memory: never reads the disk.
+    pub fn disk(&self) -> BTreeMap<ImageId, ImageDisk> {
+        inspect::disk(&self.inner.catalog.all(), &self.inner.layers)
+    }
+
+    /// All there is to tell of an image.
+    ///
+    /// Safe to cancel.
+    ///
+    /// # Errors
+    /// [`Error::ImageMissing`], [`Error::AmbiguousId`], [`Error::BadReference`], [`Error::Store`].
+    pub async fn inspect(&self, image: &str) -> Result<Inspection, Error> {
+        let image = self.there(image)?;
+        let inner = Arc::clone(&self.inner);
+        blocking("inspecting an image", move || inspect::inspect(&inner.catalog, &inner.layers, image)).await
+    }
+
+    /// Takes a tag from an image that has another one. False if it hasn't, and for what is no tag of an image.
+    ///
+    /// Safe to cancel: it goes on to the end.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn untag(&self, name: &str) -> Result<bool, Error> {
+        let Ok(name) = name.parse::<Reference>() else { return Ok(false) };
+        let inner = Arc::clone(&self.inner);
+        blocking("removing a name", move || inner.catalog.untag(&name)).await
+    }
+
+    /// Removes the images that nothing uses: nothing that the request names, and no mount. Pinned ones stay.
+    ///
+    /// Safe to cancel: it goes on to the end.
+    ///
+    /// # Errors
+    /// [`Error::Store`]; what was removed until then is.
+    pub async fn prune(&self, mut request: PruneRequest) -> Result<Pruned, Error> {
+        let inner = Arc::clone(&self.inner);
+        let prune = move || {
+            request.in_use.extend(inner.mounts.all().into_iter().map(|mount| mount.image));
+            inspect::prune(&inner.catalog, &inner.layers, &request)
+        };
+        blocking("removing images", prune).await
+    }
+
+    /// Mounts an image on a directory of the node, read-only, where it stays until it is unmounted, whatever becomes of the
+    /// image or of this process.
+    ///
+    /// Safe to cancel: it goes on to the end.
+    ///
+    /// # Errors
+    /// [`Error::ImageMissing`], [`Error::MountTarget`], [`Error::LayerMissing`], [`Error::RootfsMount`], [`Error::NoSpace`],
+    /// [`Error::Store`].
+    pub async fn mount(&self, image: &str, target: &Path) -> Result<(), Error> {
+        let image = self.there(image)?;
+        let (inner, target) = (Arc::clone(&self.inner), target.to_owned());
+        let mount = move || inner.mounts.mount(&image, &target, (&inner.layers, &inner.rootfs));
+        blocking("mounting an image", mount).await
+    }
+
+    /// Unmounts the image that is mounted on a directory of the node.
+    ///
+    /// Safe to cancel: it goes on to the end.
+    ///
+    /// # Errors
+    /// [`Error::NotMounted`]; [`Error::MountTarget`], while somebody is in it.
+    pub async fn unmount(&self, target: &Path) -> Result<(), Error> {
+        let (inner, target) = (Arc::clone(&self.inner), target.to_owned());
+        blocking("unmounting an image", move || inner.mounts.unmount(&target)).await
+    }
+
+    /// Images that are mounted on directories of the node.
+    ///
+    /// Safe to cancel.
+    ///
+    /// # Errors
+    /// [`Error::Thread`].
+    pub async fn mounts(&self) -> Result<Vec<ImageMount>, Error> {
+        let inner = Arc::clone(&self.inner);
+        blocking("looking at mounts", move || Ok(inner.mounts.all())).await
+    }
+
+    fn there(&self, image: &str) -> Result<Arc<Image>, Error> {
+        self.status(image)?.ok_or_else(|| Error::ImageMissing { image: image.to_owned() })
+    }
+
+    /// Writes images to `out` as one archive, on a thread of its own. The archive is good when this returns without an error.
+    ///
+    /// Safe to cancel: it goes on until `out` fails.
+    ///
+    /// # Errors
+    /// [`Error::ImageMissing`], [`Error::AmbiguousId`], [`Error::BadReference`], [`Error::NoRecipe`] for a layer of an older
+    /// version, [`Error::LayerDigest`] for a damaged one, [`Error::NoSpace`], [`Error::Store`], [`Error::Output`].
+    pub async fn save(&self, request: SaveRequest, mut out: Box<dyn Write + Send>) -> Result<(), Error> {
+        let inner = Arc::clone(&self.inner);
+        let save = move || {
+            let Inner { catalog, layers, .. } = &*inner;
+            Saver { catalog, layers, spool: &inner.ingest() }.save(&request, &mut *out)
+        };
+        blocking("saving images", save).await
+    }
+
+    /// Reads images from an archive, on a thread of its own: a tar of an OCI layout, or one of `docker save`, which may be
+    /// compressed. All of its images for this machine are there when this returns, or none.
+    ///
+    /// Safe to cancel: it goes on until `archive` fails.
+    ///
+    /// # Errors
+    /// [`Error::ArchiveRefused`], [`Error::ArchiveRead`], [`Error::NoPlatform`], [`Error::BadReference`]; those of documents
+    /// and layers, as for a pull; [`Error::NoSpace`], [`Error::Store`].
+    pub async fn load(
+        &self,
+        request: LoadRequest,
+        archive: Box<dyn BufRead + Send>,
+    ) -> Result<Vec<LoadedImage>, Error> {
+        let inner = Arc::clone(&self.inner);
+        let load = move || {
+            let Inner { catalog, layers, .. } = &*inner;
+            Loader { catalog, layers, spool: &inner.ingest() }.load(&request, archive)
+        };
+        blocking("loading images", load).await
+    }
+
     /// Removes an image with all its names. An unknown one is fine. Containers made of it keep their layers; the disk
     /// space of others comes back in the background.
     ///
@@ -160,6 +290,7 @@ impl Images {
     pub async fn collect(&self) -> Result<(), Error> {
         let inner = Arc::clone(&self.inner);
         let collect = move || {
+            inner.mounts.forget_unmounted();
             inner.pulls.puller().sweep();
             inner.catalog.collect(&inner.layers).map(drop)
         };
@@ -355,6 +486,13 @@ impl Images {
         let (rootfs, container) = (self.inner.rootfs.clone(), container.to_owned());
         let read = move || Ok(of(&rootfs.path().join(&container), rootfs.usage(&container)?));
         blocking("measuring a writable layer", read).await
+    }
+}
+
+impl Inner {
+    /// Where files are that nobody wants after a crash.
+    fn ingest(&self) -> PathBuf {
+        self.config.root.join("images/ingest")
     }
 }
 

@@ -12,8 +12,11 @@
 //! | `unpack`, `layers` | from compressed bytes to shared, synced layers |
 //! | `erofs` | the bytes of an EROFS image's structures |
 //! | `mounting` | the kernel's calls about mounts |
+//! | `recipe` | what writes a layer's archive again |
+//! | `save`, `load` | images in archives, both ways |
 //! | `rootfs` | a container's writable layer above them, mounted |
 //! | `care` | damage is looked for and repaired |
+//! | `inspect`, `mounts` | looking at images, and into them |
 //! | `gc`, `usage` | getting rid of things, and measuring them |
 //!
 //! Not here: CRI and its types, pods, and the gRPC code of an error (see [`ErrorKind`]).
@@ -30,14 +33,19 @@ mod files;
 mod gc;
 mod image;
 mod images;
+mod inspect;
 pub mod layers;
+mod load;
 mod manifest;
 mod mounting;
+mod mounts;
 mod names;
 mod pull;
+mod recipe;
 mod reference;
 mod registry;
 pub mod rootfs;
+mod save;
 mod turns;
 mod unpack;
 mod usage;
@@ -56,10 +64,14 @@ pub use digest::{Algorithm, Digest, Digester};
 pub use error::{Broken, Error, ErrorKind};
 pub use image::{FilesystemUsage, Image, ImageConfig, ImageId, ImageUser, RootfsInfo};
 pub use images::Images;
+pub use inspect::{ImageDisk, Inspection, LayerInspection, ManifestText, PruneRequest, Pruned};
+pub use load::{LoadRequest, LoadedImage};
+pub use mounts::ImageMount;
 pub use pull::{
     LayerProgress, LayerState, PullProgress, PullRequest, PullStage, PullStatistics, PullTotals, PullWatch,
 };
 pub use reference::{Pointer, Reference};
 pub use registry::{Exchange, Explanation, HostExplanation, HostRole, Meant, Probe, TlsExplanation};
+pub use save::{ArchiveForm, Compression, SaveRequest};
 pub use unpack::{ErofsImage, write_directory, write_erofs};
 pub use usage::Usage;

@@ -62,6 +62,11 @@ impl Reference {
         &self.pointer
     }
 
+    /// The same repository, by tag. Whoever parses the result again finds out whether it is one.
+    pub(crate) fn with_tag(&self, tag: String) -> Reference {
+        Reference { pointer: Pointer::Tag(tag), ..self.clone() }
+    }
+
     /// The same repository, by digest.
     pub fn with_digest(&self, digest: Digest) -> Reference {
         Reference { pointer: Pointer::Digest(digest), ..self.clone() }

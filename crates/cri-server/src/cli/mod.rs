@@ -10,6 +10,7 @@ pub(crate) mod config;
 pub(crate) mod demo;
 pub(crate) mod doctor;
 pub(crate) mod endpoint;
+pub(crate) mod image;
 pub(crate) mod registry;
 pub(crate) mod version;
 
@@ -36,6 +37,15 @@ pub(crate) enum Command {
     /// Show the default configuration or check a file
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Handle the images of a running daemon
+    Image(image::ImageArgs),
+    /// Pull an image: the same as `image pull`
+    Pull {
+        #[command(flatten)]
+        endpoint: endpoint::Endpoint,
+        #[command(flatten)]
+        arguments: image::PullArgs,
+    },
     /// Print the version
     Version(version::VersionArgs),
 }

@@ -3,7 +3,14 @@
 //!
 //! Not here: the client commands (`cli`). Daemon and client of different versions meet: fields are added, never given another meaning.
 
+mod bytes;
+mod convert;
+mod images;
+mod pulling;
 mod registry;
+mod removal;
+
+pub(crate) use images::ImagesAtHand;
 
 use tonic::{Request, Response, Status};
 

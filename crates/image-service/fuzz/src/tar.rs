@@ -48,7 +48,7 @@ fn read(archive: &[u8], piece: usize) -> Outcome {
     let mut recorder = Recorder::default();
     let stream = Stream::open(source, Algorithm::Sha256, Box::new(|_| {}), super::tools())
         .map_err(|fault| format!("{fault:?}"))?;
-    let (digest, _) = unpack(stream, &mut recorder).map_err(|fault| format!("{fault:?}"))?;
+    let (digest, _) = unpack(stream, &mut recorder, None).map_err(|fault| format!("{fault:?}"))?;
     Ok((recorder.told, digest))
 }
 

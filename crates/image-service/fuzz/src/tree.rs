@@ -31,7 +31,7 @@ pub fn check(input: &[u8]) {
     let open = |name: &str| OwnedFd::from(File::open(place.join(name)).unwrap());
     let mut target = DirectoryTarget::new(open("layer"), open("aside"));
     let stream = Stream::open(Cursor::new(archive), Algorithm::Sha256, Box::new(|_| {}), super::tools());
-    let _ = stream.and_then(|stream| unpack(stream, &mut target));
+    let _ = stream.and_then(|stream| unpack(stream, &mut target, None));
     assert_eq!(host(), before);
     for dir in ["layer", "aside"] {
         fs::remove_dir_all(place.join(dir)).unwrap();

@@ -1,8 +1,8 @@
 //! What images there are, and their names.
 //!
 //! A name (`repository:tag` or `repository@digest`) means one image; an image has any number of names. A tag that is
-//! pulled again may move to another image: the old one keeps its other names. An image without names is what a crash
-//! left between two writes, and goes at the next open.
+//! pulled again may move to another image: the old one keeps its other names. A pulled image without names is what a crash
+//! left between two writes, and goes at the next open; a loaded one may do without and stays.
 //! An image is listed while all its layers are in the store. One that has lost some is kept, unlisted, until it is
 //! pulled again, which fetches only what is missing.
 //! Not here: the layers themselves (`layers`), how images get here (`pull`).
@@ -44,6 +44,8 @@ pub(crate) struct NewImage {
     pub(crate) size_bytes: u64,
     /// Names that mean this image from now on.
     pub(crate) names: Vec<Reference>,
+    /// It stays without any name too, until somebody removes it.
+    pub(crate) nameless: bool,
 }
 
 /// An image that has lost layers, and by which of its names those can be asked for.
@@ -79,6 +81,7 @@ struct Known {
     /// Digest of the manifest that the record has.
     manifest: Option<Digest>,
     size_bytes: u64,
+    nameless: bool,
     /// All its layers are in the store.
     whole: bool,
 }
@@ -113,7 +116,8 @@ impl Catalog {
         names.retain(|_, id| images.contains_key(id));
         if named {
             let in_use: HashSet<&ImageId> = names.values().collect();
-            let nameless: Vec<ImageId> = images.keys().filter(|id| !in_use.contains(id)).cloned().collect();
+            let lost = |(id, known): &(&ImageId, &Known)| !known.nameless && !in_use.contains(id);
+            let nameless: Vec<ImageId> = images.iter().filter(lost).map(|(id, _)| id.clone()).collect();
             for id in nameless {
                 forget(dir, &id)?;
                 images.remove(&id);
@@ -197,18 +201,36 @@ impl Catalog {
     /// # Errors
     /// [`Error::Store`], [`Error::NoSpace`], [`Error::Document`].
     pub(crate) fn add(&self, new: NewImage) -> Result<Arc<Image>, Error> {
-        let NewImage { id, config, manifest, size_bytes, names } = new;
+        let NewImage { id, config, manifest, size_bytes, names, nameless } = new;
         let file = ConfigFile::parse(&id, config.as_bytes())?;
         let mut state = self.state();
         let digest = manifest.as_ref().map(|manifest| manifest.digest.clone());
         match state.images.get_mut(&id) {
-            Some(known) if digest.is_none() || known.manifest == digest => known.whole = true,
-            _ => {
+            Some(known)
+                if (digest.is_none() || known.manifest == digest) && (known.nameless || !nameless) =>
+            {
+                known.whole = true;
+            }
+            known => {
+                let nameless = nameless || known.as_ref().is_some_and(|known| known.nameless);
+                let kept = known.as_ref().filter(|known| digest.is_none() && known.manifest.is_some());
+                let (manifest, size_bytes) = match kept {
+                    Some(known) => (self.texts(&id)?.1, known.size_bytes),
+                    None => (manifest, size_bytes),
+                };
+                let digest = manifest.as_ref().map(|manifest| manifest.digest.clone());
                 let path = record::image_file(&self.dir, &id);
-                let image =
-                    ImageRecord { version: IMAGE_VERSION, id: id.clone(), size_bytes, config, manifest };
+                let image = ImageRecord {
+                    version: IMAGE_VERSION,
+                    id: id.clone(),
+                    size_bytes,
+                    config,
+                    manifest,
+                    nameless,
+                };
                 record::write(&path, &image).map_err(|cause| store("write", &path, cause))?;
-                state.images.insert(id.clone(), Known { file, manifest: digest, size_bytes, whole: true });
+                let known = Known { file, manifest: digest, size_bytes, nameless, whole: true };
+                state.images.insert(id.clone(), known);
             }
         }
         let mut all = state.names.clone();
@@ -240,6 +262,26 @@ impl Catalog {
         state.images.remove(id);
         self.publish(&state);
         Ok(())
+    }
+
+    /// Takes a name from its image, durably, if the image has other ones. False if it hasn't, or nothing has this name.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub(crate) fn untag(&self, name: &Reference) -> Result<bool, Error> {
+        let mut state = self.state();
+        let text = name.to_string();
+        let is_tag = |name: &str| !name.contains('@');
+        let Some(id) = state.names.get(&text) else { return Ok(false) };
+        let mut others = state.names.iter().filter(|(other, of)| *of == id && **other != text);
+        if !others.any(|(other, _)| is_tag(other)) {
+            return Ok(false);
+        }
+        let mut left = state.names.clone();
+        left.remove(&text);
+        self.rename(&mut state, left)?;
+        self.publish(&state);
+        Ok(true)
     }
 
     /// Removes the layers that neither an image nor anything else needs.
@@ -354,7 +396,8 @@ fn read_images(dir: &Path, layers: &Layers) -> Result<HashMap<ImageId, Known>, E
             tracing::warn!(image = %record.id, "an image has lost layers; it is back once it has been pulled again");
         }
         let manifest = record.manifest.map(|manifest| manifest.digest);
-        images.insert(record.id, Known { file, manifest, size_bytes: record.size_bytes, whole });
+        let ImageRecord { id, size_bytes, nameless, .. } = record;
+        images.insert(id, Known { file, manifest, size_bytes, nameless, whole });
     }
     Ok(images)
 }

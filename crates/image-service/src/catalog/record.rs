@@ -40,6 +40,9 @@ pub(crate) struct ImageRecord {
     /// The manifest that the image was last pulled by. None for images of version 1, and for those that came without.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) manifest: Option<KeptManifest>,
+    /// It stays without any name too, until somebody removes it: one that was loaded from an archive.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) nameless: bool,
 }
 
 /// A manifest, word for word. It is the one of this machine's platform, whatever index led to it.

@@ -32,6 +32,7 @@ fn image(config: &str, names: &[&str]) -> NewImage {
         manifest: Some(manifest(config)),
         size_bytes: 5,
         names: names.iter().map(|name| name.parse().unwrap()).collect(),
+        nameless: false,
     }
 }
 
@@ -194,4 +195,32 @@ fn a_manifest_that_is_not_what_its_digest_says_is_set_aside_with_its_image() {
     fs::write(&file, text.replace("\\\"of\\\"", "\\\"Of\\\"")).unwrap();
     assert_ne!(fs::read_to_string(&file).unwrap(), text);
     assert!(fixture.open().get(&id).is_none());
+}
+
+#[test]
+fn a_loaded_image_needs_no_name() {
+    let fixture = Fixture::new();
+    let catalog = fixture.open();
+    let pulled = catalog.add(image("{}", &["r.example/a"])).unwrap().id.clone();
+    let loaded = catalog.add(NewImage { nameless: true, ..image(CONFIG, &[]) }).unwrap().id.clone();
+    for catalog in [catalog, fixture.open()] {
+        assert_eq!(catalog.all().len(), 2);
+        assert_eq!(catalog.get(&loaded).unwrap().reference(), loaded.to_string());
+    }
+    // One that was pulled first, and one whose name has moved away.
+    fixture.open().add(NewImage { nameless: true, ..image("{}", &[]) }).unwrap();
+    fixture.open().add(image(CONFIG, &["r.example/a"])).unwrap();
+    assert!(fixture.open().get(&pulled).unwrap().repo_tags.is_empty());
+}
+
+#[test]
+fn a_tag_is_taken_away_if_another_is_left() {
+    let fixture = Fixture::new();
+    let catalog = fixture.open();
+    let id =
+        catalog.add(image(CONFIG, &["r.example/a:1", "r.example/a:2", &digest_name("r.example/a")])).unwrap();
+    assert!(catalog.untag(&"r.example/a:1".parse().unwrap()).unwrap());
+    assert!(!catalog.untag(&"r.example/a:2".parse().unwrap()).unwrap());
+    assert!(!catalog.untag(&"r.example/a:3".parse().unwrap()).unwrap());
+    assert_eq!(fixture.open().get(&id.id).unwrap().repo_tags, ["r.example/a:2"]);
 }

@@ -21,16 +21,17 @@ use super::{Hold, Inner, Layer, NewLayer, layer, make_private_dir, open_dir, sto
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::names;
+use crate::recipe::Recorder;
 use crate::unpack::{self, DirectoryTarget, ErofsTarget, Fault, Stream, Target, Tools};
 
 /// Name of a layer's root directory beside its record.
-pub(super) const TREE: &str = "fs";
+pub(crate) const TREE: &str = "fs";
 
 /// Name of a layer's image beside its record.
-pub(super) const IMAGE: &str = "layer.erofs";
+pub(crate) const IMAGE: &str = "layer.erofs";
 
 /// Name of the directory that holds what later entries of a layer's archive replaced.
-const ASIDE: &str = "replaced";
+pub(crate) const ASIDE: &str = "replaced";
 
 /// A layer in the making. Dropped before it is whole, it leaves nothing.
 #[derive(Debug)]
@@ -112,7 +113,9 @@ impl Draft {
         let progress = move |bytes| pace.iter_mut().for_each(|pace| pace.advance(bytes));
         let stream =
             Stream::open(source, self.diff_id.algorithm(), Box::new(progress), tools).map_err(of_layer)?;
-        let (actual, unpacked) = unpack::unpack(stream, target).map_err(of_layer)?;
+        let recorder = Recorder::create(&self.dir);
+        let recorder = recorder.map_err(|cause| store("write the recipe in", &self.dir, cause))?;
+        let (actual, unpacked) = unpack::unpack(stream, target, Some(recorder)).map_err(of_layer)?;
         if actual != self.diff_id {
             return Err(Error::LayerDigest { expected: self.diff_id.clone(), actual });
         }

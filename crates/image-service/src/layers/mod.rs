@@ -39,6 +39,7 @@ use crate::unpack::Tools;
 use crate::usage::Usage;
 
 pub use check::Condition;
+pub(crate) use draft::{ASIDE, IMAGE, TREE};
 pub use form::{LayerForm, LayerSettings};
 pub use mounts::LoopDevices;
 pub(crate) use record::{Record, Unpacked};
@@ -227,6 +228,11 @@ impl Layers {
     pub fn usage(&self) -> Usage {
         let index = self.inner.index();
         index.layers.values().fold(Usage::default(), |sum, record| sum + record.usage())
+    }
+
+    /// The directory of a layer.
+    pub(crate) fn dir(&self, layer: &Layer) -> PathBuf {
+        self.inner.layer_dir(&layer.diff_id)
     }
 
     /// The root directory of a layer, for mounting it below others: opened as a place, or the mount of its image.

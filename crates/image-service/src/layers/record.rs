@@ -47,6 +47,16 @@ pub(crate) enum Format {
     Erofs,
 }
 
+impl Format {
+    /// As it is written in records, and shown.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Format::Directory => "directory",
+            Format::Erofs => "erofs",
+        }
+    }
+}
+
 /// What unpacking found out about a layer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Unpacked {

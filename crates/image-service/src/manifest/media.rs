@@ -1,9 +1,17 @@
 //! Media types of what images are made of, and what is said of the others.
 
 /// OCI image index 1.1.
-pub(super) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 /// OCI image manifest 1.1.
-pub(super) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+/// OCI image configuration 1.1.
+pub(crate) const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+/// OCI image layer 1.1; a compressed one has `+gzip` or `+zstd` behind it.
+pub(crate) const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+/// Annotation with an image's whole name in the index of a layout, as containerd and Docker write it.
+pub(crate) const IMAGE_NAME: &str = "io.containerd.image.name";
+/// The specification's own, which may be a tag alone (OCI image-spec, "Pre-Defined Annotation Keys").
+pub(crate) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// Docker manifest list, version 2.
 pub(super) const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 /// Docker manifest, version 2, schema 2.

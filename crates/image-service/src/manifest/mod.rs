@@ -26,9 +26,10 @@ use crate::digest::Digest;
 use crate::error::Error;
 use crate::registry::RawDocument;
 use json::{Bounded, Keys, Object};
-use media::{DOCKER_SCHEMA_1, Kind, OCI_MANIFEST, shown};
+use media::{DOCKER_SCHEMA_1, Kind, shown};
 
 pub(crate) use config::ConfigFile;
+pub(crate) use media::{IMAGE_NAME, OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST, REF_NAME};
 pub(crate) use platform::Platform;
 
 /// `Accept` of a request for a manifest or an index.
@@ -175,6 +176,11 @@ pub(crate) fn parse(raw: &RawDocument, pointed_by: Option<&Descriptor>) -> Resul
     }
 }
 
+/// Whether a descriptor of this type leads to an image: to a manifest or an index.
+pub(crate) fn is_image(media_type: &str) -> bool {
+    Kind::of_media_type(media_type).is_some()
+}
+
 /// The media type of a manifest that [`parse`] has accepted: what points to it says, or it itself, or the answer.
 pub(crate) fn media_type(raw: &RawDocument, pointed_by: Option<&Descriptor>) -> String {
     #[derive(Deserialize)]
@@ -296,7 +302,7 @@ impl Index {
 
 #[cfg(test)]
 mod tests {
-    use super::media::{DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX};
+    use super::media::{DOCKER_LIST, DOCKER_MANIFEST};
     use super::*;
 
     const SHA: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";

@@ -137,7 +137,7 @@ impl Puller {
         progress.set_stage(PullStage::Recording);
         let names = vec![reference.clone(), reference.with_digest(resolved.digest)];
         let Resolved { id, config, manifest, size_bytes, .. } = resolved;
-        let image = NewImage { id, config, manifest: Some(manifest), size_bytes, names };
+        let image = NewImage { id, config, manifest: Some(manifest), size_bytes, names, nameless: false };
         let (catalog, store) = (Arc::clone(&self.catalog), self.layers.clone());
         let added = blocking("adding an image to the catalogue", move || {
             let added = catalog.add(image);

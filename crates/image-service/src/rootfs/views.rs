@@ -87,6 +87,27 @@ impl RootFilesystems {
         part(&mount, &place, &dir.join(WORK)).map_err(|(_, cause)| failed(cause))
     }
 
+    /// A read-only, detached mount of layers that somebody holds, from the lowest upwards; `dir` is for what overlay shows where
+    /// they say nothing. `name` is for errors.
+    ///
+    /// # Errors
+    /// [`Error::LayerMissing`], [`Error::RootfsMount`], [`Error::NoSpace`], [`Error::Store`].
+    pub(crate) fn view(&self, name: &str, dir: &Path, layers: &[Layer]) -> Result<OwnedFd, Error> {
+        let inner = &*self.inner;
+        let top = dir.join("top");
+        let ids: Vec<Digest> = layers.iter().map(|layer| layer.diff_id.clone()).collect();
+        let visible: Vec<Layer> = visible(&ids)
+            .iter()
+            .filter_map(|id| layers.iter().find(|layer| layer.diff_id == *id).cloned())
+            .collect();
+        inner.make_top(&top, &visible)?;
+        let mut lowers = vec![open_place(&top).map_err(|cause| store("open", &top, cause))?];
+        lowers.extend(inner.lowers(&visible)?);
+        let stage = inner.layers.stage();
+        let lowers = Lowers { plain: &lowers, stage: stage.as_deref(), ids: None, label: None };
+        inner.mounter.view(name, dir, lowers)
+    }
+
     /// A read-only mount of what a container's root began as. Not the root once more: overlay empties the directory that
     /// it works in when it is mounted, under the feet of the mount that the container has.
     pub(super) fn own_image(&self, container: &str) -> Result<OwnedFd, Error> {

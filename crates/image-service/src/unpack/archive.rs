@@ -10,8 +10,9 @@ use super::Fault;
 use super::entry::{Entry, Kind, Time};
 use super::header::{BLOCK, Header};
 use super::pax::{Extended, Sparse};
+use super::source::Source;
 use super::sparse::{self, Extent};
-use super::stream::Stream;
+use super::{Replaced, Stored};
 
 /// Bytes of an extended header, a long name or a long link; Go's reader has the same bound. A larger one is an attack
 /// on the memory.
@@ -22,10 +23,12 @@ const FIRST_LARGE_SIZE: u64 = 1 << 33;
 
 /// An archive being read.
 pub(crate) struct Archive<'a> {
-    stream: &'a mut Stream,
+    stream: &'a mut Source,
     /// Bytes of the current entry's content that are still to come, and of the padding after it.
     content: u64,
     padding: u64,
+    /// Bytes of the content that somebody has read.
+    read: u64,
 }
 
 /// What headers before an entry's own one said about it.
@@ -50,8 +53,8 @@ impl Before {
 }
 
 impl<'a> Archive<'a> {
-    pub(crate) fn new(stream: &'a mut Stream) -> Archive<'a> {
-        Archive { stream, content: 0, padding: 0 }
+    pub(crate) fn new(stream: &'a mut Source) -> Archive<'a> {
+        Archive { stream, content: 0, padding: 0, read: 0 }
     }
 
     /// The next entry; the unread content of the one before is passed over. None at the archive's end.
@@ -86,7 +89,27 @@ impl<'a> Archive<'a> {
             Kind::Regular { extents, .. } => extents.clone(),
             _ => Vec::new(),
         };
-        Content { stream: self.stream, left: &mut self.content, extents: extents.into_iter(), current: None }
+        Content {
+            stream: self.stream,
+            left: &mut self.content,
+            read: &mut self.read,
+            extents: extents.into_iter(),
+            current: None,
+        }
+    }
+
+    /// For the recipe: where the entry's content went, as far as it was read, and what the entry replaced.
+    pub(super) fn record(
+        &mut self,
+        entry: &Entry,
+        stored: &Stored,
+        replaced: &[Replaced],
+    ) -> Result<(), Fault> {
+        let extents = match &entry.kind {
+            Kind::Regular { extents, .. } => extents.as_slice(),
+            _ => &[],
+        };
+        self.stream.record((std::mem::take(&mut self.read), extents), stored, replaced)
     }
 
     fn skip_content(&mut self) -> Result<(), Fault> {
@@ -212,8 +235,9 @@ impl<'a> Archive<'a> {
 
 /// The content of one entry, in parts.
 pub(crate) struct Content<'a> {
-    stream: &'a mut Stream,
+    stream: &'a mut Source,
     left: &'a mut u64,
+    read: &'a mut u64,
     extents: std::vec::IntoIter<Extent>,
     current: Option<Extent>,
 }
@@ -234,12 +258,13 @@ impl Content<'_> {
                 Some(_) => {}
             }
         };
-        let bytes = self.stream.take(extent.length)?;
+        let bytes = self.stream.take_content(extent.length)?;
         if bytes.is_empty() {
             return Err(Fault::Archive("it ends within an entry"));
         }
         let count = bytes.len() as u64;
         *self.left -= count;
+        *self.read += count;
         self.current = Some(Extent { offset: extent.offset + count, length: extent.length - count });
         Ok(Some(Part { offset: extent.offset, bytes }))
     }
@@ -302,7 +327,7 @@ mod tests {
 
     use super::*;
     use crate::digest::Algorithm;
-    use crate::unpack::Tools;
+    use crate::unpack::{Stream, Tools};
 
     /// Headers of all kinds, one after the other.
     fn archive() -> Vec<u8> {
@@ -355,9 +380,10 @@ mod tests {
     /// Reads everything; the number of entries.
     fn read(bytes: Vec<u8>) -> Result<usize, Fault> {
         let source = BufReader::new(std::io::Cursor::new(bytes));
-        let mut stream =
-            Stream::open(source, Algorithm::Sha256, Box::new(|_| {}), Tools::alone(1 << 20).unwrap())?;
-        let mut archive = Archive::new(&mut stream);
+        let tools = Tools::alone(1 << 20).unwrap();
+        let stream = Stream::open(source, Algorithm::Sha256, Box::new(|_| {}), tools)?;
+        let mut source = Source::new(stream, None);
+        let mut archive = Archive::new(&mut source);
         let mut entries = 0;
         while let Some(entry) = archive.next_entry()? {
             let mut content = archive.content(&entry);

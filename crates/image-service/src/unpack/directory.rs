@@ -13,7 +13,7 @@ use rustix::io::Errno;
 
 use super::entry::{Entry, Kind, Time};
 use super::tree::{self, Missing, Place, Tree};
-use super::{Content, Fault, Stored, Target, TreePath};
+use super::{Content, Fault, Replaced, Stored, Target, TreePath};
 use crate::layers::Unpacked;
 use crate::names;
 use crate::usage::{self, Usage};
@@ -28,8 +28,10 @@ const MAX_DIRECTORY_PATHS: usize = 256 * 1024 * 1024;
 /// A layer's directory being filled.
 pub(crate) struct DirectoryTarget {
     tree: Tree,
-    /// Where directories go that a later entry replaces; whoever made it empties it.
+    /// Where files and directories go that a later entry replaces: the recipe of the archive needs what is in them.
     aside: OwnedFd,
+    /// What has gone there since somebody asked.
+    replaced: Vec<Replaced>,
     /// What directories get at the end: times, which each new entry in them changes; modes and attributes, which new
     /// entries would inherit.
     directories: BTreeMap<TreePath, Attributes>,
@@ -51,12 +53,13 @@ struct Attributes {
 
 impl DirectoryTarget {
     /// A target that fills the empty directory `root`; `aside` is a directory of the same filesystem that gets what was
-    /// replaced. The calling thread must have an umask of its own that is 0
+    /// replaced, and keeps it. The calling thread must have an umask of its own that is 0
     /// ([`own_umask`]), so that modes come out as they are written.
     pub(crate) fn new(root: OwnedFd, aside: OwnedFd) -> DirectoryTarget {
         DirectoryTarget {
             tree: Tree::new(root),
             aside,
+            replaced: Vec::new(),
             directories: BTreeMap::new(),
             directory_paths: 0,
             usage: Usage { bytes: DISK_BLOCK, inodes: 1 },
@@ -134,12 +137,16 @@ impl DirectoryTarget {
         self.recount = true;
         // It may be a link that the last path went through.
         self.tree.forget();
+        let path = place.path_of(name);
+        let stat = rustix::fs::statat(place, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_size > 0 {
+            return self.put_aside(place, name, path);
+        }
         match rustix::fs::unlinkat(place, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => return Ok(()),
             Err(Errno::ISDIR | Errno::PERM) => {}
             Err(errno) => return Err(errno.into()),
         }
-        let path = place.path_of(name);
         let below = |other: &TreePath| {
             let rest = other.as_bytes().strip_prefix(path.as_bytes());
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
@@ -147,7 +154,15 @@ impl DirectoryTarget {
         self.directories.retain(|other, _| !below(other));
         self.tree.implied.retain(|other| !below(other));
         // Aside, whole: deleting it could take as many descriptors as it has levels.
-        Ok(rustix::fs::renameat(place, name, &self.aside, names::unique())?)
+        self.put_aside(place, name, path)
+    }
+
+    /// Keeps what has content, for the recipe of the archive.
+    fn put_aside(&mut self, place: &Place, name: &[u8], path: TreePath) -> io::Result<()> {
+        let aside = names::unique();
+        rustix::fs::renameat(place, name, &self.aside, &aside)?;
+        self.replaced.push(Replaced { path, name: aside });
+        Ok(())
     }
 
     fn node(
@@ -290,6 +305,10 @@ impl Target for DirectoryTarget {
         }
         let place = self.tree.place(path.as_bytes(), Missing::Create).map_err(failed)?;
         tree::set_opaque(&place, b".").map_err(failed)
+    }
+
+    fn replaced(&mut self) -> Vec<Replaced> {
+        std::mem::take(&mut self.replaced)
     }
 
     fn finish(&mut self) -> Result<Unpacked, Fault> {

@@ -22,6 +22,7 @@ mod header;
 mod meter;
 mod path;
 mod pax;
+mod source;
 mod sparse;
 mod standalone;
 mod stream;
@@ -39,7 +40,7 @@ pub(crate) use archive::{Archive, Content};
 pub(crate) use chunks::{Chunk, channel};
 pub(crate) use digesting::{Digesting, Lane, Piece};
 pub(crate) use directory::{DirectoryTarget, own_umask};
-pub(crate) use entry::Entry;
+pub(crate) use entry::{Entry, Kind};
 pub(crate) use erofs::ErofsTarget;
 pub(crate) use meter::{Meter, Stage, thread_time};
 pub(crate) use path::TreePath;
@@ -48,7 +49,9 @@ pub use standalone::{ErofsImage, write_directory, write_erofs};
 pub(crate) use stream::{Stream, Tools};
 pub(crate) use window::Windows;
 
+use crate::recipe::Recorder;
 use path::Role;
+pub(crate) use source::Source;
 
 /// Entries that a layer may have. The largest images in public use have some hundred thousand.
 const MAX_ENTRIES: u64 = 5_000_000;
@@ -67,13 +70,18 @@ pub(crate) trait Target {
     /// Hides everything that the layers below have in the directory `path`.
     fn opaque(&mut self, path: &TreePath) -> Result<(), Fault>;
 
+    /// What the last call has put aside, out of the way of something new. Those whose content stays where it was, whatever
+    /// comes later, have nothing to tell.
+    fn replaced(&mut self) -> Vec<Replaced> {
+        Vec::new()
+    }
+
     /// Writes what had to wait for the last entry, such as times of directories.
     fn finish(&mut self) -> Result<Unpacked, Fault>;
 }
 
 /// Where a target has put the content of an entry, so that the archive can be written out again.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[allow(dead_code, reason = "read by what writes archives out again")]
 pub(crate) enum Stored {
     /// There was none.
     Nothing,
@@ -83,19 +91,35 @@ pub(crate) enum Stored {
     File(TreePath),
 }
 
-/// Unpacks a whole layer into `target`; returns what it found and the digest of the uncompressed bytes.
-pub(crate) fn unpack(mut stream: Stream, target: &mut dyn Target) -> Result<(Digest, Unpacked), Fault> {
-    let mut archive = Archive::new(&mut stream);
+/// A file or directory with content that an earlier entry made, and that has been put aside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Replaced {
+    /// Where it was.
+    pub(crate) path: TreePath,
+    /// Its name among those put aside.
+    pub(crate) name: String,
+}
+
+/// Unpacks a whole layer into `target`, and writes its recipe if there is somebody to do that; returns what it found and the
+/// digest of the uncompressed bytes.
+pub(crate) fn unpack(
+    stream: Stream,
+    target: &mut dyn Target,
+    recorder: Option<Recorder>,
+) -> Result<(Digest, Unpacked), Fault> {
+    let mut source = Source::new(stream, recorder);
+    let mut archive = Archive::new(&mut source);
     let mut entries = 0u64;
     while let Some(entry) = archive.next_entry()? {
         entries += 1;
         if entries > MAX_ENTRIES {
             return Err(Fault::Archive("it has too many entries"));
         }
-        let _stored = apply(&entry, &mut archive.content(&entry), target)?;
+        let stored = apply(&entry, &mut archive.content(&entry), target)?;
+        archive.record(&entry, &stored, &target.replaced())?;
     }
     let unpacked = target.finish()?;
-    Ok((stream.finish()?, unpacked))
+    Ok((source.finish()?, unpacked))
 }
 
 fn apply(entry: &Entry, content: &mut Content<'_>, target: &mut dyn Target) -> Result<Stored, Fault> {
@@ -122,11 +146,11 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    fn refused(entry: &[u8], reason: &'static str) -> Fault {
+    pub(crate) fn refused(entry: &[u8], reason: &'static str) -> Fault {
         Fault::Refused { entry: entry.to_owned(), reason }
     }
 
-    fn create(entry: &[u8], cause: impl Into<io::Error>) -> Fault {
+    pub(crate) fn create(entry: &[u8], cause: impl Into<io::Error>) -> Fault {
         Fault::Create { entry: entry.to_owned(), cause: cause.into() }
     }
 

@@ -11,7 +11,7 @@
 
 use super::Fault;
 use super::header::{BLOCK, Header, number};
-use super::stream::Stream;
+use super::source::Source;
 
 /// Extents that a map may have, so that a small archive can't fill the memory. Go's reader bounds the map's text at
 /// 1 MiB, which is the same order.
@@ -62,7 +62,7 @@ impl Map {
 }
 
 /// The map of an old GNU sparse entry; reads the extension blocks that follow its header.
-pub(crate) fn old_gnu(header: &Header, stream: &mut Stream) -> Result<Map, Fault> {
+pub(crate) fn old_gnu(header: &Header, stream: &mut Source) -> Result<Map, Fault> {
     let mut map = Map::default();
     // Offsets within GNU's header: four pairs of 12 bytes each, then whether blocks of 21 pairs follow.
     push_pairs(&mut map, &header.bytes()[386..482])?;
@@ -95,7 +95,7 @@ fn field(bytes: &[u8]) -> Result<u64, Fault> {
 }
 
 /// The map at the start of the content of a PAX 1.0 sparse entry, and the bytes that it takes there.
-pub(crate) fn pax_1_0(stream: &mut Stream, content: u64) -> Result<(Map, u64), Fault> {
+pub(crate) fn pax_1_0(stream: &mut Source, content: u64) -> Result<(Map, u64), Fault> {
     let mut lines = Lines { stream, left: content, used: 0, block: [0; BLOCK], at: BLOCK };
     let count = lines.number()?;
     let mut map = Map::default();
@@ -109,7 +109,7 @@ pub(crate) fn pax_1_0(stream: &mut Stream, content: u64) -> Result<(Map, u64), F
 
 /// Decimal lines in whole blocks.
 struct Lines<'a> {
-    stream: &'a mut Stream,
+    stream: &'a mut Source,
     left: u64,
     used: u64,
     block: [u8; BLOCK],

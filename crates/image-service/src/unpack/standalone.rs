@@ -29,7 +29,7 @@ pub struct ErofsImage {
 /// # Errors
 /// What is wrong with the archive, or why the image couldn't be written; the layer is named by `name`.
 pub fn write_erofs(archive: impl BufRead + 'static, image: File, name: &Digest) -> Result<ErofsImage, Error> {
-    let written = open(archive).and_then(|stream| unpack(stream, &mut ErofsTarget::new(image)));
+    let written = open(archive).and_then(|stream| unpack(stream, &mut ErofsTarget::new(image), None));
     let (digest, unpacked) = written.map_err(|fault| fault.of_layer(name))?;
     let Unpacked { usage, opaque_root, implied_dirs, checksums } = unpacked;
     Ok(ErofsImage { digest, size_bytes: usage.bytes, checksums, opaque_root, implied_dirs })
@@ -49,7 +49,7 @@ pub fn write_directory(
     let written = own_umask()
         .map_err(Fault::Stream)
         .and_then(|()| open(archive))
-        .and_then(|stream| unpack(stream, &mut DirectoryTarget::new(root, aside)));
+        .and_then(|stream| unpack(stream, &mut DirectoryTarget::new(root, aside), None));
     written.map(|(digest, _)| digest).map_err(|fault| fault.of_layer(name))
 }
 

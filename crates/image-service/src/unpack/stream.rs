@@ -109,18 +109,6 @@ impl Stream {
         Ok(true)
     }
 
-    /// Goes over `amount` bytes.
-    pub(crate) fn skip(&mut self, mut amount: u64) -> Result<(), Fault> {
-        while amount > 0 {
-            let count = self.take(amount)?.len();
-            if count == 0 {
-                return Err(Fault::Archive("it ends within an entry"));
-            }
-            amount -= count as u64;
-        }
-        Ok(())
-    }
-
     /// Reads what follows the archive's end (the digest covers it) and returns the digest of all bytes.
     pub(crate) fn finish(mut self) -> Result<Digest, Fault> {
         while !self.take(u64::MAX)?.is_empty() {}

@@ -11,6 +11,7 @@ mod life;
 mod loop_device;
 mod mounts;
 mod peers;
+mod recipe;
 mod store;
 mod users;
 mod volumes;
@@ -58,6 +59,9 @@ macro_rules! for_form {
                 containers_share_pages layers_of_both_forms_stack a_killed_process_leaves_nothing
                 a_mount_outlives_the_store a_lost_layer_is_told;
             users: users_see_their_ids;
+            recipe:
+                replaced_content_is_in_the_archive what_is_in_no_file_is_in_the_archive a_damaged_layer_is_noticed
+                without_a_recipe_the_layer_is_named a_recipe_is_small;
             volumes:
                 an_image_is_mounted_as_a_volume layers_of_an_image_volume_are_kept
                 declared_volumes_begin_as_the_image_has_them;

@@ -144,7 +144,10 @@ impl Store {
         for piece in [first].into_iter().chain(rest.chunks(10_007)) {
             writer.write(piece.to_vec().into())?;
         }
-        writer.commit()?;
+        let layer = writer.commit()?;
+        let mut again = Vec::new();
+        self.layers.write_archive(&layer, &mut again)?;
+        assert!(again == plain, "the archive is written again bit by bit");
         Ok(diff_id)
     }
 

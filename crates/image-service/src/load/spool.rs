@@ -1,0 +1,170 @@
+//! The files of an archive, put aside under numbers until it is known what they are.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, BufRead, Write as _};
+use std::path::{Path, PathBuf};
+
+use super::{DOCUMENT_BYTES, refused};
+use crate::digest::{Algorithm, Digest, Digester};
+use crate::error::Error;
+use crate::layers::{is_no_space, make_private_dir, store};
+use crate::names;
+use crate::unpack::{Archive, Entry, Fault, Kind, Source, Stream, Tools, TreePath};
+
+/// Entries of an archive, at most. One that Docker wrote has four a layer.
+const MAX_ENTRIES: usize = 20_000;
+/// Bytes that one zstd frame may refer back to: as in pulls, by default.
+const WINDOW: u64 = 128 << 20;
+/// Links on the way to a file, at most. Docker makes one where two layers are the same.
+const MAX_LINKS: usize = 8;
+
+/// The files. They go with this value.
+#[derive(Debug)]
+pub(super) struct Spool {
+    dir: PathBuf,
+    files: BTreeMap<TreePath, Spooled>,
+    /// Paths that mean other paths.
+    links: BTreeMap<TreePath, TreePath>,
+}
+
+/// One file of the archive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Spooled {
+    pub(super) path: PathBuf,
+    pub(super) size: u64,
+    /// By the algorithm that its name names, SHA-256 if it names none.
+    pub(super) digest: Digest,
+}
+
+impl Drop for Spool {
+    fn drop(&mut self) {
+        if let Err(cause) = fs::remove_dir_all(&self.dir) {
+            tracing::warn!(directory = %self.dir.display(), %cause, "cannot remove the files of an archive");
+        }
+    }
+}
+
+impl Spool {
+    /// Puts the files of an archive into a directory of their own below `dir`.
+    pub(super) fn fill(dir: &Path, archive: Box<dyn BufRead + Send>) -> Result<Spool, Error> {
+        let dir = dir.join(names::unique());
+        make_private_dir(&dir)?;
+        let mut spool = Spool { dir, files: BTreeMap::new(), links: BTreeMap::new() };
+        spool.read(archive).map_err(|fault| spool.error(fault))?;
+        Ok(spool)
+    }
+
+    /// Whether there is a file with this name.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.find(name).is_some()
+    }
+
+    /// The file with this name, links followed.
+    pub(super) fn find(&self, name: &str) -> Option<&Spooled> {
+        let mut path = TreePath::parse(name.as_bytes()).ok()?;
+        for _ in 0..=MAX_LINKS {
+            match self.files.get(&path) {
+                Some(file) => return Some(file),
+                None => path = self.links.get(&path)?.clone(),
+            }
+        }
+        None
+    }
+
+    /// The content of a document that must be there.
+    pub(super) fn document(&self, name: &str) -> Result<Vec<u8>, Error> {
+        let file = self.find(name).ok_or_else(|| refused(format!("it lacks \"{name}\"")))?;
+        if file.size > DOCUMENT_BYTES {
+            return Err(refused(format!("\"{name}\" is larger than {DOCUMENT_BYTES} bytes")));
+        }
+        fs::read(&file.path).map_err(|cause| store("read", &file.path, cause))
+    }
+
+    fn read(&mut self, archive: Box<dyn BufRead + Send>) -> Result<(), Fault> {
+        let tools = Tools::alone(WINDOW).map_err(Fault::Stream)?;
+        let stream = Stream::open(archive, Algorithm::Sha256, Box::new(|_| {}), tools)?;
+        let mut source = Source::new(stream, None);
+        let mut archive = Archive::new(&mut source);
+        let mut entries = 0;
+        while let Some(entry) = archive.next_entry()? {
+            entries += 1;
+            if entries > MAX_ENTRIES {
+                return Err(Fault::Archive("it has too many entries"));
+            }
+            self.entry(&entry, &mut archive)?;
+        }
+        source.finish().map(drop)
+    }
+
+    fn entry(&mut self, entry: &Entry, archive: &mut Archive<'_>) -> Result<(), Fault> {
+        let path = TreePath::parse(&entry.name).map_err(|reason| Fault::refused(&entry.name, reason))?;
+        match &entry.kind {
+            Kind::Regular { size, extents } => {
+                if extents.iter().map(|extent| extent.length).sum::<u64>() != *size {
+                    return Err(Fault::refused(&entry.name, "it is sparse"));
+                }
+                let file = self.file(&path, *size, entry, archive)?;
+                if self.files.get(&path).is_some_and(|known| known.digest != file.digest) {
+                    return Err(Fault::refused(&entry.name, "another entry has the same name"));
+                }
+                self.files.insert(path, file);
+            }
+            Kind::Symlink(target) => {
+                let (parent, _) = path.split().unwrap_or_default();
+                let target =
+                    if target.starts_with(b"/") { target.clone() } else { [parent, b"/", target].concat() };
+                self.link(path, &target, entry)?;
+            }
+            Kind::HardLink(target) => self.link(path, target, entry)?,
+            // Directories say nothing, and nobody asks for the rest.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn link(&mut self, path: TreePath, target: &[u8], entry: &Entry) -> Result<(), Fault> {
+        let target = TreePath::parse(target)
+            .map_err(|_| Fault::refused(&entry.name, "it is a link to a path outside the archive"))?;
+        self.links.insert(path, target);
+        Ok(())
+    }
+
+    fn file(
+        &self,
+        path: &TreePath,
+        size: u64,
+        entry: &Entry,
+        archive: &mut Archive<'_>,
+    ) -> Result<Spooled, Fault> {
+        let failed = |cause: io::Error| Fault::create(&entry.name, cause);
+        let place = self.dir.join(names::unique());
+        let mut file = File::create_new(&place).map_err(failed)?;
+        let mut digester = Digester::new(algorithm(path));
+        let mut content = archive.content(entry);
+        while let Some(part) = content.next_part()? {
+            digester.update(part.bytes);
+            file.write_all(part.bytes).map_err(failed)?;
+        }
+        Ok(Spooled { path: place, size, digest: digester.finish() })
+    }
+
+    fn error(&self, fault: Fault) -> Error {
+        match fault {
+            Fault::Stream(cause) => Error::ArchiveRead { cause },
+            Fault::Archive(reason) => refused(reason),
+            Fault::Refused { entry, reason } => {
+                refused(format!("of its entry \"{}\": {reason}", String::from_utf8_lossy(&entry)))
+            }
+            Fault::Create { cause, .. } if is_no_space(&cause) => {
+                Error::NoSpace { what: "the files of an archive".to_owned(), cause }
+            }
+            Fault::Create { cause, .. } => store("write below", &self.dir, cause),
+        }
+    }
+}
+
+/// Blobs of a layout are named `blobs/<algorithm>/<hex>`.
+fn algorithm(path: &TreePath) -> Algorithm {
+    if path.as_bytes().starts_with(b"blobs/sha512/") { Algorithm::Sha512 } else { Algorithm::Sha256 }
+}
