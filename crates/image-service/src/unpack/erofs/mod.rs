@@ -31,6 +31,8 @@ mod names;
 mod nodes;
 mod root;
 mod sparse;
+#[cfg(test)]
+mod tests;
 mod unfit;
 
 use std::fs::File;

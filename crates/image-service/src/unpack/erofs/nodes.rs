@@ -20,7 +20,7 @@ const MAX_LINK: usize = 4095;
 
 /// Bytes that the maps of a layer's sparse files may take together, and their holes that the image has as its own.
 /// The first are written for nothing in the archive, the second make the image long.
-const MAX_MAPS: u64 = 64 * 1024 * 1024;
+const MAX_MAPS: u64 = 16 * 1024 * 1024;
 const MAX_PADDING: u64 = 64 * 1024 * 1024 * 1024;
 
 /// A node's kind and the number of its inode.
