@@ -5,7 +5,9 @@
 
 mod handlers;
 mod logs;
+mod metrics;
 mod network;
+mod registry;
 mod streaming;
 
 use std::collections::BTreeMap;
@@ -16,7 +18,9 @@ use thiserror::Error;
 
 use handlers::HandlerConfig;
 pub(crate) use logs::{JOURNALD, LogsConfig};
+pub(crate) use metrics::MetricsConfig;
 pub(crate) use network::{AnnotationsConfig, IpPreference, NetworkConfig};
+use registry::RegistryConfig;
 pub(crate) use streaming::StreamingConfig;
 
 /// What `knarr serve` runs by.
@@ -53,6 +57,10 @@ pub(crate) struct Config {
     pub(crate) streaming: StreamingConfig,
     /// Limits of containers' logs, and their copy in the journal.
     pub(crate) logs: LogsConfig,
+    /// Figures of the daemon for Prometheus.
+    pub(crate) metrics: MetricsConfig,
+    /// Whose credentials registries see when a pull brings none.
+    pub(crate) registry: RegistryConfig,
     /// What pods can ask for by `runtime_handler`. `knarr`, the internal runtime with nothing changed, is there without being named.
     pub(crate) handlers: BTreeMap<String, HandlerConfig>,
 }
@@ -163,6 +171,8 @@ impl Default for Config {
             network: NetworkConfig::default(),
             streaming: StreamingConfig::default(),
             logs: LogsConfig::default(),
+            metrics: MetricsConfig::default(),
+            registry: RegistryConfig::default(),
             handlers: BTreeMap::new(),
         }
     }
@@ -212,6 +222,8 @@ impl Config {
         self.handlers()?;
         self.streaming.check()?;
         self.logs.check()?;
+        self.metrics.address()?;
+        self.registry.check()?;
         self.network.check()
     }
 

@@ -26,6 +26,7 @@ mod deadline;
 mod images;
 mod inherited;
 mod logging;
+mod metrics;
 mod own_service;
 mod plugin;
 mod pod_cidrs;
@@ -69,6 +70,7 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
             let healthy = cli::doctor::run(&arguments.into_config()?)?;
             Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
+        Command::Registry(command) => cli::registry::run(&command),
         Command::Config(command) => cli::config::run(command).map(|()| ExitCode::SUCCESS),
         Command::Version(arguments) => cli::version::run(&arguments).map(|()| ExitCode::SUCCESS),
     }

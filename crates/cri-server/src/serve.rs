@@ -1,11 +1,12 @@
 //! `knarr serve`: from a configuration to a daemon that answers, and back.
 //!
-//! Order: directories and their lock → network → images → pods (recovery) → streams → socket and signals → the word that it serves.
+//! Order: directories and their lock → network → images → pods (recovery) → streams → socket, metrics and signals → the word that it serves.
 //! SIGTERM and SIGINT stop serving; pods go on without the daemon.
 
 use std::convert::Infallible;
 use std::fs::{DirBuilder, File, Permissions};
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,7 +31,9 @@ use crate::call_log::CallLog;
 use crate::config::{self, Config, ConfigError};
 use crate::deadline::Deadline;
 use crate::images::Images;
-use crate::own_service::{self, v1::node_server::NodeServer};
+use crate::metrics;
+use crate::own_service::v1::{node_server::NodeServer, registry_server::RegistryServer};
+use crate::own_service::{self, Registry};
 use crate::pod_cidrs::PodCidrs;
 use crate::runtime_service::Runtime;
 use crate::streams_port;
@@ -99,6 +102,15 @@ pub(crate) enum ServeError {
     /// The server for streams.
     #[error("starting the server for streams")]
     Streams(#[from] streaming::Error),
+    /// The server for metrics.
+    #[error("serving metrics on \"{address}\"")]
+    Metrics {
+        /// Where.
+        address: SocketAddr,
+        /// The system's answer.
+        #[source]
+        cause: io::Error,
+    },
     /// The connection itself.
     #[error("serving")]
     Serve(#[from] tonic::transport::Error),
@@ -118,6 +130,7 @@ pub(crate) async fn serve(config: Config) -> Result<(), ServeError> {
     let streams = runtime.streams.clone();
     let socket = config.socket()?.to_owned();
     let listener = listen(&socket)?;
+    let metrics = metrics_server(&config, store.clone()).await?;
     // Before the word that it serves: whoever has read it may end the daemon at once.
     let stop = stopped(signals()?, end);
     tokio::spawn(announce(config.listen.clone()));
@@ -128,10 +141,12 @@ pub(crate) async fn serve(config: Config) -> Result<(), ServeError> {
         .add_service(RuntimeServiceServer::new(runtime).max_decoding_message_size(MESSAGE_BYTES))
         .add_service(ImageServiceServer::new(images).max_decoding_message_size(MESSAGE_BYTES))
         .add_service(NodeServer::new(own_service::Node))
+        .add_service(RegistryServer::new(Registry { images: store.clone() }))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop);
     let ended = tokio::select! {
         ended = bounded(served, ending, &calls) => ended,
         never = upkeep(&pods, &store) => match never {},
+        never = serve_metrics(metrics) => match never {},
     };
     let _ = std::fs::remove_file(&socket);
     streams.stop().await;
@@ -150,6 +165,23 @@ async fn upkeep(pods: &Pods, store: &image_service::Images) -> Infallible {
         if let Err(error) = store.collect().await {
             tracing::warn!(error = crate::chain(&error), "layers that nobody needs stay");
         }
+    }
+}
+
+/// Takes the address of metrics, if they are wanted: one that can't be had is told at the start.
+async fn metrics_server(
+    config: &Config,
+    images: image_service::Images,
+) -> Result<Option<metrics::Server>, ServeError> {
+    let Some(address) = config.metrics.address()? else { return Ok(None) };
+    let bound = metrics::Server::bind(address, metrics::registry(images)).await;
+    bound.map(Some).map_err(|cause| ServeError::Metrics { address, cause })
+}
+
+async fn serve_metrics(server: Option<metrics::Server>) -> Infallible {
+    match server {
+        Some(server) => server.serve().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -232,7 +264,11 @@ fn network_config(config: &Config) -> Result<cni::Config, ServeError> {
 }
 
 fn image_config(config: &Config) -> image_service::Config {
-    image_service::Config::new(config.root.clone(), config.registry_config_dir.clone())
+    image_service::Config {
+        credentials: config.registry.credentials(),
+        credential_helper_dirs: config.registry.credential_helper_dirs.clone(),
+        ..image_service::Config::new(config.root.clone(), config.registry_config_dir.clone())
+    }
 }
 
 fn pod_config(config: &Config, open_files: Option<u64>) -> Result<sandbox::Config, ServeError> {

@@ -105,6 +105,16 @@ pub enum Error {
         /// How long we waited.
         waited: Duration,
     },
+    /// An endpoint sends so little that it would never end.
+    #[error("only {received} bytes of \"{url}\" came within {} s", waited.as_secs_f32())]
+    TooSlow {
+        /// What was asked for, without its query.
+        url: String,
+        /// Bytes that came.
+        received: u64,
+        /// How long we waited for them.
+        waited: Duration,
+    },
     /// An endpoint answered with something else than success.
     #[error("\"{url}\" answered {status}{detail}")]
     Answer {
@@ -143,12 +153,46 @@ pub enum Error {
         /// Why.
         reason: &'static str,
     },
+    /// A registry doesn't let the asker in.
+    #[error("asked with {with}")]
+    Denied {
+        /// Whose credentials were shown, such as `no credentials`.
+        with: String,
+        /// What it answered.
+        #[source]
+        cause: Box<Error>,
+    },
+    /// A credential helper has an answer that can't be used, or can't be run.
+    #[error("credential helper \"{helper}\" is of no use: {reason}")]
+    CredentialHelper {
+        /// Its name, without `docker-credential-`.
+        helper: String,
+        /// Why.
+        reason: String,
+    },
+    /// A credential helper took too long, and was killed.
+    #[error("credential helper \"{helper}\" said nothing for {} s", waited.as_secs_f32())]
+    HelperTimedOut {
+        /// Its name, without `docker-credential-`.
+        helper: String,
+        /// How long we waited.
+        waited: Duration,
+    },
     /// A registry failed after its mirrors had failed too.
     #[error("its mirrors failed ({mirrors}), and then")]
     Mirrors {
         /// Each mirror's failure.
         mirrors: String,
         /// The last endpoint's failure.
+        #[source]
+        cause: Box<Error>,
+    },
+    /// A request failed each time that it was tried.
+    #[error("tried {attempts} times, and lastly")]
+    Attempts {
+        /// How often.
+        attempts: u32,
+        /// The last failure.
         #[source]
         cause: Box<Error>,
     },
@@ -332,6 +376,18 @@ pub enum Error {
     },
 }
 
+/// An error with its causes, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
 /// Why a request got no whole answer: the innermost of the library's causes, which is the one that says something.
 #[derive(Debug)]
 pub struct Broken(reqwest::Error);
@@ -394,11 +450,15 @@ impl Error {
                 ErrorKind::NotFound
             }
             Error::Pull { cause, .. } => cause.kind(),
-            Error::Mirrors { cause, .. } => cause.kind(),
+            Error::Mirrors { cause, .. } | Error::Attempts { cause, .. } | Error::Denied { cause, .. } => {
+                cause.kind()
+            }
             Error::Answer { status, .. } => of_status(*status),
             Error::Challenge { .. } => ErrorKind::Unauthenticated,
             Error::Request { .. } | Error::BrokenOff { .. } | Error::ShuttingDown => ErrorKind::Unavailable,
-            Error::Stalled { .. } => ErrorKind::DeadlineExceeded,
+            Error::Stalled { .. } | Error::TooSlow { .. } | Error::HelperTimedOut { .. } => {
+                ErrorKind::DeadlineExceeded
+            }
             Error::TooLarge { .. }
             | Error::DigestMismatch { .. }
             | Error::Document { .. }
@@ -412,6 +472,7 @@ impl Error {
             Error::Store { .. }
             | Error::Thread { .. }
             | Error::RegistryConfig { .. }
+            | Error::CredentialHelper { .. }
             | Error::Client { .. }
             | Error::NoEndpoint { .. }
             | Error::Redirect { .. }

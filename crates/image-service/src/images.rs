@@ -13,8 +13,9 @@ use crate::digest::Digest;
 use crate::error::Error;
 use crate::image::{FilesystemUsage, Image, ImageId, RootfsInfo};
 use crate::layers::Layers;
-use crate::pull::{PullRequest, Puller, Pulls};
+use crate::pull::{PullProgress, PullRequest, PullTotals, PullWatch, Puller, Pulls};
 use crate::reference::Reference;
+use crate::registry::{Explanation, Registries};
 use crate::rootfs::{Durability, IdMap, MountAs, RootFilesystems};
 use crate::usage::Usage;
 
@@ -30,6 +31,7 @@ struct Inner {
     catalog: Arc<Catalog>,
     layers: Layers,
     rootfs: RootFilesystems,
+    registries: Arc<Registries>,
     pulls: Pulls,
 }
 
@@ -45,8 +47,11 @@ impl Images {
         let catalog = Arc::new(Catalog::open(&images.join("catalog"), &config.pinned, &layers)?);
         let containers = config.root.join("containers");
         let rootfs = RootFilesystems::open(&containers, layers.clone(), Durability::default())?;
-        let pulls = Pulls::new(Puller::new(config.clone(), Arc::clone(&catalog), layers.clone()));
-        Ok(Images { inner: Arc::new(Inner { config, catalog, layers, rootfs, pulls }) })
+        let registries = Arc::new(Registries::new(&config));
+        let kept = (Arc::clone(&catalog), layers.clone());
+        let puller = Puller::open(config.clone(), &images, Arc::clone(&registries), kept)?;
+        let pulls = Pulls::new(puller);
+        Ok(Images { inner: Arc::new(Inner { config, catalog, layers, rootfs, registries, pulls }) })
     }
 
     /// Fetches an image, or brings it up to date, and returns its id. A pull of the same name by the same asker that is
@@ -57,12 +62,44 @@ impl Images {
     /// # Errors
     /// [`Error::BadReference`], [`Error::BadCredentials`], and [`Error::Pull`] whose [`Error::kind`] says what to do.
     pub async fn pull(&self, request: PullRequest) -> Result<ImageId, Error> {
+        self.watch_pull(request)?.outcome().await
+    }
+
+    /// As [`Images::pull`], with a view of how far it has come. The pull goes on when the view is dropped. To be called within
+    /// the runtime.
+    ///
+    /// # Errors
+    /// [`Error::BadReference`], [`Error::BadCredentials`].
+    pub fn watch_pull(&self, request: PullRequest) -> Result<PullWatch, Error> {
+        let reference: Reference = request.reference.parse()?;
+        let login = request.credentials.as_ref().map_or_else(|| Ok(Login::anonymous()), Login::new)?;
+        Ok(self.inner.pulls.watch(reference, login))
+    }
+
+    /// How far the pulls under way have come.
+    pub fn pulls(&self) -> Vec<PullProgress> {
+        self.inner.pulls.now()
+    }
+
+    /// What all pulls cost since the service was opened.
+    pub fn pull_totals(&self) -> PullTotals {
+        self.inner.pulls.puller().totals()
+    }
+
+    /// What a pull would do: which hosts it would ask for the image, in what order, as whom and why, and what each of them
+    /// answers when it is asked now. Ends after a minute at the latest; changes nothing.
+    ///
+    /// Safe to cancel.
+    ///
+    /// # Errors
+    /// [`Error::BadReference`], [`Error::BadCredentials`], [`Error::RegistryConfig`].
+    pub async fn explain(&self, request: PullRequest) -> Result<Explanation, Error> {
         let reference: Reference = request.reference.parse()?;
         let login = match &request.credentials {
             Some(credentials) => Login::new(credentials)?,
             None => Login::anonymous(),
         };
-        self.inner.pulls.pull(reference, login).await
+        self.inner.registries.explain(&reference, login).await
     }
 
     /// The image with this name, id, or unambiguous beginning of an id; `None` where there is none.
@@ -110,7 +147,7 @@ impl Images {
     }
 
     /// Removes the layers that no image and no container needs: those of pulls that failed for the moment and were not tried
-    /// again. To be called from time to time.
+    /// again, and, after a day, what such pulls had fetched of others. To be called from time to time.
     ///
     /// Safe to cancel: it goes on to the end.
     ///
@@ -118,7 +155,11 @@ impl Images {
     /// [`Error::Store`].
     pub async fn collect(&self) -> Result<(), Error> {
         let inner = Arc::clone(&self.inner);
-        blocking("collecting layers", move || inner.catalog.collect(&inner.layers).map(drop)).await
+        let collect = move || {
+            inner.pulls.puller().sweep();
+            inner.catalog.collect(&inner.layers).map(drop)
+        };
+        blocking("collecting layers", collect).await
     }
 
     /// Use of the disk by images. Kept in memory: never reads the disk.

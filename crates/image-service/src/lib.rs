@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`images`](Images) | the one handle that the daemon holds |
 //! | `reference` | names of images as users write them |
-//! | `auth` | the credentials of a request |
+//! | `auth` | credentials: of a request, of the node, and who may see them |
 //! | `registry` | endpoints, `hosts.toml`, tokens, HTTP |
 //! | `manifest` | manifests, indexes and configurations, checked |
 //! | `pull` | from a name to a catalogue entry |
@@ -23,6 +23,7 @@ mod config;
 mod digest;
 mod erofs;
 mod error;
+mod files;
 mod gc;
 mod image;
 mod images;
@@ -33,18 +34,22 @@ mod pull;
 mod reference;
 mod registry;
 pub mod rootfs;
+mod turns;
 mod unpack;
 mod usage;
 
 use blocking::blocking;
 
-pub use auth::Credentials;
-pub use config::{Config, Limits};
+pub use auth::{CredentialSource, Credentials};
+pub use config::{Config, CredentialsFile, Limits};
 pub use digest::{Algorithm, Digest, Digester};
 pub use error::{Broken, Error, ErrorKind};
 pub use image::{FilesystemUsage, Image, ImageConfig, ImageId, ImageUser, RootfsInfo};
 pub use images::Images;
-pub use pull::PullRequest;
+pub use pull::{
+    LayerProgress, LayerState, PullProgress, PullRequest, PullStage, PullStatistics, PullTotals, PullWatch,
+};
 pub use reference::{Pointer, Reference};
+pub use registry::{Exchange, Explanation, HostExplanation, HostRole, Meant, Probe, TlsExplanation};
 pub use unpack::{ErofsImage, write_directory, write_erofs};
 pub use usage::Usage;

@@ -37,6 +37,7 @@ pub struct Setup {
     handlers: Vec<(String, Vec<(String, Value)>)>,
     plugins: Vec<(String, String)>,
     keys: Vec<String>,
+    sections: Vec<String>,
     pub(super) prelude: Option<String>,
 }
 
@@ -52,6 +53,7 @@ impl Setup {
             handlers: Vec::new(),
             plugins: Vec::new(),
             keys: Vec::new(),
+            sections: Vec::new(),
             prelude: None,
         }
     }
@@ -105,6 +107,13 @@ impl Setup {
         self
     }
 
+    /// A part of the daemon's configuration of its own, such as `[metrics]` with its keys.
+    #[must_use]
+    pub fn section(mut self, text: &str) -> Self {
+        self.sections.push(text.to_owned());
+        self
+    }
+
     /// What a shell does that becomes the daemon then, such as `umask 077`.
     #[must_use]
     pub fn launched_after(self, prelude: &str) -> Self {
@@ -146,14 +155,15 @@ impl Setup {
         }
     }
 
-    /// The end of the daemon's configuration: the rest of `[network]`, and the handlers.
+    /// The end of the daemon's configuration: the rest of `[network]`, the handlers, and parts of a test's own.
     pub(super) fn tail(&self, directory: &Path) -> String {
         let native = (self.network == Network::Native).then_some("native = true\n".to_owned());
         let keys = native.into_iter().chain(self.keys.iter().map(|line| format!("{line}\n")));
         let handlers = self.handlers.iter().map(|(name, _)| {
             format!("[handlers.{name}]\ncni_conf_dir = \"{}/cni-{name}\"\n", directory.display())
         });
-        keys.chain(handlers).collect()
+        let sections = self.sections.iter().map(|text| format!("{text}\n"));
+        keys.chain(handlers).chain(sections).collect()
     }
 
     fn plugins(&self) -> impl Iterator<Item = &Value> {

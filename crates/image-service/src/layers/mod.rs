@@ -14,13 +14,14 @@
 //!
 //! Everything here blocks: call it from a blocking thread.
 
+mod draft;
 mod record;
 mod writeback;
 mod writer;
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
-use std::io;
+use std::io::{self, BufRead};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -30,11 +31,13 @@ use rustix::fs::{IFlags, Mode, OFlags};
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::gc::Trash;
+use crate::unpack::Tools;
 use crate::usage::Usage;
 
 pub(crate) use record::{Record, Unpacked};
 pub use writer::LayerWriter;
 
+use draft::Draft;
 use writeback::Writeback;
 
 /// What a layer in the making is.
@@ -162,6 +165,20 @@ impl Layers {
         LayerWriter::begin(&self.inner, new)
     }
 
+    /// Makes a layer of the compressed bytes that `source` gives, and commits it when they end: an end that isn't one has
+    /// to be an error of the source. To be called on a thread that is nobody else's, since it gets an umask of its own.
+    ///
+    /// # Errors
+    /// As [`Layers::begin`], [`LayerWriter::write`] and [`LayerWriter::commit`].
+    pub(crate) fn receive(
+        &self,
+        new: NewLayer,
+        source: impl BufRead + 'static,
+        tools: Tools,
+    ) -> Result<Layer, Error> {
+        Draft::begin(&self.inner, new)?.receive(source, tools)
+    }
+
     /// Disk space and inodes of all layers together. Kept in memory: never reads the disk.
     pub fn usage(&self) -> Usage {
         let index = self.inner.index();
@@ -173,7 +190,7 @@ impl Layers {
     /// # Errors
     /// [`Error::LayerMissing`] if it isn't there.
     pub(crate) fn lower(&self, layer: &Layer) -> Result<OwnedFd, Error> {
-        let path = self.inner.layer_dir(&layer.diff_id).join(writer::TREE);
+        let path = self.inner.layer_dir(&layer.diff_id).join(draft::TREE);
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match rustix::fs::open(&path, flags, Mode::empty()) {
             Ok(dir) => Ok(dir),
@@ -218,6 +235,10 @@ impl Inner {
         let ingest = self.root.join("ingest");
         for entry in fs::read_dir(&ingest).map_err(|cause| store("read", &ingest, cause))? {
             let entry = entry.map_err(|cause| store("read", &ingest, cause))?;
+            // Bytes that pulls have fetched already: theirs to go on with.
+            if entry.file_name() == "blobs" {
+                continue;
+            }
             self.trash.discard(&entry.path())?;
         }
         Ok(())

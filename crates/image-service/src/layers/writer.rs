@@ -1,83 +1,44 @@
-//! A layer in the making.
+//! A layer whose compressed bytes are handed over piece by piece: a thread that unpacks them, and the channel to it.
 //!
-//! ```text
-//! begin ─► bytes… ─► commit: end of bytes ─► digest right? ─► record ─► sync ─► rename ─► sync of the parent ─► visible
-//!             └─ dropped, or any failure: the half-made layer goes to the trash
-//! ```
+//! Not here: what makes a layer of them (`draft`).
 
-use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
-use rustix::fs::Mode;
 
-use super::record::{Format, Record, Unpacked};
-use super::{Hold, Inner, Layer, NewLayer, layer, open_dir, store};
+use super::draft::Draft;
+use super::{Inner, Layer, NewLayer, store};
 use crate::digest::Digest;
 use crate::error::Error;
-use crate::names;
-use crate::unpack::{self, Chunk, DirectoryTarget, Fault, Stream};
+use crate::unpack::{self, Chunk, Tools};
 
-/// Name of a layer's root directory beside its record.
-pub(super) const TREE: &str = "fs";
-
-/// Name of the directory that replaced directories go to, while the layer is in the making.
-const ASIDE: &str = "replaced";
+/// Bytes that one zstd frame may refer back to: as in pulls, by default.
+const WINDOW: u64 = 128 << 20;
 
 /// Takes the compressed bytes of a layer and unpacks them on a thread of its own, while more are on their way.
 ///
 /// Dropped without [`LayerWriter::commit`], it leaves nothing.
 #[derive(Debug)]
 pub struct LayerWriter {
-    store: Arc<Inner>,
     diff_id: Digest,
-    dir: PathBuf,
-    /// Of the layer's directory, from before anything was written: syncing it reports every failure since.
-    opened: OwnedFd,
     chunks: Option<SyncSender<Chunk>>,
-    thread: Option<JoinHandle<Outcome>>,
-    hold: Option<Arc<Hold>>,
+    thread: Option<JoinHandle<Result<Layer, Error>>>,
 }
 
-type Outcome = Result<(Digest, Unpacked), Fault>;
-
 impl LayerWriter {
-    pub(super) fn begin(store: &Arc<Inner>, new: NewLayer) -> Result<LayerWriter, Error> {
-        let NewLayer { diff_id } = new;
-        let dir = store.root.join("ingest").join(names::unique());
-        let tree = dir.join(TREE);
-        super::make_private_dir(&dir)?;
-        let opened = open_dir(&dir).map_err(|cause| super::store("open", &dir, cause))?;
-        let mut writer = LayerWriter {
-            store: Arc::clone(store),
-            diff_id: diff_id.clone(),
-            dir,
-            opened,
-            chunks: None,
-            thread: None,
-            hold: Some(store.hold(&mut store.index(), &diff_id)),
-        };
-        let root = make_root(&tree).map_err(|cause| super::store("create", &tree, cause))?;
-        let aside = dir_aside(&writer.dir)?;
+    pub(super) fn begin(inner: &Arc<Inner>, new: NewLayer) -> Result<LayerWriter, Error> {
+        let diff_id = new.diff_id.clone();
+        let draft = Draft::begin(inner, new)?;
         let (chunks, received) = unpack::channel();
-        let pace = store.writeback.pace();
-        let run = move || {
-            // Set first: modes of what is created below come out as the archive has them.
-            unpack::own_umask().map_err(Fault::Stream)?;
-            let progress = move |bytes| pace.iter().for_each(|pace| pace.advance(bytes));
-            let stream = Stream::open(received, diff_id.algorithm(), Box::new(progress))?;
-            unpack::unpack(stream, &mut DirectoryTarget::new(root, aside))
-        };
+        let tools = Tools::alone(WINDOW);
+        let tools = tools.map_err(|cause| store("start a thread that fills", &inner.root, cause))?;
+        let run = move || draft.receive(received, tools);
         let thread = std::thread::Builder::new().name("unpack".to_owned()).spawn(run);
-        writer.thread =
-            Some(thread.map_err(|cause| super::store("start the thread that fills", &tree, cause))?);
-        writer.chunks = Some(chunks);
-        Ok(writer)
+        let thread = thread.map_err(|cause| store("start the thread that fills", &inner.root, cause))?;
+        Ok(LayerWriter { diff_id, chunks: Some(chunks), thread: Some(thread) })
     }
 
     /// Hands over the next compressed bytes. Blocks while the unpacking thread is behind.
@@ -97,36 +58,7 @@ impl LayerWriter {
     /// As [`LayerWriter::write`]; [`Error::LayerDigest`] if the bytes are another layer's.
     pub fn commit(mut self) -> Result<Layer, Error> {
         self.send(Chunk::End)?;
-        let (actual, unpacked) = self.join()?;
-        if actual != self.diff_id {
-            return Err(Error::LayerDigest { expected: self.diff_id.clone(), actual });
-        }
-        // Directories that later entries replaced.
-        self.store.trash.discard(&self.dir.join(ASIDE))?;
-        let record = Record::new(actual, Format::Directory, unpacked);
-        record.write(&self.dir).map_err(|cause| store("write the record of", &self.dir, cause))?;
-        rustix::fs::syncfs(&self.opened).map_err(|errno| store("sync", &self.dir, errno.into()))?;
-        self.publish(record)
-    }
-
-    /// Renames the synced layer into its place.
-    fn publish(&mut self, record: Record) -> Result<Layer, Error> {
-        let target = self.store.layer_dir(&self.diff_id);
-        let hold =
-            self.hold.take().unwrap_or_else(|| self.store.hold(&mut self.store.index(), &self.diff_id));
-        {
-            let mut index = self.store.index();
-            if let Some(present) = index.layers.get(&self.diff_id) {
-                return Ok(layer(Arc::clone(present), hold));
-            }
-            rustix::fs::rename(&self.dir, &target)
-                .map_err(|errno| store("rename", &self.dir, errno.into()))?;
-            index.layers.insert(self.diff_id.clone(), Arc::new(record.clone()));
-        }
-        let parent = target.parent().unwrap_or(&self.store.root);
-        let synced = open_dir(parent).and_then(|dir| Ok(rustix::fs::fsync(&dir)?));
-        synced.map_err(|cause| store("sync", parent, cause))?;
-        Ok(layer(Arc::new(record), hold))
+        self.join()
     }
 
     fn send(&mut self, chunk: Chunk) -> Result<(), Error> {
@@ -141,10 +73,10 @@ impl LayerWriter {
         }
     }
 
-    fn join(&mut self) -> Result<(Digest, Unpacked), Error> {
+    fn join(&mut self) -> Result<Layer, Error> {
         self.chunks = None;
         match self.thread.take().map(JoinHandle::join) {
-            Some(Ok(outcome)) => outcome.map_err(|fault| fault.of_layer(&self.diff_id)),
+            Some(Ok(outcome)) => outcome,
             Some(Err(_)) | None => Err(stopped(&self.diff_id)),
         }
     }
@@ -156,10 +88,6 @@ impl Drop for LayerWriter {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
-        // After a commit there's nothing at this path any more.
-        if let Err(error) = self.store.trash.discard(&self.dir) {
-            tracing::warn!(layer = %self.diff_id, %error, "cannot remove a layer that was given up");
-        }
     }
 }
 
@@ -167,18 +95,4 @@ impl Drop for LayerWriter {
 fn stopped(diff_id: &Digest) -> Error {
     let cause = io::Error::other("unpacking it has failed before");
     Error::LayerStream { diff_id: diff_id.clone(), cause }
-}
-
-fn dir_aside(layer_dir: &Path) -> Result<OwnedFd, Error> {
-    let path = layer_dir.join(ASIDE);
-    super::make_private_dir(&path)?;
-    open_dir(&path).map_err(|cause| store("open", &path, cause))
-}
-
-/// Makes the root directory of a layer, as it is where the archive doesn't describe it.
-fn make_root(path: &Path) -> io::Result<OwnedFd> {
-    fs::create_dir(path)?;
-    let dir = open_dir(path)?;
-    rustix::fs::fchmod(&dir, Mode::from_raw_mode(0o755))?;
-    Ok(dir)
 }

@@ -1,8 +1,7 @@
 //! An image's configuration (OCI image-spec, "Image Configuration").
 //!
-//! Labels and all else in it are data that is handed on; nothing in it makes the service do anything.
-
-use std::collections::BTreeMap;
+//! Labels and all else in it are data that is handed on; nothing in it makes the service do anything. What is kept of it stays
+//! in memory as long as the image is here: there are bounds on it.
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -10,6 +9,14 @@ use serde::de::IgnoredAny;
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::image::ImageConfig;
+
+use super::json::{Bounded, BoundedMap, Keys, Object};
+use super::{MAX_LAYERS, read};
+
+/// Entries of each of its lists: no process could be started with that many variables and default limits (execve(2)).
+const MAX_LIST: usize = 10_000;
+/// Bytes of all texts that are kept: builders write bills of material into labels, of some 100 KiB.
+const MAX_TEXT: usize = 2 << 20;
 
 /// What we use of a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,56 +35,85 @@ struct Raw {
     os: Option<String>,
     architecture: Option<String>,
     created: Option<String>,
-    config: Option<RawConfig>,
-    rootfs: Option<RawRootfs>,
+    config: Option<Object<RawConfig>>,
+    rootfs: Option<Object<RawRootfs>>,
+}
+
+impl Keys for Raw {
+    const KEYS: &'static [&'static str] =
+        &["os", "architecture", "variant", "created", "config", "rootfs", "history"];
 }
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct RawConfig {
     user: Option<String>,
-    env: Option<Vec<String>>,
-    entrypoint: Option<Vec<String>>,
-    cmd: Option<Vec<String>>,
+    env: Option<Bounded<String, MAX_LIST>>,
+    entrypoint: Option<Bounded<String, MAX_LIST>>,
+    cmd: Option<Bounded<String, MAX_LIST>>,
     working_dir: Option<String>,
     stop_signal: Option<String>,
-    volumes: Option<BTreeMap<String, IgnoredAny>>,
-    labels: Option<BTreeMap<String, String>>,
+    volumes: Option<BoundedMap<IgnoredAny, MAX_LIST>>,
+    labels: Option<BoundedMap<String, MAX_LIST>>,
 }
 
-#[derive(Deserialize)]
+impl Keys for RawConfig {
+    const KEYS: &'static [&'static str] =
+        &["User", "Env", "Entrypoint", "Cmd", "WorkingDir", "StopSignal", "Volumes", "Labels", "ArgsEscaped"];
+}
+
+#[derive(Default, Deserialize)]
 struct RawRootfs {
-    diff_ids: Option<Vec<Digest>>,
+    diff_ids: Option<Bounded<Digest, MAX_LAYERS>>,
+}
+
+impl Keys for RawRootfs {
+    const KEYS: &'static [&'static str] = &["type", "diff_ids"];
 }
 
 impl ConfigFile {
     /// Reads the configuration whose digest is `id`.
     ///
     /// # Errors
-    /// [`Error::Document`].
+    /// [`Error::Document`], [`Error::DocumentRefused`].
     pub(crate) fn parse(id: &Digest, bytes: &[u8]) -> Result<ConfigFile, Error> {
-        let raw: Raw = serde_json::from_slice(bytes).map_err(|cause| Error::Document {
-            kind: "configuration",
-            digest: id.clone(),
-            cause,
-        })?;
-        let config = raw.config.unwrap_or_default();
+        let raw: Raw = read("configuration", id, bytes)?;
+        let refused =
+            |reason: String| Error::DocumentRefused { kind: "configuration", digest: id.clone(), reason };
+        let diff_ids = raw.rootfs.and_then(|rootfs| rootfs.0.diff_ids);
         Ok(ConfigFile {
             os: raw.os.unwrap_or_default(),
             architecture: raw.architecture.unwrap_or_default(),
             created: raw.created,
-            config: ImageConfig {
-                user: config.user.unwrap_or_default(),
-                env: config.env.unwrap_or_default(),
-                entrypoint: config.entrypoint.unwrap_or_default(),
-                cmd: config.cmd.unwrap_or_default(),
-                working_dir: config.working_dir.unwrap_or_default(),
-                stop_signal: config.stop_signal.filter(|signal| !signal.is_empty()),
-                volumes: config.volumes.unwrap_or_default().into_keys().collect(),
-                labels: config.labels.unwrap_or_default(),
-            },
-            diff_ids: raw.rootfs.and_then(|rootfs| rootfs.diff_ids).unwrap_or_default(),
+            config: config(raw.config.map(|config| config.0).unwrap_or_default()).map_err(refused)?,
+            diff_ids: diff_ids.map_or(Ok(Vec::new()), |ids| ids.all("layers")).map_err(refused)?,
         })
+    }
+}
+
+/// What shapes a container, if it isn't too much.
+fn config(raw: RawConfig) -> Result<ImageConfig, String> {
+    let list =
+        |list: Option<Bounded<String, MAX_LIST>>, name| list.map_or(Ok(Vec::new()), |list| list.all(name));
+    let volumes = raw.volumes.map_or(Ok(Default::default()), |volumes| volumes.all("volumes"))?;
+    let config = ImageConfig {
+        user: raw.user.unwrap_or_default(),
+        env: list(raw.env, "variables")?,
+        entrypoint: list(raw.entrypoint, "words in its entry point")?,
+        cmd: list(raw.cmd, "words in its command")?,
+        working_dir: raw.working_dir.unwrap_or_default(),
+        stop_signal: raw.stop_signal.filter(|signal| !signal.is_empty()),
+        volumes: volumes.into_keys().collect(),
+        labels: raw.labels.map_or(Ok(Default::default()), |labels| labels.all("labels"))?,
+    };
+    let lists = [&config.env, &config.entrypoint, &config.cmd, &config.volumes];
+    let words = lists.into_iter().flatten().chain([&config.user, &config.working_dir]);
+    let words =
+        words.chain(&config.stop_signal).chain(config.labels.iter().flat_map(|(key, value)| [key, value]));
+    let bytes: usize = words.map(String::len).sum();
+    match bytes > MAX_TEXT {
+        true => Err(format!("its settings have {bytes} bytes where {MAX_TEXT} are the most")),
+        false => Ok(config),
     }
 }
 
@@ -120,5 +156,45 @@ mod tests {
             let parsed = ConfigFile::parse(&Digest::of(b""), text.as_bytes());
             assert!(matches!(parsed, Err(Error::Document { .. })), "{text}");
         }
+    }
+
+    fn refusal(text: &str) -> String {
+        crate::error::chain(&ConfigFile::parse(&Digest::of(b""), text.as_bytes()).unwrap_err())
+    }
+
+    #[test]
+    fn a_million_variables_are_counted_and_refused() {
+        let many = |key: &str, item: &str, count: usize| {
+            let items = vec![item; count].join(",");
+            format!("{{\"config\":{{\"{key}\":[{items}]}}}}")
+        };
+        assert!(ConfigFile::parse(&Digest::of(b""), many("Env", "\"A=b\"", 10_000).as_bytes()).is_ok());
+        let refused = refusal(&many("Env", "\"a\"", 1_000_000));
+        assert!(refused.ends_with("it has 1000000 variables where 10000 are the most"), "{refused}");
+        assert!(refusal(&many("Cmd", "\"a\"", 10_001)).contains("10001 words in its command"));
+        let labels: Vec<String> = (0..20_000).map(|n| format!("\"l{n}\":\"\"")).collect();
+        let labels = format!("{{\"config\":{{\"Labels\":{{{}}}}}}}", labels.join(","));
+        assert!(refusal(&labels).contains("it has 20000 labels where 10000 are the most"));
+        let long = format!("{{\"config\":{{\"User\":\"{}\"}}}}", "u".repeat(3 << 20));
+        assert!(refusal(&long).contains("3145728 bytes where 2097152 are the most"));
+        let ids = vec![format!("\"{}\"", Digest::of(b"")); 10_000].join(",");
+        let layers = format!("{{\"rootfs\":{{\"diff_ids\":[{ids}]}}}}");
+        assert!(refusal(&layers).contains("it has 10000 layers where 500 are the most"));
+    }
+
+    #[test]
+    fn letter_case_makes_no_second_configuration() {
+        for text in [
+            "{\"Config\":{}}",
+            "{\"config\":{\"User\":\"1000\",\"user\":\"0\"}}",
+            "{\"config\":{\"env\":[]}}",
+            "{\"rootfs\":{\"Diff_IDs\":[]}}",
+            "{\"RootFS\":{}}",
+        ] {
+            assert!(refusal(text).contains("other letter case"), "{text}");
+        }
+        let free = "{\"config\":{\"Labels\":{\"a\":\"\",\"A\":\"\"}},\"x\":1,\"X\":2}";
+        assert!(ConfigFile::parse(&Digest::of(b""), free.as_bytes()).is_ok());
+        assert!(ConfigFile::parse(&Digest::of(b""), b"{\"x\":\"\xff\"}").is_err());
     }
 }

@@ -5,11 +5,13 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::Puller;
+use super::progress::{Progress, PullProgress};
 use crate::auth::Login;
 use crate::digest::Digest;
 use crate::error::Error;
@@ -19,7 +21,14 @@ use crate::reference::Reference;
 type Outcome = Result<ImageId, Arc<Error>>;
 type Waiting = watch::Receiver<Option<Outcome>>;
 type Key = (Reference, Digest);
-type UnderWay = Arc<Mutex<HashMap<Key, Waiting>>>;
+type UnderWay = Arc<Mutex<HashMap<Key, Pull>>>;
+
+/// A pull under way.
+#[derive(Debug, Clone)]
+struct Pull {
+    outcome: Waiting,
+    progress: Arc<Progress>,
+}
 
 /// The pulls under way. They end with this value.
 #[derive(Debug)]
@@ -34,28 +43,31 @@ impl Pulls {
         Pulls { puller: Arc::new(puller), under_way: UnderWay::default(), tasks: Mutex::default() }
     }
 
-    /// Pulls an image, or waits for the pull of it that is under way. Safe to cancel: the pull goes on.
-    ///
-    /// # Errors
-    /// [`Error::Pull`].
-    pub(crate) async fn pull(&self, reference: Reference, login: Login) -> Result<ImageId, Error> {
-        let mut waiting = self.join_or_begin(&reference, login);
-        let outcome = match waiting.wait_for(Option::is_some).await {
-            Ok(outcome) => outcome.clone(),
-            Err(_) => None,
-        };
-        let outcome = outcome.unwrap_or_else(|| Err(Arc::new(Error::ShuttingDown)));
-        outcome.map_err(|cause| Error::Pull { image: reference.to_string(), cause })
+    /// Begins to pull an image, or finds the pull of it that is under way.
+    pub(crate) fn watch(&self, reference: Reference, login: Login) -> PullWatch {
+        let pull = self.join_or_begin(&reference, login);
+        PullWatch { image: reference.to_string(), pull, seen: None }
     }
 
-    fn join_or_begin(&self, reference: &Reference, login: Login) -> Waiting {
+    /// The pulls under way.
+    pub(crate) fn now(&self) -> Vec<PullProgress> {
+        lock(&self.under_way).values().map(|pull| pull.progress.now()).collect()
+    }
+
+    pub(crate) fn puller(&self) -> &Arc<Puller> {
+        &self.puller
+    }
+
+    fn join_or_begin(&self, reference: &Reference, login: Login) -> Pull {
         let key = (reference.clone(), login.identity().clone());
         let mut under_way = lock(&self.under_way);
-        if let Some(waiting) = under_way.get(&key) {
-            return waiting.clone();
+        if let Some(pull) = under_way.get(&key) {
+            return pull.clone();
         }
-        let (tell, waiting) = watch::channel(None);
-        under_way.insert(key.clone(), waiting.clone());
+        let (tell, outcome) = watch::channel(None);
+        let progress = Arc::new(Progress::new(reference.to_string()));
+        let pull = Pull { outcome, progress: Arc::clone(&progress) };
+        under_way.insert(key.clone(), pull.clone());
         drop(under_way);
         let listed = Listed { under_way: Arc::clone(&self.under_way), key };
         let puller = Arc::clone(&self.puller);
@@ -64,13 +76,67 @@ impl Pulls {
         // Tasks that have ended are taken out here: nobody waits for them otherwise.
         while tasks.try_join_next().is_some() {}
         tasks.spawn(async move {
-            let outcome = puller.pull(&reference, login).await.map_err(Arc::new);
+            let outcome = puller.pull(&reference, login, &progress).await.map_err(Arc::new);
             // A caller that comes after this begins anew; one that came before gets this outcome.
             drop(listed);
             tell.send_replace(Some(outcome));
         });
-        waiting
+        pull
     }
+}
+
+/// Shortest time between two looks at a pull: more often than this nobody wants to know.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// A view of one pull. Dropped, it changes nothing: the pull goes on.
+#[derive(Debug)]
+pub struct PullWatch {
+    image: String,
+    pull: Pull,
+    seen: Option<PullProgress>,
+}
+
+impl PullWatch {
+    /// How far it has come.
+    pub fn now(&self) -> PullProgress {
+        self.pull.progress.now()
+    }
+
+    /// How far it has come, told when something has changed since the last call, at most ten times a second; nothing when
+    /// the pull has ended. Safe to cancel.
+    pub async fn changed(&mut self) -> Option<PullProgress> {
+        loop {
+            if self.seen.is_some() {
+                let ended = self.pull.outcome.wait_for(Option::is_some);
+                if tokio::time::timeout(LOOK, ended).await.is_ok() {
+                    return None;
+                }
+            }
+            let now = self.now();
+            if !self.seen.as_ref().is_some_and(|seen| is_same(seen, &now)) {
+                self.seen = Some(now.clone());
+                return Some(now);
+            }
+        }
+    }
+
+    /// Waits for its end. Safe to cancel.
+    ///
+    /// # Errors
+    /// [`Error::Pull`].
+    pub async fn outcome(mut self) -> Result<ImageId, Error> {
+        let outcome = match self.pull.outcome.wait_for(Option::is_some).await {
+            Ok(outcome) => outcome.clone(),
+            Err(_) => None,
+        };
+        let outcome = outcome.unwrap_or_else(|| Err(Arc::new(Error::ShuttingDown)));
+        outcome.map_err(|cause| Error::Pull { image: self.image, cause })
+    }
+}
+
+/// Whether nothing has changed but the time.
+fn is_same(one: &PullProgress, other: &PullProgress) -> bool {
+    one.stage == other.stage && one.layers == other.layers
 }
 
 /// The entry of a pull under way; it goes when the pull ends, however that happens.
@@ -85,6 +151,6 @@ impl Drop for Listed {
     }
 }
 
-fn lock(under_way: &UnderWay) -> MutexGuard<'_, HashMap<Key, Waiting>> {
+fn lock(under_way: &UnderWay) -> MutexGuard<'_, HashMap<Key, Pull>> {
     under_way.lock().unwrap_or_else(PoisonError::into_inner)
 }

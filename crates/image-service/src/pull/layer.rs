@@ -1,126 +1,135 @@
-//! One layer: from an endpoint's bytes to the layer store.
+//! One layer: from an endpoint's bytes to the thread that makes a layer of them.
 //!
 //! ```text
-//! endpoint ─► chunks ─► pump (a thread: digest of the compressed bytes) ─► LayerWriter (a thread: unpacking)
+//!                     bytes of an earlier attempt ─┐
+//! endpoint ─► chunks, counted ─► channel ─► a thread: Inlet (digest, spool) ─► Layers::receive: unpacked, synced
 //! ```
 //!
 //! When a connection breaks, the next one goes on where it broke off, from the same endpoint or another: the digest of
-//! the whole proves the parts. If the whole is wrong, an endpoint has lied, and the layer begins anew with the next one.
-//! Not here: decompression and files (`layers`).
+//! the whole proves the parts. If a whole of several parts is wrong, it begins anew with the same endpoint; if one of a
+//! single part is wrong, the endpoint has lied, and it begins anew with the next one.
+//! Not here: decompression and files (`unpack`, `layers`), the thread's own part (`work`).
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use reqwest::StatusCode;
-use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, Semaphore, mpsc, oneshot};
+use tokio::sync::mpsc;
 
-use crate::digest::{Digest, Digester};
-use crate::error::Error;
-use crate::layers::{Layer, LayerWriter, Layers, NewLayer};
+use super::budget::{Budget, PullNumber};
+use super::fetches::Fetches;
+use super::progress::LayerMeter;
+use super::spool::Spools;
+use super::work::Pump;
+use crate::config::Limits;
+use crate::digest::Digest;
+use crate::error::{Error, ErrorKind};
+use crate::layers::{Layer, Layers};
 use crate::manifest::Descriptor;
-use crate::registry::{Body, Endpoint, Repository};
+use crate::registry::{Body, Endpoint, Repository, Rounds};
 
-/// Chunks on their way to the pump: enough to bridge a hiccup. Each holds a read buffer of up to 400 KiB.
-const CHUNKS: usize = 4;
-
-/// The layers being fetched by whatever pull, so that each is fetched once.
-#[derive(Debug, Default)]
-pub(super) struct Fetches {
-    locks: Mutex<HashMap<Digest, Weak<AsyncMutex<()>>>>,
-}
-
-impl Fetches {
-    /// Waits until nobody else fetches this layer. Safe to cancel.
-    async fn only_one(&self, diff_id: &Digest) -> OwnedMutexGuard<()> {
-        let lock = {
-            let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
-            locks.retain(|_, lock| lock.strong_count() > 0);
-            match locks.get(diff_id).and_then(Weak::upgrade) {
-                Some(lock) => lock,
-                None => {
-                    let lock = Arc::new(AsyncMutex::new(()));
-                    locks.insert(diff_id.clone(), Arc::downgrade(&lock));
-                    lock
-                }
-            }
-        };
-        lock.lock_owned().await
-    }
+/// What all layers of one pull are fetched with.
+#[derive(Clone)]
+pub(super) struct Fetching {
+    pub(super) repository: Arc<Repository>,
+    pub(super) layers: Layers,
+    pub(super) fetches: Arc<Fetches>,
+    pub(super) budget: Arc<Budget>,
+    pub(super) spools: Arc<Spools>,
+    pub(super) limits: Limits,
+    pub(super) pull: PullNumber,
+    /// Kept by every thread that works for this pull: closed, when all have ended.
+    pub(super) _working: mpsc::Sender<()>,
 }
 
 /// A layer to be fetched.
 pub(super) struct LayerFetch {
-    pub(super) repository: Arc<Repository>,
-    pub(super) layers: Layers,
-    pub(super) fetches: Arc<Fetches>,
-    /// Connections that this pull may have.
-    pub(super) slots: Arc<Semaphore>,
-    /// Kept by every thread that works for this pull: closed, when all have ended.
-    pub(super) working: mpsc::Sender<()>,
+    pub(super) with: Fetching,
     pub(super) diff_id: Digest,
     pub(super) blob: Descriptor,
+    pub(super) meter: Arc<LayerMeter>,
 }
 
 impl LayerFetch {
-    /// Fetches the layer, unless it is in the store by the time that it is our turn. Cancelled, it leaves nothing.
+    /// Fetches the layer, unless it is in the store by the time that it is our turn. Cancelled, it leaves nothing but what
+    /// a later attempt can go on with.
     ///
     /// # Errors
     /// The registry's failure, or the layer's.
     pub(super) async fn run(self) -> Result<Layer, Error> {
-        let _turn = self.fetches.only_one(&self.diff_id).await;
-        if let Some(layer) = self.layers.get(&self.diff_id) {
+        let _turn = self.with.fetches.only_one(&self.diff_id).await;
+        if let Some(layer) = self.with.layers.get(&self.diff_id) {
+            self.meter.already_here();
             return Ok(layer);
         }
-        // The semaphore is never closed; and if it were, without a bound is better than without a layer.
-        let _slot = self.slots.acquire().await;
-        let mut rounds = self.repository.pull_rounds()?;
-        let mut pump = self.pump();
+        let _connection = self.with.budget.connection(self.with.pull).await;
+        let mut rounds = self.with.repository.pull_rounds()?;
+        let mut may_begin_anew = true;
         loop {
-            let endpoint = rounds.next().await?;
-            match self.transfer(&endpoint, &mut pump).await {
-                Ok(()) => {}
-                Err(Interrupted::Network(error)) => {
-                    rounds.failed(error);
-                    continue;
-                }
-                // The pump's own outcome says why.
-                Err(Interrupted::PumpStopped) => {}
-            }
+            self.meter.begins();
+            let mut pump = Pump::start(&self)?;
+            self.fill(&mut rounds, &mut pump).await?;
+            let (resumed, in_parts) = (pump.resumed > 0, pump.is_of_parts());
             match pump.finish().await {
+                Err(error) if may_begin_anew && is_for_the_parts(&error, resumed, in_parts) => {
+                    tracing::debug!(layer = %self.blob.digest, %error, "a layer of several parts begins anew");
+                    may_begin_anew = false;
+                    rounds.again();
+                }
                 Err(error @ Error::DigestMismatch { .. }) => rounds.failed(error),
-                outcome => return outcome,
+                Err(error) => return Err(error),
+                Ok(layer) => {
+                    self.meter.done();
+                    return Ok(layer);
+                }
             }
-            pump = self.pump();
+            self.meter.retried();
         }
     }
 
-    fn pump(&self) -> Pump {
-        Pump::start(PumpPlan {
-            layers: self.layers.clone(),
-            diff_id: self.diff_id.clone(),
-            expected: self.blob.digest.clone(),
-            working: self.working.clone(),
-        })
+    /// Moves what lacks of the layer into the pump, from one endpoint after the other. It may have stopped by itself when
+    /// this returns; its outcome says why.
+    async fn fill(&self, rounds: &mut Rounds, pump: &mut Pump) -> Result<(), Error> {
+        if pump.ready().await.is_err() || pump.received == self.blob.size && self.blob.size > 0 {
+            return Ok(());
+        }
+        loop {
+            let endpoint = rounds.next().await?;
+            let before = pump.received;
+            match self.transfer(&endpoint, pump).await {
+                Ok(()) | Err(Interrupted::PumpStopped) => return Ok(()),
+                Err(Interrupted::Network(error)) => rounds.broke_off(error, pump.received - before),
+            }
+            self.meter.retried();
+        }
     }
 
     /// Moves what lacks of the layer from `endpoint` into the pump.
     async fn transfer(&self, endpoint: &Endpoint, pump: &mut Pump) -> Result<(), Interrupted> {
         let size = self.blob.size;
-        if pump.received == size && size > 0 {
-            return Ok(());
-        }
-        let mut body = self.repository.blob_from(endpoint, &self.blob.digest, pump.received).await?;
+        let asked = self.with.repository.blob_from(endpoint, &self.blob.digest, pump.received).await;
+        let mut body = match asked {
+            // What we have is no part of what it has. The digest will say whose fault that is.
+            Err(Error::Answer { status: StatusCode::RANGE_NOT_SATISFIABLE, .. }) if pump.received > 0 => {
+                return Ok(());
+            }
+            asked => asked?,
+        };
         let mut skip = bytes_before(&body, pump.received);
-        pump.url.clone_from(&body.url);
-        while let Some(mut chunk) = body.chunk().await? {
-            let known = skip.min(chunk.len() as u64);
+        let mut pace = Pace::new(&self.with.limits);
+        pump.begin_part(&body.url);
+        while let Some(mut chunk) = pace.next(&mut body).await? {
+            let (all, known) = (chunk.len() as u64, skip.min(chunk.len() as u64));
             skip -= known;
             let _ = chunk.split_to(usize::try_from(known).unwrap_or(usize::MAX));
+            self.meter.fetched(all, all - known);
             if pump.received + chunk.len() as u64 > size {
                 return Err(Error::TooLarge { url: body.url.clone(), limit: size }.into());
             }
-            pump.send(chunk).await?;
+            if !chunk.is_empty() {
+                pump.send(self.with.budget.counted(chunk).await).await?;
+            }
         }
         if pump.received < size {
             return Err(
@@ -128,6 +137,15 @@ impl LayerFetch {
             );
         }
         Ok(())
+    }
+}
+
+/// Whether a failure may be due to parts that don't belong together: what an earlier attempt kept, or what several answers
+/// gave.
+fn is_for_the_parts(error: &Error, resumed: bool, in_parts: bool) -> bool {
+    match error {
+        Error::DigestMismatch { .. } => in_parts,
+        error => resumed && error.kind() == ErrorKind::Corrupt,
     }
 }
 
@@ -142,8 +160,41 @@ fn bytes_before(body: &Body, offset: u64) -> u64 {
     offset.saturating_sub(first.unwrap_or(offset))
 }
 
+/// Watches that enough bytes come. Only the time counts in which we wait for them, not that in which they wait for us.
+struct Pace {
+    period: Duration,
+    least: u64,
+    waited: Duration,
+    came: u64,
+}
+
+impl Pace {
+    fn new(limits: &Limits) -> Pace {
+        Pace { period: limits.stall, least: limits.stall_bytes, waited: Duration::ZERO, came: 0 }
+    }
+
+    /// The next bytes of `body`.
+    async fn next(&mut self, body: &mut Body) -> Result<Option<Bytes>, Error> {
+        let begun = Instant::now();
+        let chunk = body.chunk().await?;
+        self.waited += begun.elapsed();
+        self.came += chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
+        if self.waited >= self.period {
+            if self.came < self.least && chunk.is_some() {
+                return Err(Error::TooSlow {
+                    url: body.url.clone(),
+                    received: self.came,
+                    waited: self.waited,
+                });
+            }
+            (self.waited, self.came) = (Duration::ZERO, 0);
+        }
+        Ok(chunk)
+    }
+}
+
 /// Why a transfer ended early.
-enum Interrupted {
+pub(super) enum Interrupted {
     Network(Error),
     PumpStopped,
 }
@@ -151,113 +202,5 @@ enum Interrupted {
 impl From<Error> for Interrupted {
     fn from(error: Error) -> Interrupted {
         Interrupted::Network(error)
-    }
-}
-
-/// Hashes compressed bytes and hands them to the layer store, on a thread of its own. Dropped unfinished, it makes the
-/// thread give the layer up.
-struct Pump {
-    pieces: mpsc::Sender<Piece>,
-    outcome: oneshot::Receiver<Result<Layer, Error>>,
-    /// Bytes sent.
-    received: u64,
-    /// Where they came from last.
-    url: String,
-}
-
-enum Piece {
-    Bytes(Bytes),
-    /// All bytes have come, lastly from this address.
-    End {
-        url: String,
-    },
-}
-
-impl Pump {
-    fn start(plan: PumpPlan) -> Pump {
-        let (pieces, received) = mpsc::channel(CHUNKS);
-        let (tell, outcome) = oneshot::channel();
-        let working = plan.working.clone();
-        tokio::task::spawn_blocking(move || {
-            // Nobody wants it any more: then it is dropped here, and with it what keeps the layer from being collected.
-            drop(tell.send(plan.run(received)));
-            drop(working);
-        });
-        Pump { pieces, outcome, received: 0, url: String::new() }
-    }
-
-    async fn send(&mut self, bytes: Bytes) -> Result<(), Interrupted> {
-        let count = bytes.len() as u64;
-        self.pieces.send(Piece::Bytes(bytes)).await.map_err(|_| Interrupted::PumpStopped)?;
-        self.received += count;
-        Ok(())
-    }
-
-    /// Ends the layer, which is in the store when this returns.
-    async fn finish(self) -> Result<Layer, Error> {
-        let Pump { pieces, outcome, url, .. } = self;
-        // Nobody there any more: then the outcome is an error already.
-        let _ = pieces.send(Piece::End { url }).await;
-        drop(pieces);
-        outcome.await.unwrap_or(Err(Error::ShuttingDown))
-    }
-}
-
-struct PumpPlan {
-    layers: Layers,
-    diff_id: Digest,
-    /// Digest of the compressed bytes.
-    expected: Digest,
-    /// Dropped last, when a layer that was given up has gone.
-    working: mpsc::Sender<()>,
-}
-
-impl PumpPlan {
-    fn run(self, mut pieces: mpsc::Receiver<Piece>) -> Result<Layer, Error> {
-        let mut digester = Digester::new(self.expected.algorithm());
-        let mut target = Target::Writing(self.layers.begin(NewLayer { diff_id: self.diff_id.clone() })?);
-        while let Some(piece) = pieces.blocking_recv() {
-            match piece {
-                Piece::Bytes(bytes) => {
-                    digester.update(&bytes);
-                    target = target.write(bytes)?;
-                }
-                Piece::End { url } => {
-                    let actual = digester.finish();
-                    if actual != self.expected {
-                        return Err(Error::DigestMismatch { url, expected: self.expected, actual });
-                    }
-                    return target.commit();
-                }
-            }
-        }
-        // The fetch was given up, and nobody reads this.
-        Err(Error::ShuttingDown)
-    }
-}
-
-/// Where the bytes go.
-enum Target {
-    Writing(LayerWriter),
-    /// Unpacking failed because of what the bytes are. They are still hashed: if the digest is wrong too, then that is
-    /// the reason, and another endpoint may do better.
-    Failed(Error),
-}
-
-impl Target {
-    fn write(self, bytes: Bytes) -> Result<Target, Error> {
-        let Target::Writing(mut writer) = self else { return Ok(self) };
-        match writer.write(bytes) {
-            Ok(()) => Ok(Target::Writing(writer)),
-            Err(error) if error.kind() == crate::error::ErrorKind::Corrupt => Ok(Target::Failed(error)),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn commit(self) -> Result<Layer, Error> {
-        match self {
-            Target::Writing(writer) => writer.commit(),
-            Target::Failed(error) => Err(error),
-        }
     }
 }

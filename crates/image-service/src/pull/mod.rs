@@ -8,14 +8,22 @@
 //! for the next try; after any other, they go.
 //! Not here: one request to a registry (`registry`), unpacking (`layers`).
 
+mod budget;
+mod fetches;
+mod inlet;
 mod join;
 mod layer;
+mod progress;
 mod resolve;
+mod spool;
+mod statistics;
+mod work;
 
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::auth::{Credentials, Login};
@@ -27,11 +35,20 @@ use crate::image::ImageId;
 use crate::layers::{Layer, Layers};
 use crate::manifest::Platform;
 use crate::reference::Reference;
-use crate::registry::{Access, Repository, Tokens};
+use crate::registry::{Registries, Repository};
 
+pub use join::PullWatch;
+pub use progress::{LayerProgress, LayerState, PullProgress, PullStage, PullStatistics};
+pub use statistics::PullTotals;
+
+use budget::Budget;
+use fetches::Fetches;
 pub(crate) use join::Pulls;
-use layer::{Fetches, LayerFetch};
+use layer::{Fetching, LayerFetch};
+use progress::Progress;
 use resolve::Resolved;
+use spool::Spools;
+use statistics::Totals;
 
 /// What to pull, and who asks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -48,43 +65,76 @@ pub(crate) struct Puller {
     config: Config,
     catalog: Arc<Catalog>,
     layers: Layers,
-    tokens: Arc<Tokens>,
+    registries: Arc<Registries>,
     fetches: Arc<Fetches>,
+    budget: Arc<Budget>,
+    spools: Arc<Spools>,
+    totals: Totals,
+    /// Pulls begun so far.
+    begun: AtomicU64,
 }
 
 impl Puller {
-    pub(crate) fn new(config: Config, catalog: Arc<Catalog>, layers: Layers) -> Puller {
-        Puller { config, catalog, layers, tokens: Arc::default(), fetches: Arc::default() }
+    /// Readies pulls into the store below `images`.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub(crate) fn open(
+        config: Config,
+        images: &Path,
+        registries: Arc<Registries>,
+        (catalog, layers): (Arc<Catalog>, Layers),
+    ) -> Result<Puller, Error> {
+        Ok(Puller {
+            budget: Arc::new(Budget::new(&config.limits)),
+            spools: Arc::new(Spools::open(images, &config.limits)?),
+            config,
+            catalog,
+            layers,
+            registries,
+            fetches: Arc::default(),
+            totals: Totals::default(),
+            begun: AtomicU64::new(0),
+        })
+    }
+
+    /// Removes what was kept of layers that nobody goes on with. Blocks.
+    pub(crate) fn sweep(&self) {
+        self.spools.sweep();
+    }
+
+    pub(crate) fn totals(&self) -> PullTotals {
+        self.totals.now()
     }
 
     /// Pulls an image. Cancelled, it leaves no half-made layer.
     ///
     /// # Errors
     /// Whatever failed first.
-    async fn pull(&self, reference: &Reference, login: Login) -> Result<ImageId, Error> {
-        let begun = Instant::now();
-        let outcome = self.fetch(reference, login).await;
+    async fn pull(&self, reference: &Reference, login: Login, progress: &Progress) -> Result<ImageId, Error> {
+        let outcome = self.fetch(reference, login, progress).await;
+        progress.set_stage(if outcome.is_ok() { PullStage::Done } else { PullStage::Failed });
+        let statistics = progress.statistics();
+        self.totals.add(&statistics, outcome.is_ok());
         match &outcome {
-            Ok(fetched) => {
-                let milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-                tracing::info!(image = %reference, id = %fetched.id, layers = fetched.new_layers, milliseconds, "pulled");
-            }
+            Ok(id) => statistics.log(reference, id),
             Err(error) if !may_pass(error.kind()) => self.clean_up().await,
             Err(_) => {}
         }
-        outcome.map(|fetched| fetched.id)
+        outcome
     }
 
-    async fn fetch(&self, reference: &Reference, login: Login) -> Result<Fetched, Error> {
-        let access = Access {
-            config_dir: self.config.registry_config_dir.clone(),
-            login,
-            tokens: Arc::clone(&self.tokens),
-            limits: self.config.limits.clone(),
-        };
-        let repository = Arc::new(Repository::open(reference, access).await?);
+    async fn fetch(
+        &self,
+        reference: &Reference,
+        login: Login,
+        progress: &Progress,
+    ) -> Result<ImageId, Error> {
+        let repository = Arc::new(self.registries.open(reference, login).await?);
         let resolved = resolve::resolve(&repository, reference, &Platform::host()).await?;
-        let (layers, new_layers) = self.fetch_layers(&repository, &resolved).await?;
+        progress.set_stage(PullStage::Fetching);
+        let layers = self.fetch_layers(&repository, &resolved, progress).await?;
+        progress.set_stage(PullStage::Recording);
         let names = vec![reference.clone(), reference.with_digest(resolved.digest)];
         let Resolved { id, config, manifest, size_bytes, .. } = resolved;
         let image = NewImage { id, config, manifest: Some(manifest), size_bytes, names };
@@ -95,42 +145,60 @@ impl Puller {
             drop(layers);
             added
         });
-        Ok(Fetched { id: added.await?.id.clone(), new_layers })
+        Ok(added.await?.id.clone())
     }
 
-    /// All layers of the image, held, and the number of those that had to be fetched.
+    /// All layers of the image, held.
     async fn fetch_layers(
         &self,
         repository: &Arc<Repository>,
         resolved: &Resolved,
-    ) -> Result<(Vec<Layer>, usize), Error> {
-        let slots = Arc::new(Semaphore::new(self.config.limits.connections.max(1)));
+        progress: &Progress,
+    ) -> Result<Vec<Layer>, Error> {
         let (working, mut ended) = mpsc::channel(1);
         let mut layers = Vec::new();
-        let mut fetches = JoinSet::new();
-        for (diff_id, blob) in &resolved.layers {
-            if let Some(layer) = self.layers.get(diff_id) {
-                layers.push(layer);
-                continue;
+        let mut lacking = Vec::new();
+        let with = self.fetching(repository, working);
+        for ((diff_id, blob), meter) in resolved.layers.iter().zip(progress.set_layers(&resolved.layers)) {
+            match self.layers.get(diff_id) {
+                Some(layer) => {
+                    meter.already_here();
+                    layers.push(layer);
+                }
+                None => lacking.push(LayerFetch {
+                    with: with.clone(),
+                    diff_id: diff_id.clone(),
+                    blob: blob.clone(),
+                    meter,
+                }),
             }
-            let fetch = LayerFetch {
-                repository: Arc::clone(repository),
-                layers: self.layers.clone(),
-                fetches: Arc::clone(&self.fetches),
-                slots: Arc::clone(&slots),
-                working: working.clone(),
-                diff_id: diff_id.clone(),
-                blob: blob.clone(),
-            };
-            fetches.spawn(fetch.run());
         }
-        drop(working);
-        let new = fetches.len();
+        drop(with);
+        // The largest first: begun last, it would be worked on alone in the end.
+        lacking.sort_by_key(|fetch| std::cmp::Reverse(fetch.blob.size));
+        let mut fetches = JoinSet::new();
+        lacking.into_iter().for_each(|fetch| drop(fetches.spawn(fetch.run())));
         let outcome = collect(&mut fetches, layers).await;
         // The first failure ends the others. Told only when their threads have ended, it leaves nothing half-made.
         fetches.shutdown().await;
         let _ = ended.recv().await;
-        outcome.map(|layers| (layers, new))
+        if outcome.as_ref().is_err_and(|error| !may_pass(error.kind())) {
+            self.spools.forget(resolved.layers.iter().map(|(_, blob)| &blob.digest));
+        }
+        outcome
+    }
+
+    fn fetching(&self, repository: &Arc<Repository>, working: mpsc::Sender<()>) -> Fetching {
+        Fetching {
+            repository: Arc::clone(repository),
+            layers: self.layers.clone(),
+            fetches: Arc::clone(&self.fetches),
+            budget: Arc::clone(&self.budget),
+            spools: Arc::clone(&self.spools),
+            limits: self.config.limits.clone(),
+            pull: self.begun.fetch_add(1, Ordering::Relaxed),
+            _working: working,
+        }
     }
 
     async fn clean_up(&self) {
@@ -150,12 +218,6 @@ async fn collect(
         layers.push(fetched.unwrap_or(Err(Error::ShuttingDown))?);
     }
     Ok(layers)
-}
-
-/// What a pull found or fetched.
-struct Fetched {
-    id: ImageId,
-    new_layers: usize,
 }
 
 /// Whether kubelet's next try may work without anybody doing anything.

@@ -2,38 +2,30 @@
 //!
 //! ```text
 //! GET ─► 2xx ─────────────────────────► body
-//!   ├──► 401 ─► answer the challenge ─► GET once more
+//!   ├──► 401 ─► answer the challenge ─► GET once more; several that are asked at once share the answer
 //!   ├──► 3xx ─► GET there; another host sees no Authorization and none of the endpoint's own headers
 //!   └──► else ► Error::Answer, with the registry's words
 //! ```
 //!
-//! Not here: which endpoint is asked, and how often (`rounds`).
+//! Not here: what an answer has in it (`answer`); which endpoint is asked, and how often (`rounds`).
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use reqwest::header::{
-    ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RANGE, RETRY_AFTER,
-    WWW_AUTHENTICATE,
-};
-use reqwest::{RequestBuilder, Response, StatusCode, Url};
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RANGE};
+use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 
-use super::challenge::{self, Challenge};
+use super::answer::{Body, Reply, shown};
+use super::challenge::Challenge;
 use super::endpoint::Endpoint;
 use super::token::{self, Answered, Asked, Key, Step, TokenRequest, Tokens};
-use crate::auth::Login;
-use crate::error::Error;
+use super::trace::Trace;
+use crate::auth::Helpers;
+use crate::error::{Error, ErrorKind, chain};
 
 /// Redirects followed for one request. Registries need one, some storage two.
 const HOPS: usize = 8;
 /// Bytes of a token service's answer: tokens with many scopes have some kilobytes.
 const TOKEN_BYTES: u64 = 1 << 20;
-/// Bytes of an error's body that are read.
-const DETAIL_BYTES: usize = 8 << 10;
-/// Characters of a registry's own words that go into an error.
-const DETAIL_CHARS: usize = 300;
-/// Longest wait for the words of an error.
-const DETAIL_WAIT: Duration = Duration::from_secs(2);
 
 /// What is asked for.
 #[derive(Debug, Clone)]
@@ -46,6 +38,8 @@ pub(crate) struct Get {
     pub(crate) offset: u64,
     /// What proves that it is the right content.
     pub(crate) proof: ContentProof,
+    /// `GET` for the content, `HEAD` for what is said about it.
+    pub(crate) method: Method,
 }
 
 /// What proves that content is the right one.
@@ -59,11 +53,13 @@ pub(crate) enum ContentProof {
 
 /// Who asks, and for which repository.
 pub(crate) struct Asker<'a> {
-    pub(crate) login: &'a Login,
     pub(crate) repository: &'a str,
     pub(crate) tokens: &'a Tokens,
+    pub(crate) helpers: &'a Helpers,
     /// Longest wait for the next byte.
     pub(crate) stall: Duration,
+    /// Where requests are noted, if anybody wants to know.
+    pub(crate) trace: Option<&'a Trace>,
 }
 
 impl Asker<'_> {
@@ -71,26 +67,71 @@ impl Asker<'_> {
     ///
     /// # Errors
     /// [`Error::Request`], [`Error::Stalled`], [`Error::Answer`], [`Error::Redirect`], [`Error::Challenge`],
-    /// [`Error::Client`], [`Error::RegistryConfig`].
+    /// [`Error::Denied`], [`Error::Client`], [`Error::RegistryConfig`], [`Error::CredentialHelper`],
+    /// [`Error::HelperTimedOut`].
     pub(crate) async fn get(&self, endpoint: &Endpoint, get: &Get) -> Result<Body, Error> {
+        let begun = Instant::now();
         let key = Key {
             endpoint: endpoint.settings.base.to_string(),
             repository: self.repository.to_owned(),
-            identity: self.login.identity().clone(),
+            identity: endpoint.chosen.identity().clone(),
         };
         let known = self.tokens.get(&key);
         let first = self.follow(endpoint, get, known.as_ref()).await?;
-        let Some(challenges) = first.challenges(endpoint) else { return first.into_body(self.stall).await };
-        self.tokens.forget(&key);
-        let Some(answered) = self.answer(endpoint, &challenges, &first).await? else {
-            return first.into_body(self.stall).await;
+        let Some(challenges) = first.challenges(endpoint) else { return self.body(endpoint, first).await };
+        let challenged = Challenged { key, challenges, url: first.url.clone(), refused: known };
+        let refusal = match self.body(endpoint, first).await {
+            Ok(body) => return Ok(body),
+            Err(refusal) => refusal,
         };
-        drop(first);
-        let second = self.follow(endpoint, get, Some(&answered.authorization)).await?;
-        if second.response.status() != StatusCode::UNAUTHORIZED {
-            self.tokens.keep(key, &answered);
+        let mut outcome = self.answered(endpoint, get, &challenged).await;
+        let stale = |call| self.helpers.forget(call, begun);
+        if is_unauthorized(&outcome) && endpoint.chosen.helper().is_some_and(stale) {
+            // What the helper said a while ago is no longer good; by now it may have better.
+            outcome = self.answered(endpoint, get, &challenged).await;
         }
-        second.into_body(self.stall).await
+        outcome?.ok_or(refusal)
+    }
+
+    /// Asks again, with an answer to a challenge; nothing if there is none.
+    async fn answered(
+        &self,
+        endpoint: &Endpoint,
+        get: &Get,
+        challenged: &Challenged,
+    ) -> Result<Option<Body>, Error> {
+        let authorization = self.authorization(endpoint, challenged).await;
+        let Some(authorization) = authorization.map_err(|cause| denied(endpoint, cause))? else {
+            return Ok(None);
+        };
+        let reply = self.follow(endpoint, get, Some(&authorization)).await?;
+        if reply.response.status() == StatusCode::UNAUTHORIZED && endpoint.is_origin_of(&reply.url) {
+            self.tokens.forget(&challenged.key, &authorization);
+        }
+        self.body(endpoint, reply).await.map(Some)
+    }
+
+    /// The body of a success; a refusal by the endpoint itself says whom it refuses.
+    async fn body(&self, endpoint: &Endpoint, reply: Reply) -> Result<Body, Error> {
+        let is_own = endpoint.is_origin_of(&reply.url);
+        let body = reply.into_body(self.stall).await;
+        body.map_err(|cause| if is_own { denied(endpoint, cause) } else { cause })
+    }
+
+    /// What answers the challenge: what somebody else was given meanwhile, or our own.
+    async fn authorization(
+        &self,
+        endpoint: &Endpoint,
+        challenged: &Challenged,
+    ) -> Result<Option<HeaderValue>, Error> {
+        let key = &challenged.key;
+        let _turn = self.tokens.turn(key).await;
+        if let Some(known) = self.tokens.get(key).filter(|known| challenged.refused.as_ref() != Some(known)) {
+            return Ok(Some(known));
+        }
+        let Some(answered) = self.answer(endpoint, challenged).await? else { return Ok(None) };
+        self.tokens.keep(key.clone(), &answered);
+        Ok(Some(answered.authorization))
     }
 
     /// Sends the request, and again where it is redirected.
@@ -101,9 +142,13 @@ impl Asker<'_> {
         authorization: Option<&HeaderValue>,
     ) -> Result<Reply, Error> {
         let mut url = endpoint.url(&get.path);
+        // Once we were sent elsewhere, nothing of ours goes along any more, not even if that leads back: it isn't us who
+        // choose the address then.
+        let mut at_home = true;
         for _ in 0..=HOPS {
+            at_home = at_home && endpoint.is_origin_of(&url);
             let mut headers = HeaderMap::new();
-            if endpoint.is_origin_of(&url) {
+            if at_home {
                 headers.extend(endpoint.settings.headers.clone());
                 if let Some(value) = authorization {
                     headers.insert(AUTHORIZATION, value.clone());
@@ -116,8 +161,9 @@ impl Asker<'_> {
                 let range = HeaderValue::try_from(format!("bytes={}-", get.offset));
                 range.map(|range| headers.insert(RANGE, range)).ok();
             }
-            let request = endpoint.client_for(&url)?.get(url.clone()).headers(headers);
-            let response = self.send(request, &url).await?;
+            let client = endpoint.client_for(&url)?;
+            let request = client.request(get.method.clone(), url.clone()).headers(headers);
+            let response = self.send(request, (&get.method, &url)).await?;
             match redirect(&response, &url) {
                 None => return Ok(Reply { response, url }),
                 Some(target) => url = checked(target, &url, get.proof)?,
@@ -126,25 +172,26 @@ impl Asker<'_> {
         Err(Error::Redirect { url: shown(&endpoint.url(&get.path)), reason: "there are too many" })
     }
 
-    async fn send(&self, request: RequestBuilder, url: &Url) -> Result<Response, Error> {
-        match tokio::time::timeout(self.stall, request.send()).await {
+    async fn send(&self, request: RequestBuilder, (method, url): (&Method, &Url)) -> Result<Response, Error> {
+        let begun = Instant::now();
+        let outcome = match tokio::time::timeout(self.stall, request.send()).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(cause)) => Err(Error::Request { url: shown(url), cause: cause.into() }),
             Err(_) => Err(Error::Stalled { url: shown(url), waited: self.stall }),
+        };
+        if let Some(trace) = self.trace {
+            let status = outcome.as_ref().map(|response| response.status().as_u16()).map_err(|e| chain(e));
+            trace.add((method.as_str(), &shown(url)), begun, status);
         }
+        outcome
     }
 
     /// Answers a challenge; nothing if we have nothing to answer with.
-    async fn answer(
-        &self,
-        endpoint: &Endpoint,
-        challenges: &[Challenge],
-        reply: &Reply,
-    ) -> Result<Option<Answered>, Error> {
-        let proof = self.login.proof_for(endpoint.seen());
+    async fn answer(&self, endpoint: &Endpoint, challenged: &Challenged) -> Result<Option<Answered>, Error> {
+        let proof = endpoint.chosen.proof(self.helpers).await?;
         let asked = Asked { endpoint: &endpoint.settings.base, repository: self.repository };
-        let step = token::answer(challenges, proof, asked)
-            .map_err(|reason| Error::Challenge { url: shown(&reply.url), reason })?;
+        let step = token::answer(&challenged.challenges, proof.as_ref(), asked)
+            .map_err(|reason| Error::Challenge { url: shown(&challenged.url), reason })?;
         match step {
             None => Ok(None),
             Some(Step::Done(answered)) => Ok(Some(answered)),
@@ -155,107 +202,62 @@ impl Asker<'_> {
     async fn fetch_token(&self, endpoint: &Endpoint, token: TokenRequest) -> Result<Answered, Error> {
         let url = token.url;
         let client = endpoint.client_for(&url)?;
-        let mut request = match token.form {
+        let exchanging = token.form.is_some();
+        let (method, mut request) = match token.form {
             Some(form) => {
                 let kind = HeaderValue::from_static("application/x-www-form-urlencoded");
-                client.post(url.clone()).header(CONTENT_TYPE, kind).body(form)
+                (Method::POST, client.post(url.clone()).header(CONTENT_TYPE, kind).body(form))
             }
-            None => client.get(url.clone()),
+            None => (Method::GET, client.get(url.clone())),
         };
+        if endpoint.is_origin_of(&url) {
+            request = request.headers(endpoint.settings.headers.clone());
+        }
         if let Some(authorization) = token.authorization {
             request = request.header(AUTHORIZATION, authorization);
         }
-        let response = self.send(request, &url).await?;
+        let response = self.send(request, (&method, &url)).await?;
+        // A refresh token that isn't known is answered so (RFC 6749 section 5.2).
+        let is_refusal = exchanging && response.status() == StatusCode::BAD_REQUEST;
         let reply = Reply { response, url: url.clone() };
-        let body = reply.into_body(self.stall).await?.whole(TOKEN_BYTES).await?;
+        let body = match reply.into_body(self.stall).await {
+            Err(Error::Answer { url, detail, retry_after, .. }) if is_refusal => {
+                return Err(Error::Answer { url, status: StatusCode::UNAUTHORIZED, detail, retry_after });
+            }
+            body => body?.whole(TOKEN_BYTES).await?,
+        };
         token::granted(&body)
             .ok_or_else(|| Error::Challenge { url: shown(&url), reason: "its answer has no usable token" })
     }
 }
 
-/// An answer of whatever status.
-struct Reply {
-    response: Response,
-    /// Where it came from in the end.
+/// What an endpoint wanted to know before it answers.
+struct Challenged {
+    /// What an answer is known by.
+    key: Key,
+    challenges: Vec<Challenge>,
+    /// Who wanted to know.
     url: Url,
+    /// What we said without being asked, in vain.
+    refused: Option<HeaderValue>,
 }
 
-impl Reply {
-    /// The challenges of a 401, if it comes from the endpoint and not from where it sent us.
-    fn challenges(&self, endpoint: &Endpoint) -> Option<Vec<Challenge>> {
-        if self.response.status() != StatusCode::UNAUTHORIZED || !endpoint.is_origin_of(&self.url) {
-            return None;
-        }
-        let headers = self.response.headers().get_all(WWW_AUTHENTICATE);
-        Some(headers.iter().filter_map(|h| h.to_str().ok()).flat_map(challenge::parse).collect())
-    }
-
-    /// The body of a success, or the error that another status is.
-    async fn into_body(self, stall: Duration) -> Result<Body, Error> {
-        let Reply { response, url } = self;
-        let url = shown(&url);
-        let status = response.status();
-        if status.is_success() {
-            return Ok(Body { response, url, stall, received: 0 });
-        }
-        let retry_after = response.headers().get(RETRY_AFTER).and_then(retry_after);
-        let detail = tokio::time::timeout(DETAIL_WAIT, detail(response)).await.ok().flatten();
-        let detail = detail.map_or_else(String::new, |detail| format!(": {detail}"));
-        Err(Error::Answer { url, status, detail, retry_after })
-    }
+fn is_unauthorized(outcome: &Result<Option<Body>, Error>) -> bool {
+    let Err(Error::Denied { cause, .. }) = outcome else { return false };
+    matches!(**cause, Error::Answer { status: StatusCode::UNAUTHORIZED, .. })
 }
 
-/// The content of an answer.
-#[derive(Debug)]
-pub(crate) struct Body {
-    response: Response,
-    /// As errors show it.
-    pub(crate) url: String,
-    stall: Duration,
-    received: u64,
-}
-
-impl Body {
-    pub(crate) fn status(&self) -> StatusCode {
-        self.response.status()
-    }
-
-    pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        self.response.headers().get(name)?.to_str().ok()
-    }
-
-    /// The next bytes; nothing at the end. Safe to cancel.
-    ///
-    /// # Errors
-    /// [`Error::Request`] when the connection breaks, [`Error::Stalled`] when nothing comes.
-    pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>, Error> {
-        match tokio::time::timeout(self.stall, self.response.chunk()).await {
-            Ok(Ok(chunk)) => {
-                self.received += chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
-                Ok(chunk)
+/// Tells whose credentials weren't enough.
+fn denied(endpoint: &Endpoint, cause: Error) -> Error {
+    match cause.kind() {
+        ErrorKind::Unauthenticated | ErrorKind::PermissionDenied => {
+            let mut with = endpoint.chosen.source.to_string();
+            if let Some(username) = endpoint.chosen.username().filter(|name| !name.is_empty()) {
+                with.push_str(&format!(" (user \"{}\")", username.escape_debug()));
             }
-            Ok(Err(cause)) => Err(Error::Request { url: self.url.clone(), cause: cause.into() }),
-            Err(_) => Err(Error::Stalled { url: self.url.clone(), waited: self.stall }),
+            Error::Denied { with, cause: Box::new(cause) }
         }
-    }
-
-    /// All of it, up to `limit` bytes. Safe to cancel.
-    ///
-    /// # Errors
-    /// [`Error::TooLarge`], and those of [`Body::chunk`].
-    pub(crate) async fn whole(mut self, limit: u64) -> Result<Vec<u8>, Error> {
-        let too_large = |url: &str| Error::TooLarge { url: url.to_owned(), limit };
-        if self.response.content_length().is_some_and(|length| length > limit) {
-            return Err(too_large(&self.url));
-        }
-        let mut all = Vec::new();
-        while let Some(chunk) = self.chunk().await? {
-            if self.received > limit {
-                return Err(too_large(&self.url));
-            }
-            all.extend_from_slice(&chunk);
-        }
-        Ok(all)
+        _ => cause,
     }
 }
 
@@ -286,96 +288,12 @@ fn checked(target: Result<Url, &'static str>, from: &Url, proof: ContentProof) -
     Ok(target)
 }
 
-/// An address as errors show it: queries are long, and those of storage services are keys.
-fn shown(url: &Url) -> String {
-    let mut url = url.clone();
-    url.set_query(None);
-    url.set_fragment(None);
-    let _ = url.set_username("");
-    let _ = url.set_password(None);
-    url.to_string()
-}
-
-/// Seconds, or a date (RFC 9110 section 10.2.3).
-fn retry_after(value: &HeaderValue) -> Option<Duration> {
-    let text = value.to_str().ok()?.trim();
-    if let Ok(seconds) = text.parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let date = httpdate::parse_http_date(text).ok()?;
-    Some(date.duration_since(SystemTime::now()).unwrap_or_default())
-}
-
-/// A registry's own words about a failure.
-async fn detail(mut response: Response) -> Option<String> {
-    let mut body = Vec::new();
-    while let Ok(Some(chunk)) = response.chunk().await {
-        body.extend_from_slice(&chunk[..chunk.len().min(DETAIL_BYTES - body.len())]);
-        if body.len() == DETAIL_BYTES {
-            break;
-        }
-    }
-    words(&body)
-}
-
-/// Reads an error's body: the specification's JSON, a token service's, or short plain text. Pages are left out.
-fn words(body: &[u8]) -> Option<String> {
-    #[derive(serde::Deserialize)]
-    struct Failures {
-        errors: Option<Vec<Failure>>,
-        details: Option<String>,
-        error_description: Option<String>,
-        error: Option<String>,
-    }
-    #[derive(serde::Deserialize)]
-    struct Failure {
-        #[serde(default)]
-        code: String,
-        #[serde(default)]
-        message: String,
-    }
-    let text = match serde_json::from_slice::<Failures>(body) {
-        Ok(Failures { errors: Some(errors), .. }) if !errors.is_empty() => {
-            let one =
-                |e: Failure| [e.code, e.message].into_iter().filter(|s| !s.is_empty()).collect::<Vec<_>>();
-            errors.into_iter().map(|e| one(e).join(": ")).collect::<Vec<_>>().join("; ")
-        }
-        Ok(Failures { details, error_description, error, .. }) => details.or(error_description).or(error)?,
-        Err(_) => {
-            String::from_utf8(body.to_owned()).ok().filter(|text| !text.trim_start().starts_with('<'))?
-        }
-    };
-    let text: String = text.trim().chars().take(DETAIL_CHARS).filter(|c| !c.is_control()).collect();
-    (!text.is_empty()).then_some(text)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn url(text: &str) -> Url {
         text.parse().unwrap()
-    }
-
-    #[test]
-    fn errors_have_the_registry_s_words() {
-        let spec =
-            br#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown","detail":{"x":1}}]}"#;
-        assert_eq!(words(spec).unwrap(), "MANIFEST_UNKNOWN: manifest unknown");
-        assert_eq!(
-            words(br#"{"details":"incorrect username or password"}"#).unwrap(),
-            "incorrect username or password"
-        );
-        assert_eq!(words(b" slow\ndown ").unwrap(), "slowdown");
-        assert_eq!(words(b"<html>no</html>"), None);
-        assert_eq!(words(b""), None);
-        assert_eq!(words(b"{}"), None);
-        assert_eq!(words("é".repeat(4000).as_bytes()).unwrap().chars().count(), DETAIL_CHARS);
-    }
-
-    #[test]
-    fn errors_show_no_keys_of_addresses() {
-        assert_eq!(shown(&url("https://u:p@h.example:1/a?X-Amz-Signature=s#f")), "https://h.example:1/a");
     }
 
     #[test]
@@ -390,14 +308,5 @@ mod tests {
         }
         assert!(go("https://a/", "http://b/", ContentProof::Digest).is_ok());
         assert!(go("https://a/", "http://b/", ContentProof::Transport).is_err());
-    }
-
-    #[test]
-    fn waits_are_seconds_or_dates() {
-        let of = |text: &'static str| retry_after(&HeaderValue::from_static(text));
-        assert_eq!(of("7"), Some(Duration::from_secs(7)));
-        assert_eq!(of("Thu, 01 Jan 1970 00:00:00 GMT"), Some(Duration::ZERO));
-        assert!(of("Fri, 31 Dec 9999 23:59:59 GMT").unwrap() > Duration::from_secs(1 << 30));
-        assert_eq!(of("soon"), None);
     }
 }

@@ -11,16 +11,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use reqwest::redirect::Policy;
-use reqwest::{Certificate, Client, Identity, Url};
+use reqwest::{Certificate, Client, Identity, Proxy, Url};
 
 use super::hosts::{Role, Settings, is_loopback};
-use crate::auth::Seen;
+use crate::auth::{Chosen, Seen};
 use crate::error::Error;
 
 /// An endpoint of a registry, during one pull.
 #[derive(Debug)]
 pub(crate) struct Endpoint {
     pub(crate) settings: Settings,
+    /// Whose credentials it sees.
+    pub(crate) chosen: Chosen,
     /// Host and port, as errors name it.
     pub(crate) host: String,
     /// Name of the registry that it is asked for.
@@ -35,12 +37,14 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
-    pub(crate) fn new(settings: Settings, registry: &str, connect: Duration) -> Endpoint {
+    /// An endpoint of `registry`; `connect` is the usual longest wait for a connection.
+    pub(crate) fn new(settings: Settings, chosen: Chosen, registry: &str, connect: Duration) -> Endpoint {
         Endpoint {
             host: host(&settings.base),
+            connect: settings.connect.unwrap_or(connect),
             settings,
+            chosen,
             registry: registry.to_owned(),
-            connect,
             own: OnceLock::new(),
             elsewhere: OnceLock::new(),
             unreachable: AtomicBool::new(false),
@@ -61,14 +65,6 @@ impl Endpoint {
     /// Whether `url` is on this very host, port and scheme.
     pub(crate) fn is_origin_of(&self, url: &Url) -> bool {
         url.origin() == self.settings.base.origin()
-    }
-
-    /// Who would see credentials that are sent here.
-    pub(crate) fn seen(&self) -> Seen<'_> {
-        match self.settings.role {
-            Role::Registry => Seen::Registry { name: &self.registry, host: &self.host },
-            Role::Mirror => Seen::Mirror { host: &self.host },
-        }
     }
 
     pub(crate) fn is_unreachable(&self) -> bool {
@@ -100,10 +96,13 @@ impl Endpoint {
             .referer(false)
             .http1_only()
             .connect_timeout(self.connect);
-        if url.host_str().is_some_and(is_loopback) {
+        builder = match &self.settings.proxy {
+            Some(proxy) if own => builder.proxy(self.proxy(proxy)?),
             // As Go's clients do: a proxy can't reach what is only on this machine.
-            builder = builder.no_proxy();
-        }
+            _ if url.host_str().is_some_and(is_loopback) => builder.no_proxy(),
+            // The environment's.
+            _ => builder,
+        };
         if own && url.scheme() == "http" {
             // Without it the system's authorities would be read, for nothing.
             builder = builder.tls_certs_only([]);
@@ -115,6 +114,10 @@ impl Endpoint {
             }
         }
         builder.build().map_err(|cause| Error::Client { host: self.host.clone(), cause })
+    }
+
+    fn proxy(&self, address: &Url) -> Result<Proxy, Error> {
+        Proxy::all(address.clone()).map_err(|cause| Error::Client { host: self.host.clone(), cause })
     }
 
     fn authorities(&self) -> Result<Vec<Certificate>, Error> {
@@ -143,8 +146,16 @@ impl Endpoint {
     }
 }
 
+/// Who would see credentials that are sent to an endpoint with these settings, whose host is `host`.
+pub(crate) fn seen<'a>(settings: &Settings, host: &'a str, registry: &'a str) -> Seen<'a> {
+    match settings.role {
+        Role::Registry => Seen::Registry { name: registry, host },
+        Role::Mirror => Seen::Mirror { host },
+    }
+}
+
 /// Host and port of an address; the port only where it isn't the scheme's own.
-fn host(url: &Url) -> String {
+pub(crate) fn host(url: &Url) -> String {
     match (url.host_str(), url.port()) {
         (Some(host), Some(port)) => format!("{host}:{port}"),
         (Some(host), None) => host.to_owned(),

@@ -5,53 +5,71 @@
 //! | `hosts` | where a registry is reached |
 //! | `endpoint` | one such address, and connections to it |
 //! | `challenge`, `token` | who we are |
-//! | `client` | one request to one endpoint |
+//! | `client`, `answer` | one request to one endpoint |
 //! | `rounds` | which endpoint is asked next, and when to give up |
+//! | `explain`, `trace` | what would be done, and what comes of it, for people |
 //!
 //! Here: one repository of a registry, as one pull sees it. Everything that it returns has been checked against its
 //! digest, except the stream of a layer, whose reader checks it.
 //! Not here: what the documents say (`manifest`).
 
+mod answer;
 mod challenge;
 mod client;
 mod endpoint;
+mod explain;
 mod hosts;
 mod rounds;
 mod token;
+mod trace;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::auth::Login;
-use crate::config::Limits;
+use reqwest::Method;
+
+use crate::auth::{Candidate, Chooser, Chosen, Helpers, Login};
+use crate::config::{Config, CredentialsFile, Limits};
 use crate::digest::{Digest, Digester};
 use crate::error::Error;
 use crate::manifest;
 use crate::reference::{Pointer, Reference};
 
-pub(crate) use client::Body;
+pub(crate) use answer::Body;
 pub(crate) use endpoint::Endpoint;
+pub use explain::{Explanation, HostExplanation, HostRole, Meant, Probe, TlsExplanation};
 pub(crate) use rounds::Rounds;
-pub(crate) use token::Tokens;
+pub use trace::Exchange;
 
 use client::{Asker, ContentProof, Get};
+use hosts::Settings;
+use token::Tokens;
+use trace::Trace;
+
+/// All registries, as this node reaches them.
+#[derive(Debug)]
+pub(crate) struct Registries {
+    config_dir: PathBuf,
+    credentials: CredentialsFile,
+    helper_dirs: Vec<PathBuf>,
+    limits: Limits,
+    known: Known,
+}
+
+/// What was learnt from registries and helpers, for a while.
+#[derive(Debug, Clone)]
+struct Known {
+    tokens: Arc<Tokens>,
+    helpers: Arc<Helpers>,
+}
 
 /// A repository of a registry, during one pull.
 pub(crate) struct Repository {
     name: String,
     registry: String,
     endpoints: Vec<Arc<Endpoint>>,
-    login: Login,
-    tokens: Arc<Tokens>,
+    known: Known,
     limits: Limits,
-}
-
-/// What a [`Repository`] is opened with.
-pub(crate) struct Access {
-    pub(crate) config_dir: PathBuf,
-    pub(crate) login: Login,
-    pub(crate) tokens: Arc<Tokens>,
-    pub(crate) limits: Limits,
 }
 
 /// A manifest or index as a registry gave it.
@@ -70,23 +88,66 @@ enum Capability {
     Pull,
 }
 
-impl Repository {
-    /// Reads the registry's configuration. Safe to cancel.
+impl Registries {
+    pub(crate) fn new(config: &Config) -> Registries {
+        let helper_dirs = config.credential_helper_dirs.clone();
+        Registries {
+            config_dir: config.registry_config_dir.clone(),
+            credentials: config.credentials.clone(),
+            limits: config.limits.clone(),
+            known: Known::nothing(&helper_dirs),
+            helper_dirs,
+        }
+    }
+
+    /// Reads a registry's configuration, and the node's credentials. Safe to cancel.
     ///
     /// # Errors
     /// [`Error::RegistryConfig`].
-    pub(crate) async fn open(reference: &Reference, access: Access) -> Result<Repository, Error> {
-        let Access { config_dir, login, tokens, limits } = access;
-        let registry = reference.registry().to_owned();
-        let read = crate::blocking("reading the registry's configuration", {
-            let registry = registry.clone();
-            move || hosts::endpoints(&config_dir, &registry)
-        });
-        let endpoint = |settings| Arc::new(Endpoint::new(settings, &registry, limits.connect));
-        let endpoints = read.await?.into_iter().map(endpoint).collect();
-        Ok(Repository { name: reference.repository().to_owned(), registry, endpoints, login, tokens, limits })
+    pub(crate) async fn open(&self, reference: &Reference, login: Login) -> Result<Repository, Error> {
+        let (config_dir, credentials) = (self.config_dir.clone(), self.credentials.clone());
+        let (wanted, connect) = (reference.clone(), self.limits.connect);
+        let read = move || {
+            let plan = hosts::plan(&config_dir, wanted.registry())?;
+            let chooser = Chooser::new(&login, &credentials);
+            let endpoint = |settings| {
+                let chosen = choose(&chooser, &settings, &wanted)?;
+                Ok(Arc::new(Endpoint::new(settings, chosen, wanted.registry(), connect)))
+            };
+            plan.endpoints.into_iter().map(endpoint).collect::<Result<Vec<_>, Error>>()
+        };
+        let endpoints = crate::blocking("reading the registry's configuration", read).await?;
+        Ok(Repository {
+            name: reference.repository().to_owned(),
+            registry: reference.registry().to_owned(),
+            endpoints,
+            known: self.known.clone(),
+            limits: self.limits.clone(),
+        })
     }
+}
 
+impl Known {
+    fn nothing(helper_dirs: &[PathBuf]) -> Known {
+        Known { tokens: Arc::default(), helpers: Arc::new(Helpers::new(helper_dirs.to_vec())) }
+    }
+}
+
+/// What an endpoint sees when this image is wanted.
+fn choose(chooser: &Chooser<'_>, settings: &Settings, wanted: &Reference) -> Result<Chosen, Error> {
+    let host = endpoint::host(&settings.base);
+    // Behind the API's version, a mirror's address may have a path of its own, which its repositories begin with.
+    let base = settings.base.path().trim_matches('/');
+    let below = base.strip_prefix("v2").or(base.strip_suffix("v2")).unwrap_or(base).trim_matches('/');
+    let path = format!("{below}/{}", wanted.repository());
+    chooser.choose(Candidate {
+        seen: endpoint::seen(settings, &host, wanted.registry()),
+        configured: settings.credentials.as_ref(),
+        path: path.trim_start_matches('/'),
+    })
+}
+
+impl Repository {
     /// A manifest or index. Safe to cancel.
     ///
     /// # Errors
@@ -97,7 +158,7 @@ impl Repository {
             Pointer::Digest(_) => (Capability::Pull, ContentProof::Digest),
         };
         let path = format!("{}/manifests/{pointer}", self.name);
-        let get = Get { path, accept: Some(manifest::ACCEPT), offset: 0, proof };
+        let get = Get { path, accept: Some(manifest::ACCEPT), offset: 0, proof, method: Method::GET };
         let mut rounds = self.rounds(capability)?;
         loop {
             let endpoint = rounds.next().await?;
@@ -172,18 +233,29 @@ impl Repository {
         offset: u64,
     ) -> Result<Body, Error> {
         let path = format!("{}/blobs/{digest}", self.name);
-        let get = Get { path, accept: None, offset, proof: ContentProof::Digest };
+        let proof = ContentProof::Digest;
+        let get = Get { path, accept: None, offset, proof, method: Method::GET };
         self.asker().get(endpoint, &get).await
     }
 
     fn asker(&self) -> Asker<'_> {
-        Asker { login: &self.login, repository: &self.name, tokens: &self.tokens, stall: self.limits.stall }
+        self.asker_noting(None)
+    }
+
+    fn asker_noting<'a>(&'a self, trace: Option<&'a Trace>) -> Asker<'a> {
+        Asker {
+            repository: &self.name,
+            tokens: &self.known.tokens,
+            helpers: &self.known.helpers,
+            stall: self.limits.stall,
+            trace,
+        }
     }
 
     fn rounds(&self, capability: Capability) -> Result<Rounds, Error> {
         let (name, can): (_, fn(&Endpoint) -> bool) = match capability {
-            Capability::Resolve => ("resolve", |endpoint| endpoint.settings.resolve),
-            Capability::Pull => ("pull", |endpoint| endpoint.settings.pull),
+            Capability::Resolve => ("resolve", |endpoint| endpoint.settings.can.resolve),
+            Capability::Pull => ("pull", |endpoint| endpoint.settings.can.pull),
         };
         let able: Vec<_> = self.endpoints.iter().filter(|endpoint| can(endpoint)).cloned().collect();
         if able.is_empty() {

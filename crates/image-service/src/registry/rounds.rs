@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! round 1: mirror, mirror, registry ─► wait ─► round 2: those whose failure may pass ─► wait, twice as long ─► …
+//!             └─ broke off after some bytes ─► the same again, at once, and round 1 once more
 //! ```
 //!
 //! A failure may pass when the endpoint could not be reached, broke off, went silent, or answered 408, 429 or 5xx. After
@@ -27,7 +28,13 @@ pub(crate) struct Rounds {
     /// What went wrong last, by endpoint.
     failures: Vec<(Arc<Endpoint>, Error)>,
     round: u32,
+    /// Requests so far.
+    asked: u32,
 }
+
+/// Bytes for which a connection was worth its while: whoever gave them and then broke off is asked for the rest at once,
+/// and the attempts are counted anew. So a registry that always breaks off still gives all of a layer in the end.
+const WORTH: u64 = 64 << 10;
 
 impl Rounds {
     /// Begins with `endpoints`, of which there is at least one; those out of reach lately come last.
@@ -39,6 +46,7 @@ impl Rounds {
             current: None,
             failures: Vec::new(),
             round: 1,
+            asked: 0,
         }
     }
 
@@ -56,6 +64,7 @@ impl Rounds {
         }
         let Some(endpoint) = self.queue.pop_front() else { return Err(self.failure()) };
         self.current = Some(Arc::clone(&endpoint));
+        self.asked += 1;
         Ok(endpoint)
     }
 
@@ -68,6 +77,24 @@ impl Rounds {
         self.failures.push((endpoint, error));
     }
 
+    /// Notes that the endpoint last asked broke off when it had got us so many bytes further.
+    pub(crate) fn broke_off(&mut self, error: Error, bytes: u64) {
+        if bytes < WORTH {
+            return self.failed(error);
+        }
+        tracing::debug!(bytes, error = %chain(&error), "an endpoint broke off");
+        self.round = 1;
+        self.again();
+    }
+
+    /// Has the endpoint last asked be the next one too.
+    pub(crate) fn again(&mut self) {
+        if let Some(endpoint) = self.current.take() {
+            self.failures.retain(|(other, _)| !Arc::ptr_eq(other, &endpoint));
+            self.queue.push_front(endpoint);
+        }
+    }
+
     /// How long to wait before the next round; `None` where there is none.
     fn wait(&self) -> Option<Duration> {
         if self.round >= self.limits.attempts || !self.failures.iter().any(|(_, error)| self.may_pass(error))
@@ -77,12 +104,15 @@ impl Rounds {
         let backoff = self.limits.backoff.saturating_mul(1 << (self.round - 1).min(6));
         let asked = self.failures.iter().filter_map(|(_, error)| retry_after(error));
         let asked = asked.filter(|wait| *wait <= self.limits.retry_after).max();
-        Some(asked.unwrap_or_default().max(jittered(backoff)))
+        Some(asked.map_or(Duration::ZERO, later).max(jittered(backoff)))
     }
 
     fn may_pass(&self, error: &Error) -> bool {
         match error {
-            Error::Request { .. } | Error::Stalled { .. } | Error::BrokenOff { .. } => true,
+            Error::Request { .. }
+            | Error::Stalled { .. }
+            | Error::TooSlow { .. }
+            | Error::BrokenOff { .. } => true,
             Error::Answer { status, .. } => {
                 let passing = matches!(status.as_u16(), 408 | 429 | 500..=599);
                 passing && retry_after(error).is_none_or(|wait| wait <= self.limits.retry_after)
@@ -91,8 +121,17 @@ impl Rounds {
         }
     }
 
-    /// The failure of the whole: the registry's own, or that of the last mirror.
+    /// The failure of the whole, with the number of attempts where there was more than one round.
     fn failure(&mut self) -> Error {
+        let cause = self.last_failure();
+        match self.round {
+            1 => cause,
+            _ => Error::Attempts { attempts: self.asked, cause: Box::new(cause) },
+        }
+    }
+
+    /// The registry's own failure, or that of the last mirror.
+    fn last_failure(&mut self) -> Error {
         let own = self.failures.iter().position(|(endpoint, _)| endpoint.settings.role == Role::Registry);
         let Some(last) = own.or(self.failures.len().checked_sub(1)) else { return Error::ShuttingDown };
         let (_, cause) = self.failures.remove(last);
@@ -116,6 +155,11 @@ fn jittered(wait: Duration) -> Duration {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
     let part = u32::try_from(now.tv_nsec / 1_000 % 512).unwrap_or(0);
     wait / 4 * 3 + wait / 1024 * part
+}
+
+/// `wait` and up to a quarter more: everybody was told to come back at the same moment.
+fn later(wait: Duration) -> Duration {
+    wait / 4 + jittered(wait)
 }
 
 /// An error with its causes, in one line.

@@ -9,7 +9,8 @@
 //! | Basic | user and password | they are sent |
 //!
 //! The forms are those of the distribution project ("Token Authentication Specification" and "OAuth2 Token
-//! Authentication"). A token is kept for its life, per endpoint, repository and identity.
+//! Authentication"). A token is kept for its life, per endpoint, repository and identity; several that want one at once
+//! get one.
 //! Not here: reading challenges (`challenge`), sending requests (`client`).
 
 use std::collections::HashMap;
@@ -21,10 +22,12 @@ use base64::engine::general_purpose::STANDARD;
 use reqwest::Url;
 use reqwest::header::HeaderValue;
 use serde::Deserialize;
+use tokio::sync::OwnedMutexGuard;
 
 use super::challenge::Challenge;
 use crate::auth::Proof;
 use crate::digest::Digest;
+use crate::turns::Turns;
 
 /// A token's life where the service doesn't say, in seconds (Token Authentication Specification, `expires_in`).
 const DEFAULT_LIFE: u64 = 60;
@@ -48,6 +51,8 @@ pub(crate) struct Key {
 #[derive(Debug, Default)]
 pub(crate) struct Tokens {
     known: Mutex<HashMap<Key, Known>>,
+    /// Who is fetching one at the moment: the others wait for it.
+    turns: Turns<Key>,
 }
 
 #[derive(Debug)]
@@ -59,6 +64,11 @@ struct Known {
 impl Tokens {
     fn known(&self) -> MutexGuard<'_, HashMap<Key, Known>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until nobody else fetches a token for this key. Safe to cancel.
+    pub(crate) async fn turn(&self, key: &Key) -> OwnedMutexGuard<()> {
+        self.turns.wait(key).await
     }
 
     /// The `Authorization` that worked before and is still good.
@@ -81,9 +91,12 @@ impl Tokens {
         known.insert(key, Known { authorization: answer.authorization.clone(), expires: now + life });
     }
 
-    /// Forgets an answer that the registry no longer takes.
-    pub(crate) fn forget(&self, key: &Key) {
-        self.known().remove(key);
+    /// Forgets this answer, which the registry no longer takes; a newer one stays.
+    pub(crate) fn forget(&self, key: &Key, refused: &HeaderValue) {
+        let mut known = self.known();
+        if known.get(key).is_some_and(|known| known.authorization == refused) {
+            known.remove(key);
+        }
     }
 }
 
@@ -325,7 +338,9 @@ mod tests {
         }
         assert_eq!(tokens.known().len(), KEPT);
         assert!(tokens.get(&key(KEPT + 9)).is_some());
-        tokens.forget(&key(KEPT + 9));
+        tokens.forget(&key(KEPT + 9), &HeaderValue::from_static("Bearer another"));
+        assert!(tokens.get(&key(KEPT + 9)).is_some());
+        tokens.forget(&key(KEPT + 9), &answered.authorization);
         assert!(tokens.get(&key(KEPT + 9)).is_none());
     }
 }

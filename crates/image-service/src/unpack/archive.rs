@@ -302,6 +302,7 @@ mod tests {
 
     use super::*;
     use crate::digest::Algorithm;
+    use crate::unpack::Tools;
 
     /// Headers of all kinds, one after the other.
     fn archive() -> Vec<u8> {
@@ -354,7 +355,8 @@ mod tests {
     /// Reads everything; the number of entries.
     fn read(bytes: Vec<u8>) -> Result<usize, Fault> {
         let source = BufReader::new(std::io::Cursor::new(bytes));
-        let mut stream = Stream::open(source, Algorithm::Sha256, Box::new(|_| {}))?;
+        let mut stream =
+            Stream::open(source, Algorithm::Sha256, Box::new(|_| {}), Tools::alone(1 << 20).unwrap())?;
         let mut archive = Archive::new(&mut stream);
         let mut entries = 0;
         while let Some(entry) = archive.next_entry()? {

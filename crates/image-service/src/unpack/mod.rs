@@ -1,7 +1,7 @@
 //! From the compressed bytes of a layer to its files, in one pass.
 //!
 //! ```text
-//! chunks ─► stream: decompress, digest ─► archive: tar entries ─► apply: paths, whiteouts ─► Target: the files
+//! bytes ─► decoder ─► stream, digested ─► archive: tar entries ─► apply: paths, whiteouts ─► Target: the files
 //! ```
 //!
 //! [`Target`] is the wall between archives and the forms in which layers are kept: it is told every entry in the order
@@ -12,17 +12,22 @@
 //! Not here: where layers live and when they become visible (`layers`).
 
 mod archive;
+mod chunks;
+mod decoder;
 mod digesting;
 mod directory;
 mod entry;
 mod erofs;
 mod header;
+mod meter;
 mod path;
 mod pax;
 mod sparse;
 mod standalone;
 mod stream;
 mod tree;
+mod window;
+mod zstd;
 
 use std::io;
 
@@ -31,13 +36,17 @@ use crate::error::Error;
 use crate::layers::{Unpacked, is_no_space};
 
 pub(crate) use archive::{Archive, Content};
+pub(crate) use chunks::{Chunk, channel};
+pub(crate) use digesting::{Digesting, Lane, Piece};
 pub(crate) use directory::{DirectoryTarget, own_umask};
 pub(crate) use entry::Entry;
 pub(crate) use erofs::ErofsTarget;
+pub(crate) use meter::{Meter, Stage, thread_time};
 pub(crate) use path::TreePath;
 pub(crate) use sparse::Extent;
 pub use standalone::{ErofsImage, write_directory, write_erofs};
-pub(crate) use stream::{Chunk, Stream, channel};
+pub(crate) use stream::{Stream, Tools};
+pub(crate) use window::Windows;
 
 use path::Role;
 

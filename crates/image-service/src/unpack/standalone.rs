@@ -4,10 +4,19 @@ use std::fs::File;
 use std::io::BufRead;
 use std::os::fd::OwnedFd;
 
-use super::{DirectoryTarget, ErofsTarget, Fault, Stream, own_umask, unpack};
+use super::{DirectoryTarget, ErofsTarget, Fault, Stream, Tools, own_umask, unpack};
 use crate::digest::{Algorithm, Digest};
 use crate::error::Error;
 use crate::layers::Unpacked;
+
+/// The largest window that a zstd frame may have, in bytes: what the format's specification wants every decoder to
+/// support (RFC 8878, section 3.1.1.1.2).
+const WINDOW: u64 = 8 * 1024 * 1024;
+
+fn open(archive: impl BufRead + 'static) -> Result<Stream, Fault> {
+    let tools = Tools::alone(WINDOW).map_err(Fault::Stream)?;
+    Stream::open(archive, Algorithm::Sha256, Box::new(|_| {}), tools)
+}
 
 /// What is known of an image once it is written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,8 +38,7 @@ pub struct ErofsImage {
 /// # Errors
 /// What is wrong with the archive, or why the image couldn't be written; the layer is named by `name`.
 pub fn write_erofs(archive: impl BufRead + 'static, image: File, name: &Digest) -> Result<ErofsImage, Error> {
-    let written = Stream::open(archive, Algorithm::Sha256, Box::new(|_| {}))
-        .and_then(|stream| unpack(stream, &mut ErofsTarget::new(image)));
+    let written = open(archive).and_then(|stream| unpack(stream, &mut ErofsTarget::new(image)));
     let (digest, unpacked) = written.map_err(|fault| fault.of_layer(name))?;
     let Unpacked { usage, opaque_root, implied_dirs, checksums } = unpacked;
     Ok(ErofsImage { digest, size_bytes: usage.bytes, checksums, opaque_root, implied_dirs })
@@ -49,7 +57,7 @@ pub fn write_directory(
 ) -> Result<Digest, Error> {
     let written = own_umask()
         .map_err(Fault::Stream)
-        .and_then(|()| Stream::open(archive, Algorithm::Sha256, Box::new(|_| {})))
+        .and_then(|()| open(archive))
         .and_then(|stream| unpack(stream, &mut DirectoryTarget::new(root, aside)));
     written.map(|(digest, _)| digest).map_err(|fault| fault.of_layer(name))
 }

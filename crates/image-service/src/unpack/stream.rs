@@ -1,123 +1,85 @@
 //! The uncompressed bytes of a layer, digested as they pass.
 //!
-//! Chunks come from another thread over a bounded channel. Gzip (of several members too), zstd (of several frames too)
-//! and plain archives are told apart by their first bytes, as the other runtimes do: media types in the wild are
-//! wrong often enough, and the digest of the uncompressed bytes decides in the end anyway.
+//! Not here: decompressing (`decoder`), digesting (`digesting`).
 
 use std::collections::VecDeque;
-use std::io::{self, BufRead, Read};
+use std::io::{self, BufRead};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-
-use bytes::{Buf as _, Bytes};
-use flate2::bufread::MultiGzDecoder;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use super::Fault;
-use super::digesting::DigestThread;
+use super::decoder::Decoder;
+use super::digesting::{Digesting, Lane, Piece};
+use super::meter::{Meter, Stage, thread_time};
+use super::window::Windows;
 use crate::digest::{Algorithm, Digest};
 
-/// Uncompressed bytes of one buffer, of which a layer has up to five. Large enough that a file's content reaches the
+/// Uncompressed bytes of one buffer, of which a layer has up to six. Large enough that a file's content reaches the
 /// disk in few writes, small enough for a second-level cache.
 const BUFFER: usize = 128 * 1024;
 
-/// Chunks that may wait for the unpacking thread. A chunk from the network holds a read buffer of up to 400 KiB.
-const CHUNKS: usize = 4;
-
-/// What goes over the channel: the end is said, so that a caller who gave up isn't taken for one who is done.
-pub(crate) enum Chunk {
-    Bytes(Bytes),
-    End,
+/// What a layer is unpacked with, besides its bytes.
+#[derive(Debug, Clone)]
+pub(crate) struct Tools {
+    pub(crate) digesting: Digesting,
+    pub(crate) meter: Arc<Meter>,
+    pub(crate) windows: Arc<Windows>,
+    /// Uncompressed bytes after which the layer is refused.
+    pub(crate) most: u64,
+    /// Nobody wants the layer any more.
+    pub(crate) given_up: Arc<AtomicBool>,
 }
 
-/// The channel from the writer to the unpacking thread.
-pub(crate) fn channel() -> (SyncSender<Chunk>, Chunks) {
-    let (sender, receiver) = sync_channel(CHUNKS);
-    (sender, Chunks { receiver, current: Bytes::new(), ended: false })
-}
-
-/// The compressed bytes, as they arrive.
-pub(crate) struct Chunks {
-    receiver: Receiver<Chunk>,
-    current: Bytes,
-    ended: bool,
-}
-
-impl BufRead for Chunks {
-    fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        while self.current.is_empty() && !self.ended {
-            match self.receiver.recv() {
-                Ok(Chunk::Bytes(bytes)) => self.current = bytes,
-                Ok(Chunk::End) => self.ended = true,
-                Err(_) => return Err(io::Error::new(io::ErrorKind::ConnectionAborted, Abandoned)),
-            }
-        }
-        Ok(&self.current)
-    }
-
-    fn consume(&mut self, amount: usize) {
-        self.current.advance(amount);
-    }
-}
-
-/// The writer was dropped before its end. Never shown to anybody: who would see it is gone.
-#[derive(Debug, thiserror::Error)]
-#[error("the download was given up")]
-struct Abandoned;
-
-impl Read for Chunks {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let ready = self.fill_buf()?;
-        let count = ready.len().min(into.len());
-        into[..count].copy_from_slice(&ready[..count]);
-        self.consume(count);
-        Ok(count)
+impl Tools {
+    /// Tools that are shared with no other layer, for zstd frames whose windows have up to `window` bytes.
+    pub(crate) fn alone(window: u64) -> io::Result<Tools> {
+        let windows = Arc::new(Windows::new(window, window));
+        let meter = Arc::<Meter>::default();
+        let digesting = Digesting::start(Arc::clone(&meter))?;
+        Ok(Tools { digesting, meter, windows, most: u64::MAX, given_up: Arc::default() })
     }
 }
 
 /// The uncompressed bytes, digested.
 pub(crate) struct Stream {
     decoder: Decoder,
-    digest: DigestThread,
+    digest: Lane,
     buffer: Arc<Vec<u8>>,
     /// Earlier buffers, which the digesting thread may still be reading.
     used: VecDeque<Arc<Vec<u8>>>,
     start: usize,
     end: usize,
+    /// Bytes so far.
+    total: u64,
     progress: Box<dyn FnMut(u64)>,
-}
-
-enum Decoder {
-    Plain(Prefixed),
-    Gzip(Box<MultiGzDecoder<Prefixed>>),
-    Zstd(Box<zstd::stream::read::Decoder<'static, Prefixed>>),
+    tools: Tools,
+    /// Processor time of this thread that was no other stage's, when the stream began.
+    begun: Duration,
 }
 
 impl Stream {
     /// Looks at the first bytes and chooses the decompressor. `progress` is told of every further uncompressed byte.
     pub(crate) fn open(
-        chunks: impl BufRead + 'static,
+        source: impl BufRead + 'static,
         algorithm: Algorithm,
         progress: Box<dyn FnMut(u64)>,
+        tools: Tools,
     ) -> Result<Stream, Fault> {
-        let source = Prefixed::new(Box::new(chunks)).map_err(Fault::Stream)?;
-        let decoder = match source.first() {
-            [0x1f, 0x8b, ..] => Decoder::Gzip(Box::new(MultiGzDecoder::new(source))),
-            // A zstd frame, or a skippable one before it (RFC 8878, sections 3.1.1 and 3.1.2).
-            [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18] => {
-                let decoder = zstd::stream::read::Decoder::with_buffer(source).map_err(Fault::Stream)?;
-                Decoder::Zstd(Box::new(decoder))
-            }
-            _ => Decoder::Plain(source),
-        };
-        let digest = DigestThread::start(algorithm).map_err(Fault::Stream)?;
+        let begun = of_writing(&tools.meter);
+        let decoder =
+            Decoder::open(Box::new(source), &tools.windows, &tools.given_up).map_err(Fault::Stream)?;
         Ok(Stream {
             decoder,
-            digest,
+            digest: tools.digesting.lane(algorithm),
             buffer: Arc::default(),
             used: VecDeque::new(),
             start: 0,
             end: 0,
+            total: 0,
             progress,
+            tools,
+            begun,
         })
     }
 
@@ -162,6 +124,8 @@ impl Stream {
     /// Reads what follows the archive's end (the digest covers it) and returns the digest of all bytes.
     pub(crate) fn finish(mut self) -> Result<Digest, Fault> {
         while !self.take(u64::MAX)?.is_empty() {}
+        let meter = &self.tools.meter;
+        meter.spent(Stage::Writing, of_writing(meter).saturating_sub(self.begun));
         self.digest.finish().map_err(Fault::Stream)
     }
 
@@ -169,15 +133,22 @@ impl Stream {
         (self.start, self.end) = (0, 0);
         let mut next = self.free_buffer();
         if let Some(buffer) = Arc::get_mut(&mut next) {
-            self.end = self.decoder.fill(buffer)?;
+            self.end = metered(&self.tools.meter, || self.decoder.fill(buffer))?;
         }
         let used = std::mem::replace(&mut self.buffer, next);
         // The first one, from before anything was read, has no room.
         if !used.is_empty() {
             self.used.push_back(used);
         }
-        self.digest.update((Arc::clone(&self.buffer), self.end));
-        (self.progress)(self.end as u64);
+        let count = self.end as u64;
+        self.total += count;
+        if self.total > self.tools.most {
+            let text = format!("it unpacks to more than {} bytes", self.tools.most);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
+        self.digest.update(Piece::Buffer(Arc::clone(&self.buffer), self.end));
+        self.tools.meter.add_unpacked(count);
+        (self.progress)(count);
         Ok(())
     }
 
@@ -189,76 +160,16 @@ impl Stream {
     }
 }
 
-impl Decoder {
-    /// Reads until `into` is full or the stream has ended. Decompressors return little at a time; digesting and
-    /// writing want much.
-    fn fill(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let mut filled = 0;
-        while filled < into.len() {
-            let free = &mut into[filled..];
-            let count = match self {
-                Decoder::Plain(source) => source.read(free),
-                Decoder::Gzip(decoder) => decoder.read(free),
-                Decoder::Zstd(decoder) => decoder.read(free),
-            }?;
-            if count == 0 {
-                break;
-            }
-            filled += count;
-        }
-        Ok(filled)
-    }
+/// Counts what the decompressor takes, without what its source does meanwhile.
+fn metered<T>(meter: &Meter, work: impl FnOnce() -> T) -> T {
+    let (begun, aside) = (thread_time(), meter.time(Stage::Spooling));
+    let outcome = work();
+    let took = thread_time().saturating_sub(begun);
+    meter.spent(Stage::Decompressing, took.saturating_sub(meter.time(Stage::Spooling).saturating_sub(aside)));
+    outcome
 }
 
-/// A source whose first four bytes have been looked at.
-struct Prefixed {
-    first: [u8; 4],
-    read: usize,
-    length: usize,
-    rest: Box<dyn BufRead>,
-}
-
-impl Prefixed {
-    fn new(mut rest: Box<dyn BufRead>) -> io::Result<Prefixed> {
-        let mut first = [0; 4];
-        let mut length = 0;
-        while length < first.len() {
-            match rest.read(&mut first[length..])? {
-                0 => break,
-                count => length += count,
-            }
-        }
-        Ok(Prefixed { first, read: 0, length, rest })
-    }
-
-    fn first(&self) -> &[u8] {
-        &self.first[..self.length]
-    }
-}
-
-impl BufRead for Prefixed {
-    fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        if self.read < self.length {
-            return Ok(&self.first[self.read..self.length]);
-        }
-        self.rest.fill_buf()
-    }
-
-    fn consume(&mut self, amount: usize) {
-        if self.read < self.length {
-            self.read += amount;
-        } else {
-            self.rest.consume(amount);
-        }
-    }
-}
-
-impl Read for Prefixed {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let ready = self.fill_buf()?;
-        let count = ready.len().min(into.len());
-        into[..count].copy_from_slice(&ready[..count]);
-        self.consume(count);
-        Ok(count)
-    }
+/// Processor time of this thread that is no other stage's.
+fn of_writing(meter: &Meter) -> Duration {
+    thread_time().saturating_sub(meter.time(Stage::Decompressing) + meter.time(Stage::Spooling))
 }

@@ -169,7 +169,8 @@ async fn wrong_credentials_are_said_to_be_wrong() {
     let (kind, text) = refusal(service.pull_as(&name, wrong.clone()).await);
     assert_eq!(kind, ErrorKind::Unauthenticated);
     let url = format!("http://{}/v2/team/app/manifests/x", registry.host());
-    assert_eq!(text, format!("cannot pull image \"{name}\": \"{url}\" answered 401 Unauthorized"));
+    let asked = "asked with the credentials of the request (user \"user\")";
+    assert_eq!(text, format!("cannot pull image \"{name}\": {asked}: \"{url}\" answered 401 Unauthorized"));
     assert_eq!(registry.requests().len(), 2);
 
     let registry = with_tokens(content, |_| Reply {
@@ -232,4 +233,128 @@ async fn a_challenge_from_where_a_redirect_leads_is_not_answered() {
     assert_eq!(kind, ErrorKind::Unauthenticated);
     assert!(text.contains(&storage.host()) && !text.contains("k3y"), "{text}");
     assert!(storage.requests().iter().all(|request| request.authorization().is_none()));
+}
+
+/// CVE-2020-15157: an address in a manifest led to a host that asked for, and got, the registry's credentials.
+#[tokio::test]
+async fn addresses_in_a_manifest_are_never_asked() {
+    let trap = Registry::start(|_| Reply::status(401).header("www-authenticate", "Basic realm=\"x\"")).await;
+    let (image, _) = image();
+    let urls = format!("http://{}/foreign", trap.host());
+    let foreign = image
+        .manifest
+        .replace("http://127.0.0.1:1/evil", &urls)
+        .replace("oci.image.layer.v1.tar+gzip", "docker.image.rootfs.foreign.diff.tar.gzip");
+    assert_ne!(foreign, image.manifest);
+    let with = |layers: bool| {
+        let mut content = Content::default();
+        image.publish_untagged(&mut content, "team/app");
+        content.put("/v2/team/app/manifests/x", crate::image::OCI_MANIFEST, foreign.clone());
+        if !layers {
+            image.layers.iter().for_each(|layer| content.remove(&layer.path("team/app")));
+        }
+        with_basic(content)
+    };
+    let (having, lacking) = (with(true).await, with(false).await);
+    let service = Service::new();
+    let name = |registry: &Registry| format!("{}/team/app:x", registry.host());
+    let (kind, text) = refusal(service.pull_as(&name(&lacking), user()).await);
+    assert_eq!(kind, ErrorKind::NotFound, "{text}");
+    // What the registry itself has is taken, whatever the layers are called.
+    assert_eq!(service.pull_as(&name(&having), user()).await.unwrap(), image.id);
+    assert!(trap.requests().is_empty());
+}
+
+/// Beyond CVE-2020-15157: who sends us elsewhere could send us back to an address of their choice, with our name on it.
+#[tokio::test]
+async fn nothing_of_ours_comes_back_with_a_redirect_that_returns() {
+    let (image, content) = image();
+    let home = std::sync::Arc::new(std::sync::OnceLock::<String>::new());
+    let elsewhere = {
+        let home = std::sync::Arc::clone(&home);
+        Registry::start(move |request| {
+            Reply::redirect(format!("http://{}{}?chosen=1", home.get().unwrap(), request.path))
+        })
+        .await
+    };
+    let target = elsewhere.host();
+    let registry = Registry::start(move |request| {
+        if request.query.contains("chosen=1") {
+            return content.reply(request);
+        }
+        if request.authorization() != Some(BASIC) {
+            return Reply::status(401).header("www-authenticate", "Basic realm=\"x\"");
+        }
+        match request.path.contains("/blobs/") {
+            true => Reply::redirect(format!("http://{target}{}", request.path)),
+            false => content.reply(request),
+        }
+    })
+    .await;
+    home.set(registry.host()).unwrap();
+    let service = Service::new();
+    let name = format!("{}/team/app:x", registry.host());
+    assert_eq!(service.pull_as(&name, user()).await.unwrap(), image.id);
+    let returned: Vec<_> =
+        registry.requests().into_iter().filter(|request| request.query.contains("chosen=1")).collect();
+    assert_eq!(returned.len(), 3);
+    assert!(returned.iter().all(|request| request.authorization().is_none()));
+}
+
+/// Ten layers at once: one token for the manifest, and, when that has expired, one for all the layers.
+#[tokio::test]
+async fn many_that_need_a_token_at_once_share_one() {
+    let layers: Vec<_> = (0..10).map(|n| LayerBytes::new(&format!("l{n}"), 1000)).collect();
+    let image = ImageBytes::new(layers);
+    let mut content = Content::default();
+    image.publish(&mut content, "team/app", "x");
+    let config = format!("/v2/team/app/blobs/{}", image.id);
+    let registry = Registry::start(move |request| {
+        if request.path == "/token" {
+            return Reply::ok(format!(r#"{{"token":"t{}","expires_in":300}}"#, request.earlier));
+        }
+        let is_layer = request.path.contains("/blobs/") && request.path != config;
+        let wanted = if is_layer { "Bearer t1" } else { "Bearer t0" };
+        match request.authorization() {
+            Some(shown) if shown == wanted => content.reply(request),
+            _ => {
+                let realm = format!("Bearer realm=\"http://{}/token\"", request.header("host").unwrap());
+                Reply::status(401).header("www-authenticate", realm)
+            }
+        }
+    })
+    .await;
+    let name = format!("{}/team/app:x", registry.host());
+    assert_eq!(Service::new().pull(&name).await.unwrap(), image.id);
+    assert_eq!(registry.requests_for("/token").len(), 2);
+}
+
+#[tokio::test]
+async fn a_refresh_token_that_is_refused_is_a_matter_of_credentials() {
+    let (_, content) = image();
+    let registry = with_tokens(content, |_| Reply {
+        body: r#"{"error":"invalid_grant","error_description":"token is expired"}"#.into(),
+        ..Reply::status(400)
+    })
+    .await;
+    let name = format!("{}/team/app:x", registry.host());
+    let credentials = Credentials { identity_token: "old".to_owned(), ..Credentials::default() };
+    let (kind, text) = refusal(Service::new().pull_as(&name, credentials).await);
+    assert_eq!(kind, ErrorKind::Unauthenticated);
+    assert!(text.ends_with("token is expired"), "{text}");
+}
+
+#[tokio::test]
+async fn permission_denied_is_not_unauthenticated() {
+    let (_, content) = image();
+    let registry = with_tokens(content, |_| Reply {
+        body: r#"{"errors":[{"code":"DENIED","message":"requested access to the resource is denied"}]}"#
+            .into(),
+        ..Reply::status(403)
+    })
+    .await;
+    let name = format!("{}/team/app:x", registry.host());
+    let (kind, text) = refusal(Service::new().pull_as(&name, user()).await);
+    assert_eq!(kind, ErrorKind::PermissionDenied);
+    assert!(text.ends_with("DENIED: requested access to the resource is denied"), "{text}");
 }

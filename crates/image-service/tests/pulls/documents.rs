@@ -1,6 +1,6 @@
 //! Manifests, indexes and configurations that are refused.
 
-use image_service::{Digest, ErrorKind};
+use image_service::{Algorithm, Digest, Digester, ErrorKind};
 
 use crate::Service;
 use crate::image::{Content, ImageBytes, LayerBytes, OCI_INDEX, OCI_MANIFEST, architecture};
@@ -120,4 +120,96 @@ async fn indexes_do_not_nest_for_ever() {
     let (kind, text) = refusal_of(content, "a:deep").await;
     assert_eq!(kind, ErrorKind::Corrupt);
     assert!(text.ends_with("it leads through more than 3 indexes"), "{text}");
+}
+
+/// An image whose parts are known by SHA-512, as the specification has it beside SHA-256.
+#[tokio::test]
+async fn digests_may_be_longer() {
+    let (image, _) = image();
+    let long = |bytes: &[u8]| {
+        let mut digester = Digester::new(Algorithm::Sha512);
+        digester.update(bytes);
+        digester.finish()
+    };
+    let layer = &image.layers[0];
+    let config = image.config.clone();
+    let manifest = image
+        .manifest
+        .replace(&image.id.to_string(), &long(config.as_bytes()).to_string())
+        .replace(&layer.digest.to_string(), &long(&layer.blob).to_string());
+    let digest = long(manifest.as_bytes());
+    let mut content = Content::default();
+    content.put(&format!("/v2/a/manifests/{digest}"), OCI_MANIFEST, manifest);
+    content.put(&format!("/v2/a/blobs/{}", long(config.as_bytes())), "", config.clone());
+    content.put(&format!("/v2/a/blobs/{}", long(&layer.blob)), "", layer.blob.clone());
+    let registry = Registry::start(move |request| content.reply(request)).await;
+    let service = Service::new();
+    let id = service.pull(&format!("{}/a@{digest}", registry.host())).await.unwrap();
+    assert_eq!(id, long(config.as_bytes()));
+}
+
+/// CVE-2021-41190, and what else could be read in two ways: through an index, too.
+#[tokio::test]
+async fn a_child_that_is_not_what_its_index_says_is_refused() {
+    let (image, mut content) = image();
+    let entry = image.entry(architecture()).replace(OCI_MANIFEST, OCI_INDEX);
+    content.put("/v2/a/manifests/x", OCI_INDEX, format!(r#"{{"schemaVersion":2,"manifests":[{entry}]}}"#));
+    let (kind, text) = refusal_of(content, "a:x").await;
+    assert_eq!(kind, ErrorKind::Corrupt);
+    assert!(text.contains("it calls itself"), "{text}");
+}
+
+/// Charts, signatures and models are pushed to the same registries; as an image volume they would be asked for by name.
+#[tokio::test]
+async fn an_artifact_is_refused_by_the_name_of_its_type() {
+    let (image, mut content) = image();
+    let artifact = image.manifest.replace("image.config.v1", "empty.v1").replacen(
+        '{',
+        r#"{"artifactType":"application/vnd.x.model","#,
+        1,
+    );
+    content.put("/v2/a/manifests/x", OCI_MANIFEST, artifact);
+    let (kind, text) = refusal_of(content, "a:x").await;
+    assert_eq!(kind, ErrorKind::Corrupt);
+    assert!(text.contains("an artifact of the type \"application/vnd.x.model\""), "{text}");
+}
+
+#[tokio::test]
+async fn layers_that_cannot_be_unpacked_are_refused_before_anything_is_fetched() {
+    for (of, becomes, words) in [
+        ("layer.v1.tar+gzip", "layer.v1.tar+gzip+encrypted", "is encrypted"),
+        (
+            "layer.v1.tar+gzip",
+            "layer.v1.squashfs",
+            "unsupported type \"application/vnd.oci.image.layer.v1.squashfs\"",
+        ),
+    ] {
+        let (image, mut content) = image();
+        content.put("/v2/a/manifests/x", OCI_MANIFEST, image.manifest.replace(of, becomes));
+        let registry = Registry::start(move |request| content.reply(request)).await;
+        let service = Service::new();
+        let (kind, text) = service.refusal(&format!("{}/a:x", registry.host())).await;
+        assert_eq!(kind, ErrorKind::Corrupt);
+        assert!(text.contains(words) && text.contains(&image.layers[0].digest.to_string()), "{text}");
+        assert_eq!(registry.requests().len(), 1);
+    }
+}
+
+/// CVE-2023-25153's class: what is read into memory has a bound, and so has what is made of it.
+#[tokio::test]
+async fn a_configuration_with_a_million_variables_is_refused() {
+    let (image, mut content) = image();
+    let variables = vec!["\"a=b\""; 1_000_000].join(",");
+    let config = image.config.replace("\"Cmd\"", &format!("\"Env\":[{variables}],\"Cmd\""));
+    let id = Digest::of(config.as_bytes());
+    let manifest = image.manifest.replace(&image.id.to_string(), &id.to_string()).replacen(
+        &format!("\"size\":{}", image.config.len()),
+        &format!("\"size\":{}", config.len()),
+        1,
+    );
+    content.put(&format!("/v2/a/blobs/{id}"), "", config);
+    content.put("/v2/a/manifests/x", OCI_MANIFEST, manifest);
+    let (kind, text) = refusal_of(content, "a:x").await;
+    assert_eq!(kind, ErrorKind::Corrupt);
+    assert!(text.ends_with("it has 1000000 variables where 10000 are the most"), "{text}");
 }

@@ -36,7 +36,9 @@ async fn a_registry_that_is_down_is_named() {
     assert_ne!(gone.to_string(), host);
     let (kind, text) = service.refusal(&format!("{gone}/a:x")).await;
     assert_eq!(kind, ErrorKind::Unavailable);
-    let begin = format!("cannot pull image \"{gone}/a:x\": cannot get \"http://{gone}/v2/a/manifests/x\": ");
+    let begin = format!(
+        "cannot pull image \"{gone}/a:x\": tried 3 times, and lastly: cannot get \"http://{gone}/v2/a/manifests/x\": "
+    );
     assert!(text.starts_with(&begin) && text.contains("refused"), "{text}");
     assert_eq!(text.matches("manifests").count(), 1, "{text}");
     assert!(service.layers().is_empty());

@@ -21,6 +21,10 @@ impl Content {
         self.parts.insert(path.to_owned(), (media_type.to_owned(), bytes.into()));
     }
 
+    pub(crate) fn remove(&mut self, path: &str) {
+        assert!(self.parts.remove(path).is_some(), "{path} was there");
+    }
+
     /// The answer of a registry that works.
     pub(crate) fn reply(&self, request: &Request) -> Reply {
         match self.parts.get(&request.path) {

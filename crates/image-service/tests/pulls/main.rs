@@ -3,15 +3,18 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod auth;
+mod credentials;
 mod documents;
+mod explain;
 mod failures;
 mod image;
 mod mirrors;
 mod ordinary;
+mod proxies;
 mod registry;
 mod tls;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use image_service::{Config, Credentials, Error, ErrorKind, ImageId, Images, Limits, PullRequest};
@@ -24,8 +27,15 @@ struct Service {
 
 impl Service {
     fn new() -> Service {
+        Service::with(|_, _| ())
+    }
+
+    /// A service whose configuration `change` makes other, given its directory.
+    fn with(change: impl FnOnce(&mut Config, &Path)) -> Service {
         let dir = tempfile::tempdir().unwrap();
-        let images = open(&dir);
+        let mut config = config(&dir);
+        change(&mut config, dir.path());
+        let images = Images::open(config).unwrap();
         Service { dir, images }
     }
 
@@ -33,7 +43,7 @@ impl Service {
     fn reopened(self) -> Service {
         let Service { dir, images } = self;
         drop(images);
-        let images = open(&dir);
+        let images = Images::open(config(&dir)).unwrap();
         Service { dir, images }
     }
 
@@ -57,16 +67,18 @@ impl Service {
         refusal(self.pull(reference).await)
     }
 
-    /// Layers in the store, whole or in the making.
+    /// Layers in the store, whole or in the making, and what is kept of some for a later attempt.
     fn layers(&self) -> Vec<PathBuf> {
-        let store = self.dir.path().join("root/images");
-        let entries =
-            |dir: &str| std::fs::read_dir(store.join(dir)).unwrap().map(|entry| entry.unwrap().path());
-        entries("layers/sha256").chain(entries("ingest")).collect()
+        let entries = |dir: &str| {
+            let dir = self.dir.path().join("root/images").join(dir);
+            std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path())
+        };
+        let making = entries("ingest").filter(|path| !path.ends_with("blobs"));
+        entries("layers/sha256").chain(making).chain(entries("ingest/blobs")).collect()
     }
 }
 
-fn open(dir: &tempfile::TempDir) -> Images {
+fn config(dir: &tempfile::TempDir) -> Config {
     let mut config = Config::new(dir.path().join("root"), dir.path().join("certs.d"));
     config.limits = Limits {
         backoff: Duration::from_millis(1),
@@ -74,7 +86,7 @@ fn open(dir: &tempfile::TempDir) -> Images {
         attempts: 3,
         ..Limits::default()
     };
-    Images::open(config).unwrap()
+    config
 }
 
 fn refusal<T: std::fmt::Debug>(outcome: Result<T, Error>) -> (ErrorKind, String) {

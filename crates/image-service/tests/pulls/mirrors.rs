@@ -105,7 +105,7 @@ async fn when_all_fail_each_is_named() {
     assert_eq!(
         text,
         format!(
-            "cannot pull image \"reg.example/team/app:x\": its mirrors failed (\"{}\" answered 403 Forbidden), and then: \"{}\" answered 404 Not Found",
+            "cannot pull image \"reg.example/team/app:x\": its mirrors failed (asked with no credentials: \"{}\" answered 403 Forbidden), and then: \"{}\" answered 404 Not Found",
             url(&mirror),
             url(&upstream)
         )

@@ -174,7 +174,8 @@ where
     }
     head.push_str("connection: close\r\n\r\n");
     stream.write_all(head.as_bytes()).await?;
-    let end = reply.cut.unwrap_or(reply.body.len());
+    let whole = if request.method == "HEAD" { 0 } else { reply.body.len() };
+    let end = reply.cut.unwrap_or(whole);
     stream.write_all(&reply.body[..end]).await?;
     stream.flush().await?;
     if reply.hang {

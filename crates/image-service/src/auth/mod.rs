@@ -1,6 +1,14 @@
-//! The credentials that come with a request, and which hosts may see them.
+//! Credentials: those that come with a request, those of the node, and which hosts may see them.
 //!
-//! | what the request has | what is used |
+//! | module | what it is |
+//! |---|---|
+//! | `choice` | whose credentials an endpoint sees: **the** order, in a table |
+//! | `docker_config` | files in the format of Docker's `config.json` |
+//! | `helper` | programs that know credentials |
+//!
+//! Here: what a request brings.
+//!
+//! | what the request (or an entry of a file) has | what is used |
 //! |---|---|
 //! | `registry_token` | it is the bearer token |
 //! | `identity_token`, or a user name `<token>` | exchanged for a bearer token by OAuth 2 |
@@ -9,6 +17,10 @@
 //!
 //! Not here: challenges and tokens (`registry::token`).
 
+mod choice;
+mod docker_config;
+mod helper;
+
 use base64::Engine as _;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
@@ -16,6 +28,10 @@ use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::reference::DOCKER_HUB;
+
+pub use choice::CredentialSource;
+pub(crate) use choice::{Candidate, Chooser, Chosen, HostCredentials};
+pub(crate) use helper::Helpers;
 
 /// Credentials as CRI's `AuthConfig` has them. Empty fields are absent ones.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -87,19 +103,30 @@ impl Login {
         &self.identity
     }
 
-    /// The proof, if the endpoint `host` may see it when an image of `registry` is wanted. `own` says that the endpoint
-    /// is the registry itself and no mirror of it.
-    pub(crate) fn proof_for(&self, endpoint: Seen<'_>) -> Option<&Proof> {
-        let proof = self.proof.as_ref()?;
-        let allowed = match (&self.server, endpoint) {
-            (None, _) => true,
-            (Some(server), Seen::Registry { name, host }) => {
-                *server == host_of(name) || *server == host_of(host)
-            }
-            (Some(server), Seen::Mirror { host }) => *server == host_of(host),
-        };
-        allowed.then_some(proof)
+    /// Whether there is a proof at all.
+    pub(crate) fn has_proof(&self) -> bool {
+        self.proof.is_some()
     }
+
+    /// The proof, if the endpoint may see it, and how that was found out.
+    fn for_endpoint(&self, endpoint: Seen<'_>) -> Option<(&Proof, Fit)> {
+        let proof = self.proof.as_ref()?;
+        let Some(server) = &self.server else { return Some((proof, Fit::Anywhere)) };
+        let named = match endpoint {
+            Seen::Registry { name, host } => *server == host_of(name) || *server == host_of(host),
+            Seen::Mirror { host } => *server == host_of(host),
+        };
+        named.then_some((proof, Fit::Named))
+    }
+}
+
+/// Why a proof may be seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fit {
+    /// The request names this endpoint.
+    Named,
+    /// The request names none.
+    Anywhere,
 }
 
 /// Who would see a proof.
@@ -177,7 +204,7 @@ mod tests {
     }
 
     fn anywhere(login: &Login) -> Option<(String, String)> {
-        match login.proof_for(Seen::Mirror { host: "m.example" })? {
+        match login.for_endpoint(Seen::Mirror { host: "m.example" })?.0 {
             Proof::Basic { username, password } => Some((username.clone(), password.clone())),
             _ => None,
         }
@@ -220,12 +247,12 @@ mod tests {
         let hub = Seen::Registry { name: "docker.io", host: "registry-1.docker.io" };
         let mirror = Seen::Mirror { host: "mirror.example:5000" };
         for server in ["https://index.docker.io/v1/", "docker.io", "registry-1.docker.io"] {
-            assert!(with(server).proof_for(hub).is_some(), "{server}");
-            assert!(with(server).proof_for(mirror).is_none(), "{server}");
+            assert!(with(server).for_endpoint(hub).is_some(), "{server}");
+            assert!(with(server).for_endpoint(mirror).is_none(), "{server}");
         }
-        assert!(with("mirror.example:5000").proof_for(mirror).is_some());
-        assert!(with("mirror.example:5000").proof_for(hub).is_none());
-        assert!(with("").proof_for(hub).is_some());
+        assert!(with("mirror.example:5000").for_endpoint(mirror).is_some());
+        assert!(with("mirror.example:5000").for_endpoint(hub).is_none());
+        assert!(with("").for_endpoint(hub).is_some());
     }
 
     #[test]

@@ -1,0 +1,185 @@
+//! What all pulls together may use at a time: connections, and compressed bytes in memory.
+//!
+//! A free connection goes to the pull that has the fewest, so that an image of a hundred layers doesn't keep one of a
+//! single layer waiting. The memory that zstd wants has a budget of its own (`unpack::Windows`): a layer that waits for it holds
+//! chunks, and could keep those out whose end it waits for.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use crate::config::Limits;
+use crate::unpack::Windows;
+
+/// Bytes to which what is in flight is counted, so that a semaphore's numbers suffice.
+const UNIT: u64 = 1 << 10;
+
+/// A pull, as long as it lasts.
+pub(super) type PullNumber = u64;
+
+/// The budget of the service.
+#[derive(Debug)]
+pub(super) struct Budget {
+    connections: Arc<Connections>,
+    in_flight: Arc<Semaphore>,
+    units: u32,
+    pub(super) windows: Arc<Windows>,
+}
+
+impl Budget {
+    pub(super) fn new(limits: &Limits) -> Budget {
+        let units = u32::try_from(limits.in_flight / UNIT).unwrap_or(u32::MAX).max(1);
+        let lines = Lines { free: limits.connections.max(1), ..Lines::default() };
+        Budget {
+            connections: Arc::new(Connections { lines: Mutex::new(lines) }),
+            in_flight: Arc::new(Semaphore::new(units as usize)),
+            units,
+            windows: Arc::new(Windows::new(limits.zstd_windows, limits.zstd_window)),
+        }
+    }
+
+    /// Waits for a connection. Safe to cancel.
+    pub(super) async fn connection(&self, pull: PullNumber) -> Option<Connection> {
+        self.connections.wait(pull).await.ok()
+    }
+
+    /// Waits until these bytes may be in memory; they are counted until the last of what this returns is dropped. Safe
+    /// to cancel: then the bytes are dropped.
+    pub(super) async fn counted(&self, bytes: Bytes) -> Bytes {
+        let units = u32::try_from((bytes.len() as u64).div_ceil(UNIT)).unwrap_or(u32::MAX).min(self.units);
+        match Arc::clone(&self.in_flight).acquire_many_owned(units).await {
+            Ok(permit) => Bytes::from_owner(Counted { bytes, _permit: permit }),
+            // Never closed; and if it were, without a bound is better than without a layer.
+            Err(_) => bytes,
+        }
+    }
+}
+
+struct Counted {
+    bytes: Bytes,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+#[derive(Debug)]
+struct Connections {
+    lines: Mutex<Lines>,
+}
+
+#[derive(Debug, Default)]
+struct Lines {
+    free: usize,
+    /// Connections of each pull that has any.
+    held: HashMap<PullNumber, usize>,
+    /// Those who wait, the longest first.
+    waiting: Vec<(PullNumber, oneshot::Sender<Connection>)>,
+}
+
+/// The right to one connection.
+#[derive(Debug)]
+pub(super) struct Connection {
+    of: Option<Arc<Connections>>,
+    pull: PullNumber,
+}
+
+impl Connections {
+    fn wait(self: &Arc<Self>, pull: PullNumber) -> oneshot::Receiver<Connection> {
+        let (tell, told) = oneshot::channel();
+        let mut lines = self.lines();
+        lines.waiting.push((pull, tell));
+        self.serve(&mut lines);
+        told
+    }
+
+    /// Gives what is free to those who wait.
+    fn serve(self: &Arc<Self>, lines: &mut Lines) {
+        while lines.free > 0 {
+            let held = |pull: &PullNumber| lines.held.get(pull).copied().unwrap_or(0);
+            let fewest = (0..lines.waiting.len()).min_by_key(|at| held(&lines.waiting[*at].0));
+            let Some(at) = fewest else { return };
+            let (pull, tell) = lines.waiting.remove(at);
+            let given = tell.send(Connection { of: Some(Arc::clone(self)), pull });
+            match given {
+                Ok(()) => {
+                    lines.free -= 1;
+                    *lines.held.entry(pull).or_default() += 1;
+                }
+                // Who waited has gone. It isn't counted yet, so its end must not be counted either.
+                Err(mut unused) => unused.of = None,
+            }
+        }
+    }
+
+    fn lines(&self) -> MutexGuard<'_, Lines> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let Some(connections) = self.of.take() else { return };
+        let mut lines = connections.lines();
+        lines.free += 1;
+        if let Some(held) = lines.held.get_mut(&self.pull) {
+            *held -= 1;
+            if *held == 0 {
+                lines.held.remove(&self.pull);
+            }
+        }
+        connections.serve(&mut lines);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn budget(connections: usize) -> Budget {
+        Budget::new(&Limits { connections, in_flight: 4 << 10, ..Limits::default() })
+    }
+
+    #[tokio::test]
+    async fn a_pull_of_many_layers_does_not_keep_another_waiting() {
+        let budget = budget(2);
+        let first = (budget.connection(1).await.unwrap(), budget.connection(1).await.unwrap());
+        let mut more: Vec<_> = (0..3).map(|_| budget.connections.wait(1)).collect();
+        let mut other = budget.connections.wait(2);
+        let gone = budget.connections.wait(3);
+        drop(gone);
+        drop(first);
+        let other = other.try_recv().unwrap();
+        let second = more[0].try_recv().unwrap();
+        assert!(more[1].try_recv().is_err());
+        drop(other);
+        let third = more[1].try_recv().unwrap();
+        assert!(more[2].try_recv().is_err());
+        drop((second, third));
+        assert!(more[2].try_recv().is_ok());
+        drop(more);
+        assert_eq!(budget.connections.lines().free, 2);
+        assert!(budget.connections.lines().held.is_empty());
+    }
+
+    #[tokio::test]
+    async fn bytes_are_counted_until_their_last_part_has_gone() {
+        let budget = budget(1);
+        let whole = budget.counted(Bytes::from(vec![7; 3 << 10])).await;
+        let part = whole.slice(10..20);
+        drop(whole);
+        assert_eq!(budget.in_flight.available_permits(), 1);
+        assert_eq!(part, [7; 10][..]);
+        drop(part);
+        // More than there is at all isn't waited for forever.
+        let large = budget.counted(Bytes::from(vec![7; 1 << 20])).await;
+        assert_eq!(budget.in_flight.available_permits(), 0);
+        drop(large);
+        assert_eq!(budget.in_flight.available_permits(), 4);
+    }
+}
