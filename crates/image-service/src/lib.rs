@@ -11,13 +11,16 @@
 //! | `catalog` | what images there are, and their names |
 //! | `unpack`, `layers` | from compressed bytes to shared, synced layers |
 //! | `erofs` | the bytes of an EROFS image's structures |
+//! | `mounting` | the kernel's calls about mounts |
 //! | `rootfs` | a container's writable layer above them, mounted |
+//! | `care` | damage is looked for and repaired |
 //! | `gc`, `usage` | getting rid of things, and measuring them |
 //!
 //! Not here: CRI and its types, pods, and the gRPC code of an error (see [`ErrorKind`]).
 
 mod auth;
 mod blocking;
+mod care;
 mod catalog;
 mod config;
 mod digest;
@@ -29,6 +32,7 @@ mod image;
 mod images;
 pub mod layers;
 mod manifest;
+mod mounting;
 mod names;
 mod pull;
 mod reference;
@@ -38,9 +42,15 @@ mod turns;
 mod unpack;
 mod usage;
 
+/// The checks of the fuzz targets, which alone are built with this.
+#[cfg(fuzzing)]
+#[path = "../fuzz/src/mod.rs"]
+pub mod fuzz;
+
 use blocking::blocking;
 
 pub use auth::{CredentialSource, Credentials};
+pub use care::{CareSettings, Checked};
 pub use config::{Config, CredentialsFile, Limits};
 pub use digest::{Algorithm, Digest, Digester};
 pub use error::{Broken, Error, ErrorKind};

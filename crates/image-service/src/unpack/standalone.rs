@@ -61,3 +61,11 @@ pub fn write_directory(
         .and_then(|stream| unpack(stream, &mut DirectoryTarget::new(root, aside)));
     written.map(|(digest, _)| digest).map_err(|fault| fault.of_layer(name))
 }
+
+/// Largest window of a zstd frame, in bytes: as in pulls, by default.
+const WINDOW: u64 = 128 << 20;
+
+fn open(archive: impl BufRead + 'static) -> Result<Stream, Fault> {
+    let tools = Tools::alone(WINDOW).map_err(Fault::Stream)?;
+    Stream::open(archive, Algorithm::Sha256, Box::new(|_| {}), tools)
+}
