@@ -9,6 +9,15 @@ use crate::digest::{Algorithm, Digest};
 use crate::error::Error;
 use crate::layers::Unpacked;
 
+/// The largest window that a zstd frame may have, in bytes: what the format's specification wants every decoder to
+/// support (RFC 8878, section 3.1.1.1.2).
+const WINDOW: u64 = 8 * 1024 * 1024;
+
+fn open(archive: impl BufRead + 'static) -> Result<Stream, Fault> {
+    let tools = Tools::alone(WINDOW).map_err(Fault::Stream)?;
+    Stream::open(archive, Algorithm::Sha256, Box::new(|_| {}), tools)
+}
+
 /// What is known of an image once it is written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ErofsImage {

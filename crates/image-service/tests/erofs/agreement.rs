@@ -6,11 +6,11 @@ use std::process::Command;
 
 use proptest::test_runner::{Config, TestRunner};
 
-use crate::archive::{Tar, file, symlink};
+use crate::archive::{Tar, dir, file, symlink};
 use crate::generated::{Step, What, steps};
 use crate::image::{Image, directory};
 use crate::needs;
-use crate::tree::{Tree, assert_same, snapshot};
+use crate::tree::{Tree, assert_same, snapshot, xattrs};
 
 /// Times that unpacking into directories takes from the clock: of directories that no entry describes, and of
 /// whiteouts.
@@ -86,6 +86,27 @@ fn a_link_that_was_replaced_is_not_followed_any_more() {
     for root in [root, image.path()] {
         assert!(root.join("first/a").exists() && root.join("second/b").exists());
         assert!(!root.join("first/b").exists());
+    }
+}
+
+/// What can't be set of a directory is no matter once another entry describes or replaces it.
+#[test]
+fn attributes_of_directories_are_those_at_the_end() {
+    needs!(mounting);
+    let bad = |name: &str| Tar::new().with(dir(name).pax("SCHILY.xattr.user.", "no name"));
+    let again = bad("d/").with(dir("d/").pax("SCHILY.xattr.user.a", "b"));
+    for tar in [&again, &bad("d/").with(file("d", "")), &bad("d/e/").with(file("d", ""))] {
+        directory(&tar.bytes()).unwrap();
+        let image = Image::tar(tar).mount();
+        assert!(image.at("d").exists());
+    }
+    assert_eq!(xattrs(&Image::tar(&again).mount().at("d")).len(), 1);
+    for name in ["d/", "./"] {
+        let [ours, theirs] = [
+            Image::of(&bad(name).bytes()).err().map(|error| full(&error)),
+            directory(&bad(name).bytes()).err().map(|error| full(&error)),
+        ];
+        assert!(ours.is_some() && ours == theirs, "{ours:?}, {theirs:?}");
     }
 }
 

@@ -1,5 +1,6 @@
 //! Trees whose form tests the format: large directories, deep ones, the root's own attributes, holes, many links.
 
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 
 use crate::archive::{Item, Tar, dir, file, hard_link, symlink};
@@ -59,6 +60,28 @@ fn directories_of_many_blocks() {
         assert_eq!(std::fs::read_to_string(mount.at("d").join(odd)).unwrap(), odd);
     }
     assert!(!mount.at("d/nothing").exists());
+}
+
+/// Any byte may be in a name but two, and their order is that of bytes without a sign.
+#[test]
+fn names_of_any_bytes() {
+    needs!(mounting);
+    let mut all: Vec<Vec<u8>> = Vec::new();
+    for byte in (1..=255u8).filter(|byte| *byte != b'/') {
+        all.push(vec![byte, byte ^ 0x55 | 1, b'n']);
+        all.push(vec![byte; 255]);
+    }
+    all.retain(|name| !name.contains(&b'/'));
+    let tar = all
+        .iter()
+        .fold(Tar::new(), |tar, name| tar.with(file("x", name).pax("path", [b"d/", &name[..]].concat())));
+    let image = Image::tar(&tar);
+    let mount = image.mount();
+    for name in &all {
+        let path = mount.at("d").join(std::ffi::OsStr::from_bytes(name));
+        assert_eq!(&std::fs::read(path).unwrap(), name);
+    }
+    assert_eq!(std::fs::read_dir(mount.at("d")).unwrap().count(), all.len());
 }
 
 /// Directories whose names fill their blocks to the byte or miss it by one.
@@ -229,8 +252,9 @@ fn files_of_holes() {
     let image = Image::tar(&tar);
     assert!(image.written.size_bytes < 5_000_000, "{}", image.written.size_bytes);
     assert!(image.length() < 2 << 30, "{}", image.length());
+    // Near what it says: the host's file system adds blocks of its own, and some while they wait to be written.
     let on_disk = std::fs::metadata(image.path()).unwrap().blocks() * 512;
-    assert!(on_disk <= image.written.size_bytes, "{on_disk}");
+    assert!(on_disk <= image.written.size_bytes + (1 << 20), "{on_disk}");
     let mount = image.mount();
     let read = |path: &str, offset: u64, length: usize| {
         let mut bytes = vec![0xff; length];

@@ -9,25 +9,39 @@ use crate::unpack::Fault;
 use crate::unpack::entry::{Entry, Kind};
 
 /// A node's mode without its kind, and its attributes.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Attributes {
     pub(super) mode: u16,
     pub(super) xattrs: Body,
 }
 
+/// Why attributes can't be set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// The kernel would answer with this errno.
+    Kernel(Errno),
+    /// The format has no room for them.
+    Format(&'static str),
+}
+
+impl Refusal {
+    /// As the fault of an entry or of a path.
+    pub(super) fn fault(self, name: &[u8]) -> Fault {
+        match self {
+            Refusal::Kernel(errno) => Fault::create(name, errno),
+            Refusal::Format(reason) => Fault::refused(name, reason),
+        }
+    }
+}
+
 /// The attributes that an entry's node gets.
-pub(super) fn of(entry: &Entry) -> Result<Attributes, Fault> {
+pub(super) fn of(entry: &Entry) -> Result<Attributes, Refusal> {
     let permissions = u16::try_from(entry.mode & 0o7777).unwrap_or(0);
     let mode = if matches!(entry.kind, Kind::Symlink(_)) { 0o777 } else { permissions };
     let mut attributes = Attributes { mode, xattrs: Body::default() };
     for (name, value) in &entry.xattrs {
-        match attributes.checked(&entry.kind, name, value) {
-            Ok(true) => {
-                let pushed = attributes.xattrs.push(name, value);
-                pushed.map_err(|reason| Fault::refused(&entry.name, reason))?;
-            }
-            Ok(false) => {}
-            Err(errno) => return Err(Fault::create(&entry.name, errno)),
+        if attributes.checked(&entry.kind, name, value).map_err(Refusal::Kernel)? {
+            attributes.xattrs.push(name, value).map_err(Refusal::Format)?;
         }
     }
     Ok(attributes)

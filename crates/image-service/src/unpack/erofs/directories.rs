@@ -6,19 +6,20 @@
 use std::collections::BTreeMap;
 use std::io;
 
+use super::attributes::Refusal;
 use super::image::Image;
 use super::layout::{Layout, Shape};
 use super::names::{DirId, Names, ROOT, Target};
 use super::nodes::Nodes;
 use super::root::{self, Root};
-use super::unfit::Unfit;
+use super::unfit::{Unfit, fault};
 use crate::erofs::dirent::{self, Block, Dirent, Extent};
 use crate::erofs::inode::{self, Data, Inode};
 use crate::erofs::xattr::Body;
 use crate::erofs::{BLOCK, FileType, SLOT};
-use crate::unpack::TreePath;
 use crate::unpack::entry::Time;
 use crate::unpack::tree::OPAQUE;
+use crate::unpack::{Fault, TreePath};
 
 /// What is known of a directory besides its names.
 #[derive(Debug, Clone)]
@@ -34,6 +35,8 @@ pub(super) struct Directory {
     pub(super) opaque: bool,
     /// No entry describes it.
     pub(super) implied: bool,
+    /// Why its attributes can't be set.
+    pub(super) refusal: Option<Refusal>,
 }
 
 impl Directory {
@@ -49,6 +52,7 @@ impl Directory {
             xattrs: Body::default(),
             opaque: false,
             implied: true,
+            refusal: None,
         }
     }
 
@@ -84,11 +88,18 @@ pub(super) struct Finished {
 }
 
 /// Writes all directories, the links of files that have several names, and the first block.
-pub(super) fn finish(names: &Names, nodes: &mut Nodes) -> io::Result<Finished> {
-    let (image, chunked) = (&mut nodes.image, nodes.chunked);
+pub(super) fn finish(names: &Names, nodes: &mut Nodes) -> Result<Finished, Fault> {
     let tree = Sorted::of(names);
+    if let Some((path, refusal)) = tree.refused(names) {
+        return Err(refusal.fault(path.as_bytes()));
+    }
+    write(&tree, names, nodes).map_err(|cause| fault(b"", cause))
+}
+
+fn write(tree: &Sorted, names: &Names, nodes: &mut Nodes) -> io::Result<Finished> {
+    let (image, chunked) = (&mut nodes.image, nodes.chunked);
     let numbers = tree.number(names, image.layout.clone())?;
-    let writer = Writer { names, tree: &tree, numbers: &numbers };
+    let writer = Writer { names, tree, numbers: &numbers };
     let mut root = None;
     for id in &tree.order {
         if *id == ROOT {
@@ -202,6 +213,13 @@ impl Sorted {
             }
         }
         counted
+    }
+
+    /// The last directory by its path whose attributes can't be set: plain directories get theirs from below.
+    fn refused(&self, names: &Names) -> Option<(TreePath, Refusal)> {
+        let refused = |id: &DirId| Some((*id, names.directories[*id as usize].refusal?));
+        let refused = self.order.iter().filter_map(refused);
+        refused.map(|(id, refusal)| (self.path(names, id), refusal)).max_by(|a, b| a.0.cmp(&b.0))
     }
 
     /// Paths of the directories that no entry describes.

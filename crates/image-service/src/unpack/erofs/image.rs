@@ -72,18 +72,18 @@ impl Image {
         map: &[u8],
     ) -> io::Result<()> {
         let behind = inode::SIZE + xattrs.size();
-        let head = behind + map.len();
-        let mut apart = Vec::new();
-        let bytes = if head <= BLOCK {
-            self.inline(spot.inode, head)
-        } else {
-            apart.resize(head, 0);
-            &mut apart[..]
-        };
-        bytes[..inode::SIZE].copy_from_slice(&inode.encode());
-        xattrs.write(&mut bytes[inode::SIZE..behind]);
-        bytes[behind..].copy_from_slice(map);
-        if apart.is_empty() { Ok(()) } else { self.put(spot.inode, &apart) }
+        if behind + map.len() <= BLOCK {
+            let room = self.inline(spot.inode, behind + map.len());
+            room[..inode::SIZE].copy_from_slice(&inode.encode());
+            xattrs.write(&mut room[inode::SIZE..behind]);
+            room[behind..].copy_from_slice(map);
+            return Ok(());
+        }
+        let mut apart = vec![0; behind];
+        apart[..inode::SIZE].copy_from_slice(&inode.encode());
+        xattrs.write(&mut apart[inode::SIZE..]);
+        self.put(spot.inode, &apart)?;
+        self.put(spot.inode + behind as u64, map)
     }
 
     /// Bytes of the segment being filled.

@@ -31,6 +31,8 @@ mod names;
 mod nodes;
 mod root;
 mod sparse;
+#[cfg(test)]
+mod tests;
 mod unfit;
 
 use std::fs::File;
@@ -43,6 +45,7 @@ use super::tree::Missing;
 use super::{Content, Fault, Stored, Target, TreePath};
 use crate::layers::Unpacked;
 use crate::usage::Usage;
+use attributes::Attributes;
 use directories::Directory;
 use image::Image;
 use names::{DirId, Names, ROOT};
@@ -101,18 +104,24 @@ impl ErofsTarget {
         self.describe(id, entry)
     }
 
-    /// Gives a directory the attributes of its entry.
+    /// Gives a directory the attributes of its entry. Those that can't be set fail the layer at its end, as with plain
+    /// directories: unless another entry describes the directory again, or replaces it.
     fn describe(&mut self, id: DirId, entry: &Entry) -> Result<(), Fault> {
-        let attributes = attributes::of(entry)?;
-        if id == ROOT && !root::holds(&attributes.xattrs) {
-            return Err(Fault::refused(&entry.name, "the layer's root has too many extended attributes"));
-        }
+        let (attributes, refusal) = match attributes::of(entry) {
+            Ok(found) if id == ROOT && !root::holds(&found.xattrs) => {
+                let reason = "the layer's root has too many extended attributes";
+                return Err(Fault::refused(&entry.name, reason));
+            }
+            Ok(found) => (found, None),
+            Err(refusal) => (Attributes::default(), Some(refusal)),
+        };
         let held = self.names.hold(attributes.xattrs.size());
         held.map_err(|cause| fault(&entry.name, cause))?;
         let directory = &mut self.names.directories[id as usize];
         directory.mode = attributes.mode;
         (directory.uid, directory.gid, directory.mtime) = (entry.uid, entry.gid, entry.mtime);
         directory.xattrs = attributes.xattrs;
+        directory.refusal = refusal;
         directory.implied = false;
         Ok(())
     }
@@ -177,8 +186,7 @@ impl Target for ErofsTarget {
     }
 
     fn finish(&mut self) -> Result<Unpacked, Fault> {
-        let finished = directories::finish(&self.names, &mut self.nodes);
-        let finished = finished.map_err(|cause| fault(b"", cause))?;
+        let finished = directories::finish(&self.names, &mut self.nodes)?;
         let layout = &self.nodes.image.layout;
         Ok(Unpacked {
             usage: Usage { bytes: layout.end - layout.holes, inodes: 1 },

@@ -394,3 +394,78 @@ enum Step {
 fn too_much() -> io::Error {
     Unfit("with it, the layer's names take more than 256 MiB").into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(inode: u64) -> Target {
+        Target::Node { kind: FileType::Regular, inode, whiteout: false, linked: false }
+    }
+
+    #[test]
+    fn targets_come_back_as_they_were() {
+        let mut names = Names::new();
+        let largest = (1 << 39) - 1;
+        for (name, target) in [
+            ("a", file(1)),
+            ("b", file(largest)),
+            ("c", Target::whiteout(1 << 32)),
+            ("d", Target::Node { kind: FileType::Fifo, inode: 7, whiteout: false, linked: true }),
+        ] {
+            names.set(ROOT, name.as_bytes(), target).unwrap();
+            assert_eq!(names.find(ROOT, name.as_bytes()), Some(target));
+        }
+        names.set_link(ROOT, b"a", 9, b"somewhere").unwrap();
+        let Some(Target::Node { kind, inode, .. }) = names.find(ROOT, b"a") else { panic!() };
+        assert_eq!((kind, inode), (FileType::Symlink, 9));
+        assert_eq!(names.find(ROOT, b"e"), None);
+    }
+
+    #[test]
+    fn paths_go_through_links_and_make_what_lacks() {
+        let mut names = Names::new();
+        names.set_link(ROOT, b"lib", 1, b"/usr/../usr/lib").unwrap();
+        let place = names.place(b"lib/x", Missing::Create).unwrap();
+        assert_eq!(names.place(b"usr/lib/x", Missing::Fail).unwrap(), place);
+        assert!(names.directories[place as usize].implied);
+        names.set_link(ROOT, b"loop", 2, b"loop").unwrap();
+        names.set(ROOT, b"file", file(3)).unwrap();
+        for (path, errno) in [
+            (&b"loop/x"[..], Errno::LOOP),
+            (b"file/x", Errno::NOTDIR),
+            (b"nothing", Errno::NOENT),
+            (&b"d/".repeat(300)[..599], Errno::NAMETOOLONG),
+        ] {
+            let missing = if errno == Errno::NOENT { Missing::Fail } else { Missing::Create };
+            let error = names.place(path, missing).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(errno.raw_os_error()));
+        }
+        // Another directory of that name has nothing of what the first one had.
+        names.set(ROOT, b"usr", file(4)).unwrap();
+        assert!(names.place(b"usr/lib/x", Missing::Fail).is_err());
+        let other = names.make_dir(ROOT, b"usr", Directory::implied(ROOT)).unwrap();
+        assert_eq!(names.find(other, b"lib"), None);
+    }
+
+    /// Whatever fills the memory ends with the same refusal.
+    #[test]
+    fn what_is_held_is_bounded() {
+        let refused = |add: &mut dyn FnMut(&mut Names, u32) -> io::Result<()>| {
+            let mut names = Names::new();
+            let count = (0..).find(|n| add(&mut names, *n).is_err()).unwrap();
+            let held = names.bytes.len() + names.nodes.len() * size_of::<Node>();
+            assert!(held < MAX_HELD + 70_000, "{held}");
+            count
+        };
+        let link = refused(&mut |names, n| names.set_link(ROOT, &n.to_le_bytes(), 1, &[b't'; 4095]));
+        let same = refused(&mut |names, _| names.set_link(ROOT, b"same", 1, &[b't'; 4095]));
+        let dirs = refused(&mut |names, n| {
+            let mut directory = Directory::implied(ROOT);
+            directory.xattrs.push(b"user.a", &[0; 65_000]).unwrap();
+            names.make_dir(ROOT, &n.to_le_bytes(), directory).map(drop)
+        });
+        assert!((60_000..70_000).contains(&link) && (60_000..70_000).contains(&same), "{link} {same}");
+        assert!((4_000..4_200).contains(&dirs), "{dirs}");
+    }
+}

@@ -20,7 +20,7 @@ const MAX_LINK: usize = 4095;
 
 /// Bytes that the maps of a layer's sparse files may take together, and their holes that the image has as its own.
 /// The first are written for nothing in the archive, the second make the image long.
-const MAX_MAPS: u64 = 64 * 1024 * 1024;
+const MAX_MAPS: u64 = 16 * 1024 * 1024;
 const MAX_PADDING: u64 = 64 * 1024 * 1024 * 1024;
 
 /// A node's kind and the number of its inode.
@@ -86,7 +86,7 @@ impl Nodes {
     }
 
     fn special(&mut self, entry: &Entry, kind: FileType, data: Data) -> Result<u64, Fault> {
-        let attributes = attributes::of(entry)?;
+        let attributes = attributes::of(entry).map_err(|refusal| refusal.fault(&entry.name))?;
         let shape = flat(&attributes, 0);
         let made = self.image.place(&shape).and_then(|spot| {
             let inode = Inode { data, ..self.inode(entry, kind, &attributes, 0) };
@@ -103,7 +103,7 @@ impl Nodes {
         if target.len() > MAX_LINK {
             return Err(Fault::create(&entry.name, Errno::NAMETOOLONG));
         }
-        let attributes = attributes::of(entry)?;
+        let attributes = attributes::of(entry).map_err(|refusal| refusal.fault(&entry.name))?;
         let size = target.len() as u64;
         let made = self.flat(entry, FileType::Symlink, &attributes, size).and_then(|home| {
             match home.shape.tail {
@@ -124,7 +124,7 @@ impl Nodes {
         content: &mut Content<'_>,
     ) -> Result<(u64, Stored), Fault> {
         let failed = |cause: io::Error| fault(&entry.name, cause);
-        let attributes = attributes::of(entry)?;
+        let attributes = attributes::of(entry).map_err(|refusal| refusal.fault(&entry.name))?;
         let home = match Chunks::of(size, extents) {
             None => self.flat(entry, FileType::Regular, &attributes, size),
             Some(chunks) => self.chunked(entry, &attributes, size, chunks),

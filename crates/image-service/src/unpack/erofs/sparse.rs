@@ -44,7 +44,8 @@ impl Chunks {
         }
         let cost = |bits: &u8| {
             let padding = total(&rows(extents, *bits)).saturating_mul(bytes(*bits)) / PADDING_PER_BYTE;
-            padding.saturating_add(size.div_ceil(bytes(*bits)).saturating_mul(4))
+            let map = size.div_ceil(bytes(*bits)).saturating_mul(4);
+            padding.saturating_add(map)
         };
         let bits = (0..=LARGEST_BITS).min_by_key(cost)?;
         let rows = rows(extents, bits);
@@ -112,4 +113,55 @@ fn rows(extents: &[Extent], bits: u8) -> Vec<Row> {
 
 fn total(rows: &[Row]) -> u64 {
     rows.iter().map(|row| row.count).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn extents(parts: &[(u64, u64)]) -> Vec<Extent> {
+        parts.iter().map(|(offset, length)| Extent { offset: *offset, length: *length }).collect()
+    }
+
+    #[test]
+    fn a_file_without_a_whole_hole_has_no_chunks() {
+        assert!(Chunks::of(0, &[]).is_none());
+        assert!(Chunks::of(10_000, &extents(&[(0, 10_000)])).is_none());
+        assert!(
+            Chunks::of(10_000, &extents(&[(0, 5000), (6000, 3000)])).is_none(),
+            "each block has something"
+        );
+        assert!(Chunks::of(10_000, &extents(&[(0, 5000)])).is_some());
+    }
+
+    #[test]
+    fn parts_are_where_the_map_says() {
+        for (size, parts) in [
+            (1_000_000, &[(0, 10), (4090, 10), (500_000, 100_000), (999_999, 1)][..]),
+            (1 << 40, &[(5, 1), (1 << 30, 4096), ((1 << 40) - 1, 1)]),
+            (30_000_000, &[(8192, 4096), (12_288, 4096), (20_000_000, 1)]),
+        ] {
+            let chunks = Chunks::of(size, &extents(parts)).unwrap();
+            let map = chunks.map(1000);
+            assert_eq!(map.len() as u64, chunks.count * 4);
+            assert!(chunks.count * 4 <= 1 << 20, "{}", chunks.count);
+            let mut present = 0;
+            for (index, entry) in map.chunks(4).enumerate() {
+                let block = u32::from_le_bytes(entry.try_into().unwrap());
+                let range = index as u64 * bytes(chunks.bits)..(index as u64 + 1) * bytes(chunks.bits);
+                let touched = parts.iter().any(|(at, length)| *at < range.end && at + length > range.start);
+                assert_eq!(block != NO_BLOCK, touched, "{index}");
+                if touched {
+                    assert_eq!(u64::from(block), 1000 + (present << chunks.bits));
+                    let inside = parts.iter().map(|(at, _)| *at).filter(|at| range.contains(at));
+                    for at in inside {
+                        let expected = (u64::from(block) - 1000) * 4096 + at - range.start;
+                        assert_eq!(chunks.locate(at), expected, "{at}");
+                    }
+                    present += 1;
+                }
+            }
+            assert!(chunks.data <= present * bytes(chunks.bits) && chunks.padding < chunks.data);
+        }
+    }
 }
