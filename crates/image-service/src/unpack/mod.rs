@@ -15,7 +15,7 @@ mod chunks;
 mod decoder;
 mod digesting;
 mod directory;
-mod entry;
+pub(crate) mod entry;
 mod header;
 mod meter;
 mod path;
