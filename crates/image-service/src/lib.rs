@@ -53,5 +53,7 @@ pub use pull::{
     LayerProgress, LayerState, PullProgress, PullRequest, PullStage, PullStatistics, PullTotals, PullWatch,
 };
 pub use reference::{Pointer, Reference};
-pub use registry::{Exchange, Explanation, HostExplanation, HostRole, Meant, Probe, TlsExplanation};
+pub use registry::{
+    Exchange, Explanation, HostExplanation, HostRole, Meant, Probe, TlsExplanation, registry_problems,
+};
 pub use usage::Usage;
