@@ -189,7 +189,7 @@ where
     stream.shutdown().await
 }
 
-async fn read(stream: &mut BufReader<impl AsyncRead + Unpin>) -> std::io::Result<Request> {
+pub(crate) async fn read(stream: &mut BufReader<impl AsyncRead + Unpin>) -> std::io::Result<Request> {
     let mut line = String::new();
     stream.read_line(&mut line).await?;
     let mut words = line.split_whitespace().map(str::to_owned);
