@@ -266,7 +266,7 @@ fn network_config(config: &Config) -> Result<cni::Config, ServeError> {
     })
 }
 
-fn image_config(config: &Config) -> image_service::Config {
+pub(crate) fn image_config(config: &Config) -> image_service::Config {
     image_service::Config {
         credentials: config.registry.credentials(),
         credential_helper_dirs: config.registry.credential_helper_dirs.clone(),

@@ -71,7 +71,9 @@ pub use pull::{
     LayerProgress, LayerState, PullProgress, PullRequest, PullStage, PullStatistics, PullTotals, PullWatch,
 };
 pub use reference::{Pointer, Reference};
-pub use registry::{Exchange, Explanation, HostExplanation, HostRole, Meant, Probe, TlsExplanation};
+pub use registry::{
+    Exchange, Explanation, HostExplanation, HostRole, Meant, Probe, TlsExplanation, registry_problems,
+};
 pub use save::{ArchiveForm, Compression, SaveRequest};
 pub use unpack::{ErofsImage, write_directory, write_erofs};
 pub use usage::Usage;

@@ -97,7 +97,21 @@ pub(crate) fn run(config: &Config) -> Result<bool, Box<dyn std::error::Error>> {
             Err(why) => writeln!(out, "without  {what:<16} {why}: pods that ask for it are refused")?,
         }
     }
+    registries(config, &mut out)?;
     Ok(healthy)
+}
+
+/// What hosts.toml files and credentials say, before a pull finds it out at night.
+fn registries(config: &Config, out: &mut impl Write) -> io::Result<()> {
+    let (count, problems) = image_service::registry_problems(&crate::serve::image_config(config));
+    if problems.is_empty() {
+        let dir = config.registry_config_dir.display();
+        writeln!(out, "ok       {:<16} {count} configured in {dir}", "registries")?;
+    }
+    for problem in problems {
+        writeln!(out, "without  {:<16} {}: pulls that need it fail", "registries", crate::chain(&problem))?;
+    }
+    Ok(())
 }
 
 fn external(runtime: &ExternalRuntime) -> Result<String, String> {

@@ -217,20 +217,25 @@ impl<'a> Chooser<'a> {
     fn of_node(&self, endpoint: Candidate<'_>) -> Result<Option<Chosen>, Error> {
         let Some(path) = self.file.path() else { return Ok(None) };
         if self.read.get().is_none() {
-            let _ = self.read.set(self.read_file(path)?);
+            let _ = self.read.set(read_file(self.file, path)?);
         }
         let Some(config) = self.read.get().and_then(Option::as_ref) else { return Ok(None) };
         let found = hosts_of(endpoint.seen).find_map(|host| config.find(host, endpoint.path));
         found.map(|found| of_file(found, path, "the node's file has them for it")).transpose()
     }
+}
 
-    fn read_file(&self, path: &Path) -> Result<Option<DockerConfig>, Error> {
-        let read = DockerConfig::read(path).map_err(|cause| broken(path, cause))?;
-        match (&read, self.file) {
-            (None, CredentialsFile::Required(_)) => Err(broken(path, io::ErrorKind::NotFound.into())),
-            _ => Ok(read),
-        }
+fn read_file(file: &CredentialsFile, path: &Path) -> Result<Option<DockerConfig>, Error> {
+    let read = DockerConfig::read(path).map_err(|cause| broken(path, cause))?;
+    match (&read, file) {
+        (None, CredentialsFile::Required(_)) => Err(broken(path, io::ErrorKind::NotFound.into())),
+        _ => Ok(read),
     }
+}
+
+/// What is wrong with the node's file, if anything. Reads it: blocks.
+pub(crate) fn file_problem(file: &CredentialsFile) -> Option<Error> {
+    read_file(file, file.path()?).err()
 }
 
 /// The names that a file may have an endpoint's credentials under: where it is, then what it stands for.
@@ -401,6 +406,8 @@ mod tests {
         };
         assert!(of(&CredentialsFile::IfThere(path.clone()), None).is_ok());
         assert_eq!(named(of(&CredentialsFile::Required(path.clone()), None)), path);
+        assert!(file_problem(&CredentialsFile::Required(path.clone())).is_some());
+        assert!(file_problem(&CredentialsFile::IfThere(path.clone())).is_none());
         let none = &CredentialsFile::None;
         assert_eq!(named(of(none, Some(&HostCredentials::File(path.clone())))), path);
         let password = HostCredentials::Password { username: "u".to_owned(), file: path.clone() };

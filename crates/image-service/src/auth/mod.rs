@@ -30,7 +30,7 @@ use crate::error::Error;
 use crate::reference::DOCKER_HUB;
 
 pub use choice::CredentialSource;
-pub(crate) use choice::{Candidate, Chooser, Chosen, HostCredentials};
+pub(crate) use choice::{Candidate, Chooser, Chosen, HostCredentials, file_problem};
 pub(crate) use helper::Helpers;
 
 /// Credentials as CRI's `AuthConfig` has them. Empty fields are absent ones.

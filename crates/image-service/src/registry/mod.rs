@@ -127,6 +127,14 @@ impl Registries {
     }
 }
 
+/// Looks through the configuration of all registries, and the node's credentials: how many directories there are, and what would
+/// make pulls fail. Reads files: blocks.
+pub fn registry_problems(config: &Config) -> (usize, Vec<Error>) {
+    let (count, mut problems) = hosts::survey(&config.registry_config_dir);
+    problems.extend(crate::auth::file_problem(&config.credentials));
+    (count, problems)
+}
+
 impl Known {
     fn nothing(helper_dirs: &[PathBuf]) -> Known {
         Known { tokens: Arc::default(), helpers: Arc::new(Helpers::new(helper_dirs.to_vec())) }

@@ -1,5 +1,8 @@
 //! Who we say we are, and to whom.
 
+use std::sync::{Condvar, Mutex};
+use std::time::Duration;
+
 use image_service::{Credentials, ErrorKind};
 
 use crate::image::{Content, ImageBytes, LayerBytes};
@@ -302,15 +305,22 @@ async fn nothing_of_ours_comes_back_with_a_redirect_that_returns() {
 }
 
 /// Ten layers at once: one token for the manifest, and, when that has expired, one for all the layers.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn many_that_need_a_token_at_once_share_one() {
     let layers: Vec<_> = (0..10).map(|n| LayerBytes::new(&format!("l{n}"), 1000)).collect();
     let image = ImageBytes::new(layers);
     let mut content = Content::default();
     image.publish(&mut content, "team/app", "x");
     let config = format!("/v2/team/app/blobs/{}", image.id);
+    let refused = (Mutex::new(0), Condvar::new());
     let registry = Registry::start(move |request| {
         if request.path == "/token" {
+            if request.earlier > 0 {
+                // The second one is granted when several layers want it.
+                let several = |refused: &mut u32| *refused < 4;
+                let (count, more) = &refused;
+                drop(more.wait_timeout_while(count.lock().unwrap(), Duration::from_secs(10), several));
+            }
             return Reply::ok(format!(r#"{{"token":"t{}","expires_in":300}}"#, request.earlier));
         }
         let is_layer = request.path.contains("/blobs/") && request.path != config;
@@ -318,6 +328,8 @@ async fn many_that_need_a_token_at_once_share_one() {
         match request.authorization() {
             Some(shown) if shown == wanted => content.reply(request),
             _ => {
+                *refused.0.lock().unwrap() += u32::from(is_layer);
+                refused.1.notify_all();
                 let realm = format!("Bearer realm=\"http://{}/token\"", request.header("host").unwrap());
                 Reply::status(401).header("www-authenticate", realm)
             }

@@ -137,6 +137,27 @@ pub(crate) fn plan(config_dir: &Path, registry: &str) -> Result<Plan, Error> {
     Ok(Plan { endpoints, said_by: Some(said_by), passed_over: there.collect() })
 }
 
+/// How many directories there are, and what is wrong with them. Reads files: blocks.
+pub(crate) fn survey(config_dir: &Path) -> (usize, Vec<Error>) {
+    let broken = |cause| Error::RegistryConfig { path: config_dir.to_owned(), cause };
+    let entries = match fs::read_dir(config_dir) {
+        Ok(entries) => entries,
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return (0, Vec::new()),
+        Err(cause) => return (0, vec![broken(cause)]),
+    };
+    let mut dirs: Vec<PathBuf> =
+        entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
+    dirs.sort();
+    let problem = |dir: &PathBuf| {
+        // Whose directory it is makes no difference to what may be in it.
+        let own = own_endpoint("registry.invalid").map_err(broken)?;
+        let (endpoints, _) = in_directory(dir, own)?;
+        endpoints.iter().try_for_each(|endpoint| endpoint.tls.check())
+    };
+    let problems = dirs.iter().filter_map(|dir| problem(dir).err()).collect();
+    (dirs.len(), problems)
+}
+
 /// What one directory says: its `hosts.toml`, or certificates in Docker's way.
 fn in_directory(dir: &Path, own: Settings) -> Result<(Vec<Settings>, PathBuf), Error> {
     let path = dir.join("hosts.toml");
@@ -464,6 +485,20 @@ mod tests {
         let tls = &plan.endpoints[0].tls;
         assert_eq!(tls.authorities, [base.join("ca.crt")]);
         assert_eq!(tls.client, Some((base.join("me.cert"), Some(base.join("me.key")))));
+    }
+
+    #[test]
+    fn all_that_is_broken_is_found_beforehand() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(survey(&dir.path().join("lacking")).0, 0);
+        write(dir.path(), "README", "");
+        write(dir.path(), "a.example/hosts.toml", "server = \"https://m.example\"");
+        write(dir.path(), "b.example_5000_/hosts.toml", "servr = \"https://m.example\"");
+        write(dir.path(), "_default/hosts.toml", "ca = \"lacking.pem\"");
+        let (count, problems) = survey(dir.path());
+        let told: Vec<String> = problems.iter().map(|problem| crate::error::chain(problem)).collect();
+        assert_eq!((count, told.len()), (3, 2));
+        assert!(told[0].contains("_default/lacking.pem") && told[1].contains("servr"), "{told:?}");
     }
 
     #[test]
