@@ -35,6 +35,18 @@ fn runtime_stays_free_of_an_async_runtime() {
     }
 }
 
+/// Without its feature `std` zlib-rs never asks the processor what it can, and nothing else tells: pulls are just slower.
+#[test]
+fn decompression_asks_the_processor_what_it_can() {
+    let metadata = metadata();
+    let nodes = metadata["resolve"]["nodes"].as_array().expect("nodes");
+    let found: Vec<&Value> =
+        nodes.iter().filter(|node| node["id"].as_str().is_some_and(|id| id.contains("zlib-rs@"))).collect();
+    assert_eq!(found.len(), 1, "one zlib-rs is linked: {found:?}");
+    let features = found[0]["features"].as_array().expect("features");
+    assert!(features.contains(&json!("std")), "{features:?}");
+}
+
 /// Told before a guest is booted, which takes minutes.
 #[test]
 fn every_test_that_a_kind_of_host_may_matter_to_is_named_in_the_guests_selection() {
