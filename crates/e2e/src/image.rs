@@ -17,6 +17,17 @@ use tar::{Builder, EntryType, Header};
 pub struct Image {
     layers: Vec<Vec<u8>>,
     config: Value,
+    packing: Packing,
+}
+
+/// How layers are compressed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Packing {
+    /// As nearly every image has it.
+    #[default]
+    Gzip,
+    /// What newer builders can do.
+    Zstd,
 }
 
 /// One layer in the making.
@@ -27,13 +38,20 @@ pub struct Layer {
 impl Image {
     /// An image without layers, configured by the `config` object of the image specification.
     pub fn new(config: Value) -> Self {
-        Self { layers: Vec::new(), config }
+        Self { config, ..Self::default() }
     }
 
     /// The same layers under another configuration.
     #[must_use]
     pub fn configured(mut self, config: Value) -> Self {
         self.config = config;
+        self
+    }
+
+    /// The same with its layers compressed otherwise.
+    #[must_use]
+    pub fn packed(mut self, packing: Packing) -> Self {
+        self.packing = packing;
         self
     }
 
@@ -54,8 +72,8 @@ impl Image {
             Upload { http: reqwest::Client::new(), base: format!("http://{registry}/v2/{repository}") };
         let mut layers = Vec::new();
         for tar in &self.layers {
-            let blob = compressed(tar);
-            layers.push(descriptor("application/vnd.oci.image.layer.v1.tar+gzip", &blob));
+            let blob = compressed(tar, self.packing);
+            layers.push(descriptor(self.packing.media_type(), &blob));
             upload.blob(blob).await;
         }
         let config = self.configuration();
@@ -153,6 +171,27 @@ impl Layer {
     }
 }
 
+impl Packing {
+    fn media_type(self) -> &'static str {
+        match self {
+            Self::Gzip => "application/vnd.oci.image.layer.v1.tar+gzip",
+            Self::Zstd => "application/vnd.oci.image.layer.v1.tar+zstd",
+        }
+    }
+
+    /// The compressed bytes.
+    ///
+    /// # Panics
+    /// Never: they are made in memory.
+    pub fn pack(self, tar: &[u8]) -> Vec<u8> {
+        match self {
+            Self::Gzip => gzip(tar),
+            // The level that builders use unless told otherwise.
+            Self::Zstd => zstd::encode_all(tar, 3).expect("a buffer in memory"),
+        }
+    }
+}
+
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
 struct Upload {
@@ -191,10 +230,10 @@ fn header(kind: EntryType, mode: u32) -> Header {
 }
 
 /// Compresses a layer once: tests push many images that have one in common.
-fn compressed(tar: &[u8]) -> Vec<u8> {
-    static KNOWN: Mutex<BTreeMap<String, Vec<u8>>> = Mutex::new(BTreeMap::new());
+fn compressed(tar: &[u8], packing: Packing) -> Vec<u8> {
+    static KNOWN: Mutex<BTreeMap<(Packing, String), Vec<u8>>> = Mutex::new(BTreeMap::new());
     let mut known = KNOWN.lock().expect("nobody panics with it");
-    known.entry(digest(tar)).or_insert_with(|| gzip(tar)).clone()
+    known.entry((packing, digest(tar))).or_insert_with(|| packing.pack(tar)).clone()
 }
 
 fn gzip(content: &[u8]) -> Vec<u8> {

@@ -5,6 +5,7 @@
 //! contract answers for itself), [`until()`] and the leak check that every node makes when it goes. Nothing here knows what
 //! is inside of the daemon; `E2E_ENDPOINT` points the same tests at a peer.
 
+pub mod archive;
 pub mod bench;
 pub mod client;
 pub mod config;
@@ -18,6 +19,7 @@ pub mod newest;
 pub mod node;
 pub mod pod;
 pub mod registry;
+pub mod scripted;
 pub mod streams;
 mod until;
 
@@ -28,6 +30,7 @@ pub use netns::Netns;
 pub use node::{Network, Node, Setup};
 pub use pod::Pod;
 pub use registry::Registry;
+pub use scripted::Scripted;
 pub use until::{patience, until};
 
 /// Messages and enums of the contract, as the independent client has them.

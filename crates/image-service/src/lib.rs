@@ -40,6 +40,11 @@ mod turns;
 mod unpack;
 mod usage;
 
+/// The checks of the fuzz targets, which alone are built with this.
+#[cfg(fuzzing)]
+#[path = "../fuzz/src/mod.rs"]
+pub mod fuzz;
+
 use blocking::blocking;
 
 pub use auth::{CredentialSource, Credentials};

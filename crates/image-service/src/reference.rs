@@ -12,7 +12,10 @@
 //! Not here: where a registry is reached (`registry`), ids of images (`catalog`).
 
 use std::fmt;
+use std::net::Ipv6Addr;
 use std::str::FromStr;
+
+use reqwest::Url;
 
 use crate::digest::Digest;
 use crate::error::Error;
@@ -178,7 +181,7 @@ fn is_tag(tag: &str) -> bool {
 fn is_host(host: &str) -> bool {
     let (name, port) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((address, rest)) => {
-            let is_v6 = address.parse::<std::net::Ipv6Addr>().is_ok();
+            let is_v6 = address.parse::<Ipv6Addr>().is_ok();
             return is_v6 && (rest.is_empty() || rest.strip_prefix(':').is_some_and(is_port));
         }
         None => host.split_once(':').map_or((host, None), |(name, port)| (name, Some(port))),
@@ -187,7 +190,14 @@ fn is_host(host: &str) -> bool {
         let inner = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
         !label.is_empty() && !label.starts_with('-') && !label.ends_with('-') && label.bytes().all(inner)
     };
-    name.split('.').all(is_label) && port.is_none_or(is_port)
+    name.split('.').all(is_label) && is_asked_as_written(name) && port.is_none_or(is_port)
+}
+
+/// Whether the host that is asked for such an address is the one that is written. Addresses of the web take `127.1` and `0x7f.0.0.1`
+/// for 127.0.0.1, under names that no other rule takes for this machine, and some names for none at all (URL Standard, "host parser").
+fn is_asked_as_written(name: &str) -> bool {
+    let url = Url::parse(&format!("https://{name}/"));
+    url.is_ok_and(|url| url.host_str().is_some_and(|host| host.eq_ignore_ascii_case(name)))
 }
 
 fn is_port(port: &str) -> bool {
@@ -276,6 +286,14 @@ mod tests {
             "h.x:/a",
             "[::1/a",
             "[zz]/a",
+            "127.1/a",
+            "0x7f.0.0.1/a",
+            "127.0.0.0x1:5000/a",
+            "1.2.3.256/a",
+            "h.0/a",
+            "h.0x/a",
+            "xn--x.example/a",
+            "c--x.xN---x.xN-o/a",
             "http://h.x/a",
             "../a",
             "a/../b",

@@ -43,9 +43,12 @@ pub(super) fn of(figure: &str) -> &'static [Budget] {
         (_, "daemon PSS, idle, MiB") => &[AtMost(8.0)],
         (_, "daemon PSS, with standing pods, MiB") => &[AtMost(12.0)],
         (_, "per pod, all processes of the runtime, PSS, MiB") => &[AtMost(0.15)],
-        (_, "pull of 8 layers, ms") => &[Better(2.0)],
+        (_, "pull of 8 layers, ms" | "pull of 8 zstd layers, ms") => &[Better(2.0)],
         (_, "pull of many small files, ms") => &[Better(4.0)],
         (_, "removal of many small files, ms") => &[Better(50.0)],
+        // At most 60 % of it.
+        (_, "disk used by all of them, MiB") => &[Better(1.0 / 0.6)],
+        _ if network.starts_with("pull of ") && step == "peak memory above idle, MiB" => &[AtMost(64.0)],
         _ => &[],
     }
 }
@@ -55,7 +58,7 @@ impl Budget {
     pub(super) fn judged(self, measured: &Measured<'_>) -> String {
         let best = measured.better.iter().map(|(_, ratio)| *ratio).reduce(f64::min);
         let (words, kept) = match self {
-            Self::Better(ratio) => (format!("≥ {ratio}×"), best.map(|best| best >= ratio)),
+            Self::Better(ratio) => (format!("≥ {}×", shown(ratio)), best.map(|best| best >= ratio)),
             Self::BetterThan(peer, ratio) => {
                 let found = measured.better.iter().find(|(name, _)| name == peer);
                 (format!("≥ {ratio}× {peer}"), found.map(|(_, better)| *better >= ratio))
@@ -69,6 +72,11 @@ impl Budget {
             None => format!("{words}: not measured"),
         }
     }
+}
+
+/// Two digits behind the point where they say something.
+fn shown(ratio: f64) -> f64 {
+    (ratio * 100.0).round() / 100.0
 }
 
 #[cfg(test)]

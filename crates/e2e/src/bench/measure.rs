@@ -3,12 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use k8s_cri::v1::{
-    ListContainerStatsRequest, NamespaceMode, PodSandboxConfig, RemoveImageRequest, RunPodSandboxRequest,
-};
+use k8s_cri::v1::{ListContainerStatsRequest, NamespaceMode, PodSandboxConfig, RunPodSandboxRequest};
 
 use super::peers::Peer;
-use crate::client::image_spec;
 use crate::{Client, config};
 
 /// Names of figures with what was measured, smaller is better unless the name says "a second".
@@ -23,7 +20,7 @@ pub struct Effort {
     pub burst: usize,
     /// Pods that stand while memory is read.
     pub standing: usize,
-    /// Pulls of the layered image.
+    /// Pulls of each image.
     pub pulls: usize,
     /// Bytes through streams.
     pub streams: super::streams::Sizes,
@@ -38,6 +35,8 @@ pub enum Rows {
     Pods,
     /// Those of streams.
     Streams,
+    /// Those of pulls.
+    Pulls,
 }
 
 /// Which images are used, by reference.
@@ -45,8 +44,10 @@ pub enum Rows {
 pub struct Images {
     /// Has `/bin/sleeper`-like behaviour under `sh`: busybox.
     pub busybox: String,
-    /// Eight layers.
+    /// Eight layers, by gzip.
     pub layered: String,
+    /// The same layers by zstd.
+    pub zstd: String,
     /// One layer of files of a few bytes.
     pub small_files: String,
 }
@@ -85,6 +86,10 @@ pub async fn all(peer: &Peer, images: &Images, (rows, effort): (Rows, Effort)) -
         super::streams::all(peer, images, effort.streams, &mut figures).await;
         return figures;
     }
+    if rows == Rows::Pulls {
+        super::pulls::all(peer, images, effort.pulls, &mut figures).await;
+        return figures;
+    }
     if rows == Rows::Pods {
         client.pull(&images.busybox).await.expect("a pull");
         for network in [Network::Host, Network::Cni] {
@@ -93,10 +98,7 @@ pub async fn all(peer: &Peer, images: &Images, (rows, effort): (Rows, Effort)) -
         return figures;
     }
     add(&mut figures, "daemon PSS, before the first pull, MiB", mib(peer.memory().0));
-    for _ in 0..effort.pulls {
-        pull(&client, "8 layers", &images.layered, &mut figures).await;
-        pull(&client, "many small files", &images.small_files, &mut figures).await;
-    }
+    super::pulls::all(peer, images, effort.pulls, &mut figures).await;
     client.pull(&images.busybox).await.expect("a pull");
     // What pulls have freed is given back in the background.
     settled(peer).await;
@@ -171,13 +173,6 @@ async fn timed<T>(
     let value = work.await.unwrap_or_else(|status| panic!("{name}: {status}"));
     add(figures, name, begun.elapsed().as_secs_f64() * 1000.0);
     value
-}
-
-async fn pull(client: &Client, what: &str, image: &str, figures: &mut Figures) {
-    timed(figures, &format!("pull of {what}, ms"), client.pull(image)).await;
-    let request = RemoveImageRequest { image: Some(image_spec(image)) };
-    let mut images = client.images.clone();
-    timed(figures, &format!("removal of {what}, ms"), images.remove_image(request)).await;
 }
 
 pub(super) fn pod(peer: &Peer, network: Network, number: usize) -> PodSandboxConfig {

@@ -9,5 +9,6 @@ pub mod floor;
 mod logs;
 pub mod measure;
 pub mod peers;
+mod pulls;
 pub mod streams;
 pub mod table;

@@ -16,6 +16,8 @@ pub enum Kind {
     Knarr(Plugins),
     /// containerd with a shim and the named OCI runtime.
     Containerd(&'static str),
+    /// containerd, told to sync what it unpacks; with runc.
+    ContainerdSynced,
 }
 
 /// Who does the work of CNI plugins.
@@ -44,6 +46,7 @@ impl Kind {
         match self {
             Self::Knarr(_) => "knarr".to_owned(),
             Self::Containerd(runtime) => format!("containerd, {runtime}"),
+            Self::ContainerdSynced => "containerd, synced".to_owned(),
         }
     }
 
@@ -52,6 +55,7 @@ impl Kind {
         match self {
             Self::Knarr(_) => "",
             Self::Containerd(runtime) => runtime,
+            Self::ContainerdSynced => "runc",
         }
     }
 }
@@ -75,7 +79,8 @@ impl Peer {
         let log = File::create(path.join("daemon.log")).expect("a log");
         let mut command = match kind {
             Kind::Knarr(plugins) => knarr(path, plugins),
-            Kind::Containerd(_) => peer(path, containerd, sandbox_image),
+            Kind::Containerd(_) => peer(path, containerd, (sandbox_image, false)),
+            Kind::ContainerdSynced => peer(path, containerd, (sandbox_image, true)),
         };
         let cgroup = format!("/knarr-bench-{}", std::process::id());
         let started =
@@ -111,6 +116,30 @@ impl Peer {
             command.contains(&directory) || (command.starts_with("/pause") && here().contains(&self.cgroup))
         };
         (pss(self.daemon.id()), pids().iter().filter(|pid| ours(pid)).map(|pid| pss(*pid)).sum())
+    }
+
+    /// What the daemon has written to its log.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.path("daemon.log")).unwrap_or_default()
+    }
+
+    /// Resident memory of the daemon, in KiB.
+    pub fn resident(&self) -> u64 {
+        status(self.daemon.id(), "VmRSS:")
+    }
+
+    /// The most that its resident memory has been since [`Peer::forget_peak`], in KiB.
+    pub fn peak(&self) -> u64 {
+        status(self.daemon.id(), "VmHWM:")
+    }
+
+    /// Begins the peak anew (Linux, Documentation/filesystems/proc.rst, "clear_refs": 5).
+    ///
+    /// # Panics
+    /// When the kernel doesn't let us: the figure would be an old one.
+    pub fn forget_peak(&self) {
+        std::fs::write(format!("/proc/{}/clear_refs", self.daemon.id()), "5")
+            .expect("the peak of another process");
     }
 
     /// Processor time that the daemon, its helpers and its pods have used, in nanoseconds (cgroup v1 or v2).
@@ -163,12 +192,12 @@ fn knarr(directory: &Path, plugins: Plugins) -> Command {
     command
 }
 
-fn peer(directory: &Path, binaries: &Path, sandbox_image: &str) -> Command {
+fn peer(directory: &Path, binaries: &Path, (sandbox_image, synced): (&str, bool)) -> Command {
     let at = directory.display();
     // Keys of containerd's configuration version 3 (its docs/cri/config.md).
     let toml = format!(
         "version = 3\nroot = \"{at}/root\"\nstate = \"{at}/state\"\n[grpc]\naddress = \"{at}/state/api.sock\"\n\
-         [plugins.'io.containerd.cri.v1.images']\nsnapshotter = 'overlayfs'\n\
+         [plugins.'io.containerd.cri.v1.images']\nsnapshotter = 'overlayfs'\nimage_pull_with_sync_fs = {synced}\n\
          [plugins.'io.containerd.cri.v1.images'.pinned_images]\nsandbox = '{sandbox_image}'\n\
          [plugins.'io.containerd.cri.v1.images'.registry]\nconfig_path = '{at}/certs.d'\n\
          [plugins.'io.containerd.cri.v1.runtime']\nrestrict_oom_score_adj = true\n\
@@ -228,6 +257,13 @@ fn enter(cgroup: &str, pid: u32) {
 fn pids() -> Vec<u32> {
     let names = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     names.filter_map(|entry| entry.file_name().to_string_lossy().parse().ok()).collect()
+}
+
+/// A line of a process' status that is in KiB.
+fn status(pid: u32, name: &str) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
 }
 
 fn pss(pid: u32) -> u64 {

@@ -2,7 +2,7 @@
 //!
 //! `bench CONTAINERD_DIR [FLOOR_PROGRAM]`: the directory of containerd's binaries; a peer that isn't there is left out and said so.
 //! `BENCH_QUICK` does less of everything, `BENCH_ROWS=streams` only what goes through streams,
-//! `BENCH_ROWS=pods` only pods' lives.
+//! `BENCH_ROWS=pods` only pods' lives, `BENCH_ROWS=pulls` only pulls of images, also by a containerd that syncs what it unpacks.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use e2e::bench::measure::{self, Effort, Images, Rows};
 use e2e::bench::peers::{Kind, Peer, Plugins};
 use e2e::bench::streams::Sizes;
 use e2e::bench::table;
-use e2e::image::{Image, Layer};
+use e2e::image::{Image, Layer, Packing};
 use e2e::{Registry, needs, node};
 
 /// Bytes of each of the eight layers, before compression.
@@ -32,21 +32,26 @@ async fn main() {
     let rows = match std::env::var("BENCH_ROWS").as_deref() {
         Ok("streams") => Rows::Streams,
         Ok("pods") => Rows::Pods,
+        Ok("pulls") => Rows::Pulls,
         _ => Rows::All,
     };
     let registry = Registry::shared().await;
     let images = Images {
         busybox: registry.image("busybox:latest"),
         layered: registry.image("layered:v1"),
+        zstd: registry.image("layered:zstd"),
         small_files: registry.image("small-files:v1"),
     };
-    if rows == Rows::All {
-        layered(if quick { LAYER / 20 } else { LAYER }).push(registry.address(), "layered:v1").await;
+    if matches!(rows, Rows::All | Rows::Pulls) {
+        let size = if quick { LAYER / 20 } else { LAYER };
+        layered(size, 0).push(registry.address(), "layered:v1").await;
+        // Of other bytes, so that no layer is there already.
+        layered(size, 8).packed(Packing::Zstd).push(registry.address(), "layered:zstd").await;
         small_files(if quick { FILES / 20 } else { FILES }).push(registry.address(), "small-files:v1").await;
     }
     pause().push(registry.address(), "pause:v1").await;
     let mut columns = Vec::new();
-    for kind in [Kind::Knarr(Plugins::Executed), Kind::Containerd("runc"), Kind::Containerd("crun")] {
+    for kind in kinds(rows) {
         if let Some(reason) = missing(kind, &containerd) {
             println!("{} is left out: {reason}", kind.name());
             continue;
@@ -59,7 +64,7 @@ async fn main() {
         }
         let mut figures = measure::all(&peer, &images, (rows, effort)).await;
         drop(peer);
-        if matches!(kind, Kind::Knarr(_)) && rows != Rows::Streams {
+        if matches!(kind, Kind::Knarr(_)) && matches!(rows, Rows::All | Rows::Pods) {
             let peer = Peer::start(Kind::Knarr(Plugins::Native), &containerd, "").await;
             figures.extend(measure::native(&peer, &images, effort).await);
         }
@@ -68,6 +73,24 @@ async fn main() {
     // Last, when no daemon is left that could disturb it.
     let floor = arguments.next().and_then(|program| floor_of(Path::new(&program)));
     println!("{}", table::render(&columns, floor.as_ref()));
+    if matches!(rows, Rows::All | Rows::Pulls) {
+        println!("{SYNCED}");
+    }
+}
+
+/// What whoever compares pulls must know.
+const SYNCED: &str = "Pulls: knarr answers when the image is synced to disk. containerd syncs the blobs alone, and what it unpacks only \
+    as \"containerd, synced\", which is not its default.";
+
+/// For pulls it is all the same who runs the pods.
+fn kinds(rows: Rows) -> Vec<Kind> {
+    let ours = Kind::Knarr(Plugins::Executed);
+    match rows {
+        Rows::Pulls => vec![ours, Kind::Containerd("runc"), Kind::ContainerdSynced],
+        Rows::All | Rows::Pods | Rows::Streams => {
+            vec![ours, Kind::Containerd("runc"), Kind::Containerd("crun")]
+        }
+    }
 }
 
 fn missing(kind: Kind, containerd: &Path) -> Option<String> {
@@ -76,7 +99,7 @@ fn missing(kind: Kind, containerd: &Path) -> Option<String> {
         Kind::Containerd(runtime) if needs::program(runtime).is_none() => {
             Some(format!("no {runtime} on PATH"))
         }
-        Kind::Containerd(_) => {
+        Kind::Containerd(_) | Kind::ContainerdSynced => {
             let binary = containerd.join("containerd");
             (!binary.exists()).then(|| format!("no \"{}\"", binary.display()))
         }
@@ -86,10 +109,10 @@ fn missing(kind: Kind, containerd: &Path) -> Option<String> {
 /// Files of the image of small ones.
 const FILES: usize = 30_000;
 
-/// Eight layers of bytes that compress to about a half, as programs do.
-fn layered(size: usize) -> Image {
+/// Eight layers of bytes that compress to about a half, as programs do; the first of them is number `first` of all there are.
+fn layered(size: usize, first: u64) -> Image {
     let mut image = Image::new(serde_json::json!({ "Cmd": ["/none"] }));
-    for number in 0..8u64 {
+    for number in first..first + 8 {
         let mut state = number.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
         let mut content = Vec::with_capacity(size);
         while content.len() < size {

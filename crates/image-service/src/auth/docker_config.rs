@@ -27,7 +27,7 @@ const HUB_KEY: &str = "https://index.docker.io/v1/";
 
 /// Such a file. Other keys are the business of Docker's command line.
 #[derive(Default, Deserialize)]
-pub(super) struct DockerConfig {
+pub(crate) struct DockerConfig {
     #[serde(default)]
     auths: Option<BTreeMap<String, Option<Entry>>>,
     #[serde(default, rename = "credHelpers")]
@@ -49,7 +49,7 @@ struct Entry {
 
 /// What a file says about a host.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Found {
+pub(crate) enum Found {
     /// These credentials, under this key.
     Entry { key: String, credentials: Credentials },
     /// Ask the helper, with these words.
@@ -67,7 +67,7 @@ impl DockerConfig {
     }
 
     /// Reads such a text.
-    pub(super) fn parse(text: &str) -> io::Result<DockerConfig> {
+    pub(crate) fn parse(text: &str) -> io::Result<DockerConfig> {
         let invalid = |why: String| {
             io::Error::new(io::ErrorKind::InvalidData, format!("it is not a file of credentials: {why}"))
         };
@@ -82,7 +82,7 @@ impl DockerConfig {
     }
 
     /// What it says about `host` (with its port), for the repository at `path`.
-    pub(super) fn find(&self, host: &str, path: &str) -> Option<Found> {
+    pub(crate) fn find(&self, host: &str, path: &str) -> Option<Found> {
         let host = host_of(host);
         let for_host = self.helpers.iter().flatten().filter(|(_, name)| !name.is_empty());
         if let Some((key, name)) = best(for_host, &host, "") {

@@ -18,7 +18,7 @@
 //! Not here: challenges and tokens (`registry::token`).
 
 mod choice;
-mod docker_config;
+pub(crate) mod docker_config;
 mod helper;
 
 use base64::Engine as _;
@@ -109,7 +109,7 @@ impl Login {
     }
 
     /// The proof, if the endpoint may see it, and how that was found out.
-    fn for_endpoint(&self, endpoint: Seen<'_>) -> Option<(&Proof, Fit)> {
+    pub(crate) fn for_endpoint(&self, endpoint: Seen<'_>) -> Option<(&Proof, Fit)> {
         let proof = self.proof.as_ref()?;
         let Some(server) = &self.server else { return Some((proof, Fit::Anywhere)) };
         let named = match endpoint {
@@ -122,7 +122,7 @@ impl Login {
 
 /// Why a proof may be seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fit {
+pub(crate) enum Fit {
     /// The request names this endpoint.
     Named,
     /// The request names none.

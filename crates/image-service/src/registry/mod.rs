@@ -14,11 +14,11 @@
 //! Not here: what the documents say (`manifest`).
 
 mod answer;
-mod challenge;
+pub(crate) mod challenge;
 mod client;
 mod endpoint;
 mod explain;
-mod hosts;
+pub(crate) mod hosts;
 mod rounds;
 mod token;
 mod trace;

@@ -16,7 +16,7 @@ mod chunks;
 mod decoder;
 mod digesting;
 mod directory;
-mod entry;
+pub(crate) mod entry;
 mod erofs;
 mod header;
 mod meter;
