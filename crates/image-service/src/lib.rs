@@ -13,12 +13,14 @@
 //! | `erofs` | the bytes of an EROFS image's structures |
 //! | `mounting` | the kernel's calls about mounts |
 //! | `rootfs` | a container's writable layer above them, mounted |
+//! | `care` | damage is looked for and repaired |
 //! | `gc`, `usage` | getting rid of things, and measuring them |
 //!
 //! Not here: CRI and its types, pods, and the gRPC code of an error (see [`ErrorKind`]).
 
 mod auth;
 mod blocking;
+mod care;
 mod catalog;
 mod config;
 mod digest;
@@ -48,6 +50,7 @@ pub mod fuzz;
 use blocking::blocking;
 
 pub use auth::{CredentialSource, Credentials};
+pub use care::{CareSettings, Checked};
 pub use config::{Config, CredentialsFile, Limits};
 pub use digest::{Algorithm, Digest, Digester};
 pub use error::{Broken, Error, ErrorKind};

@@ -14,6 +14,7 @@
 //!
 //! Everything here blocks: call it from a blocking thread.
 
+mod check;
 mod draft;
 mod form;
 mod mounts;
@@ -37,6 +38,7 @@ use crate::mounting::{Stage, open_place};
 use crate::unpack::Tools;
 use crate::usage::Usage;
 
+pub use check::Condition;
 pub use form::{LayerForm, LayerSettings};
 pub use mounts::LoopDevices;
 pub(crate) use record::{Record, Unpacked};
@@ -284,7 +286,7 @@ impl Layers {
         }
         drop(index);
         drop(unmounted);
-        outcome.map(|()| removed)
+        outcome.and(self.sweep_damaged()).map(|()| removed)
     }
 }
 

@@ -74,8 +74,7 @@ impl RootFilesystems {
         (ids, label): (Option<&IdMap>, Option<&str>),
     ) -> Result<OwnedFd, Error> {
         let inner = &*self.inner;
-        let rootfs = inner.containers().get(container).cloned();
-        let rootfs = rootfs.ok_or_else(|| Error::RootfsMissing { container: container.to_owned() })?;
+        let rootfs = inner.rootfs(container)?;
         let (at, layers) = find(&rootfs, image)?;
         let dir = inner.dir.join(container);
         let top = dir.join(IMAGES).join(at.to_string());
@@ -92,8 +91,7 @@ impl RootFilesystems {
     /// it works in when it is mounted, under the feet of the mount that the container has.
     pub(super) fn own_image(&self, container: &str) -> Result<OwnedFd, Error> {
         let inner = &*self.inner;
-        let rootfs = inner.containers().get(container).cloned();
-        let rootfs = rootfs.ok_or_else(|| Error::RootfsMissing { container: container.to_owned() })?;
+        let rootfs = inner.rootfs(container)?;
         all_there(rootfs.record.layers(), &rootfs.layers)?;
         let top = inner.dir.join(container).join(IMAGES).join("own");
         inner.make_top(&top, &rootfs.layers)?;
