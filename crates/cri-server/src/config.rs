@@ -4,6 +4,7 @@
 //! silently without effect.
 
 mod handlers;
+mod images;
 mod logs;
 mod metrics;
 mod network;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use handlers::HandlerConfig;
+pub(crate) use images::ImagesConfig;
 pub(crate) use logs::{JOURNALD, LogsConfig};
 pub(crate) use metrics::MetricsConfig;
 pub(crate) use network::{AnnotationsConfig, IpPreference, NetworkConfig};
@@ -55,6 +57,8 @@ pub(crate) struct Config {
     pub(crate) network: NetworkConfig,
     /// Where clients of exec, attach and port-forward are sent to.
     pub(crate) streaming: StreamingConfig,
+    /// How images are kept.
+    pub(crate) images: ImagesConfig,
     /// Limits of containers' logs, and their copy in the journal.
     pub(crate) logs: LogsConfig,
     /// Figures of the daemon for Prometheus.
@@ -170,6 +174,7 @@ impl Default for Config {
             default_handler: sandbox::handler::INTERNAL.into(),
             network: NetworkConfig::default(),
             streaming: StreamingConfig::default(),
+            images: ImagesConfig::default(),
             logs: LogsConfig::default(),
             metrics: MetricsConfig::default(),
             registry: RegistryConfig::default(),

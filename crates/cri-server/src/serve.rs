@@ -270,6 +270,7 @@ pub(crate) fn image_config(config: &Config) -> image_service::Config {
     image_service::Config {
         credentials: config.registry.credentials(),
         credential_helper_dirs: config.registry.credential_helper_dirs.clone(),
+        layers: config.images.layers(),
         ..image_service::Config::new(config.root.clone(), config.registry_config_dir.clone())
     }
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::care::CareSettings;
+use crate::layers::LayerSettings;
 
 /// Settings of the image service.
 #[derive(Debug, Clone)]
@@ -22,6 +23,8 @@ pub struct Config {
     pub limits: Limits,
     /// How damage is looked for and repaired.
     pub care: CareSettings,
+    /// How layers are kept.
+    pub layers: LayerSettings,
 }
 
 impl Config {
@@ -35,6 +38,7 @@ impl Config {
             pinned: Vec::new(),
             limits: Limits::default(),
             care: CareSettings::default(),
+            layers: LayerSettings::default(),
         }
     }
 }

@@ -52,7 +52,7 @@ impl Images {
     /// [`Error::Store`] names the directory that can't be used.
     pub fn open(config: Config) -> Result<Images, Error> {
         let images = config.root.join("images");
-        let layers = Layers::open(&images)?;
+        let layers = Layers::open_as(&images, config.layers.clone())?;
         let catalog = Arc::new(Catalog::open(&images.join("catalog"), &config.pinned, &layers)?);
         let containers = config.root.join("containers");
         let rootfs = RootFilesystems::open(&containers, layers.clone(), Durability::default())?;

@@ -18,6 +18,7 @@ pub mod handshake;
 pub mod hooks;
 pub mod identity;
 mod init;
+pub mod loop_device;
 pub mod mount;
 pub mod namespaces;
 mod open_files;

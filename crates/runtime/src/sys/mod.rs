@@ -6,6 +6,7 @@
 #![allow(unsafe_code, reason = "the one home of unsafe code in this project")]
 
 mod alloc;
+mod block;
 mod bpf;
 mod clone;
 mod mount;
@@ -18,6 +19,7 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 pub use alloc::give_back_large_blocks;
 pub(crate) use alloc::{give_back_memory, give_back_stack};
+pub(crate) use block::{LoopFlags, configure_loop_device, free_loop_device};
 pub(crate) use bpf::{
     BpfInstruction, attach_device_program, attached_device_programs, bpf_program_name, detach_device_program,
     load_device_program, open_bpf_program,
