@@ -7,6 +7,7 @@ mod handlers;
 mod logs;
 mod metrics;
 mod network;
+mod registry;
 mod streaming;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ use handlers::HandlerConfig;
 pub(crate) use logs::{JOURNALD, LogsConfig};
 pub(crate) use metrics::MetricsConfig;
 pub(crate) use network::{AnnotationsConfig, IpPreference, NetworkConfig};
+use registry::RegistryConfig;
 pub(crate) use streaming::StreamingConfig;
 
 /// What `knarr serve` runs by.
@@ -57,6 +59,8 @@ pub(crate) struct Config {
     pub(crate) logs: LogsConfig,
     /// Figures of the daemon for Prometheus.
     pub(crate) metrics: MetricsConfig,
+    /// Whose credentials registries see when a pull brings none.
+    pub(crate) registry: RegistryConfig,
     /// What pods can ask for by `runtime_handler`. `knarr`, the internal runtime with nothing changed, is there without being named.
     pub(crate) handlers: BTreeMap<String, HandlerConfig>,
 }
@@ -168,6 +172,7 @@ impl Default for Config {
             streaming: StreamingConfig::default(),
             logs: LogsConfig::default(),
             metrics: MetricsConfig::default(),
+            registry: RegistryConfig::default(),
             handlers: BTreeMap::new(),
         }
     }
@@ -218,6 +223,7 @@ impl Config {
         self.streaming.check()?;
         self.logs.check()?;
         self.metrics.address()?;
+        self.registry.check()?;
         self.network.check()
     }
 

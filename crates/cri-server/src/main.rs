@@ -70,6 +70,7 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
             let healthy = cli::doctor::run(&arguments.into_config()?)?;
             Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
+        Command::Registry(command) => cli::registry::run(&command),
         Command::Config(command) => cli::config::run(command).map(|()| ExitCode::SUCCESS),
         Command::Version(arguments) => cli::version::run(&arguments).map(|()| ExitCode::SUCCESS),
     }

@@ -32,7 +32,8 @@ use crate::config::{self, Config, ConfigError};
 use crate::deadline::Deadline;
 use crate::images::Images;
 use crate::metrics;
-use crate::own_service::{self, v1::node_server::NodeServer};
+use crate::own_service::v1::{node_server::NodeServer, registry_server::RegistryServer};
+use crate::own_service::{self, Registry};
 use crate::pod_cidrs::PodCidrs;
 use crate::runtime_service::Runtime;
 use crate::streams_port;
@@ -140,6 +141,7 @@ pub(crate) async fn serve(config: Config) -> Result<(), ServeError> {
         .add_service(RuntimeServiceServer::new(runtime).max_decoding_message_size(MESSAGE_BYTES))
         .add_service(ImageServiceServer::new(images).max_decoding_message_size(MESSAGE_BYTES))
         .add_service(NodeServer::new(own_service::Node))
+        .add_service(RegistryServer::new(Registry { images: store.clone() }))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop);
     let ended = tokio::select! {
         ended = bounded(served, ending, &calls) => ended,
@@ -262,7 +264,11 @@ fn network_config(config: &Config) -> Result<cni::Config, ServeError> {
 }
 
 fn image_config(config: &Config) -> image_service::Config {
-    image_service::Config::new(config.root.clone(), config.registry_config_dir.clone())
+    image_service::Config {
+        credentials: config.registry.credentials(),
+        credential_helper_dirs: config.registry.credential_helper_dirs.clone(),
+        ..image_service::Config::new(config.root.clone(), config.registry_config_dir.clone())
+    }
 }
 
 fn pod_config(config: &Config, open_files: Option<u64>) -> Result<sandbox::Config, ServeError> {

@@ -10,6 +10,7 @@ pub(crate) mod config;
 pub(crate) mod demo;
 pub(crate) mod doctor;
 pub(crate) mod endpoint;
+pub(crate) mod registry;
 pub(crate) mod version;
 
 /// A Kubernetes container runtime: kubelet, crictl and critest speak CRI v1 to it over a unix socket.
@@ -29,6 +30,9 @@ pub(crate) enum Command {
     Demo(DemoArgs),
     /// Say what this machine can and cannot do, and why
     Doctor(DoctorArgs),
+    /// Say where images would come from, and why
+    #[command(subcommand)]
+    Registry(registry::RegistryCommand),
     /// Show the default configuration or check a file
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -133,6 +137,10 @@ pub(crate) struct ServeArgs {
     /// hosts.toml files of registries [default: /etc/knarr/certs.d]
     #[arg(long, value_name = "DIR")]
     registry_config_dir: Option<PathBuf>,
+    /// The node's credentials for registries, in the format of Docker's config.json [default: /etc/knarr/config.json,
+    /// if it is there]
+    #[arg(long, value_name = "FILE")]
+    registry_credentials: Option<PathBuf>,
     /// Who makes the cgroups of pods; must be kubelet's [default: cgroupfs]
     #[arg(long, value_name = "DRIVER")]
     cgroup_driver: Option<CgroupDriver>,
@@ -154,6 +162,7 @@ impl ServeArgs {
         overlay(&mut config.cni_conf_dir, self.cni_conf_dir);
         overlay(&mut config.cni_bin_dir, Some(self.cni_bin_dir).filter(|dirs| !dirs.is_empty()));
         overlay(&mut config.registry_config_dir, self.registry_config_dir);
+        overlay(&mut config.registry.credentials, self.registry_credentials);
         overlay(&mut config.cgroup_driver, self.cgroup_driver);
         overlay(&mut config.log_level, self.log_level);
         overlay(&mut config.log_format, self.log_format);

@@ -3,6 +3,8 @@
 //!
 //! Not here: the client commands (`cli`). Daemon and client of different versions meet: fields are added, never given another meaning.
 
+mod registry;
+
 use tonic::{Request, Response, Status};
 
 /// What is made from the protocol files.
@@ -10,6 +12,8 @@ pub(crate) mod v1 {
     #![allow(missing_docs, unreachable_pub, rust_2018_idioms, clippy::all, reason = "generated code")]
     tonic::include_proto!("knarr.v1");
 }
+
+pub(crate) use registry::Registry;
 
 /// The daemon as such.
 #[derive(Debug, Clone, Copy)]

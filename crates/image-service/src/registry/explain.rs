@@ -4,6 +4,7 @@
 //! any token that is known already. Those that may not say what a tag means are asked for the digest that another host
 //! gave for it. The first host in the order that has an answer is the one that a pull would believe; from it the document
 //! is fetched, and read as a pull would read it.
+//! What is told goes over the wire as JSON: fields are added, and never get another meaning.
 //! Not here: how any of it is shown.
 
 use std::path::PathBuf;
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::{Method, Url};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
 use super::client::{ContentProof, Get};
@@ -30,7 +31,8 @@ const PROBE: Duration = Duration::from_secs(20);
 const PATIENCE: Duration = Duration::from_secs(8);
 
 /// What a pull of an image would do.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Explanation {
     /// The image's full name.
     pub reference: String,
@@ -47,14 +49,15 @@ pub struct Explanation {
 }
 
 /// One host, as a pull would use it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct HostExplanation {
     /// Address of its API.
     pub address: String,
     /// Whether it is the registry or a mirror.
     pub role: HostRole,
     /// `resolve` (what a tag means), `pull` (content by digest), `push`.
-    pub capabilities: Vec<&'static str>,
+    pub capabilities: Vec<String>,
     /// How it is connected to.
     pub tls: TlsExplanation,
     /// Names of the headers that it gets with each request.
@@ -76,17 +79,19 @@ pub struct HostExplanation {
 }
 
 /// What a host is to a registry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum HostRole {
     /// The registry itself.
+    #[default]
     Registry,
     /// A mirror of it.
     Mirror,
 }
 
 /// TLS settings of a host.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct TlsExplanation {
     /// Whether there is TLS at all.
     pub used: bool,
@@ -99,7 +104,8 @@ pub struct TlsExplanation {
 }
 
 /// What came of asking a host.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Probe {
     /// The tag or digest that it was asked for.
     pub asked_for: String,
@@ -114,14 +120,15 @@ pub struct Probe {
 }
 
 /// What a name means.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Meant {
     /// Address of the host that says so.
     pub by: String,
     /// Digest of the manifest or index.
     pub digest: String,
     /// What it is: `manifest` or `index`; none where it can't be read.
-    pub kind: Option<&'static str>,
+    pub kind: Option<String>,
     /// This machine's platform.
     pub platform: String,
     /// Digest of the manifest for this machine, as far as can be told without its configuration.
@@ -223,9 +230,9 @@ fn host(settings: &Settings, (chooser, wanted): (&Chooser<'_>, &Reference), conn
     Host { explanation, can: settings.can, endpoint }
 }
 
-fn capabilities(can: hosts::Capabilities) -> Vec<&'static str> {
+fn capabilities(can: hosts::Capabilities) -> Vec<String> {
     let all = [("resolve", can.resolve), ("pull", can.pull), ("push", can.push)];
-    all.into_iter().filter(|(_, can)| *can).map(|(name, _)| name).collect()
+    all.into_iter().filter(|(_, can)| *can).map(|(name, _)| name.to_owned()).collect()
 }
 
 /// A proxy's address as it may be shown.
@@ -362,11 +369,11 @@ fn judge(raw: &RawDocument, meant: &mut Meant) {
     meant.digest = raw.digest.to_string();
     match manifest::parse(raw, None) {
         Ok(Document::Manifest(_)) => {
-            meant.kind = Some("manifest");
+            meant.kind = Some("manifest".to_owned());
             meant.manifest = Some(meant.digest.clone());
         }
         Ok(Document::Index(index)) => {
-            meant.kind = Some("index");
+            meant.kind = Some("index".to_owned());
             match index.select(&Platform::host()) {
                 Ok(entry) => meant.manifest = Some(entry.digest.to_string()),
                 Err(error) => meant.refused = Some(chain(&error)),

@@ -94,7 +94,7 @@ async fn hosts_are_told_in_their_order_with_what_they_answer() {
     assert!(found.hosts[3].credentials.starts_with(&format!("the entry \"{}\" of ", upstream.host())));
 
     let meant = found.meant.as_ref().unwrap();
-    assert_eq!((&meant.by, meant.kind), (&addresses[3], Some("manifest")));
+    assert_eq!((&meant.by, meant.kind.as_deref()), (&addresses[3], Some("manifest")));
     assert_eq!(meant.manifest, Some(image.digest().to_string()));
     let told = serde_json::to_string(&found).unwrap() + &format!("{found:?}");
     assert!(!told.contains("s3cret") && !told.contains("h1dden"), "{told}");
@@ -124,7 +124,7 @@ async fn what_a_pull_would_refuse_is_refused_beforehand() {
     let found = explain(&service, &name("index")).await;
     assert!(found.is_resolved());
     let meant = found.meant.unwrap();
-    assert_eq!((meant.kind, meant.manifest), (Some("index"), Some(image.digest().to_string())));
+    assert_eq!((meant.kind.as_deref(), meant.manifest), (Some("index"), Some(image.digest().to_string())));
     let found = explain(&service, &name("lacking")).await;
     assert!(!found.is_resolved() && found.meant.is_none());
     assert_eq!((found.said_by, found.passed_over), (None, vec![]));
