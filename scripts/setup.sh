@@ -5,7 +5,8 @@ set -euo pipefail
 build=(gcc libc6-dev make)
 # the k8s-cri crate, the independent client of the tests, compiles its contract with protoc
 check=(protobuf-compiler)
-test=(busybox-static containernetworking-plugins docker-registry iproute2 iptables nftables jq runc crun skopeo umoci)
+test=(btrfs-progs busybox-static containernetworking-plugins docker-registry erofs-utils iproute2 iptables nftables jq runc crun skopeo
+  umoci xfsprogs)
 # Any release will do: what it lacks is fetched as a module (go.sh).
 command -v go >/dev/null || test+=(golang-go)
 case "${1:-}" in

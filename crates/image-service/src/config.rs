@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::care::CareSettings;
+
 /// Settings of the image service.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -18,6 +20,8 @@ pub struct Config {
     pub pinned: Vec<String>,
     /// Bounds on what registries may make us do.
     pub limits: Limits,
+    /// How damage is looked for and repaired.
+    pub care: CareSettings,
 }
 
 impl Config {
@@ -30,6 +34,7 @@ impl Config {
             credential_helper_dirs: vec!["/usr/local/bin".into(), "/usr/bin".into()],
             pinned: Vec::new(),
             limits: Limits::default(),
+            care: CareSettings::default(),
         }
     }
 }

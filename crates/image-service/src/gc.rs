@@ -7,6 +7,7 @@
 use std::ffi::{CStr, CString, OsString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -44,11 +45,14 @@ impl Trash {
     }
 
     /// Removes the tree or file `victim`: it is gone from its place when this returns. Nothing there is fine.
+    ///
+    /// Where a full disk has no room for even its new name, it is deleted where it is.
     pub(crate) fn discard(&self, victim: &Path) -> Result<(), Error> {
         let target = self.path.join(names::unique());
         match rustix::fs::rename(victim, &target) {
             Ok(()) => {}
             Err(Errno::NOENT) => return Ok(()),
+            Err(Errno::NOSPC | Errno::DQUOT) => return self.delete_in_place(victim),
             Err(errno) => return Err(store("remove", victim, errno.into())),
         }
         if let Some(wake) = &*self.wake.lock().unwrap_or_else(PoisonError::into_inner) {
@@ -57,6 +61,38 @@ impl Trash {
         }
         Ok(())
     }
+
+    /// Deletes a tree before it returns. Its record, without which nobody takes it for whole, goes first.
+    fn delete_in_place(&self, victim: &Path) -> Result<(), Error> {
+        let failed = |cause| store("remove", victim, cause);
+        let (Some(parent), Some(name)) = (victim.parent(), victim.file_name()) else {
+            return Err(failed(io::ErrorKind::InvalidInput.into()));
+        };
+        let open = |path: &Path| rustix::fs::open(path, DIRECTORY, Mode::empty());
+        forget_record(victim).map_err(failed)?;
+        let dir = open(&self.path).map_err(|errno| failed(errno.into()))?;
+        let parent = open(parent).map_err(|errno| failed(errno.into()))?;
+        let name = CString::new(name.as_bytes()).map_err(|cause| failed(cause.into()))?;
+        let reaper = Reaper { dir, path: self.path.clone(), stop: Arc::default() };
+        match reaper.delete(parent.as_fd(), &name) {
+            Ok(()) | Err(Outcome::Stopped(Stopped)) => Ok(()),
+            Err(Outcome::Failed(cause)) => Err(failed(cause)),
+        }
+    }
+}
+
+/// Removes the records from a directory, durably.
+fn forget_record(dir: &Path) -> io::Result<()> {
+    let opened = match rustix::fs::open(dir, DIRECTORY, Mode::empty()) {
+        Err(Errno::NOTDIR) => return Ok(()),
+        opened => opened?,
+    };
+    for name in names_in(opened.as_fd())? {
+        if name.to_bytes().ends_with(b".json") {
+            rustix::fs::unlinkat(&opened, &name, AtFlags::empty())?;
+        }
+    }
+    Ok(rustix::fs::fsync(&opened)?)
 }
 
 impl Drop for Trash {
@@ -111,9 +147,9 @@ impl Reaper {
         loop {
             let mut found = false;
             let mut failure = None;
-            for name in names_in(self.dir.as_fd())? {
+            for name in names_in(self.dir.as_fd()).map_err(Outcome::Failed)? {
                 found = true;
-                match self.delete(&name) {
+                match self.delete(self.dir.as_fd(), &name) {
                     Err(Outcome::Failed(cause)) => failure = Some(cause),
                     other => other?,
                 }
@@ -126,13 +162,13 @@ impl Reaper {
         }
     }
 
-    fn delete(&self, name: &CStr) -> Result<(), Outcome> {
-        match rustix::fs::unlinkat(&self.dir, name, AtFlags::empty()) {
+    fn delete(&self, parent: BorrowedFd<'_>, name: &CStr) -> Result<(), Outcome> {
+        match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => return Ok(()),
             Err(Errno::ISDIR | Errno::PERM) => {}
             Err(errno) => return Err(errno.into()),
         }
-        self.delete_dir(self.dir.as_fd(), name, 0)
+        self.delete_dir(parent, name, 0)
     }
 
     fn delete_dir(&self, parent: BorrowedFd<'_>, name: &CStr, depth: usize) -> Result<(), Outcome> {
@@ -180,7 +216,7 @@ impl From<Errno> for Outcome {
     }
 }
 
-fn names_in(dir: BorrowedFd<'_>) -> Result<Vec<CString>, Outcome> {
+fn names_in(dir: BorrowedFd<'_>) -> io::Result<Vec<CString>> {
     let mut names = Vec::new();
     let mut entries = Dir::read_from(dir)?;
     while let Some(entry) = entries.read() {
@@ -190,4 +226,27 @@ fn names_in(dir: BorrowedFd<'_>) -> Result<Vec<CString>, Outcome> {
         }
     }
     Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tree_can_be_deleted_where_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let trash = Trash::open(&dir.path().join("trash")).unwrap();
+        let (tree, file) = (dir.path().join("tree"), dir.path().join("file"));
+        std::fs::create_dir_all(tree.join("fs/a/b")).unwrap();
+        for path in [tree.join("layer.json"), tree.join("fs/a/f"), file.clone()] {
+            std::fs::write(path, "x").unwrap();
+        }
+        forget_record(&tree).unwrap();
+        assert!(!tree.join("layer.json").exists() && tree.join("fs/a/f").exists());
+        for victim in [&tree, &file] {
+            trash.delete_in_place(victim).unwrap();
+            assert!(!victim.exists());
+        }
+        assert!(trash.delete_in_place(&tree).is_err());
+    }
 }

@@ -1,12 +1,14 @@
 //! The one handle that the daemon holds: calls, and which part of the crate answers each.
 
 use std::collections::HashSet;
+use std::convert::Infallible;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::auth::Login;
 use crate::blocking::blocking;
+use crate::care::{Care, Checked};
 use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::digest::Digest;
@@ -33,6 +35,7 @@ struct Inner {
     rootfs: RootFilesystems,
     registries: Arc<Registries>,
     pulls: Pulls,
+    care: Care,
 }
 
 impl Images {
@@ -51,7 +54,8 @@ impl Images {
         let kept = (Arc::clone(&catalog), layers.clone());
         let puller = Puller::open(config.clone(), &images, Arc::clone(&registries), kept)?;
         let pulls = Pulls::new(puller);
-        Ok(Images { inner: Arc::new(Inner { config, catalog, layers, rootfs, registries, pulls }) })
+        let care = Care::new(config.care.clone(), &images, (layers.clone(), Arc::clone(&catalog)));
+        Ok(Images { inner: Arc::new(Inner { config, catalog, layers, rootfs, registries, pulls, care }) })
     }
 
     /// Fetches an image, or brings it up to date, and returns its id. A pull of the same name by the same asker that is
@@ -162,6 +166,24 @@ impl Images {
         blocking("collecting layers", collect).await
     }
 
+    /// Looks at every byte of an image's layers. A damaged one is taken out of the store and fetched again; while it lacks,
+    /// the image isn't listed.
+    ///
+    /// Safe to cancel.
+    ///
+    /// # Errors
+    /// [`Error::ImageMissing`], [`Error::AmbiguousId`], [`Error::BadReference`].
+    pub async fn check(&self, image: &str) -> Result<Checked, Error> {
+        let found = self.status(image)?.ok_or_else(|| Error::ImageMissing { image: image.to_owned() })?;
+        Ok(self.inner.care.check(&self.inner.pulls, &found).await)
+    }
+
+    /// Looks for damage from time to time, as configured, and fetches again what is damaged or missing. To be polled
+    /// for as long as the service is used.
+    pub async fn take_care(&self) -> Infallible {
+        self.inner.care.run(&self.inner.pulls).await
+    }
+
     /// Use of the disk by images. Kept in memory: never reads the disk.
     pub fn filesystem_usage(&self) -> FilesystemUsage {
         of(&self.inner.config.root.join("images"), self.inner.layers.usage())
@@ -200,7 +222,7 @@ impl Images {
         };
         let (rootfs, container) = (self.inner.rootfs.clone(), container.to_owned());
         let prepare = move || rootfs.prepare_as(&container, &found.layers, ids.as_ref());
-        blocking("preparing a root filesystem", prepare).await.map(|()| info)
+        self.heard(blocking("preparing a root filesystem", prepare).await).map(|()| info)
     }
 
     /// A detached mount of a prepared root, writable, whose files have the SELinux context `label`. Each call gives a mount of its own.
@@ -218,7 +240,7 @@ impl Images {
         let (rootfs, container) = (self.inner.rootfs.clone(), container.to_owned());
         let mount =
             move || rootfs.mount_as(&container, &MountAs { ids: ids.as_ref(), label: label.as_deref() });
-        blocking("mounting a root filesystem", mount).await
+        self.heard(blocking("mounting a root filesystem", mount).await)
     }
 
     /// Tries out whether root filesystems can have their ids mapped here.
@@ -253,7 +275,7 @@ impl Images {
         }
         let (rootfs, container) = (self.inner.rootfs.clone(), container.to_owned());
         let hold = move || rootfs.hold_images(&container, &held);
-        blocking("keeping the layers of image volumes", hold).await.map(|()| ids)
+        self.heard(blocking("keeping the layers of image volumes", hold).await).map(|()| ids)
     }
 
     /// A detached, read-only mount of an image that is kept for a container, or of what is at a path of it, with the ids
@@ -273,7 +295,7 @@ impl Images {
         let (rootfs, container) = (self.inner.rootfs.clone(), container.to_owned());
         let (id, path) = (id.clone(), path.to_owned());
         let mount = move || rootfs.mount_image(&container, (&id, &path), (ids.as_ref(), label.as_deref()));
-        blocking("mounting an image", mount).await
+        self.heard(blocking("mounting an image", mount).await)
     }
 
     /// Makes a directory for each of these paths of a container with a prepared root, filled with what the image has
@@ -287,7 +309,12 @@ impl Images {
     pub async fn make_volumes(&self, container: &str, paths: &[PathBuf]) -> Result<Vec<PathBuf>, Error> {
         let (rootfs, container) = (self.inner.rootfs.clone(), container.to_owned());
         let paths = paths.to_vec();
-        blocking("making volumes", move || rootfs.make_volumes(&container, &paths)).await
+        self.heard(blocking("making volumes", move || rootfs.make_volumes(&container, &paths)).await)
+    }
+
+    /// The same outcome; a failure that damage may be the reason for has been told to those who care.
+    fn heard<T>(&self, outcome: Result<T, Error>) -> Result<T, Error> {
+        outcome.inspect_err(|error| self.inner.care.hear(error))
     }
 
     /// Throws a container's writable layer away. Idempotent.

@@ -10,16 +10,21 @@
 //! | `pull` | from a name to a catalogue entry |
 //! | `catalog` | what images there are, and their names |
 //! | `unpack`, `layers` | from compressed bytes to shared, synced layers |
+//! | `erofs` | the bytes of an EROFS image's structures |
+//! | `mounting` | the kernel's calls about mounts |
 //! | `rootfs` | a container's writable layer above them, mounted |
+//! | `care` | damage is looked for and repaired |
 //! | `gc`, `usage` | getting rid of things, and measuring them |
 //!
 //! Not here: CRI and its types, pods, and the gRPC code of an error (see [`ErrorKind`]).
 
 mod auth;
 mod blocking;
+mod care;
 mod catalog;
 mod config;
 mod digest;
+mod erofs;
 mod error;
 mod files;
 mod gc;
@@ -27,6 +32,7 @@ mod image;
 mod images;
 pub mod layers;
 mod manifest;
+mod mounting;
 mod names;
 mod pull;
 mod reference;
@@ -44,6 +50,7 @@ pub mod fuzz;
 use blocking::blocking;
 
 pub use auth::{CredentialSource, Credentials};
+pub use care::{CareSettings, Checked};
 pub use config::{Config, CredentialsFile, Limits};
 pub use digest::{Algorithm, Digest, Digester};
 pub use error::{Broken, Error, ErrorKind};
@@ -54,4 +61,5 @@ pub use pull::{
 };
 pub use reference::{Pointer, Reference};
 pub use registry::{Exchange, Explanation, HostExplanation, HostRole, Meant, Probe, TlsExplanation};
+pub use unpack::{ErofsImage, write_directory, write_erofs};
 pub use usage::Usage;

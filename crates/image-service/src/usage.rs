@@ -1,5 +1,6 @@
 //! Disk space and inodes of things in the store.
 
+use std::collections::HashSet;
 use std::ffi::CStr;
 use std::io;
 use std::ops::{Add, AddAssign};
@@ -37,7 +38,7 @@ impl AddAssign for Usage {
 const MAX_DEPTH: usize = 256;
 
 /// Usage of the tree at `path`, itself included, without crossing into other filesystems. What vanishes meanwhile isn't
-/// counted, the tree as a whole among it. A file with several links counts once for each.
+/// counted, the tree as a whole among it. A file with several links counts once.
 pub(crate) fn of_tree(path: &Path) -> io::Result<Usage> {
     match rustix::fs::open(path, DIRECTORY, Mode::empty()) {
         Err(Errno::NOENT) => Ok(Usage::default()),
@@ -54,6 +55,7 @@ fn of_opened(root: OwnedFd) -> io::Result<Usage> {
     let stat = rustix::fs::fstat(&root)?;
     let mut sum = Usage { bytes: allocated(&stat), inodes: 1 };
     let mut pending = vec![Dir::new(root)?];
+    let mut linked = HashSet::new();
     while let Some(dir) = pending.last_mut() {
         let Some(entry) = dir.read() else {
             pending.pop();
@@ -65,8 +67,11 @@ fn of_opened(root: OwnedFd) -> io::Result<Usage> {
             continue;
         }
         let Ok(found) = rustix::fs::statat(dir.fd()?, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
-        sum += Usage { bytes: allocated(&found), inodes: 1 };
         let is_dir = FileType::from_raw_mode(found.st_mode) == FileType::Directory;
+        if !is_dir && found.st_nlink > 1 && !linked.insert((found.st_dev, found.st_ino)) {
+            continue;
+        }
+        sum += Usage { bytes: allocated(&found), inodes: 1 };
         if is_dir && found.st_dev == stat.st_dev && pending.len() < MAX_DEPTH {
             descend(&mut pending, name)?;
         }

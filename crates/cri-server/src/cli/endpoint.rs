@@ -37,7 +37,7 @@ pub(crate) enum ClientError {
     },
     /// The daemon's answer: its message is a whole sentence already.
     #[error("{}", .0.message())]
-    Refused(#[from] Box<tonic::Status>),
+    Refused(Box<tonic::Status>),
 }
 
 impl From<tonic::Status> for ClientError {

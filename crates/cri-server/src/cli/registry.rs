@@ -95,7 +95,13 @@ fn write_host(text: &mut String, number: usize, host: &HostExplanation) -> fmt::
 
 fn write_connection(text: &mut String, host: &HostExplanation) -> fmt::Result {
     let tls = &host.tls;
-    if !tls.used {
+    if tls.optional {
+        line(
+            text,
+            "connection",
+            format_args!("TLS if it has any, and else without: anybody could take it away"),
+        )?;
+    } else if !tls.used {
         line(text, "connection", format_args!("without TLS: anybody on the way can read and change it"))?;
     } else if tls.skip_verify {
         line(text, "connection", format_args!("TLS, but any certificate will do (skip_verify)"))?;
@@ -193,6 +199,7 @@ mod tests {
             capabilities: vec!["pull".to_owned()],
             tls: TlsExplanation {
                 used: true,
+                optional: false,
                 authorities: vec!["/c/ca.pem".into()],
                 client: Some("/c/node.pem".into()),
                 skip_verify: false,

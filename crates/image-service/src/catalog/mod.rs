@@ -46,6 +46,13 @@ pub(crate) struct NewImage {
     pub(crate) names: Vec<Reference>,
 }
 
+/// An image that has lost layers, and by which of its names those can be asked for.
+#[derive(Debug)]
+pub(crate) struct Lacking {
+    pub(crate) id: ImageId,
+    pub(crate) digests: Vec<Reference>,
+}
+
 /// The catalogue.
 #[derive(Debug)]
 pub(crate) struct Catalog {
@@ -61,6 +68,8 @@ pub(crate) struct Catalog {
 struct State {
     images: HashMap<ImageId, Known>,
     names: BTreeMap<String, ImageId>,
+    /// The file has more names than these: those of images that were removed while the disk was full.
+    names_lag: bool,
 }
 
 /// An image in memory, but for its names.
@@ -88,8 +97,9 @@ impl Catalog {
     /// [`Error::Store`] names the directory that can't be used.
     pub(crate) fn open(dir: &Path, pinned: &[String], layers: &Layers) -> Result<Catalog, Error> {
         make_private_dir(&dir.join("images"))?;
-        let mut state = State { images: read_images(dir, layers)?, names: BTreeMap::new() };
+        let mut state = State { images: read_images(dir, layers)?, ..State::default() };
         let references = record::references_file(dir);
+        record::remove_unfinished(&references).map_err(|cause| store("remove", &references, cause))?;
         let named =
             match read_record::<References>(&references, |record| record.version == REFERENCES_VERSION) {
                 Some(record) => {
@@ -99,7 +109,7 @@ impl Catalog {
                 // Without the names nobody knows which images have none.
                 None => !has_set_aside(&references),
             };
-        let State { images, names } = &mut state;
+        let State { images, names, .. } = &mut state;
         names.retain(|_, id| images.contains_key(id));
         if named {
             let in_use: HashSet<&ImageId> = names.values().collect();
@@ -209,7 +219,8 @@ impl Catalog {
         self.get(&id).ok_or(Error::ImageMissing { image: id.to_string() })
     }
 
-    /// Removes an image with all its names, durably. An unknown one is fine.
+    /// Removes an image with all its names, durably. An unknown one is fine. It works on a full disk too: there the names
+    /// can't be written, but names of an image whose record has gone mean nothing.
     ///
     /// # Errors
     /// [`Error::Store`].
@@ -217,8 +228,15 @@ impl Catalog {
         let mut state = self.state();
         let mut left = state.names.clone();
         left.retain(|_, other| other != id);
-        self.rename(&mut state, left)?;
+        let full = match self.rename(&mut state, left.clone()) {
+            Ok(()) => false,
+            Err(Error::NoSpace { .. }) => true,
+            Err(error) => return Err(error),
+        };
         forget(&self.dir, id)?;
+        if full {
+            (state.names, state.names_lag) = (left, true);
+        }
         state.images.remove(id);
         self.publish(&state);
         Ok(())
@@ -230,19 +248,48 @@ impl Catalog {
     /// [`Error::Store`].
     pub(crate) fn collect(&self, layers: &Layers) -> Result<usize, Error> {
         // The lock keeps a pull from ending in between: its layers would be neither held nor in the set.
-        let state = self.state();
+        let mut state = self.state();
         let needed = state.images.values().flat_map(|known| known.file.diff_ids.iter().cloned()).collect();
-        layers.collect(&needed)
+        let collected = layers.collect(&needed);
+        if state.names_lag {
+            let names = state.names.clone();
+            // Still full is fine: there will be a next time.
+            let _ = self.rename(&mut state, names);
+        }
+        collected
+    }
+
+    /// Whether an image has lost layers.
+    pub(crate) fn lacks(&self) -> bool {
+        self.state().images.values().any(|known| !known.whole)
+    }
+
+    /// Looks which images have all their layers: from now on those are listed, and the others aren't. The answer is the others.
+    pub(crate) fn look_again(&self, layers: &Layers) -> Vec<Lacking> {
+        let mut state = self.state();
+        let State { images, names, .. } = &mut *state;
+        let mut lacking = Vec::new();
+        for (id, known) in images {
+            known.whole = known.file.diff_ids.iter().all(|diff_id| layers.contains(diff_id));
+            if !known.whole {
+                let names = names.iter().filter(|(_, other)| *other == id);
+                let names = names.filter_map(|(name, _)| name.parse::<Reference>().ok());
+                let digests = names.filter(|name| matches!(name.pointer(), Pointer::Digest(_))).collect();
+                lacking.push(Lacking { id: id.clone(), digests });
+            }
+        }
+        self.publish(&state);
+        lacking
     }
 
     fn rename(&self, state: &mut State, names: BTreeMap<String, ImageId>) -> Result<(), Error> {
-        if names == state.names {
+        if names == state.names && !state.names_lag {
             return Ok(());
         }
         let path = record::references_file(&self.dir);
         let references = References { version: REFERENCES_VERSION, references: names };
         record::write(&path, &references).map_err(|cause| store("write", &path, cause))?;
-        state.names = references.references;
+        (state.names, state.names_lag) = (references.references, false);
         Ok(())
     }
 

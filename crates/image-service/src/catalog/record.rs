@@ -91,14 +91,27 @@ pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
     Ok(serde_json::from_slice(&fs::read(path)?)?)
 }
 
-/// Writes a record durably.
+/// Writes a record durably. One that can't be written leaves nothing, which counts on a full disk.
 pub(crate) fn write<T: Serialize>(path: &Path, record: &T) -> io::Result<()> {
     let beside = with_ending(path, UNFINISHED);
-    let mut file = File::create(&beside)?;
-    file.write_all(&serde_json::to_vec(record)?)?;
-    file.sync_all()?;
-    fs::rename(&beside, path)?;
+    let written =
+        write_synced(&beside, &serde_json::to_vec(record)?).and_then(|()| fs::rename(&beside, path));
+    if let Err(cause) = written {
+        let _ = fs::remove_file(&beside);
+        return Err(cause);
+    }
     sync_parent(path)
+}
+
+fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+/// Removes what a crash left of a record in the making.
+pub(crate) fn remove_unfinished(path: &Path) -> io::Result<()> {
+    remove(&with_ending(path, UNFINISHED))
 }
 
 /// Removes a record durably. One that isn't there is fine.

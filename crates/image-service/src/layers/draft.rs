@@ -5,25 +5,31 @@
 //!             └─ dropped, or any failure: the half-made layer goes to the trash
 //! ```
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, BufRead};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::Mode;
+use rustix::io::Errno;
 
 use super::record::{Format, Record, Unpacked};
+use super::writeback::{Image, Pace};
 use super::{Hold, Inner, Layer, NewLayer, layer, make_private_dir, open_dir, store};
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::names;
-use crate::unpack::{self, DirectoryTarget, Fault, Stream, Tools};
+use crate::unpack::{self, DirectoryTarget, ErofsTarget, Fault, Stream, Target, Tools};
 
 /// Name of a layer's root directory beside its record.
 pub(super) const TREE: &str = "fs";
 
-/// Name of the directory that replaced directories go to, while the layer is in the making.
+/// Name of a layer's image beside its record.
+pub(super) const IMAGE: &str = "layer.erofs";
+
+/// Name of the directory that holds what later entries of a layer's archive replaced.
 const ASIDE: &str = "replaced";
 
 /// A layer in the making. Dropped before it is whole, it leaves nothing.
@@ -50,35 +56,85 @@ impl Draft {
     /// Unpacks the compressed bytes of `source` to their end, checks them and makes the layer visible, unless another
     /// one like it has become so meanwhile. The calling thread gets an umask of its own.
     pub(super) fn receive(self, source: impl BufRead + 'static, tools: Tools) -> Result<Layer, Error> {
-        let meter = Arc::clone(&tools.meter);
-        let (actual, unpacked) = self.fill(source, tools)?;
-        if actual != self.diff_id {
-            return Err(Error::LayerDigest { expected: self.diff_id.clone(), actual });
-        }
-        let record = Record::new(actual, Format::Directory, unpacked);
-        record.write(&self.dir).map_err(|cause| store("write the record of", &self.dir, cause))?;
-        let synced = meter.sync(|| rustix::fs::syncfs(&self.opened));
-        synced.map_err(|errno| store("sync", &self.dir, errno.into()))?;
+        let record = match self.store.format()? {
+            Format::Directory => self.directory(source, tools)?,
+            Format::Erofs => self.image(source, tools)?,
+        };
         self.publish(record)
     }
 
-    fn fill(&self, source: impl BufRead + 'static, tools: Tools) -> Result<(Digest, Unpacked), Error> {
-        let of_layer = |fault: Fault| fault.of_layer(&self.diff_id);
+    /// Makes a directory of it, synced.
+    fn directory(&self, source: impl BufRead + 'static, tools: Tools) -> Result<Record, Error> {
+        let meter = Arc::clone(&tools.meter);
         let tree = self.dir.join(TREE);
         let root = make_root(&tree).map_err(|cause| store("create", &tree, cause))?;
         let aside = self.dir.join(ASIDE);
         make_private_dir(&aside)?;
         let replaced = open_dir(&aside).map_err(|cause| store("open", &aside, cause))?;
         // Modes of what is created below come out as the archive has them.
-        unpack::own_umask().map_err(|cause| of_layer(Fault::Stream(cause)))?;
-        let pace = self.store.writeback.pace();
-        let progress = move |bytes| pace.iter().for_each(|pace| pace.advance(bytes));
+        unpack::own_umask().map_err(|cause| Fault::Stream(cause).of_layer(&self.diff_id))?;
+        let pace = self.store.writeback.of_directory();
+        let unpacked = self.fill((source, tools), pace, &mut DirectoryTarget::new(root, replaced))?;
+        // What later entries replaced stays: the archive can't be written again without it.
+        match rustix::fs::rmdir(&aside) {
+            Ok(()) | Err(Errno::NOTEMPTY) => {}
+            Err(errno) => return Err(store("remove", &aside, errno.into())),
+        }
+        let record = self.record(Format::Directory, unpacked)?;
+        let synced = meter.sync(|| rustix::fs::syncfs(&self.opened));
+        synced.map_err(|errno| store("sync", &self.dir, errno.into()))?;
+        Ok(record)
+    }
+
+    /// Makes an image of it, synced.
+    fn image(&self, source: impl BufRead + 'static, tools: Tools) -> Result<Record, Error> {
+        let meter = Arc::clone(&tools.meter);
+        let path = self.dir.join(IMAGE);
+        let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&path);
+        let file = file.map_err(|cause| store("create", &path, cause))?;
+        let image = file.try_clone().map(Image::new).map_err(|cause| store("open", &path, cause))?;
+        let pace = self.store.writeback.of_image(&image);
+        let unpacked = self.fill((source, tools), pace, &mut ErofsTarget::new(file))?;
+        meter.sync(|| image.sync()).map_err(|cause| store("sync", &path, cause))?;
+        let record = self.record(Format::Erofs, unpacked)?;
+        meter.sync(|| self.sync_others()).map_err(|cause| store("sync", &self.dir, cause))?;
+        Ok(record)
+    }
+
+    /// Unpacks all of `source` into `target`.
+    fn fill(
+        &self,
+        (source, tools): (impl BufRead + 'static, Tools),
+        mut pace: Option<Pace>,
+        target: &mut dyn Target,
+    ) -> Result<Unpacked, Error> {
+        let of_layer = |fault: Fault| fault.of_layer(&self.diff_id);
+        let progress = move |bytes| pace.iter_mut().for_each(|pace| pace.advance(bytes));
         let stream =
             Stream::open(source, self.diff_id.algorithm(), Box::new(progress), tools).map_err(of_layer)?;
-        let filled = unpack::unpack(stream, &mut DirectoryTarget::new(root, replaced)).map_err(of_layer)?;
-        // Directories that later entries replaced.
-        self.store.trash.discard(&aside)?;
-        Ok(filled)
+        let (actual, unpacked) = unpack::unpack(stream, target).map_err(of_layer)?;
+        if actual != self.diff_id {
+            return Err(Error::LayerDigest { expected: self.diff_id.clone(), actual });
+        }
+        Ok(unpacked)
+    }
+
+    fn record(&self, format: Format, unpacked: Unpacked) -> Result<Record, Error> {
+        let record = Record::new(self.diff_id.clone(), format, unpacked);
+        record.write(&self.dir).map_err(|cause| store("write the record of", &self.dir, cause))?;
+        Ok(record)
+    }
+
+    /// Syncs what lies beside an image, and the names of all of it. The filesystem as a whole, which is others' too, can
+    /// take its time.
+    fn sync_others(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.dir)? {
+            let entry = entry?;
+            if entry.file_name() != IMAGE {
+                File::open(entry.path())?.sync_data()?;
+            }
+        }
+        Ok(rustix::fs::fsync(&self.opened)?)
     }
 
     /// Renames the synced layer into its place.

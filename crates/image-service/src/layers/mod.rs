@@ -2,7 +2,7 @@
 //! by all images and containers that name it.
 //!
 //! ```text
-//! <root>/layers/sha256/<hex>/    a whole, synced layer: `fs` and `layer.json`
+//! <root>/layers/sha256/<hex>/    a whole, synced layer: `layer.erofs` or `fs`, and `layer.json`
 //! <root>/ingest/<random>/        a layer in the making; whatever a crash leaves here is removed at open
 //! <root>/trash/<random>          renamed away, deleted in the background
 //! ```
@@ -14,7 +14,10 @@
 //!
 //! Everything here blocks: call it from a blocking thread.
 
+mod check;
 mod draft;
+mod form;
+mod mounts;
 mod record;
 mod writeback;
 mod writer;
@@ -24,20 +27,26 @@ use std::fs;
 use std::io::{self, BufRead};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustix::fs::{IFlags, Mode, OFlags};
 
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::gc::Trash;
+use crate::mounting::{Stage, open_place};
 use crate::unpack::Tools;
 use crate::usage::Usage;
 
+pub use check::Condition;
+pub use form::{LayerForm, LayerSettings};
+pub use mounts::LoopDevices;
 pub(crate) use record::{Record, Unpacked};
 pub use writer::LayerWriter;
 
 use draft::Draft;
+use mounts::Mounting;
+use record::Format;
 use writeback::Writeback;
 
 /// What a layer in the making is.
@@ -78,6 +87,10 @@ struct Inner {
     index: Mutex<Index>,
     trash: Trash,
     writeback: Writeback,
+    mounting: Mounting,
+    /// The form of new layers; nothing as long as it couldn't be found out.
+    format: OnceLock<Format>,
+    form: LayerForm,
 }
 
 #[derive(Debug, Default)]
@@ -85,6 +98,7 @@ struct Index {
     layers: HashMap<Digest, Arc<Record>>,
     /// Layers in use by something in this process: a pull, a container being prepared.
     holds: HashMap<Digest, usize>,
+    mounts: mounts::Table,
 }
 
 /// Keeps one layer from being collected, whether or not it is in the store yet.
@@ -97,16 +111,27 @@ struct Hold {
 impl Drop for Hold {
     fn drop(&mut self) {
         let mut index = self.inner.index();
-        if let Some(count) = index.holds.get_mut(&self.diff_id) {
-            *count -= 1;
-            if *count == 0 {
-                index.holds.remove(&self.diff_id);
-            }
+        let Some(count) = index.holds.get_mut(&self.diff_id) else { return };
+        *count -= 1;
+        if *count == 0 {
+            index.holds.remove(&self.diff_id);
+            let unmounted = index.mounts.released(&self.diff_id);
+            drop(index);
+            drop(unmounted);
         }
     }
 }
 
 impl Inner {
+    /// The form of new layers.
+    fn format(&self) -> Result<Format, Error> {
+        if let Some(known) = self.format.get() {
+            return Ok(*known);
+        }
+        let chosen = form::choose(self.form, &self.mounting, &self.root)?;
+        Ok(*self.format.get_or_init(|| chosen))
+    }
+
     fn index(&self) -> MutexGuard<'_, Index> {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -116,7 +141,11 @@ impl Inner {
     }
 
     fn hold(self: &Arc<Self>, index: &mut Index, diff_id: &Digest) -> Arc<Hold> {
-        *index.holds.entry(diff_id.clone()).or_default() += 1;
+        let count = index.holds.entry(diff_id.clone()).or_default();
+        *count += 1;
+        if *count == 1 {
+            index.mounts.held(diff_id);
+        }
         Arc::new(Hold { inner: Arc::clone(self), diff_id: diff_id.clone() })
     }
 }
@@ -128,16 +157,31 @@ impl Layers {
     /// # Errors
     /// [`Error::Store`] names the directory that couldn't be made or read.
     pub fn open(root: &Path) -> Result<Layers, Error> {
+        Layers::open_as(root, LayerSettings::default())
+    }
+
+    /// Does as [`open`](Self::open), with settings.
+    ///
+    /// # Errors
+    /// As there, and when the form that the settings insist on can't be used.
+    pub fn open_as(root: &Path, settings: LayerSettings) -> Result<Layers, Error> {
         for dir in ["layers/sha256", "layers/sha512", "ingest"] {
             make_private_dir(&root.join(dir))?;
         }
         spread_over_disk(&root.join("ingest"));
         let trash = Trash::open(&root.join("trash"))?;
         let writeback = Writeback::start(root)?;
-        let inner = Inner { root: root.to_owned(), index: Mutex::default(), trash, writeback };
+        let mounting = Mounting::new(root.join("ingest"), &settings);
+        let (root, form, format) = (root.to_owned(), settings.form, OnceLock::new());
+        let inner = Inner { root, index: Mutex::default(), trash, writeback, mounting, format, form };
         inner.discard_broken_ingests()?;
         let layers = inner.read_layers()?;
         inner.index().layers = layers;
+        match inner.format() {
+            // To be found out when there is space for a layer.
+            Ok(_) | Err(Error::NoSpace { .. }) => {}
+            Err(error) => return Err(error),
+        }
         Ok(Layers { inner: Arc::new(inner) })
     }
 
@@ -185,18 +229,35 @@ impl Layers {
         index.layers.values().fold(Usage::default(), |sum, record| sum + record.usage())
     }
 
-    /// The root directory of a layer, for mounting it below others.
+    /// The root directory of a layer, for mounting it below others: opened as a place, or the mount of its image.
     ///
     /// # Errors
-    /// [`Error::LayerMissing`] if it isn't there.
+    /// [`Error::LayerMissing`] if it isn't there, [`Error::Store`].
     pub(crate) fn lower(&self, layer: &Layer) -> Result<OwnedFd, Error> {
-        let path = self.inner.layer_dir(&layer.diff_id).join(draft::TREE);
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        match rustix::fs::open(&path, flags, Mode::empty()) {
-            Ok(dir) => Ok(dir),
-            Err(rustix::io::Errno::NOENT) => Err(Error::LayerMissing { diff_id: layer.diff_id.clone() }),
-            Err(errno) => Err(store("open", &path, errno.into())),
-        }
+        let dir = self.inner.layer_dir(&layer.diff_id);
+        let missing = || Error::LayerMissing { diff_id: layer.diff_id.clone() };
+        let (format, slot) = {
+            let mut index = self.inner.index();
+            let format = index.layers.get(&layer.diff_id).ok_or_else(missing)?.format;
+            (format, (format == Format::Erofs).then(|| index.mounts.slot(&layer.diff_id)))
+        };
+        let path = dir.join(match format {
+            Format::Directory => draft::TREE,
+            Format::Erofs => draft::IMAGE,
+        });
+        let opened = match slot {
+            Some(slot) => slot.root(&self.inner.mounting, &path, &dir),
+            None => open_place(&path).map_err(|cause| ("open", cause)),
+        };
+        opened.map_err(|(action, cause)| match (action, cause.kind()) {
+            ("open", io::ErrorKind::NotFound) => missing(),
+            _ => store(action, &path, cause),
+        })
+    }
+
+    /// The mount namespace in which [`lower`](Self::lower) has mounted images, where overlay finds them in no other way.
+    pub(crate) fn stage(&self) -> Option<Arc<Stage>> {
+        self.inner.mounting.used_stage()
     }
 
     /// Removes every layer that is neither in `referenced` nor held by a [`Layer`] value, and returns their number.
@@ -211,17 +272,21 @@ impl Layers {
         let victims: Vec<Digest> = index.layers.keys().filter(unused).cloned().collect();
         let mut outcome = Ok(());
         let mut removed = 0;
+        let mut unmounted = Vec::new();
         for diff_id in victims {
             // Under the lock, so that nobody gets hold of a layer between the decision and the rename.
             match self.inner.trash.discard(&self.inner.layer_dir(&diff_id)) {
                 Ok(()) => {
                     index.layers.remove(&diff_id);
+                    unmounted.extend(index.mounts.forget(&diff_id));
                     removed += 1;
                 }
                 Err(error) => outcome = outcome.and(Err(error)),
             }
         }
-        outcome.map(|()| removed)
+        drop(index);
+        drop(unmounted);
+        outcome.and(self.sweep_damaged()).map(|()| removed)
     }
 }
 

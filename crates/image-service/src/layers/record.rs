@@ -32,6 +32,9 @@ pub(crate) struct Record {
     /// exist in the layer with attributes that nobody chose, which must not win over those of a layer below.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) implied_dirs: Vec<String>,
+    /// CRC-32C of each MiB of an image, the last of what is left.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) checksums: Vec<u32>,
 }
 
 /// How a layer's files are kept on disk.
@@ -40,6 +43,8 @@ pub(crate) struct Record {
 pub(crate) enum Format {
     /// A plain directory tree in overlay's own notation of whiteouts.
     Directory,
+    /// An EROFS image of such a tree.
+    Erofs,
 }
 
 /// What unpacking found out about a layer.
@@ -48,13 +53,15 @@ pub(crate) struct Unpacked {
     pub(crate) usage: Usage,
     pub(crate) opaque_root: bool,
     pub(crate) implied_dirs: Vec<String>,
+    /// CRC-32C of each MiB of the layer's image, the last of what is left; none where the layer is no image.
+    pub(crate) checksums: Vec<u32>,
 }
 
 impl Record {
     pub(crate) fn new(diff_id: Digest, format: Format, unpacked: Unpacked) -> Record {
-        let Unpacked { usage, opaque_root, implied_dirs } = unpacked;
+        let Unpacked { usage, opaque_root, implied_dirs, checksums } = unpacked;
         let Usage { bytes, inodes } = usage;
-        Record { version: VERSION, diff_id, format, bytes, inodes, opaque_root, implied_dirs }
+        Record { version: VERSION, diff_id, format, bytes, inodes, opaque_root, implied_dirs, checksums }
     }
 
     pub(crate) fn usage(&self) -> Usage {

@@ -1,47 +1,116 @@
 //! Writing layers back to the disk while they are still being unpacked.
 //!
 //! A layer isn't visible before all of it is on the disk. Left to itself the kernel begins to write seconds later, so
-//! that wait would come on top of unpacking; begun early it takes place meanwhile (measured: a quarter of the time of a
-//! 300 MB layer, a third of that of 30,000 small files).
+//! that wait would come on top of unpacking; begun early it takes place meanwhile. Measured: 300 MB in one file at
+//! 600 MB/s took 0.15 s to sync at its end, and 0.004 s when it had been synced in steps; of plain directories, a
+//! quarter of the time of a 300 MB layer and a third of that of 30,000 small files.
 //! Not here: the sync that counts. Each writer makes it itself, on a descriptor from before its first byte, because
-//! only there does the kernel report what failed to be written since (syncfs(2)).
+//! only there does the kernel report what failed to be written since (fsync(2), syncfs(2)).
 
+use std::fs::File;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use crate::error::Error;
 
 use super::{open_dir, store};
 
-/// Uncompressed bytes after which writing back is worth its while. Small steps would cost other users of the disk more
-/// than they gain us, as what they have written goes with it.
+/// Uncompressed bytes after which writing back is worth its while. Small steps of whole filesystems would cost other
+/// users of the disk more than they gain us, as what they have written goes with it.
 const STEP: u64 = 16 * 1024 * 1024;
+
+/// Steps that may wait for the thread; more are left to the next one.
+const WAITING: usize = 64;
 
 /// The thread that writes back.
 #[derive(Debug)]
 pub(super) struct Writeback {
-    pace: Option<Arc<Pace>>,
+    work: Option<SyncSender<Step>>,
+    /// Uncompressed bytes of all layers that are directories.
+    of_directories: Arc<AtomicU64>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// How far the layers in the making have come, all together.
+#[derive(Debug)]
+enum Step {
+    Filesystem,
+    File(Arc<Image>),
+}
+
+/// How far a layer in the making has come.
 #[derive(Debug)]
 pub(super) struct Pace {
-    unpacked: AtomicU64,
-    wake: SyncSender<()>,
+    what: What,
+    work: SyncSender<Step>,
+}
+
+#[derive(Debug)]
+enum What {
+    /// It is a part of so many bytes of the filesystem.
+    Filesystem(Arc<AtomicU64>),
+    /// It is one file, of so many bytes.
+    File(Arc<Image>, u64),
+}
+
+/// A file that is being written.
+#[derive(Debug)]
+pub(super) struct Image {
+    file: File,
+    is_waiting: AtomicBool,
+    /// What the thread was told in the place of whoever syncs the file last: the kernel says it once.
+    failure: Mutex<Option<io::Error>>,
 }
 
 impl Pace {
     /// So many more uncompressed bytes have been unpacked.
-    pub(super) fn advance(&self, bytes: u64) {
-        let before = self.unpacked.fetch_add(bytes, Ordering::Relaxed);
-        if before / STEP != (before + bytes) / STEP {
-            // Full: the thread is about to start already.
-            let _ = self.wake.try_send(());
+    pub(super) fn advance(&mut self, bytes: u64) {
+        let before = match &mut self.what {
+            What::Filesystem(unpacked) => unpacked.fetch_add(bytes, Ordering::Relaxed),
+            What::File(_, unpacked) => {
+                *unpacked += bytes;
+                *unpacked - bytes
+            }
+        };
+        if before / STEP == (before + bytes) / STEP {
+            return;
+        }
+        // Where one waits already, the thread is about to do more than this one asks for; likewise where it is full.
+        let _ = match &self.what {
+            What::Filesystem(_) => self.work.try_send(Step::Filesystem),
+            What::File(image, _) if image.is_waiting.swap(true, Ordering::Relaxed) => Ok(()),
+            What::File(image, _) => {
+                let sent = self.work.try_send(Step::File(Arc::clone(image)));
+                image.is_waiting.store(sent.is_ok(), Ordering::Relaxed);
+                sent
+            }
+        };
+    }
+}
+
+impl Image {
+    /// For a file that was opened before its first byte was written.
+    pub(super) fn new(file: File) -> Arc<Image> {
+        Arc::new(Image { file, is_waiting: AtomicBool::new(false), failure: Mutex::default() })
+    }
+
+    /// Has all of it reach the disk.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()?;
+        match self.failure.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(failure) => Err(failure),
+            None => Ok(()),
+        }
+    }
+
+    fn sync_early(&self) {
+        self.is_waiting.store(false, Ordering::Relaxed);
+        if let Err(failure) = self.file.sync_data() {
+            *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure);
         }
     }
 }
@@ -50,28 +119,41 @@ impl Writeback {
     /// Starts the thread for the filesystem that `path` is on.
     pub(super) fn start(path: &Path) -> Result<Writeback, Error> {
         let dir: OwnedFd = open_dir(path).map_err(|cause| store("open", path, cause))?;
-        let (wake, woken) = sync_channel(1);
-        let run = move || {
-            while woken.recv().is_ok() {
-                // Whatever fails here fails again, or is reported, where it counts.
-                let _ = rustix::fs::syncfs(&dir);
-            }
-        };
-        let thread = std::thread::Builder::new().name("writeback".to_owned()).spawn(run);
+        let (work, steps) = sync_channel(WAITING);
+        let thread =
+            std::thread::Builder::new().name("writeback".to_owned()).spawn(move || run(&dir, &steps));
         let thread = thread.map_err(|cause| store("start the thread that writes back", path, cause))?;
-        let pace = Arc::new(Pace { unpacked: AtomicU64::new(0), wake });
-        Ok(Writeback { pace: Some(pace), thread: Some(thread) })
+        Ok(Writeback { work: Some(work), of_directories: Arc::default(), thread: Some(thread) })
     }
 
-    /// For one layer in the making.
-    pub(super) fn pace(&self) -> Option<Arc<Pace>> {
-        self.pace.clone()
+    /// For a layer in the making that is a directory.
+    pub(super) fn of_directory(&self) -> Option<Pace> {
+        self.pace(What::Filesystem(Arc::clone(&self.of_directories)))
+    }
+
+    /// For one that is a file.
+    pub(super) fn of_image(&self, image: &Arc<Image>) -> Option<Pace> {
+        self.pace(What::File(Arc::clone(image), 0))
+    }
+
+    fn pace(&self, what: What) -> Option<Pace> {
+        self.work.clone().map(|work| Pace { what, work })
+    }
+}
+
+fn run(filesystem: &OwnedFd, steps: &Receiver<Step>) {
+    while let Ok(step) = steps.recv() {
+        match step {
+            // Whatever fails here fails again, or is reported, where it counts.
+            Step::Filesystem => drop(rustix::fs::syncfs(filesystem)),
+            Step::File(image) => image.sync_early(),
+        }
     }
 }
 
 impl Drop for Writeback {
     fn drop(&mut self) {
-        self.pace = None;
+        self.work = None;
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }

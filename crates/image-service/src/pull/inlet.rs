@@ -43,6 +43,8 @@ pub(super) struct Inlet {
     meter: Arc<LayerMeter>,
     /// Why the bytes are wrong, if they are.
     pub(super) wrong: Option<Error>,
+    /// Nobody wants the layer any more.
+    pub(super) given_up: bool,
 }
 
 pub(super) struct InletPlan {
@@ -69,6 +71,7 @@ impl Inlet {
             expected,
             meter,
             wrong: None,
+            given_up: false,
         }
     }
 
@@ -109,7 +112,10 @@ impl Inlet {
                 Ok(())
             }
             Some(Arrival::End { url }) => self.end(url),
-            None => Err(io::Error::from(io::ErrorKind::ConnectionAborted)),
+            None => {
+                self.given_up = true;
+                Err(io::Error::from(io::ErrorKind::ConnectionAborted))
+            }
         }
     }
 

@@ -136,7 +136,8 @@ impl PullWatch {
 
 /// Whether nothing has changed but the time.
 fn is_same(one: &PullProgress, other: &PullProgress) -> bool {
-    one.stage == other.stage && one.layers == other.layers
+    let retries = one.statistics.retries == other.statistics.retries;
+    one.stage == other.stage && one.layers == other.layers && retries
 }
 
 /// The entry of a pull under way; it goes when the pull ends, however that happens.

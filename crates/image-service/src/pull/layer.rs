@@ -21,7 +21,7 @@ use super::budget::{Budget, PullNumber};
 use super::fetches::Fetches;
 use super::progress::LayerMeter;
 use super::spool::Spools;
-use super::work::Pump;
+use super::work::{Outcome, Pump};
 use crate::config::Limits;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind};
@@ -70,8 +70,9 @@ impl LayerFetch {
             self.meter.begins();
             let mut pump = Pump::start(&self)?;
             self.fill(&mut rounds, &mut pump).await?;
-            let (resumed, in_parts) = (pump.resumed > 0, pump.is_of_parts());
-            match pump.finish().await {
+            let in_parts = pump.is_of_parts();
+            let Outcome { layer, resumed } = pump.finish().await;
+            match layer {
                 Err(error) if may_begin_anew && is_for_the_parts(&error, resumed, in_parts) => {
                     tracing::debug!(layer = %self.blob.digest, %error, "a layer of several parts begins anew");
                     may_begin_anew = false;
@@ -144,7 +145,7 @@ impl LayerFetch {
 /// gave.
 fn is_for_the_parts(error: &Error, resumed: bool, in_parts: bool) -> bool {
     match error {
-        Error::DigestMismatch { .. } => in_parts,
+        Error::DigestMismatch { .. } => resumed || in_parts,
         error => resumed && error.kind() == ErrorKind::Corrupt,
     }
 }

@@ -138,9 +138,13 @@ impl Puller {
         let names = vec![reference.clone(), reference.with_digest(resolved.digest)];
         let Resolved { id, config, manifest, size_bytes, .. } = resolved;
         let image = NewImage { id, config, manifest: Some(manifest), size_bytes, names };
-        let catalog = Arc::clone(&self.catalog);
+        let (catalog, store) = (Arc::clone(&self.catalog), self.layers.clone());
         let added = blocking("adding an image to the catalogue", move || {
             let added = catalog.add(image);
+            if catalog.lacks() {
+                // A layer that came with this one may be one that others had lost.
+                catalog.look_again(&store);
+            }
             // Only now may they be collected: the catalogue has them.
             drop(layers);
             added

@@ -29,16 +29,21 @@ const CHUNKS: usize = 4;
 pub(super) struct Pump {
     arrivals: mpsc::Sender<Arrival>,
     kept: Option<oneshot::Receiver<u64>>,
-    outcome: oneshot::Receiver<Result<Layer, Error>>,
+    outcome: oneshot::Receiver<Outcome>,
     given_up: GivenUp,
     /// Bytes that the thread has or will get from the channel.
     pub(super) received: u64,
-    /// Those of them that an earlier attempt kept.
-    pub(super) resumed: u64,
     /// Answers that the others came from.
     answers: u32,
     /// Where the last ones came from.
     url: String,
+}
+
+/// What came of a layer.
+pub(super) struct Outcome {
+    pub(super) layer: Result<Layer, Error>,
+    /// Some of the bytes were kept by an earlier attempt.
+    pub(super) resumed: bool,
 }
 
 /// Tells the thread when it isn't wanted any more, should it wait for something else than bytes.
@@ -75,17 +80,8 @@ impl Pump {
         let thread = std::thread::Builder::new().name("unpack".to_owned()).spawn(run);
         thread.map_err(|cause| Error::Thread { what: "unpacking a layer", cause })?;
         let given_up = GivenUp(given_up);
-        let (received, resumed, answers) = (0, 0, 0);
-        Ok(Pump {
-            arrivals,
-            kept: Some(kept),
-            outcome,
-            given_up,
-            received,
-            resumed,
-            answers,
-            url: String::new(),
-        })
+        let (received, answers) = (0, 0);
+        Ok(Pump { arrivals, kept: Some(kept), outcome, given_up, received, answers, url: String::new() })
     }
 
     /// Waits until the bytes of an earlier attempt have passed. Safe to cancel.
@@ -94,8 +90,7 @@ impl Pump {
     /// The thread has stopped.
     pub(super) async fn ready(&mut self) -> Result<(), Interrupted> {
         if let Some(kept) = self.kept.take() {
-            self.resumed = kept.await.map_err(|_| Interrupted::PumpStopped)?;
-            self.received = self.resumed;
+            self.received = kept.await.map_err(|_| Interrupted::PumpStopped)?;
         }
         Ok(())
     }
@@ -106,9 +101,9 @@ impl Pump {
         url.clone_into(&mut self.url);
     }
 
-    /// Whether the bytes are of several answers or attempts.
+    /// Whether the bytes are of several answers.
     pub(super) fn is_of_parts(&self) -> bool {
-        self.resumed > 0 || self.answers > 1
+        self.answers > 1
     }
 
     pub(super) async fn send(&mut self, bytes: Bytes) -> Result<(), Interrupted> {
@@ -119,14 +114,14 @@ impl Pump {
     }
 
     /// Ends the layer, which is in the store when this returns.
-    pub(super) async fn finish(self) -> Result<Layer, Error> {
+    pub(super) async fn finish(self) -> Outcome {
         let Pump { arrivals, outcome, url, given_up, .. } = self;
         // Nobody there any more: then the outcome is an error already.
         let _ = arrivals.send(Arrival::End { url }).await;
         drop(arrivals);
-        let outcome = outcome.await.unwrap_or(Err(Error::ShuttingDown));
+        let outcome = outcome.await;
         drop(given_up);
-        outcome
+        outcome.unwrap_or(Outcome { layer: Err(Error::ShuttingDown), resumed: false })
     }
 }
 
@@ -141,8 +136,11 @@ struct Work {
 }
 
 impl Work {
-    fn run(&self, arrivals: mpsc::Receiver<Arrival>, tell: oneshot::Sender<u64>) -> Result<Layer, Error> {
-        let tools = self.tools()?;
+    fn run(&self, arrivals: mpsc::Receiver<Arrival>, tell: oneshot::Sender<u64>) -> Outcome {
+        let tools = match self.tools() {
+            Ok(tools) => tools,
+            Err(error) => return Outcome { layer: Err(error), resumed: false },
+        };
         let expected = self.blob.digest.clone();
         let inlet = Inlet::new(InletPlan {
             arrivals,
@@ -154,17 +152,11 @@ impl Work {
         });
         let back = Rc::new(RefCell::new(None));
         let source = Lent { inlet: Some(inlet), back: Rc::clone(&back) };
-        let made = self.with.layers.receive(NewLayer { diff_id: self.diff_id.clone() }, source, tools);
-        let inlet = back.take();
-        match made {
-            Ok(layer) => {
-                inlet.into_iter().for_each(|mut inlet| inlet.forget());
-                Ok(layer)
-            }
-            Err(error) => Err(match inlet {
-                Some(inlet) => verdict(error, inlet),
-                None => error,
-            }),
+        let layer = self.with.layers.receive(NewLayer { diff_id: self.diff_id.clone() }, source, tools);
+        match back.take() {
+            Some(inlet) => Outcome { resumed: inlet.has_resumed(), layer: verdict(layer, inlet) },
+            // It wasn't even begun.
+            None => Outcome { layer, resumed: false },
         }
     }
 
@@ -183,21 +175,22 @@ impl Work {
     }
 }
 
-/// Why no layer came of the bytes, and what is kept of them. If unpacking failed because of what they are, they are still
-/// digested to the end: if the digest is wrong too, then that is the reason, and another endpoint may do better.
-fn verdict(error: Error, mut inlet: Inlet) -> Error {
-    if inlet.wrong.is_none() && error.kind() == ErrorKind::Corrupt {
-        let resumed = inlet.has_resumed();
-        inlet.forget();
-        // Without the bytes of an earlier attempt it will be seen better.
-        if !resumed {
-            let _ = inlet.drain();
+/// What came of the bytes, and what is kept of them. If unpacking failed because of what they are, they are still digested
+/// to the end: if the digest is wrong too, then that is the reason, and another endpoint may do better.
+fn verdict(layer: Result<Layer, Error>, mut inlet: Inlet) -> Result<Layer, Error> {
+    match &layer {
+        Err(_) if inlet.given_up => return layer,
+        Err(error) if error.kind() == ErrorKind::Corrupt => {
+            inlet.forget();
+            // Of an earlier attempt's bytes the rest isn't worth fetching: without them it will be seen better.
+            if !inlet.has_resumed() && inlet.wrong.is_none() {
+                let _ = inlet.drain();
+            }
         }
+        Ok(_) | Err(Error::NoSpace { .. }) => inlet.forget(),
+        Err(_) => {}
     }
-    if error.kind() == ErrorKind::NoSpace {
-        inlet.forget();
-    }
-    inlet.wrong.take().unwrap_or(error)
+    inlet.wrong.take().map_or(layer, Err)
 }
 
 /// An inlet that comes back when it was read.

@@ -134,8 +134,24 @@ impl Asker<'_> {
         Ok(Some(answered.authorization))
     }
 
-    /// Sends the request, and again where it is redirected.
+    /// Sends the request, and again if it is found out that it must be sent without TLS.
     async fn follow(
+        &self,
+        endpoint: &Endpoint,
+        get: &Get,
+        authorization: Option<&HeaderValue>,
+    ) -> Result<Reply, Error> {
+        match self.follow_as_it_is(endpoint, get, authorization).await {
+            Err(error) if endpoint.found_plain(&error) => {
+                tracing::info!(endpoint = %endpoint.host, "an endpoint with settings of TLS has none");
+                self.follow_as_it_is(endpoint, get, authorization).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Sends the request, and again where it is redirected.
+    async fn follow_as_it_is(
         &self,
         endpoint: &Endpoint,
         get: &Get,
@@ -189,7 +205,7 @@ impl Asker<'_> {
     /// Answers a challenge; nothing if we have nothing to answer with.
     async fn answer(&self, endpoint: &Endpoint, challenged: &Challenged) -> Result<Option<Answered>, Error> {
         let proof = endpoint.chosen.proof(self.helpers).await?;
-        let asked = Asked { endpoint: &endpoint.settings.base, repository: self.repository };
+        let asked = Asked { endpoint: endpoint.base(), repository: self.repository };
         let step = token::answer(&challenged.challenges, proof.as_ref(), asked)
             .map_err(|reason| Error::Challenge { url: shown(&challenged.url), reason })?;
         match step {

@@ -6,6 +6,7 @@
 //! Not here: what is asked (`client`), who asks (`token`).
 
 use std::fs;
+use std::io;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -13,7 +14,7 @@ use std::time::Duration;
 use reqwest::redirect::Policy;
 use reqwest::{Certificate, Client, Identity, Proxy, Url};
 
-use super::hosts::{Role, Settings, is_loopback};
+use super::hosts::{Role, Settings, Tls, is_loopback};
 use crate::auth::{Chosen, Seen};
 use crate::error::Error;
 
@@ -30,8 +31,13 @@ pub(crate) struct Endpoint {
     connect: Duration,
     /// Connections to the endpoint itself.
     own: OnceLock<Client>,
-    /// Connections to where it sends us: our certificate isn't shown there.
-    elsewhere: OnceLock<Client>,
+    /// Connections to where it sends us, on other machines and on this one: our certificate isn't shown there.
+    elsewhere: [OnceLock<Client>; 2],
+    /// Its address with HTTPS, where HTTP is configured together with settings of TLS: then it is tried first, as containerd
+    /// does.
+    secured: Option<Url>,
+    /// It was found to have no TLS.
+    is_plain: AtomicBool,
     /// It could not be reached lately: others are asked first.
     unreachable: AtomicBool,
 }
@@ -42,19 +48,21 @@ impl Endpoint {
         Endpoint {
             host: host(&settings.base),
             connect: settings.connect.unwrap_or(connect),
+            secured: secured(&settings),
+            is_plain: AtomicBool::new(false),
             settings,
             chosen,
             registry: registry.to_owned(),
             own: OnceLock::new(),
-            elsewhere: OnceLock::new(),
+            elsewhere: Default::default(),
             unreachable: AtomicBool::new(false),
         }
     }
 
     /// The address of `path` in the API. A mirror is told which registry is meant, as containerd tells it.
     pub(crate) fn url(&self, path: &str) -> Url {
-        let mut url = self.settings.base.clone();
-        url.set_path(&format!("{}/{path}", self.settings.base.path().trim_end_matches('/')));
+        let mut url = self.base().clone();
+        url.set_path(&format!("{}/{path}", self.base().path().trim_end_matches('/')));
         let hub = self.registry == crate::reference::DOCKER_HUB && self.host == "registry-1.docker.io";
         if self.host != self.registry && !hub {
             url.query_pairs_mut().append_pair("ns", &self.registry);
@@ -62,9 +70,29 @@ impl Endpoint {
         url
     }
 
+    /// The address of its API, as it is spoken to at the moment.
+    pub(crate) fn base(&self) -> &Url {
+        let secured = self.secured.as_ref().filter(|_| !self.is_plain.load(Ordering::Relaxed));
+        secured.unwrap_or(&self.settings.base)
+    }
+
+    /// Whether it may turn out to have no TLS.
+    pub(crate) fn may_be_plain(&self) -> bool {
+        self.secured.is_some()
+    }
+
+    /// Whether a request failed because it has no TLS, which is allowed, and is now known.
+    pub(crate) fn found_plain(&self, failure: &Error) -> bool {
+        let (Some(secured), Error::Request { url, cause }) = (&self.secured, failure) else { return false };
+        let is_ours = url.starts_with(&secured.origin().ascii_serialization());
+        // An answer in HTTP is no record of TLS: the library's word for that (rustls, `InvalidMessage`).
+        let is_plain = is_ours && cause.to_string().contains("InvalidContentType");
+        is_plain && !self.is_plain.swap(true, Ordering::Relaxed)
+    }
+
     /// Whether `url` is on this very host, port and scheme.
     pub(crate) fn is_origin_of(&self, url: &Url) -> bool {
-        url.origin() == self.settings.base.origin()
+        url.origin() == self.base().origin()
     }
 
     pub(crate) fn is_unreachable(&self) -> bool {
@@ -81,7 +109,8 @@ impl Endpoint {
     /// [`Error::RegistryConfig`] or [`Error::Client`] when its certificates can't be used.
     pub(crate) fn client_for(&self, url: &Url) -> Result<&Client, Error> {
         let own = self.is_origin_of(url);
-        let cell = if own { &self.own } else { &self.elsewhere };
+        let is_here = url.host_str().is_some_and(is_loopback);
+        let cell = if own { &self.own } else { &self.elsewhere[usize::from(is_here)] };
         if let Some(client) = cell.get() {
             return Ok(client);
         }
@@ -126,6 +155,10 @@ impl Endpoint {
             let pem = fs::read(path).map_err(|cause| Error::RegistryConfig { path: path.clone(), cause })?;
             let certificates = Certificate::from_pem_bundle(&pem)
                 .map_err(|cause| Error::Client { host: self.host.clone(), cause })?;
+            if certificates.is_empty() {
+                let cause = io::Error::new(io::ErrorKind::InvalidData, "there is no certificate in it (PEM)");
+                return Err(Error::RegistryConfig { path: path.clone(), cause });
+            }
             all.extend(certificates);
         }
         Ok(all)
@@ -144,6 +177,14 @@ impl Endpoint {
             Identity::from_pem(&pem).map_err(|cause| Error::Client { host: self.host.clone(), cause })?;
         Ok(Some(identity))
     }
+}
+
+/// The address with HTTPS of an endpoint that is configured with HTTP and with settings of TLS.
+fn secured(settings: &Settings) -> Option<Url> {
+    let mut secured = settings.base.clone();
+    // The port of plain HTTP leaves no doubt.
+    let in_doubt = secured.scheme() == "http" && secured.port().is_some() && settings.tls != Tls::default();
+    (in_doubt && secured.set_scheme("https").is_ok()).then_some(secured)
 }
 
 /// Who would see credentials that are sent to an endpoint with these settings, whose host is `host`.

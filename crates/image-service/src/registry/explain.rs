@@ -93,8 +93,10 @@ pub enum HostRole {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TlsExplanation {
-    /// Whether there is TLS at all.
+    /// Whether there must be TLS.
     pub used: bool,
+    /// Whether it is done without where the host has none.
+    pub optional: bool,
     /// Whether any certificate will do.
     pub skip_verify: bool,
     /// Files of authorities that are trusted beside the system's.
@@ -200,6 +202,7 @@ fn host(settings: &Settings, (chooser, wanted): (&Chooser<'_>, &Reference), conn
         capabilities: capabilities(settings.can),
         tls: TlsExplanation {
             used: settings.base.scheme() == "https",
+            optional: false,
             skip_verify: settings.tls.skip_verify,
             authorities: settings.tls.authorities.clone(),
             client: settings.tls.client.as_ref().map(|(certificate, _)| certificate.clone()),
@@ -219,6 +222,7 @@ fn host(settings: &Settings, (chooser, wanted): (&Chooser<'_>, &Reference), conn
             explanation.username = chosen.username().map(ToOwned::to_owned);
             explanation.because = chosen.why.to_owned();
             let endpoint = Endpoint::new(settings.clone(), chosen, wanted.registry(), connect);
+            explanation.tls.optional = endpoint.may_be_plain();
             Some(Arc::new(endpoint))
         }
         Err(error) => {

@@ -8,9 +8,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::{Gid, Mode, OFlags, StatVfsMountFlags, Uid};
-use rustix::mount::{OpenTreeFlags, open_tree};
 
 use crate::error::Error;
+use crate::mounting::{Failure, Stage, clone_mount, reopen};
 
 /// Maps the ids of a detached mount.
 #[derive(Clone)]
@@ -35,26 +35,31 @@ impl std::fmt::Debug for IdMap {
     }
 }
 
-/// Clones of the mounts of directories, with mapped ids.
-pub(super) fn mapped<'a>(dirs: impl Iterator<Item = &'a OwnedFd>, ids: &IdMap) -> io::Result<Vec<OwnedFd>> {
-    let flags =
-        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
-    let one = |dir: &OwnedFd| {
-        let clone = open_tree(dir, "", flags)?;
-        ids.map(&clone).map(|()| clone)
-    };
-    dirs.map(one).collect()
+/// Clones of the mounts of directories, with mapped ids. Before Linux 6.15 only what is attached in the namespace of the
+/// thread can be cloned: images of layers are so in `stage`.
+pub(super) fn mapped(dirs: &[&OwnedFd], stage: Option<&Stage>, ids: &IdMap) -> Result<Vec<OwnedFd>, Failure> {
+    let failed = |cause| (MAPPING, cause);
+    match stage {
+        None => dirs.iter().map(|dir| map_clone(dir, ids)).collect::<io::Result<_>>().map_err(failed),
+        Some(stage) => stage.within(|| {
+            let one = |dir: &&OwnedFd| map_clone(&reopen(dir)?, ids);
+            dirs.iter().map(one).collect::<io::Result<_>>().map_err(failed)
+        }),
+    }
+}
+
+/// A clone of the mount of one directory, with mapped ids.
+pub(super) fn map_clone(dir: &OwnedFd, ids: &IdMap) -> io::Result<OwnedFd> {
+    let clone = clone_mount(dir.as_fd())?;
+    ids.map(&clone).map(|()| clone)
 }
 
 /// Gives a directory to whom root is mapped to: the owner that a directory of root's, `roots`, has when it is mapped.
 pub(super) fn give_to_root(dir: &Path, roots: &Path, ids: &IdMap) -> io::Result<()> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let roots = rustix::fs::open(roots, flags, Mode::empty())?;
-    for seen in mapped(std::iter::once(&roots), ids)? {
-        let stat = rustix::fs::fstat(&seen)?;
-        rustix::fs::chown(dir, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
-    }
-    Ok(())
+    let stat = rustix::fs::fstat(&map_clone(&roots, ids)?)?;
+    Ok(rustix::fs::chown(dir, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?)
 }
 
 /// What fails here, in an error's words.

@@ -168,10 +168,10 @@ impl RootFilesystems {
     /// As there.
     pub fn mount_as(&self, container: &str, to: &MountAs<'_>) -> Result<OwnedFd, Error> {
         let inner = &*self.inner;
-        let rootfs = inner.containers().get(container).cloned();
-        let rootfs = rootfs.ok_or_else(|| Error::RootfsMissing { container: container.to_owned() })?;
+        let rootfs = inner.rootfs(container)?;
         all_there(rootfs.record.layers(), &rootfs.layers)?;
-        let lowers = Lowers { plain: &inner.lowers(&rootfs.layers)?, ids: to.ids, label: to.label };
+        let (plain, stage) = (inner.lowers(&rootfs.layers)?, inner.layers.stage());
+        let lowers = Lowers { plain: &plain, stage: stage.as_deref(), ids: to.ids, label: to.label };
         inner.mounter.mount(container, &inner.dir.join(container), lowers)
     }
 
@@ -188,7 +188,11 @@ impl RootFilesystems {
             .try_for_each(|dir| make_private_dir(dir));
         let tried = made
             .and_then(|()| {
-                inner.mounter.mount(&name, &trial, Lowers { plain: &[], ids: Some(ids), label: None })
+                inner.mounter.mount(
+                    &name,
+                    &trial,
+                    Lowers { plain: &[], stage: None, ids: Some(ids), label: None },
+                )
             })
             .and_then(|root| ids::check_writable(&root, &name));
         // The outcome of the trial is what counts; what stays is removed at the next open.
@@ -295,7 +299,10 @@ impl Inner {
         let mut lowers = self.lowers(layers)?;
         if let Some(ids) = ids {
             // Seen through them, attributes name the owners that the container's own layer has to have.
-            lowers = ids::mapped(lowers.iter(), ids).map_err(|cause| ids::failed(container, cause))?;
+            let stage = self.layers.stage();
+            let plain: Vec<&OwnedFd> = lowers.iter().collect();
+            lowers = ids::mapped(&plain, stage.as_deref(), ids)
+                .map_err(|(_, cause)| ids::failed(container, cause))?;
             ids::give_to_root(&upper, &self.dir.join(EMPTY), ids)
                 .map_err(|cause| ids::failed(container, cause))?;
         }
@@ -328,17 +335,48 @@ impl Inner {
             }
             match Record::read(&path) {
                 Ok(record) if check_id(&name).is_ok() => {
-                    let held = |layers: &[Digest]| -> Vec<Layer> {
-                        visible(layers).iter().filter_map(|id| self.layers.get(id)).collect()
-                    };
-                    let layers = held(record.layers()).into();
-                    let images = record.images().iter().map(|image| held(&image.layers)).collect();
-                    containers.insert(name, Rootfs { record: Arc::new(record), layers, images });
+                    containers.insert(name, self.held(Arc::new(record)));
                 }
                 _ => self.trash.discard(&path)?,
             }
         }
         Ok(containers)
+    }
+
+    /// A root filesystem with those of its layers that are in the store.
+    fn held(&self, record: Arc<Record>) -> Rootfs {
+        let held = |layers: &[Digest]| -> Vec<Layer> {
+            visible(layers).iter().filter_map(|id| self.layers.get(id)).collect()
+        };
+        let layers = held(record.layers()).into();
+        let images = record.images().iter().map(|image| held(&image.layers)).collect();
+        Rootfs { record, layers, images }
+    }
+
+    /// A container's root filesystem. Layers that were missing when this process began may be back.
+    fn rootfs(&self, container: &str) -> Result<Rootfs, Error> {
+        let rootfs = self.containers().get(container).cloned();
+        let rootfs = rootfs.ok_or_else(|| Error::RootfsMissing { container: container.to_owned() })?;
+        if rootfs.is_whole() {
+            return Ok(rootfs);
+        }
+        let now = self.held(Arc::clone(&rootfs.record));
+        if let Some(known) =
+            self.containers().get_mut(container).filter(|known| Arc::ptr_eq(&known.record, &now.record))
+        {
+            known.clone_from(&now);
+        }
+        // The old value lives on to here: it lets go of layers under no other lock.
+        drop(rootfs);
+        Ok(now)
+    }
+}
+
+impl Rootfs {
+    fn is_whole(&self) -> bool {
+        let mut images = self.record.images().iter().zip(self.images.iter());
+        all_there(self.record.layers(), &self.layers).is_ok()
+            && images.all(|(image, layers)| all_there(&image.layers, layers).is_ok())
     }
 }
 

@@ -4,21 +4,22 @@
 //! Not here: where the mount goes, and its flags but for read-only.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
-use rustix::mount::{MoveMountFlags, OpenTreeFlags};
+use rustix::mount::MoveMountFlags;
 
 use super::ids::IdMap;
-use super::mount::{Failure, Lowers, in_private_namespace, open_place};
+use super::mount::Lowers;
 use super::record::ImageRecord;
 use super::{Inner, RootFilesystems, Rootfs, WORK, all_there, attributes, check_id, visible};
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::layers::{Layer, make_private_dir, store};
+use crate::mounting::{Failure, clone_mount, in_private_namespace, open_place};
 
 /// Below a container's directory: a directory for each image with what its topmost layer doesn't say.
 const IMAGES: &str = "images";
@@ -73,8 +74,7 @@ impl RootFilesystems {
         (ids, label): (Option<&IdMap>, Option<&str>),
     ) -> Result<OwnedFd, Error> {
         let inner = &*self.inner;
-        let rootfs = inner.containers().get(container).cloned();
-        let rootfs = rootfs.ok_or_else(|| Error::RootfsMissing { container: container.to_owned() })?;
+        let rootfs = inner.rootfs(container)?;
         let (at, layers) = find(&rootfs, image)?;
         let dir = inner.dir.join(container);
         let top = dir.join(IMAGES).join(at.to_string());
@@ -91,8 +91,7 @@ impl RootFilesystems {
     /// it works in when it is mounted, under the feet of the mount that the container has.
     pub(super) fn own_image(&self, container: &str) -> Result<OwnedFd, Error> {
         let inner = &*self.inner;
-        let rootfs = inner.containers().get(container).cloned();
-        let rootfs = rootfs.ok_or_else(|| Error::RootfsMissing { container: container.to_owned() })?;
+        let rootfs = inner.rootfs(container)?;
         all_there(rootfs.record.layers(), &rootfs.layers)?;
         let top = inner.dir.join(container).join(IMAGES).join("own");
         inner.make_top(&top, &rootfs.layers)?;
@@ -116,7 +115,8 @@ impl Inner {
     ) -> Result<OwnedFd, Error> {
         let mut lowers = vec![open_place(top).map_err(|cause| store("open", top, cause))?];
         lowers.extend(self.lowers(layers)?);
-        let lowers = Lowers { plain: &lowers, ids, label };
+        let stage = self.layers.stage();
+        let lowers = Lowers { plain: &lowers, stage: stage.as_deref(), ids, label };
         self.mounter.view(container, &self.dir.join(container), lowers)
     }
 }
@@ -137,7 +137,7 @@ pub(super) fn find_in(root: &OwnedFd, path: &Path, flags: OFlags) -> Result<Owne
 
 /// A place of a detached mount as a detached mount of its own.
 fn part(mount: &OwnedFd, place: &OwnedFd, spot: &Path) -> Result<OwnedFd, Failure> {
-    match clone(place) {
+    match clone_mount(place.as_fd()) {
         // Before Linux 6.15 what is attached nowhere can't be cloned.
         Err(Errno::INVAL) => part_attached(mount, place, spot),
         cloned => cloned.map_err(|errno| ("clone a part of", errno.into())),
@@ -147,17 +147,11 @@ fn part(mount: &OwnedFd, place: &OwnedFd, spot: &Path) -> Result<OwnedFd, Failur
 /// The same by way of a mount namespace of its own, where the mount is attached on the directory `spot` for a moment.
 fn part_attached(mount: &OwnedFd, place: &OwnedFd, spot: &Path) -> Result<OwnedFd, Failure> {
     let failed = |errno: Errno| -> Failure { ("clone a part of", io::Error::from(errno)) };
-    in_private_namespace(|| {
+    in_private_namespace(None, || {
         rustix::mount::move_mount(mount, "", CWD, spot, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
             .map_err(failed)?;
-        clone(place).map_err(failed)
+        clone_mount(place.as_fd()).map_err(failed)
     })
-}
-
-fn clone(place: &OwnedFd) -> Result<OwnedFd, Errno> {
-    let flags =
-        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
-    rustix::mount::open_tree(place, "", flags)
 }
 
 #[cfg(test)]
@@ -183,7 +177,7 @@ mod tests {
         let mounter = Mounter::new(dir.path().join("empty"), Durability::default());
         let view = || {
             let lower = open_place(&dir.path().join("layer")).unwrap();
-            let lowers = Lowers { plain: &[lower], ids: None, label: None };
+            let lowers = Lowers { plain: &[lower], stage: None, ids: None, label: None };
             mounter.view("c", dir.path(), lowers).unwrap()
         };
         let spot = dir.path().join("work");

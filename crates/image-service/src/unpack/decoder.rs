@@ -108,3 +108,61 @@ impl Read for Prefixed {
         Ok(count)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use flate2::write::GzEncoder;
+
+    use super::*;
+
+    fn gzip(content: &[u8]) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(content).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn read(stream: Vec<u8>) -> io::Result<Vec<u8>> {
+        let windows = Arc::new(Windows::new(1 << 20, 1 << 20));
+        let source = Box::new(io::BufReader::with_capacity(7, io::Cursor::new(stream)));
+        let mut decoder = Decoder::open(source, &windows, &Arc::default())?;
+        let mut all = vec![0; 1 << 20];
+        let count = decoder.fill(&mut all)?;
+        all.truncate(count);
+        Ok(all)
+    }
+
+    #[test]
+    fn the_first_bytes_choose() {
+        let content = vec![7; 100_000];
+        let members = [gzip(&content), gzip(b""), gzip(b"more")].concat();
+        assert!(read(members).unwrap() == [&content[..], b"more"].concat());
+        assert!(read(zstd_of(&content)).unwrap() == content);
+        for plain in [&b""[..], b"a", b"\x1f", b"plain", &content] {
+            assert!(read(plain.to_vec()).unwrap() == plain);
+        }
+    }
+
+    fn zstd_of(content: &[u8]) -> Vec<u8> {
+        ::zstd::bulk::compress(content, 3).unwrap()
+    }
+
+    #[test]
+    fn gzip_that_is_cut_off_damaged_or_followed_by_something_else_is_refused() {
+        let stream = gzip(b"some content that is long enough");
+        for length in 2..stream.len() {
+            assert!(read(stream[..length].to_vec()).is_err(), "{length}");
+        }
+        for garbage in [&b"garbage that follows"[..], &[0; 512], &[0], &[0x1f, 0x8b, 8]] {
+            assert!(read([&stream[..], garbage].concat()).is_err(), "{garbage:?}");
+        }
+        let length = stream.len();
+        // Its checksum, and its length.
+        for at in [length - 8, length - 1] {
+            let mut damaged = stream.clone();
+            damaged[at] ^= 1;
+            assert!(read(damaged).is_err(), "{at}");
+        }
+    }
+}

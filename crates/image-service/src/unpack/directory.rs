@@ -132,6 +132,8 @@ impl DirectoryTarget {
     /// Takes away what an earlier entry of this layer made.
     fn remove(&mut self, place: &Place, name: &[u8]) -> io::Result<()> {
         self.recount = true;
+        // It may be a link that the last path went through.
+        self.tree.forget();
         match rustix::fs::unlinkat(place, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => return Ok(()),
             Err(Errno::ISDIR | Errno::PERM) => {}
@@ -144,7 +146,6 @@ impl DirectoryTarget {
         };
         self.directories.retain(|other, _| !below(other));
         self.tree.implied.retain(|other| !below(other));
-        self.tree.forget();
         // Aside, whole: deleting it could take as many descriptors as it has levels.
         Ok(rustix::fs::renameat(place, name, &self.aside, names::unique())?)
     }
@@ -305,6 +306,7 @@ impl Target for DirectoryTarget {
             usage,
             opaque_root: self.opaque_root,
             implied_dirs: implied.iter().filter_map(text).collect(),
+            checksums: Vec::new(),
         })
     }
 }

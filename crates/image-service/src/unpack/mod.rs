@@ -5,7 +5,8 @@
 //! ```
 //!
 //! [`Target`] is the wall between archives and the forms in which layers are kept: it is told every entry in the order
-//! of the archive, with a name that can't leave the layer. [`directory`] is the target for plain overlay directories.
+//! of the archive, with a name that can't leave the layer. [`directory`] is the target for plain overlay directories, [`erofs`] the one
+//! for images.
 //! The archive comes from a stranger. Nothing in it makes a target touch anything outside the layer, and what it can
 //! make us hold in memory is bounded.
 //! Not here: where layers live and when they become visible (`layers`).
@@ -16,11 +17,13 @@ mod decoder;
 mod digesting;
 mod directory;
 pub(crate) mod entry;
+mod erofs;
 mod header;
 mod meter;
 mod path;
 mod pax;
 mod sparse;
+mod standalone;
 mod stream;
 mod tree;
 mod window;
@@ -37,10 +40,11 @@ pub(crate) use chunks::{Chunk, channel};
 pub(crate) use digesting::{Digesting, Lane, Piece};
 pub(crate) use directory::{DirectoryTarget, own_umask};
 pub(crate) use entry::Entry;
+pub(crate) use erofs::ErofsTarget;
 pub(crate) use meter::{Meter, Stage, thread_time};
 pub(crate) use path::TreePath;
-#[allow(unused_imports, reason = "part of `Stored`")]
 pub(crate) use sparse::Extent;
+pub use standalone::{ErofsImage, write_directory, write_erofs};
 pub(crate) use stream::{Stream, Tools};
 pub(crate) use window::Windows;
 
@@ -74,7 +78,6 @@ pub(crate) enum Stored {
     /// There was none.
     Nothing,
     /// In these parts of the one file that the layer is, one after the other.
-    #[allow(dead_code, reason = "for layers that are one file")]
     At(Vec<Extent>),
     /// In the file with this real path below the layer's root, where the entry's extents say.
     File(TreePath),

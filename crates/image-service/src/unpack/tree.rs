@@ -19,10 +19,10 @@ use super::path::TreePath;
 pub(crate) const OPAQUE: &str = "trusted.overlay.opaque";
 
 /// Links on one path before it is taken for a loop; the kernel's own bound (path_resolution(7)).
-const MAX_LINKS: usize = 40;
+pub(super) const MAX_LINKS: usize = 40;
 
 /// Directories on one path of those that are walked step by step, each of which holds a descriptor meanwhile.
-const MAX_DEPTH: usize = 256;
+pub(super) const MAX_DEPTH: usize = 256;
 
 /// Flags of a descriptor that is only a place to start from.
 const PLACE: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -186,7 +186,7 @@ enum Step {
     Link(Vec<u8>),
 }
 
-fn parts(path: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
+pub(super) fn parts(path: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
     path.split(|byte| *byte == b'/').filter(|part| !matches!(*part, b"" | b"."))
 }
 

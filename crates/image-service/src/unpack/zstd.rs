@@ -170,3 +170,96 @@ fn cut_off() -> io::Error {
 fn invalid(text: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, text)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Skippable content (RFC 8878 section 3.1.2).
+    fn skippable(content: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(content.len()).unwrap();
+        [&0x184D_2A57u32.to_le_bytes()[..], &length.to_le_bytes(), content].concat()
+    }
+
+    /// A frame whose window has `2^log` bytes.
+    fn frame(content: &[u8], log: u32) -> Vec<u8> {
+        let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 3).unwrap();
+        encoder.window_log(log).unwrap();
+        encoder.include_checksum(true).unwrap();
+        // Without it a small content would be its own window.
+        encoder.include_contentsize(false).unwrap();
+        io::Write::write_all(&mut encoder, content).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    /// Reads `stream` in chunks of `step` bytes into buffers of `room`.
+    fn read(stream: &[u8], step: usize, room: usize) -> io::Result<Vec<u8>> {
+        let windows = Arc::new(Windows::new(1 << 20, 1 << 20));
+        let source = io::BufReader::with_capacity(step, stream);
+        let mut frames = Frames::new(source, windows, Arc::default());
+        let mut all = Vec::new();
+        let mut buffer = vec![0; room];
+        loop {
+            match frames.read(&mut buffer)? {
+                0 => return Ok(all),
+                count => all.extend_from_slice(&buffer[..count]),
+            }
+        }
+    }
+
+    fn content(size: usize) -> Vec<u8> {
+        (0..size).map(|at| (at * at / 7 % 251) as u8).collect()
+    }
+
+    #[test]
+    fn frames_follow_each_other_however_they_are_cut() {
+        let (one, two) = (content(300_000), content(1));
+        let stream = [
+            skippable(b"before"),
+            frame(&one, 10),
+            skippable(b""),
+            frame(b"", 10),
+            zstd::bulk::compress(&two, 1).unwrap(),
+            frame(&one, 18),
+            zstd::bulk::compress(&one, 1).unwrap(),
+            skippable(b"behind"),
+        ]
+        .concat();
+        let expected = [&one[..], &two, &one, &one].concat();
+        for (step, room) in [(1, 1 << 17), (5, 1000), (1 << 20, 1 << 17), (1 << 20, 1), (1 << 20, 300_000)] {
+            assert!(read(&stream, step, room).unwrap() == expected, "{step}, {room}");
+        }
+        assert!(read(b"", 1, 1).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_is_cut_off_or_followed_by_something_else_is_refused() {
+        let stream = [skippable(b"before"), frame(&content(5000), 10)].concat();
+        let begin = skippable(b"before").len();
+        for length in (1..stream.len()).filter(|length| *length != begin) {
+            let error = read(&stream[..length], 64, 1000).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "{length}: {error}");
+        }
+        for garbage in [&b"garbage"[..], &[0; 4], &[0x1f, 0x8b, 8, 0], &0xFD2F_B527u32.to_le_bytes()] {
+            let error = read(&[&stream[..], garbage].concat(), 64, 1000).unwrap_err();
+            assert!(error.to_string().contains("something else than a zstd frame"), "{error}");
+        }
+        let mut flipped = stream.clone();
+        *flipped.last_mut().unwrap() ^= 1;
+        assert!(read(&flipped, 64, 1000).is_err(), "its checksum is wrong");
+    }
+
+    #[test]
+    fn windows_have_a_bound() {
+        let all = content(3 << 20);
+        assert!(read(&frame(&all, 20), 4096, 1 << 17).unwrap() == all);
+        let error = read(&frame(&all, 21), 4096, 1 << 17).unwrap_err();
+        assert!(error.to_string().contains("a window of 2097152 bytes, and 1048576 are the most"), "{error}");
+        // One that refers to all of its content, which it says is larger.
+        let mut frame = zstd::bulk::compress(&all[..200_000], 3).unwrap();
+        assert_eq!((frame[4], read(&frame, 4096, 1 << 18).unwrap().len()), (0xA0, 200_000));
+        frame[8] = 0x7f;
+        let error = read(&frame, 4096, 1 << 17).unwrap_err();
+        assert!(error.to_string().contains("a window of 2130906432 bytes"), "{error}");
+    }
+}

@@ -261,12 +261,18 @@ pub(crate) fn sparse_files(form: Form) {
             .pax("GNU.sparse.numbytes", "500"),
     );
     tar.add(file("after", "still in step"));
-    let root = store.image(&[tar]);
+    let layer = store.unpack(&tar).unwrap();
+    let stored = store.layers.get(&layer).unwrap().size_bytes;
+    assert!(stored < 200_000, "{stored} bytes for {} of content", 4 * 1000);
+    let root = store.mount("sparse", &[layer]);
     for name in ["old", "one", "zero-one", "zero-zero"] {
         let file = std::fs::File::open(root.at(name)).unwrap();
         let metadata = file.metadata().unwrap();
         assert_eq!(metadata.len(), 2_000_000, "{name}");
-        assert!(metadata.blocks() * 512 < 100_000, "{name} has no holes: {} blocks", metadata.blocks());
+        // Within an image the kernel states the blocks that a file would have without its holes.
+        if form.is_directory() {
+            assert!(metadata.blocks() * 512 < 100_000, "{name} has no holes: {} blocks", metadata.blocks());
+        }
         let at = |offset| {
             let mut bytes = [0xff; 3];
             file.read_exact_at(&mut bytes, offset).unwrap();
@@ -352,7 +358,8 @@ pub(crate) fn usage_is_about_right(form: Form) {
     let diff_id = store.unpack(&tar.with(symlink("l", "d"))).unwrap();
     let layer = store.layers.get(&diff_id).unwrap();
     assert!((100_000..150_000).contains(&layer.size_bytes), "{}", layer.size_bytes);
-    assert_eq!(layer.inodes, 4, "root, d, d/f and l");
+    let inodes = if form.is_directory() { 4 } else { 1 };
+    assert_eq!(layer.inodes, inodes, "root, d, d/f and l; or the one image of them all");
     assert_eq!(store.layers.usage().bytes, layer.size_bytes);
 }
 

@@ -93,14 +93,22 @@ pub(crate) fn unused_layers_are_collected(form: Form) {
     assert_eq!(store.mount("again", &[unused]).names("."), ["unused"]);
 }
 
-/// Removing answers after a rename, however much there is to remove.
+/// Removing answers after a rename, however much there is to remove; and of images there is next to nothing.
 pub(crate) fn removal_does_not_wait_for_the_disk(form: Form) {
     let store = Store::new(form);
     let mut tar = Tar::new();
     for n in 0..5_000 {
         tar.add(file(&format!("d{}/f{n}", n % 50), "x"));
     }
-    store.unpack(&tar).unwrap();
+    let layer = store.unpack(&tar).unwrap();
+    if !form.is_directory() {
+        let dir = store.dir.path().join("images/layers/sha256").join(layer.hex());
+        let files = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_type().unwrap());
+        let files: Vec<_> = files.collect();
+        assert!(files.iter().all(std::fs::FileType::is_file) && files.len() <= 3, "{files:?}");
+        assert_eq!(store.collect(&[]), 1);
+        return store.wait_until_tidy();
+    }
     let started = Instant::now();
     assert_eq!(store.collect(&[]), 1);
     let answered = started.elapsed();
@@ -189,12 +197,11 @@ pub(crate) fn the_mount_table_does_not_grow(form: Form) {
 
 /// A full disk is an error that says so, takes nothing with it and is over once there is space.
 pub(crate) fn a_full_disk_is_told(form: Form) {
-    let Form::Directories = form;
     // In a thread of its own, whose mount namespace the others don't share.
-    std::thread::spawn(fill_a_small_disk).join().unwrap();
+    std::thread::spawn(move || fill_a_small_disk(form)).join().unwrap();
 }
 
-fn fill_a_small_disk() {
+fn fill_a_small_disk(form: Form) {
     // A small filesystem in a mount namespace of this thread and of those that it starts.
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
     let private = rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC;
@@ -202,21 +209,32 @@ fn fill_a_small_disk() {
     let dir = tempfile::tempdir().unwrap();
     let flags = rustix::mount::MountFlags::empty();
     rustix::mount::mount("tmpfs", dir.path(), "tmpfs", flags, c"size=4m").unwrap();
-    let layers = Layers::open(dir.path()).unwrap();
-    let unpack = |size: usize| {
+    let layers = Layers::open_as(dir.path(), form.settings()).unwrap();
+    let unpack = |layers: &Layers, size: usize| {
         let tar = Tar::new().with(file("f", vec![1; size])).bytes();
         let mut writer = layers.begin(NewLayer { diff_id: Digest::of(&tar) })?;
         writer.write(tar.into())?;
         writer.commit()
     };
-    let outcome = unpack(6_000_000);
+    let outcome = unpack(&layers, 6_000_000);
     assert!(matches!(outcome, Err(Error::NoSpace { .. })), "{outcome:?}");
     let started = Instant::now();
     while std::fs::read_dir(dir.path().join("trash")).unwrap().count() > 0 {
         assert!(started.elapsed().as_secs() < 20, "the half-made layer is still in the trash");
         std::thread::yield_now();
     }
-    unpack(2_000_000).unwrap();
     drop(layers);
+    // What is full can be opened, and the form that it was made for is chosen once there is space.
+    let fill = dir.path().join("fill");
+    let filled = std::fs::write(&fill, vec![1; 6_000_000]).unwrap_err();
+    assert_eq!(filled.kind(), std::io::ErrorKind::StorageFull);
+    let layers = Layers::open_as(dir.path(), form.settings()).unwrap();
+    let outcome = unpack(&layers, 1);
+    assert!(matches!(outcome, Err(Error::NoSpace { .. })), "{outcome:?}");
+    std::fs::remove_file(&fill).unwrap();
+    let layer = unpack(&layers, 2_000_000).unwrap();
+    let name = if form.is_directory() { "fs" } else { "layer.erofs" };
+    assert!(dir.path().join("layers/sha256").join(layer.diff_id.hex()).join(name).exists());
+    drop((layer, layers));
     rustix::mount::unmount(dir.path(), rustix::mount::UnmountFlags::DETACH).unwrap();
 }

@@ -8,8 +8,11 @@ mod archive;
 mod conformance;
 mod hostile;
 mod life;
+mod loop_device;
+mod mounts;
 mod peers;
 mod store;
+mod users;
 mod volumes;
 
 /// All tests for one form.
@@ -21,6 +24,10 @@ macro_rules! suite {
                 fn $test() {
                     if !rustix::process::geteuid().is_root() {
                         println!("skipped: needs root");
+                        return;
+                    }
+                    if let Some(missing) = $form.missing() {
+                        println!("skipped: {missing}");
                         return;
                     }
                     crate::$module::$test($form);
@@ -47,6 +54,10 @@ macro_rules! for_form {
                 two_writers_of_one_layer unused_layers_are_collected removal_does_not_wait_for_the_disk
                 a_deep_tree_is_removed_too root_filesystems_come_and_go unknown_root_filesystems_are_removed
                 the_mount_table_does_not_grow a_full_disk_is_told;
+            mounts:
+                containers_share_pages layers_of_both_forms_stack a_killed_process_leaves_nothing
+                a_mount_outlives_the_store a_lost_layer_is_told;
+            users: users_see_their_ids;
             volumes:
                 an_image_is_mounted_as_a_volume layers_of_an_image_volume_are_kept
                 declared_volumes_begin_as_the_image_has_them;
@@ -55,3 +66,6 @@ macro_rules! for_form {
 }
 
 for_form!(directories, crate::store::Form::Directories);
+for_form!(images, crate::store::Form::Images);
+for_form!(images_on_loop_devices, crate::store::Form::ImagesOnLoopDevices);
+for_form!(images_on_stage, crate::store::Form::ImagesOnStage);

@@ -7,21 +7,60 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use image_service::layers::{Layers, NewLayer};
+use image_service::layers::{LayerForm, LayerSettings, Layers, LoopDevices, NewLayer};
 use image_service::rootfs::{Durability, RootFilesystems};
 use image_service::{Digest, Error};
 use tempfile::TempDir;
 
 use crate::archive::Tar;
+use crate::loop_device;
 
 /// The forms in which layers are kept: all of them pass the same tests.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Form {
     Directories,
+    /// EROFS images, mounted in the way that this machine has.
+    Images,
+    /// EROFS images on a filesystem that the kernel mounts none from but by loop device.
+    ImagesOnLoopDevices,
+    /// EROFS images, mounted as on kernels before 6.15.
+    ImagesOnStage,
+}
+
+impl Form {
+    /// Whether its layers are directories of the store's filesystem.
+    pub(crate) fn is_directory(self) -> bool {
+        matches!(self, Form::Directories)
+    }
+
+    pub(crate) fn settings(self) -> LayerSettings {
+        let form = if self.is_directory() { LayerForm::Directory } else { LayerForm::Erofs };
+        let loop_devices = Some(LoopDevices::new(loop_device::attach));
+        LayerSettings { form, loop_devices, as_on_older_kernels: matches!(self, Form::ImagesOnStage) }
+    }
+
+    /// Why it can't be tested here.
+    pub(crate) fn missing(self) -> Option<String> {
+        if self.is_directory() {
+            return None;
+        }
+        let dir = self.directory();
+        Layers::open_as(&dir.path().join("images"), self.settings()).err().map(|error| format!("{error:?}"))
+    }
+
+    fn directory(self) -> TempDir {
+        let mut builder = tempfile::Builder::new();
+        let builder = builder.prefix("knarr-layers-");
+        match self {
+            Form::Directories | Form::Images | Form::ImagesOnStage => builder.tempdir().unwrap(),
+            Form::ImagesOnLoopDevices => builder.tempdir_in("/dev/shm").unwrap(),
+        }
+    }
 }
 
 /// A store.
 pub(crate) struct Store {
+    form: Form,
     pub(crate) dir: TempDir,
     pub(crate) layers: Layers,
     pub(crate) roots: RootFilesystems,
@@ -68,20 +107,29 @@ impl Mounted {
 
 impl Store {
     pub(crate) fn new(form: Form) -> Store {
-        let Form::Directories = form;
-        let dir = tempfile::Builder::new().prefix("knarr-layers-").tempdir().unwrap();
-        let layers = Layers::open(&dir.path().join("images")).unwrap();
+        Store::open(form, form.directory())
+    }
+
+    pub(crate) fn open(form: Form, dir: TempDir) -> Store {
+        let layers = Layers::open_as(&dir.path().join("images"), form.settings()).unwrap();
         let roots = RootFilesystems::open(&dir.path().join("containers"), layers.clone(), Durability::Synced);
-        Store { layers, roots: roots.unwrap(), dir }
+        Store { form, layers, roots: roots.unwrap(), dir }
     }
 
     /// The same directories opened again, as a started daemon does.
     pub(crate) fn reopen(self) -> Store {
-        let Store { dir, layers, roots } = self;
-        drop((layers, roots));
-        let layers = Layers::open(&dir.path().join("images")).unwrap();
-        let roots = RootFilesystems::open(&dir.path().join("containers"), layers.clone(), Durability::Synced);
-        Store { layers, roots: roots.unwrap(), dir }
+        let form = self.form;
+        self.reopen_as(form)
+    }
+
+    /// The same with another form for new layers.
+    pub(crate) fn reopen_as(self, form: Form) -> Store {
+        Store::open(form, self.close())
+    }
+
+    /// Ends the store, as the end of a daemon does: its files stay.
+    pub(crate) fn close(self) -> TempDir {
+        self.dir
     }
 
     pub(crate) fn unpack(&self, tar: &Tar) -> Result<Digest, Error> {

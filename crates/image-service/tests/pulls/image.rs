@@ -53,8 +53,12 @@ pub(crate) struct LayerBytes {
 impl LayerBytes {
     /// A layer with one file; `size` bytes that don't compress.
     pub(crate) fn new(name: &str, size: usize) -> LayerBytes {
-        let content = noise(name, size);
-        let tar = archive(name, &content);
+        LayerBytes::of(name, &noise(name, size))
+    }
+
+    /// A layer with one file of this content.
+    pub(crate) fn of(name: &str, content: &[u8]) -> LayerBytes {
+        let tar = archive(name, content);
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         encoder.write_all(&tar).unwrap();
         let blob = encoder.finish().unwrap();
@@ -141,7 +145,7 @@ pub(crate) fn architecture() -> &'static str {
 }
 
 /// Bytes that don't compress, always the same for a seed (a linear congruential generator).
-fn noise(seed: &str, size: usize) -> Vec<u8> {
+pub(crate) fn noise(seed: &str, size: usize) -> Vec<u8> {
     let mut state = seed.bytes().fold(1u64, |state, byte| state * 31 + u64::from(byte));
     let mut next = || {
         state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod auth;
+mod breaking;
 mod credentials;
 mod documents;
 mod explain;
@@ -12,6 +13,7 @@ mod mirrors;
 mod ordinary;
 mod proxies;
 mod registry;
+mod resuming;
 mod tls;
 
 use std::path::{Path, PathBuf};
@@ -28,6 +30,21 @@ struct Service {
 impl Service {
     fn new() -> Service {
         Service::with(|_, _| ())
+    }
+
+    /// One that tries again for seconds.
+    fn patient() -> Service {
+        let stall = Duration::from_secs(20);
+        Service::limited(|limits| Limits {
+            attempts: 10,
+            backoff: Duration::from_millis(20),
+            stall,
+            ..limits
+        })
+    }
+
+    fn limited(change: impl FnOnce(Limits) -> Limits) -> Service {
+        Service::with(|config, _| config.limits = change(config.limits.clone()))
     }
 
     /// A service whose configuration `change` makes other, given its directory.
@@ -84,6 +101,8 @@ fn config(dir: &tempfile::TempDir) -> Config {
         backoff: Duration::from_millis(1),
         stall: Duration::from_millis(300),
         attempts: 3,
+        // However full this machine's disk is.
+        spool_leaves: 0,
         ..Limits::default()
     };
     config

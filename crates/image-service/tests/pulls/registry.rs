@@ -161,6 +161,11 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let mut stream = BufReader::new(stream);
+    if stream.fill_buf().await?.first() == Some(&0x16) {
+        // A client that wants TLS (RFC 8446 section 5.1): answered as Go's servers do.
+        stream.write_all(b"HTTP/1.0 400 Bad Request\r\n\r\nthis is plain HTTP\n").await?;
+        return stream.shutdown().await;
+    }
     let mut request = read(&mut stream).await?;
     {
         let mut log = log.lock().unwrap();
@@ -184,7 +189,7 @@ where
     stream.shutdown().await
 }
 
-async fn read(stream: &mut BufReader<impl AsyncRead + Unpin>) -> std::io::Result<Request> {
+pub(crate) async fn read(stream: &mut BufReader<impl AsyncRead + Unpin>) -> std::io::Result<Request> {
     let mut line = String::new();
     stream.read_line(&mut line).await?;
     let mut words = line.split_whitespace().map(str::to_owned);

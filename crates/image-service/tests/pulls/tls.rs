@@ -160,3 +160,29 @@ async fn a_tag_is_not_taken_from_a_redirect_out_of_https() {
     let name = format!("reg.example/a@{}", image.digest());
     assert_eq!(service.pull(&name).await.unwrap(), image.id);
 }
+
+/// containerd tries such an address with HTTPS, and then without: its manual's own example for `skip_verify` is one.
+#[tokio::test]
+async fn an_address_of_http_with_settings_of_tls_may_be_either() {
+    let (image, content) = image();
+    let secure = serving(content.clone(), Authority::new().server(None)).await;
+    let plain = Registry::start(move |request| content.reply(request)).await;
+    for registry in [&secure, &plain] {
+        let service = Service::new();
+        let text = format!("[host.\"http://{}\"]\nskip_verify = true\n", registry.host());
+        service.hosts("127.0.0.1:1", &text);
+        assert_eq!(service.pull("127.0.0.1:1/a:x").await.unwrap(), image.id);
+        assert_eq!(registry.requests().len(), 3);
+    }
+    // A certificate that isn't good is no reason to do without.
+    let service = Service::new();
+    let directory = service.dir.path().join("certs.d/127.0.0.1:1");
+    service.hosts("127.0.0.1:1", &format!("server = \"http://{}\"\nca = \"ca.pem\"", secure.host()));
+    std::fs::write(directory.join("ca.pem"), Authority::new().pem()).unwrap();
+    let (kind, text) = service.refusal("127.0.0.1:1/a:x").await;
+    assert_eq!(kind, ErrorKind::Unavailable);
+    assert!(text.contains("invalid peer certificate: "), "{text}");
+    std::fs::write(directory.join("ca.pem"), "nothing").unwrap();
+    let (_, text) = service.refusal("127.0.0.1:1/a:x").await;
+    assert!(text.ends_with("ca.pem\": there is no certificate in it (PEM)"), "{text}");
+}

@@ -99,7 +99,8 @@ pub(super) fn parse(text: &str, dir: &Path, own: &Settings) -> io::Result<Vec<Se
         endpoints.push(read().map_err(wrong)?);
     }
     let read = || settings(server.as_deref(), table.try_into().map_err(invalid)?, (dir, own, Role::Registry));
-    endpoints.push(read().map_err(|cause| invalid(format!("outside of all [host]: {}", short(&cause))))?);
+    let wrong = |cause| invalid(format!("outside of all [host], beside \"server\": {}", short(&cause)));
+    endpoints.push(read().map_err(wrong)?);
     Ok(endpoints)
 }
 

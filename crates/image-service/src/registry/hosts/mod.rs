@@ -92,6 +92,19 @@ pub(crate) struct Tls {
     pub(crate) skip_verify: bool,
 }
 
+impl Tls {
+    /// Finds out whether its files are there: a mirror that could never be reached would be passed over without a word.
+    fn check(&self) -> Result<(), Error> {
+        let client = self.client.iter().flat_map(|(certificate, key)| [Some(certificate), key.as_ref()]);
+        let files = self.authorities.iter().chain(client.flatten());
+        let opened = files.map(|path| (path, fs::File::open(path)));
+        for (path, opened) in opened {
+            opened.map_err(|cause| Error::RegistryConfig { path: path.clone(), cause })?;
+        }
+        Ok(())
+    }
+}
+
 /// Where a registry is reached, and who says so.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Plan {
@@ -120,6 +133,7 @@ pub(crate) fn plan(config_dir: &Path, registry: &str) -> Result<Plan, Error> {
         return Ok(Plan { endpoints: vec![own], said_by: None, passed_over: Vec::new() });
     };
     let (endpoints, said_by) = in_directory(&dir, own)?;
+    endpoints.iter().try_for_each(|endpoint| endpoint.tls.check())?;
     Ok(Plan { endpoints, said_by: Some(said_by), passed_over: there.collect() })
 }
 
@@ -411,17 +425,30 @@ mod tests {
     }
 
     #[test]
-    fn certificates_are_relative_to_the_file() {
+    fn certificates_are_relative_to_the_file_and_must_be_there() {
         let dir = tempfile::tempdir().unwrap();
+        for name in ["r.example/ca.pem", "r.example/c.pem", "r.example/k.pem", "s.example/b.pem"] {
+            write(dir.path(), name, "");
+        }
+        let outside = dir.path().join("a.pem");
+        write(dir.path(), "a.pem", "");
         let text = "ca = \"ca.pem\"\nclient = [[\"c.pem\", \"k.pem\"], [\"d.pem\", \"l.pem\"]]";
         write(dir.path(), "r.example/hosts.toml", text);
         let base = dir.path().join("r.example");
         let tls = &plan(dir.path(), "r.example").unwrap().endpoints[0].tls;
         assert_eq!(tls.authorities, [base.join("ca.pem")]);
         assert_eq!(tls.client, Some((base.join("c.pem"), Some(base.join("k.pem")))));
-        write(dir.path(), "s.example/hosts.toml", "ca = [\"/a.pem\", \"b.pem\"]\nclient = \"both.pem\"");
+        let text = format!("ca = [\"{}\", \"b.pem\"]\nclient = \"both.pem\"", outside.display());
+        write(dir.path(), "s.example/hosts.toml", &text);
+        match plan(dir.path(), "s.example") {
+            Err(Error::RegistryConfig { path, .. }) => {
+                assert_eq!(path, dir.path().join("s.example/both.pem"))
+            }
+            other => panic!("{other:?}"),
+        }
+        write(dir.path(), "s.example/both.pem", "");
         let tls = &plan(dir.path(), "s.example").unwrap().endpoints[0].tls;
-        assert_eq!(tls.authorities, [PathBuf::from("/a.pem"), dir.path().join("s.example/b.pem")]);
+        assert_eq!(tls.authorities, [outside, dir.path().join("s.example/b.pem")]);
         assert_eq!(tls.client, Some((dir.path().join("s.example/both.pem"), None)));
     }
 

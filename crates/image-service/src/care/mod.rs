@@ -1,0 +1,213 @@
+//! Care of what is kept: damage is looked for and repaired.
+//!
+//! ```text
+//! rounds: a layer after the other, slowly ─┐
+//! a mount that fails: its layers, at once ─┼─► damaged? ─► set aside, its images unlisted ─► fetched again ─► listed again
+//! on demand: the layers of an image ───────┘                       └─ in vain: tried again later, and by the next pull
+//! ```
+//!
+//! An image that lacks a layer isn't listed, so that nothing is started from it; kubelet's next pull fetches just that
+//! layer, if we haven't by then. We ask for the manifest that the image came by, with the credentials that the node is
+//! configured with: those that came with a pull are long forgotten.
+//! Not here: how damage is found (`layers`), how layers are fetched (`pull`).
+
+mod look;
+mod round;
+
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use tokio::sync::Notify;
+
+use crate::auth::Login;
+use crate::catalog::{Catalog, Lacking};
+use crate::digest::Digest;
+use crate::error::Error;
+use crate::image::{Image, ImageId};
+use crate::layers::{Condition, Layers};
+use crate::pull::Pulls;
+
+use round::{Next, Round};
+
+/// How what is kept is cared for.
+#[derive(Debug, Clone)]
+pub struct CareSettings {
+    /// Time in which every layer is looked at once; none, and they are looked at on demand only. Scrubs of file systems and
+    /// disk arrays come once a month too (Debian's of ZFS and mdadm).
+    pub period: Option<Duration>,
+    /// Bytes a second that are read for it, at most: a fraction of what the slowest disks of servers read.
+    pub bytes_per_second: u64,
+    /// Whether what is damaged or missing is fetched again without being asked.
+    pub repair: bool,
+}
+
+impl Default for CareSettings {
+    fn default() -> CareSettings {
+        CareSettings {
+            period: Some(Duration::from_secs(30 * 24 * 3600)),
+            bytes_per_second: 20 << 20,
+            repair: true,
+        }
+    }
+}
+
+/// Wait before a layer that couldn't be fetched is tried again; it doubles up to [`LAST_WAIT`].
+const FIRST_WAIT: Duration = Duration::from_secs(60);
+const LAST_WAIT: Duration = Duration::from_secs(3600);
+
+/// What a check of an image found.
+#[derive(Debug, Clone)]
+pub struct Checked {
+    /// The image.
+    pub id: ImageId,
+    /// Its layers, the lowest first, and what is the matter with each.
+    pub layers: Vec<(Digest, Condition)>,
+    /// Whether what was damaged has been fetched again; without damage, nothing.
+    pub repaired: Option<Result<(), Arc<Error>>>,
+}
+
+/// The care of one store.
+#[derive(Debug)]
+pub(crate) struct Care {
+    settings: CareSettings,
+    layers: Layers,
+    catalog: Arc<Catalog>,
+    /// Where the round is written down.
+    round: PathBuf,
+    suspects: Mutex<BTreeSet<Digest>>,
+    woken: Notify,
+}
+
+impl Care {
+    pub(crate) fn new(
+        settings: CareSettings,
+        images: &Path,
+        (layers, catalog): (Layers, Arc<Catalog>),
+    ) -> Care {
+        let round = images.join("check.json");
+        Care { settings, layers, catalog, round, suspects: Mutex::default(), woken: Notify::new() }
+    }
+
+    /// Has a layer looked at if it may be the reason why something failed.
+    pub(crate) fn hear(&self, error: &Error) {
+        let suspect = match error {
+            Error::LayerMissing { diff_id } => diff_id.clone(),
+            Error::Store { path, cause, .. } if is_damage(cause) => match self.layers.at(path) {
+                Some(diff_id) => diff_id,
+                None => return,
+            },
+            _ => return,
+        };
+        self.suspects.lock().unwrap_or_else(PoisonError::into_inner).insert(suspect);
+        self.woken.notify_one();
+    }
+
+    /// Looks at all layers of an image now, as fast as it goes, and repairs it.
+    ///
+    /// Safe to cancel.
+    pub(crate) async fn check(&self, pulls: &Pulls, image: &Image) -> Checked {
+        let mut layers = Vec::new();
+        for diff_id in &image.layers {
+            let condition = match self.inspect(diff_id, None).await {
+                Some(condition) => condition,
+                None => Condition::Damaged("it is missing".to_owned()),
+            };
+            layers.push((diff_id.clone(), condition));
+        }
+        let damaged = layers.iter().any(|(_, condition)| matches!(condition, Condition::Damaged(_)));
+        let mut repaired = None;
+        for lacking in self.catalog.look_again(&self.layers) {
+            if damaged && lacking.id == image.id {
+                repaired = Some(repair(pulls, &lacking).await.map_err(Arc::new));
+            }
+        }
+        self.catalog.look_again(&self.layers);
+        Checked { id: image.id.clone(), layers, repaired }
+    }
+
+    /// Cares, for ever.
+    pub(crate) async fn run(&self, pulls: &Pulls) -> Infallible {
+        let (_, never) = tokio::join!(self.rounds(), self.mend(pulls));
+        never
+    }
+
+    /// Looks at one layer after the other.
+    async fn rounds(&self) -> Infallible {
+        let Some(period) = self.settings.period else { return std::future::pending().await };
+        let mut round = Round::read(&self.round);
+        loop {
+            match round.next(period, &self.layers.all()) {
+                Next::Wait(time) => tokio::time::sleep(time).await,
+                Next::Layer(diff_id) => {
+                    self.inspect(&diff_id, Some(self.settings.bytes_per_second)).await;
+                    round.done(diff_id);
+                }
+            }
+            round.write(&self.round);
+        }
+    }
+
+    /// Looks at a layer, and takes it out of the store if it is damaged.
+    async fn inspect(&self, diff_id: &Digest, rate: Option<u64>) -> Option<Condition> {
+        let condition = look::look(&self.layers, diff_id, rate).await?;
+        if let Condition::Damaged(damage) = &condition {
+            tracing::error!(layer = %diff_id, %damage, "a layer is damaged");
+            let (layers, damaged) = (self.layers.clone(), diff_id.clone());
+            let aside = crate::blocking("setting a layer aside", move || layers.set_aside(&damaged)).await;
+            if let Err(error) = aside {
+                tracing::error!(layer = %diff_id, %error, "a damaged layer cannot be set aside");
+            }
+            self.catalog.look_again(&self.layers);
+            self.woken.notify_one();
+        }
+        Some(condition)
+    }
+
+    /// Fetches again what lacks, whenever something does.
+    async fn mend(&self, pulls: &Pulls) -> Infallible {
+        let mut wait = FIRST_WAIT;
+        loop {
+            let suspects = std::mem::take(&mut *self.suspects.lock().unwrap_or_else(PoisonError::into_inner));
+            for diff_id in suspects {
+                self.inspect(&diff_id, None).await;
+            }
+            let mut failed = false;
+            for lacking in self.catalog.look_again(&self.layers) {
+                failed |= self.settings.repair && repair(pulls, &lacking).await.is_err();
+                // A layer of one image may be another's too.
+                self.catalog.look_again(&self.layers);
+            }
+            tokio::select! {
+                () = self.woken.notified() => wait = FIRST_WAIT,
+                () = tokio::time::sleep(wait), if failed => wait = LAST_WAIT.min(wait * 2),
+            }
+        }
+    }
+}
+
+/// Whether the kernel says that what is on the disk can't be read, or makes no sense as a file system.
+fn is_damage(cause: &io::Error) -> bool {
+    let of = |errno: Errno| cause.raw_os_error() == Some(errno.raw_os_error());
+    [Errno::IO, Errno::UCLEAN, Errno::BADMSG, Errno::NODATA, Errno::INVAL].into_iter().any(of)
+}
+
+/// Fetches the layers that an image lacks, as if somebody pulled it by its digest.
+async fn repair(pulls: &Pulls, lacking: &Lacking) -> Result<(), Error> {
+    let mut outcome = Err(Error::ImageMissing { image: lacking.id.to_string() });
+    for name in &lacking.digests {
+        outcome = pulls.watch(name.clone(), Login::anonymous()).outcome().await.map(drop);
+        if outcome.is_ok() {
+            tracing::info!(image = %lacking.id, %name, "layers that an image had lost are back");
+            return Ok(());
+        }
+    }
+    if let Err(error) = &outcome {
+        tracing::warn!(image = %lacking.id, %error, "an image has lost layers, and they cannot be fetched");
+    }
+    outcome
+}

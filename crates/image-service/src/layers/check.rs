@@ -1,0 +1,262 @@
+//! Looking for damage in layers, and taking a damaged one out of the store.
+//!
+//! ```text
+//! <root>/damaged/<algorithm>-<hex>.<random>   a damaged layer that containers still have mounted as a directory
+//! ```
+//!
+//! An image is read to its end, past the memory where that is possible, and each MiB compared with the checksum from when
+//! it was written. A directory is compared by writing its archive again, where it has the recipe for that.
+//! Not here: when layers are looked at, and how they come back (`care`).
+
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::ops::ControlFlow;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use super::record::{Format, Record};
+use super::{Layers, draft, make_private_dir, store};
+use crate::digest::Digest;
+use crate::erofs::checksum::STRETCH;
+use crate::error::Error;
+use crate::names;
+
+/// What a look at all bytes of a layer came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Condition {
+    /// All is as it was written.
+    Whole,
+    /// It isn't, for this reason.
+    Damaged(String),
+    /// It can be read, but there is nothing to compare it with.
+    Unknown,
+}
+
+/// Told how many bytes have been looked at since it was last told; says whether to go on.
+pub(crate) type Pace<'a> = &'a mut dyn FnMut(u64) -> ControlFlow<()>;
+
+/// Alignment that reading past the memory asks for: a multiple of every disk's sector (open(2), `O_DIRECT`).
+const ALIGNMENT: usize = 4096;
+
+impl Layers {
+    /// Looks at all bytes of a layer; nothing comes of it where it isn't in the store, or `pace` wouldn't go on.
+    pub(crate) fn check(&self, diff_id: &Digest, pace: Pace<'_>) -> Option<Condition> {
+        let layer = self.get(diff_id)?;
+        let dir = self.inner.layer_dir(diff_id);
+        let condition = look(&dir, layer.record(), pace);
+        // Removed meanwhile: then what was found missing means nothing.
+        self.contains(diff_id).then_some(condition?)
+    }
+
+    /// Digests of all layers, in order.
+    pub(crate) fn all(&self) -> Vec<Digest> {
+        let mut all: Vec<Digest> = self.inner.index().layers.keys().cloned().collect();
+        all.sort();
+        all
+    }
+
+    /// The layer that a path of the store is part of.
+    pub(crate) fn at(&self, path: &Path) -> Option<Digest> {
+        let mut parts = path.strip_prefix(self.inner.root.join("layers")).ok()?.iter();
+        let (algorithm, hex) = (parts.next()?.to_str()?, parts.next()?.to_str()?);
+        format!("{algorithm}:{hex}").parse().ok()
+    }
+
+    /// Takes a damaged layer out of the store. Who has it mounted keeps what is left of it.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub(crate) fn set_aside(&self, diff_id: &Digest) -> Result<(), Error> {
+        let mut index = self.inner.index();
+        let Some(record) = index.layers.get(diff_id) else { return Ok(()) };
+        let dir = self.inner.layer_dir(diff_id);
+        // Overlay looks names up in a directory as long as it is mounted. An image stays as it is when it has lost its name.
+        if record.format == Format::Directory && index.holds.contains_key(diff_id) {
+            keep_aside(&self.inner.root, &dir, diff_id)?;
+        } else {
+            self.inner.trash.discard(&dir)?;
+        }
+        index.layers.remove(diff_id);
+        let unmounted = index.mounts.forget(diff_id);
+        drop(index);
+        drop(unmounted);
+        Ok(())
+    }
+
+    /// Deletes the damaged layers that nobody has mounted any more.
+    pub(super) fn sweep_damaged(&self) -> Result<(), Error> {
+        let dir = self.inner.root.join(DAMAGED);
+        let Ok(entries) = fs::read_dir(&dir) else { return Ok(()) };
+        for entry in entries.flatten() {
+            let name = entry.file_name().to_string_lossy().replacen('-', ":", 1);
+            let diff_id = name.split('.').next().and_then(|name| name.parse::<Digest>().ok());
+            if !diff_id.is_some_and(|diff_id| self.inner.index().holds.contains_key(&diff_id)) {
+                self.inner.trash.discard(&entry.path())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Name of the directory of damaged layers that are in use.
+const DAMAGED: &str = "damaged";
+
+fn keep_aside(root: &Path, layer_dir: &Path, diff_id: &Digest) -> Result<(), Error> {
+    let damaged = root.join(DAMAGED);
+    make_private_dir(&damaged)?;
+    let name = format!("{}-{}.{}", diff_id.algorithm().name(), diff_id.hex(), names::unique());
+    match rustix::fs::rename(layer_dir, damaged.join(name)) {
+        Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+        Err(errno) => Err(store("set aside", layer_dir, errno.into())),
+    }
+}
+
+fn look(dir: &Path, record: &Record, pace: Pace<'_>) -> Option<Condition> {
+    let written = Record::read(dir, record.diff_id.algorithm().name());
+    let looked = match written {
+        Err(cause) => ControlFlow::Continue(Some(format!("its record cannot be read: {cause}"))),
+        Ok(written) if written != *record => ControlFlow::Continue(Some("its record has changed".to_owned())),
+        Ok(_) => match record.format {
+            Format::Erofs => image(&dir.join(draft::IMAGE), &record.checksums, pace),
+            Format::Directory => tree(&dir.join(draft::TREE), pace),
+        },
+    };
+    match looked {
+        ControlFlow::Break(()) => None,
+        ControlFlow::Continue(Some(damage)) => Some(Condition::Damaged(damage)),
+        ControlFlow::Continue(None) if record.checksums.is_empty() => Some(Condition::Unknown),
+        ControlFlow::Continue(None) => Some(Condition::Whole),
+    }
+}
+
+/// What is wrong, if anything, unless it was to end early.
+type Looked = ControlFlow<(), Option<String>>;
+
+/// Compares an image with its checksums.
+fn image(path: &Path, checksums: &[u32], pace: Pace<'_>) -> Looked {
+    let unreadable =
+        |cause: io::Error| ControlFlow::Continue(Some(format!("\"{}\": {cause}", path.display())));
+    let (file, length) = match open(path).and_then(|file| Ok((file.metadata()?.len(), file))) {
+        Ok((length, file)) => (file, length),
+        Err(cause) => return unreadable(cause),
+    };
+    if !checksums.is_empty() && length.div_ceil(STRETCH) != checksums.len() as u64 {
+        return ControlFlow::Continue(Some(format!("it has {length} bytes, which isn't its length")));
+    }
+    let size = usize::try_from(STRETCH).unwrap_or(usize::MAX);
+    let mut space = vec![0; size + ALIGNMENT];
+    let first = space.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
+    let buffer = &mut space[first..first + size];
+    for n in 0..length.div_ceil(STRETCH) {
+        let wanted = usize::try_from(STRETCH.min(length - n * STRETCH)).unwrap_or(size);
+        let read = match read_stretch(&file, (buffer, wanted), n * STRETCH) {
+            Ok(read) => read,
+            Err(cause) => return unreadable(cause),
+        };
+        let expected = usize::try_from(n).ok().and_then(|n| checksums.get(n));
+        if expected.is_some_and(|sum| *sum != crc32c::crc32c(&buffer[..read])) {
+            return ControlFlow::Continue(Some(format!("the bytes from {} on have changed", n * STRETCH)));
+        }
+        pace(read as u64)?;
+    }
+    ControlFlow::Continue(None)
+}
+
+/// Opens a file so that what is read comes from the disk, and what others have in memory stays there; where the file
+/// system knows no such thing, in the usual way.
+fn open(path: &Path) -> io::Result<File> {
+    let direct = i32::try_from(rustix::fs::OFlags::DIRECT.bits()).unwrap_or(0);
+    File::options().read(true).custom_flags(direct).open(path).or_else(|_| File::open(path))
+}
+
+/// Reads so many bytes to the beginning of the buffer, or up to the file's end if that has come nearer.
+fn read_stretch(file: &File, (buffer, wanted): (&mut [u8], usize), offset: u64) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < wanted {
+        match file.read_at(&mut buffer[filled..], offset + filled as u64) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
+            Err(cause) => return Err(cause),
+        }
+    }
+    Ok(filled)
+}
+
+/// Reads every file of a tree.
+fn tree(root: &Path, pace: Pace<'_>) -> Looked {
+    let mut pending: Vec<PathBuf> = vec![root.to_owned()];
+    let mut buffer = vec![0; 256 << 10];
+    while let Some(dir) = pending.pop() {
+        let unreadable =
+            |cause: io::Error| ControlFlow::Continue(Some(format!("\"{}\": {cause}", dir.display())));
+        let entries = match fs::read_dir(&dir).and_then(Iterator::collect::<io::Result<Vec<_>>>) {
+            Ok(entries) => entries,
+            Err(cause) => return unreadable(cause),
+        };
+        for entry in entries {
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() => pending.push(entry.path()),
+                Ok(kind) if kind.is_file() => {
+                    let read = match read_file(&entry.path(), &mut buffer) {
+                        Ok(read) => read,
+                        Err(cause) => return unreadable(cause),
+                    };
+                    pace(read)?;
+                }
+                Ok(_) => {}
+                Err(cause) => return unreadable(cause),
+            }
+        }
+    }
+    ControlFlow::Continue(None)
+}
+
+fn read_file(path: &Path, buffer: &mut [u8]) -> io::Result<u64> {
+    let mut file = File::open(path)?;
+    let mut length = 0;
+    loop {
+        match file.read(buffer)? {
+            0 => return Ok(length),
+            read => length += read as u64,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn looked(path: &Path, checksums: &[u32]) -> Option<String> {
+        match image(path, checksums, &mut |_| ControlFlow::Continue(())) {
+            ControlFlow::Continue(damage) => damage,
+            ControlFlow::Break(()) => panic!("ended early"),
+        }
+    }
+
+    #[test]
+    fn every_changed_byte_of_an_image_is_found_and_a_missing_end_too() {
+        // On the disk and in memory: not every file system reads past the memory.
+        for dir in [tempfile::tempdir().unwrap(), tempfile::tempdir_in("/dev/shm").unwrap()] {
+            let path = dir.path().join("image");
+            let bytes: Vec<u8> = (0..3_000_000u32).map(|n| (n % 251) as u8).collect();
+            let sums: Vec<u32> = bytes.chunks(1 << 20).map(crc32c::crc32c).collect();
+            fs::write(&path, &bytes).unwrap();
+            assert_eq!(looked(&path, &sums), None);
+            assert_eq!(looked(&path, &[]), None);
+            for at in [0, 1_048_575, 1_048_576, 2_999_999] {
+                let mut changed = bytes.clone();
+                changed[at] ^= 1;
+                fs::write(&path, &changed).unwrap();
+                let damage = looked(&path, &sums).unwrap();
+                assert!(damage.contains(&format!("from {} on", at >> 20 << 20)), "{damage}");
+            }
+            fs::write(&path, &bytes[..2_999_999]).unwrap();
+            assert!(looked(&path, &sums).is_some());
+            fs::write(&path, &bytes[..1 << 20]).unwrap();
+            assert!(looked(&path, &sums).unwrap().contains("isn't its length"));
+            fs::remove_file(&path).unwrap();
+            assert!(looked(&path, &sums).unwrap().contains("No such file"));
+        }
+    }
+}

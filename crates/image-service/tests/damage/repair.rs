@@ -1,0 +1,142 @@
+//! What becomes of damage.
+
+use std::time::Duration;
+
+use image_service::layers::Condition;
+use image_service::{CareSettings, Error};
+
+use crate::{World, is_root, until};
+
+fn only_on_demand() -> CareSettings {
+    CareSettings { period: None, ..CareSettings::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_layer_is_found_on_demand_and_only_it_is_fetched_again() {
+    if !is_root() {
+        return;
+    }
+    let world = World::new().await;
+    let [shared, own] = [&world.images[0].layers[0], &world.images[0].layers[1]];
+    let checked = world.service.check(&world.name("a")).await.unwrap();
+    assert!(checked.layers.iter().all(|(_, condition)| *condition == Condition::Whole), "{checked:?}");
+    assert!(checked.repaired.is_none());
+    world.damage(own);
+    let checked = world.service.check(&world.name("a")).await.unwrap();
+    assert_eq!(checked.layers[0], (shared.diff_id.clone(), Condition::Whole));
+    assert!(
+        matches!(&checked.layers[1].1, Condition::Damaged(why) if why.contains("from 1048576 on")),
+        "{checked:?}"
+    );
+    assert!(matches!(checked.repaired, Some(Ok(()))), "{checked:?}");
+    assert_eq!((world.fetched(shared), world.fetched(own)), (1, 2));
+    world.is_good(0, "c").await;
+    let checked = world.service.check(&world.name("a")).await.unwrap();
+    assert_eq!(checked.layers[1].1, Condition::Whole);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_fetched_is_not_listed_until_the_next_pull() {
+    if !is_root() {
+        return;
+    }
+    let world = World::new().await;
+    let [shared, own] = [&world.images[0].layers[0], &world.images[0].layers[1]];
+    world.service.prepare_rootfs("runs", &world.name("a"), None).await.unwrap();
+    let runs = world.mount("runs").await.unwrap();
+    world.away.store(true, std::sync::atomic::Ordering::Relaxed);
+    world.damage(own);
+    let checked = world.service.check(&world.name("a")).await.unwrap();
+    assert!(matches!(&checked.repaired, Some(Err(_))), "{checked:?}");
+    assert!(!world.has("a") && world.has("b"));
+    assert!(world.service.prepare_rootfs("new", &world.name("a"), None).await.is_err());
+    // What runs goes on with what it has.
+    assert_eq!(runs.read(&crate::name_of(shared)).len(), crate::SIZE);
+    assert_eq!(runs.read(&crate::name_of(own)).len(), crate::SIZE);
+    world.service.collect().await.unwrap();
+    assert_eq!(runs.read(&crate::name_of(own)).len(), crate::SIZE);
+    world.away.store(false, std::sync::atomic::Ordering::Relaxed);
+    world.pull("a").await.unwrap();
+    assert_eq!((world.fetched(shared), world.has("a")), (1, true));
+    world.is_good(0, "new").await;
+    // The container that was there before gets the good layer when it is mounted again.
+    drop(runs);
+    assert_eq!(
+        world.mount("runs").await.unwrap().read(&crate::name_of(own)),
+        crate::image::noise("own-a", crate::SIZE)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layer_that_two_images_have_lost_comes_back_for_both() {
+    if !is_root() {
+        return;
+    }
+    let world = World::new().await;
+    let shared = &world.images[0].layers[0];
+    world.damage(shared);
+    let checked = world.service.check(&world.name("a")).await.unwrap();
+    assert!(matches!(checked.repaired, Some(Ok(()))), "{checked:?}");
+    assert!(world.has("a") && world.has("b"));
+    assert_eq!(world.fetched(shared), 2);
+    world.is_good(1, "c").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_missing_at_the_start_is_fetched_without_being_asked() {
+    if !is_root() {
+        return;
+    }
+    let world = World::new().await;
+    world.service.prepare_rootfs("before", &world.name("a"), None).await.unwrap();
+    let own = world.images[0].layers[1].clone();
+    std::fs::remove_dir_all(world.layer(&own)).unwrap();
+    let world = world.reopened(only_on_demand());
+    assert!(!world.has("a") && world.has("b"));
+    let service = world.service.clone();
+    let care = tokio::spawn(async move { service.take_care().await });
+    until("the layer isn't fetched", || world.has("a")).await;
+    world.is_good(0, "c").await;
+    // The container of before the restart has its layer again too.
+    assert_eq!(
+        world.mount("before").await.unwrap().read(&crate::name_of(&own)),
+        crate::image::noise("own-a", crate::SIZE)
+    );
+    care.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fails_to_be_mounted_is_looked_at_and_fetched() {
+    if !is_root() {
+        return;
+    }
+    let world = World::new().await;
+    let service = world.service.clone();
+    let care = tokio::spawn(async move { service.take_care().await });
+    let own = &world.images[0].layers[1];
+    std::fs::remove_dir_all(world.layer(own)).unwrap();
+    world.service.prepare_rootfs("c", &world.name("a"), None).await.map_or_else(
+        |error| assert!(matches!(error, Error::LayerMissing { .. }), "{error:?}"),
+        |_| panic!("prepared without a layer"),
+    );
+    until("the layer isn't fetched", || world.fetched(own) == 2 && world.has("a")).await;
+    world.is_good(0, "d").await;
+    care.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_that_nobody_asks_for_is_found_in_time() {
+    if !is_root() {
+        return;
+    }
+    let often = CareSettings { period: Some(Duration::ZERO), ..CareSettings::default() };
+    let world = World::with(CareSettings { bytes_per_second: 1 << 30, ..often }).await;
+    world.pull("b").await.unwrap();
+    let own = &world.images[1].layers[1];
+    let service = world.service.clone();
+    let care = tokio::spawn(async move { service.take_care().await });
+    world.damage(own);
+    until("the damage isn't found", || world.fetched(own) == 2 && world.has("b")).await;
+    world.is_good(1, "c").await;
+    care.abort();
+}
