@@ -459,7 +459,8 @@ impl Images {
         blocking("releasing a root filesystem", move || rootfs.release(&container)).await
     }
 
-    /// Throws away the writable layers of all containers but these, and the layers that nothing needs any more.
+    /// Throws away the writable layers of all containers but these. Layers of images wait for [`Images::collect`]: this is asked
+    /// for when the daemon starts, and what a pull had fetched before its end is there for its next attempt.
     ///
     /// Safe to cancel: it goes on to the end.
     ///
@@ -468,11 +469,7 @@ impl Images {
     pub async fn retain_rootfs(&self, known: &[String]) -> Result<(), Error> {
         let inner = Arc::clone(&self.inner);
         let known: HashSet<String> = known.iter().cloned().collect();
-        let retain = move || {
-            let released = inner.rootfs.retain(&known).map(|_| ());
-            let collected = inner.catalog.collect(&inner.layers).map(|_| ());
-            released.and(collected)
-        };
+        let retain = move || inner.rootfs.retain(&known).map(|_| ());
         blocking("releasing root filesystems", retain).await
     }
 

@@ -5,6 +5,7 @@
 //! |---|---|---|
 //! | [`tar`] | `unpack::{archive, path}` | the same entries however the bytes arrive; no name leaves the layer; what was read can be written and read again; the digest is that of the bytes |
 //! | [`tree`] | the targets | nothing outside the layer changes |
+//! | [`erofs`] | the EROFS writer | the kernel shows what it shows of a directory; the same bytes for the same archive; fsck is content |
 //! | [`framing`] | `unpack::stream` | what was compressed comes out; a cut or damaged stream is told |
 //! | [`documents`] | `manifest` | an accepted document means one thing to every reader, and can be written and read again |
 //! | [`texts`] | `reference`, `registry::{hosts, challenge}`, `auth` | a name's text is its own fixed point; settings are what the file says |
@@ -15,6 +16,7 @@ mod printer;
 mod recorder;
 
 pub mod documents;
+pub mod erofs;
 pub mod framing;
 pub mod tar;
 pub mod texts;

@@ -4,7 +4,7 @@
 use std::fs::{self, File};
 use std::io::Cursor;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::Path;
 use std::sync::Once;
 
@@ -20,18 +20,25 @@ const PLACE: &str = "/mnt";
 
 /// Needs root, as unpacking does.
 pub fn check(input: &[u8]) {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(prepare);
+    prepare();
     let archive = grammar::archive(input);
+    in_directories(|place| {
+        let open = |name: &str| OwnedFd::from(File::open(place.join(name)).unwrap());
+        let mut target = DirectoryTarget::new(open("layer"), open("aside"));
+        let stream = Stream::open(Cursor::new(archive), Algorithm::Sha256, Box::new(|_| {}), super::tools());
+        let _ = stream.and_then(|stream| unpack(stream, &mut target, None));
+    });
+}
+
+/// Does something with two empty directories, `layer` and `aside`, and then sees that nothing beside them has changed.
+pub(super) fn in_directories(work: impl FnOnce(&Path)) {
     let place = Path::new(PLACE);
     for dir in ["layer", "aside"] {
-        fs::create_dir(place.join(dir)).unwrap();
+        // As the store makes a layer's root.
+        fs::DirBuilder::new().mode(0o755).create(place.join(dir)).unwrap();
     }
     let before = host();
-    let open = |name: &str| OwnedFd::from(File::open(place.join(name)).unwrap());
-    let mut target = DirectoryTarget::new(open("layer"), open("aside"));
-    let stream = Stream::open(Cursor::new(archive), Algorithm::Sha256, Box::new(|_| {}), super::tools());
-    let _ = stream.and_then(|stream| unpack(stream, &mut target, None));
+    work(place);
     assert_eq!(host(), before);
     for dir in ["layer", "aside"] {
         fs::remove_dir_all(place.join(dir)).unwrap();
@@ -41,13 +48,17 @@ pub fn check(input: &[u8]) {
     assert_eq!(left, ["host"]);
 }
 
-fn prepare() {
-    unshare(CloneFlags::CLONE_NEWNS).expect("root");
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
-    mount(Some("fuzz"), PLACE, Some("tmpfs"), MsFlags::empty(), Some("size=64m")).unwrap();
-    fs::create_dir(format!("{PLACE}/host")).unwrap();
-    fs::write(format!("{PLACE}/host/victim"), "untouched").unwrap();
-    own_umask().unwrap();
+/// Makes the filesystem, once.
+pub(super) fn prepare() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        unshare(CloneFlags::CLONE_NEWNS).expect("root");
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+        mount(Some("fuzz"), PLACE, Some("tmpfs"), MsFlags::empty(), Some("size=64m")).unwrap();
+        fs::create_dir(format!("{PLACE}/host")).unwrap();
+        fs::write(format!("{PLACE}/host/victim"), "untouched").unwrap();
+        own_umask().unwrap();
+    });
 }
 
 /// Everything about the directory that an archive might change.
