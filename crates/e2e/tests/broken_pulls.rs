@@ -105,7 +105,7 @@ async fn a_registry_that_breaks_off_every_megabyte_gives_a_good_image() {
     let reference = registry.image("broken:latest");
     node.client().pull(&reference).await.unwrap();
     let asked = registry.given();
-    assert!(asked.len() > 2 * LARGE >> 20, "{} requests: nothing broke", asked.len());
+    assert!(asked.len() > (2 * LARGE) >> 20, "{} requests: nothing broke", asked.len());
     image.was_fetched_once(&asked);
     image.is_good(&node, &reference).await;
 }

@@ -9,9 +9,8 @@ use crate::digest::{Algorithm, Digest};
 use crate::error::Error;
 use crate::layers::Unpacked;
 
-/// The largest window that a zstd frame may have, in bytes: what the format's specification wants every decoder to
-/// support (RFC 8878, section 3.1.1.1.2).
-const WINDOW: u64 = 8 * 1024 * 1024;
+/// Largest window of a zstd frame, in bytes: as in pulls, by default.
+const WINDOW: u64 = 128 << 20;
 
 fn open(archive: impl BufRead + 'static) -> Result<Stream, Fault> {
     let tools = Tools::alone(WINDOW).map_err(Fault::Stream)?;
@@ -60,12 +59,4 @@ pub fn write_directory(
         .and_then(|()| open(archive))
         .and_then(|stream| unpack(stream, &mut DirectoryTarget::new(root, aside), None));
     written.map(|(digest, _)| digest).map_err(|fault| fault.of_layer(name))
-}
-
-/// Largest window of a zstd frame, in bytes: as in pulls, by default.
-const WINDOW: u64 = 128 << 20;
-
-fn open(archive: impl BufRead + 'static) -> Result<Stream, Fault> {
-    let tools = Tools::alone(WINDOW).map_err(Fault::Stream)?;
-    Stream::open(archive, Algorithm::Sha256, Box::new(|_| {}), tools)
 }

@@ -46,7 +46,7 @@ fn write(archive: &[u8], target: &mut dyn Target) -> Unpacked {
     let source = Cursor::new(archive.to_vec());
     let stream =
         Stream::open(source, Algorithm::Sha256, Box::new(|_| {}), Tools::alone(1 << 20).unwrap()).unwrap();
-    unpack(stream, target).unwrap().1
+    unpack(stream, target, None).unwrap().1
 }
 
 /// The same layer gives the same bytes, on every machine and in every release: whoever has checked an image once, or
