@@ -228,6 +228,7 @@ impl Config {
         self.streaming.check()?;
         self.logs.check()?;
         self.metrics.address()?;
+        self.images.check()?;
         self.registry.check()?;
         self.network.check()
     }

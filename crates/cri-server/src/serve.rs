@@ -149,6 +149,7 @@ pub(crate) async fn serve(config: Config) -> Result<(), ServeError> {
     let ended = tokio::select! {
         ended = bounded(served, ending, &calls) => ended,
         never = upkeep(&pods, &store) => match never {},
+        never = store.take_care() => match never {},
         never = serve_metrics(metrics) => match never {},
     };
     let _ = std::fs::remove_file(&socket);
@@ -271,6 +272,8 @@ pub(crate) fn image_config(config: &Config) -> image_service::Config {
         credentials: config.registry.credentials(),
         credential_helper_dirs: config.registry.credential_helper_dirs.clone(),
         layers: config.images.layers(),
+        pinned: config.images.pinned.clone(),
+        care: config.images.care(),
         ..image_service::Config::new(config.root.clone(), config.registry_config_dir.clone())
     }
 }

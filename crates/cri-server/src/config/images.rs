@@ -1,14 +1,27 @@
 //! `[images]`: how images are kept.
 
+use std::time::Duration;
+
+use image_service::CareSettings;
 use image_service::layers::{LayerForm, LayerSettings, LoopDevices};
 use serde::{Deserialize, Serialize};
 
+use super::ConfigError;
+
 /// The keys.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct ImagesConfig {
+    /// References of images that kubelet must not collect.
+    pub(crate) pinned: Vec<String>,
     /// In which form layers are kept that are pulled from now on; those that are there stay as they are.
     pub(crate) layers: Form,
+    /// Days in which every layer is looked at once, in search of damage. 0 for never: then only on demand, and when a mount fails.
+    pub(crate) check_days: u32,
+    /// Bytes a second that are read for that, at most.
+    pub(crate) check_rate: u64,
+    /// Whether layers that are damaged or missing are fetched again without being asked, as the node.
+    pub(crate) repair: bool,
 }
 
 /// Forms of layers.
@@ -24,8 +37,21 @@ pub(crate) enum Form {
     Directory,
 }
 
+/// Slower, a layer of some gigabytes would take days.
+const LEAST_RATE: u64 = 64 << 10;
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+impl Default for ImagesConfig {
+    fn default() -> Self {
+        let CareSettings { period, bytes_per_second, repair } = CareSettings::default();
+        let days = period.map_or(0, |period| period.as_secs() / DAY.as_secs());
+        let check_days = u32::try_from(days).unwrap_or(u32::MAX);
+        Self { pinned: Vec::new(), layers: Form::Auto, check_days, check_rate: bytes_per_second, repair }
+    }
+}
+
 impl ImagesConfig {
-    /// What the image service is told of it.
+    /// What the image service is told of the form of layers.
     pub(crate) fn layers(&self) -> LayerSettings {
         let form = match self.layers {
             Form::Auto => LayerForm::Auto,
@@ -34,5 +60,41 @@ impl ImagesConfig {
         };
         let loop_devices = Some(LoopDevices::new(sandbox::attach_loop_device));
         LayerSettings { form, loop_devices, ..LayerSettings::default() }
+    }
+
+    /// What it is told of looking for damage.
+    pub(crate) fn care(&self) -> CareSettings {
+        let period = (self.check_days > 0).then(|| DAY * self.check_days);
+        CareSettings { period, bytes_per_second: self.check_rate, repair: self.repair }
+    }
+
+    /// Checks every value that can be judged without touching the machine.
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        if self.check_rate < LEAST_RATE {
+            return Err(ConfigError::Value {
+                key: "images.check_rate",
+                value: self.check_rate.to_string(),
+                why: "must be at least 65536 bytes a second",
+            });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Config;
+    use super::*;
+
+    #[test]
+    fn a_check_can_be_switched_off_and_cannot_take_for_ever() {
+        let of = |text: &str| toml::from_str::<Config>(&format!("[images]\n{text}")).unwrap().images;
+        assert_eq!(of("").care().period, CareSettings::default().period);
+        assert_eq!(of("check_days = 0").care().period, None);
+        assert_eq!(of("check_days = 7").care().period, Some(DAY * 7));
+        assert_eq!(of("layers = \"directory\"").layers().form, LayerForm::Directory);
+        assert!(!of("repair = false").care().repair);
+        assert!(of("check_rate = 1000").check().unwrap_err().to_string().contains("images.check_rate"));
+        assert!(of("check_rate = 65536").check().is_ok());
     }
 }
