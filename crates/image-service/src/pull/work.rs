@@ -1,8 +1,7 @@
 //! The thread that makes a layer of compressed bytes, and the handle by which it is fed.
 //!
-//! It has one thread more beside it, for digests (`unpack::digesting`). Measured on two processors against a thread for each
-//! of compressed digest, unpacking and uncompressed digest, and against one thread for all: eight layers take the same time
-//! with each, a single one a quarter less with two threads than with one.
+//! It has one thread more beside it, for digests (`unpack::digesting`): an image of one layer keeps two processors busy so, and
+//! those of eight layers do anyway.
 
 use std::cell::RefCell;
 use std::io::{self, BufRead, Read};
