@@ -91,7 +91,7 @@ struct Seen {
     /// Of what isn't a directory, as is the size.
     links: u64,
     size: u64,
-    /// Not of directories that the archive doesn't describe: nobody chose theirs.
+    /// Not of whiteouts, nor of directories that the archive doesn't describe: nobody chose theirs.
     mtime: Option<(i64, i64)>,
     content: Vec<u8>,
     xattrs: BTreeMap<OsString, Vec<u8>>,
@@ -109,6 +109,7 @@ fn inventory(root: &Path, written: &ErofsImage) -> BTreeMap<PathBuf, Seen> {
             left.extend(fs::read_dir(&path).unwrap().map(|entry| below.join(entry.unwrap().file_name())));
         }
         let implied = below.to_str().is_none_or(|below| written.implied_dirs.iter().any(|dir| dir == below));
+        let is_whiteout = meta.file_type().is_char_device() && meta.rdev() == 0;
         let seen = Seen {
             mode: meta.mode(),
             owner: (meta.uid(), meta.gid()),
@@ -119,7 +120,7 @@ fn inventory(root: &Path, written: &ErofsImage) -> BTreeMap<PathBuf, Seen> {
             },
             links: if meta.is_dir() { 0 } else { meta.nlink() },
             size: if meta.is_dir() { 0 } else { meta.len() },
-            mtime: (!(meta.is_dir() && implied)).then(|| (meta.mtime(), meta.mtime_nsec())),
+            mtime: (!(meta.is_dir() && implied) && !is_whiteout).then(|| (meta.mtime(), meta.mtime_nsec())),
             content: content(&path, &meta),
             xattrs: xattrs(&path),
         };

@@ -14,8 +14,13 @@ pub(crate) enum Json {
 }
 
 impl Json {
+    /// None where a number is too large for this reader, as it is for many: who passes over it need not mind.
     pub(crate) fn parse(bytes: &[u8]) -> Option<Json> {
-        serde_json::from_slice(bytes).ok()
+        match serde_json::from_slice(bytes) {
+            Ok(json) => Some(json),
+            Err(error) if error.to_string().starts_with("number out of range") => None,
+            Err(error) => panic!("what is accepted is no JSON: {error}"),
+        }
     }
 
     /// The values of a key, as Go's readers know keys: upper and lower case are the same to them.

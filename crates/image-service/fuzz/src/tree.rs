@@ -4,7 +4,7 @@
 use std::fs::{self, File};
 use std::io::Cursor;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::Path;
 use std::sync::Once;
 
@@ -34,7 +34,8 @@ pub fn check(input: &[u8]) {
 pub(super) fn in_directories(work: impl FnOnce(&Path)) {
     let place = Path::new(PLACE);
     for dir in ["layer", "aside"] {
-        fs::create_dir(place.join(dir)).unwrap();
+        // As the store makes a layer's root.
+        fs::DirBuilder::new().mode(0o755).create(place.join(dir)).unwrap();
     }
     let before = host();
     work(place);
