@@ -10,6 +10,7 @@ mod descriptors;
 mod document;
 mod host_binary;
 mod identity;
+mod images;
 mod links;
 mod neighbours;
 mod procfs;
