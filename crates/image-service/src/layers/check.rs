@@ -15,11 +15,12 @@ use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use super::record::{Format, Record};
-use super::{Layers, draft, make_private_dir, store};
+use super::{Layer, Layers, draft, make_private_dir, store};
 use crate::digest::Digest;
 use crate::erofs::checksum::STRETCH;
 use crate::error::Error;
 use crate::names;
+use crate::recipe;
 
 /// What a look at all bytes of a layer came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,9 +44,22 @@ impl Layers {
     pub(crate) fn check(&self, diff_id: &Digest, pace: Pace<'_>) -> Option<Condition> {
         let layer = self.get(diff_id)?;
         let dir = self.inner.layer_dir(diff_id);
-        let condition = look(&dir, layer.record(), pace);
+        let condition = match layer.record().format {
+            Format::Directory if recipe::exists(&dir) => self.write_again(&layer, pace),
+            _ => look(&dir, layer.record(), pace),
+        };
         // Removed meanwhile: then what was found missing means nothing.
         self.contains(diff_id).then_some(condition?)
+    }
+
+    /// Compares a layer with its digest, by writing its archive to nowhere.
+    fn write_again(&self, layer: &Layer, pace: Pace<'_>) -> Option<Condition> {
+        let mut nowhere = Nowhere { pace, ended: false };
+        match self.write_archive(layer, &mut nowhere) {
+            _ if nowhere.ended => None,
+            Ok(()) => Some(Condition::Whole),
+            Err(error) => Some(Condition::Damaged(chain(&error))),
+        }
     }
 
     /// Digests of all layers, in order.
@@ -96,6 +110,37 @@ impl Layers {
         }
         Ok(())
     }
+}
+
+/// Where an archive goes that nobody wants.
+struct Nowhere<'a> {
+    pace: Pace<'a>,
+    ended: bool,
+}
+
+impl io::Write for Nowhere<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.ended |= (self.pace)(bytes.len() as u64).is_break();
+        match self.ended {
+            true => Err(io::ErrorKind::ConnectionAborted.into()),
+            false => Ok(bytes.len()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// An error with its causes.
+fn chain(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
 }
 
 /// Name of the directory of damaged layers that are in use.

@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use image::{Content, ImageBytes, LayerBytes};
+use image_service::layers::LayerForm;
 use image_service::{CareSettings, Config, Digest, Error, Images, Limits, PullRequest};
 use registry::{Registry, Reply};
 
@@ -44,14 +45,19 @@ fn is_root() -> bool {
 impl World {
     /// Both images pulled; cared for only when asked.
     async fn new() -> World {
-        let world = World::with(CareSettings { period: None, ..CareSettings::default() }).await;
+        World::in_form(LayerForm::Auto).await
+    }
+
+    /// Both images pulled, their layers kept in this form; cared for only when asked.
+    async fn in_form(form: LayerForm) -> World {
+        let world = World::with((form, CareSettings { period: None, ..CareSettings::default() })).await;
         for name in ["a", "b"] {
             world.pull(name).await.unwrap();
         }
         world
     }
 
-    async fn with(care: CareSettings) -> World {
+    async fn with((form, care): (LayerForm, CareSettings)) -> World {
         let layers = ["shared", "own-a", "own-b"].map(|name| LayerBytes::new(name, SIZE));
         let image = |own: usize| ImageBytes::new(vec![layers[0].clone(), layers[own].clone()]);
         let images = [image(1), image(2)];
@@ -66,7 +72,7 @@ impl World {
         })
         .await;
         let dir = tempfile::tempdir().unwrap();
-        let service = open(&dir, care);
+        let service = open(&dir, (form, care));
         World { dir, registry, away, images, service }
     }
 
@@ -74,7 +80,7 @@ impl World {
     fn reopened(self, care: CareSettings) -> World {
         let World { dir, registry, away, images, service } = self;
         drop(service);
-        let service = open(&dir, care);
+        let service = open(&dir, (LayerForm::Auto, care));
         World { dir, registry, away, images, service }
     }
 
@@ -145,10 +151,10 @@ impl Mounted {
     }
 }
 
-fn open(dir: &tempfile::TempDir, care: CareSettings) -> Images {
+fn open(dir: &tempfile::TempDir, (form, care): (LayerForm, CareSettings)) -> Images {
     let mut config = Config::new(dir.path().join("root"), dir.path().join("certs.d"));
     config.limits = Limits { backoff: Duration::from_millis(1), ..Limits::default() };
-    config.care = care;
+    (config.layers.form, config.care) = (form, care);
     Images::open(config).unwrap()
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use image_service::layers::Condition;
+use image_service::layers::{Condition, LayerForm};
 use image_service::{CareSettings, Error};
 
 use crate::{World, is_root, until};
@@ -11,12 +11,35 @@ fn only_on_demand() -> CareSettings {
     CareSettings { period: None, ..CareSettings::default() }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_layer_is_found_on_demand_and_only_it_is_fetched_again() {
-    if !is_root() {
-        return;
-    }
-    let world = World::new().await;
+/// Tests of both forms.
+macro_rules! in_both_forms {
+    ($($test:ident)+) => {
+        mod images {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $test() {
+                if super::is_root() {
+                    super::$test(super::LayerForm::Auto).await;
+                }
+            })+
+        }
+        mod directories {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $test() {
+                if super::is_root() {
+                    super::$test(super::LayerForm::Directory).await;
+                }
+            })+
+        }
+    };
+}
+
+in_both_forms!(
+    a_damaged_layer_is_found_on_demand_and_only_it_is_fetched_again
+    what_cannot_be_fetched_is_not_listed_until_the_next_pull
+);
+
+async fn a_damaged_layer_is_found_on_demand_and_only_it_is_fetched_again(form: LayerForm) {
+    let world = World::in_form(form).await;
     let [shared, own] = [&world.images[0].layers[0], &world.images[0].layers[1]];
     let checked = world.service.check(&world.name("a")).await.unwrap();
     assert!(checked.layers.iter().all(|(_, condition)| *condition == Condition::Whole), "{checked:?}");
@@ -35,12 +58,8 @@ async fn a_damaged_layer_is_found_on_demand_and_only_it_is_fetched_again() {
     assert_eq!(checked.layers[1].1, Condition::Whole);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_fetched_is_not_listed_until_the_next_pull() {
-    if !is_root() {
-        return;
-    }
-    let world = World::new().await;
+async fn what_cannot_be_fetched_is_not_listed_until_the_next_pull(form: LayerForm) {
+    let world = World::in_form(form).await;
     let [shared, own] = [&world.images[0].layers[0], &world.images[0].layers[1]];
     world.service.prepare_rootfs("runs", &world.name("a"), None).await.unwrap();
     let runs = world.mount("runs").await.unwrap();
@@ -59,12 +78,20 @@ async fn what_cannot_be_fetched_is_not_listed_until_the_next_pull() {
     world.pull("a").await.unwrap();
     assert_eq!((world.fetched(shared), world.has("a")), (1, true));
     world.is_good(0, "new").await;
+    // Kept aside as long as a container may have it mounted.
+    let aside = || std::fs::read_dir(world.dir.path().join("root/images/damaged")).map_or(0, Iterator::count);
+    assert_eq!(aside(), usize::from(form == LayerForm::Directory));
     // The container that was there before gets the good layer when it is mounted again.
     drop(runs);
     assert_eq!(
         world.mount("runs").await.unwrap().read(&crate::name_of(own)),
         crate::image::noise("own-a", crate::SIZE)
     );
+    for container in ["runs", "new"] {
+        world.service.release_rootfs(container).await.unwrap();
+    }
+    world.service.collect().await.unwrap();
+    assert_eq!(aside(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -130,7 +157,7 @@ async fn damage_that_nobody_asks_for_is_found_in_time() {
         return;
     }
     let often = CareSettings { period: Some(Duration::ZERO), ..CareSettings::default() };
-    let world = World::with(CareSettings { bytes_per_second: 1 << 30, ..often }).await;
+    let world = World::with((LayerForm::Auto, CareSettings { bytes_per_second: 1 << 30, ..often })).await;
     world.pull("b").await.unwrap();
     let own = &world.images[1].layers[1];
     let service = world.service.clone();
