@@ -5,7 +5,9 @@ set -euo pipefail
 build=(gcc libc6-dev make)
 # the k8s-cri crate, the independent client of the tests, compiles its contract with protoc
 check=(protobuf-compiler)
-test=(btrfs-progs busybox-static containernetworking-plugins docker-registry erofs-utils iproute2 iptables nftables jq runc crun skopeo
+# what tests beside the code look at networks with, in namespaces of their own
+check+=(conntrack iproute2 iptables nftables)
+test=(btrfs-progs busybox-static containernetworking-plugins docker-registry erofs-utils jq runc crun skopeo
   umoci xfsprogs)
 # Any release will do: what it lacks is fetched as a module (go.sh).
 command -v go >/dev/null || test+=(golang-go)
