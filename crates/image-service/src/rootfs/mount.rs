@@ -12,7 +12,8 @@
 //!
 //! Options: `index=off`, because a layer may come back under the same name after it was collected and an index would
 //! call that stale; `metacopy=off` and `redirect_dir=off`, whatever the kernel's configuration says, because both make
-//! overlay follow names found in attributes of the layers.
+//! overlay follow names found in attributes of the layers. `xino=on`, because layers that are images are filesystems of their
+//! own: without it files of each would be on another device, and `tar --one-file-system` in a container would pass over them.
 //! Not here: where the mount goes.
 
 use std::io;
@@ -32,7 +33,8 @@ use crate::mounting::{
 };
 
 /// Options that every mount gets.
-const OPTIONS: [(&str, &str); 3] = [("index", "off"), ("metacopy", "off"), ("redirect_dir", "off")];
+const OPTIONS: [(&str, &str); 4] =
+    [("index", "off"), ("metacopy", "off"), ("redirect_dir", "off"), ("xino", "on")];
 
 /// Mounts overlays in the way that this kernel can.
 #[derive(Debug)]

@@ -71,7 +71,7 @@ fn a_full_disk_is_started_on_and_removal_makes_room() {
     }
     in_own_mounts(|dir| async move {
         let disk = small_ext4(&dir);
-        let registry = registry_of(&[("one", 3 << 20), ("two", 3 << 20), ("next", 4 << 20)]).await;
+        let registry = registry_of(&[("one", 3 << 20), ("two", 3 << 20), ("next", 2 << 20)]).await;
         let service = Service::open(disk.path(), &registry);
         service.pull("one").await.unwrap();
         service.pull("two").await.unwrap();

@@ -73,6 +73,9 @@ pub(crate) fn layers_of_both_forms_stack(form: Form) {
     assert_eq!((root.names("d"), root.read("top")), (vec!["kept".to_owned()], "3".to_owned()));
     use std::os::unix::fs::MetadataExt as _;
     assert_eq!(root.metadata("d").mode() & 0o7777, 0o1777);
+    // Files of all layers are on the root's device: programs that stay on one file system see them all.
+    let device = |path| root.metadata(path).dev();
+    assert_eq!([device("d/kept"), device("top")], [device("d"); 2]);
     let turned = store.mount("turned", &[&layers[2..], &layers[..2]].concat());
     assert_eq!(
         (turned.names("d"), turned.read("d/new")),
