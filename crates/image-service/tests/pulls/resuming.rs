@@ -82,9 +82,20 @@ async fn a_restarted_daemon_goes_on() {
     assert!(statistics.bytes_resumed >= 19 << 20, "{statistics:?}");
     for layer in &image.layers {
         let again = registry.given_again(&layer.path("a"));
-        assert!(again <= 2 * CHUNK, "{again} bytes were given again in two breaks");
+        let bound = 2 * (CHUNK + in_sockets());
+        assert!(again <= bound, "{again} bytes were given again in two breaks, more than {bound}");
     }
     assert!(service.kept().is_empty(), "{:?}", service.kept());
+}
+
+/// Bytes that a connection may have on their way: given, but not arrived when its client ends. The kernel lets its buffers
+/// grow to the third number of each (tcp(7)).
+fn in_sockets() -> u64 {
+    let most = |name: &str| {
+        let text = std::fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).unwrap();
+        text.split_whitespace().last().unwrap().parse::<u64>().unwrap()
+    };
+    most("tcp_rmem") + most("tcp_wmem")
 }
 
 #[tokio::test(flavor = "multi_thread")]
