@@ -80,6 +80,8 @@ async fn a_restarted_daemon_goes_on() {
     let statistics = watch.now().statistics;
     assert_eq!(watch.outcome().await.unwrap(), image.id);
     assert!(statistics.bytes_resumed >= 19 << 20, "{statistics:?}");
+    let size: u64 = image.layers.iter().map(|layer| layer.blob.len() as u64).sum();
+    assert_eq!(statistics.bytes_resumed + statistics.bytes_fetched, size, "{statistics:?}");
     for layer in &image.layers {
         let again = registry.given_again(&layer.path("a"));
         let bound = 2 * (CHUNK + in_sockets());

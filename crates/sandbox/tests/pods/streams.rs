@@ -162,6 +162,8 @@ async fn who_vanishes_leaves_no_process() {
     // The terminal alone is enough: whoever holds none of it has gone.
     let mut session = exec(&world, &id, script, TERMINAL).await;
     expect(&mut session, "ready").await;
+    // Not before the shell has put its second command in the foreground: without a terminal it gives that up, with 2.
+    left(&world, "sleep 2000", 2 + 1).await;
     (session.stdin, session.stdout, session.terminal) = (None, None, None);
     assert_eq!(end(&mut session).await, End::Exited(137));
     left(&world, "sleep 2000", 0).await;
