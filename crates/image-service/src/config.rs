@@ -25,6 +25,8 @@ pub struct Config {
     pub care: CareSettings,
     /// How layers are kept.
     pub layers: LayerSettings,
+    /// Called when the last pull has ended: what pulls needed and the allocator still has can go back to the kernel.
+    pub at_rest: fn(),
 }
 
 impl Config {
@@ -39,6 +41,7 @@ impl Config {
             limits: Limits::default(),
             care: CareSettings::default(),
             layers: LayerSettings::default(),
+            at_rest: || (),
         }
     }
 }

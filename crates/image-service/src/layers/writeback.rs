@@ -106,17 +106,17 @@ impl Image {
 
     /// Has all of it reach the disk.
     pub(super) fn sync(&self) -> io::Result<()> {
+        // Held through the call, here and below: between what the other was told and its note of it, both would look fine.
+        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         self.file.sync_data()?;
-        match self.failure.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            Some(failure) => Err(failure),
-            None => Ok(()),
-        }
+        failure.take().map_or(Ok(()), Err)
     }
 
     fn sync_early(&self) {
         self.is_waiting.store(false, Ordering::Relaxed);
-        if let Err(failure) = self.file.sync_data() {
-            *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure);
+        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(cause) = self.file.sync_data() {
+            *failure = Some(cause);
         }
     }
 }

@@ -9,6 +9,7 @@
 //! Not here: one request to a registry (`registry`), unpacking (`layers`).
 
 mod budget;
+mod chunk;
 mod fetches;
 mod inlet;
 mod join;
@@ -107,6 +108,11 @@ impl Puller {
     /// Removes what was kept of layers that nobody goes on with. Blocks.
     pub(crate) fn sweep(&self) {
         self.spools.sweep();
+    }
+
+    /// Nobody pulls any more.
+    fn rest(&self) {
+        (self.config.at_rest)();
     }
 
     pub(crate) fn totals(&self) -> PullTotals {
