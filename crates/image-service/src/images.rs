@@ -58,7 +58,7 @@ impl Images {
         let rootfs = RootFilesystems::open(&containers, layers.clone(), Durability::default())?;
         let mounts = Mounts::open(&images.join("mounts"), &layers)?;
         let registries = Arc::new(Registries::new(&config));
-        let kept = (Arc::clone(&catalog), layers.clone());
+        let kept = (Arc::clone(&catalog), layers.clone(), rootfs.clone());
         let puller = Puller::open(config.clone(), &images, Arc::clone(&registries), kept)?;
         let pulls = Pulls::new(puller);
         let care = Care::new(config.care.clone(), &images, (layers.clone(), Arc::clone(&catalog)));

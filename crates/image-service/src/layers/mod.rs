@@ -28,6 +28,7 @@ use std::io::{self, BufRead};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use rustix::fs::{IFlags, Mode, OFlags};
 
@@ -228,6 +229,12 @@ impl Layers {
     pub fn usage(&self) -> Usage {
         let index = self.inner.index();
         index.layers.values().fold(Usage::default(), |sum, record| sum + record.usage())
+    }
+
+    /// Waits until the disk space of what was removed is free, for so long at most.
+    pub(crate) fn settle(&self, at_most: Duration) {
+        self.inner.writeback.settle(at_most);
+        self.inner.trash.settle(at_most);
     }
 
     /// The directory of a layer.

@@ -217,7 +217,8 @@ fn verdict(layer: Result<Layer, Error>, mut inlet: Inlet) -> Result<Layer, Error
                 let _ = inlet.drain();
             }
         }
-        Ok(_) | Err(Error::NoSpace { .. }) => inlet.forget(),
+        Ok(_) => inlet.forget(),
+        // What is kept on a full disk is given up with all else that is (`room`).
         Err(_) => {}
     }
     inlet.wrong.take().map_or(layer, Err)
