@@ -308,14 +308,14 @@ impl Images {
     }
 
     /// Looks at every byte of an image's layers. A damaged one is taken out of the store and fetched again; while it lacks,
-    /// the image isn't listed.
+    /// the image isn't listed, but can be checked all the same.
     ///
     /// Safe to cancel.
     ///
     /// # Errors
     /// [`Error::ImageMissing`], [`Error::AmbiguousId`], [`Error::BadReference`].
     pub async fn check(&self, image: &str) -> Result<Checked, Error> {
-        let found = self.status(image)?.ok_or_else(|| Error::ImageMissing { image: image.to_owned() })?;
+        let found = self.kept(image)?.ok_or_else(|| Error::ImageMissing { image: image.to_owned() })?;
         Ok(self.inner.care.check(&self.inner.pulls, &found).await)
     }
 
@@ -361,9 +361,11 @@ impl Images {
             image_ref: found.reference(),
             config: found.config.clone(),
         };
-        let (rootfs, container) = (self.inner.rootfs.clone(), container.to_owned());
-        let prepare = move || rootfs.prepare_as(&container, &found.layers, ids.as_ref());
-        self.heard(blocking("preparing a root filesystem", prepare).await).map(|()| info)
+        let (rootfs, container, layers) =
+            (self.inner.rootfs.clone(), container.to_owned(), found.layers.clone());
+        let prepare = move || rootfs.prepare_as(&container, &layers, ids.as_ref());
+        let prepared = blocking("preparing a root filesystem", prepare).await;
+        self.heard(About::Image(&found), prepared).map(|()| info)
     }
 
     /// A detached mount of a prepared root, writable, whose files have the SELinux context `label`. Each call gives a mount of its own.
@@ -378,10 +380,9 @@ impl Images {
         ids: Option<IdMap>,
         label: Option<String>,
     ) -> Result<OwnedFd, Error> {
-        let (rootfs, container) = (self.inner.rootfs.clone(), container.to_owned());
-        let mount =
-            move || rootfs.mount_as(&container, &MountAs { ids: ids.as_ref(), label: label.as_deref() });
-        self.heard(blocking("mounting a root filesystem", mount).await)
+        let (rootfs, id) = (self.inner.rootfs.clone(), container.to_owned());
+        let mount = move || rootfs.mount_as(&id, &MountAs { ids: ids.as_ref(), label: label.as_deref() });
+        self.heard(About::Container(container), blocking("mounting a root filesystem", mount).await)
     }
 
     /// Tries out whether root filesystems can have their ids mapped here.
@@ -414,9 +415,10 @@ impl Images {
                 held.push((image.id.clone(), image.layers.clone()));
             }
         }
-        let (rootfs, container) = (self.inner.rootfs.clone(), container.to_owned());
-        let hold = move || rootfs.hold_images(&container, &held);
-        self.heard(blocking("keeping the layers of image volumes", hold).await).map(|()| ids)
+        let (rootfs, id) = (self.inner.rootfs.clone(), container.to_owned());
+        let hold = move || rootfs.hold_images(&id, &held);
+        let outcome = blocking("keeping the layers of image volumes", hold).await;
+        self.heard(About::Container(container), outcome).map(|()| ids)
     }
 
     /// A detached, read-only mount of an image that is kept for a container, or of what is at a path of it, with the ids
@@ -433,10 +435,10 @@ impl Images {
         (id, path): (&ImageId, &Path),
         (ids, label): (Option<IdMap>, Option<String>),
     ) -> Result<OwnedFd, Error> {
-        let (rootfs, container) = (self.inner.rootfs.clone(), container.to_owned());
+        let (rootfs, user) = (self.inner.rootfs.clone(), container.to_owned());
         let (id, path) = (id.clone(), path.to_owned());
-        let mount = move || rootfs.mount_image(&container, (&id, &path), (ids.as_ref(), label.as_deref()));
-        self.heard(blocking("mounting an image", mount).await)
+        let mount = move || rootfs.mount_image(&user, (&id, &path), (ids.as_ref(), label.as_deref()));
+        self.heard(About::Container(container), blocking("mounting an image", mount).await)
     }
 
     /// Makes a directory for each of these paths of a container with a prepared root, filled with what the image has
@@ -448,14 +450,19 @@ impl Images {
     /// [`Error::Volume`], [`Error::RootfsMissing`], [`Error::LayerMissing`], [`Error::RootfsMount`], [`Error::NoSpace`],
     /// [`Error::Store`].
     pub async fn make_volumes(&self, container: &str, paths: &[PathBuf]) -> Result<Vec<PathBuf>, Error> {
-        let (rootfs, container) = (self.inner.rootfs.clone(), container.to_owned());
+        let (rootfs, id) = (self.inner.rootfs.clone(), container.to_owned());
         let paths = paths.to_vec();
-        self.heard(blocking("making volumes", move || rootfs.make_volumes(&container, &paths)).await)
+        let made = blocking("making volumes", move || rootfs.make_volumes(&id, &paths)).await;
+        self.heard(About::Container(container), made)
     }
 
     /// The same outcome; a failure that damage may be the reason for has been told to those who care.
-    fn heard<T>(&self, outcome: Result<T, Error>) -> Result<T, Error> {
-        outcome.inspect_err(|error| self.inner.care.hear(error))
+    fn heard<T>(&self, about: About<'_>, outcome: Result<T, Error>) -> Result<T, Error> {
+        let layers = || match about {
+            About::Image(image) => image.layers.clone(),
+            About::Container(id) => self.inner.rootfs.layers_of(id),
+        };
+        outcome.inspect_err(|error| self.inner.care.hear(error, layers))
     }
 
     /// Throws a container's writable layer away. Idempotent.
@@ -494,6 +501,15 @@ impl Images {
         let read = move || Ok(of(&rootfs.path().join(&container), rootfs.usage(&container)?));
         blocking("measuring a writable layer", read).await
     }
+}
+
+/// What failed.
+#[derive(Clone, Copy)]
+enum About<'a> {
+    /// Something with this image.
+    Image(&'a Image),
+    /// Something with this container.
+    Container(&'a str),
 }
 
 impl Inner {

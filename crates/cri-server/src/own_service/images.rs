@@ -82,6 +82,12 @@ impl Images for ImagesAtHand {
         Ok(Response::new(v1::PruneImagesResponse { images, freed_bytes: pruned.freed_bytes }))
     }
 
+    async fn check(&self, request: Request<v1::CheckImageRequest>) -> Answer<v1::CheckImageResponse> {
+        let checked =
+            self.images.check(&request.into_inner().image).await.map_err(|error| of_images(&error))?;
+        Ok(Response::new(convert::checked(checked)))
+    }
+
     type SaveStream = Streamed<v1::Bytes>;
 
     async fn save(&self, request: Request<v1::SaveImagesRequest>) -> Answer<Self::SaveStream> {

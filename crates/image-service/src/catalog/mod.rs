@@ -48,11 +48,12 @@ pub(crate) struct NewImage {
     pub(crate) nameless: bool,
 }
 
-/// An image that has lost layers, and by which of its names those can be asked for.
+/// An image that has lost layers, and by which names those can be asked for: its own by digest, else its manifest's in the
+/// repositories of its tags. What a tag means by now may be another image.
 #[derive(Debug)]
 pub(crate) struct Lacking {
     pub(crate) id: ImageId,
-    pub(crate) digests: Vec<Reference>,
+    pub(crate) origins: Vec<Reference>,
 }
 
 /// The catalogue.
@@ -374,8 +375,8 @@ impl Catalog {
             if !known.whole {
                 let names = names.iter().filter(|(_, other)| *other == id);
                 let names = names.filter_map(|(name, _)| name.parse::<Reference>().ok());
-                let digests = names.filter(|name| matches!(name.pointer(), Pointer::Digest(_))).collect();
-                lacking.push(Lacking { id: id.clone(), digests });
+                let origins = origins(names.collect(), known.manifest.as_ref());
+                lacking.push(Lacking { id: id.clone(), origins });
             }
         }
         self.publish(&state);
@@ -421,6 +422,17 @@ impl Catalog {
             layers: file.diff_ids.clone(),
         }
     }
+}
+
+/// Names by which exactly this image can be asked for.
+fn origins(names: Vec<Reference>, manifest: Option<&Digest>) -> Vec<Reference> {
+    let (mut origins, tags): (Vec<_>, Vec<_>) =
+        names.into_iter().partition(|name| matches!(name.pointer(), Pointer::Digest(_)));
+    if origins.is_empty() {
+        origins = tags.iter().filter_map(|tag| Some(tag.with_digest(manifest?.clone()))).collect();
+        origins.dedup();
+    }
+    origins
 }
 
 /// The digits of a text that may be the beginning of an id.

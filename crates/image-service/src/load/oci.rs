@@ -180,7 +180,7 @@ fn find_manifest(spool: &Spool, from: Descriptor) -> Result<(RawDocument, String
         let raw = RawDocument { digest: at.digest.clone(), content_type: None, bytes };
         at = match manifest::parse(&raw, Some(&at))? {
             Document::Manifest(manifest) => return Ok((raw, at.media_type, manifest)),
-            Document::Index(index) => index.select(&Platform::host())?,
+            Document::Index(index) => index.select(&Platform::host())?.descriptor,
         };
     }
     Err(refused(format!("it leads through more than {INDEX_DEPTH} indexes")))
