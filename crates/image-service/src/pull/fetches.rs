@@ -1,36 +1,25 @@
 //! The layers being fetched by whatever pull, so that each is fetched once.
 //!
+//! Those that come from different registries don't wait for each other: one of them may be somebody's who means it to take hours.
+//! Whoever has the layer first gives it to all; the other finds it there at its end.
+//!
 //! Whoever waits for a layer and then finds it in the store takes it as he would any day later: its diff id, which only a
 //! configuration tells, is the proof that he may have it.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
-
-use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
+use tokio::sync::OwnedMutexGuard;
 
 use crate::digest::Digest;
+use crate::turns::Turns;
 
-/// A lock for each layer that somebody wants.
+/// Whose turn it is to fetch a layer.
 #[derive(Debug, Default)]
 pub(super) struct Fetches {
-    locks: Mutex<HashMap<Digest, Weak<AsyncMutex<()>>>>,
+    turns: Turns<(String, Digest)>,
 }
 
 impl Fetches {
-    /// Waits until nobody else fetches this layer. Safe to cancel.
-    pub(super) async fn only_one(&self, diff_id: &Digest) -> OwnedMutexGuard<()> {
-        let lock = {
-            let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
-            locks.retain(|_, lock| lock.strong_count() > 0);
-            match locks.get(diff_id).and_then(Weak::upgrade) {
-                Some(lock) => lock,
-                None => {
-                    let lock = Arc::new(AsyncMutex::new(()));
-                    locks.insert(diff_id.clone(), Arc::downgrade(&lock));
-                    lock
-                }
-            }
-        };
-        lock.lock_owned().await
+    /// Waits until nobody else fetches this layer of images of `registry`. Safe to cancel.
+    pub(super) async fn only_one(&self, registry: &str, diff_id: &Digest) -> OwnedMutexGuard<()> {
+        self.turns.wait(&(registry.to_owned(), diff_id.clone())).await
     }
 }

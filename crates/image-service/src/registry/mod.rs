@@ -156,6 +156,11 @@ fn choose(chooser: &Chooser<'_>, settings: &Settings, wanted: &Reference) -> Res
 }
 
 impl Repository {
+    /// The registry, as references name it.
+    pub(crate) fn registry(&self) -> &str {
+        &self.registry
+    }
+
     /// A manifest or index. Safe to cancel.
     ///
     /// # Errors
