@@ -37,8 +37,8 @@ pub(crate) const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.oci.image.manifest.v1+json, \
     application/vnd.docker.distribution.manifest.v2+json";
 
-/// Layers of one image: overlay stacks up to 500 (`OVL_MAX_STACK`, fs/overlayfs/params.h).
-const MAX_LAYERS: usize = 500;
+/// Layers of one image: overlay stacks up to 500 (`OVL_MAX_STACK`, fs/overlayfs/params.h), of which a volume's root is one.
+const MAX_LAYERS: usize = 499;
 /// Entries of an index: the largest that are published have some fifty.
 const MAX_ENTRIES: usize = 1000;
 /// Largest size that a descriptor may state, in bytes (OCI image-spec, "Descriptors": an int64).
@@ -500,8 +500,8 @@ mod tests {
                 r#"{{"schemaVersion":2,"config":{{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"SHA","size":2}},"layers":[{layers}]}}"#
             )
         };
-        assert!(parse(&raw(OCI_MANIFEST, &of(500)), None).is_ok());
-        assert_eq!(refusal(OCI_MANIFEST, &of(10_000)), "it has 10000 layers where 500 are the most");
+        assert!(parse(&raw(OCI_MANIFEST, &of(499)), None).is_ok());
+        assert_eq!(refusal(OCI_MANIFEST, &of(10_000)), "it has 10000 layers where 499 are the most");
         let entries = vec![r#"{"digest":"","size":0}"#; 100_000].join(",");
         let index = format!(r#"{{"schemaVersion":2,"manifests":[{entries}]}}"#);
         assert_eq!(refusal(OCI_INDEX, &index), "it has 100000 entries where 1000 are the most");
