@@ -28,6 +28,8 @@ pub struct Manner {
     pub breaks: Option<usize>,
     /// A pause before each 64 KiB.
     pub pause: Option<Duration>,
+    /// The byte of each blob at which it stops, and keeps the connection open.
+    pub stops: Option<usize>,
 }
 
 /// A request for a blob, and what was given of it.
@@ -45,6 +47,7 @@ pub struct Given {
 pub struct Scripted {
     address: SocketAddr,
     content: Content,
+    manner: Arc<Mutex<Manner>>,
     given: Arc<Mutex<Vec<Given>>>,
     task: tokio::task::JoinHandle<()>,
 }
@@ -98,19 +101,20 @@ impl Scripted {
         let listener = crate::until(Duration::from_secs(10), "a port", || TcpListener::bind(address)).await;
         let address = listener.local_addr().expect("a bound socket");
         let given = Arc::new(Mutex::new(Vec::new()));
-        let (parts, log) = (content.clone(), Arc::clone(&given));
+        let manner = Arc::new(Mutex::new(manner));
+        let (parts, log, now) = (content.clone(), Arc::clone(&given), Arc::clone(&manner));
         let task = tokio::spawn(async move {
             // Connections end with the registry.
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                let (parts, log) = (parts.clone(), Arc::clone(&log));
+                let (parts, log, now) = (parts.clone(), Arc::clone(&log), Arc::clone(&now));
                 connections.spawn(async move {
                     // A client that goes away in the middle is none of the registry's business.
-                    let _ = serve(stream, (&parts, manner), &log).await;
+                    let _ = serve(stream, (&parts, &now), &log).await;
                 });
             }
         });
-        Self { address, content, given, task }
+        Self { address, content, manner, given, task }
     }
 
     /// Where it listens.
@@ -121,6 +125,11 @@ impl Scripted {
     /// The reference of an image in this registry.
     pub fn image(&self, name: &str) -> String {
         format!("{}/{name}", self.address)
+    }
+
+    /// Behaves so from the next request on.
+    pub fn change(&self, manner: Manner) {
+        *lock(&self.manner) = manner;
     }
 
     /// What it has.
@@ -146,11 +155,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 async fn serve(
     stream: TcpStream,
-    (content, manner): (&Content, Manner),
+    (content, manner): (&Content, &Mutex<Manner>),
     log: &Mutex<Vec<Given>>,
 ) -> std::io::Result<()> {
     let mut stream = BufReader::new(stream);
     let (path, range) = request(&mut stream).await?;
+    let manner = *lock(manner);
     let found = lock(&content.parts).get(&path).cloned();
     let Some((media_type, bytes)) = found else {
         let head = "HTTP/1.1 404 Not Found\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}";
@@ -180,12 +190,16 @@ async fn serve(
         log.len() - 1
     };
     let end = manner.breaks.map_or(bytes.len(), |most| bytes.len().min(from + most));
-    for piece in bytes[from..end].chunks(PIECE) {
+    let stop = manner.stops.unwrap_or(end).clamp(from, end);
+    for piece in bytes[from..stop].chunks(PIECE) {
         if let Some(pause) = manner.pause {
             tokio::time::sleep(pause).await;
         }
         stream.write_all(piece).await?;
         lock(log)[number].bytes += piece.len();
+    }
+    if stop < end {
+        std::future::pending::<()>().await;
     }
     stream.shutdown().await
 }

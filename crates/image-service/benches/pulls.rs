@@ -86,7 +86,8 @@ async fn pull(reference: &str) -> Run {
     let base = std::env::var_os("PULLS_DIR").map_or_else(std::env::temp_dir, Into::into);
     let dir = tempfile::tempdir_in(base).unwrap();
     let mut config = Config::new(dir.path().join("root"), dir.path().join("certs.d"));
-    if let Some(connections) = std::env::var("PULLS_CONNECTIONS").ok().and_then(|number| number.parse().ok()) {
+    if let Some(connections) = std::env::var("PULLS_CONNECTIONS").ok().and_then(|number| number.parse().ok())
+    {
         config.limits.connections = connections;
     }
     let images = Images::open(config).unwrap();

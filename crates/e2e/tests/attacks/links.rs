@@ -1,5 +1,6 @@
 //! Links in images: CVE-2019-19921, 2023-27561, 2023-28642 (/proc and /sys), 2026-41579 and crun's 2026-47766 (/dev), 2019-18837 and
-//! 2025-24965 of crun (files that the runtime sets up), 2024-5154 (/etc/mtab), 2022-23648 (VOLUME).
+//! 2025-24965 of crun (files that the runtime sets up), 2024-5154 (/etc/mtab), 2022-23648 (VOLUME), kubelet's 2017-1002101 and 2021-25741 (a
+//! part of a volume).
 
 use e2e::config;
 use e2e::image::{Image, Layer};
@@ -112,5 +113,49 @@ async fn declared_volumes_show_nothing_of_the_host() {
         if let Outcome::Ran { output, .. } = rig.run(rig.of(&image, &["sh", "-c", script])).await {
             assert_eq!(output, "kernel", "the attack succeeded: VOLUME {volume}");
         }
+    }
+}
+
+/// A part of an image that is a volume, by a path that leads out of it, or through links that do.
+#[tokio::test]
+async fn a_part_of_an_image_volume_is_the_images() {
+    let rig = Rig::new().await;
+    let host = Host::new();
+    let absolute = host.path().display().to_string();
+    let layer = Layer::new()
+        .directory("own", 0o755)
+        .symlink("link", &absolute)
+        .symlink("climb", &host.climb())
+        .symlink("own/link", &format!("../../../..{absolute}"))
+        .symlink("own/file", &format!("{absolute}/victim"))
+        .symlink("own/proc", "/proc/1/root");
+    let volume = rig.image("parts:latest", hostile(layer)).await;
+    let climb = host.climb();
+    let parts = [
+        "link",
+        "link/victim",
+        "climb",
+        "climb/victim",
+        "own/link",
+        "own/link/victim",
+        "own/file",
+        "own/proc",
+        "own/proc/etc/passwd",
+        "..",
+        "own/../..",
+        "../../etc/passwd",
+        "/etc/passwd",
+        climb.as_str(),
+        absolute.as_str(),
+    ];
+    for (number, part) in parts.into_iter().enumerate() {
+        let mut wanted = rig.script("find /volume; cat /volume; ls -R /volume/");
+        wanted.metadata.as_mut().unwrap().name = format!("part-{number}");
+        if let Outcome::Ran { output, .. } = rig.run_with_part(wanted, &volume, part).await {
+            for word in ["victim", "shadow", "root:"] {
+                assert!(!output.contains(word), "the attack succeeded: part {part}: {output}");
+            }
+        }
+        host.untouched(part);
     }
 }

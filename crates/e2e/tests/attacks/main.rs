@@ -15,6 +15,7 @@ mod links;
 mod neighbours;
 mod procfs;
 mod races;
+mod registries;
 mod requests;
 mod rig;
 mod sockets;

@@ -14,6 +14,7 @@ use std::thread::JoinHandle;
 
 use e2e::cri::{ContainerConfig, Mount, PodSandboxConfig};
 use e2e::image::{Image, Layer};
+use e2e::newest::{self, Newest};
 use e2e::{Client, Network, Node, config};
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use serde_json::json;
@@ -93,7 +94,26 @@ impl Rig {
     /// Has a container run to its end, and removes it.
     pub async fn run(&self, wanted: ContainerConfig) -> Outcome {
         let log = self.log(&wanted);
-        let id = match self.create(wanted).await {
+        self.outcome(self.create(wanted).await, &log).await
+    }
+
+    /// The same of one with a part of an image at /volume.
+    pub async fn run_with_part(&self, wanted: ContainerConfig, image: &str, part: &str) -> Outcome {
+        let log = self.log(&wanted);
+        let mut wanted = newest::container(&wanted);
+        wanted.mounts.push(proto::runtime::v1::Mount {
+            image: Some(proto::runtime::v1::ImageSpec { image: image.into(), ..Default::default() }),
+            image_sub_path: part.into(),
+            container_path: "/volume".into(),
+            readonly: true,
+            ..Default::default()
+        });
+        let created = Newest::of(&self.client).create(&self.pod, wanted, &self.sandbox).await;
+        self.outcome(created, &log).await
+    }
+
+    async fn outcome(&self, created: Result<String, Status>, log: &Path) -> Outcome {
+        let id = match created {
             Ok(id) => id,
             Err(status) => return Outcome::Refused(status),
         };
@@ -101,7 +121,7 @@ impl Rig {
             Err(status) => Outcome::NotStarted(status),
             Ok(()) => {
                 let code = self.client.exited(&id).await.exit_code;
-                Outcome::Ran { code, output: output(&log) }
+                Outcome::Ran { code, output: output(log) }
             }
         };
         self.client.remove(&id).await.expect("removing the container");

@@ -36,6 +36,14 @@ async fn a_manifest_that_means_two_things_is_refused() {
             "schema version",
         ),
         ("a path for a digest", text.replacen("sha256:", "../sha256:", 1), "is not a digest"),
+        (
+            "a path for a layer's digest",
+            text.replace(
+                manifest["layers"][0]["digest"].as_str().unwrap(),
+                "sha256:../../../../../../etc/passwd",
+            ),
+            "is not a digest",
+        ),
         ("a digest in upper case", text.replacen("sha256:", "SHA256:", 1), "is not a digest"),
     ];
     for (attack, text, word) in cases {
@@ -53,7 +61,7 @@ async fn documents_without_bounds_are_refused() {
     let (config, mut manifest) = sound(&rig);
     let one = manifest["layers"][0].clone();
     manifest["layers"] = vec![one; 10_000].into();
-    rig.manifest_refused("10,000 layers", manifest.to_string().as_bytes(), &["500", "layers"]).await;
+    rig.manifest_refused("10,000 layers", manifest.to_string().as_bytes(), &["499", "layers"]).await;
     let deep = format!("{{\"x\":{}", "[".repeat(1 << 20));
     rig.manifest_refused("a million brackets", deep.as_bytes(), &["cannot read"]).await;
     let spaces = " ".repeat(9 << 20);
@@ -74,6 +82,10 @@ async fn documents_without_bounds_are_refused() {
     rig.config_refused("a command of 7 MiB", long.to_string().as_bytes(), &["configuration"]).await;
     let mut many = config.clone();
     many["rootfs"]["diff_ids"] = vec![config["rootfs"]["diff_ids"][0].clone(); 10_000].into();
+    let mut path = config.clone();
+    path["rootfs"]["diff_ids"] = json!([format!("sha256:{}", "../".repeat(21) + "x")]);
+    rig.config_refused("a path for an archive's digest", path.to_string().as_bytes(), &["configuration"])
+        .await;
     rig.config_refused("more archives than layers", many.to_string().as_bytes(), &["layers"]).await;
     rig.unharmed().await;
 }

@@ -10,5 +10,7 @@
 mod archives;
 mod documents;
 mod harmless;
+mod many;
 mod rig;
+mod slow;
 mod streams;

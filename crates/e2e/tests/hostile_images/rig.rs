@@ -88,8 +88,10 @@ impl Rig {
         self.within_memory(attack);
     }
 
-    fn within_memory(&self, attack: &str) {
+    /// The daemon's memory has grown by no more than the promise.
+    pub fn within_memory(&self, attack: &str) {
         let peak = status(self.node.pid(), "VmHWM:").saturating_sub(self.resident);
+        println!("{attack}: {peak} KiB");
         assert!(peak <= MEMORY, "the attack succeeded: {attack}: the daemon took {peak} KiB more");
     }
 

@@ -95,7 +95,7 @@ impl Draft {
         let file = file.map_err(|cause| store("create", &path, cause))?;
         let image = file.try_clone().map(Image::new).map_err(|cause| store("open", &path, cause))?;
         let pace = self.store.writeback.of_image(&image);
-        let unpacked = self.fill((source, tools), pace, &mut ErofsTarget::new(file))?;
+        let unpacked = self.fill((source, tools), pace, &mut ErofsTarget::new(file, &self.store.names))?;
         meter.sync(|| image.sync()).map_err(|cause| store("sync", &path, cause))?;
         let record = self.record(Format::Erofs, unpacked)?;
         meter.sync(|| self.sync_others()).map_err(|cause| store("sync", &self.dir, cause))?;

@@ -36,7 +36,7 @@ use crate::digest::Digest;
 use crate::error::Error;
 use crate::gc::Trash;
 use crate::mounting::{Stage, open_place};
-use crate::unpack::Tools;
+use crate::unpack::{NameMemory, Tools};
 use crate::usage::Usage;
 
 pub use check::Condition;
@@ -93,6 +93,7 @@ struct Inner {
     /// The form of new layers; nothing as long as it couldn't be found out.
     format: OnceLock<Format>,
     form: LayerForm,
+    names: Arc<NameMemory>,
 }
 
 #[derive(Debug, Default)]
@@ -175,7 +176,8 @@ impl Layers {
         let writeback = Writeback::start(root)?;
         let mounting = Mounting::new(root.join("ingest"), &settings);
         let (root, form, format) = (root.to_owned(), settings.form, OnceLock::new());
-        let inner = Inner { root, index: Mutex::default(), trash, writeback, mounting, format, form };
+        let (index, names) = (Mutex::default(), Arc::default());
+        let inner = Inner { root, index, trash, writeback, mounting, format, form, names };
         inner.discard_broken_ingests()?;
         let layers = inner.read_layers()?;
         inner.index().layers = layers;

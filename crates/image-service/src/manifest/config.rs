@@ -179,7 +179,7 @@ mod tests {
         assert!(refusal(&long).contains("3145728 bytes where 2097152 are the most"));
         let ids = vec![format!("\"{}\"", Digest::of(b"")); 10_000].join(",");
         let layers = format!("{{\"rootfs\":{{\"diff_ids\":[{ids}]}}}}");
-        assert!(refusal(&layers).contains("it has 10000 layers where 500 are the most"));
+        assert!(refusal(&layers).contains("it has 10000 layers where 499 are the most"));
     }
 
     #[test]

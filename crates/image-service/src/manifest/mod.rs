@@ -38,8 +38,8 @@ pub(crate) const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.oci.image.manifest.v1+json, \
     application/vnd.docker.distribution.manifest.v2+json";
 
-/// Layers of one image: overlay stacks up to 500 (`OVL_MAX_STACK`, fs/overlayfs/params.h).
-const MAX_LAYERS: usize = 500;
+/// Layers of one image: overlay stacks up to 500 (`OVL_MAX_STACK`, fs/overlayfs/params.h), of which a volume's root is one.
+const MAX_LAYERS: usize = 499;
 /// Entries of an index: the largest that are published have some fifty.
 const MAX_ENTRIES: usize = 1000;
 /// Largest size that a descriptor may state, in bytes (OCI image-spec, "Descriptors": an int64).

@@ -193,8 +193,8 @@ fn too_much_is_refused_with_its_number() {
             r#"{{"schemaVersion":2,"config":{{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"SHA","size":2}},"layers":[{layers}]}}"#
         )
     };
-    assert!(parse(&raw(OCI_MANIFEST, &of(500)), None).is_ok());
-    assert_eq!(refusal(OCI_MANIFEST, &of(10_000)), "it has 10000 layers where 500 are the most");
+    assert!(parse(&raw(OCI_MANIFEST, &of(499)), None).is_ok());
+    assert_eq!(refusal(OCI_MANIFEST, &of(10_000)), "it has 10000 layers where 499 are the most");
     let entries = vec![r#"{"digest":"","size":0}"#; 100_000].join(",");
     let index = format!(r#"{{"schemaVersion":2,"manifests":[{entries}]}}"#);
     assert_eq!(refusal(OCI_INDEX, &index), "it has 100000 entries where 1000 are the most");

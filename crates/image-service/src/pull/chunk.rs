@@ -12,7 +12,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// Bytes of a chunk: whole pages in large units for a file, and no more than a processor's second-level cache holds.
 pub(super) const CHUNK: usize = 256 << 10;
 
-/// All chunks of the service, at most so many at a time.
+/// All chunks of the service, at most so many at a time, and one more for each layer that has none: a layer may hold some while
+/// it waits for memory that another has, and that one must be able to go on.
 #[derive(Debug)]
 pub(super) struct Chunks {
     free: Arc<Semaphore>,
@@ -29,9 +30,13 @@ impl Chunks {
     }
 
     /// Waits for an empty one. Safe to cancel.
-    pub(super) async fn take(&self) -> Chunk {
-        // Never closed; and if it were, without a bound is better than without a layer.
-        let permit = Arc::clone(&self.free).acquire_owned().await.ok();
+    pub(super) async fn take(&self, user: &User) -> Chunk {
+        let permit = match Arc::clone(&self.free).try_acquire_owned() {
+            Ok(permit) => Some(permit),
+            Err(_) if user.has_none() => None,
+            // Never closed; and if it were, without a bound is better than without a layer.
+            Err(_) => Arc::clone(&self.free).acquire_owned().await.ok(),
+        };
         let idle = lock(&self.idle).pop();
         Chunk {
             bytes: idle.unwrap_or_else(|| Vec::with_capacity(CHUNK)),
@@ -39,12 +44,23 @@ impl Chunks {
             free: Arc::clone(&self.free),
             count: self.count,
             permit,
+            _user: user.clone(),
         }
     }
 }
 
 fn lock(idle: &Mutex<Vec<Vec<u8>>>) -> MutexGuard<'_, Vec<Vec<u8>>> {
     idle.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A layer that chunks are for, known by who else has this.
+#[derive(Debug, Clone, Default)]
+pub(super) struct User(Arc<()>);
+
+impl User {
+    fn has_none(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
+    }
 }
 
 /// One that is being filled. It counts as in use until its bytes are dropped.
@@ -55,6 +71,7 @@ pub(super) struct Chunk {
     free: Arc<Semaphore>,
     count: usize,
     permit: Option<OwnedSemaphorePermit>,
+    _user: User,
 }
 
 impl Chunk {
@@ -96,13 +113,16 @@ impl Drop for Chunk {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt as _;
+
     use super::*;
 
     #[tokio::test]
     async fn chunks_are_counted_until_their_last_part_has_gone_and_then_used_again() {
         let chunks = Chunks::new(2 * CHUNK as u64 + 1);
         let mut from = Bytes::from(vec![7; CHUNK + 10]);
-        let (mut one, mut two) = (chunks.take().await, chunks.take().await);
+        let user = User::default();
+        let (mut one, mut two) = (chunks.take(&user).await, chunks.take(&user).await);
         one.fill(&mut from);
         assert!((one.is_full(), from.len()) == (true, 10));
         two.fill(&mut from);
@@ -113,9 +133,20 @@ mod tests {
         assert_eq!((chunks.free.available_permits(), &part[..]), (0, &[7; 7][..]));
         drop(part);
         assert_eq!((chunks.free.available_permits(), lock(&chunks.idle).len()), (1, 1));
-        assert!(chunks.take().await.as_ref().is_empty(), "nothing is left of what it had");
+        assert!(chunks.take(&user).await.as_ref().is_empty(), "nothing is left of what it had");
         drop(one);
         assert_eq!((chunks.free.available_permits(), lock(&chunks.idle).len()), (2, 0));
         assert_eq!(Chunks::new(0).count, 1);
+    }
+
+    #[tokio::test]
+    async fn a_layer_without_a_chunk_gets_one_beyond_the_bound() {
+        let (chunks, greedy, other) = (Chunks::new(0), User::default(), User::default());
+        let _all = chunks.take(&greedy).await;
+        assert!(chunks.take(&greedy).now_or_never().is_none());
+        let first = chunks.take(&other).now_or_never().unwrap();
+        assert!(chunks.take(&other).now_or_never().is_none());
+        drop(first);
+        assert!(chunks.take(&other).now_or_never().is_some());
     }
 }

@@ -130,7 +130,10 @@ impl Inlet {
     }
 
     fn replay(&mut self) -> io::Result<()> {
-        let mut bytes = BytesMut::zeroed(READ);
+        // Not beyond what the spool counts, behind which the next bytes will be written: a daemon that is just ending may
+        // still be adding to the file.
+        let rest = self.spool.as_ref().map_or(0, Spool::length).saturating_sub(self.replayed);
+        let mut bytes = BytesMut::zeroed(READ.min(usize::try_from(rest).unwrap_or(READ)));
         let count = self.spool.as_ref().map_or(Ok(0), |spool| spool.read(&mut bytes, self.replayed))?;
         if count == 0 {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof));

@@ -61,7 +61,7 @@ impl LayerFetch {
     /// # Errors
     /// The registry's failure, or the layer's.
     pub(super) async fn run(self) -> Result<Layer, Error> {
-        let _turn = self.with.fetches.only_one(&self.diff_id).await;
+        let _turn = self.with.fetches.only_one(self.with.repository.registry(), &self.diff_id).await;
         if let Some(layer) = self.with.layers.get(&self.diff_id) {
             self.meter.already_here();
             return Ok(layer);

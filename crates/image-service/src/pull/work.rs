@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
-use super::chunk::{Chunk, Chunks};
+use super::chunk::{Chunk, Chunks, User};
 use super::inlet::{Arrival, Inlet, InletPlan};
 use super::layer::{Fetching, Interrupted, LayerFetch};
 use super::progress::LayerMeter;
@@ -33,6 +33,7 @@ pub(super) struct Pump {
     given_up: GivenUp,
     /// One that isn't full.
     chunk: Option<Chunk>,
+    user: User,
     /// Bytes that the thread has or will get.
     pub(super) received: u64,
     /// Answers that the others came from.
@@ -82,8 +83,9 @@ impl Pump {
         let thread = std::thread::Builder::new().name("unpack".to_owned()).spawn(run);
         thread.map_err(|cause| Error::Thread { what: "unpacking a layer", cause })?;
         let given_up = GivenUp(given_up);
-        let (kept, chunk, received, answers, url) = (Some(kept), None, 0, 0, String::new());
-        Ok(Pump { arrivals, kept, outcome, given_up, chunk, received, answers, url })
+        let (kept, chunk, user) = (Some(kept), None, User::default());
+        let (received, answers, url) = (0, 0, String::new());
+        Ok(Pump { arrivals, kept, outcome, given_up, chunk, user, received, answers, url })
     }
 
     /// Waits until the bytes of an earlier attempt have passed. Safe to cancel.
@@ -117,7 +119,7 @@ impl Pump {
         while !bytes.is_empty() {
             let chunk = match &mut self.chunk {
                 Some(chunk) => chunk,
-                None => self.chunk.insert(chunks.take().await),
+                None => self.chunk.insert(chunks.take(&self.user).await),
             };
             chunk.fill(&mut bytes);
             if chunk.is_full() {

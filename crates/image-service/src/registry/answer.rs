@@ -12,6 +12,8 @@ use super::challenge::{self, Challenge};
 use super::endpoint::Endpoint;
 use crate::error::Error;
 
+/// Characters of an address that go into an error: a redirect may have any.
+const ADDRESS_CHARS: usize = 500;
 /// Bytes of an error's body that are read.
 const DETAIL_BYTES: usize = 8 << 10;
 /// Characters of a registry's own words that go into an error.
@@ -112,7 +114,11 @@ pub(super) fn shown(url: &Url) -> String {
     url.set_fragment(None);
     let _ = url.set_username("");
     let _ = url.set_password(None);
-    url.to_string()
+    let text = url.to_string();
+    match text.char_indices().nth(ADDRESS_CHARS) {
+        None => text,
+        Some((end, _)) => format!("{}…", &text[..end]),
+    }
 }
 
 /// Seconds, or a date (RFC 9110 section 10.2.3).

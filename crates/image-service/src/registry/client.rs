@@ -24,8 +24,8 @@ use crate::error::{Error, ErrorKind, chain};
 
 /// Redirects followed for one request. Registries need one, some storage two.
 const HOPS: usize = 8;
-/// Bytes of a token service's answer: tokens with many scopes have some kilobytes.
-const TOKEN_BYTES: u64 = 1 << 20;
+/// Bytes of a token service's answer: tokens with many scopes have some kilobytes, and 256 of them are kept.
+const TOKEN_BYTES: u64 = 64 << 10;
 
 /// What is asked for.
 #[derive(Debug, Clone)]

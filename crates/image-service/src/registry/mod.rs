@@ -162,6 +162,11 @@ fn without_version(path: &str) -> &str {
 }
 
 impl Repository {
+    /// The registry, as references name it.
+    pub(crate) fn registry(&self) -> &str {
+        &self.registry
+    }
+
     /// A manifest or index. Safe to cancel.
     ///
     /// # Errors

@@ -41,7 +41,7 @@ pub(crate) use chunks::{Chunk, channel};
 pub(crate) use digesting::{Digesting, Lane, Piece};
 pub(crate) use directory::{DirectoryTarget, own_umask};
 pub(crate) use entry::{Entry, Kind};
-pub(crate) use erofs::ErofsTarget;
+pub(crate) use erofs::{ErofsTarget, NameMemory};
 pub(crate) use meter::{Meter, Stage, thread_time};
 pub(crate) use path::TreePath;
 pub(crate) use sparse::Extent;

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::BufRead;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use super::{DirectoryTarget, ErofsTarget, Fault, Stream, Tools, own_umask, unpack};
 use crate::digest::{Algorithm, Digest};
@@ -37,7 +38,8 @@ pub struct ErofsImage {
 /// # Errors
 /// What is wrong with the archive, or why the image couldn't be written; the layer is named by `name`.
 pub fn write_erofs(archive: impl BufRead + 'static, image: File, name: &Digest) -> Result<ErofsImage, Error> {
-    let written = open(archive).and_then(|stream| unpack(stream, &mut ErofsTarget::new(image), None));
+    let written =
+        open(archive).and_then(|stream| unpack(stream, &mut ErofsTarget::new(image, &Arc::default()), None));
     let (digest, unpacked) = written.map_err(|fault| fault.of_layer(name))?;
     let Unpacked { usage, opaque_root, implied_dirs, checksums } = unpacked;
     Ok(ErofsImage { digest, size_bytes: usage.bytes, checksums, opaque_root, implied_dirs })

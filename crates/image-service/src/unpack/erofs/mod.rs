@@ -7,7 +7,7 @@
 //!
 //! | module | what it is |
 //! |---|---|
-//! | `names` | the tree of names, in memory |
+//! | `names`, `memory` | the tree of names, in memory; the bound of that |
 //! | `attributes`, `acl` | what of an entry's attributes is kept |
 //! | `nodes` | inodes and content of all but directories |
 //! | `layout` | where things go in the image |
@@ -27,6 +27,7 @@ mod attributes;
 mod directories;
 mod image;
 mod layout;
+mod memory;
 mod names;
 mod nodes;
 mod root;
@@ -37,6 +38,7 @@ mod unfit;
 
 use std::fs::File;
 use std::io;
+use std::sync::Arc;
 
 use rustix::io::Errno;
 
@@ -48,6 +50,7 @@ use crate::usage::Usage;
 use attributes::Attributes;
 use directories::Directory;
 use image::Image;
+pub(crate) use memory::NameMemory;
 use names::{DirId, Names, ROOT};
 use nodes::{Made, Nodes};
 use unfit::fault;
@@ -61,9 +64,10 @@ pub(crate) struct ErofsTarget {
 }
 
 impl ErofsTarget {
-    /// A target that writes to the empty file `image`, from its start. It never reads it.
-    pub(crate) fn new(image: File) -> ErofsTarget {
-        ErofsTarget { names: Names::new(), nodes: Nodes::new(Image::new(image)), opaque_root: false }
+    /// A target that writes to the empty file `image`, from its start, and holds names in `memory`. It never reads the file.
+    pub(crate) fn new(image: File, memory: &Arc<NameMemory>) -> ErofsTarget {
+        let names = Names::new(Arc::clone(memory));
+        ErofsTarget { names, nodes: Nodes::new(Image::new(image)), opaque_root: false }
     }
 
     fn hard_link(&mut self, place: DirId, name: &[u8], entry: &Entry, source: &[u8]) -> Result<(), Fault> {

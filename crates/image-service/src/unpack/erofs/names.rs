@@ -7,11 +7,13 @@
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::io;
+use std::sync::Arc;
 
 use hashbrown::HashTable;
 use rustix::io::Errno;
 
 use super::directories::Directory;
+use super::memory::{NameMemory, Share};
 use super::unfit::Unfit;
 use crate::erofs::FileType;
 use crate::unpack::tree::{Missing, Step, parts, walk};
@@ -139,10 +141,11 @@ pub(super) struct Names {
     last: Option<Last>,
     /// Bytes of the directories.
     held: usize,
+    share: Share,
 }
 
 impl Names {
-    pub(super) fn new() -> Names {
+    pub(super) fn new(memory: Arc<NameMemory>) -> Names {
         Names {
             nodes: Vec::new(),
             bytes: Vec::new(),
@@ -151,6 +154,7 @@ impl Names {
             directories: vec![Directory::implied(ROOT)],
             last: None,
             held: 0,
+            share: Share::new(memory),
         }
     }
 
@@ -215,7 +219,11 @@ impl Names {
     pub(super) fn hold(&mut self, bytes: usize) -> io::Result<()> {
         self.held += bytes;
         let nodes = self.nodes.len() * (size_of::<Node>() + INDEXED);
-        if nodes + self.bytes.len() + self.held > MAX_HELD { Err(too_much()) } else { Ok(()) }
+        let all = nodes + self.bytes.len() + self.held;
+        if all > MAX_HELD {
+            return Err(too_much());
+        }
+        if self.share.reaches(all) { Ok(()) } else { Err(too_much_together()) }
     }
 
     fn insert(&mut self, parent: DirId, name: &[u8], target: Target, link: Option<&[u8]>) -> io::Result<()> {
@@ -361,6 +369,10 @@ fn too_much() -> io::Error {
     Unfit("with it, the layer's names take more than 256 MiB").into()
 }
 
+fn too_much_together() -> io::Error {
+    Unfit("with it, the names of all layers that are being unpacked take more than 256 MiB").into()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -371,7 +383,7 @@ mod tests {
 
     #[test]
     fn targets_come_back_as_they_were() {
-        let mut names = Names::new();
+        let mut names = Names::new(Arc::default());
         let largest = (1 << 39) - 1;
         for (name, target) in [
             ("a", file(1)),
@@ -390,7 +402,7 @@ mod tests {
 
     #[test]
     fn paths_go_through_links_and_make_what_lacks() {
-        let mut names = Names::new();
+        let mut names = Names::new(Arc::default());
         names.set_link(ROOT, b"lib", 1, b"/usr/../usr/lib").unwrap();
         let place = names.place(b"lib/x", Missing::Create).unwrap();
         assert_eq!(names.place(b"usr/lib/x", Missing::Fail).unwrap(), place);
@@ -418,7 +430,7 @@ mod tests {
     #[test]
     fn what_is_held_is_bounded() {
         let refused = |add: &mut dyn FnMut(&mut Names, u32) -> io::Result<()>| {
-            let mut names = Names::new();
+            let mut names = Names::new(Arc::default());
             let count = (0..).find(|n| add(&mut names, *n).is_err()).unwrap();
             let held = names.bytes.len() + names.nodes.len() * size_of::<Node>();
             assert!(held < MAX_HELD + 70_000, "{held}");

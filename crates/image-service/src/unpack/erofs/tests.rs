@@ -1,6 +1,7 @@
 //! The bytes of a whole image, and where it says that content went.
 
 use std::io::{Cursor, Read as _, Seek as _};
+use std::sync::Arc;
 
 use super::*;
 use crate::digest::{Algorithm, Digest};
@@ -54,7 +55,7 @@ fn write(archive: &[u8], target: &mut dyn Target) -> Unpacked {
 #[test]
 fn the_bytes_of_an_image_never_change() {
     let mut file = tempfile::tempfile().unwrap();
-    let unpacked = write(&archive(), &mut ErofsTarget::new(file.try_clone().unwrap()));
+    let unpacked = write(&archive(), &mut ErofsTarget::new(file.try_clone().unwrap(), &Arc::default()));
     assert_eq!(unpacked.implied_dirs, ["usr", "usr/lib"]);
     let mut image = Vec::new();
     file.rewind().unwrap();
@@ -96,7 +97,7 @@ impl Target for Remembering {
 fn content_is_where_the_target_says() {
     let twice = [archive(), archive()].concat();
     let mut file = tempfile::tempfile().unwrap();
-    let target = ErofsTarget::new(file.try_clone().unwrap());
+    let target = ErofsTarget::new(file.try_clone().unwrap(), &Arc::default());
     let mut remembering = Remembering { target, stored: Vec::new() };
     write(&twice, &mut remembering);
     let mut image = Vec::new();
