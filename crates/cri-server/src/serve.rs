@@ -272,6 +272,7 @@ pub(crate) fn image_config(config: &Config) -> image_service::Config {
         credentials: config.registry.credentials(),
         credential_helper_dirs: config.registry.credential_helper_dirs.clone(),
         layers: config.images.layers(),
+        at_rest: sandbox::give_back_memory,
         pinned: config.images.pinned.clone(),
         care: config.images.care(),
         ..image_service::Config::new(config.root.clone(), config.registry_config_dir.clone())

@@ -26,7 +26,7 @@ fn main() {
     // What the daemon tells its allocator when it starts; here the allocator reads it for itself when this program starts.
     if std::env::var_os("MALLOC_MMAP_THRESHOLD_").is_none() {
         let mut again = Command::new(std::env::current_exe().unwrap());
-        again.args(&names).env("MALLOC_MMAP_THRESHOLD_", "131072").env("MALLOC_TRIM_THRESHOLD_", "131072");
+        again.args(&names).env("MALLOC_MMAP_THRESHOLD_", "524288").env("MALLOC_TRIM_THRESHOLD_", "131072");
         std::process::exit(again.status().unwrap().code().unwrap_or(1));
     }
     let wanted = if names.is_empty() { images::NAMES.map(str::to_owned).to_vec() } else { names };

@@ -25,6 +25,8 @@ pub struct Config {
     pub care: CareSettings,
     /// How layers are kept.
     pub layers: LayerSettings,
+    /// Called when the last pull has ended: what pulls needed and the allocator still has can go back to the kernel.
+    pub at_rest: fn(),
 }
 
 impl Config {
@@ -39,6 +41,7 @@ impl Config {
             limits: Limits::default(),
             care: CareSettings::default(),
             layers: LayerSettings::default(),
+            at_rest: || (),
         }
     }
 }
@@ -103,6 +106,13 @@ pub struct Limits {
     pub spool_age: Duration,
     /// Part of the file system, in hundredths, that keeping them leaves free.
     pub spool_leaves: u64,
+}
+
+impl Limits {
+    /// Bytes that so many compressed ones may unpack to.
+    pub(crate) fn unpacked(&self, size: u64) -> u64 {
+        self.unpacked_floor.saturating_add(size.saturating_mul(self.expansion))
+    }
 }
 
 impl Default for Limits {

@@ -4,15 +4,17 @@
 //! size. A thread of low priority then deletes what is there, and so it does with what an earlier run left.
 //! Not here: the decision what to remove (`layers`, `rootfs`).
 
+use std::convert::Infallible;
 use std::ffi::{CStr, CString, OsString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -21,11 +23,14 @@ use crate::error::Error;
 use crate::layers::{make_private_dir, store};
 use crate::names;
 
+/// Dropped once all is deleted that was in the trash before.
+type Waiter = SyncSender<Infallible>;
+
 /// A trash directory and the thread that empties it.
 #[derive(Debug)]
 pub(crate) struct Trash {
     path: PathBuf,
-    wake: Mutex<Option<Sender<()>>>,
+    wake: Mutex<Option<Sender<Option<Waiter>>>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -55,11 +60,24 @@ impl Trash {
             Err(Errno::NOSPC | Errno::DQUOT) => return self.delete_in_place(victim),
             Err(errno) => return Err(store("remove", victim, errno.into())),
         }
+        self.wake(None);
+        Ok(())
+    }
+
+    /// Waits until what is in the trash now has been deleted and its space is free, for so long at most.
+    pub(crate) fn settle(&self, at_most: Duration) {
+        let (waiter, deleted) = sync_channel(0);
+        self.wake(Some(waiter));
+        if let Err(RecvTimeoutError::Timeout) = deleted.recv_timeout(at_most) {
+            tracing::debug!(trash = %self.path.display(), "deleting takes longer than anybody waits");
+        }
+    }
+
+    fn wake(&self, waiter: Option<Waiter>) {
         if let Some(wake) = &*self.wake.lock().unwrap_or_else(PoisonError::into_inner) {
             // The thread ends only with this value, so somebody listens.
-            let _ = wake.send(());
+            let _ = wake.send(waiter);
         }
-        Ok(())
     }
 
     /// Deletes a tree before it returns. Its record, without which nobody takes it for whole, goes first.
@@ -124,9 +142,10 @@ struct Reaper {
 struct Stopped;
 
 impl Reaper {
-    fn run(&self, woken: &Receiver<()>) {
+    fn run(&self, woken: &Receiver<Option<Waiter>>) {
         // Deleting is nobody's hurry: on Linux this sets the niceness of the calling thread only. Refused is fine.
         let _ = rustix::process::setpriority_process(None, 19);
+        let mut waiting: Vec<Waiter> = Vec::new();
         loop {
             match self.empty() {
                 Ok(()) => {}
@@ -135,10 +154,12 @@ impl Reaper {
                     tracing::warn!(trash = %self.path.display(), %cause, "cannot empty the trash directory yet");
                 }
             }
-            if woken.recv().is_err() {
-                return;
+            waiting.clear();
+            let Ok(waiter) = woken.recv() else { return };
+            waiting.extend(waiter);
+            while let Ok(waiter) = woken.try_recv() {
+                waiting.extend(waiter);
             }
-            while woken.try_recv().is_ok() {}
         }
     }
 

@@ -58,7 +58,7 @@ impl Images {
         let rootfs = RootFilesystems::open(&containers, layers.clone(), Durability::default())?;
         let mounts = Mounts::open(&images.join("mounts"), &layers)?;
         let registries = Arc::new(Registries::new(&config));
-        let kept = (Arc::clone(&catalog), layers.clone());
+        let kept = (Arc::clone(&catalog), layers.clone(), rootfs.clone());
         let puller = Puller::open(config.clone(), &images, Arc::clone(&registries), kept)?;
         let pulls = Pulls::new(puller);
         let care = Care::new(config.care.clone(), &images, (layers.clone(), Arc::clone(&catalog)));
@@ -120,6 +120,14 @@ impl Images {
     /// [`Error::AmbiguousId`], or [`Error::BadReference`] for a text that can be neither.
     pub fn status(&self, image: &str) -> Result<Option<Arc<Image>>, Error> {
         self.inner.catalog.find(image)
+    }
+
+    /// The same, and where there is none, one that has lost layers and so isn't listed: to remove it.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn kept(&self, image: &str) -> Result<Option<Arc<Image>>, Error> {
+        self.inner.catalog.find_kept(image)
     }
 
     /// All images, or those that `filter` names as [`Images::status`] understands it, in the order of their ids.
@@ -243,7 +251,8 @@ impl Images {
     }
 
     /// Reads images from an archive, on a thread of its own: a tar of an OCI layout, or one of `docker save`, which may be
-    /// compressed. All of its images for this machine are there when this returns, or none.
+    /// compressed. All of its images for this machine are there when this returns, or none (unless the catalogue can't be written
+    /// any more when some of them are in it).
     ///
     /// Safe to cancel: it goes on until `archive` fails.
     ///
@@ -258,7 +267,8 @@ impl Images {
         let inner = Arc::clone(&self.inner);
         let load = move || {
             let Inner { catalog, layers, .. } = &*inner;
-            Loader { catalog, layers, spool: &inner.ingest() }.load(&request, archive)
+            Loader { catalog, layers, limits: &inner.config.limits, spool: &inner.ingest() }
+                .load(&request, archive)
         };
         blocking("loading images", load).await
     }
@@ -271,7 +281,7 @@ impl Images {
     /// # Errors
     /// [`Error::Store`] when the catalogue can't be changed, [`Error::AmbiguousId`], [`Error::BadReference`].
     pub async fn remove(&self, image: &str) -> Result<(), Error> {
-        let Some(image) = self.status(image)? else { return Ok(()) };
+        let Some(image) = self.kept(image)? else { return Ok(()) };
         let inner = Arc::clone(&self.inner);
         let remove = move || {
             inner.catalog.remove(&image.id)?;

@@ -34,4 +34,4 @@ pub mod wire;
 
 pub use error::Error;
 pub use failure::{FailedStep, Failure, FailureKind};
-pub use sys::{close_on_exec_above_stdio, give_back_large_blocks};
+pub use sys::{close_on_exec_above_stdio, give_back_large_blocks, give_back_memory};

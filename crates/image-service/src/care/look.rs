@@ -9,7 +9,8 @@ use tokio::sync::oneshot;
 use crate::digest::Digest;
 use crate::layers::{Condition, Layers};
 
-/// Looks at a layer, at so many bytes a second; without a bound, as fast as it goes. Dropped, the thread ends soon.
+/// Looks at a layer, at so many bytes a second; without a bound, as fast as it goes. Nothing where it isn't in the store.
+/// Dropped, the thread ends soon.
 pub(super) async fn look(layers: &Layers, diff_id: &Digest, rate: Option<u64>) -> Option<Condition> {
     let (tell, told) = oneshot::channel();
     let (_lives, ended) = channel();
@@ -25,7 +26,7 @@ pub(super) async fn look(layers: &Layers, diff_id: &Digest, rate: Option<u64>) -
     };
     let thread = std::thread::Builder::new().name("check".to_owned()).spawn(run);
     if let Err(cause) = thread {
-        tracing::warn!(%cause, "cannot start the thread that looks for damage");
+        return Some(Condition::Unseen(format!("no thread can be had for it: {cause}")));
     }
     told.await.ok().flatten()
 }

@@ -25,6 +25,7 @@ use rustix::io::Errno;
 use tokio::sync::Notify;
 
 use crate::auth::Login;
+use crate::blocking;
 use crate::catalog::{Catalog, Lacking};
 use crate::digest::Digest;
 use crate::error::Error;
@@ -113,20 +114,18 @@ impl Care {
     pub(crate) async fn check(&self, pulls: &Pulls, image: &Image) -> Checked {
         let mut layers = Vec::new();
         for diff_id in &image.layers {
-            let condition = match self.inspect(diff_id, None).await {
-                Some(condition) => condition,
-                None => Condition::Damaged("it is missing".to_owned()),
-            };
+            let missing = || Condition::Damaged("it is missing".to_owned());
+            let condition = self.inspect(diff_id, None).await.unwrap_or_else(missing);
             layers.push((diff_id.clone(), condition));
         }
         let damaged = layers.iter().any(|(_, condition)| matches!(condition, Condition::Damaged(_)));
         let mut repaired = None;
-        for lacking in self.catalog.look_again(&self.layers) {
+        for lacking in self.look_again().await {
             if damaged && lacking.id == image.id {
                 repaired = Some(repair(pulls, &lacking).await.map_err(Arc::new));
             }
         }
-        self.catalog.look_again(&self.layers);
+        self.look_again().await;
         Checked { id: image.id.clone(), layers, repaired }
     }
 
@@ -139,7 +138,11 @@ impl Care {
     /// Looks at one layer after the other.
     async fn rounds(&self) -> Infallible {
         let Some(period) = self.settings.period else { return std::future::pending().await };
-        let mut round = Round::read(&self.round);
+        let path = self.round.clone();
+        let Ok(mut round) = blocking("reading the round of checks", move || Ok(Round::read(&path))).await
+        else {
+            return std::future::pending().await;
+        };
         loop {
             match round.next(period, &self.layers.all()) {
                 Next::Wait(time) => tokio::time::sleep(time).await,
@@ -148,21 +151,40 @@ impl Care {
                     round.done(diff_id);
                 }
             }
-            round.write(&self.round);
+            let (written, path) = (round.clone(), self.round.clone());
+            // It is about nothing but time, and nobody waits for it.
+            let write = move || {
+                written.write(&path);
+                Ok(())
+            };
+            let _ = blocking("writing the round of checks", write).await;
         }
+    }
+
+    /// The images that lack layers; the others are listed from now on. On a thread for it: the catalogue may be being written.
+    async fn look_again(&self) -> Vec<Lacking> {
+        let (catalog, layers) = (Arc::clone(&self.catalog), self.layers.clone());
+        let looked = blocking("looking for lost layers", move || Ok(catalog.look_again(&layers))).await;
+        looked.unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot look which images have lost layers");
+            Vec::new()
+        })
     }
 
     /// Looks at a layer, and takes it out of the store if it is damaged.
     async fn inspect(&self, diff_id: &Digest, rate: Option<u64>) -> Option<Condition> {
         let condition = look::look(&self.layers, diff_id, rate).await?;
+        if let Condition::Unseen(why) = &condition {
+            tracing::warn!(layer = %diff_id, %why, "a layer cannot be looked at");
+        }
         if let Condition::Damaged(damage) = &condition {
             tracing::error!(layer = %diff_id, %damage, "a layer is damaged");
             let (layers, damaged) = (self.layers.clone(), diff_id.clone());
-            let aside = crate::blocking("setting a layer aside", move || layers.set_aside(&damaged)).await;
+            let aside = blocking("setting a layer aside", move || layers.set_aside(&damaged)).await;
             if let Err(error) = aside {
                 tracing::error!(layer = %diff_id, %error, "a damaged layer cannot be set aside");
             }
-            self.catalog.look_again(&self.layers);
+            self.look_again().await;
             self.woken.notify_one();
         }
         Some(condition)
@@ -177,10 +199,10 @@ impl Care {
                 self.inspect(&diff_id, None).await;
             }
             let mut failed = false;
-            for lacking in self.catalog.look_again(&self.layers) {
+            for lacking in self.look_again().await {
                 failed |= self.settings.repair && repair(pulls, &lacking).await.is_err();
                 // A layer of one image may be another's too.
-                self.catalog.look_again(&self.layers);
+                self.look_again().await;
             }
             tokio::select! {
                 () = self.woken.notified() => wait = FIRST_WAIT,

@@ -8,17 +8,20 @@
 //! it was written. A directory is compared by writing its archive again, where it has the recipe for that.
 //! Not here: when layers are looked at, and how they come back (`care`).
 
+use std::fmt::Display;
 use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::ops::ControlFlow;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+
 use super::record::{Format, Record};
 use super::{Layer, Layers, draft, make_private_dir, store};
 use crate::digest::Digest;
 use crate::erofs::checksum::STRETCH;
-use crate::error::Error;
+use crate::error::{Error, chain};
 use crate::names;
 use crate::recipe;
 
@@ -31,6 +34,8 @@ pub enum Condition {
     Damaged(String),
     /// It can be read, but there is nothing to compare it with.
     Unknown,
+    /// It can't be looked at now, for this reason: that is the machine's fault and says nothing about the layer.
+    Unseen(String),
 }
 
 /// Told how many bytes have been looked at since it was last told; says whether to go on.
@@ -55,10 +60,14 @@ impl Layers {
     /// Compares a layer with its digest, by writing its archive to nowhere.
     fn write_again(&self, layer: &Layer, pace: Pace<'_>) -> Option<Condition> {
         let mut nowhere = Nowhere { pace, ended: false };
-        match self.write_archive(layer, &mut nowhere) {
+        let written = self.write_archive(layer, &mut nowhere);
+        match &written {
             _ if nowhere.ended => None,
             Ok(()) => Some(Condition::Whole),
-            Err(error) => Some(Condition::Damaged(chain(&error))),
+            Err(error @ Error::Store { cause, .. }) if !is_damage(cause) => {
+                Some(Condition::Unseen(chain(error)))
+            }
+            Err(error) => Some(Condition::Damaged(chain(error))),
         }
     }
 
@@ -132,17 +141,6 @@ impl io::Write for Nowhere<'_> {
     }
 }
 
-/// An error with its causes.
-fn chain(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    text
-}
-
 /// Name of the directory of damaged layers that are in use.
 const DAMAGED: &str = "damaged";
 
@@ -157,36 +155,67 @@ fn keep_aside(root: &Path, layer_dir: &Path, diff_id: &Digest) -> Result<(), Err
 }
 
 fn look(dir: &Path, record: &Record, pace: Pace<'_>) -> Option<Condition> {
-    let written = Record::read(dir, record.diff_id.algorithm().name());
-    let looked = match written {
-        Err(cause) => ControlFlow::Continue(Some(format!("its record cannot be read: {cause}"))),
-        Ok(written) if written != *record => ControlFlow::Continue(Some("its record has changed".to_owned())),
-        Ok(_) => match record.format {
-            Format::Erofs => image(&dir.join(draft::IMAGE), &record.checksums, pace),
-            Format::Directory => tree(&dir.join(draft::TREE), pace),
-        },
-    };
-    match looked {
-        ControlFlow::Break(()) => None,
-        ControlFlow::Continue(Some(damage)) => Some(Condition::Damaged(damage)),
-        ControlFlow::Continue(None) if record.checksums.is_empty() => Some(Condition::Unknown),
-        ControlFlow::Continue(None) => Some(Condition::Whole),
+    match look_at_all(dir, record, pace) {
+        Ok(()) if record.checksums.is_empty() => Some(Condition::Unknown),
+        Ok(()) => Some(Condition::Whole),
+        Err(Ended::With(condition)) => Some(condition),
+        Err(Ended::Early) => None,
     }
 }
 
-/// What is wrong, if anything, unless it was to end early.
-type Looked = ControlFlow<(), Option<String>>;
+fn look_at_all(dir: &Path, record: &Record, pace: Pace<'_>) -> Looked {
+    let written = Record::read(dir, record.diff_id.algorithm().name());
+    if written.map_err(|cause| unreadable("its record", &cause))? != *record {
+        return Err(damaged("its record has changed".to_owned()));
+    }
+    match record.format {
+        Format::Erofs => image(&dir.join(draft::IMAGE), &record.checksums, pace),
+        Format::Directory => tree(&dir.join(draft::TREE), pace),
+    }
+}
+
+type Looked = Result<(), Ended>;
+
+/// Why a look ended before the last byte.
+#[derive(Debug)]
+enum Ended {
+    /// It was to go no further.
+    Early,
+    /// More need not be known.
+    With(Condition),
+}
+
+fn damaged(why: String) -> Ended {
+    Ended::With(Condition::Damaged(why))
+}
+
+fn unreadable(what: impl Display, cause: &io::Error) -> Ended {
+    let text = format!("{what} cannot be read: {cause}");
+    Ended::With(if is_damage(cause) { Condition::Damaged(text) } else { Condition::Unseen(text) })
+}
+
+/// Whether something can't be read because of what is on the disk, or isn't any more. What else can be the reason, a want of
+/// descriptors or memory, mustn't cost a good layer.
+fn is_damage(cause: &io::Error) -> bool {
+    // Without a number it is our own word about what was read.
+    let Some(number) = cause.raw_os_error() else { return true };
+    let of_disk = [Errno::IO, Errno::UCLEAN, Errno::BADMSG, Errno::NODATA, Errno::NXIO];
+    let of_names = [Errno::NOENT, Errno::NOTDIR, Errno::ISDIR, Errno::LOOP, Errno::XDEV];
+    of_disk.into_iter().chain(of_names).any(|errno| errno.raw_os_error() == number)
+}
+
+/// Tells of so many bytes more.
+fn go_on(pace: &mut Pace<'_>, bytes: u64) -> Looked {
+    if pace(bytes).is_break() { Err(Ended::Early) } else { Ok(()) }
+}
 
 /// Compares an image with its checksums.
-fn image(path: &Path, checksums: &[u32], pace: Pace<'_>) -> Looked {
-    let unreadable =
-        |cause: io::Error| ControlFlow::Continue(Some(format!("\"{}\": {cause}", path.display())));
-    let (file, length) = match open(path).and_then(|file| Ok((file.metadata()?.len(), file))) {
-        Ok((length, file)) => (file, length),
-        Err(cause) => return unreadable(cause),
-    };
+fn image(path: &Path, checksums: &[u32], mut pace: Pace<'_>) -> Looked {
+    let unreadable = |cause: io::Error| unreadable(format_args!("\"{}\"", path.display()), &cause);
+    let file = open(path).map_err(unreadable)?;
+    let length = file.metadata().map_err(unreadable)?.len();
     if !checksums.is_empty() && length.div_ceil(STRETCH) != checksums.len() as u64 {
-        return ControlFlow::Continue(Some(format!("it has {length} bytes, which isn't its length")));
+        return Err(damaged(format!("it has {length} bytes, which isn't its length")));
     }
     let size = usize::try_from(STRETCH).unwrap_or(usize::MAX);
     let mut space = vec![0; size + ALIGNMENT];
@@ -194,17 +223,14 @@ fn image(path: &Path, checksums: &[u32], pace: Pace<'_>) -> Looked {
     let buffer = &mut space[first..first + size];
     for n in 0..length.div_ceil(STRETCH) {
         let wanted = usize::try_from(STRETCH.min(length - n * STRETCH)).unwrap_or(size);
-        let read = match read_stretch(&file, (buffer, wanted), n * STRETCH) {
-            Ok(read) => read,
-            Err(cause) => return unreadable(cause),
-        };
+        let read = read_stretch(&file, (buffer, wanted), n * STRETCH).map_err(unreadable)?;
         let expected = usize::try_from(n).ok().and_then(|n| checksums.get(n));
         if expected.is_some_and(|sum| *sum != crc32c::crc32c(&buffer[..read])) {
-            return ControlFlow::Continue(Some(format!("the bytes from {} on have changed", n * STRETCH)));
+            return Err(damaged(format!("the bytes from {} on have changed", n * STRETCH)));
         }
-        pace(read as u64)?;
+        go_on(&mut pace, read as u64)?;
     }
-    ControlFlow::Continue(None)
+    Ok(())
 }
 
 /// Opens a file so that what is read comes from the disk, and what others have in memory stays there; where the file
@@ -229,32 +255,23 @@ fn read_stretch(file: &File, (buffer, wanted): (&mut [u8], usize), offset: u64) 
 }
 
 /// Reads every file of a tree.
-fn tree(root: &Path, pace: Pace<'_>) -> Looked {
+fn tree(root: &Path, mut pace: Pace<'_>) -> Looked {
     let mut pending: Vec<PathBuf> = vec![root.to_owned()];
     let mut buffer = vec![0; 256 << 10];
     while let Some(dir) = pending.pop() {
-        let unreadable =
-            |cause: io::Error| ControlFlow::Continue(Some(format!("\"{}\": {cause}", dir.display())));
-        let entries = match fs::read_dir(&dir).and_then(Iterator::collect::<io::Result<Vec<_>>>) {
-            Ok(entries) => entries,
-            Err(cause) => return unreadable(cause),
-        };
-        for entry in entries {
-            match entry.file_type() {
-                Ok(kind) if kind.is_dir() => pending.push(entry.path()),
-                Ok(kind) if kind.is_file() => {
-                    let read = match read_file(&entry.path(), &mut buffer) {
-                        Ok(read) => read,
-                        Err(cause) => return unreadable(cause),
-                    };
-                    pace(read)?;
-                }
-                Ok(_) => {}
-                Err(cause) => return unreadable(cause),
+        let unreadable = |cause: io::Error| unreadable(format_args!("\"{}\"", dir.display()), &cause);
+        let entries = fs::read_dir(&dir).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+        for entry in entries.map_err(unreadable)? {
+            let kind = entry.file_type().map_err(unreadable)?;
+            if kind.is_dir() {
+                pending.push(entry.path());
+            } else if kind.is_file() {
+                let read = read_file(&entry.path(), &mut buffer).map_err(unreadable)?;
+                go_on(&mut pace, read)?;
             }
         }
     }
-    ControlFlow::Continue(None)
+    Ok(())
 }
 
 fn read_file(path: &Path, buffer: &mut [u8]) -> io::Result<u64> {
@@ -274,8 +291,26 @@ mod tests {
 
     fn looked(path: &Path, checksums: &[u32]) -> Option<String> {
         match image(path, checksums, &mut |_| ControlFlow::Continue(())) {
-            ControlFlow::Continue(damage) => damage,
-            ControlFlow::Break(()) => panic!("ended early"),
+            Ok(()) => None,
+            Err(Ended::With(Condition::Damaged(why))) => Some(why),
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+
+    /// A want of the machine's once had a good layer thrown away.
+    #[test]
+    fn only_what_is_on_the_disk_is_damage() {
+        let of = |cause: io::Error| match unreadable("it", &cause) {
+            Ended::With(Condition::Damaged(_)) => true,
+            Ended::With(Condition::Unseen(why)) => !why.starts_with("it cannot be read: "),
+            other => panic!("{other:?}"),
+        };
+        for errno in [Errno::IO, Errno::UCLEAN, Errno::NOENT] {
+            assert!(of(errno.into()), "{errno}");
+        }
+        assert!(of(io::ErrorKind::UnexpectedEof.into()) && of(io::Error::other("it is of another version")));
+        for errno in [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::ACCESS, Errno::INTR] {
+            assert!(!of(errno.into()), "{errno}");
         }
     }
 

@@ -28,6 +28,7 @@ use std::io::{self, BufRead};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use rustix::fs::{IFlags, Mode, OFlags};
 
@@ -209,7 +210,15 @@ impl Layers {
     /// # Errors
     /// [`Error::Store`] or [`Error::NoSpace`] if no directory or thread for it can be made.
     pub fn begin(&self, new: NewLayer) -> Result<LayerWriter, Error> {
-        LayerWriter::begin(&self.inner, new)
+        self.begin_bounded(new, u64::MAX)
+    }
+
+    /// Does as [`begin`](Self::begin), for a layer that may have `most` uncompressed bytes.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn begin_bounded(&self, new: NewLayer, most: u64) -> Result<LayerWriter, Error> {
+        LayerWriter::begin(&self.inner, new, most)
     }
 
     /// Makes a layer of the compressed bytes that `source` gives, and commits it when they end: an end that isn't one has
@@ -230,6 +239,12 @@ impl Layers {
     pub fn usage(&self) -> Usage {
         let index = self.inner.index();
         index.layers.values().fold(Usage::default(), |sum, record| sum + record.usage())
+    }
+
+    /// Waits until the disk space of what was removed is free, for so long at most.
+    pub(crate) fn settle(&self, at_most: Duration) {
+        self.inner.writeback.settle(at_most);
+        self.inner.trash.settle(at_most);
     }
 
     /// The directory of a layer.

@@ -7,6 +7,7 @@
 //! Not here: the sync that counts. Each writer makes it itself, on a descriptor from before its first byte, because
 //! only there does the kernel report what failed to be written since (fsync(2), syncfs(2)).
 
+use std::convert::Infallible;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -15,6 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crate::error::Error;
 
@@ -40,6 +42,10 @@ pub(super) struct Writeback {
 enum Step {
     Filesystem,
     File(Arc<Image>),
+    /// Nothing to write: dropped once all is done that came before.
+    Nothing {
+        _until: SyncSender<Infallible>,
+    },
 }
 
 /// How far a layer in the making has come.
@@ -100,17 +106,17 @@ impl Image {
 
     /// Has all of it reach the disk.
     pub(super) fn sync(&self) -> io::Result<()> {
+        // Held through the call, here and below: between what the other was told and its note of it, both would look fine.
+        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         self.file.sync_data()?;
-        match self.failure.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            Some(failure) => Err(failure),
-            None => Ok(()),
-        }
+        failure.take().map_or(Ok(()), Err)
     }
 
     fn sync_early(&self) {
         self.is_waiting.store(false, Ordering::Relaxed);
-        if let Err(failure) = self.file.sync_data() {
-            *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure);
+        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(cause) = self.file.sync_data() {
+            *failure = Some(cause);
         }
     }
 }
@@ -136,6 +142,17 @@ impl Writeback {
         self.pace(What::File(Arc::clone(image), 0))
     }
 
+    /// Waits until no file is held here any more that was given up by now, for so long at most: as long as one is, its space
+    /// isn't free.
+    pub(super) fn settle(&self, at_most: Duration) {
+        let (until, done) = sync_channel(0);
+        if let Some(work) = &self.work
+            && work.send(Step::Nothing { _until: until }).is_ok()
+        {
+            let _ = done.recv_timeout(at_most);
+        }
+    }
+
     fn pace(&self, what: What) -> Option<Pace> {
         self.work.clone().map(|work| Pace { what, work })
     }
@@ -147,6 +164,7 @@ fn run(filesystem: &OwnedFd, steps: &Receiver<Step>) {
             // Whatever fails here fails again, or is reported, where it counts.
             Step::Filesystem => drop(rustix::fs::syncfs(filesystem)),
             Step::File(image) => image.sync_early(),
+            Step::Nothing { .. } => {}
         }
     }
 }

@@ -25,10 +25,11 @@ use serde::de::IgnoredAny;
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::registry::RawDocument;
-use json::{Bounded, Keys, Object};
+use json::Bounded;
 use media::{DOCKER_SCHEMA_1, Kind, shown};
 
 pub(crate) use config::ConfigFile;
+pub(crate) use json::{Keys, Object};
 pub(crate) use media::{IMAGE_NAME, OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST, REF_NAME};
 pub(crate) use platform::Platform;
 

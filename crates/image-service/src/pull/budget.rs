@@ -2,20 +2,17 @@
 //!
 //! A free connection goes to the pull that has the fewest, so that an image of a hundred layers doesn't keep one of a
 //! single layer waiting; and a pull that has none needn't wait for a free one, so that a registry that only trickles, whose
-//! layers may take hours, keeps nobody else waiting. The memory that zstd wants has a budget of its own (`unpack::Windows`): a layer that waits for it holds
-//! chunks, and could keep those out whose end it waits for.
+//! layers may take hours, keeps nobody else waiting. The memory that zstd wants has a budget of its own (`unpack::Windows`): a
+//! layer that waits for it holds chunks, and could keep those out whose end it waits for.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::oneshot;
 
+use super::chunk::Chunks;
 use crate::config::Limits;
 use crate::unpack::Windows;
-
-/// Bytes to which what is in flight is counted, so that a semaphore's numbers suffice.
-const UNIT: u64 = 1 << 10;
 
 /// Connections beyond the bound, for pulls that have none: more than that would be a flood. Each costs the memory of a read
 /// buffer, 408 KiB at the most, and two threads; what has been read counts as that of others does.
@@ -28,19 +25,16 @@ pub(super) type PullNumber = u64;
 #[derive(Debug)]
 pub(super) struct Budget {
     connections: Arc<Connections>,
-    in_flight: Arc<Semaphore>,
-    units: u32,
+    pub(super) chunks: Chunks,
     pub(super) windows: Arc<Windows>,
 }
 
 impl Budget {
     pub(super) fn new(limits: &Limits) -> Budget {
-        let units = u32::try_from(limits.in_flight / UNIT).unwrap_or(u32::MAX).max(1);
         let lines = Lines { most: limits.connections.max(1), ..Lines::default() };
         Budget {
             connections: Arc::new(Connections { lines: Mutex::new(lines) }),
-            in_flight: Arc::new(Semaphore::new(units as usize)),
-            units,
+            chunks: Chunks::new(limits.in_flight),
             windows: Arc::new(Windows::new(limits.zstd_windows, limits.zstd_window)),
         }
     }
@@ -48,28 +42,6 @@ impl Budget {
     /// Waits for a connection. Safe to cancel.
     pub(super) async fn connection(&self, pull: PullNumber) -> Option<Connection> {
         self.connections.wait(pull).await.ok()
-    }
-
-    /// Waits until these bytes may be in memory; they are counted until the last of what this returns is dropped. Safe
-    /// to cancel: then the bytes are dropped.
-    pub(super) async fn counted(&self, bytes: Bytes) -> Bytes {
-        let units = u32::try_from((bytes.len() as u64).div_ceil(UNIT)).unwrap_or(u32::MAX).min(self.units);
-        match Arc::clone(&self.in_flight).acquire_many_owned(units).await {
-            Ok(permit) => Bytes::from_owner(Counted { bytes, _permit: permit }),
-            // Never closed; and if it were, without a bound is better than without a layer.
-            Err(_) => bytes,
-        }
-    }
-}
-
-struct Counted {
-    bytes: Bytes,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl AsRef<[u8]> for Counted {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
     }
 }
 
@@ -156,7 +128,7 @@ mod tests {
     use super::*;
 
     fn budget(connections: usize) -> Budget {
-        Budget::new(&Limits { connections, in_flight: 4 << 10, ..Limits::default() })
+        Budget::new(&Limits { connections, ..Limits::default() })
     }
 
     #[tokio::test]
@@ -193,21 +165,5 @@ mod tests {
         assert!(last.try_recv().is_err());
         drop(given);
         assert!(last.try_recv().is_ok());
-    }
-
-    #[tokio::test]
-    async fn bytes_are_counted_until_their_last_part_has_gone() {
-        let budget = budget(1);
-        let whole = budget.counted(Bytes::from(vec![7; 3 << 10])).await;
-        let part = whole.slice(10..20);
-        drop(whole);
-        assert_eq!(budget.in_flight.available_permits(), 1);
-        assert_eq!(part, [7; 10][..]);
-        drop(part);
-        // More than there is at all isn't waited for forever.
-        let large = budget.counted(Bytes::from(vec![7; 1 << 20])).await;
-        assert_eq!(budget.in_flight.available_permits(), 0);
-        drop(large);
-        assert_eq!(budget.in_flight.available_permits(), 4);
     }
 }

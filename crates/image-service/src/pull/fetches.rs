@@ -11,15 +11,13 @@ use tokio::sync::OwnedMutexGuard;
 use crate::digest::Digest;
 use crate::turns::Turns;
 
-/// Whose turn it is to fetch a layer.
+/// Whose turn it is to fetch each layer that somebody wants.
 #[derive(Debug, Default)]
-pub(super) struct Fetches {
-    turns: Turns<(String, Digest)>,
-}
+pub(super) struct Fetches(Turns<(String, Digest)>);
 
 impl Fetches {
     /// Waits until nobody else fetches this layer of images of `registry`. Safe to cancel.
     pub(super) async fn only_one(&self, registry: &str, diff_id: &Digest) -> OwnedMutexGuard<()> {
-        self.turns.wait(&(registry.to_owned(), diff_id.clone())).await
+        self.0.wait(&(registry.to_owned(), diff_id.clone())).await
     }
 }

@@ -70,7 +70,7 @@ impl Pulls {
         under_way.insert(key.clone(), pull.clone());
         drop(under_way);
         let listed = Listed { under_way: Arc::clone(&self.under_way), key };
-        let puller = Arc::clone(&self.puller);
+        let (puller, all) = (Arc::clone(&self.puller), Arc::clone(&self.under_way));
         let reference = reference.clone();
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         // Tasks that have ended are taken out here: nobody waits for them otherwise.
@@ -80,6 +80,9 @@ impl Pulls {
             // A caller that comes after this begins anew; one that came before gets this outcome.
             drop(listed);
             tell.send_replace(Some(outcome));
+            if lock(&all).is_empty() {
+                puller.rest();
+            }
         });
         pull
     }

@@ -13,7 +13,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use reqwest::StatusCode;
 use tokio::sync::mpsc;
 
@@ -28,6 +28,9 @@ use crate::error::{Error, ErrorKind};
 use crate::layers::{Layer, Layers};
 use crate::manifest::Descriptor;
 use crate::registry::{Body, Endpoint, Repository, Rounds};
+
+/// How long bytes wait for others to fill their chunk.
+const LINGER: Duration = Duration::from_millis(5);
 
 /// What all layers of one pull are fetched with.
 #[derive(Clone)]
@@ -102,6 +105,9 @@ impl LayerFetch {
                 Ok(()) | Err(Interrupted::PumpStopped) => return Ok(()),
                 Err(Interrupted::Network(error)) => rounds.broke_off(error, pump.received - before),
             }
+            if pump.flush().await.is_err() {
+                return Ok(());
+            }
             self.meter.retried();
         }
     }
@@ -120,17 +126,15 @@ impl LayerFetch {
         let mut skip = bytes_before(&body, pump.received);
         let mut pace = Pace::new(&self.with.limits);
         pump.begin_part(&body.url);
-        while let Some(mut chunk) = pace.next(&mut body).await? {
-            let (all, known) = (chunk.len() as u64, skip.min(chunk.len() as u64));
+        while let Some(mut bytes) = next(&mut body, &mut pace, pump).await? {
+            let (all, known) = (bytes.len() as u64, skip.min(bytes.len() as u64));
             skip -= known;
-            let _ = chunk.split_to(usize::try_from(known).unwrap_or(usize::MAX));
+            bytes.advance(usize::try_from(known).unwrap_or(usize::MAX));
             self.meter.fetched(all, all - known);
-            if pump.received + chunk.len() as u64 > size {
+            if pump.received + bytes.len() as u64 > size {
                 return Err(Error::TooLarge { url: body.url.clone(), limit: size }.into());
             }
-            if !chunk.is_empty() {
-                pump.send(self.with.budget.counted(chunk).await).await?;
-            }
+            pump.add(bytes, &self.with.budget.chunks).await?;
         }
         if pump.received < size {
             return Err(
@@ -139,6 +143,17 @@ impl LayerFetch {
         }
         Ok(())
     }
+}
+
+/// The next bytes of `body`. What has come before goes on its way when they are long in coming.
+async fn next(body: &mut Body, pace: &mut Pace, pump: &mut Pump) -> Result<Option<Bytes>, Interrupted> {
+    if pump.holds_some() {
+        if let Ok(next) = tokio::time::timeout(LINGER, pace.next(body)).await {
+            return Ok(next?);
+        }
+        pump.flush().await?;
+    }
+    Ok(pace.next(body).await?)
 }
 
 /// Whether a failure may be due to parts that don't belong together: what an earlier attempt kept, or what several answers

@@ -9,12 +9,14 @@
 //! Not here: one request to a registry (`registry`), unpacking (`layers`).
 
 mod budget;
+mod chunk;
 mod fetches;
 mod inlet;
 mod join;
 mod layer;
 mod progress;
 mod resolve;
+mod room;
 mod spool;
 mod statistics;
 mod work;
@@ -36,6 +38,7 @@ use crate::layers::{Layer, Layers};
 use crate::manifest::Platform;
 use crate::reference::Reference;
 use crate::registry::{Registries, Repository};
+use crate::rootfs::RootFilesystems;
 
 pub use join::PullWatch;
 pub use progress::{LayerProgress, LayerState, PullProgress, PullStage, PullStatistics};
@@ -47,6 +50,7 @@ pub(crate) use join::Pulls;
 use layer::{Fetching, LayerFetch};
 use progress::Progress;
 use resolve::Resolved;
+use room::Room;
 use spool::Spools;
 use statistics::Totals;
 
@@ -69,6 +73,7 @@ pub(crate) struct Puller {
     fetches: Arc<Fetches>,
     budget: Arc<Budget>,
     spools: Arc<Spools>,
+    room: Arc<Room>,
     totals: Totals,
     /// Pulls begun so far.
     begun: AtomicU64,
@@ -83,11 +88,13 @@ impl Puller {
         config: Config,
         images: &Path,
         registries: Arc<Registries>,
-        (catalog, layers): (Arc<Catalog>, Layers),
+        (catalog, layers, rootfs): (Arc<Catalog>, Layers, RootFilesystems),
     ) -> Result<Puller, Error> {
+        let spools = Arc::new(Spools::open(images, &config.limits)?);
         Ok(Puller {
             budget: Arc::new(Budget::new(&config.limits)),
-            spools: Arc::new(Spools::open(images, &config.limits)?),
+            room: Arc::new(Room::new(images, (layers.clone(), rootfs), Arc::clone(&spools))),
+            spools,
             config,
             catalog,
             layers,
@@ -101,6 +108,11 @@ impl Puller {
     /// Removes what was kept of layers that nobody goes on with. Blocks.
     pub(crate) fn sweep(&self) {
         self.spools.sweep();
+    }
+
+    /// Nobody pulls any more.
+    fn rest(&self) {
+        (self.config.at_rest)();
     }
 
     pub(crate) fn totals(&self) -> PullTotals {
@@ -124,7 +136,25 @@ impl Puller {
         outcome
     }
 
+    /// Fetches the image; once more where a full disk can have room.
     async fn fetch(
+        &self,
+        reference: &Reference,
+        login: Login,
+        progress: &Progress,
+    ) -> Result<ImageId, Error> {
+        let before = self.room.now();
+        let outcome = self.fetch_once(reference, login.clone(), progress).await;
+        let Err(error @ Error::NoSpace { .. }) = outcome else { return outcome };
+        let room = Arc::clone(&self.room);
+        if !blocking("making room", move || Ok(room.make(before))).await? {
+            return Err(error);
+        }
+        tracing::info!(image = %reference, %error, "tries again, after making room on a full disk");
+        self.fetch_once(reference, login, progress).await
+    }
+
+    async fn fetch_once(
         &self,
         reference: &Reference,
         login: Login,
@@ -186,7 +216,8 @@ impl Puller {
         // The first failure ends the others. Told only when their threads have ended, it leaves nothing half-made.
         fetches.shutdown().await;
         let _ = ended.recv().await;
-        if outcome.as_ref().is_err_and(|error| !may_pass(error.kind())) {
+        if outcome.as_ref().is_err_and(|error| !may_pass(error.kind()) && error.kind() != ErrorKind::NoSpace)
+        {
             self.spools.forget(resolved.layers.iter().map(|(_, blob)| &blob.digest));
         }
         outcome

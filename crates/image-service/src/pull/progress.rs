@@ -149,12 +149,16 @@ impl Progress {
         self.stage.store(stage as u8, Ordering::Relaxed);
     }
 
-    /// The layers are known from now on.
+    /// The layers are known from now on. Those of a second try are counted on, unless the name means another image by then.
     pub(super) fn set_layers(&self, layers: &[(Digest, Descriptor)]) -> Vec<Arc<LayerMeter>> {
         let meter = |(diff_id, blob): &(Digest, Descriptor)| Arc::new(LayerMeter::new(diff_id, blob));
-        let all: Vec<_> = layers.iter().map(meter).collect();
-        let _ = self.layers.set(all.clone());
-        all
+        let make = || layers.iter().map(meter).collect::<Vec<_>>();
+        let known = self.layers.get_or_init(make);
+        let of = |meter: &Arc<LayerMeter>, (diff_id, blob): &(Digest, Descriptor)| {
+            meter.diff_id == *diff_id && meter.digest == blob.digest
+        };
+        let same = known.len() == layers.len() && known.iter().zip(layers).all(|(a, b)| of(a, b));
+        if same { known.clone() } else { make() }
     }
 
     pub(crate) fn now(&self) -> PullProgress {

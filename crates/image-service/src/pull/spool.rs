@@ -7,16 +7,18 @@
 //!
 //! A file is only ever appended to, and removed when its layer is in the store or turned out wrong. It isn't synced: a quick
 //! pull never writes it to the disk, and what a power cut makes of it is found by the digest. Losing one costs a second
-//! download and nothing else, so no failure here fails a pull.
-//! Not here: what becomes of the bytes (`inlet`).
+//! download and nothing else, so no failure here fails a pull. Nor may keeping them take the room that a pull needs: a file is
+//! only begun where there is plenty, and all are given up when a disk turns out full.
+//! Not here: what becomes of the bytes (`inlet`), when a disk is full (`room`).
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::config::Limits;
 use crate::digest::Digest;
@@ -26,13 +28,27 @@ use crate::layers::make_private_dir;
 /// Bytes after which is looked whether there is still room for more.
 const STEP: u64 = 64 << 20;
 
+/// Room that a layer is taken to need for each of its compressed bytes, beside them. Images of distributions and of programs
+/// unpack to two to four times as much.
+const UNPACKED: u64 = 4;
+
+/// How long nothing is kept after a disk was full.
+const PAUSE: Duration = Duration::from_secs(10 * 60);
+
 /// The directory of spools.
 #[derive(Debug)]
 pub(super) struct Spools {
     dir: PathBuf,
     limits: Limits,
+    busy: Mutex<Busy>,
+}
+
+#[derive(Debug, Default)]
+struct Busy {
     /// Those being written: a second fetch of the same bytes, for another layer, does without.
-    busy: Mutex<HashSet<String>>,
+    spools: HashMap<String, Arc<Kept>>,
+    /// When a disk was full last.
+    full: Option<Instant>,
 }
 
 impl Spools {
@@ -50,38 +66,41 @@ impl Spools {
 
     /// The spool of a blob with what it has already; none for a small blob, and where it can't be had.
     pub(super) fn take(self: &Arc<Self>, digest: &Digest, size: u64) -> Option<Spool> {
-        let name = name(digest);
-        if size < self.limits.spool_from || !self.busy().insert(name.clone()) {
+        if size < self.limits.spool_from {
             return None;
         }
-        let path = self.dir.join(&name);
-        let mut options = fs::OpenOptions::new();
-        options.read(true).write(true).create(true).mode(0o600).custom_flags(libc_nofollow());
-        let opened = options.open(&path).and_then(|file| Ok((file.metadata()?.len(), file)));
-        let mut spool = Spool { spools: Arc::clone(self), name, path, file: None, length: 0, looked: 0 };
-        match opened {
-            Ok((length, file)) => (spool.file, spool.length) = (Some(file), length),
-            Err(cause) => {
-                tracing::warn!(blob = %digest, %cause, "a layer's bytes can't be kept for a later attempt");
+        let name = name(digest);
+        let kept = Arc::new(Kept { path: self.dir.join(&name), size, ..Kept::default() });
+        {
+            let mut busy = self.busy();
+            if busy.spools.contains_key(&name) || busy.full.is_some_and(|full| full.elapsed() < PAUSE) {
                 return None;
             }
+            busy.spools.insert(name.clone(), Arc::clone(&kept));
         }
-        if spool.length > size {
-            spool.restart();
+        let spool = Spool { spools: Arc::clone(self), name, kept, looked: 0 };
+        let is_there = fs::symlink_metadata(&spool.kept.path).is_ok_and(|file| file.len() > 0);
+        if !is_there && !self.has_room() {
+            tracing::debug!(blob = %digest, "there is no room to keep a layer's bytes for a later attempt");
+            return None;
         }
-        Some(spool)
+        match spool.kept.open() {
+            Ok(()) => Some(spool),
+            Err(cause) => {
+                tracing::warn!(blob = %digest, %cause, "a layer's bytes can't be kept for a later attempt");
+                None
+            }
+        }
     }
 
-    /// Removes what nobody goes on with for too long, and then the oldest of what is too much.
+    /// Removes what nobody goes on with for too long, and then the oldest of what is too much, or in the way of others.
     pub(super) fn sweep(&self) {
         let mut found = self.idle();
         found.sort_by_key(|(modified, ..)| *modified);
-        let mut total: u64 = found.iter().map(|(_, bytes, _)| bytes).sum();
-        for (modified, bytes, path) in found {
+        for (modified, _, path) in found {
             let age = SystemTime::now().duration_since(modified).unwrap_or_default();
-            if age > self.limits.spool_age || total > self.limits.spool_bytes {
+            if age > self.limits.spool_age || !self.has_room() {
                 remove(&path);
-                total = total.saturating_sub(bytes);
             }
         }
     }
@@ -90,17 +109,33 @@ impl Spools {
     pub(super) fn forget<'a>(&self, digests: impl Iterator<Item = &'a Digest>) {
         for name in digests.map(name) {
             let busy = self.busy();
-            if !busy.contains(&name) {
+            if !busy.spools.contains_key(&name) {
                 remove(&self.dir.join(name));
             }
         }
     }
 
+    /// Removes all that is kept, but for what is being read, and keeps nothing more for a while: the disk is full. The answer
+    /// is how many bytes that was.
+    pub(super) fn give_up(&self) -> u64 {
+        let written: Vec<Arc<Kept>> = {
+            let mut busy = self.busy();
+            busy.full = Some(Instant::now());
+            busy.spools.values().cloned().collect()
+        };
+        let written: u64 = written.iter().map(|kept| kept.give_up()).sum();
+        let idle = self.idle();
+        idle.iter().for_each(|(.., path)| remove(path));
+        written + idle.iter().map(|(_, bytes, _)| bytes).sum::<u64>()
+    }
+
     /// Files that nobody is writing: when last written to, bytes, path.
     fn idle(&self) -> Vec<(SystemTime, u64, PathBuf)> {
-        let busy = self.busy().clone();
+        // While the lock is held nobody takes one of them.
+        let busy = self.busy();
         let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
-        let idle = entries.filter(|entry| !entry.file_name().to_str().is_some_and(|n| busy.contains(n)));
+        let idle = entries
+            .filter(|entry| !entry.file_name().to_str().is_some_and(|name| busy.spools.contains_key(name)));
         idle.filter_map(|entry| {
             let metadata = entry.metadata().ok()?;
             Some((metadata.modified().ok()?, metadata.len(), entry.path()))
@@ -108,17 +143,22 @@ impl Spools {
         .collect()
     }
 
-    /// Whether `more` bytes may be kept: within our bound, and leaving the file system what it should have.
-    fn has_room(&self, more: u64) -> bool {
+    /// Whether there is room for what is being written, up to its end and unpacked: within our bound, and leaving the file
+    /// system what it should have.
+    fn has_room(&self) -> bool {
+        let lacking: u64 = self.busy().spools.values().map(|kept| kept.lacks()).sum();
         let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
         let total: u64 = entries.filter_map(|entry| Some(entry.metadata().ok()?.len())).sum();
         let Ok(disk) = rustix::fs::statvfs(&self.dir) else { return false };
         let (free, leave) = (disk.f_bavail * disk.f_frsize, disk.f_blocks / 100 * disk.f_frsize);
-        total.saturating_add(more) <= self.limits.spool_bytes
-            && free >= leave.saturating_mul(self.limits.spool_leaves).saturating_add(more)
+        total.saturating_add(lacking) <= self.limits.spool_bytes
+            && free
+                >= leave
+                    .saturating_mul(self.limits.spool_leaves)
+                    .saturating_add(lacking.saturating_mul(1 + UNPACKED))
     }
 
-    fn busy(&self) -> MutexGuard<'_, HashSet<String>> {
+    fn busy(&self) -> MutexGuard<'_, Busy> {
         self.busy.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -140,15 +180,97 @@ fn remove(path: &Path) {
     }
 }
 
-/// What is kept of one blob. Dropped, it stays for a later attempt.
+/// What is kept of one blob, between its writer and whoever needs the room.
+#[derive(Debug, Default)]
+struct Kept {
+    path: PathBuf,
+    /// Bytes of the blob.
+    size: u64,
+    /// Bytes that are here.
+    length: AtomicU64,
+    file: Mutex<Open>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    /// None when nothing is kept, or no more.
+    file: Option<File>,
+    /// Bytes of an earlier attempt that were not read yet: without them their reader could not go on.
+    unread: bool,
+}
+
+impl Kept {
+    fn open(&self) -> io::Result<()> {
+        let mut options = fs::OpenOptions::new();
+        options.read(true).write(true).create(true).mode(0o600).custom_flags(libc_nofollow());
+        let file = options.open(&self.path)?;
+        let mut length = file.metadata()?.len();
+        if length > self.size {
+            file.set_len(0)?;
+            length = 0;
+        }
+        self.length.store(length, Ordering::Relaxed);
+        *self.file() = Open { file: Some(file), unread: length > 0 };
+        Ok(())
+    }
+
+    fn file(&self) -> MutexGuard<'_, Open> {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn length(&self) -> u64 {
+        self.length.load(Ordering::Relaxed)
+    }
+
+    fn lacks(&self) -> u64 {
+        self.size.saturating_sub(self.length())
+    }
+
+    fn read(&self, into: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut open = self.file();
+        let Some(file) = &open.file else { return Ok(0) };
+        let count = file.read_at(into, offset)?;
+        open.unread = offset + (count as u64) < self.length();
+        Ok(count)
+    }
+
+    fn append(&self, bytes: &[u8]) {
+        let mut open = self.file();
+        let Some(file) = &open.file else { return };
+        match file.write_all_at(bytes, self.length()) {
+            Ok(()) => drop(self.length.fetch_add(bytes.len() as u64, Ordering::Relaxed)),
+            Err(cause) => {
+                tracing::debug!(file = %self.path.display(), %cause, "a layer's bytes aren't kept for a later attempt");
+                self.remove(&mut open);
+            }
+        }
+    }
+
+    /// Removes it, unless it is being read.
+    fn give_up(&self) -> u64 {
+        let mut open = self.file();
+        if open.unread {
+            return 0;
+        }
+        let length = self.length();
+        self.remove(&mut open);
+        length
+    }
+
+    fn remove(&self, open: &mut Open) {
+        if open.file.take().is_some() {
+            remove(&self.path);
+        }
+        self.length.store(0, Ordering::Relaxed);
+    }
+}
+
+/// A blob's spool in the hand of the one who writes it. Dropped, what is kept stays for a later attempt.
 #[derive(Debug)]
 pub(super) struct Spool {
     spools: Arc<Spools>,
     name: String,
-    path: PathBuf,
-    /// None when nothing is kept any more.
-    file: Option<File>,
-    length: u64,
+    kept: Arc<Kept>,
     /// Length at which there was room last.
     looked: u64,
 }
@@ -156,59 +278,40 @@ pub(super) struct Spool {
 impl Spool {
     /// Bytes that are here.
     pub(super) fn length(&self) -> u64 {
-        self.length
+        self.kept.length()
     }
 
     /// Reads what is at `offset`.
     pub(super) fn read(&self, into: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.file.as_ref().map_or(Ok(0), |file| file.read_at(into, offset))
+        self.kept.read(into, offset)
     }
 
     /// Keeps more bytes, as long as there is room.
     pub(super) fn append(&mut self, bytes: &[u8]) {
-        let end = self.length + bytes.len() as u64;
-        if self.length == 0 || end - self.looked > STEP {
-            if !self.spools.has_room(bytes.len() as u64) {
-                tracing::debug!(file = %self.path.display(), "there is no room to keep a layer's bytes for a later attempt");
+        let end = self.length() + bytes.len() as u64;
+        if end.saturating_sub(self.looked) > STEP {
+            if !self.spools.has_room() {
+                tracing::debug!(file = %self.kept.path.display(), "there is no room to keep more of a layer for a later attempt");
                 return self.remove();
             }
             self.looked = end;
         }
-        let Some(file) = &self.file else { return };
-        match file.write_all_at(bytes, self.length) {
-            Ok(()) => self.length = end,
-            Err(cause) => {
-                tracing::debug!(file = %self.path.display(), %cause, "a layer's bytes aren't kept for a later attempt");
-                self.remove();
-            }
-        }
-    }
-
-    /// Throws away what is here, to keep what comes from now on.
-    pub(super) fn restart(&mut self) {
-        let emptied = self.file.as_ref().map(|file| file.set_len(0));
-        match emptied {
-            Some(Ok(())) => (self.length, self.looked) = (0, 0),
-            Some(Err(_)) | None => self.remove(),
-        }
+        self.kept.append(bytes);
     }
 
     /// Keeps nothing any more.
     pub(super) fn remove(&mut self) {
-        if self.file.take().is_some() {
-            remove(&self.path);
-        }
-        self.length = 0;
+        self.kept.remove(&mut self.kept.file());
     }
 }
 
 impl Drop for Spool {
     fn drop(&mut self) {
-        let mut busy = self.spools.busy();
-        if self.file.is_some() && self.length == 0 {
-            remove(&self.path);
+        let nothing = self.length() == 0;
+        if nothing {
+            self.remove();
         }
-        busy.remove(&self.name);
+        self.spools.busy().spools.remove(&self.name);
     }
 }
 
@@ -275,22 +378,57 @@ mod tests {
             file.set_len(6).unwrap();
             file.set_modified(SystemTime::now() - hour * hours).unwrap();
         }
-        let mut busy = spools.take(&Digest::of(b"busy"), 6).unwrap();
-        busy.append(b"whatever");
-        assert_eq!(busy.length(), 0, "that would be too much");
+        assert!(spools.take(&Digest::of(b"busy"), 6).is_none(), "that would be too much");
         spools.sweep();
         let left: Vec<_> =
             fs::read_dir(&spools.dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left, ["old"]);
+        assert!(spools.take(&Digest::of(b"busy"), 5).is_none(), "that would be too much");
+        let mut first = spools.take(&Digest::of(b"one"), 4).unwrap();
+        assert!(spools.take(&Digest::of(b"other"), 4).is_none(), "the room is promised");
+        first.append(b"all");
+        assert_eq!(first.length(), 3);
     }
 
     #[test]
     fn a_disk_without_room_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let limits = Limits { spool_from: 0, spool_leaves: 100, ..Limits::default() };
-        let spools = Arc::new(Spools::open(dir.path(), &limits).unwrap());
-        let mut spool = spools.take(&Digest::of(b"a"), 5).unwrap();
-        spool.append(b"a");
-        assert_eq!((spool.length(), files(&spools)), (0, 0));
+        let full = Arc::new(Spools::open(dir.path(), &limits).unwrap());
+        assert!(full.take(&Digest::of(b"a"), 5).is_none());
+        assert_eq!(files(&full), 0);
+        // As long as there was room something was kept; now it is in the way.
+        File::create(full.dir.join("old")).unwrap().set_len(6).unwrap();
+        full.sweep();
+        assert_eq!(files(&full), 0);
+        // A disk that has more room than the bytes themselves need, but not enough for what they unpack to.
+        let disk = rustix::fs::statvfs(&full.dir).unwrap();
+        let most = disk.f_bavail * disk.f_frsize / 2;
+        let limits = Limits { spool_bytes: u64::MAX, ..Limits::default() };
+        assert!(spools(dir.path(), limits).take(&Digest::of(b"a"), most).is_none());
+    }
+
+    #[test]
+    fn on_a_full_disk_all_is_given_up_but_what_is_being_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let spools = spools(dir.path(), Limits::default());
+        let [idle, written, read] = [&b"idle"[..], b"written", b"read"].map(Digest::of);
+        for digest in [&idle, &read] {
+            spools.take(digest, 9).unwrap().append(b"12345");
+        }
+        let mut written = spools.take(&written, 9).unwrap();
+        written.append(b"1234567");
+        let mut reading = spools.take(&read, 9).unwrap();
+        let mut half = [0; 3];
+        assert_eq!(reading.read(&mut half, 0).unwrap(), 3);
+        assert_eq!(spools.give_up(), 5 + 7);
+        written.append(b"89");
+        assert_eq!((written.length(), reading.length(), files(&spools)), (0, 5, 1));
+        assert!(spools.take(&idle, 9).is_none(), "nothing is kept for a while");
+        assert_eq!(reading.read(&mut half, 3).unwrap(), 2);
+        assert_eq!(spools.give_up(), 5);
+        reading.append(b"6789");
+        drop((written, reading));
+        assert_eq!((files(&spools), spools.give_up()), (0, 0));
     }
 }

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
+use super::chunk::{Chunk, Chunks};
 use super::inlet::{Arrival, Inlet, InletPlan};
 use super::layer::{Fetching, Interrupted, LayerFetch};
 use super::progress::LayerMeter;
@@ -21,8 +22,8 @@ use crate::layers::{Layer, NewLayer};
 use crate::manifest::Descriptor;
 use crate::unpack::{Digesting, Tools};
 
-/// Chunks on their way to the thread: enough to bridge a hiccup. Each holds a read buffer of up to 400 KiB.
-const CHUNKS: usize = 4;
+/// Chunks on their way to the thread: enough to bridge a hiccup.
+const CHUNKS: usize = 2;
 
 /// Feeds the thread. Dropped unfinished, it makes the thread give the layer up.
 pub(super) struct Pump {
@@ -30,7 +31,9 @@ pub(super) struct Pump {
     kept: Option<oneshot::Receiver<u64>>,
     outcome: oneshot::Receiver<Outcome>,
     given_up: GivenUp,
-    /// Bytes that the thread has or will get from the channel.
+    /// One that isn't full.
+    chunk: Option<Chunk>,
+    /// Bytes that the thread has or will get.
     pub(super) received: u64,
     /// Answers that the others came from.
     answers: u32,
@@ -79,8 +82,8 @@ impl Pump {
         let thread = std::thread::Builder::new().name("unpack".to_owned()).spawn(run);
         thread.map_err(|cause| Error::Thread { what: "unpacking a layer", cause })?;
         let given_up = GivenUp(given_up);
-        let (received, answers) = (0, 0);
-        Ok(Pump { arrivals, kept: Some(kept), outcome, given_up, received, answers, url: String::new() })
+        let (kept, chunk, received, answers, url) = (Some(kept), None, 0, 0, String::new());
+        Ok(Pump { arrivals, kept, outcome, given_up, chunk, received, answers, url })
     }
 
     /// Waits until the bytes of an earlier attempt have passed. Safe to cancel.
@@ -105,17 +108,45 @@ impl Pump {
         self.answers > 1
     }
 
-    pub(super) async fn send(&mut self, bytes: Bytes) -> Result<(), Interrupted> {
-        let count = bytes.len() as u64;
-        self.arrivals.send(Arrival::Bytes(bytes)).await.map_err(|_| Interrupted::PumpStopped)?;
-        self.received += count;
+    /// Takes what has come, in chunks of `chunks`.
+    ///
+    /// # Errors
+    /// The thread has stopped.
+    pub(super) async fn add(&mut self, mut bytes: Bytes, chunks: &Chunks) -> Result<(), Interrupted> {
+        self.received += bytes.len() as u64;
+        while !bytes.is_empty() {
+            let chunk = match &mut self.chunk {
+                Some(chunk) => chunk,
+                None => self.chunk.insert(chunks.take().await),
+            };
+            chunk.fill(&mut bytes);
+            if chunk.is_full() {
+                self.flush().await?;
+            }
+        }
         Ok(())
     }
 
+    /// Whether bytes wait for their chunk to be full.
+    pub(super) fn holds_some(&self) -> bool {
+        self.chunk.is_some()
+    }
+
+    /// Sends the chunk that isn't full.
+    ///
+    /// # Errors
+    /// The thread has stopped.
+    pub(super) async fn flush(&mut self) -> Result<(), Interrupted> {
+        let Some(chunk) = self.chunk.take() else { return Ok(()) };
+        let sent = self.arrivals.send(Arrival::Bytes(chunk.into_bytes())).await;
+        sent.map_err(|_| Interrupted::PumpStopped)
+    }
+
     /// Ends the layer, which is in the store when this returns.
-    pub(super) async fn finish(self) -> Outcome {
-        let Pump { arrivals, outcome, url, given_up, .. } = self;
+    pub(super) async fn finish(mut self) -> Outcome {
         // Nobody there any more: then the outcome is an error already.
+        let _ = self.flush().await;
+        let Pump { arrivals, outcome, url, given_up, .. } = self;
         let _ = arrivals.send(Arrival::End { url }).await;
         drop(arrivals);
         let outcome = outcome.await;
@@ -186,7 +217,8 @@ fn verdict(layer: Result<Layer, Error>, mut inlet: Inlet) -> Result<Layer, Error
                 let _ = inlet.drain();
             }
         }
-        Ok(_) | Err(Error::NoSpace { .. }) => inlet.forget(),
+        Ok(_) => inlet.forget(),
+        // What is kept on a full disk is given up with all else that is (`room`).
         Err(_) => {}
     }
     inlet.wrong.take().map_or(layer, Err)

@@ -16,7 +16,7 @@ use std::time::Duration;
 use super::endpoint::Endpoint;
 use super::hosts::Role;
 use crate::config::Limits;
-use crate::error::Error;
+use crate::error::{Error, chain};
 
 /// The order of asking, for one thing wanted.
 pub(crate) struct Rounds {
@@ -160,16 +160,4 @@ fn jittered(wait: Duration) -> Duration {
 /// `wait` and up to a quarter more: everybody was told to come back at the same moment.
 fn later(wait: Duration) -> Duration {
     wait / 4 + jittered(wait)
-}
-
-/// An error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

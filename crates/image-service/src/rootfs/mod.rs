@@ -33,6 +33,7 @@ use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::digest::Digest;
 use crate::error::Error;
@@ -267,6 +268,11 @@ impl RootFilesystems {
             }
         }
         Ok(sum)
+    }
+
+    /// Waits until the disk space of what was released is free, for so long at most.
+    pub(crate) fn settle(&self, at_most: Duration) {
+        self.inner.trash.settle(at_most);
     }
 
     /// The directory that all of this is in.

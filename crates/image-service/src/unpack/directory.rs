@@ -13,17 +13,13 @@ use rustix::io::Errno;
 
 use super::entry::{Entry, Kind, Time};
 use super::tree::{self, Missing, Place, Tree};
-use super::{Content, Fault, Replaced, Stored, Target, TreePath};
+use super::{Content, Fault, MAX_IMPLIED, Replaced, Stored, TOO_MANY_IMPLIED, Target, TreePath};
 use crate::layers::Unpacked;
 use crate::names;
 use crate::usage::{self, Usage};
 
 /// Blocks that sizes are rounded up to in the usage of a layer, in bytes: what ext4, xfs and btrfs use by default.
 const DISK_BLOCK: u64 = 4096;
-
-/// Bytes of paths kept for directories whose attributes are set at the end. Beyond that an archive isn't an image but
-/// an attack on the memory.
-const MAX_DIRECTORY_PATHS: usize = 256 * 1024 * 1024;
 
 /// A layer's directory being filled.
 pub(crate) struct DirectoryTarget {
@@ -255,8 +251,8 @@ impl DirectoryTarget {
     fn later(&mut self, path: TreePath, entry: &Entry) -> io::Result<()> {
         self.tree.implied.remove(&path);
         self.directory_paths += path.as_bytes().len();
-        if self.directory_paths > MAX_DIRECTORY_PATHS {
-            return Err(io::Error::other("the paths of its directories take more than 256 MiB"));
+        if self.directory_paths > tree::MAX_PATHS {
+            return Err(tree::too_many_paths());
         }
         let attributes = Attributes { mode: entry.mode, mtime: entry.mtime, xattrs: entry.xattrs.clone() };
         self.directories.insert(path, attributes);
@@ -312,6 +308,10 @@ impl Target for DirectoryTarget {
     }
 
     fn finish(&mut self) -> Result<Unpacked, Fault> {
+        let implied: usize = self.tree.implied.iter().map(|path| path.as_bytes().len()).sum();
+        if implied > MAX_IMPLIED {
+            return Err(TOO_MANY_IMPLIED);
+        }
         // Those deeper down first: they sort after the ones above them.
         for (path, attributes) in self.directories.iter().rev() {
             self.finish_directory(path, attributes).map_err(|cause| Fault::create(path.as_bytes(), cause))?;

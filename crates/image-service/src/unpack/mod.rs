@@ -56,6 +56,14 @@ pub(crate) use source::Source;
 /// Entries that a layer may have. The largest images in public use have some hundred thousand.
 const MAX_ENTRIES: u64 = 5_000_000;
 
+/// Bytes of the paths of directories that a layer uses and doesn't describe: they stay in memory as long as the layer is
+/// here, and are looked at for each container. A hundred thousand of usual length fit.
+const MAX_IMPLIED: usize = 16 << 20;
+
+/// What is said of a layer that has more of them.
+const TOO_MANY_IMPLIED: Fault =
+    Fault::Archive("the paths of directories that it doesn't describe take more than 16 MiB");
+
 /// A form in which the files of one layer are written down.
 pub(crate) trait Target {
     /// Adds a file, directory, link or node, in the place of what an earlier entry of the same name made; but a

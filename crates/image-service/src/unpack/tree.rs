@@ -24,6 +24,10 @@ pub(super) const MAX_LINKS: usize = 40;
 /// Directories on one path of those that are walked step by step, each of which holds a descriptor meanwhile.
 pub(super) const MAX_DEPTH: usize = 256;
 
+/// Bytes of paths of directories that are kept until the layer's end, be it because their attributes are set then, or because no
+/// entry has described them yet. Beyond that an archive isn't an image but an attack on the memory.
+pub(super) const MAX_PATHS: usize = 256 * 1024 * 1024;
+
 /// Flags of a descriptor that is only a place to start from.
 const PLACE: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
@@ -68,12 +72,14 @@ pub(crate) struct Tree {
     last: Option<(Vec<u8>, Place)>,
     /// Directories that were made because a path needs them; the archive may still describe them later.
     pub(crate) implied: BTreeSet<TreePath>,
+    /// Bytes of all paths that ever were among them.
+    implied_bytes: usize,
 }
 
 impl Tree {
     pub(crate) fn new(root: OwnedFd) -> Tree {
         let root = Place { dir: Rc::new(root), path: Rc::from(&b""[..]) };
-        Tree { root, last: None, implied: BTreeSet::from([TreePath::default()]) }
+        Tree { root, last: None, implied: BTreeSet::from([TreePath::default()]), implied_bytes: 0 }
     }
 
     pub(crate) fn root(&self) -> &Place {
@@ -151,6 +157,15 @@ impl Tree {
         Ok(trail.pop().unwrap_or_else(|| self.root.clone()))
     }
 
+    fn imply(&mut self, path: TreePath) -> io::Result<()> {
+        self.implied_bytes += path.as_bytes().len() + size_of::<TreePath>();
+        if self.implied_bytes > MAX_PATHS {
+            return Err(too_many_paths());
+        }
+        self.implied.insert(path);
+        Ok(())
+    }
+
     fn step(&mut self, here: &Place, part: &[u8], missing: Missing) -> io::Result<Step> {
         let down = |dir: OwnedFd| {
             let path = here.path_of(part);
@@ -165,7 +180,7 @@ impl Tree {
                 Err(Errno::INVAL) if missing == Missing::Create && is_whiteout(here, part)? => {
                     rustix::fs::unlinkat(here, part, AtFlags::empty())?;
                     rustix::fs::mkdirat(here, part, Mode::from_raw_mode(0o755))?;
-                    self.implied.insert(here.path_of(part));
+                    self.imply(here.path_of(part))?;
                     let dir = rustix::fs::openat(here, part, PLACE | OFlags::RDONLY, Mode::empty())?;
                     set_opaque(here, part)?;
                     return Ok(down(dir));
@@ -176,7 +191,7 @@ impl Tree {
             Err(errno) => return Err(errno.into()),
         }
         rustix::fs::mkdirat(here, part, Mode::from_raw_mode(0o755))?;
-        self.implied.insert(here.path_of(part));
+        self.imply(here.path_of(part))?;
         Ok(down(rustix::fs::openat(here, part, PLACE, Mode::empty())?))
     }
 }
@@ -184,6 +199,11 @@ impl Tree {
 enum Step {
     Down(Place),
     Link(Vec<u8>),
+}
+
+/// That there are more of them.
+pub(super) fn too_many_paths() -> io::Error {
+    io::Error::other("the paths of its directories take more than 256 MiB")
 }
 
 pub(super) fn parts(path: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {

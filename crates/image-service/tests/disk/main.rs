@@ -4,6 +4,9 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test fails by panicking")]
 
+#[path = "../pulls/breaking.rs"]
+#[allow(dead_code, reason = "shared with the tests of pulls")]
+mod breaking;
 #[path = "../power_cut/filesystem.rs"]
 #[allow(dead_code, reason = "shared with the tests of power cuts")]
 mod filesystem;
@@ -11,6 +14,7 @@ mod full;
 #[path = "../pulls/image.rs"]
 #[allow(dead_code, reason = "shared with the tests of pulls")]
 mod image;
+mod kept;
 #[path = "../pulls/registry.rs"]
 #[allow(dead_code, reason = "shared with the tests of pulls")]
 mod registry;
@@ -71,7 +75,11 @@ struct Service {
 
 impl Service {
     fn open(disk: &Path, registry: &Registry) -> Service {
-        Service { images: open(disk).unwrap(), host: registry.host() }
+        Service::at(disk, registry.host())
+    }
+
+    fn at(disk: &Path, host: String) -> Service {
+        Service { images: open(disk).unwrap(), host }
     }
 
     fn name(&self, image: &str) -> String {

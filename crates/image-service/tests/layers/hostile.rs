@@ -193,6 +193,14 @@ pub(crate) fn bombs_are_refused(form: Form) {
     refused("a map that is cut off", &v1("1\n5"));
     let many = file("x", "").pax("GNU.sparse.size", "0").pax("GNU.sparse.map", "0,0,".repeat(200_000));
     refused("a map in a record of many parts", &Tar::new().with(many));
+    // What would be kept of it, for good, is many times what it has itself: the same long way to each.
+    let way = vec!["w".repeat(255); 14].join("/");
+    let undescribed = |count| {
+        (0..count).fold(Tar::new(), |tar, n| tar.with(file("", "").pax("path", format!("{way}/{n:03}/f"))))
+    };
+    refused("many directories that no entry describes", &undescribed(4_800));
+    assert!(store.unpack(&undescribed(10)).is_ok());
+    store.collect(&[]);
     store.wait_until_tidy();
     assert_eq!(store.layers.usage().inodes, 0);
 }

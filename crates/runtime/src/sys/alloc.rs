@@ -1,7 +1,7 @@
 //! Pages that were used for a moment: the allocator's and the stack's.
 
-/// Gives memory that was used for a moment back to the kernel: an idle pod pays for every page that stays.
-pub(crate) fn give_back_memory() {
+/// Gives memory that was used for a moment back to the kernel: an idle pod, and an idle daemon, pay for every page that stays.
+pub fn give_back_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: malloc_trim takes the allocator's locks itself and moves no live allocation.
     unsafe {
@@ -9,10 +9,14 @@ pub(crate) fn give_back_memory() {
     }
 }
 
-/// From which size on a block is mapped for itself, in bytes, and how much free memory the end of the heap may have: what glibc
-/// begins with (M_MMAP_THRESHOLD and M_TRIM_THRESHOLD in mallopt(3)).
+/// From which size on a block is mapped for itself, in bytes (M_MMAP_THRESHOLD in mallopt(3)): more than what hyper reads into
+/// (408 KiB). The network's buffers come and go with every read of a pull, and the kernel clears each that is mapped anew.
 #[cfg(target_env = "gnu")]
-const LARGE: libc::c_int = 128 << 10;
+const LARGE: libc::c_int = 512 << 10;
+
+/// How much free memory the end of the heap may have, in bytes: what glibc begins with (M_TRIM_THRESHOLD).
+#[cfg(target_env = "gnu")]
+const TRIMMED: libc::c_int = 128 << 10;
 
 /// Has the allocator give large blocks back to the kernel when they are freed, for the whole life of the process. By itself glibc
 /// maps less and less for itself once a large block was freed (up to 32 MiB), and keeps twice as much at the end of its heap.
@@ -21,7 +25,7 @@ pub fn give_back_large_blocks() {
     // SAFETY: mallopt takes the allocator's lock, and changes nothing but these two numbers.
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, LARGE);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, TRIMMED);
     }
 }
 

@@ -220,8 +220,8 @@ async fn dispatch(endpoint: &Endpoint, command: ImageCommand) -> Outcome<ExitCod
     .map(|()| ExitCode::SUCCESS)
 }
 
-/// Bytes of an answer that are read: a configuration and a manifest have 4 MiB each, at most.
-const ANSWER_BYTES: usize = 16 << 20;
+/// Bytes of an answer that are read: a configuration and a manifest have 8 MiB each, at most.
+const ANSWER_BYTES: usize = 24 << 20;
 
 async fn inspected(client: &mut Client, image: String) -> Result<v1::InspectImageResponse, ClientError> {
     Ok(client.inspect(v1::InspectImageRequest { image }).await?.into_inner())

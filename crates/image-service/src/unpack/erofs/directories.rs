@@ -19,7 +19,7 @@ use crate::erofs::xattr::Body;
 use crate::erofs::{BLOCK, FileType, SLOT};
 use crate::unpack::entry::Time;
 use crate::unpack::tree::OPAQUE;
-use crate::unpack::{Fault, TreePath};
+use crate::unpack::{Fault, MAX_IMPLIED, TOO_MANY_IMPLIED, TreePath};
 
 /// What is known of a directory besides its names.
 #[derive(Debug, Clone)]
@@ -92,6 +92,9 @@ pub(super) fn finish(names: &Names, nodes: &mut Nodes) -> Result<Finished, Fault
     let tree = Sorted::of(names);
     if let Some((path, refusal)) = tree.refused(names) {
         return Err(refusal.fault(path.as_bytes()));
+    }
+    if tree.implied_bytes(names) > MAX_IMPLIED {
+        return Err(TOO_MANY_IMPLIED);
     }
     write(&tree, names, nodes).map_err(|cause| fault(b"", cause))
 }
@@ -220,6 +223,21 @@ impl Sorted {
         let refused = |id: &DirId| Some((*id, names.directories[*id as usize].refusal?));
         let refused = self.order.iter().filter_map(refused);
         refused.map(|(id, refusal)| (self.path(names, id), refusal)).max_by(|a, b| a.0.cmp(&b.0))
+    }
+
+    /// Bytes of the paths of directories that no entry describes, which are not made for it.
+    fn implied_bytes(&self, names: &Names) -> usize {
+        let mut lengths = vec![0; names.directories.len()];
+        let length = |id: &DirId| {
+            let directory = &names.directories[*id as usize];
+            if *id != ROOT {
+                let above: usize = lengths[directory.parent as usize];
+                let name = names.at(self.called[*id as usize]).0;
+                lengths[*id as usize] = above + usize::from(above > 0) + name.len();
+            }
+            if directory.implied { lengths[*id as usize] } else { 0 }
+        };
+        self.order.iter().map(length).sum()
     }
 
     /// Paths of the directories that no entry describes.

@@ -10,11 +10,10 @@ use crate::erofs::inode::{self, Inode};
 use crate::erofs::xattr::Body;
 use crate::erofs::{BLOCK, SLOT};
 
-/// Bytes of content that are put together before they are written.
+/// Bytes of content that are put together before they are written, from one multiple of them to the next: so the kernel
+/// finds large pages for them. (Measured: writing 320 MB took a quarter less processor time than in pieces of 128 KiB that
+/// begin anywhere, although all of it is copied once more.)
 const BUFFER: usize = 256 * 1024;
-
-/// Bytes from which on content is written from where it is.
-const LARGE: usize = 64 * 1024;
 
 /// An image being written.
 #[derive(Debug)]
@@ -102,21 +101,28 @@ impl Image {
             Ok(0) => {}
             // The rest of a block.
             Ok(gap) if gap < BLOCK && !self.content.is_empty() => {
-                self.content.resize(self.content.len() + gap, 0);
+                self.add(&[0; BLOCK][..gap])?;
             }
             _ => {
                 self.flush_content()?;
                 self.start = at;
             }
         }
-        if self.content.len() + bytes.len() > BUFFER {
-            self.flush_content()?;
+        self.add(bytes)
+    }
+
+    fn add(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let end = self.start + self.content.len() as u64;
+            let free = BUFFER - usize::try_from(end % BUFFER as u64).unwrap_or(0);
+            let (now, later) = rest.split_at(free.min(rest.len()));
+            self.content.extend_from_slice(now);
+            rest = later;
+            if now.len() == free {
+                self.flush_content()?;
+            }
         }
-        if self.content.is_empty() && bytes.len() >= LARGE {
-            self.start = at + bytes.len() as u64;
-            return self.write(at, bytes);
-        }
-        self.content.extend_from_slice(bytes);
         Ok(())
     }
 
@@ -143,6 +149,9 @@ impl Image {
     }
 
     fn flush_content(&mut self) -> io::Result<()> {
+        if self.content.is_empty() {
+            return Ok(());
+        }
         let bytes = std::mem::take(&mut self.content);
         let start = self.start;
         self.start += bytes.len() as u64;

@@ -1,0 +1,126 @@
+//! A node whose disk is full: the daemon starts, tells what there is, and what is removed makes room.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use e2e::image::{Image, Layer};
+use e2e::{Network, Node, cri, until};
+use serde_json::json;
+use tonic::Code;
+
+/// ext4 in a file, mounted through a loop device; unmounted with this value.
+struct Disk {
+    at: PathBuf,
+    _file: tempfile::NamedTempFile,
+}
+
+impl Disk {
+    fn new(at: PathBuf, mib: u64) -> Self {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(mib << 20).unwrap();
+        run(Command::new("mkfs.ext4").args(["-q", "-m", "0", "-E", "nodiscard"]).arg(file.path()));
+        run(Command::new("mount").args(["-o", "loop", "-t", "ext4"]).arg(file.path()).arg(&at));
+        Self { at, _file: file }
+    }
+
+    fn free(&self) -> u64 {
+        let disk = rustix::fs::statvfs(&self.at).unwrap();
+        disk.f_bavail * disk.f_frsize
+    }
+
+    fn fill(&self) {
+        for (n, size) in [1 << 20, 4096, 1].into_iter().enumerate() {
+            let mut file = std::fs::File::create(self.at.join(format!("ballast{n}"))).unwrap();
+            while std::io::Write::write_all(&mut file, &vec![1; size]).is_ok() {}
+            let _ = file.sync_all();
+        }
+        assert_eq!(self.free(), 0);
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // Not waiting for a daemon that a failed test leaves.
+        let _ = Command::new("umount").arg("--lazy").arg(&self.at).status();
+    }
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {output:?}");
+}
+
+fn image(seed: u32, size: u32) -> Image {
+    let noise = |n: u32| (n.wrapping_add(seed).wrapping_mul(2_654_435_761) >> 13) as u8;
+    let content: Vec<u8> = (0..size).map(noise).collect();
+    Image::new(json!({})).layer(Layer::new().file("content", 0o644, &content))
+}
+
+async fn images(node: &Node) -> usize {
+    let request = cri::ListImagesRequest { filter: None };
+    node.client().images.list_images(request).await.unwrap().into_inner().images.len()
+}
+
+fn has_programs() -> bool {
+    Path::new("/dev/loop-control").exists() && e2e::needs::program("mkfs.ext4").is_some()
+}
+
+#[tokio::test]
+async fn a_daemon_starts_on_it_and_removing_makes_room() {
+    if !has_programs() {
+        println!("skipped: no loop devices, or no mkfs.ext4");
+        return;
+    }
+    let mut node = Node::start(Network::None).await;
+    node.stop_daemon();
+    let disk = Disk::new(node.path("root"), 40);
+    node.start_daemon();
+    for (seed, (name, size)) in
+        [("one", 3 << 20), ("two", 3 << 20), ("next", 2 << 20)].into_iter().enumerate()
+    {
+        image(seed as u32, size).push(node.registry.address(), &format!("full-disk/{name}:v1")).await;
+    }
+    let name = |name: &str| node.registry.image(&format!("full-disk/{name}:v1"));
+    let [one, two, next] = ["one", "two", "next"].map(name);
+    let client = node.client();
+    client.pull(&one).await.unwrap();
+    client.pull(&two).await.unwrap();
+    client.pull(&node.registry.image("busybox:latest")).await.unwrap();
+    let config = node.pod();
+    let pod = client.run_pod(config.clone()).await.unwrap();
+    let container = client.create(&pod, node.busybox("idle", &["sleep", "3600"]), &config).await.unwrap();
+    client.start(&container).await.unwrap();
+    node.kill_daemon();
+    disk.fill();
+    node.start_daemon();
+    let client = node.client();
+    assert_eq!(images(&node).await, 3);
+    let found = client.container(&container).await.unwrap();
+    assert_eq!(found.state, cri::ContainerState::ContainerRunning as i32);
+    let refused = client.pull(&next).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    assert!(refused.message().contains("no space is left"), "{refused}");
+    remove_image(&node, &one).await;
+    assert_eq!(images(&node).await, 2);
+    until(Duration::from_secs(20), "room", async || match disk.free() {
+        free if free >= 3 << 20 => Ok(()),
+        free => Err(free),
+    })
+    .await;
+    client.pull(&next).await.unwrap();
+    // What kubelet does to pods on a full disk.
+    disk.fill();
+    client.stop(&container, 0).await.unwrap();
+    client.remove(&container).await.unwrap();
+    client.stop_pod(&pod).await.unwrap();
+    client.remove_pod(&pod).await.unwrap();
+    node.stop_daemon();
+    drop(disk);
+    node.start_daemon();
+}
+
+async fn remove_image(node: &Node, name: &str) {
+    let image = Some(e2e::client::image_spec(name));
+    node.client().images.remove_image(cri::RemoveImageRequest { image }).await.unwrap();
+}
