@@ -14,9 +14,9 @@ use super::chunk::Chunks;
 use crate::config::Limits;
 use crate::unpack::Windows;
 
-/// Connections beyond the bound, for pulls that have none: more than that would be a flood. Each costs the memory of a read
-/// buffer, 408 KiB at the most, and two threads; what has been read counts as that of others does.
-const FIRSTS: usize = 16;
+/// Connections beyond the bound, for pulls that have none: each costs some 2.5 MiB with its threads and buffers, and the daemon
+/// promises 64 MiB.
+const FIRSTS: usize = 4;
 
 /// A pull, as long as it lasts.
 pub(super) type PullNumber = u64;
