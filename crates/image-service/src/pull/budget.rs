@@ -2,8 +2,8 @@
 //!
 //! A free connection goes to the pull that has the fewest, so that an image of a hundred layers doesn't keep one of a
 //! single layer waiting; and a pull that has none needn't wait for a free one, so that a registry that only trickles, whose
-//! layers may take hours, keeps nobody else waiting. The memory that zstd wants has a budget of its own (`unpack::Windows`): a layer that waits for it holds
-//! chunks, and could keep those out whose end it waits for.
+//! layers may take hours, keeps nobody else waiting. The memory that zstd wants has a budget of its own (`unpack::Windows`): a
+//! layer that waits for it holds chunks, and could keep those out whose end it waits for.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,9 +14,9 @@ use super::chunk::Chunks;
 use crate::config::Limits;
 use crate::unpack::Windows;
 
-/// Connections beyond the bound, for pulls that have none: more than that would be a flood. Each costs the memory of a read
-/// buffer, 408 KiB at the most, and two threads; what has been read counts as that of others does.
-const FIRSTS: usize = 16;
+/// Connections beyond the bound, for pulls that have none: each costs some 2.5 MiB with its threads and buffers, and the daemon
+/// promises 64 MiB.
+const FIRSTS: usize = 4;
 
 /// A pull, as long as it lasts.
 pub(super) type PullNumber = u64;

@@ -10,9 +10,9 @@ use crate::image::{Content, ImageBytes, LayerBytes};
 use crate::{Service, config};
 
 const MIB: usize = 1 << 20;
-/// What may be lost of a layer that arrives when the daemon ends: six read buffers (408 KiB, hyper's largest) in memory, four on their
-/// way to the thread that keeps them, one before and one after it.
-const IN_MEMORY: u64 = 6 * (408 << 10);
+/// What may be lost of a layer that arrives when the daemon ends: what is in memory, a read buffer (408 KiB, hyper's largest) and four
+/// chunks: one that is being filled, two on their way to the thread that keeps them, and one that it is just keeping.
+const IN_MEMORY: u64 = (408 << 10) + 4 * (256 << 10);
 
 fn image(sizes: &[usize]) -> (ImageBytes, Content) {
     let layers = sizes.iter().enumerate().map(|(n, size)| LayerBytes::new(&format!("l{n}"), *size));
