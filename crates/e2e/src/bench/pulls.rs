@@ -37,7 +37,11 @@ pub(super) async fn all(peer: &Peer, images: &Images, times: usize, figures: &mu
     for (_, image) in images {
         peer.client().pull(image).await.expect("a pull");
     }
-    add(figures, "memory above idle after all pulls, MiB", peer.resident().saturating_sub(idle) as f64 / 1024.0);
+    add(
+        figures,
+        "memory above idle after all pulls, MiB",
+        peer.resident().saturating_sub(idle) as f64 / 1024.0,
+    );
     rustix::fs::sync();
     let held = disk(&peer.path("root")).saturating_sub(bare);
     add(figures, "disk used by all of them, MiB", held as f64 / MIB);
