@@ -68,12 +68,11 @@ impl ImageService for Images {
     }
 
     async fn image_fs_info(&self, _: Request<cri::ImageFsInfoRequest>) -> Answer<cri::ImageFsInfoResponse> {
-        let now = crate::now();
-        let images = self.images.filesystem_usage();
+        let images = self.images.filesystem_usage().await.map_err(|error| of_images(&error))?;
         let containers = self.images.container_filesystem_usage().await.map_err(|error| of_images(&error))?;
         Ok(Response::new(cri::ImageFsInfoResponse {
-            image_filesystems: vec![image::filesystem(&images, now)],
-            container_filesystems: vec![image::filesystem(&containers, now)],
+            image_filesystems: vec![image::filesystem(&images)],
+            container_filesystems: vec![image::filesystem(&containers)],
         }))
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use clap::Parser;
 use tokio::runtime::Runtime;
 
-pub(crate) use sandbox::clock::now;
+pub(crate) use sandbox::clock::{nanoseconds, now};
 pub(crate) use sandbox::error::chain;
 
 use crate::cli::{Cli, Command};

@@ -25,6 +25,9 @@ pub struct Config {
     pub care: CareSettings,
     /// How layers are kept.
     pub layers: LayerSettings,
+    /// Age up to which what a writable layer uses is told without measuring it again; longer where measuring takes long. With
+    /// zero everything is measured whenever it is asked for.
+    pub usage_age: Duration,
     /// Called when the last pull has ended: what pulls needed and the allocator still has can go back to the kernel.
     pub at_rest: fn(),
 }
@@ -41,6 +44,8 @@ impl Config {
             limits: Limits::default(),
             care: CareSettings::default(),
             layers: LayerSettings::default(),
+            // Kubelet asks each ten seconds.
+            usage_age: Duration::from_secs(10),
             at_rest: || (),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
@@ -109,6 +110,8 @@ pub struct FilesystemUsage {
     pub used_bytes: u64,
     /// Number of inodes.
     pub inodes_used: u64,
+    /// When that was measured.
+    pub at: SystemTime,
 }
 
 #[cfg(test)]

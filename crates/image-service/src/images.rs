@@ -24,6 +24,7 @@ use crate::reference::Reference;
 use crate::registry::{Explanation, Registries};
 use crate::rootfs::{Durability, IdMap, MountAs, RootFilesystems};
 use crate::save::{SaveRequest, Saver};
+use crate::space::Space;
 use crate::usage::Usage;
 
 /// The image service. Cheap to clone; all clones are the same service, and pulls under way end with the last one.
@@ -42,6 +43,7 @@ struct Inner {
     registries: Arc<Registries>,
     pulls: Pulls,
     care: Care,
+    space: Space,
 }
 
 impl Images {
@@ -62,7 +64,8 @@ impl Images {
         let puller = Puller::open(config.clone(), &images, Arc::clone(&registries), kept)?;
         let pulls = Pulls::new(puller);
         let care = Care::new(config.care.clone(), &images, (layers.clone(), Arc::clone(&catalog)));
-        let inner = Inner { config, catalog, layers, rootfs, mounts, registries, pulls, care };
+        let space = Space::new(&images, layers.clone(), rootfs.clone(), config.usage_age);
+        let inner = Inner { config, catalog, layers, rootfs, mounts, registries, pulls, care, space };
         Ok(Images { inner: Arc::new(inner) })
     }
 
@@ -325,21 +328,31 @@ impl Images {
         self.inner.care.run(&self.inner.pulls).await
     }
 
-    /// Use of the disk by images. Kept in memory: never reads the disk.
-    pub fn filesystem_usage(&self) -> FilesystemUsage {
-        of(&self.inner.config.root.join("images"), self.inner.layers.usage())
+    /// What the files of all layers take. Kept in memory: never reads the disk.
+    pub fn layers_usage(&self) -> Usage {
+        self.inner.layers.usage()
     }
 
-    /// Use of the disk by the writable layers of containers. Reads them all: takes its time.
+    /// Use of the disk by images, with all that is kept of them and for them, as it was a second ago at most.
+    ///
+    /// Safe to cancel.
+    ///
+    /// # Errors
+    /// [`Error::Store`] names the directory that can't be read.
+    pub async fn filesystem_usage(&self) -> Result<FilesystemUsage, Error> {
+        let inner = Arc::clone(&self.inner);
+        blocking("measuring images", move || inner.space.images()).await
+    }
+
+    /// Use of the disk by the writable layers of containers, each as old as [`Config::usage_age`] allows.
     ///
     /// Safe to cancel.
     ///
     /// # Errors
     /// [`Error::Store`] names the directory that can't be read.
     pub async fn container_filesystem_usage(&self) -> Result<FilesystemUsage, Error> {
-        let rootfs = self.inner.rootfs.clone();
-        let read = move || Ok(of(rootfs.path(), rootfs.total_usage()?));
-        blocking("measuring writable layers", read).await
+        let inner = Arc::clone(&self.inner);
+        blocking("measuring writable layers", move || inner.space.containers()).await
     }
 
     /// Readies a container's writable layer above an image. Idempotent.
@@ -472,8 +485,13 @@ impl Images {
     /// # Errors
     /// [`Error::Store`]; releasing can be tried again.
     pub async fn release_rootfs(&self, container: &str) -> Result<(), Error> {
-        let (rootfs, container) = (self.inner.rootfs.clone(), container.to_owned());
-        blocking("releasing a root filesystem", move || rootfs.release(&container)).await
+        let (inner, container) = (Arc::clone(&self.inner), container.to_owned());
+        let release = move || {
+            inner.rootfs.release(&container)?;
+            inner.space.forget(&container);
+            Ok(())
+        };
+        blocking("releasing a root filesystem", release).await
     }
 
     /// Throws away the writable layers of all containers but these. Layers of images wait for [`Images::collect`]: this is asked
@@ -490,16 +508,18 @@ impl Images {
         blocking("releasing root filesystems", retain).await
     }
 
-    /// Use of the disk by a container's writable layer.
+    /// Use of the disk by a container's writable layer, as old as [`Config::usage_age`] allows.
     ///
     /// Safe to cancel.
     ///
     /// # Errors
     /// [`Error::RootfsMissing`], [`Error::Store`].
     pub async fn rootfs_usage(&self, container: &str) -> Result<FilesystemUsage, Error> {
-        let (rootfs, container) = (self.inner.rootfs.clone(), container.to_owned());
-        let read = move || Ok(of(&rootfs.path().join(&container), rootfs.usage(&container)?));
-        blocking("measuring a writable layer", read).await
+        if let Some(kept) = self.inner.space.container_kept(container) {
+            return Ok(kept);
+        }
+        let (inner, container) = (Arc::clone(&self.inner), container.to_owned());
+        blocking("measuring a writable layer", move || inner.space.container(&container)).await
     }
 }
 
@@ -517,8 +537,4 @@ impl Inner {
     fn ingest(&self) -> PathBuf {
         self.config.root.join("images/ingest")
     }
-}
-
-fn of(path: &Path, usage: Usage) -> FilesystemUsage {
-    FilesystemUsage { path: path.to_owned(), used_bytes: usage.bytes, inodes_used: usage.inodes }
 }

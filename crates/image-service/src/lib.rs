@@ -17,7 +17,7 @@
 //! | `rootfs` | a container's writable layer above them, mounted |
 //! | `care` | damage is looked for and repaired |
 //! | `inspect`, `mounts` | looking at images, and into them |
-//! | `gc`, `usage` | getting rid of things, and measuring them |
+//! | `gc`, `usage`, `measured`, `space` | getting rid of things, and measuring them |
 //!
 //! Not here: CRI and its types, pods, and the gRPC code of an error (see [`ErrorKind`]).
 
@@ -37,6 +37,7 @@ mod inspect;
 pub mod layers;
 mod load;
 mod manifest;
+mod measured;
 mod mounting;
 mod mounts;
 mod names;
@@ -46,6 +47,7 @@ mod reference;
 mod registry;
 pub mod rootfs;
 mod save;
+mod space;
 mod turns;
 mod unpack;
 mod usage;

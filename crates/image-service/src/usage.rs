@@ -40,30 +40,44 @@ const MAX_DEPTH: usize = 256;
 /// Usage of the tree at `path`, itself included, without crossing into other filesystems. What vanishes meanwhile isn't
 /// counted, the tree as a whole among it. A file with several links counts once.
 pub(crate) fn of_tree(path: &Path) -> io::Result<Usage> {
+    of_tree_but(path, "")
+}
+
+/// The same without what has the name `but` directly in it.
+pub(crate) fn of_tree_but(path: &Path, but: &str) -> io::Result<Usage> {
     match rustix::fs::open(path, DIRECTORY, Mode::empty()) {
         Err(Errno::NOENT) => Ok(Usage::default()),
-        opened => of_opened(opened?),
+        opened => of_opened(opened?, but),
+    }
+}
+
+/// Usage of a file or directory alone. One that isn't there uses nothing.
+pub(crate) fn of_node(path: &Path) -> io::Result<Usage> {
+    match rustix::fs::lstat(path) {
+        Ok(found) => Ok(Usage { bytes: allocated(&found), inodes: 1 }),
+        Err(Errno::NOENT) => Ok(Usage::default()),
+        Err(errno) => Err(errno.into()),
     }
 }
 
 /// The same for the directory behind a descriptor of any kind.
 pub(crate) fn of_dir(dir: BorrowedFd<'_>) -> io::Result<Usage> {
-    of_opened(rustix::fs::openat(dir, ".", DIRECTORY, Mode::empty())?)
+    of_opened(rustix::fs::openat(dir, ".", DIRECTORY, Mode::empty())?, "")
 }
 
-fn of_opened(root: OwnedFd) -> io::Result<Usage> {
+fn of_opened(root: OwnedFd, but: &str) -> io::Result<Usage> {
     let stat = rustix::fs::fstat(&root)?;
     let mut sum = Usage { bytes: allocated(&stat), inodes: 1 };
     let mut pending = vec![Dir::new(root)?];
     let mut linked = HashSet::new();
-    while let Some(dir) = pending.last_mut() {
+    while let (is_top, Some(dir)) = (pending.len() == 1, pending.last_mut()) {
         let Some(entry) = dir.read() else {
             pending.pop();
             continue;
         };
         let entry = entry?;
         let name = entry.file_name();
-        if matches!(name.to_bytes(), b"." | b"..") {
+        if matches!(name.to_bytes(), b"." | b"..") || is_top && name.to_bytes() == but.as_bytes() {
             continue;
         }
         let Ok(found) = rustix::fs::statat(dir.fd()?, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };

@@ -135,6 +135,8 @@ pub struct LayerUsage {
     pub bytes: u64,
     /// Inodes.
     pub inodes: u64,
+    /// When that was measured, in nanoseconds since the epoch.
+    pub at: i64,
 }
 
 /// What goes wrong with root filesystems.

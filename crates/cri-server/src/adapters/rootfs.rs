@@ -92,7 +92,8 @@ impl RootFilesystems for ImageRootfs {
 
     async fn usage(&self, container: &ContainerId) -> Result<LayerUsage, RootfsError> {
         let usage = self.0.rootfs_usage(container.as_str()).await.map_err(failure)?;
-        Ok(LayerUsage { bytes: usage.used_bytes, inodes: usage.inodes_used })
+        let at = crate::nanoseconds(usage.at);
+        Ok(LayerUsage { bytes: usage.used_bytes, inodes: usage.inodes_used, at })
     }
 }
 

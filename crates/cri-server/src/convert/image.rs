@@ -61,10 +61,10 @@ pub(crate) fn shown(image: &Image) -> cri::Image {
     }
 }
 
-/// Use of a filesystem, read at `now` (nanoseconds since the epoch).
-pub(crate) fn filesystem(usage: &FilesystemUsage, now: i64) -> cri::FilesystemUsage {
+/// Use of a filesystem.
+pub(crate) fn filesystem(usage: &FilesystemUsage) -> cri::FilesystemUsage {
     cri::FilesystemUsage {
-        timestamp: now,
+        timestamp: crate::nanoseconds(usage.at),
         fs_id: Some(cri::FilesystemIdentifier { mountpoint: usage.path.display().to_string() }),
         used_bytes: Some(cri::UInt64Value { value: usage.used_bytes }),
         inodes_used: Some(cri::UInt64Value { value: usage.inodes_used }),

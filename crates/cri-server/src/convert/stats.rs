@@ -22,7 +22,7 @@ pub(crate) fn container(
         cpu: Some(cpu(&used.usage)),
         memory: Some(memory(&used.usage)),
         writable_layer: used.layer.map(|layer| cri::FilesystemUsage {
-            timestamp: at,
+            timestamp: layer.at,
             fs_id: Some(cri::FilesystemIdentifier { mountpoint: mountpoint.to_owned() }),
             used_bytes: number(Some(layer.bytes)),
             inodes_used: number(Some(layer.inodes)),

@@ -31,12 +31,12 @@ impl Collector for ImageFigures {
 fn standing(images: &Images, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
     let whole = images.list(None);
     let pinned = whole.iter().filter(|image| image.pinned).count();
-    let usage = images.filesystem_usage();
+    let usage = images.layers_usage();
     let gauges: [(Described, f64); 5] = [
         (("images", "Images that are whole", None), count(whole.len())),
         (("images_pinned", "Images that are never collected", None), count(pinned)),
-        (("image_layers_size", "Disk space of all layers", Some(Unit::Bytes)), usage.used_bytes as f64),
-        (("image_layers_inodes", "Inodes of all layers", None), usage.inodes_used as f64),
+        (("image_layers_size", "Disk space of all layers", Some(Unit::Bytes)), usage.bytes as f64),
+        (("image_layers_inodes", "Inodes of all layers", None), usage.inodes as f64),
         (("image_pulls_under_way", "Pulls that have not ended", None), count(images.pulls().len())),
     ];
     gauges.into_iter().try_for_each(|((name, help, unit), value)| {

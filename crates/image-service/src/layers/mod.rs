@@ -19,6 +19,7 @@ mod draft;
 mod form;
 mod mounts;
 mod record;
+mod size;
 mod writeback;
 mod writer;
 
@@ -89,6 +90,7 @@ struct Inner {
     index: Mutex<Index>,
     trash: Trash,
     writeback: Writeback,
+    sizes: size::Sizes,
     mounting: Mounting,
     /// The form of new layers; nothing as long as it couldn't be found out.
     format: OnceLock<Format>,
@@ -176,8 +178,8 @@ impl Layers {
         let writeback = Writeback::start(root)?;
         let mounting = Mounting::new(root.join("ingest"), &settings);
         let (root, form, format) = (root.to_owned(), settings.form, OnceLock::new());
-        let (index, names) = (Mutex::default(), Arc::default());
-        let inner = Inner { root, index, trash, writeback, mounting, format, form, names };
+        let (index, names, sizes) = (Mutex::default(), Arc::default(), size::Sizes::default());
+        let inner = Inner { root, index, trash, writeback, sizes, mounting, format, form, names };
         inner.discard_broken_ingests()?;
         let layers = inner.read_layers()?;
         inner.index().layers = layers;
@@ -235,10 +237,18 @@ impl Layers {
         Draft::begin(&self.inner, new)?.receive(source, tools)
     }
 
-    /// Disk space and inodes of all layers together. Kept in memory: never reads the disk.
+    /// Disk space and inodes of the files of all layers together. Kept in memory: never reads the disk.
     pub fn usage(&self) -> Usage {
         let index = self.inner.index();
         index.layers.values().fold(Usage::default(), |sum, record| sum + record.usage())
+    }
+
+    /// Disk space and inodes of all whole layers with all that is kept beside them. Reads the disk for those that are new.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub(crate) fn disk(&self) -> Result<Usage, Error> {
+        self.inner.disk()
     }
 
     /// Waits until the disk space of what was removed is free, for so long at most.

@@ -224,7 +224,7 @@ impl RootFilesystems {
     /// # Errors
     /// The first failure, after all others have been tried.
     pub fn retain(&self, known: &HashSet<String>) -> Result<Vec<String>, Error> {
-        let present: Vec<String> = self.inner.containers().keys().cloned().collect();
+        let present = self.containers();
         let mut removed = Vec::new();
         let mut outcome = Ok(());
         for container in present.into_iter().filter(|id| !known.contains(id)) {
@@ -259,23 +259,9 @@ impl RootFilesystems {
         Ok(measure(dir.join(UPPER))? + of_volumes)
     }
 
-    /// Disk space and inodes of what all containers have written. Reads all their upper directories.
-    ///
-    /// # Errors
-    /// [`Error::Store`].
-    pub fn total_usage(&self) -> Result<Usage, Error> {
-        let containers: Vec<String> = self.inner.containers().keys().cloned().collect();
-        let mut sum = Usage::default();
-        for container in containers {
-            match self.usage(&container) {
-                Ok(usage) => sum += usage,
-                // Removed since the list was made.
-                Err(Error::RootfsMissing { .. }) => {}
-                Err(_) if !self.inner.containers().contains_key(&container) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(sum)
+    /// The containers that have a root filesystem.
+    pub fn containers(&self) -> Vec<String> {
+        self.inner.containers().keys().cloned().collect()
     }
 
     /// Waits until the disk space of what was released is free, for so long at most.

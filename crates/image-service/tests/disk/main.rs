@@ -18,6 +18,7 @@ mod kept;
 #[path = "../pulls/registry.rs"]
 #[allow(dead_code, reason = "shared with the tests of pulls")]
 mod registry;
+mod space;
 mod writable;
 
 use std::path::Path;
@@ -97,6 +98,7 @@ impl Service {
 
 fn open(disk: &Path) -> Result<Images, Error> {
     let mut config = Config::new(disk.join("root"), disk.join("certs.d"));
+    config.usage_age = Duration::ZERO;
     config.limits = Limits { backoff: Duration::from_millis(1), ..Limits::default() };
     Images::open(config)
 }

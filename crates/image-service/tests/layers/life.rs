@@ -153,7 +153,7 @@ pub(crate) fn root_filesystems_come_and_go(form: Form) {
         after.bytes >= before.bytes + 500_000 && after.inodes == before.inodes + 2,
         "{before:?} {after:?}"
     );
-    assert_eq!(store.roots.total_usage().unwrap(), after);
+    assert_eq!(store.roots.containers(), ["c"]);
     // What was written is there for the next mount, after a restart as well.
     drop(root);
     let store = store.reopen();

@@ -25,7 +25,7 @@ async fn an_image_is_pulled_and_stays() {
         assert_eq!(found.user, ImageUser::Name("nobody".to_owned()));
         assert_eq!(found.config.cmd, ["/a"]);
         assert_eq!(service.images.config_json(&found.id).await.unwrap(), image.config);
-        assert!(service.images.filesystem_usage().used_bytes >= 100_000);
+        assert!(service.images.layers_usage().bytes >= 100_000);
         service = service.reopened();
     }
     let asked = registry.requests().len();
@@ -98,7 +98,7 @@ async fn a_tag_that_moved_leaves_the_old_image() {
     service.images.remove(&name).await.unwrap();
     assert!(service.layers().is_empty());
     assert!(service.images.list(None).is_empty());
-    assert_eq!(service.images.filesystem_usage().used_bytes, 0);
+    assert_eq!(service.images.layers_usage().bytes, 0);
 }
 
 #[tokio::test]
