@@ -140,23 +140,37 @@ impl Draft {
         Ok(rustix::fs::fsync(&self.opened)?)
     }
 
-    /// Renames the synced layer into its place.
+    /// Renames the synced layer into its place. It can be found once that is on the disk too: an image that takes it could be
+    /// there for good sooner.
     fn publish(&self, record: Record) -> Result<Layer, Error> {
         let target = self.store.layer_dir(&self.diff_id);
         let hold = Arc::clone(&self.hold);
-        {
-            let mut index = self.store.index();
-            if let Some(present) = index.layers.get(&self.diff_id) {
-                return Ok(layer(Arc::clone(present), hold));
-            }
-            rustix::fs::rename(&self.dir, &target)
-                .map_err(|errno| store("rename", &self.dir, errno.into()))?;
-            index.layers.insert(self.diff_id.clone(), Arc::new(record.clone()));
+        if let Some(present) = self.store.index().layers.get(&self.diff_id) {
+            return Ok(layer(Arc::clone(present), hold));
         }
+        let record = match rustix::fs::rename(&self.dir, &target) {
+            Err(Errno::EXIST | Errno::NOTEMPTY) => self.in_its_place(&target, record)?,
+            renamed => renamed.map(|()| record).map_err(|errno| store("rename", &self.dir, errno.into()))?,
+        };
         let parent = target.parent().unwrap_or(&self.store.root);
         let synced = open_dir(parent).and_then(|dir| Ok(rustix::fs::fsync(&dir)?));
         synced.map_err(|cause| store("sync", parent, cause))?;
-        Ok(layer(Arc::new(record), hold))
+        let mut index = self.store.index();
+        let known = index.layers.entry(self.diff_id.clone()).or_insert_with(|| Arc::new(record));
+        let known = Arc::clone(known);
+        drop(index);
+        Ok(layer(known, hold))
+    }
+
+    /// The record of what is in the layer's place already: of another writer's that was quicker, or of our own in the place of
+    /// what is no layer.
+    fn in_its_place(&self, target: &Path, own: Record) -> Result<Record, Error> {
+        if let Ok(others) = Record::read(target, self.diff_id.algorithm().name()) {
+            return Ok(others);
+        }
+        self.store.trash.discard(target)?;
+        let renamed = rustix::fs::rename(&self.dir, target);
+        renamed.map(|()| own).map_err(|errno| store("rename", &self.dir, errno.into()))
     }
 }
 

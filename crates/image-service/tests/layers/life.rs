@@ -70,6 +70,17 @@ pub(crate) fn two_writers_of_one_layer(form: Form) {
     store.wait_until_tidy();
 }
 
+pub(crate) fn what_lies_in_the_place_of_a_layer_goes(form: Form) {
+    let store = Store::new(form);
+    let tar = Tar::new().with(file("f", "x"));
+    let place = store.dir.path().join("images/layers/sha256").join(Digest::of(&tar.bytes()).hex());
+    std::fs::create_dir_all(place.join("half")).unwrap();
+    let layer = store.unpack(&tar).unwrap();
+    assert_eq!(store.mount("c", &[layer]).read("f"), "x");
+    assert!(!place.join("half").exists());
+    store.wait_until_tidy();
+}
+
 pub(crate) fn unused_layers_are_collected(form: Form) {
     let store = Store::new(form);
     let unpack = |name: &str| store.unpack(&Tar::new().with(file(name, ""))).unwrap();

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `capabilities` | what it may be asked for: `pull`, `resolve`, `push`; all where nothing is named |
 //! | `ca` | files of authorities: a text or a list |
-//! | `client` | our certificate: a file, a list of files, or a list of pairs with the key's file |
+//! | `client` | our certificate: a file, a list of files, or a list of pairs with the key's file; the first of several is shown |
 //! | `skip_verify` | any certificate will do |
 //! | `header` | headers for each request, each a text or a list |
 //! | `override_path` | the address's path is the API's, with no `/v2` behind it |
