@@ -42,7 +42,7 @@ fn main() -> ExitCode {
     match run(Cli::parse().command) {
         Ok(code) => code,
         Err(error) => {
-            let _ = writeln!(io::stderr(), "knarr: {}", chain(error.as_ref()));
+            let _ = writeln!(io::stderr(), "knarr: {}", cli::terminal::clean(&chain(error.as_ref())));
             ExitCode::FAILURE
         }
     }

@@ -1,7 +1,8 @@
 //! Pulls from a registry on this machine, timed: where the time and the processors go, and how much memory it takes.
 //!
 //! `cargo bench -p image-service --bench pulls [NAME...]`, as root. `PULLS_TAR=FILE` adds an image whose one layer is that
-//! archive; `PULLS_RUNS` is the number of pulls of each image (5), `PULLS_DIR` where the store is made.
+//! archive; `PULLS_RUNS` is the number of pulls of each image (5), `PULLS_DIR` where the store is made, `PULLS_CONNECTIONS` how
+//! many layers are fetched at once.
 //!
 //! The registry is a process of its own, so that its work isn't counted as ours.
 
@@ -84,7 +85,11 @@ impl std::fmt::Display for Run {
 async fn pull(reference: &str) -> Run {
     let base = std::env::var_os("PULLS_DIR").map_or_else(std::env::temp_dir, Into::into);
     let dir = tempfile::tempdir_in(base).unwrap();
-    let images = Images::open(Config::new(dir.path().join("root"), dir.path().join("certs.d"))).unwrap();
+    let mut config = Config::new(dir.path().join("root"), dir.path().join("certs.d"));
+    if let Some(connections) = std::env::var("PULLS_CONNECTIONS").ok().and_then(|number| number.parse().ok()) {
+        config.limits.connections = connections;
+    }
+    let images = Images::open(config).unwrap();
     // What others have written doesn't count.
     rustix::fs::sync();
     std::fs::write("/proc/self/clear_refs", "5").unwrap();

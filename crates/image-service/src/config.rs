@@ -113,6 +113,13 @@ pub struct Limits {
     pub spool_leaves: u64,
 }
 
+impl Limits {
+    /// Bytes that so many compressed ones may unpack to.
+    pub(crate) fn unpacked(&self, size: u64) -> u64 {
+        self.unpacked_floor.saturating_add(size.saturating_mul(self.expansion))
+    }
+}
+
 impl Default for Limits {
     fn default() -> Limits {
         Limits {

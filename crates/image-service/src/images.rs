@@ -125,6 +125,14 @@ impl Images {
         self.inner.catalog.find(image)
     }
 
+    /// The same, and where there is none, one that has lost layers and so isn't listed: to remove it.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn kept(&self, image: &str) -> Result<Option<Arc<Image>>, Error> {
+        self.inner.catalog.find_kept(image)
+    }
+
     /// All images, or those that `filter` names as [`Images::status`] understands it, in the order of their ids.
     pub fn list(&self, filter: Option<&str>) -> Vec<Arc<Image>> {
         match filter {
@@ -246,7 +254,8 @@ impl Images {
     }
 
     /// Reads images from an archive, on a thread of its own: a tar of an OCI layout, or one of `docker save`, which may be
-    /// compressed. All of its images for this machine are there when this returns, or none.
+    /// compressed. All of its images for this machine are there when this returns, or none (unless the catalogue can't be written
+    /// any more when some of them are in it).
     ///
     /// Safe to cancel: it goes on until `archive` fails.
     ///
@@ -261,7 +270,8 @@ impl Images {
         let inner = Arc::clone(&self.inner);
         let load = move || {
             let Inner { catalog, layers, .. } = &*inner;
-            Loader { catalog, layers, spool: &inner.ingest() }.load(&request, archive)
+            Loader { catalog, layers, limits: &inner.config.limits, spool: &inner.ingest() }
+                .load(&request, archive)
         };
         blocking("loading images", load).await
     }
@@ -274,7 +284,7 @@ impl Images {
     /// # Errors
     /// [`Error::Store`] when the catalogue can't be changed, [`Error::AmbiguousId`], [`Error::BadReference`].
     pub async fn remove(&self, image: &str) -> Result<(), Error> {
-        let Some(image) = self.status(image)? else { return Ok(()) };
+        let Some(image) = self.kept(image)? else { return Ok(()) };
         let inner = Arc::clone(&self.inner);
         let remove = move || {
             inner.catalog.remove(&image.id)?;
@@ -301,14 +311,14 @@ impl Images {
     }
 
     /// Looks at every byte of an image's layers. A damaged one is taken out of the store and fetched again; while it lacks,
-    /// the image isn't listed.
+    /// the image isn't listed, but can be checked all the same.
     ///
     /// Safe to cancel.
     ///
     /// # Errors
     /// [`Error::ImageMissing`], [`Error::AmbiguousId`], [`Error::BadReference`].
     pub async fn check(&self, image: &str) -> Result<Checked, Error> {
-        let found = self.status(image)?.ok_or_else(|| Error::ImageMissing { image: image.to_owned() })?;
+        let found = self.kept(image)?.ok_or_else(|| Error::ImageMissing { image: image.to_owned() })?;
         Ok(self.inner.care.check(&self.inner.pulls, &found).await)
     }
 
@@ -364,9 +374,11 @@ impl Images {
             image_ref: found.reference(),
             config: found.config.clone(),
         };
-        let (rootfs, container) = (self.inner.rootfs.clone(), container.to_owned());
-        let prepare = move || rootfs.prepare_as(&container, &found.layers, ids.as_ref());
-        self.heard(blocking("preparing a root filesystem", prepare).await).map(|()| info)
+        let (rootfs, container, layers) =
+            (self.inner.rootfs.clone(), container.to_owned(), found.layers.clone());
+        let prepare = move || rootfs.prepare_as(&container, &layers, ids.as_ref());
+        let prepared = blocking("preparing a root filesystem", prepare).await;
+        self.heard(About::Image(&found), prepared).map(|()| info)
     }
 
     /// A detached mount of a prepared root, writable, whose files have the SELinux context `label`. Each call gives a mount of its own.
@@ -381,10 +393,9 @@ impl Images {
         ids: Option<IdMap>,
         label: Option<String>,
     ) -> Result<OwnedFd, Error> {
-        let (rootfs, container) = (self.inner.rootfs.clone(), container.to_owned());
-        let mount =
-            move || rootfs.mount_as(&container, &MountAs { ids: ids.as_ref(), label: label.as_deref() });
-        self.heard(blocking("mounting a root filesystem", mount).await)
+        let (rootfs, id) = (self.inner.rootfs.clone(), container.to_owned());
+        let mount = move || rootfs.mount_as(&id, &MountAs { ids: ids.as_ref(), label: label.as_deref() });
+        self.heard(About::Container(container), blocking("mounting a root filesystem", mount).await)
     }
 
     /// Tries out whether root filesystems can have their ids mapped here.
@@ -417,9 +428,10 @@ impl Images {
                 held.push((image.id.clone(), image.layers.clone()));
             }
         }
-        let (rootfs, container) = (self.inner.rootfs.clone(), container.to_owned());
-        let hold = move || rootfs.hold_images(&container, &held);
-        self.heard(blocking("keeping the layers of image volumes", hold).await).map(|()| ids)
+        let (rootfs, id) = (self.inner.rootfs.clone(), container.to_owned());
+        let hold = move || rootfs.hold_images(&id, &held);
+        let outcome = blocking("keeping the layers of image volumes", hold).await;
+        self.heard(About::Container(container), outcome).map(|()| ids)
     }
 
     /// A detached, read-only mount of an image that is kept for a container, or of what is at a path of it, with the ids
@@ -436,10 +448,10 @@ impl Images {
         (id, path): (&ImageId, &Path),
         (ids, label): (Option<IdMap>, Option<String>),
     ) -> Result<OwnedFd, Error> {
-        let (rootfs, container) = (self.inner.rootfs.clone(), container.to_owned());
+        let (rootfs, user) = (self.inner.rootfs.clone(), container.to_owned());
         let (id, path) = (id.clone(), path.to_owned());
-        let mount = move || rootfs.mount_image(&container, (&id, &path), (ids.as_ref(), label.as_deref()));
-        self.heard(blocking("mounting an image", mount).await)
+        let mount = move || rootfs.mount_image(&user, (&id, &path), (ids.as_ref(), label.as_deref()));
+        self.heard(About::Container(container), blocking("mounting an image", mount).await)
     }
 
     /// Makes a directory for each of these paths of a container with a prepared root, filled with what the image has
@@ -451,14 +463,19 @@ impl Images {
     /// [`Error::Volume`], [`Error::RootfsMissing`], [`Error::LayerMissing`], [`Error::RootfsMount`], [`Error::NoSpace`],
     /// [`Error::Store`].
     pub async fn make_volumes(&self, container: &str, paths: &[PathBuf]) -> Result<Vec<PathBuf>, Error> {
-        let (rootfs, container) = (self.inner.rootfs.clone(), container.to_owned());
+        let (rootfs, id) = (self.inner.rootfs.clone(), container.to_owned());
         let paths = paths.to_vec();
-        self.heard(blocking("making volumes", move || rootfs.make_volumes(&container, &paths)).await)
+        let made = blocking("making volumes", move || rootfs.make_volumes(&id, &paths)).await;
+        self.heard(About::Container(container), made)
     }
 
     /// The same outcome; a failure that damage may be the reason for has been told to those who care.
-    fn heard<T>(&self, outcome: Result<T, Error>) -> Result<T, Error> {
-        outcome.inspect_err(|error| self.inner.care.hear(error))
+    fn heard<T>(&self, about: About<'_>, outcome: Result<T, Error>) -> Result<T, Error> {
+        let layers = || match about {
+            About::Image(image) => image.layers.clone(),
+            About::Container(id) => self.inner.rootfs.layers_of(id),
+        };
+        outcome.inspect_err(|error| self.inner.care.hear(error, layers))
     }
 
     /// Throws a container's writable layer away. Idempotent.
@@ -504,6 +521,15 @@ impl Images {
         let (inner, container) = (Arc::clone(&self.inner), container.to_owned());
         blocking("measuring a writable layer", move || inner.space.container(&container)).await
     }
+}
+
+/// What failed.
+#[derive(Clone, Copy)]
+enum About<'a> {
+    /// Something with this image.
+    Image(&'a Image),
+    /// Something with this container.
+    Container(&'a str),
 }
 
 impl Inner {

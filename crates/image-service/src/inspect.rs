@@ -155,22 +155,35 @@ fn blobs(kept: &KeptManifest) -> Option<Vec<Descriptor>> {
     }
 }
 
-/// Removes the images that a request means.
+impl PruneRequest {
+    /// Whether the image goes.
+    fn takes(&self, image: &Image) -> bool {
+        !image.pinned && !self.in_use.contains(&image.id) && (self.all || image.repo_tags.is_empty())
+    }
+}
+
+/// Removes the images that a request means, those that have lost layers too.
 ///
 /// # Errors
 /// [`Error::Store`]; what was removed until then is.
 pub(crate) fn prune(catalog: &Catalog, layers: &Layers, request: &PruneRequest) -> Result<Pruned, Error> {
-    let (images, kept): (Vec<_>, Vec<_>) = catalog.all().into_iter().partition(|image| {
-        !image.pinned && !request.in_use.contains(&image.id) && (request.all || image.repo_tags.is_empty())
-    });
+    let (mut images, mut kept): (Vec<_>, Vec<_>) =
+        catalog.all_kept().into_iter().partition(|image| request.takes(image));
+    if !request.dry_run {
+        let mut removed = Vec::with_capacity(images.len());
+        for image in images {
+            // One that has got a tag meanwhile stays.
+            if catalog.remove_if(&image.id, |now| request.takes(now))? {
+                removed.push(image);
+            }
+        }
+        (images, kept) = (removed, catalog.all_kept());
+    }
     let needed = counts(&kept);
     let going: BTreeSet<&Digest> = images.iter().flat_map(|image| distinct(image)).collect();
     let going = going.into_iter().filter(|diff_id| !needed.contains_key(diff_id));
     let freed_bytes = going.filter_map(|diff_id| layers.get(diff_id)).map(|layer| layer.size_bytes).sum();
     if !request.dry_run {
-        for image in &images {
-            catalog.remove(&image.id)?;
-        }
         catalog.collect(layers)?;
     }
     Ok(Pruned { images, freed_bytes })

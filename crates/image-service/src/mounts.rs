@@ -12,11 +12,11 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
 use rustix::mount::{MoveMountFlags, UnmountFlags};
 use serde::{Deserialize, Serialize};
 
@@ -24,8 +24,12 @@ use crate::digest::Digest;
 use crate::error::Error;
 use crate::image::{Image, ImageId};
 use crate::layers::{Layer, Layers, make_private_dir, store};
+use crate::mounting::proc_path;
 use crate::names;
 use crate::rootfs::RootFilesystems;
+
+/// What asks statx(2) for a mount's number that is never used again, which the library doesn't know yet (linux/stat.h).
+const MNT_ID_UNIQUE: u32 = 0x4000;
 
 const RECORD: &str = "mount.json";
 const VERSION: u32 = 1;
@@ -89,7 +93,8 @@ impl Mounts {
         let failed =
             |action| move |cause: io::Error| Error::MountTarget { action, path: target.to_owned(), cause };
         let place = open_target(target).map_err(failed("open"))?;
-        let target = fs::canonicalize(target).map_err(failed("resolve"))?;
+        // Of what is open: the path may lead elsewhere by now.
+        let target = fs::read_link(proc_path(&place)).map_err(failed("resolve"))?;
         let get = |id: &Digest| layers.get(id).ok_or_else(|| Error::LayerMissing { diff_id: id.clone() });
         let found: Vec<Layer> = image.layers.iter().map(get).collect::<Result<_, _>>()?;
         let dir = self.dir.join(names::unique());
@@ -198,10 +203,11 @@ fn is_mounted(mount: &ImageMount) -> bool {
     opened.ok().and_then(|place| mount_id(&place).ok()) == Some(mount.mount_id)
 }
 
-/// The kernel's number of the mount that a descriptor is in. Another mount may get it after this one has gone; but then it
-/// would have to be in the same place, by chance.
+/// The kernel's number of the mount that a descriptor is in: since Linux 6.8 one that no other mount gets, before that the lowest
+/// that is free, so that whatever is mounted next in the place of an image may pass for it.
 fn mount_id(place: &OwnedFd) -> io::Result<u64> {
-    let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", place.as_raw_fd()))?;
-    let id = text.lines().find_map(|line| line.strip_prefix("mnt_id:")).and_then(|id| id.trim().parse().ok());
-    id.ok_or_else(|| io::Error::other("the kernel doesn't tell"))
+    let wanted = StatxFlags::MNT_ID | StatxFlags::from_bits_retain(MNT_ID_UNIQUE);
+    let found = rustix::fs::statx(place, "", AtFlags::EMPTY_PATH, wanted)?;
+    let told = StatxFlags::from_bits_retain(found.stx_mask).intersects(wanted);
+    told.then_some(found.stx_mnt_id).ok_or_else(|| io::Error::other("the kernel doesn't tell its number"))
 }

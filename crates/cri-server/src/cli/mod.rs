@@ -12,6 +12,7 @@ pub(crate) mod doctor;
 pub(crate) mod endpoint;
 pub(crate) mod image;
 pub(crate) mod registry;
+pub(crate) mod terminal;
 pub(crate) mod version;
 
 /// A Kubernetes container runtime: kubelet, crictl and critest speak CRI v1 to it over a unix socket.

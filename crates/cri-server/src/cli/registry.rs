@@ -12,6 +12,7 @@ use clap::{Args, Subcommand};
 use image_service::{Explanation, HostExplanation, HostRole, Meant, Probe};
 
 use super::endpoint::{ClientError, Endpoint};
+use super::terminal::clean;
 use crate::own_service::v1::ExplainRequest;
 use crate::own_service::v1::registry_client::RegistryClient;
 
@@ -174,11 +175,6 @@ fn line(text: &mut String, what: &str, words: fmt::Arguments<'_>) -> fmt::Result
 
 fn shown(path: &Path) -> String {
     path.display().to_string()
-}
-
-/// A stranger's words, without anything that a terminal would act upon.
-fn clean(words: &str) -> String {
-    words.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 #[cfg(test)]

@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use image_service::layers::Condition;
 use image_service::{
-    ArchiveForm, Compression, Credentials, Image, ImageDisk, ImageId, Inspection, LayerInspection,
-    LoadedImage, SaveRequest,
+    ArchiveForm, Checked, Compression, Credentials, Digest, Image, ImageDisk, ImageId, Inspection,
+    LayerInspection, LoadedImage, SaveRequest,
 };
 use sandbox::{ContainerStatus, PodStatus};
 use tonic::Status;
@@ -96,6 +97,27 @@ fn layer(layer: LayerInspection) -> v1::Layer {
         images: u32::try_from(layer.images).unwrap_or(u32::MAX),
         has_recipe: layer.has_recipe,
     }
+}
+
+/// What a check of an image found.
+pub(super) fn checked(checked: Checked) -> v1::CheckImageResponse {
+    let error = match &checked.repaired {
+        Some(Err(error)) => crate::chain(&**error),
+        Some(Ok(())) | None => String::new(),
+    };
+    let repaired = matches!(checked.repaired, Some(Ok(())));
+    let layers = checked.layers.into_iter().map(checked_layer).collect();
+    v1::CheckImageResponse { id: checked.id.to_string(), layers, repaired, error }
+}
+
+fn checked_layer((diff_id, condition): (Digest, Condition)) -> v1::CheckedLayer {
+    let (condition, why) = match condition {
+        Condition::Whole => (v1::Condition::Whole, String::new()),
+        Condition::Damaged(why) => (v1::Condition::Damaged, why),
+        Condition::Unknown => (v1::Condition::NotCompared, String::new()),
+        Condition::Unseen(why) => (v1::Condition::Unseen, why),
+    };
+    v1::CheckedLayer { diff_id: diff_id.to_string(), condition: condition.into(), why }
 }
 
 /// Credentials of a pull, if any were given.

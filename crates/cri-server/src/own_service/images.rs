@@ -36,7 +36,11 @@ impl Images for ImagesAtHand {
         let name = Some(request.into_inner().image).filter(|name| !name.is_empty());
         let (disk, users) = (self.images.disk(), self.users());
         let shown = |image| convert::image(image, disk.get(&image.id).copied().unwrap_or_default(), &users);
-        let images = self.images.list(name.as_deref()).iter().map(|image| shown(image)).collect();
+        let found = match name {
+            Some(name) => self.images.status(&name).map_err(|error| of_images(&error))?.into_iter().collect(),
+            None => self.images.list(None),
+        };
+        let images = found.iter().map(|image| shown(image)).collect();
         Ok(Response::new(v1::ListImagesResponse { images }))
     }
 
@@ -78,6 +82,12 @@ impl Images for ImagesAtHand {
         Ok(Response::new(v1::PruneImagesResponse { images, freed_bytes: pruned.freed_bytes }))
     }
 
+    async fn check(&self, request: Request<v1::CheckImageRequest>) -> Answer<v1::CheckImageResponse> {
+        let checked =
+            self.images.check(&request.into_inner().image).await.map_err(|error| of_images(&error))?;
+        Ok(Response::new(convert::checked(checked)))
+    }
+
     type SaveStream = Streamed<v1::Bytes>;
 
     async fn save(&self, request: Request<v1::SaveImagesRequest>) -> Answer<Self::SaveStream> {
@@ -98,7 +108,12 @@ impl Images for ImagesAtHand {
         let name = Some(first.name.clone()).filter(|name| !name.is_empty());
         let (feed, archive) = bytes::incoming();
         let load = self.images.load(LoadRequest { name }, Box::new(archive));
-        let (loaded, ()) = tokio::join!(load, feed.forward(first, messages));
+        tokio::pin!(load);
+        // Refused early, the archive needn't come to its end.
+        let loaded = tokio::select! {
+            loaded = &mut load => loaded,
+            () = feed.forward(first, messages) => load.await,
+        };
         let images = loaded.map_err(|error| of_images(&error))?.into_iter().map(convert::loaded).collect();
         Ok(Response::new(v1::LoadImagesResponse { images }))
     }

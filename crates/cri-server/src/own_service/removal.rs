@@ -24,7 +24,7 @@ enum Gone {
 
 async fn attempt(service: &ImagesAtHand, asked: &str, force: bool) -> Result<Gone, Error> {
     let missing = || Error::ImageMissing { image: asked.to_owned() };
-    let image = service.images.status(asked)?.ok_or_else(missing)?;
+    let image = service.images.kept(asked)?.ok_or_else(missing)?;
     if service.images.untag(asked).await? {
         return Ok(Gone::Name(asked.to_owned()));
     }

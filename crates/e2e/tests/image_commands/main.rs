@@ -3,6 +3,7 @@
 //! Not here: what CRI has calls for (`images`), layers and archives and their bad input (`image-service`'s own tests).
 
 mod archives;
+mod checking;
 mod command;
 mod looking;
 mod mounting;

@@ -82,7 +82,7 @@ pub fn check_manifest(input: &[u8]) {
             once(&seen, &["manifests", "schemaVersion"]);
             none(&seen, &["config", "layers", "fsLayers"]);
             if let Ok(chosen) = index.select(&Platform::linux("amd64")) {
-                assert!(chosen.digest.to_string().parse::<Digest>().is_ok());
+                assert!(chosen.descriptor.digest.to_string().parse::<Digest>().is_ok());
             }
         }
     }

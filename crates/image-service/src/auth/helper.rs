@@ -94,6 +94,7 @@ impl Helpers {
         }
         let proof = self.ask(call).await?;
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|_, known| known.since.elapsed() < LIFE);
         if known.len() >= KEPT {
             known.clear();
         }

@@ -14,12 +14,12 @@
 mod look;
 mod round;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::convert::Infallible;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use tokio::sync::Notify;
@@ -28,9 +28,10 @@ use crate::auth::Login;
 use crate::blocking;
 use crate::catalog::{Catalog, Lacking};
 use crate::digest::Digest;
-use crate::error::Error;
+use crate::error::{Error, chain};
 use crate::image::{Image, ImageId};
 use crate::layers::{Condition, Layers};
+use crate::mounting::errno_of;
 use crate::pull::Pulls;
 
 use round::{Next, Round};
@@ -60,6 +61,8 @@ impl Default for CareSettings {
 /// Wait before a layer that couldn't be fetched is tried again; it doubles up to [`LAST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_secs(60);
 const LAST_WAIT: Duration = Duration::from_secs(3600);
+/// Time for which a layer that was found whole isn't suspected by failures that name none.
+const TRUST: Duration = Duration::from_secs(3600);
 
 /// What a check of an image found.
 #[derive(Debug, Clone)]
@@ -81,6 +84,8 @@ pub(crate) struct Care {
     /// Where the round is written down.
     round: PathBuf,
     suspects: Mutex<BTreeSet<Digest>>,
+    /// Layers that were found whole lately, and when.
+    whole: Mutex<HashMap<Digest, Instant>>,
     woken: Notify,
 }
 
@@ -91,21 +96,41 @@ impl Care {
         (layers, catalog): (Layers, Arc<Catalog>),
     ) -> Care {
         let round = images.join("check.json");
-        Care { settings, layers, catalog, round, suspects: Mutex::default(), woken: Notify::new() }
+        let (suspects, whole, woken) = (Mutex::default(), Mutex::default(), Notify::new());
+        Care { settings, layers, catalog, round, suspects, whole, woken }
     }
 
-    /// Has a layer looked at if it may be the reason why something failed.
-    pub(crate) fn hear(&self, error: &Error) {
-        let suspect = match error {
-            Error::LayerMissing { diff_id } => diff_id.clone(),
-            Error::Store { path, cause, .. } if is_damage(cause) => match self.layers.at(path) {
-                Some(diff_id) => diff_id,
-                None => return,
-            },
+    /// Has those layers looked at that may be the reason why something failed: the one that the failure names, else those that
+    /// it was about.
+    pub(crate) fn hear(&self, error: &Error, about: impl FnOnce() -> Vec<Digest>) {
+        let named = match error {
+            Error::LayerMissing { diff_id } => Some(diff_id.clone()),
+            Error::Store { path, cause, .. } if may_be_damage(cause) => self.layers.at(path),
+            _ => None,
+        };
+        let suspects = match (named, error) {
+            (Some(diff_id), _) => vec![diff_id],
+            (
+                None,
+                Error::Store { cause, .. } | Error::RootfsMount { cause, .. } | Error::Volume { cause, .. },
+            ) if is_damage(cause) => self.not_looked_at(about()),
             _ => return,
         };
-        self.suspects.lock().unwrap_or_else(PoisonError::into_inner).insert(suspect);
+        self.suspects().extend(suspects);
         self.woken.notify_one();
+    }
+
+    /// Those of the layers that weren't found whole a short time ago: a container that fails again and again would have them read
+    /// again and again.
+    fn not_looked_at(&self, mut layers: Vec<Digest>) -> Vec<Digest> {
+        let mut whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
+        whole.retain(|_, since| since.elapsed() < TRUST);
+        layers.retain(|diff_id| !whole.contains_key(diff_id));
+        layers
+    }
+
+    fn suspects(&self) -> MutexGuard<'_, BTreeSet<Digest>> {
+        self.suspects.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Looks at all layers of an image now, as fast as it goes, and repairs it.
@@ -174,8 +199,15 @@ impl Care {
     /// Looks at a layer, and takes it out of the store if it is damaged.
     async fn inspect(&self, diff_id: &Digest, rate: Option<u64>) -> Option<Condition> {
         let condition = look::look(&self.layers, diff_id, rate).await?;
-        if let Condition::Unseen(why) = &condition {
-            tracing::warn!(layer = %diff_id, %why, "a layer cannot be looked at");
+        match &condition {
+            Condition::Unseen(why) => {
+                tracing::warn!(layer = %diff_id, %why, "a layer cannot be looked at");
+            }
+            Condition::Whole => {
+                let mut whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
+                whole.insert(diff_id.clone(), Instant::now());
+            }
+            Condition::Damaged(_) | Condition::Unknown => {}
         }
         if let Condition::Damaged(damage) = &condition {
             tracing::error!(layer = %diff_id, %damage, "a layer is damaged");
@@ -194,13 +226,16 @@ impl Care {
     async fn mend(&self, pulls: &Pulls) -> Infallible {
         let mut wait = FIRST_WAIT;
         loop {
-            let suspects = std::mem::take(&mut *self.suspects.lock().unwrap_or_else(PoisonError::into_inner));
+            let suspects = std::mem::take(&mut *self.suspects());
             for diff_id in suspects {
                 self.inspect(&diff_id, None).await;
             }
             let mut failed = false;
             for lacking in self.look_again().await {
-                failed |= self.settings.repair && repair(pulls, &lacking).await.is_err();
+                if self.settings.repair {
+                    let repaired = repair(pulls, &lacking).await;
+                    failed |= repaired.is_err_and(|error| !matches!(error, Error::NoOrigin { .. }));
+                }
                 // A layer of one image may be another's too.
                 self.look_again().await;
             }
@@ -212,16 +247,20 @@ impl Care {
     }
 }
 
+/// Whether a failure of reading or mounting may come of what is on the disk.
+fn may_be_damage(cause: &io::Error) -> bool {
+    is_damage(cause) || [Errno::NODATA, Errno::INVAL].into_iter().any(|errno| errno_of(cause) == Some(errno))
+}
+
 /// Whether the kernel says that what is on the disk can't be read, or makes no sense as a file system.
 fn is_damage(cause: &io::Error) -> bool {
-    let of = |errno: Errno| cause.raw_os_error() == Some(errno.raw_os_error());
-    [Errno::IO, Errno::UCLEAN, Errno::BADMSG, Errno::NODATA, Errno::INVAL].into_iter().any(of)
+    [Errno::IO, Errno::UCLEAN, Errno::BADMSG].into_iter().any(|errno| errno_of(cause) == Some(errno))
 }
 
 /// Fetches the layers that an image lacks, as if somebody pulled it by its digest.
 async fn repair(pulls: &Pulls, lacking: &Lacking) -> Result<(), Error> {
-    let mut outcome = Err(Error::ImageMissing { image: lacking.id.to_string() });
-    for name in &lacking.digests {
+    let mut outcome = Err(Error::NoOrigin { image: lacking.id.clone() });
+    for name in &lacking.origins {
         outcome = pulls.watch(name.clone(), Login::anonymous()).outcome().await.map(drop);
         if outcome.is_ok() {
             tracing::info!(image = %lacking.id, %name, "layers that an image had lost are back");
@@ -229,7 +268,7 @@ async fn repair(pulls: &Pulls, lacking: &Lacking) -> Result<(), Error> {
         }
     }
     if let Err(error) = &outcome {
-        tracing::warn!(image = %lacking.id, %error, "an image has lost layers, and they cannot be fetched");
+        tracing::warn!(image = %lacking.id, error = chain(error), "an image has lost layers, and they cannot be fetched");
     }
     outcome
 }

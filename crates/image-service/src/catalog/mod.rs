@@ -48,11 +48,12 @@ pub(crate) struct NewImage {
     pub(crate) nameless: bool,
 }
 
-/// An image that has lost layers, and by which of its names those can be asked for.
+/// An image that has lost layers, and by which names those can be asked for: its own by digest, else its manifest's in the
+/// repositories of its tags. What a tag means by now may be another image.
 #[derive(Debug)]
 pub(crate) struct Lacking {
     pub(crate) id: ImageId,
-    pub(crate) digests: Vec<Reference>,
+    pub(crate) origins: Vec<Reference>,
 }
 
 /// The catalogue.
@@ -88,8 +89,33 @@ struct Known {
 
 #[derive(Debug, Default)]
 struct View {
-    images: BTreeMap<ImageId, Arc<Image>>,
+    /// Those that are whole.
+    images: Images,
+    /// Those that have lost layers.
+    lacking: Images,
     names: BTreeMap<String, ImageId>,
+}
+
+type Images = BTreeMap<ImageId, Arc<Image>>;
+
+impl View {
+    /// Which of `images` a name, an id, or the beginning of an id means.
+    fn find(&self, text: &str, images: &Images) -> Result<Option<Arc<Image>>, Error> {
+        if let Ok(id) = text.parse::<Digest>() {
+            return Ok(images.get(&id).cloned());
+        }
+        let reference = text.parse::<Reference>();
+        let named = reference.as_ref().ok().and_then(|name| self.names.get(&name.to_string()));
+        if let Some(image) = named.and_then(|id| images.get(id)) {
+            return Ok(Some(Arc::clone(image)));
+        }
+        let Some(beginning) = id_beginning(text) else { return reference.map(|_| None) };
+        let mut fitting = images.values().filter(|image| image.id.hex().starts_with(beginning));
+        match (fitting.next(), fitting.next()) {
+            (Some(_), Some(_)) => Err(Error::AmbiguousId { id: text.to_owned() }),
+            (found, _) => Ok(found.cloned()),
+        }
+    }
 }
 
 impl Catalog {
@@ -150,26 +176,29 @@ impl Catalog {
         self.view().images.values().cloned().collect()
     }
 
+    /// All images, also those that have lost layers.
+    pub(crate) fn all_kept(&self) -> Vec<Arc<Image>> {
+        let view = self.view();
+        view.images.values().chain(view.lacking.values()).cloned().collect()
+    }
+
     /// The image that a name, an id, or the beginning of an id means.
     ///
     /// # Errors
     /// [`Error::AmbiguousId`]; [`Error::BadReference`] if it can't be any of these.
     pub(crate) fn find(&self, text: &str) -> Result<Option<Arc<Image>>, Error> {
         let view = self.view();
-        if let Ok(id) = text.parse::<Digest>() {
-            return Ok(view.images.get(&id).cloned());
-        }
-        let reference = text.parse::<Reference>();
-        let named = reference.as_ref().ok().and_then(|name| view.names.get(&name.to_string()));
-        if let Some(image) = named.and_then(|id| view.images.get(id)) {
-            return Ok(Some(Arc::clone(image)));
-        }
-        let Some(beginning) = id_beginning(text) else { return reference.map(|_| None) };
-        let mut fitting = view.images.values().filter(|image| image.id.hex().starts_with(beginning));
-        match (fitting.next(), fitting.next()) {
-            (Some(_), Some(_)) => Err(Error::AmbiguousId { id: text.to_owned() }),
-            (found, _) => Ok(found.cloned()),
-        }
+        view.find(text, &view.images)
+    }
+
+    /// The same, and where there is none, one that has lost layers.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn find_kept(&self, text: &str) -> Result<Option<Arc<Image>>, Error> {
+        let view = self.view();
+        let found = view.find(text, &view.images)?;
+        found.map_or_else(|| view.find(text, &view.lacking), |image| Ok(Some(image)))
     }
 
     /// The configuration of an image, word for word. Reads its file.
@@ -205,6 +234,7 @@ impl Catalog {
         let file = ConfigFile::parse(&id, config.as_bytes())?;
         let mut state = self.state();
         let digest = manifest.as_ref().map(|manifest| manifest.digest.clone());
+        let is_new = !state.images.contains_key(&id);
         match state.images.get_mut(&id) {
             Some(known)
                 if (digest.is_none() || known.manifest == digest) && (known.nameless || !nameless) =>
@@ -235,10 +265,23 @@ impl Catalog {
         }
         let mut all = state.names.clone();
         all.extend(names.iter().map(|name| (name.to_string(), id.clone())));
-        self.rename(&mut state, all)?;
+        if let Err(error) = self.rename(&mut state, all) {
+            if is_new {
+                self.take_back(&mut state, &id);
+            }
+            return Err(error);
+        }
         self.publish(&state);
         drop(state);
         self.get(&id).ok_or(Error::ImageMissing { image: id.to_string() })
+    }
+
+    /// Removes the record of an image whose names couldn't be written: nobody would know it by any.
+    fn take_back(&self, state: &mut State, id: &ImageId) {
+        if let Err(error) = forget(&self.dir, id) {
+            tracing::warn!(image = %id, %error, "an image that was not added stays until the next start");
+        }
+        state.images.remove(id);
     }
 
     /// Removes an image with all its names, durably. An unknown one is fine. It works on a full disk too: there the names
@@ -247,7 +290,23 @@ impl Catalog {
     /// # Errors
     /// [`Error::Store`].
     pub(crate) fn remove(&self, id: &ImageId) -> Result<(), Error> {
+        self.remove_if(id, |_| true).map(drop)
+    }
+
+    /// The same if the image, as it is at that moment, is one of those that `unwanted` tells. Says whether it was.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub(crate) fn remove_if(
+        &self,
+        id: &ImageId,
+        unwanted: impl FnOnce(&Image) -> bool,
+    ) -> Result<bool, Error> {
         let mut state = self.state();
+        let Some(known) = state.images.get(id) else { return Ok(false) };
+        if !unwanted(&self.image(id, known, &state.names)) {
+            return Ok(false);
+        }
         let mut left = state.names.clone();
         left.retain(|_, other| other != id);
         let full = match self.rename(&mut state, left.clone()) {
@@ -261,7 +320,7 @@ impl Catalog {
         }
         state.images.remove(id);
         self.publish(&state);
-        Ok(())
+        Ok(true)
     }
 
     /// Takes a name from its image, durably, if the image has other ones. False if it hasn't, or nothing has this name.
@@ -316,8 +375,8 @@ impl Catalog {
             if !known.whole {
                 let names = names.iter().filter(|(_, other)| *other == id);
                 let names = names.filter_map(|(name, _)| name.parse::<Reference>().ok());
-                let digests = names.filter(|name| matches!(name.pointer(), Pointer::Digest(_))).collect();
-                lacking.push(Lacking { id: id.clone(), digests });
+                let origins = origins(names.collect(), known.manifest.as_ref());
+                lacking.push(Lacking { id: id.clone(), origins });
             }
         }
         self.publish(&state);
@@ -336,9 +395,10 @@ impl Catalog {
     }
 
     fn publish(&self, state: &State) {
-        let mut view = View { images: BTreeMap::new(), names: state.names.clone() };
-        for (id, known) in state.images.iter().filter(|(_, known)| known.whole) {
-            view.images.insert(id.clone(), Arc::new(self.image(id, known, &state.names)));
+        let mut view = View { names: state.names.clone(), ..View::default() };
+        for (id, known) in &state.images {
+            let images = if known.whole { &mut view.images } else { &mut view.lacking };
+            images.insert(id.clone(), Arc::new(self.image(id, known, &state.names)));
         }
         *self.view.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(view);
     }
@@ -362,6 +422,17 @@ impl Catalog {
             layers: file.diff_ids.clone(),
         }
     }
+}
+
+/// Names by which exactly this image can be asked for.
+fn origins(names: Vec<Reference>, manifest: Option<&Digest>) -> Vec<Reference> {
+    let (mut origins, tags): (Vec<_>, Vec<_>) =
+        names.into_iter().partition(|name| matches!(name.pointer(), Pointer::Digest(_)));
+    if origins.is_empty() {
+        origins = tags.iter().filter_map(|tag| Some(tag.with_digest(manifest?.clone()))).collect();
+        origins.dedup();
+    }
+    origins
 }
 
 /// The digits of a text that may be the beginning of an id.

@@ -102,6 +102,35 @@ fn removing_an_image_takes_all_its_names() {
     assert_eq!(fs::read_dir(fixture.path().join("images")).unwrap().count(), 1);
 }
 
+/// As on a full disk: the record of the image could be written, that of the names not.
+#[test]
+fn an_image_whose_names_cannot_be_written_is_not_there() {
+    let fixture = Fixture::new();
+    let catalog = fixture.open();
+    let known = catalog.add(image("{}", &["r.example/known:1"])).unwrap().id.clone();
+    let in_the_way = fixture.path().join("references.json.tmp");
+    fs::create_dir(&in_the_way).unwrap();
+    assert!(catalog.add(image(CONFIG, &["r.example/a:1"])).is_err());
+    assert!(catalog.add(image("{}", &["r.example/more:1"])).is_err());
+    fs::remove_dir(&in_the_way).unwrap();
+    catalog.add(image("{}", &["r.example/later:1"])).unwrap();
+    for catalog in [catalog, fixture.open()] {
+        assert_eq!(catalog.all().iter().map(|image| &image.id).collect::<Vec<_>>(), [&known]);
+    }
+}
+
+#[test]
+fn what_is_wanted_by_now_is_not_removed() {
+    let fixture = Fixture::new();
+    let catalog = fixture.open();
+    let id = catalog.add(image(CONFIG, &[&digest_name("r.example/a")])).unwrap().id.clone();
+    let untagged = |image: &Image| image.repo_tags.is_empty();
+    catalog.add(image(CONFIG, &["r.example/a:1"])).unwrap();
+    assert!(!catalog.remove_if(&id, untagged).unwrap() && catalog.get(&id).is_some());
+    assert!(catalog.remove_if(&id, |image| !untagged(image)).unwrap() && catalog.get(&id).is_none());
+    assert!(!catalog.remove_if(&id, |_| true).unwrap());
+}
+
 #[test]
 fn a_broken_record_is_set_aside() {
     let fixture = Fixture::new();

@@ -211,7 +211,15 @@ impl Layers {
     /// # Errors
     /// [`Error::Store`] or [`Error::NoSpace`] if no directory or thread for it can be made.
     pub fn begin(&self, new: NewLayer) -> Result<LayerWriter, Error> {
-        LayerWriter::begin(&self.inner, new)
+        self.begin_bounded(new, u64::MAX)
+    }
+
+    /// Does as [`begin`](Self::begin), for a layer that may have `most` uncompressed bytes.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn begin_bounded(&self, new: NewLayer, most: u64) -> Result<LayerWriter, Error> {
+        LayerWriter::begin(&self.inner, new, most)
     }
 
     /// Makes a layer of the compressed bytes that `source` gives, and commits it when they end: an end that isn't one has

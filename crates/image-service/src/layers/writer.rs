@@ -29,12 +29,13 @@ pub struct LayerWriter {
 }
 
 impl LayerWriter {
-    pub(super) fn begin(inner: &Arc<Inner>, new: NewLayer) -> Result<LayerWriter, Error> {
+    pub(super) fn begin(inner: &Arc<Inner>, new: NewLayer, most: u64) -> Result<LayerWriter, Error> {
         let diff_id = new.diff_id.clone();
         let draft = Draft::begin(inner, new)?;
         let (chunks, received) = unpack::channel();
         let tools = Tools::alone(WINDOW);
         let tools = tools.map_err(|cause| store("start a thread that fills", &inner.root, cause))?;
+        let tools = Tools { most, ..tools };
         let run = move || draft.receive(received, tools);
         let thread = std::thread::Builder::new().name("unpack".to_owned()).spawn(run);
         let thread = thread.map_err(|cause| store("start the thread that fills", &inner.root, cause))?;

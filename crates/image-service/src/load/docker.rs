@@ -6,6 +6,7 @@ use super::spool::Spool;
 use super::{Configured, Found, MAX_IMAGES, Name, configured, refused};
 use crate::digest::Digest;
 use crate::error::Error;
+use crate::manifest::{Keys, Object};
 
 /// The document that names the rest.
 const MANIFEST: &str = "manifest.json";
@@ -18,6 +19,10 @@ struct Item {
     repo_tags: Option<Vec<String>>,
     #[serde(default)]
     layers: Option<Vec<String>>,
+}
+
+impl Keys for Item {
+    const KEYS: &'static [&'static str] = &["Config", "RepoTags", "Layers"];
 }
 
 /// The images of an archive; each must be for this machine.
@@ -57,12 +62,12 @@ pub(super) fn add_names(spool: &Spool, found: &mut [Found]) -> Result<(), Error>
 }
 
 fn items(spool: &Spool) -> Result<Vec<Item>, Error> {
-    let items: Vec<Item> = serde_json::from_slice(&spool.document(MANIFEST)?)
+    let items: Vec<Object<Item>> = serde_json::from_slice(&spool.document(MANIFEST)?)
         .map_err(|cause| refused(format!("\"{MANIFEST}\" can't be read: {cause}")))?;
     if items.len() > MAX_IMAGES {
         return Err(refused(format!("it has more than {MAX_IMAGES} images")));
     }
-    Ok(items)
+    Ok(items.into_iter().map(|item| item.0).collect())
 }
 
 impl Item {

@@ -5,9 +5,9 @@
 //! ```
 //!
 //! Entries come in any order, and what they are is said by documents that may come last; so they are first put into files,
-//! with numbers for names. The archive is a stranger's: documents are bounded, blobs must have the digests that they are named
-//! by, names can't lead out, sparse entries are refused, and layers are unpacked as those of pulls are. All images of an
-//! archive are loaded, or none.
+//! with numbers for names. The archive is a stranger's: documents are bounded, and so is what it and its layers unpack to, as for
+//! pulls; blobs must have the digests that they are named by, names can't lead out, sparse entries are refused. All images of an
+//! archive are loaded, or none; only a catalogue that can't be written any more half-way through leaves some of them.
 //! Not here: what a layer may do (`unpack`).
 
 mod docker;
@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 
 use crate::catalog::{Catalog, KeptManifest, NewImage};
+use crate::config::Limits;
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::image::ImageId;
@@ -30,8 +31,6 @@ use crate::reference::{Pointer, Reference};
 
 use spool::Spool;
 
-/// Bytes of a document, at most; of a pull's too, unless configured otherwise.
-const DOCUMENT_BYTES: u64 = 4 * 1024 * 1024;
 /// Images of one archive, at most.
 const MAX_IMAGES: usize = 1_000;
 /// Bytes of a layer that are handed on at a time.
@@ -75,6 +74,7 @@ enum Name {
 pub(crate) struct Loader<'a> {
     pub(crate) catalog: &'a Catalog,
     pub(crate) layers: &'a Layers,
+    pub(crate) limits: &'a Limits,
     /// A directory of the store's whose content goes when the store is opened.
     pub(crate) spool: &'a Path,
 }
@@ -91,7 +91,7 @@ impl Loader<'_> {
         archive: Box<dyn BufRead + Send>,
     ) -> Result<Vec<LoadedImage>, Error> {
         let base: Option<Reference> = request.name.as_deref().map(str::parse).transpose()?;
-        let spool = Spool::fill(self.spool, archive)?;
+        let spool = Spool::fill(self.spool, self.limits, archive)?;
         let found = if spool.has("index.json") { oci::images(&spool)? } else { docker::images(&spool)? };
         let named = names(found, base.as_ref())?;
         let outcome = self.unpack_all(&named).and_then(|held| self.add_all(named, held));
@@ -118,7 +118,8 @@ impl Loader<'_> {
     fn unpack(&self, diff_id: &Digest, path: &Path) -> Result<Layer, Error> {
         let failed = |cause| store("read", path, cause);
         let mut file = File::open(path).map_err(failed)?;
-        let mut writer = self.layers.begin(NewLayer { diff_id: diff_id.clone() })?;
+        let most = self.limits.unpacked(file.metadata().map_err(failed)?.len());
+        let mut writer = self.layers.begin_bounded(NewLayer { diff_id: diff_id.clone() }, most)?;
         loop {
             let mut chunk = Vec::with_capacity(CHUNK);
             (&mut file).take(CHUNK as u64).read_to_end(&mut chunk).map_err(failed)?;
@@ -140,6 +141,10 @@ impl Loader<'_> {
             let shown = names.iter().map(ToString::to_string).collect();
             loaded.push(LoadedImage { id: id.clone(), names: shown });
             self.catalog.add(NewImage { id, config, manifest, size_bytes, names, nameless: true })?;
+        }
+        if self.catalog.lacks() {
+            // A layer that came with these may be one that others had lost.
+            self.catalog.look_again(self.layers);
         }
         // Only now may they be collected: the catalogue has them.
         drop(held);

@@ -12,7 +12,7 @@ use crate::catalog::KeptManifest;
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::load::spool::{Spool, Spooled};
-use crate::manifest::{self, Descriptor, Document, IMAGE_NAME, Manifest, Platform, REF_NAME};
+use crate::manifest::{self, Descriptor, Document, IMAGE_NAME, Keys, Manifest, Object, Platform, REF_NAME};
 use crate::registry::RawDocument;
 
 /// The layout's version.
@@ -26,12 +26,21 @@ struct Layout {
     image_layout_version: String,
 }
 
+impl Keys for Layout {
+    const KEYS: &'static [&'static str] = &["imageLayoutVersion"];
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Index {
-    manifests: Option<Vec<Entry>>,
+    manifests: Option<Vec<Object<Entry>>>,
     config: Option<serde::de::IgnoredAny>,
     layers: Option<serde::de::IgnoredAny>,
+}
+
+impl Keys for Index {
+    const KEYS: &'static [&'static str] =
+        &["schemaVersion", "mediaType", "artifactType", "manifests", "config", "layers", "annotations"];
 }
 
 #[derive(Deserialize)]
@@ -41,9 +50,14 @@ struct Entry {
     media_type: String,
     digest: Digest,
     size: u64,
-    platform: Option<Platform>,
+    platform: Option<Object<Platform>>,
     #[serde(default)]
     annotations: Option<BTreeMap<String, String>>,
+}
+
+impl Keys for Entry {
+    const KEYS: &'static [&'static str] =
+        &["mediaType", "digest", "size", "platform", "artifactType", "annotations"];
 }
 
 /// The images of a layout that are for this machine.
@@ -58,7 +72,7 @@ pub(super) fn images(spool: &Spool) -> Result<Vec<Found>, Error> {
     if index.config.is_some() || index.layers.is_some() {
         return Err(refused("its index has parts of a manifest"));
     }
-    let entries = index.manifests.unwrap_or_default();
+    let entries: Vec<Entry> = index.manifests.unwrap_or_default().into_iter().map(|entry| entry.0).collect();
     if entries.len() > MAX_IMAGES {
         return Err(refused(format!("its index has more than {MAX_IMAGES} entries")));
     }
@@ -79,13 +93,17 @@ pub(super) fn images(spool: &Spool) -> Result<Vec<Found>, Error> {
     Ok(found)
 }
 
-fn parsed<'d, T: Deserialize<'d>>(name: &str, bytes: &'d [u8]) -> Result<T, Error> {
-    serde_json::from_slice(bytes).map_err(|cause| refused(format!("\"{name}\" can't be read: {cause}")))
+fn parsed<'d, T: Deserialize<'d> + Keys>(name: &str, bytes: &'d [u8]) -> Result<T, Error> {
+    let parsed = serde_json::from_slice::<Object<T>>(bytes).map(|object| object.0);
+    parsed.map_err(|cause| refused(format!("\"{name}\" can't be read: {cause}")))
 }
 
 fn offered(entries: &[Entry]) -> String {
-    let mut offered: Vec<String> =
-        entries.iter().filter_map(|entry| entry.platform.as_ref()).map(Platform::to_string).collect();
+    let mut offered: Vec<String> = entries
+        .iter()
+        .filter_map(|entry| entry.platform.as_ref())
+        .map(|platform| platform.0.to_string())
+        .collect();
     offered.dedup();
     offered.truncate(20);
     if offered.is_empty() { "nothing".to_owned() } else { offered.join(", ") }
@@ -98,7 +116,7 @@ fn fitting(entries: Vec<Entry>) -> Result<Vec<(Vec<Name>, Entry)>, Error> {
     let mut nameless = Vec::new();
     for entry in entries.into_iter().filter(Entry::is_image) {
         let rank = match &entry.platform {
-            Some(platform) => host.rank(platform),
+            Some(platform) => host.rank(&platform.0),
             // Its configuration will tell.
             None => Some(u8::MAX),
         };
@@ -162,7 +180,7 @@ fn find_manifest(spool: &Spool, from: Descriptor) -> Result<(RawDocument, String
         let raw = RawDocument { digest: at.digest.clone(), content_type: None, bytes };
         at = match manifest::parse(&raw, Some(&at))? {
             Document::Manifest(manifest) => return Ok((raw, at.media_type, manifest)),
-            Document::Index(index) => index.select(&Platform::host())?,
+            Document::Index(index) => index.select(&Platform::host())?.descriptor,
         };
     }
     Err(refused(format!("it leads through more than {INDEX_DEPTH} indexes")))

@@ -1,11 +1,14 @@
 //! The files of an archive, put aside under numbers until it is known what they are.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, BufRead, Write as _};
+use std::io::{self, BufRead, Read, Write as _};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
-use super::{DOCUMENT_BYTES, refused};
+use super::refused;
+use crate::config::Limits;
 use crate::digest::{Algorithm, Digest, Digester};
 use crate::error::Error;
 use crate::layers::{is_no_space, make_private_dir, store};
@@ -26,6 +29,35 @@ pub(super) struct Spool {
     files: BTreeMap<TreePath, Spooled>,
     /// Paths that mean other paths.
     links: BTreeMap<TreePath, TreePath>,
+    limits: Limits,
+    /// Bytes of the archive that have been read, as it came, and bytes of its files.
+    read: Rc<Cell<u64>>,
+    written: u64,
+}
+
+/// Counts what is read of an archive.
+struct Counted {
+    archive: Box<dyn BufRead + Send>,
+    read: Rc<Cell<u64>>,
+}
+
+impl BufRead for Counted {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.archive.fill_buf()
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.read.set(self.read.get() + amount as u64);
+        self.archive.consume(amount);
+    }
+}
+
+impl Read for Counted {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let count = self.fill_buf()?.read(into)?;
+        self.consume(count);
+        Ok(count)
+    }
 }
 
 /// One file of the archive.
@@ -47,10 +79,15 @@ impl Drop for Spool {
 
 impl Spool {
     /// Puts the files of an archive into a directory of their own below `dir`.
-    pub(super) fn fill(dir: &Path, archive: Box<dyn BufRead + Send>) -> Result<Spool, Error> {
+    pub(super) fn fill(
+        dir: &Path,
+        limits: &Limits,
+        archive: Box<dyn BufRead + Send>,
+    ) -> Result<Spool, Error> {
         let dir = dir.join(names::unique());
         make_private_dir(&dir)?;
-        let mut spool = Spool { dir, files: BTreeMap::new(), links: BTreeMap::new() };
+        let (files, links, read) = (BTreeMap::new(), BTreeMap::new(), Rc::default());
+        let mut spool = Spool { dir, files, links, limits: limits.clone(), read, written: 0 };
         spool.read(archive).map_err(|fault| spool.error(fault))?;
         Ok(spool)
     }
@@ -75,14 +112,16 @@ impl Spool {
     /// The content of a document that must be there.
     pub(super) fn document(&self, name: &str) -> Result<Vec<u8>, Error> {
         let file = self.find(name).ok_or_else(|| refused(format!("it lacks \"{name}\"")))?;
-        if file.size > DOCUMENT_BYTES {
-            return Err(refused(format!("\"{name}\" is larger than {DOCUMENT_BYTES} bytes")));
+        let most = self.limits.document_bytes;
+        if file.size > most {
+            return Err(refused(format!("\"{name}\" is larger than {most} bytes")));
         }
         fs::read(&file.path).map_err(|cause| store("read", &file.path, cause))
     }
 
     fn read(&mut self, archive: Box<dyn BufRead + Send>) -> Result<(), Fault> {
         let tools = Tools::alone(WINDOW).map_err(Fault::Stream)?;
+        let archive = Counted { archive, read: Rc::clone(&self.read) };
         let stream = Stream::open(archive, Algorithm::Sha256, Box::new(|_| {}), tools)?;
         let mut source = Source::new(stream, None);
         let mut archive = Archive::new(&mut source);
@@ -131,7 +170,7 @@ impl Spool {
     }
 
     fn file(
-        &self,
+        &mut self,
         path: &TreePath,
         size: u64,
         entry: &Entry,
@@ -144,6 +183,10 @@ impl Spool {
         let mut content = archive.content(entry);
         while let Some(part) = content.next_part()? {
             digester.update(part.bytes);
+            self.written += part.bytes.len() as u64;
+            if self.written > self.limits.unpacked(self.read.get()) {
+                return Err(Fault::Archive("it unpacks to too many times its size"));
+            }
             file.write_all(part.bytes).map_err(failed)?;
         }
         Ok(Spooled { path: place, size, digest: digester.finish() })

@@ -16,7 +16,7 @@ use serde::de::{
 };
 
 /// What is read from an object with these keys.
-pub(super) trait Keys {
+pub(crate) trait Keys {
     /// Keys that this type reads, or that others may read in its place.
     const KEYS: &'static [&'static str];
 }
@@ -24,7 +24,7 @@ pub(super) trait Keys {
 /// A `T` that was written as an object (a list with its values in order would do for the library), with its keys as they
 /// should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Object<T>(pub(super) T);
+pub(crate) struct Object<T>(pub(crate) T);
 
 impl<'de, T: Deserialize<'de> + Keys> Deserialize<'de> for Object<T> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {

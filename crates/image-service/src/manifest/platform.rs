@@ -97,8 +97,13 @@ impl Platform {
 
     /// Whether an image whose configuration states these runs here. An empty text states nothing.
     pub(crate) fn runs(&self, os: &str, architecture: &str) -> bool {
-        let os_fits = os.is_empty() || self.os.eq_ignore_ascii_case(os);
-        os_fits && (architecture.is_empty() || self.processor_rank(&normal(architecture), "").is_some())
+        self.is_of_system(os)
+            && (architecture.is_empty() || self.processor_rank(&normal(architecture), "").is_some())
+    }
+
+    /// Whether an image for this operating system does, if the processor is let out of account.
+    pub(crate) fn is_of_system(&self, os: &str) -> bool {
+        os.is_empty() || self.os.eq_ignore_ascii_case(os)
     }
 }
 
@@ -232,5 +237,6 @@ mod tests {
         assert!(amd64.runs("", "") && amd64.runs("linux", "amd64") && amd64.runs("Linux", "x86_64"));
         assert!(amd64.runs("linux", "386") && Platform::linux("arm64").runs("linux", "arm"));
         assert!(!amd64.runs("linux", "arm64") && !amd64.runs("windows", "amd64"));
+        assert!(amd64.is_of_system("Linux") && amd64.is_of_system("") && !amd64.is_of_system("windows"));
     }
 }

@@ -4,7 +4,7 @@ use crate::catalog::KeptManifest;
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::image::ImageId;
-use crate::manifest::{self, ConfigFile, Descriptor, Document, Manifest, Platform};
+use crate::manifest::{self, Choice, ConfigFile, Descriptor, Document, Manifest, Platform};
 use crate::reference::{Pointer, Reference};
 use crate::registry::{RawDocument, Repository};
 
@@ -37,7 +37,7 @@ pub(super) async fn resolve(
     reference: &Reference,
     platform: &Platform,
 ) -> Result<Resolved, Error> {
-    let Found { meant: digest, manifest, text: kept } =
+    let Found { meant: digest, manifest, text: kept, is_for_us } =
         find_manifest(repository, reference, platform).await?;
     let Manifest { config, layers } = manifest;
     let id = config.digest;
@@ -48,7 +48,11 @@ pub(super) async fn resolve(
     let file = ConfigFile::parse(&id, &bytes)?;
     if !platform.runs(&file.os, &file.architecture) {
         let offered = format!("{}/{}", file.os, file.architecture);
-        return Err(Error::NoPlatform { digest, wanted: platform.to_string(), offered });
+        if !is_for_us || !platform.is_of_system(&file.os) {
+            return Err(Error::NoPlatform { digest, wanted: platform.to_string(), offered });
+        }
+        // Emulated, a mere carrier of files, or its builder named its own processor: who wants it knows.
+        tracing::warn!(image = %reference, %offered, "an image says that it is for another processor");
     }
     if file.diff_ids.len() != layers.len() {
         let (named, there) = (file.diff_ids.len(), layers.len());
@@ -67,6 +71,9 @@ struct Found {
     meant: Digest,
     manifest: Manifest,
     text: KeptManifest,
+    /// It was asked for by its own name, or an index has it for this machine: what its configuration says of the processor
+    /// doesn't count then.
+    is_for_us: bool,
 }
 
 /// The manifest that a name leads to.
@@ -78,15 +85,17 @@ async fn find_manifest(
     let mut raw = repository.document(reference.pointer()).await?;
     let meant = raw.digest.clone();
     let mut pointed_by: Option<Descriptor> = None;
+    let mut is_for_us = true;
     for _ in 0..=INDEX_DEPTH {
         let index = match manifest::parse(&raw, pointed_by.as_ref())? {
             Document::Manifest(manifest) => {
                 let media_type = manifest::media_type(&raw, pointed_by.as_ref());
-                return Ok(Found { meant, manifest, text: kept(raw, media_type)? });
+                return Ok(Found { meant, manifest, text: kept(raw, media_type)?, is_for_us });
             }
             Document::Index(index) => index,
         };
-        let entry = index.select(platform)?;
+        let Choice { descriptor: entry, for_platform } = index.select(platform)?;
+        is_for_us = for_platform;
         raw = repository.document(&Pointer::Digest(entry.digest.clone())).await?;
         check_size(&raw.bytes, entry.size).map_err(|reason| Error::DocumentRefused {
             kind: "manifest",

@@ -63,5 +63,5 @@ const LITERAL_BYTES: usize = 64 * 1024;
 const PATH_BYTES: usize = 4096;
 /// Parts of one content, at most: as many as a sparse file's map may have, and two more for each file's tail.
 const MAX_EXTENTS: usize = 1 << 17;
-/// Things that were replaced, at most: who writes an archive out again keeps them in memory.
-const MAX_REPLACED: usize = 1 << 16;
+/// Bytes of paths and names of things that were replaced, at most: who writes an archive out again keeps them in memory.
+const MAX_REPLACED: usize = 16 << 20;

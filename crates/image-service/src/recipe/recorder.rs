@@ -29,6 +29,7 @@ pub(crate) struct Recorder {
     out: Option<Encoder<'static, Counted>>,
     /// Bytes of the archive that aren't in a record yet.
     literal: Vec<u8>,
+    /// Bytes of what was replaced so far, as [`MAX_REPLACED`] counts them.
     replaced: usize,
 }
 
@@ -105,7 +106,7 @@ impl Recorder {
 
     /// What had been put somewhere was put elsewhere.
     pub(crate) fn replaced(&mut self, replaced: &Replaced) -> io::Result<()> {
-        self.replaced += 1;
+        self.replaced += replaced.path.as_bytes().len() + replaced.name.len() + size_of::<Replaced>();
         if self.replaced > MAX_REPLACED {
             return self.give_up("too many of its entries replace each other");
         }

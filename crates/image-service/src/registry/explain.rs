@@ -379,7 +379,7 @@ fn judge(raw: &RawDocument, meant: &mut Meant) {
         Ok(Document::Index(index)) => {
             meant.kind = Some("index".to_owned());
             match index.select(&Platform::host()) {
-                Ok(entry) => meant.manifest = Some(entry.digest.to_string()),
+                Ok(choice) => meant.manifest = Some(choice.descriptor.digest.to_string()),
                 Err(error) => meant.refused = Some(chain(&error)),
             }
         }

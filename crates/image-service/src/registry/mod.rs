@@ -145,14 +145,20 @@ impl Known {
 fn choose(chooser: &Chooser<'_>, settings: &Settings, wanted: &Reference) -> Result<Chosen, Error> {
     let host = endpoint::host(&settings.base);
     // Behind the API's version, a mirror's address may have a path of its own, which its repositories begin with.
-    let base = settings.base.path().trim_matches('/');
-    let below = base.strip_prefix("v2").or(base.strip_suffix("v2")).unwrap_or(base).trim_matches('/');
-    let path = format!("{below}/{}", wanted.repository());
+    let path = format!("{}/{}", without_version(settings.base.path()), wanted.repository());
     chooser.choose(Candidate {
         seen: endpoint::seen(settings, &host, wanted.registry()),
         configured: settings.credentials.as_ref(),
         path: path.trim_start_matches('/'),
     })
+}
+
+/// A path of an API without the API's version, at its beginning or its end.
+fn without_version(path: &str) -> &str {
+    let path = path.trim_matches('/');
+    let behind = path.strip_prefix("v2").filter(|rest| rest.is_empty() || rest.starts_with('/'));
+    let before = path.strip_suffix("v2").filter(|rest| rest.ends_with('/'));
+    behind.or(before).unwrap_or(path).trim_matches('/')
 }
 
 impl Repository {
@@ -287,4 +293,23 @@ fn check(bytes: &[u8], expected: Digest, url: &str) -> Result<Digest, Error> {
 /// A media type without its parameters, in lower case.
 fn essence(content_type: &str) -> String {
     content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_whole_part_of_a_path_is_the_version() {
+        for (path, below) in [
+            ("/v2", ""),
+            ("/mirror/hub/v2/", "mirror/hub"),
+            ("/v2/mirror", "mirror"),
+            ("/v2ray/v2", "v2ray"),
+            ("/libv2", "libv2"),
+            ("/", ""),
+        ] {
+            assert_eq!(without_version(path), below, "{path}");
+        }
+    }
 }

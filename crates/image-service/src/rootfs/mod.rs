@@ -236,6 +236,14 @@ impl RootFilesystems {
         outcome.map(|()| removed)
     }
 
+    /// The layers that the container has, of its root and of images that it has as volumes; none where it isn't known.
+    pub(crate) fn layers_of(&self, container: &str) -> Vec<Digest> {
+        let containers = self.inner.containers();
+        let Some(rootfs) = containers.get(container) else { return Vec::new() };
+        let images = rootfs.record.images().iter().flat_map(|image| &image.layers);
+        rootfs.record.layers().iter().chain(images).cloned().collect()
+    }
+
     /// Disk space and inodes of what the container has written, volumes of its image included. Reads all of it.
     ///
     /// # Errors

@@ -73,7 +73,10 @@ fn descriptor(media_type: &str, digest: &Digest, size: u64) -> Value {
 /// What the index says of an image: once for each of its names, or once without.
 fn entries(saved: &Saved, (digest, manifest): &(Digest, Vec<u8>)) -> Vec<Value> {
     let mut entry = descriptor(OCI_MANIFEST, digest, manifest.len() as u64);
-    entry["platform"] = json!({ "os": "linux", "architecture": saved.image.architecture });
+    // One that doesn't say what it is for stays so: its configuration tells.
+    if !saved.image.architecture.is_empty() {
+        entry["platform"] = json!({ "os": "linux", "architecture": saved.image.architecture });
+    }
     if saved.names.is_empty() {
         return vec![entry];
     }

@@ -1,6 +1,7 @@
-//! Writing a tar archive of files alone (POSIX.1-1988, "ustar"; sizes beyond eight digits of octal as GNU tar has them).
+//! Writing a tar archive of files alone (POSIX.1-1988, "ustar"; sizes beyond eleven digits of octal as GNU tar has them, names
+//! that are too long as POSIX.1-2001, "pax", has them: those of blobs by SHA-512).
 //!
-//! Names are ours and short. Times and owners are zero, so that the same images make the same archive.
+//! Names are ours. Times and owners are zero, so that the same images make the same archive.
 
 use std::io::{self, Write};
 
@@ -8,6 +9,8 @@ use crate::error::Error;
 
 /// Bytes of a header, and what content is padded to.
 const BLOCK: usize = 512;
+/// Bytes of the longest name in a header.
+const NAME: usize = 100;
 /// The first size that eleven octal digits can't say.
 const FIRST_LARGE_SIZE: u64 = 1 << 33;
 
@@ -37,7 +40,15 @@ impl<'a> Tar<'a> {
 
     /// A file of `size` bytes, which are to be written next.
     pub(super) fn entry<'t>(&'t mut self, name: &str, size: u64) -> Result<Entry<'t, 'a>, Error> {
-        self.out.write_all(&header(name, size)).map_err(output)?;
+        if name.len() > NAME {
+            let record = path_record(name);
+            self.out.write_all(&header("././@PaxHeader", record.len() as u64, b'x')).map_err(output)?;
+            let length = record.len().next_multiple_of(BLOCK);
+            let padded: Vec<u8> =
+                record.into_bytes().into_iter().chain(std::iter::repeat(0)).take(length).collect();
+            self.out.write_all(&padded).map_err(output)?;
+        }
+        self.out.write_all(&header(name, size, b'0')).map_err(output)?;
         Ok(Entry { tar: self, size, written: 0 })
     }
 
@@ -74,11 +85,21 @@ fn output(cause: io::Error) -> Error {
     Error::Output { cause }
 }
 
+/// What comes before an entry to say its name: a record whose length counts its own digits (pax, "Extended Header").
+fn path_record(name: &str) -> String {
+    let rest = format!(" path={name}\n");
+    let mut length = rest.len();
+    while length != rest.len() + length.to_string().len() {
+        length = rest.len() + length.to_string().len();
+    }
+    format!("{length}{rest}")
+}
+
 /// Offsets and widths: POSIX.1-1988, section 10.1.1.
-fn header(name: &str, size: u64) -> [u8; BLOCK] {
+fn header(name: &str, size: u64, kind: u8) -> [u8; BLOCK] {
     let mut header = [0; BLOCK];
     let mut put = |at: usize, bytes: &[u8]| header[at..at + bytes.len()].copy_from_slice(bytes);
-    put(0, &name.as_bytes()[..name.len().min(99)]);
+    put(0, &name.as_bytes()[..name.len().min(NAME)]);
     put(100, b"0000644\0");
     put(108, b"0000000\0");
     put(116, b"0000000\0");
@@ -90,7 +111,7 @@ fn header(name: &str, size: u64) -> [u8; BLOCK] {
     }
     put(136, b"00000000000\0");
     put(148, b"        ");
-    put(156, b"0");
+    put(156, &[kind]);
     put(257, b"ustar\x0000");
     let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
     header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());

@@ -19,10 +19,10 @@ use super::path::TreePath;
 pub(crate) const OPAQUE: &str = "trusted.overlay.opaque";
 
 /// Links on one path before it is taken for a loop; the kernel's own bound (path_resolution(7)).
-pub(super) const MAX_LINKS: usize = 40;
+const MAX_LINKS: usize = 40;
 
 /// Directories on one path of those that are walked step by step, each of which holds a descriptor meanwhile.
-pub(super) const MAX_DEPTH: usize = 256;
+const MAX_DEPTH: usize = 256;
 
 /// Bytes of paths of directories that are kept until the layer's end, be it because their attributes are set then, or because no
 /// entry has described them yet. Beyond that an archive isn't an image but an attack on the memory.
@@ -103,7 +103,9 @@ impl Tree {
         }
         let place = match rustix::fs::openat2(&self.root, path, PLACE, Mode::empty(), BENEATH) {
             Ok(dir) => Place { dir: Rc::new(dir), path: Rc::from(path) },
-            Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR) => self.walk(path, missing)?,
+            Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR) => {
+                walk(self.root.clone(), path, |here, part| self.step(here, part, missing))?
+            }
             Err(errno) => return Err(errno.into()),
         };
         self.last = Some((path.to_owned(), place.clone()));
@@ -122,41 +124,6 @@ impl Tree {
         }
     }
 
-    /// Goes down part by part: makes what lacks, follows links within the layer.
-    fn walk(&mut self, path: &[u8], missing: Missing) -> io::Result<Place> {
-        let mut ahead: VecDeque<Vec<u8>> = parts(path).map(<[u8]>::to_vec).collect();
-        let mut trail = vec![self.root.clone()];
-        let mut links = 0;
-        while let Some(part) = ahead.pop_front() {
-            if part == b".." {
-                if trail.len() > 1 {
-                    trail.pop();
-                }
-                continue;
-            }
-            if trail.len() > MAX_DEPTH {
-                return Err(Errno::NAMETOOLONG.into());
-            }
-            let here = trail.last().cloned().unwrap_or_else(|| self.root.clone());
-            match self.step(&here, &part, missing)? {
-                Step::Down(place) => trail.push(place),
-                Step::Link(target) => {
-                    links += 1;
-                    if links > MAX_LINKS {
-                        return Err(Errno::LOOP.into());
-                    }
-                    if target.starts_with(b"/") {
-                        trail.truncate(1);
-                    }
-                    for part in parts(&target).rev() {
-                        ahead.push_front(part.to_vec());
-                    }
-                }
-            }
-        }
-        Ok(trail.pop().unwrap_or_else(|| self.root.clone()))
-    }
-
     fn imply(&mut self, path: TreePath) -> io::Result<()> {
         self.implied_bytes += path.as_bytes().len() + size_of::<TreePath>();
         if self.implied_bytes > MAX_PATHS {
@@ -166,7 +133,7 @@ impl Tree {
         Ok(())
     }
 
-    fn step(&mut self, here: &Place, part: &[u8], missing: Missing) -> io::Result<Step> {
+    fn step(&mut self, here: &Place, part: &[u8], missing: Missing) -> io::Result<Step<Place>> {
         let down = |dir: OwnedFd| {
             let path = here.path_of(part);
             Step::Down(Place { dir: Rc::new(dir), path: Rc::from(path.as_bytes()) })
@@ -196,9 +163,50 @@ impl Tree {
     }
 }
 
-enum Step {
-    Down(Place),
+/// What a part of a path leads to.
+pub(super) enum Step<P> {
+    /// A directory.
+    Down(P),
+    /// A link to this path.
     Link(Vec<u8>),
+}
+
+/// Goes down from a layer's root part by part, through links within the layer, for which the root is `/`.
+pub(super) fn walk<P: Clone>(
+    root: P,
+    path: &[u8],
+    mut step: impl FnMut(&P, &[u8]) -> io::Result<Step<P>>,
+) -> io::Result<P> {
+    let mut ahead: VecDeque<Vec<u8>> = parts(path).map(<[u8]>::to_vec).collect();
+    let mut trail = vec![root.clone()];
+    let mut links = 0;
+    while let Some(part) = ahead.pop_front() {
+        if part == b".." {
+            if trail.len() > 1 {
+                trail.pop();
+            }
+            continue;
+        }
+        if trail.len() > MAX_DEPTH {
+            return Err(Errno::NAMETOOLONG.into());
+        }
+        match step(trail.last().unwrap_or(&root), &part)? {
+            Step::Down(place) => trail.push(place),
+            Step::Link(target) => {
+                links += 1;
+                if links > MAX_LINKS {
+                    return Err(Errno::LOOP.into());
+                }
+                if target.starts_with(b"/") {
+                    trail.truncate(1);
+                }
+                for part in parts(&target).rev() {
+                    ahead.push_front(part.to_vec());
+                }
+            }
+        }
+    }
+    Ok(trail.pop().unwrap_or(root))
 }
 
 /// That there are more of them.

@@ -57,6 +57,30 @@ async fn what_nobody_needs_is_removed_and_nothing_else() {
     assert!(done.freed_bytes > 300_000 && store.layers() == 0, "{done:?}");
 }
 
+/// What isn't listed, for it has lost a layer and nobody can fetch it, can be removed all the same.
+#[tokio::test]
+async fn an_image_that_lost_a_layer_can_be_removed() {
+    needs_root!();
+    let lossy = async || {
+        let store = Store::new();
+        load(&store, "lost", &["r.example/lost:1"]).await;
+        store.lose(&image("lost").layers[1]);
+        let store = store.reopen();
+        assert!(store.images.status("r.example/lost:1").unwrap().is_none());
+        assert_eq!((store.images.list(None).len(), store.layers()), (0, 1));
+        store
+    };
+    let store = lossy().await;
+    let pruned = store.images.prune(PruneRequest::default()).await.unwrap();
+    assert!(pruned.images.is_empty(), "it has a tag");
+    let pruned = store.images.prune(PruneRequest { all: true, ..PruneRequest::default() }).await.unwrap();
+    assert_eq!((pruned.images.len(), store.layers()), (1, 0));
+    assert!(pruned.freed_bytes > 0);
+    let store = lossy().await;
+    store.images.remove("r.example/lost:1").await.unwrap();
+    assert!(store.images.kept("r.example/lost:1").unwrap().is_none() && store.layers() == 0);
+}
+
 /// Unmounts what a failed test left.
 struct Unmount<'a>(&'a Path);
 
@@ -113,6 +137,17 @@ async fn what_somebody_else_unmounted_is_let_go() {
     assert_eq!(store.layers(), 0);
     let error = store.images.unmount(&target).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+    // Something else in its place is not taken for it.
+    load(&store, "x", &["r.example/app:1"]).await;
+    store.images.mount("r.example/app:1", &target).await.unwrap();
+    rustix::mount::unmount(&target, rustix::mount::UnmountFlags::empty()).unwrap();
+    let other = || rustix::mount::mount("none", &target, "tmpfs", rustix::mount::MountFlags::empty(), None);
+    let _unmount = Unmount(&target);
+    other().unwrap();
+    std::fs::write(target.join("other"), "").unwrap();
+    let error = store.images.unmount(&target).await.unwrap_err();
+    assert!(error.kind() == ErrorKind::NotFound && target.join("other").exists(), "{error}");
+    assert!(store.images.mounts().await.unwrap().is_empty());
     for target in [Path::new("relative"), &store.path("none")] {
         load(&store, "x", &["r.example/app:1"]).await;
         let error = store.images.mount("r.example/app:1", target).await.unwrap_err();

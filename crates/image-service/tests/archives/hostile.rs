@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use image_service::{Digest, Error, ErrorKind};
+use image_service::{Digest, Error, ErrorKind, Limits};
 use serde_json::json;
 
 use crate::archive::{Tar, dir, file, gzip, hard_link, symlink};
@@ -166,7 +166,7 @@ async fn names_in_the_archive_lead_nowhere_else() {
 #[tokio::test]
 async fn documents_are_bounded() {
     needs_root!();
-    let large = " ".repeat(5 << 20);
+    let large = " ".repeat(9 << 20);
     for name in ["index.json", "manifest.json", "oci-layout"] {
         let mut files =
             BTreeMap::from([("index.json", "{}"), ("oci-layout", r#"{"imageLayoutVersion":"1.0.0"}"#)]);
@@ -176,7 +176,7 @@ async fn documents_are_bounded() {
         files.insert(name, &large);
         let files: Vec<(&str, &str)> = files.into_iter().collect();
         let error = refusal(name, documents(&files)).await.to_string();
-        assert!(error.contains(&format!("\"{name}\" is larger than 4194304 bytes")), "{error}");
+        assert!(error.contains(&format!("\"{name}\" is larger than 8388608 bytes")), "{error}");
     }
     let mut packed = image("x");
     packed.config.extend(large.bytes());
@@ -191,6 +191,45 @@ async fn documents_are_bounded() {
     assert!(refusal("many entries", many.tar().bytes()).await.to_string().contains("more than 1000"));
     let entries = (0..20_001).fold(Tar::new(), |tar, _| tar.with(dir("d")));
     assert!(refusal("many files", entries.bytes()).await.to_string().contains("too many entries"));
+}
+
+/// As for pulls: so many bytes whatever the size, and some times the size.
+#[tokio::test]
+async fn what_it_all_unpacks_to_is_bounded() {
+    needs_root!();
+    let bounded = || Store::bounded(Limits { unpacked_floor: 2 << 20, expansion: 10, ..Limits::default() });
+    let zeros = Packed::new(architecture(), vec![Tar::new().with(file("z", vec![0; 4 << 20])).bytes()]);
+    let plain = docker(&zeros, &["a"]);
+    bounded().load(plain.clone()).await.unwrap();
+    let store = bounded();
+    let error = store.load(gzip(&plain)).await.unwrap_err();
+    assert!(error.to_string().contains("it unpacks to too many times its size"), "{error}");
+    let mut layout = Layout::default();
+    let packed = Packed { config: zeros.config.clone(), layers: vec![gzip(&zeros.layers[0])] };
+    let manifest = layout.image(&packed);
+    layout.entry(manifest, json!({}));
+    let error = store.load(layout.tar().bytes()).await.unwrap_err();
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert!(cause.starts_with("it unpacks to more than"), "{error}: {cause}");
+    assert_eq!((store.layers(), store.leftovers()), (0, vec![]));
+}
+
+/// CVE-2021-41190 by another way, as in manifests.
+#[tokio::test]
+async fn letter_case_makes_no_second_document() {
+    needs_root!();
+    let cases = [
+        (r#"{"manifests":[],"Manifests":[]}"#, r#"{"imageLayoutVersion":"1.0.0"}"#),
+        (r#"{"manifests":[{"Size":1,"size":2}]}"#, r#"{"imageLayoutVersion":"1.0.0"}"#),
+        ("{}", r#"{"imageLayoutVersion":"1.0.0","imagelayoutversion":"2"}"#),
+    ];
+    for (index, layout) in cases {
+        let error = refusal(index, documents(&[("index.json", index), ("oci-layout", layout)])).await;
+        assert!(error.to_string().contains("other letter case"), "{index}: {error}");
+    }
+    let docker = r#"[{"Config":"a","config":"b"}]"#;
+    let error = refusal("docker's", documents(&[("manifest.json", docker)])).await;
+    assert!(error.to_string().contains("other letter case"), "{error}");
 }
 
 #[tokio::test]

@@ -1,11 +1,11 @@
 //! Out and in again: the same image, whatever the form.
 
-use image_service::{ArchiveForm, Compression, Error};
+use image_service::{Algorithm, ArchiveForm, Compression, Digest, Digester, Error};
 
 use crate::archive::{gzip, zstd};
-use crate::needs_root;
 use crate::packed::{Packed, docker, image, layout};
 use crate::store::Store;
+use crate::{needs_program, needs_root};
 
 const FORMS: [(ArchiveForm, Compression); 6] = [
     (ArchiveForm::Oci, Compression::None),
@@ -58,6 +58,67 @@ impl MapStrings for &[&str] {
     fn map_strings(&self) -> Vec<String> {
         self.iter().map(|name| (*name).to_owned()).collect()
     }
+}
+
+/// By SHA-512, whose digits make names longer than a header of tar holds; and for no platform that it names.
+#[tokio::test]
+async fn odd_images_go_out_and_in_too() {
+    needs_root!();
+    let mut long = image("long");
+    let digest = |bytes: &[u8]| {
+        let mut digester = Digester::new(Algorithm::Sha512);
+        digester.update(bytes);
+        digester.finish().to_string()
+    };
+    let config = String::from_utf8(long.config.clone()).unwrap();
+    let ids = long.layers.iter().map(|layer| (Digest::of(layer).to_string(), digest(layer)));
+    long.config = ids.fold(config, |config, (old, new)| config.replace(&old, &new)).into_bytes();
+    let anywhere = Packed::new("", image("anywhere").layers);
+    for packed in [long, anywhere] {
+        let store = Store::new();
+        store.load(docker(&packed, &["r.example/odd:1"])).await.unwrap();
+        for form in FORMS {
+            let archive = store.save(&["r.example/odd:1"], form).await.unwrap();
+            let fresh = Store::new();
+            let loaded = fresh.load(archive).await.unwrap();
+            assert_eq!((loaded.len(), loaded[0].id.to_string()), (1, packed.id()), "{form:?}");
+        }
+    }
+}
+
+/// Whoever else reads tar finds the same names.
+#[tokio::test]
+async fn long_names_are_those_of_the_standard() {
+    needs_root!();
+    needs_program!("tar");
+    let mut packed = image("standard");
+    packed.layers.truncate(1);
+    let mut digester = Digester::new(Algorithm::Sha512);
+    digester.update(&packed.layers[0]);
+    let long = digester.finish();
+    let config = format!(r#"{{"rootfs":{{"diff_ids":["{long}"]}}}}"#);
+    packed.config = config.into_bytes();
+    let store = Store::new();
+    store.load(docker(&packed, &["r.example/long:1"])).await.unwrap();
+    std::fs::write(store.path("a.tar"), store.save(&["r.example/long:1"], FORMS[0]).await.unwrap()).unwrap();
+    let listed = std::process::Command::new("tar").arg("-tf").arg(store.path("a.tar")).output().unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    assert!(listed.lines().any(|name| name == format!("blobs/sha512/{}", long.hex())), "{listed}");
+}
+
+/// A layer that came with one image is back for all that had lost it.
+#[tokio::test]
+async fn what_an_archive_brings_back_is_back_for_all() {
+    needs_root!();
+    let store = Store::new();
+    let (one, two) = (image("one"), image("two"));
+    store.load(docker(&one, &["r.example/one:1"])).await.unwrap();
+    store.load(docker(&two, &["r.example/two:1"])).await.unwrap();
+    store.lose(&one.layers[0]);
+    let store = store.reopen();
+    assert!(store.images.list(None).is_empty());
+    store.load(docker(&one, &[])).await.unwrap();
+    assert_eq!(store.images.list(None).len(), 2);
 }
 
 #[tokio::test]

@@ -4,7 +4,9 @@ use std::io::{self, Cursor, Write};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use image_service::{ArchiveForm, Compression, Config, Error, Images, LoadRequest, LoadedImage, SaveRequest};
+use image_service::{
+    ArchiveForm, Compression, Config, Digest, Error, Images, Limits, LoadRequest, LoadedImage, SaveRequest,
+};
 use tempfile::TempDir;
 
 /// The images.
@@ -15,8 +17,12 @@ pub(crate) struct Store {
 
 impl Store {
     pub(crate) fn new() -> Store {
+        Store::bounded(Limits::default())
+    }
+
+    pub(crate) fn bounded(limits: Limits) -> Store {
         let dir = tempfile::Builder::new().prefix("knarr-archives-").tempdir().unwrap();
-        let images = open(&dir);
+        let images = open(&dir, limits);
         Store { dir, images }
     }
 
@@ -24,7 +30,7 @@ impl Store {
     pub(crate) fn reopen(self) -> Store {
         let Store { dir, images } = self;
         drop(images);
-        let images = open(&dir);
+        let images = open(&dir, Limits::default());
         Store { dir, images }
     }
 
@@ -67,10 +73,17 @@ impl Store {
     pub(crate) fn layers(&self) -> usize {
         std::fs::read_dir(self.path("root/images/layers/sha256")).unwrap().count()
     }
+
+    /// Takes a layer away, as nobody should.
+    pub(crate) fn lose(&self, archive: &[u8]) {
+        let layers = self.path("root/images/layers/sha256");
+        std::fs::remove_dir_all(layers.join(Digest::of(archive).hex())).unwrap();
+    }
 }
 
-fn open(dir: &TempDir) -> Images {
-    Images::open(Config::new(dir.path().join("root"), dir.path().join("certs.d"))).unwrap()
+fn open(dir: &TempDir, limits: Limits) -> Images {
+    let config = Config::new(dir.path().join("root"), dir.path().join("certs.d"));
+    Images::open(Config { limits, ..config }).unwrap()
 }
 
 /// Bytes that are written on another thread.

@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test fails by panicking")]
 
+#[path = "../layers/archive.rs"]
+#[allow(dead_code, reason = "shared with the tests of layers")]
+mod archive;
 #[path = "../pulls/image.rs"]
 #[allow(dead_code, reason = "shared with the tests of pulls")]
 mod image;

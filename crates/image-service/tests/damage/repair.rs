@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use image_service::layers::{Condition, LayerForm};
-use image_service::{CareSettings, Error};
+use image_service::{CareSettings, Error, PullRequest};
 
-use crate::{World, is_root, until};
+use crate::archive::{Tar, dir, file};
+use crate::image::{Content, ImageBytes, LayerBytes};
+use crate::registry::Registry;
+use crate::{World, is_root, open, until};
 
 fn only_on_demand() -> CareSettings {
     CareSettings { period: None, ..CareSettings::default() }
@@ -163,5 +166,61 @@ async fn damage_that_nobody_asks_for_is_found_in_time() {
     world.damage(own);
     until("the damage isn't found", || world.fetched(own) == 2 && world.has("b")).await;
     world.is_good(1, "c").await;
+    care.abort();
+}
+
+/// Without a name by digest, what the manifest's digest means in the repository of its tag is the same image.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_with_tags_alone_is_fetched_by_its_manifest() {
+    if !is_root() {
+        return;
+    }
+    let world = World::new().await;
+    let image = world.service.status(&world.name("a")).unwrap().unwrap();
+    assert!(world.service.untag(&image.repo_digests[0]).await.unwrap());
+    assert!(world.service.status(&world.name("a")).unwrap().unwrap().repo_digests.is_empty());
+    let own = &world.images[0].layers[1];
+    world.damage(own);
+    let checked = world.service.check(&world.name("a")).await.unwrap();
+    assert!(matches!(checked.repaired, Some(Ok(()))), "{checked:?}");
+    assert_eq!(world.fetched(own), 2);
+    world.is_good(0, "c").await;
+}
+
+/// The kernel says that something in the root can't be read, and not in which layer.
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_that_no_layer_is_named_for_is_looked_for_in_all() {
+    if !is_root() {
+        return;
+    }
+    // The upper layer uses a directory that the lower one describes.
+    let lower = Tar::new().with(dir("d").mode(0o700)).with(file("d/f", "content"));
+    let image = ImageBytes::new(vec![LayerBytes::of_archive(&lower.bytes()), LayerBytes::new("d/upper", 10)]);
+    let mut content = Content::default();
+    image.publish(&mut content, "a", "1");
+    let registry = Registry::start(move |request| content.reply(request)).await;
+    let root = tempfile::tempdir().unwrap();
+    let service = open(&root, (LayerForm::Auto, only_on_demand()));
+    let name = format!("{}/a:1", registry.host());
+    let request = || PullRequest { reference: name.clone(), credentials: None };
+    service.pull(request()).await.unwrap();
+    let lower = &image.layers[0];
+    let path = root.path().join("root/images/layers/sha256").join(lower.diff_id.hex()).join("layer.erofs");
+    let Ok(file) = std::fs::File::options().write(true).open(&path) else {
+        println!("skipped: layers are no images here");
+        return;
+    };
+    // All but the first block: it can be mounted, and its root be read.
+    let zeros = vec![0; usize::try_from(file.metadata().unwrap().len()).unwrap() - 4096];
+    std::os::unix::fs::FileExt::write_all_at(&file, &zeros, 4096).unwrap();
+    let care = tokio::spawn({
+        let service = service.clone();
+        async move { service.take_care().await }
+    });
+    let error = service.prepare_rootfs("c", &name, None).await.unwrap_err();
+    assert!(error.to_string().contains("set the attributes of"), "{error}");
+    let fetched = || registry.requests_for(lower.digest.hex()).len();
+    until("the layer isn't fetched", || fetched() == 2 && service.status(&name).unwrap().is_some()).await;
+    service.prepare_rootfs("c", &name, None).await.unwrap();
     care.abort();
 }

@@ -9,6 +9,7 @@ mod conformance;
 mod hostile;
 mod life;
 mod loop_device;
+mod mapping;
 mod mounts;
 mod peers;
 mod recipe;

@@ -58,11 +58,15 @@ impl LayerBytes {
 
     /// A layer with one file of this content.
     pub(crate) fn of(name: &str, content: &[u8]) -> LayerBytes {
-        let tar = archive(name, content);
+        LayerBytes::of_archive(&archive(name, content))
+    }
+
+    /// A layer with what is in this archive.
+    pub(crate) fn of_archive(tar: &[u8]) -> LayerBytes {
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        encoder.write_all(&tar).unwrap();
+        encoder.write_all(tar).unwrap();
         let blob = encoder.finish().unwrap();
-        LayerBytes { diff_id: Digest::of(&tar), digest: Digest::of(&blob), blob }
+        LayerBytes { diff_id: Digest::of(tar), digest: Digest::of(&blob), blob }
     }
 
     pub(crate) fn path(&self, repository: &str) -> String {

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::table::print_json;
 use super::{Client, Outcome, inspected, ls};
+use crate::cli::terminal::clean;
 use crate::own_service::v1;
 
 /// Tells of each image that there is; the others are errors.
@@ -17,7 +18,7 @@ pub(super) async fn run(mut client: Client, images: Vec<String>) -> Outcome<Exit
         match inspected(&mut client, image).await {
             Ok(inspection) => told.push(document(inspection)?),
             Err(error) => {
-                writeln!(io::stderr(), "knarr: {}", crate::chain(&error))?;
+                writeln!(io::stderr(), "knarr: {}", clean(&crate::chain(&error)))?;
                 outcome = ExitCode::FAILURE;
             }
         }

@@ -15,6 +15,7 @@ use crate::own_service::v1;
 use crate::own_service::v1::images_client::ImagesClient;
 
 mod archive;
+mod check;
 mod history;
 mod inspect;
 mod ls;
@@ -54,6 +55,8 @@ enum ImageCommand {
         #[arg(required = true, value_name = "IMAGE")]
         images: Vec<String>,
     },
+    /// Look at every byte of images; what is damaged is fetched again
+    Check(CheckArgs),
     /// Show how an image was built
     History(HistoryArgs),
     /// Write images to an archive
@@ -111,6 +114,16 @@ struct RmArgs {
     /// Also what is pinned or used; containers keep what they have
     #[arg(long, short)]
     force: bool,
+}
+
+#[derive(Debug, Args)]
+struct CheckArgs {
+    /// Names or ids; all images without
+    #[arg(value_name = "IMAGE")]
+    images: Vec<String>,
+    /// For programs
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -210,6 +223,7 @@ async fn dispatch(endpoint: &Endpoint, command: ImageCommand) -> Outcome<ExitCod
         ImageCommand::Pull(arguments) => pull::run(client, arguments).await,
         ImageCommand::Rm(arguments) => return rm::remove(client, arguments).await,
         ImageCommand::Inspect { images } => return inspect::run(client, images).await,
+        ImageCommand::Check(arguments) => return check::run(client, arguments).await,
         ImageCommand::History(arguments) => history::run(client, arguments).await,
         ImageCommand::Save(arguments) => archive::save(client, arguments).await,
         ImageCommand::Load(arguments) => archive::load(client, arguments).await,
@@ -220,8 +234,8 @@ async fn dispatch(endpoint: &Endpoint, command: ImageCommand) -> Outcome<ExitCod
     .map(|()| ExitCode::SUCCESS)
 }
 
-/// Bytes of an answer that are read: a configuration and a manifest have 4 MiB each, at most.
-const ANSWER_BYTES: usize = 16 << 20;
+/// Bytes of an answer that are read: a configuration and a manifest have 8 MiB each, at most.
+const ANSWER_BYTES: usize = 24 << 20;
 
 async fn inspected(client: &mut Client, image: String) -> Result<v1::InspectImageResponse, ClientError> {
     Ok(client.inspect(v1::InspectImageRequest { image }).await?.into_inner())

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::table::{print, print_json, size};
 use super::{Client, ClientError, Outcome, PruneArgs, RmArgs, ls};
+use crate::cli::terminal::clean;
 use crate::own_service::v1;
 
 pub(super) async fn remove(mut client: Client, arguments: RmArgs) -> Outcome<ExitCode> {
@@ -16,7 +17,7 @@ pub(super) async fn remove(mut client: Client, arguments: RmArgs) -> Outcome<Exi
     for removal in answer.into_inner().removals {
         let v1::Removal { untagged, removed, error, .. } = removal;
         if !error.is_empty() {
-            writeln!(io::stderr(), "knarr: {error}")?;
+            writeln!(io::stderr(), "knarr: {}", clean(&error))?;
             outcome = ExitCode::FAILURE;
         } else if untagged.is_empty() {
             print(format!("removed {removed}\n").as_bytes())?;

@@ -2,6 +2,8 @@
 
 use std::io::{self, Write};
 
+use crate::cli::terminal::clean;
+
 /// A table being filled.
 pub(super) struct Table {
     rows: Vec<Vec<String>>,
@@ -12,8 +14,9 @@ impl Table {
         Table { rows: vec![head.iter().map(|title| (*title).to_owned()).collect()] }
     }
 
+    /// Adds a row. What is in it may be an image's own words.
     pub(super) fn row(&mut self, cells: Vec<String>) {
-        self.rows.push(cells);
+        self.rows.push(cells.iter().map(|cell| clean(cell).replace('\n', " ")).collect());
     }
 
     /// Prints it to standard output. Whoever reads no further (`| head`) is no error.
@@ -107,6 +110,13 @@ mod tests {
         ] {
             assert_eq!(size(bytes), shown, "{bytes}");
         }
+    }
+
+    #[test]
+    fn no_cell_moves_the_cursor() {
+        let mut table = Table::new(&["NAME"]);
+        table.row(vec!["\u{1b}]0;title\u{7}\nsecond".to_owned()]);
+        assert_eq!(table.rows[1], ["\u{fffd}]0;title\u{fffd} second"]);
     }
 
     #[test]

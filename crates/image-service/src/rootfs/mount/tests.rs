@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::fd::AsRawFd as _;
 
 use rustix::fs::Mode;
 use tempfile::TempDir;
@@ -10,48 +9,10 @@ use tempfile::TempDir;
 use super::*;
 use crate::mounting::attach;
 
+#[path = "../../../tests/layers/mapping.rs"]
+mod mapping;
+
 const WAYS: [Way; 3] = [Way::Descriptors, Way::Paths, Way::PrivateNamespace];
-
-/// A process in a user namespace whose root is 5000 outside; killed when it goes.
-struct Users(std::process::Child);
-
-impl Drop for Users {
-    fn drop(&mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-    }
-}
-
-fn users() -> (Users, IdMap) {
-    let child = std::process::Command::new("unshare").args(["--user", "sleep", "100"]).spawn().unwrap();
-    let path = format!("/proc/{}", child.id());
-    let users = Users(child);
-    let own = fs::read_link("/proc/self/ns/user").unwrap();
-    while fs::read_link(format!("{path}/ns/user")).unwrap() == own {
-        std::thread::yield_now();
-    }
-    for map in ["gid_map", "uid_map"] {
-        fs::write(format!("{path}/{map}"), "0 5000 1000").unwrap();
-    }
-    let namespace = fs::File::open(format!("{path}/ns/user")).unwrap();
-    (users, IdMap::new(move |mount| map_ids(mount, &namespace)))
-}
-
-#[allow(unsafe_code, reason = "a test; what is shipped is handed this call by its caller")]
-fn map_ids(mount: std::os::fd::BorrowedFd<'_>, namespace: &fs::File) -> io::Result<()> {
-    let attributes = libc::mount_attr {
-        attr_set: libc::MOUNT_ATTR_IDMAP,
-        attr_clr: 0,
-        propagation: 0,
-        userns_fd: u64::try_from(namespace.as_raw_fd()).unwrap(),
-    };
-    let size = size_of::<libc::mount_attr>();
-    let (call, flags) = (libc::SYS_mount_setattr, libc::AT_EMPTY_PATH);
-    // SAFETY: both pointers live through the call, which reads a C string and as many bytes as it is told.
-    let returned =
-        unsafe { libc::syscall(call, mount.as_raw_fd(), c"".as_ptr(), flags, &raw const attributes, size) };
-    if returned == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
 
 /// Two layers, an upper directory, and where they are.
 struct Rig {
@@ -157,7 +118,8 @@ fn mapped_ids_show_in_all_ways() {
     if !needs_root() {
         return;
     }
-    let (_users, map) = users();
+    let (_users, map) = mapping::users();
+    let map = IdMap::new(map);
     for (form, rig) in Rig::both() {
         rig.write(1, "roots", "a");
         rig.write(0, "users", "b");

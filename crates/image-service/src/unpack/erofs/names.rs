@@ -5,7 +5,6 @@
 //! links, with the layer's root as `/`.
 //! Whatever a later entry replaces stays in memory and is merely not reached any more.
 
-use std::collections::VecDeque;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 
@@ -15,7 +14,7 @@ use rustix::io::Errno;
 use super::directories::Directory;
 use super::unfit::Unfit;
 use crate::erofs::FileType;
-use crate::unpack::tree::{MAX_DEPTH, MAX_LINKS, Missing, parts};
+use crate::unpack::tree::{Missing, Step, parts, walk};
 
 /// Bytes that a layer's names, links and directories may take in memory. Beyond that an archive isn't an image but an
 /// attack on the memory: five million entries with names of twenty bytes fit.
@@ -285,7 +284,10 @@ impl Names {
             return Ok(last.place);
         }
         let found = self.straight(path);
-        let place = found.map_or_else(|| self.walk(path, missing), Ok)?;
+        let place = match found {
+            Some(place) => place,
+            None => walk(ROOT, path, |here, part| self.step(*here, part, missing))?,
+        };
         self.last = Some(Last { path: path.to_owned(), place, straight: found.is_some() });
         Ok(place)
     }
@@ -303,42 +305,11 @@ impl Names {
         })
     }
 
-    /// Goes down part by part: makes what lacks, follows links within the layer.
-    fn walk(&mut self, path: &[u8], missing: Missing) -> io::Result<DirId> {
-        let mut ahead: VecDeque<Vec<u8>> = parts(path).map(<[u8]>::to_vec).collect();
-        let mut trail = vec![ROOT];
-        let mut links = 0;
-        while let Some(part) = ahead.pop_front() {
-            if part == b".." {
-                if trail.len() > 1 {
-                    trail.pop();
-                }
-                continue;
-            }
-            if trail.len() > MAX_DEPTH || part.len() > MAX_NAME {
-                return Err(Errno::NAMETOOLONG.into());
-            }
-            let here = trail.last().copied().unwrap_or(ROOT);
-            match self.step(here, &part, missing)? {
-                Step::Down(id) => trail.push(id),
-                Step::Link(target) => {
-                    links += 1;
-                    if links > MAX_LINKS {
-                        return Err(Errno::LOOP.into());
-                    }
-                    if target.starts_with(b"/") {
-                        trail.truncate(1);
-                    }
-                    for part in parts(&target).rev() {
-                        ahead.push_front(part.to_vec());
-                    }
-                }
-            }
+    /// One step down a path: makes what lacks.
+    fn step(&mut self, here: DirId, part: &[u8], missing: Missing) -> io::Result<Step<DirId>> {
+        if part.len() > MAX_NAME {
+            return Err(Errno::NAMETOOLONG.into());
         }
-        Ok(trail.pop().unwrap_or(ROOT))
-    }
-
-    fn step(&mut self, here: DirId, part: &[u8], missing: Missing) -> io::Result<Step> {
         let Some(position) = self.position(here, part) else {
             return match missing {
                 Missing::Create => self.make_dir(here, part, Directory::implied(here)).map(Step::Down),
@@ -384,11 +355,6 @@ impl Names {
         let node = &self.nodes[position as usize];
         (self.name(node), node.target())
     }
-}
-
-enum Step {
-    Down(DirId),
-    Link(Vec<u8>),
 }
 
 fn too_much() -> io::Error {

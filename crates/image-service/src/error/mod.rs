@@ -3,12 +3,16 @@
 //! A variant names what was attempted on which thing; its source says why. Not here: which gRPC code an error becomes
 //! (the daemon's one table decides that).
 
+mod kind;
+
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::digest::Digest;
+
+pub use kind::ErrorKind;
 
 /// An operation of the image service that failed.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +37,14 @@ pub enum Error {
     ImageMissing {
         /// The reference or id as given.
         image: String,
+    },
+    /// Layers that an image has lost can't be fetched.
+    #[error(
+        "nothing tells where the layers of image \"{image}\" came from: it has to be loaded or pulled again"
+    )]
+    NoOrigin {
+        /// Digest of its configuration.
+        image: Digest,
     },
     /// A shortened id fits several images.
     #[error("\"{id}\" is the beginning of more than one image id")]
@@ -461,96 +473,5 @@ impl From<reqwest::Error> for Broken {
     fn from(cause: reqwest::Error) -> Broken {
         // The address is in the error that this is the cause of, without its query.
         Broken(cause.without_url())
-    }
-}
-
-/// What a caller can do about an error. The daemon's table turns it into a gRPC code.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ErrorKind {
-    /// The request itself is wrong: a reference, an id, credentials that can't be read.
-    InvalidRequest,
-    /// No such image, here or at the registry, or none for this machine.
-    NotFound,
-    /// The registry wants other credentials.
-    Unauthenticated,
-    /// The registry knows who asks, and refuses.
-    PermissionDenied,
-    /// The registry is down, overloaded or out of reach: another try may work.
-    Unavailable,
-    /// The registry went silent for longer than we wait.
-    DeadlineExceeded,
-    /// What the registry sent isn't what its digest says, or breaks its format.
-    Corrupt,
-    /// The disk is full.
-    NoSpace,
-    /// It is in the way of what exists already.
-    Conflict,
-    /// The rest: the machine failed us, or we did.
-    Internal,
-}
-
-impl Error {
-    /// What a caller can do about it. Without a wildcard arm: a new error must choose.
-    pub fn kind(&self) -> ErrorKind {
-        match self {
-            Error::BadReference { .. }
-            | Error::BadCredentials { .. }
-            | Error::AmbiguousId { .. }
-            | Error::BadDigest { .. }
-            | Error::BadContainerId { .. }
-            | Error::ArchiveRefused { .. }
-            | Error::MountTarget { .. }
-            | Error::ArchiveRead { .. }
-            | Error::ImagePath { .. } => ErrorKind::InvalidRequest,
-            Error::ImageMissing { .. }
-            | Error::NoPlatform { .. }
-            | Error::NotMounted { .. }
-            | Error::RootfsMissing { .. } => ErrorKind::NotFound,
-            Error::Pull { cause, .. } => cause.kind(),
-            Error::Mirrors { cause, .. } | Error::Attempts { cause, .. } | Error::Denied { cause, .. } => {
-                cause.kind()
-            }
-            Error::Answer { status, .. } => of_status(*status),
-            Error::Challenge { .. } => ErrorKind::Unauthenticated,
-            Error::Request { .. } | Error::BrokenOff { .. } | Error::ShuttingDown => ErrorKind::Unavailable,
-            Error::Stalled { .. } | Error::TooSlow { .. } | Error::HelperTimedOut { .. } => {
-                ErrorKind::DeadlineExceeded
-            }
-            Error::TooLarge { .. }
-            | Error::DigestMismatch { .. }
-            | Error::Document { .. }
-            | Error::DocumentRefused { .. }
-            | Error::LayerDigest { .. }
-            | Error::LayerStream { .. }
-            | Error::LayerArchive { .. }
-            | Error::EntryRefused { .. } => ErrorKind::Corrupt,
-            Error::NoSpace { .. } => ErrorKind::NoSpace,
-            Error::RootfsExists { .. } | Error::NoRecipe { .. } | Error::ImageInUse { .. } => {
-                ErrorKind::Conflict
-            }
-            Error::Store { .. }
-            | Error::Thread { .. }
-            | Error::Output { .. }
-            | Error::RegistryConfig { .. }
-            | Error::CredentialHelper { .. }
-            | Error::Client { .. }
-            | Error::NoEndpoint { .. }
-            | Error::Redirect { .. }
-            | Error::LayerMissing { .. }
-            | Error::EntryUnpack { .. }
-            | Error::Volume { .. }
-            | Error::RootfsMount { .. } => ErrorKind::Internal,
-        }
-    }
-}
-
-/// HTTP statuses in the sense of the distribution specification ("Error codes").
-fn of_status(status: reqwest::StatusCode) -> ErrorKind {
-    match status.as_u16() {
-        401 => ErrorKind::Unauthenticated,
-        403 => ErrorKind::PermissionDenied,
-        404 => ErrorKind::NotFound,
-        408 | 429 | 500..=599 => ErrorKind::Unavailable,
-        _ => ErrorKind::Internal,
     }
 }
