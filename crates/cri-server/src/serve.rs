@@ -51,6 +51,9 @@ const LAST_WORDS: Duration = Duration::from_millis(200);
 /// How long the network may take to finish what it does behind answers when the daemon ends; the next one collects the rest.
 const LAST_DETACHES: Duration = Duration::from_secs(2);
 
+/// How often it is looked how full the disk of images is: it costs a system call.
+const LOOK_AT_DISK: Duration = Duration::from_secs(60);
+
 /// How often what belongs to no pod any more is looked for.
 const COLLECTION: Duration = Duration::from_secs(600);
 
@@ -137,6 +140,7 @@ pub(crate) async fn serve(config: Config) -> Result<(), ServeError> {
     tokio::spawn(announce(config.listen.clone()));
     let calls = CallLog::default();
     let at_hand = ImagesAtHand { images: store.clone(), pods: pods.clone() };
+    let collects = (config.images.collect_above > 0).then(|| at_hand.clone());
     let served = tonic::transport::Server::builder()
         .layer(calls.clone())
         .layer(Deadline)
@@ -150,6 +154,7 @@ pub(crate) async fn serve(config: Config) -> Result<(), ServeError> {
         ended = bounded(served, ending, &calls) => ended,
         never = upkeep(&pods, &store) => match never {},
         never = store.take_care() => match never {},
+        never = keep_below(collects) => match never {},
         never = serve_metrics(metrics) => match never {},
     };
     let _ = std::fs::remove_file(&socket);
@@ -169,6 +174,17 @@ async fn upkeep(pods: &Pods, store: &image_service::Images) -> Infallible {
         if let Err(error) = store.collect().await {
             tracing::warn!(error = crate::chain(&error), "layers that nobody needs stay");
         }
+    }
+}
+
+/// Removes images that nothing uses while the disk is fuller than it should be, if that is wanted.
+async fn keep_below(images: Option<ImagesAtHand>) -> Infallible {
+    let Some(images) = images else { return std::future::pending().await };
+    loop {
+        if let Err(error) = images.collect_unused().await {
+            tracing::warn!(error = crate::chain(&error), "images that nothing uses stay on a full disk");
+        }
+        tokio::time::sleep(LOOK_AT_DISK).await;
     }
 }
 
@@ -275,6 +291,7 @@ pub(crate) fn image_config(config: &Config) -> image_service::Config {
         at_rest: sandbox::give_back_memory,
         pinned: config.images.pinned.clone(),
         care: config.images.care(),
+        collect: config.images.collect(),
         ..image_service::Config::new(config.root.clone(), config.registry_config_dir.clone())
     }
 }

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use e2e::image::{Image, Layer};
-use e2e::{Network, Node, cri, until};
+use e2e::{Network, Node, Setup, cri, until};
 use serde_json::json;
 use tonic::Code;
 
@@ -113,6 +113,48 @@ async fn a_daemon_starts_on_it_and_removing_makes_room() {
     disk.fill();
     client.stop(&container, 0).await.unwrap();
     client.remove(&container).await.unwrap();
+    client.stop_pod(&pod).await.unwrap();
+    client.remove_pod(&pod).await.unwrap();
+    node.stop_daemon();
+    drop(disk);
+    node.start_daemon();
+}
+
+#[tokio::test]
+async fn images_that_nothing_uses_go_when_it_is_to_be_so() {
+    if !has_programs() {
+        println!("skipped: no loop devices, or no mkfs.ext4");
+        return;
+    }
+    let images_section = "[images]\ncollect_above = 60\ncollect_min_age = 0\n";
+    let mut node = Setup::new(Network::None).section(images_section).start().await;
+    node.stop_daemon();
+    let disk = Disk::new(node.path("root"), 40);
+    node.start_daemon();
+    let client = node.client();
+    for (seed, name) in ["one", "two"].into_iter().enumerate() {
+        let name = format!("collected/{name}:v1");
+        image(seed as u32, 3 << 20).push(node.registry.address(), &name).await;
+        client.pull(&node.registry.image(&name)).await.unwrap();
+    }
+    client.pull(&node.registry.image("busybox:latest")).await.unwrap();
+    let config = node.pod();
+    let pod = client.run_pod(config.clone()).await.unwrap();
+    let container = client.create(&pod, node.busybox("idle", &["sleep", "3600"]), &config).await.unwrap();
+    client.start(&container).await.unwrap();
+    // Looked at when the daemon starts, and each minute from then on.
+    node.stop_daemon();
+    std::fs::write(disk.at.join("ballast"), vec![1; 20 << 20]).unwrap();
+    node.start_daemon();
+    let left = async || match images(&node).await {
+        1 => Ok(()),
+        others => Err(others),
+    };
+    until(Duration::from_secs(20), "the image in use alone", left).await;
+    let client = node.client();
+    let found = client.container(&container).await.unwrap();
+    assert_eq!(found.state, cri::ContainerState::ContainerRunning as i32);
+    client.stop(&container, 0).await.unwrap();
     client.stop_pod(&pod).await.unwrap();
     client.remove_pod(&pod).await.unwrap();
     node.stop_daemon();

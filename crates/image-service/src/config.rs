@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::care::CareSettings;
+use crate::collection::CollectSettings;
 use crate::layers::LayerSettings;
 
 /// Settings of the image service.
@@ -23,6 +24,8 @@ pub struct Config {
     pub limits: Limits,
     /// How damage is looked for and repaired.
     pub care: CareSettings,
+    /// When images that nothing uses are removed without being asked for.
+    pub collect: CollectSettings,
     /// How layers are kept.
     pub layers: LayerSettings,
     /// Age up to which what a writable layer uses is told without measuring it again; longer where measuring takes long. With
@@ -43,6 +46,7 @@ impl Config {
             pinned: Vec::new(),
             limits: Limits::default(),
             care: CareSettings::default(),
+            collect: CollectSettings::default(),
             layers: LayerSettings::default(),
             // Kubelet asks each ten seconds.
             usage_age: Duration::from_secs(10),

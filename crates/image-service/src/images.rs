@@ -12,6 +12,7 @@ use crate::auth::Login;
 use crate::blocking::blocking;
 use crate::care::{Care, Checked};
 use crate::catalog::Catalog;
+use crate::collection::Collector;
 use crate::config::Config;
 use crate::error::Error;
 use crate::image::{FilesystemUsage, Image, ImageId};
@@ -194,6 +195,24 @@ impl Images {
             inspect::prune(&inner.catalog, &inner.layers, &request)
         };
         blocking("removing images", prune).await
+    }
+
+    /// Removes images that nothing uses, if the disk is fuller than [`Config::collect`] says: neither those that are given, nor
+    /// mounted or pinned ones. The answer is what was removed.
+    ///
+    /// Safe to cancel: it goes on to the end.
+    ///
+    /// # Errors
+    /// [`Error::Store`]; what was removed until then is.
+    pub async fn collect_unused(&self, mut in_use: HashSet<ImageId>) -> Result<Vec<Arc<Image>>, Error> {
+        let inner = Arc::clone(&self.inner);
+        let collect = move || {
+            in_use.extend(inner.mounts.all().into_iter().map(|mount| mount.image));
+            let Inner { catalog, layers, config, .. } = &*inner;
+            let (images, settings) = (&config.root.join("images"), &config.collect);
+            Collector { catalog, layers, images, settings }.run(&in_use)
+        };
+        blocking("removing images that nothing uses", collect).await
     }
 
     /// Mounts an image on a directory of the node, read-only, where it stays until it is unmounted, whatever becomes of the

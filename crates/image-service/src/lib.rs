@@ -17,7 +17,8 @@
 //! | `rootfs` | a container's writable layer above them, mounted |
 //! | `care` | damage is looked for and repaired |
 //! | `inspect`, `mounts` | looking at images, and into them |
-//! | `gc`, `usage`, `measured`, `space` | getting rid of things, and measuring them |
+//! | `gc`, `collection` | getting rid of things; of images, when the disk fills up |
+//! | `usage`, `measured`, `space` | measuring them |
 //!
 //! Not here: CRI and its types, pods, and the gRPC code of an error (see [`ErrorKind`]).
 
@@ -25,6 +26,7 @@ mod auth;
 mod blocking;
 mod care;
 mod catalog;
+mod collection;
 mod config;
 mod digest;
 mod erofs;
@@ -61,6 +63,7 @@ use blocking::blocking;
 
 pub use auth::{CredentialSource, Credentials};
 pub use care::{CareSettings, Checked};
+pub use collection::CollectSettings;
 pub use config::{Config, CredentialsFile, Limits};
 pub use digest::{Algorithm, Digest, Digester};
 pub use error::{Broken, Error, ErrorKind};

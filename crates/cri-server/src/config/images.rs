@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use image_service::CareSettings;
 use image_service::layers::{LayerForm, LayerSettings, LoopDevices};
+use image_service::{CareSettings, CollectSettings, Reference};
 use serde::{Deserialize, Serialize};
 
 use super::ConfigError;
@@ -22,6 +22,11 @@ pub(crate) struct ImagesConfig {
     pub(crate) check_rate: u64,
     /// Whether layers that are damaged or missing are fetched again without being asked, as the node.
     pub(crate) repair: bool,
+    /// Percent of the file system of images above which those that nothing uses are removed, down to five less. 0 for never: kubelet
+    /// collects by itself.
+    pub(crate) collect_above: u8,
+    /// Seconds since its last use for which an image is left alone by that.
+    pub(crate) collect_min_age: u64,
 }
 
 /// Forms of layers.
@@ -39,6 +44,8 @@ pub(crate) enum Form {
 
 /// Slower, a layer of some gigabytes would take days.
 const LEAST_RATE: u64 = 64 << 10;
+/// Below this, a system that takes some of the disk itself would leave no image.
+const LEAST_FULL: u8 = 10;
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 impl Default for ImagesConfig {
@@ -46,7 +53,16 @@ impl Default for ImagesConfig {
         let CareSettings { period, bytes_per_second, repair } = CareSettings::default();
         let days = period.map_or(0, |period| period.as_secs() / DAY.as_secs());
         let check_days = u32::try_from(days).unwrap_or(u32::MAX);
-        Self { pinned: Vec::new(), layers: Form::Auto, check_days, check_rate: bytes_per_second, repair }
+        let collect = CollectSettings::default();
+        Self {
+            pinned: Vec::new(),
+            layers: Form::Auto,
+            check_days,
+            check_rate: bytes_per_second,
+            repair,
+            collect_above: collect.above.unwrap_or_default(),
+            collect_min_age: collect.min_age.as_secs(),
+        }
     }
 }
 
@@ -68,6 +84,12 @@ impl ImagesConfig {
         CareSettings { period, bytes_per_second: self.check_rate, repair: self.repair }
     }
 
+    /// When it is to remove images that nothing uses.
+    pub(crate) fn collect(&self) -> CollectSettings {
+        let above = (self.collect_above > 0).then_some(self.collect_above);
+        CollectSettings { above, min_age: Duration::from_secs(self.collect_min_age) }
+    }
+
     /// Checks every value that can be judged without touching the machine.
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         if self.check_rate < LEAST_RATE {
@@ -75,6 +97,20 @@ impl ImagesConfig {
                 key: "images.check_rate",
                 value: self.check_rate.to_string(),
                 why: "must be at least 65536 bytes a second",
+            });
+        }
+        if self.collect_above != 0 && !(LEAST_FULL..=99).contains(&self.collect_above) {
+            return Err(ConfigError::Value {
+                key: "images.collect_above",
+                value: self.collect_above.to_string(),
+                why: "must be a percentage from 10 to 99, or 0 for never",
+            });
+        }
+        if let Some(bad) = self.pinned.iter().find(|name| name.parse::<Reference>().is_err()) {
+            return Err(ConfigError::Value {
+                key: "images.pinned",
+                value: bad.clone(),
+                why: "must be references of images",
             });
         }
         Ok(())
@@ -96,5 +132,21 @@ mod tests {
         assert!(!of("repair = false").care().repair);
         assert!(of("check_rate = 1000").check().unwrap_err().to_string().contains("images.check_rate"));
         assert!(of("check_rate = 65536").check().is_ok());
+    }
+
+    #[test]
+    fn what_is_collected_and_what_is_not() {
+        let of = |text: &str| toml::from_str::<Config>(&format!("[images]\n{text}")).unwrap().images;
+        assert_eq!(of("").collect().above, None);
+        let set = of("collect_above = 85\ncollect_min_age = 7");
+        assert_eq!((set.collect().above, set.collect().min_age), (Some(85), Duration::from_secs(7)));
+        for (text, key) in [
+            ("collect_above = 9", "images.collect_above"),
+            ("collect_above = 100", "images.collect_above"),
+            ("pinned = [\"good/name:v1\", \"Bad Ref\"]", "images.pinned"),
+        ] {
+            assert!(of(text).check().unwrap_err().to_string().contains(key), "{text}");
+        }
+        assert!(of("collect_above = 10\npinned = [\"good/name:v1\"]").check().is_ok());
     }
 }

@@ -28,6 +28,14 @@ impl ImagesAtHand {
         let containers = self.pods.containers(&ContainerFilter::default());
         convert::users(&containers, |pod| self.pods.pod(pod).ok())
     }
+
+    /// Removes images that nothing uses, if the disk is too full.
+    ///
+    /// # Errors
+    /// The image service's.
+    pub(crate) async fn collect_unused(&self) -> Result<(), image_service::Error> {
+        self.images.collect_unused(self.users().images().collect()).await.map(drop)
+    }
 }
 
 #[tonic::async_trait]

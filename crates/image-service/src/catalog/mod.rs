@@ -16,6 +16,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::SystemTime;
 
 use crate::digest::Digest;
 use crate::error::Error;
@@ -240,6 +241,7 @@ impl Catalog {
                 if (digest.is_none() || known.manifest == digest) && (known.nameless || !nameless) =>
             {
                 known.whole = true;
+                self.used(&id);
             }
             known => {
                 let nameless = nameless || known.as_ref().is_some_and(|known| known.nameless);
@@ -282,6 +284,18 @@ impl Catalog {
             tracing::warn!(image = %id, %error, "an image that was not added stays until the next start");
         }
         state.images.remove(id);
+    }
+
+    /// The image is used now. Blocks for a moment.
+    pub(crate) fn used(&self, id: &ImageId) {
+        if let Err(cause) = record::touch(&record::image_file(&self.dir, id)) {
+            tracing::debug!(image = %id, %cause, "cannot write down that an image is used");
+        }
+    }
+
+    /// When the image was used or pulled last.
+    pub(crate) fn last_used(&self, id: &ImageId) -> Option<SystemTime> {
+        record::touched(&record::image_file(&self.dir, id)).ok()
     }
 
     /// Removes an image with all its names, durably. An unknown one is fine. It works on a full disk too: there the names

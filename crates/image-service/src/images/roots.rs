@@ -34,9 +34,11 @@ impl Images {
             image_ref: found.reference(),
             config: found.config.clone(),
         };
-        let (rootfs, container, layers) =
-            (self.inner.rootfs.clone(), container.to_owned(), found.layers.clone());
-        let prepare = move || rootfs.prepare_as(&container, &layers, ids.as_ref());
+        let (inner, container, image) = (Arc::clone(&self.inner), container.to_owned(), Arc::clone(&found));
+        let prepare = move || {
+            inner.catalog.used(&image.id);
+            inner.rootfs.prepare_as(&container, &image.layers, ids.as_ref())
+        };
         let prepared = blocking("preparing a root filesystem", prepare).await;
         self.heard(About::Image(&found), prepared).map(|()| info)
     }
@@ -88,8 +90,11 @@ impl Images {
                 held.push((image.id.clone(), image.layers.clone()));
             }
         }
-        let (rootfs, id) = (self.inner.rootfs.clone(), container.to_owned());
-        let hold = move || rootfs.hold_images(&id, &held);
+        let (inner, id) = (Arc::clone(&self.inner), container.to_owned());
+        let hold = move || {
+            held.iter().for_each(|(image, _)| inner.catalog.used(image));
+            inner.rootfs.hold_images(&id, &held)
+        };
         let outcome = blocking("keeping the layers of image volumes", hold).await;
         self.heard(About::Container(container), outcome).map(|()| ids)
     }

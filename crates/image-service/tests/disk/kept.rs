@@ -20,7 +20,7 @@ fn kept(disk: &Mounted) -> u64 {
 }
 
 /// Takes so much of a disk that `leave` bytes are free.
-fn fill_but(at: &Path, leave: u64) {
+pub(crate) fn fill_but(at: &Path, leave: u64) {
     let file = std::fs::File::create(at.join("taken")).unwrap();
     let take = free(at).checked_sub(leave).unwrap();
     rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, take).unwrap();

@@ -7,6 +7,7 @@
 #[path = "../pulls/breaking.rs"]
 #[allow(dead_code, reason = "shared with the tests of pulls")]
 mod breaking;
+mod collecting;
 #[path = "../power_cut/filesystem.rs"]
 #[allow(dead_code, reason = "shared with the tests of power cuts")]
 mod filesystem;
