@@ -25,7 +25,8 @@ pub(crate) fn fill_but(at: &Path, leave: u64) {
     let take = free(at).checked_sub(leave).unwrap();
     rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, take).unwrap();
     file.sync_all().unwrap();
-    assert!(free(at) <= leave && free(at) + (64 << 10) > leave, "{} bytes are free", free(at));
+    // The last of what was removed before may just be going.
+    assert!(free(at).abs_diff(leave) <= 64 << 10, "{} bytes are free, not {leave}", free(at));
 }
 
 /// A registry of images of one layer each.
