@@ -130,15 +130,16 @@ impl Catalog {
         let mut state = State { images: read_images(dir, layers)?, ..State::default() };
         let references = record::references_file(dir);
         record::remove_unfinished(&references).map_err(|cause| store("remove", &references, cause))?;
-        let named =
-            match read_record::<References>(&references, |record| record.version == REFERENCES_VERSION) {
-                Some(record) => {
-                    state.names = record.references;
-                    true
-                }
-                // Without the names nobody knows which images have none.
-                None => !has_set_aside(&references),
-            };
+        let named = match record::read_right::<References>(&references, |record| {
+            record.version == REFERENCES_VERSION
+        }) {
+            Some(record) => {
+                state.names = record.references;
+                true
+            }
+            // Without the names nobody knows which images have none.
+            None => !record::has_set_aside(&references),
+        };
         let State { images, names, .. } = &mut state;
         names.retain(|_, id| images.contains_key(id));
         if named {
@@ -474,7 +475,7 @@ fn read_images(dir: &Path, layers: &Layers) -> Result<HashMap<ImageId, Known>, E
             continue;
         }
         let right = |record: &ImageRecord| record::image_file(dir, &record.id) == path && record.is_right();
-        let Some(record) = read_record::<ImageRecord>(&path, right) else { continue };
+        let Some(record) = record::read_right::<ImageRecord>(&path, right) else { continue };
         let Ok(file) = ConfigFile::parse(&record.id, record.config.as_bytes()) else { continue };
         let whole = file.diff_ids.iter().all(|diff_id| layers.contains(diff_id));
         if !whole {
@@ -485,28 +486,6 @@ fn read_images(dir: &Path, layers: &Layers) -> Result<HashMap<ImageId, Known>, E
         images.insert(id, Known { file, manifest, size_bytes, nameless, whole });
     }
     Ok(images)
-}
-
-/// Reads a record; one that isn't right is set aside. Nothing there is nothing.
-fn read_record<T: serde::de::DeserializeOwned>(path: &Path, right: impl Fn(&T) -> bool) -> Option<T> {
-    let cause = match record::read::<T>(path) {
-        Ok(record) if right(&record) => return Some(record),
-        Ok(_) => io::Error::other("it is of another version or of something else"),
-        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return None,
-        Err(cause) => cause,
-    };
-    tracing::warn!(file = %path.display(), %cause, "setting aside a record that can't be used");
-    if let Err(cause) = record::set_aside(path) {
-        tracing::warn!(file = %path.display(), %cause, "cannot set the record aside");
-    }
-    None
-}
-
-/// Whether `path` has ever been set aside.
-fn has_set_aside(path: &Path) -> bool {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".broken");
-    Path::new(&name).exists()
 }
 
 #[cfg(test)]

@@ -137,6 +137,26 @@ pub(crate) fn touched(path: &Path) -> io::Result<SystemTime> {
     fs::metadata(path)?.modified()
 }
 
+/// Reads a record; one that isn't right is set aside. Nothing there is nothing.
+pub(crate) fn read_right<T: DeserializeOwned>(path: &Path, right: impl Fn(&T) -> bool) -> Option<T> {
+    let cause = match read::<T>(path) {
+        Ok(record) if right(&record) => return Some(record),
+        Ok(_) => io::Error::other("it is of another version or of something else"),
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return None,
+        Err(cause) => cause,
+    };
+    tracing::warn!(file = %path.display(), %cause, "setting aside a record that can't be used");
+    if let Err(cause) = set_aside(path) {
+        tracing::warn!(file = %path.display(), %cause, "cannot set the record aside");
+    }
+    None
+}
+
+/// Whether a file at this path has ever been set aside.
+pub(crate) fn has_set_aside(path: &Path) -> bool {
+    with_ending(path, BROKEN).exists()
+}
+
 /// Keeps a file that can't be read for whoever wants to know why, out of the way.
 pub(crate) fn set_aside(path: &Path) -> io::Result<()> {
     fs::rename(path, with_ending(path, BROKEN))
