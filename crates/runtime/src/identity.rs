@@ -4,8 +4,10 @@
 //! regular and of bearable size (CVE-2026-47262), and parsed without trust (CVE-2024-40635).
 
 use std::os::fd::BorrowedFd;
+use std::path::Path;
 
 use crate::Error;
+use crate::init::Root;
 
 /// Who is asked for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -218,26 +220,24 @@ const LARGEST_DATABASE: u64 = 10 << 20;
 
 /// The text of a database; empty when the image has none.
 fn database(root: BorrowedFd<'_>, path: &'static str) -> Result<String, Error> {
-    use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
+    use rustix::fs::{FileType, OFlags, ResolveFlags};
     use rustix::io::Errno;
     use std::io::Read;
 
     let unusable = |why| Error::IdentityFile { path, why };
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    // First by O_PATH: opening a device or a fifo for reading can already have effects.
-    let found = match rustix::fs::openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
-    {
-        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(String::new()),
-        Err(errno) => return Err(Error::IdentityRead { path, source: errno.into() }),
-        Ok(found) => found,
-    };
     let read = |errno: Errno| Error::IdentityRead { path, source: errno.into() };
+    let root = Root::of(root).map_err(read)?;
+    // First by O_PATH: opening a device or a fifo for reading can already have effects.
+    let found = match root.find(Path::new(path)) {
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(String::new()),
+        found => found.map_err(read)?,
+    };
     let stat = rustix::fs::fstat(&found).map_err(read)?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Err(unusable("it is not a regular file"));
     }
-    let file = rustix::fs::openat2(root, path, flags, Mode::empty(), resolve).map_err(read)?;
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = root.open(Path::new(path), flags, ResolveFlags::empty()).map_err(read)?;
     let opened = rustix::fs::fstat(&file).map_err(read)?;
     if (opened.st_dev, opened.st_ino) != (stat.st_dev, stat.st_ino) {
         return Err(unusable("it changed while it was opened"));

@@ -27,6 +27,9 @@ const IMAGES: &str = "images";
 /// What a path of an image may be resolved by: the image's root is its end, and what is no path leads nowhere.
 pub(super) const IN_IMAGE: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS);
 
+/// How often a path is looked up while others rename and mount: each time is a matter of microseconds.
+const ATTEMPTS: usize = 128;
+
 impl RootFilesystems {
     /// Keeps the layers of images for a container with a root filesystem, so that they can be mounted as volumes: each
     /// image with its layers from the lowest upwards. Replaces what was kept for it before.
@@ -153,7 +156,14 @@ fn find<'r>(rootfs: &'r Rootfs, image: &Digest) -> Result<(usize, &'r [Layer]), 
 
 /// Opens what is at a path of a root, links followed inside of it.
 pub(super) fn find_in(root: &OwnedFd, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
-    rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), IN_IMAGE)
+    for _ in 0..ATTEMPTS {
+        match rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), IN_IMAGE) {
+            // Anything was renamed or mounted anywhere meanwhile, and the kernel cannot tell whether `..` still leads inside.
+            Err(Errno::AGAIN) => {}
+            other => return other,
+        }
+    }
+    Err(Errno::AGAIN)
 }
 
 /// A place of a detached mount as a detached mount of its own.
@@ -178,10 +188,42 @@ fn part_attached(mount: &OwnedFd, place: &OwnedFd, spot: &Path) -> Result<OwnedF
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsRawFd as _;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::{Duration, Instant};
 
     use super::*;
     use crate::rootfs::Durability;
     use crate::rootfs::mount::Mounter;
+
+    /// `..` is looked up again when others rename meanwhile, as all processes of a node do.
+    #[test]
+    fn a_climbing_link_is_found_whatever_else_happens() {
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("../../data", dir.path().join("climb")).unwrap();
+        std::fs::create_dir(dir.path().join("data")).unwrap();
+        let root = open_place(dir.path()).unwrap();
+        let names = ["one", "two"].map(|name| dir.path().join(name));
+        std::fs::write(&names[0], "").unwrap();
+        let (plain, deadline) = (OFlags::PATH | OFlags::CLOEXEC, Instant::now() + Duration::from_secs(60));
+        let done = AtomicBool::new(false);
+        let (mut interrupted, mut failed) = (0, None);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    std::fs::rename(&names[0], &names[1]).unwrap();
+                    std::fs::rename(&names[1], &names[0]).unwrap();
+                }
+            });
+            while interrupted < 10 && failed.is_none() && Instant::now() < deadline {
+                let once = rustix::fs::openat2(&root, "climb", plain, Mode::empty(), IN_IMAGE);
+                interrupted += usize::from(once.is_err_and(|errno| errno == Errno::AGAIN));
+                failed = find_in(&root, Path::new("climb"), OFlags::PATH).err();
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        assert_eq!(failed, None);
+        println!("{interrupted} lookups were interrupted");
+    }
 
     /// Both ways to a part of a mount give the same, and one that nobody can write to.
     #[test]

@@ -30,6 +30,7 @@ pub(crate) use command::Command;
 pub(crate) use credentials::become_root;
 pub(crate) use filesystems::{clone_mount, context, make as make_filesystem};
 pub(crate) use handles::Procfs;
+pub(crate) use path::Root;
 pub(crate) use restrict::sysctl;
 pub(crate) use root::{isolate_mounts, pivot_into};
 pub(crate) use stdio::open_null;
