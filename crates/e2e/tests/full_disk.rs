@@ -114,6 +114,58 @@ async fn images_that_nothing_uses_go_when_it_is_to_be_so() {
     node.start_daemon();
 }
 
+/// Whether kubelet is told that pods can have user namespaces.
+async fn has_user_namespaces(node: &Node) -> bool {
+    let request = cri::StatusRequest { verbose: false };
+    let handlers = node.client().runtime.clone().status(request).await.unwrap().into_inner().runtime_handlers;
+    handlers.iter().all(|handler| handler.features.as_ref().unwrap().user_namespaces)
+}
+
+#[tokio::test]
+async fn user_namespaces_are_there_as_soon_as_there_is_room() {
+    let mut node = Node::start(Network::None).await;
+    if !has_user_namespaces(&node).await {
+        println!("skipped: no user namespaces here");
+        return;
+    }
+    node.stop_daemon();
+    let disk = disk(&node);
+    node.start_daemon();
+    let Some(disk) = disk else { return };
+    node.stop_daemon();
+    disk.fill();
+    node.start_daemon();
+    let mut config = node.pod();
+    let ids = vec![cri::IdMapping { host_id: 1_000_000, container_id: 0, length: 65_536 }];
+    let mode = cri::NamespaceMode::Pod as i32;
+    let linux = config.linux.as_mut().unwrap().security_context.as_mut().unwrap();
+    linux.namespace_options.as_mut().unwrap().userns_options =
+        Some(cri::UserNamespace { mode, uids: ids.clone(), gids: ids });
+    let client = node.client();
+    let refused = client.run_pod(config.clone()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    assert!(!has_user_namespaces(&node).await);
+    for ballast in 0..3 {
+        std::fs::remove_file(disk.at.join(format!("ballast{ballast}"))).unwrap();
+    }
+    // By the pod itself, before anybody asks for the node's status.
+    let pod = client.run_pod(config).await.unwrap();
+    assert!(has_user_namespaces(&node).await);
+    client.stop_pod(&pod).await.unwrap();
+    client.remove_pod(&pod).await.unwrap();
+    node.stop_daemon();
+    disk.fill();
+    node.start_daemon();
+    assert!(!has_user_namespaces(&node).await);
+    for ballast in 0..3 {
+        std::fs::remove_file(disk.at.join(format!("ballast{ballast}"))).unwrap();
+    }
+    assert!(has_user_namespaces(&node).await, "kubelet's question alone is enough");
+    node.stop_daemon();
+    drop(disk);
+    node.start_daemon();
+}
+
 async fn remove_image(node: &Node, name: &str) {
     let image = Some(e2e::client::image_spec(name));
     node.client().images.remove_image(cri::RemoveImageRequest { image }).await.unwrap();

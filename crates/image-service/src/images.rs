@@ -294,8 +294,8 @@ impl Images {
         let inner = Arc::clone(&self.inner);
         let load = move || {
             let Inner { catalog, layers, .. } = &*inner;
-            Loader { catalog, layers, limits: &inner.config.limits, spool: &inner.ingest() }
-                .load(&request, archive)
+            let (limits, room) = (&inner.config.limits, inner.pulls.puller().room());
+            Loader { catalog, layers, limits, room, spool: &inner.ingest() }.load(&request, archive)
         };
         blocking("loading images", load).await
     }

@@ -54,12 +54,6 @@ pub struct Features {
 impl Features {
     /// Nothing that can be asked for.
     pub(crate) const NONE: Self = Self { user_namespaces: false, recursive_read_only_mounts: false };
-
-    /// What the internal runtime can do: asks the kernel. Whether there are user namespaces has been tried out before.
-    pub(crate) fn detect(user_namespaces: bool) -> Self {
-        let recursive_read_only_mounts = runtime::mount::can_be_read_only_with_all_below();
-        Self { user_namespaces, recursive_read_only_mounts }
-    }
 }
 
 /// Who makes the cgroups of pods.

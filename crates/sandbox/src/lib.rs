@@ -40,6 +40,7 @@ pub mod stats;
 pub mod streams;
 mod supervisor;
 mod undo;
+mod user_namespaces;
 mod users;
 
 pub use apparmor::{ApparmorConfig, LsmUsage, apparmor_of_host};

@@ -17,8 +17,8 @@ use tokio::task::JoinSet;
 use crate::adopt::adopt;
 use crate::apparmor::Apparmor;
 use crate::clock;
-use crate::config::{CgroupDriver, Config, Features};
-use crate::error::{Error, Kind};
+use crate::config::{CgroupDriver, Config};
+use crate::error::{Error, Kind, chain};
 use crate::events::{Event, Events};
 use crate::external::Runtimes;
 use crate::handler::{Handler, HandlerStatus};
@@ -42,6 +42,7 @@ use crate::sources::Sources;
 use crate::stats::{self, Usage, Walks};
 use crate::supervisor::spawn::Binary;
 use crate::supervisor::trial::try_users;
+use crate::user_namespaces::{self, UserNamespaces};
 
 /// How often a name is asked for whose holder is going.
 const RUN_ROUNDS: usize = 8;
@@ -80,16 +81,13 @@ impl Pods {
             .map_err(|cause| Error::step("finding the cgroup hierarchies", "/proc/self/mountinfo", cause))?;
         let (store, supervisor) = (Store::open(&config.state_dir)?, Binary::open(&config.supervisor)?);
         let users = try_users(&supervisor, &[&config.state_dir], Some(&*rootfs)).await;
-        if let Err(why) = &users {
-            tracing::info!(why, "no user namespaces");
-        }
         let shared = Arc::new(Shared {
             store,
             supervisor,
             prepared_networks: PreparedNetworks::new(config.prepared_networks),
-            features: Features::detect(users.is_ok()),
+            recursive_read_only_mounts: runtime::mount::can_be_read_only_with_all_below(),
             runtimes: Runtimes::ask(&config.handlers).await,
-            users,
+            users: UserNamespaces::new(users),
             host,
             apparmor: Apparmor::detect(&config.apparmor),
             selinux: Selinux::detect(config.selinux)?,
@@ -109,12 +107,16 @@ impl Pods {
         Ok(pods)
     }
 
-    /// Whether pods can have user namespaces here, as it was found at the start.
+    /// Whether pods can have user namespaces here, as it was found at the start; tried again when that failed for a want that may have
+    /// passed. Safe to cancel.
     ///
     /// # Errors
-    /// What can't be done.
-    pub fn user_namespaces(&self) -> Result<(), &str> {
-        self.shared.users.as_ref().map_err(String::as_str).copied()
+    /// [`Error::Exhausted`] or [`Error::Deadline`] for such a want, else what can't be done.
+    pub async fn user_namespaces(&self) -> Result<(), Error> {
+        let shared = &*self.shared;
+        let directories = [&*shared.config.state_dir];
+        let attempt = try_users(&shared.supervisor, &directories, Some(&*shared.rootfs));
+        shared.users.usable(attempt).await
     }
 
     /// How many network namespaces are ready for pods to come.
@@ -209,9 +211,8 @@ impl Pods {
         }
         check::check((&self.shared.config.cgroup_driver, handler), &config)?;
         self.shared.apparmor.check_pod(&config.security)?;
-        if let (Some(_), Err(why)) = (&config.namespaces.user, self.user_namespaces()) {
-            let field = "linux.security_context.namespace_options.userns_options";
-            return Err(Error::refused(field, format!("this node has no user namespaces: {why}")));
+        if config.namespaces.user.is_some() {
+            self.user_namespaces().await.map_err(refusal_of_users)?;
         }
         check::profile_exists(&self.shared, &config).await?;
         let (config, handler) = (Arc::new(config), handler.clone());
@@ -373,6 +374,15 @@ impl Pods {
     fn open_for_business(&self) -> Result<(), Error> {
         if self.shared.closing.load(Ordering::Relaxed) { Err(Error::ShuttingDown) } else { Ok(()) }
     }
+}
+
+/// Of a pod that asks for a user namespace. What may pass is no refusal: the same request may be granted later.
+fn refusal_of_users(why: Error) -> Error {
+    if user_namespaces::may_pass(&why) {
+        return why;
+    }
+    let field = "linux.security_context.namespace_options.userns_options";
+    Error::refused(field, format!("this node has no user namespaces: {}", chain(&why)))
 }
 
 /// Puts a wish into a mailbox; one that is full answers at once instead of making everybody wait.

@@ -26,14 +26,15 @@ use crate::selinux::Selinux;
 use crate::sources::Sources;
 use crate::stats::Walks;
 use crate::supervisor::spawn::Binary;
+use crate::user_namespaces::UserNamespaces;
 
 /// What all actors have in common.
 pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) store: Store,
     pub(crate) host: cgroup::Host,
-    /// What the internal runtime can do.
-    pub(crate) features: Features,
+    /// Whether the kernel can make mounts read-only with all below them.
+    pub(crate) recursive_read_only_mounts: bool,
     /// What external runtimes can do.
     pub(crate) runtimes: Runtimes,
     pub(crate) apparmor: Apparmor,
@@ -50,7 +51,7 @@ pub(crate) struct Shared {
     pub(crate) walks: Walks,
     pub(crate) leftovers: Leftovers,
     /// Whether this node can do user namespaces, and what stands in the way.
-    pub(crate) users: Result<(), String>,
+    pub(crate) users: UserNamespaces,
     /// The daemon is going down; nothing new is begun.
     pub(crate) closing: AtomicBool,
 }
@@ -62,12 +63,21 @@ impl Shared {
     /// Why they can't be made.
     pub(crate) fn features(&self, handler: &str) -> Result<Features, String> {
         let name = self.config.handlers.resolve(handler);
-        self.runtimes.last(name).unwrap_or(Ok(self.features))
+        self.runtimes.last(name).unwrap_or_else(|| Ok(self.own_features()))
+    }
+
+    /// What the internal runtime can do.
+    fn own_features(&self) -> Features {
+        let Self { recursive_read_only_mounts, users, .. } = self;
+        Features {
+            user_namespaces: users.last().is_ok(),
+            recursive_read_only_mounts: *recursive_read_only_mounts,
+        }
     }
 
     /// What a pod can have that was made with a handler, whatever is configured under its name now.
     pub(crate) fn features_of(&self, handler: &Handler) -> Features {
-        let Some(wanted) = &handler.external else { return self.features };
+        let Some(wanted) = &handler.external else { return self.own_features() };
         let mut equal = self.config.handlers.external().filter(|(_, runtime)| *runtime == wanted);
         let said = equal.find_map(|(name, _)| self.runtimes.last(name)?.ok());
         // One that nobody has asked, or that doesn't answer: what no runtime needs to be asked about.

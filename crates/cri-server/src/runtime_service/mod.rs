@@ -57,7 +57,7 @@ impl RuntimeService for Runtime {
     }
 
     async fn status(&self, request: Request<cri::StatusRequest>) -> Answer<cri::StatusResponse> {
-        node::status(self, request.get_ref().verbose).map(Response::new)
+        node::status(self, request.get_ref().verbose).await.map(Response::new)
     }
 
     async fn runtime_config(

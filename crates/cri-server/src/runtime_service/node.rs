@@ -25,12 +25,13 @@ pub(super) fn version() -> cri::VersionResponse {
     }
 }
 
-/// Conditions, handlers and features.
+/// Conditions, handlers and features. Safe to cancel.
 ///
 /// # Errors
 /// Internal, when the verbose information can't be written as JSON.
-pub(super) fn status(runtime: &Runtime, verbose: bool) -> Result<cri::StatusResponse, Status> {
-    let user_namespaces = runtime.pods.user_namespaces().is_ok();
+pub(super) async fn status(runtime: &Runtime, verbose: bool) -> Result<cri::StatusResponse, Status> {
+    // Before the handlers, which tell what came of it last.
+    let user_namespaces = runtime.pods.user_namespaces().await.is_ok();
     let handlers = runtime.pods.handlers().into_iter().map(|HandlerStatus { name, features }| {
         // One that can't be used can do nothing; who asks for it is told why.
         let features = features.map_or_else(

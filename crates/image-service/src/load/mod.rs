@@ -8,7 +8,8 @@
 //! with numbers for names. The archive is a stranger's: documents are bounded, and so is what it and its layers unpack to, as for
 //! pulls; blobs must have the digests that they are named by, names can't lead out, sparse entries are refused. All images of an
 //! archive are loaded, or none; only a catalogue that can't be written any more half-way through leaves some of them.
-//! Not here: what a layer may do (`unpack`).
+//! A full disk is given what a pull is given; an archive that is read can't be begun anew, so that is done at each write, too.
+//! Not here: what a layer may do (`unpack`), how room is made (`pull`).
 
 mod docker;
 mod oci;
@@ -17,6 +18,7 @@ mod spool;
 use std::fs::File;
 use std::io::{BufRead, Read as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -27,6 +29,7 @@ use crate::error::Error;
 use crate::image::ImageId;
 use crate::layers::{Layer, Layers, NewLayer, store};
 use crate::manifest::{ConfigFile, Platform};
+use crate::pull::Room;
 use crate::reference::{Pointer, Reference};
 
 use spool::Spool;
@@ -75,6 +78,7 @@ pub(crate) struct Loader<'a> {
     pub(crate) catalog: &'a Catalog,
     pub(crate) layers: &'a Layers,
     pub(crate) limits: &'a Limits,
+    pub(crate) room: &'a Arc<Room>,
     /// A directory of the store's whose content goes when the store is opened.
     pub(crate) spool: &'a Path,
 }
@@ -91,10 +95,11 @@ impl Loader<'_> {
         archive: Box<dyn BufRead + Send>,
     ) -> Result<Vec<LoadedImage>, Error> {
         let base: Option<Reference> = request.name.as_deref().map(str::parse).transpose()?;
-        let spool = Spool::fill(self.spool, self.limits, archive)?;
+        let spool = Spool::fill(self.spool, (self.limits, self.room), archive)?;
         let found = if spool.has("index.json") { oci::images(&spool)? } else { docker::images(&spool)? };
         let named = names(found, base.as_ref())?;
-        let outcome = self.unpack_all(&named).and_then(|held| self.add_all(named, held));
+        let keep = || self.unpack_all(&named).and_then(|held| self.add_all(&named, held));
+        let outcome = self.room.for_work(|error| matches!(error, Error::NoSpace { .. }), keep);
         if outcome.is_err()
             && let Err(error) = self.catalog.collect(self.layers)
         {
@@ -132,15 +137,21 @@ impl Loader<'_> {
 
     fn add_all(
         &self,
-        images: Vec<(Found, Vec<Reference>)>,
+        images: &[(Found, Vec<Reference>)],
         held: Vec<Layer>,
     ) -> Result<Vec<LoadedImage>, Error> {
         let mut loaded = Vec::with_capacity(images.len());
         for (found, names) in images {
-            let Found { id, config, manifest, size_bytes, .. } = found;
             let shown = names.iter().map(ToString::to_string).collect();
-            loaded.push(LoadedImage { id: id.clone(), names: shown });
-            self.catalog.add(NewImage { id, config, manifest, size_bytes, names, nameless: true })?;
+            loaded.push(LoadedImage { id: found.id.clone(), names: shown });
+            self.catalog.add(NewImage {
+                id: found.id.clone(),
+                config: found.config.clone(),
+                manifest: found.manifest.clone(),
+                size_bytes: found.size_bytes,
+                names: names.clone(),
+                nameless: true,
+            })?;
         }
         if self.catalog.lacks() {
             // A layer that came with these may be one that others had lost.

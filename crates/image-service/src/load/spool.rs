@@ -3,9 +3,11 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, BufRead, Read, Write as _};
+use std::io::{self, BufRead, Read};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use super::refused;
 use crate::config::Limits;
@@ -13,6 +15,7 @@ use crate::digest::{Algorithm, Digest, Digester};
 use crate::error::Error;
 use crate::layers::{is_no_space, make_private_dir, store};
 use crate::names;
+use crate::pull::Room;
 use crate::unpack::{Archive, Entry, Fault, Kind, Source, Stream, Tools, TreePath};
 
 /// Entries of an archive, at most. One that Docker wrote has four a layer.
@@ -30,6 +33,7 @@ pub(super) struct Spool {
     /// Paths that mean other paths.
     links: BTreeMap<TreePath, TreePath>,
     limits: Limits,
+    room: Arc<Room>,
     /// Bytes of the archive that have been read, as it came, and bytes of its files.
     read: Rc<Cell<u64>>,
     written: u64,
@@ -81,13 +85,14 @@ impl Spool {
     /// Puts the files of an archive into a directory of their own below `dir`.
     pub(super) fn fill(
         dir: &Path,
-        limits: &Limits,
+        (limits, room): (&Limits, &Arc<Room>),
         archive: Box<dyn BufRead + Send>,
     ) -> Result<Spool, Error> {
         let dir = dir.join(names::unique());
-        make_private_dir(&dir)?;
+        room.for_work(|error| matches!(error, Error::NoSpace { .. }), || make_private_dir(&dir))?;
         let (files, links, read) = (BTreeMap::new(), BTreeMap::new(), Rc::default());
-        let mut spool = Spool { dir, files, links, limits: limits.clone(), read, written: 0 };
+        let (limits, room) = (limits.clone(), Arc::clone(room));
+        let mut spool = Spool { dir, files, links, limits, room, read, written: 0 };
         spool.read(archive).map_err(|fault| spool.error(fault))?;
         Ok(spool)
     }
@@ -178,7 +183,8 @@ impl Spool {
     ) -> Result<Spooled, Fault> {
         let failed = |cause: io::Error| Fault::create(&entry.name, cause);
         let place = self.dir.join(names::unique());
-        let mut file = File::create_new(&place).map_err(failed)?;
+        let file = self.room.for_work(is_no_space, || File::create_new(&place)).map_err(failed)?;
+        let mut at = 0;
         let mut digester = Digester::new(algorithm(path));
         let mut content = archive.content(entry);
         while let Some(part) = content.next_part()? {
@@ -187,7 +193,8 @@ impl Spool {
             if self.written > self.limits.unpacked(self.read.get()) {
                 return Err(Fault::Archive("it unpacks to too many times its size"));
             }
-            file.write_all(part.bytes).map_err(failed)?;
+            self.room.for_work(is_no_space, || file.write_all_at(part.bytes, at)).map_err(failed)?;
+            at += part.bytes.len() as u64;
         }
         Ok(Spooled { path: place, size, digest: digester.finish() })
     }

@@ -50,7 +50,7 @@ pub(crate) use join::Pulls;
 use layer::{Fetching, LayerFetch};
 use progress::Progress;
 use resolve::Resolved;
-use room::Room;
+pub(crate) use room::Room;
 use spool::Spools;
 use statistics::Totals;
 
@@ -103,6 +103,11 @@ impl Puller {
             totals: Totals::default(),
             begun: AtomicU64::new(0),
         })
+    }
+
+    /// What makes room on a full disk.
+    pub(crate) fn room(&self) -> &Arc<Room> {
+        &self.room
     }
 
     /// Removes what was kept of layers that nobody goes on with. Blocks.

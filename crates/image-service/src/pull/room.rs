@@ -1,8 +1,10 @@
-//! Room on a full disk: whatever is there only because it may be of use later goes before a pull fails for want of space.
+//! Room on a full disk: whatever is there only because it may be of use later goes before a pull, or a load,
+//! fails for want of space.
 //!
 //! That is what is kept of layers for a later attempt (`spool`), and what was removed but isn't deleted yet. Images that nobody
 //! uses are no such thing: whether they go, kubelet decides, or the operator.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +21,7 @@ const GAIN: u64 = 256 << 10;
 
 /// What can make room.
 #[derive(Debug)]
-pub(super) struct Room {
+pub(crate) struct Room {
     images: PathBuf,
     layers: Layers,
     rootfs: RootFilesystems,
@@ -48,6 +50,25 @@ impl Room {
             Ok(disk) => Free { bytes: disk.f_bavail * disk.f_frsize, inodes: disk.f_favail },
             // Then nothing is ever more than it was.
             Err(_) => Free { bytes: u64::MAX - GAIN, inodes: u64::MAX },
+        }
+    }
+
+    /// Does `work`, and once more where it ran out of space and there can be more of it. Blocks.
+    ///
+    /// # Errors
+    /// Those of the work.
+    pub(crate) fn for_work<T, E: fmt::Display>(
+        &self,
+        ran_out: impl Fn(&E) -> bool,
+        mut work: impl FnMut() -> Result<T, E>,
+    ) -> Result<T, E> {
+        let before = self.now();
+        match work() {
+            Err(error) if ran_out(&error) && self.make(before) => {
+                tracing::info!(%error, "tries again, after making room on a full disk");
+                work()
+            }
+            outcome => outcome,
         }
     }
 

@@ -69,12 +69,22 @@ pub(super) fn failed(container: &str, cause: io::Error) -> Error {
     Error::RootfsMount { container: container.to_owned(), action: MAPPING, cause }
 }
 
+/// Inodes and blocks below which overlay's working directory is taken to have lacked room: it makes a directory there, and some files to
+/// try the filesystem with, one at a time.
+const WORK_INODES: u64 = 8;
+
 /// Overlay becomes read-only, without a word, where it can't use its working directory.
 pub(super) fn check_writable(root: &OwnedFd, container: &str) -> Result<(), Error> {
-    let flags = rustix::fs::fstatvfs(root).map(|stat| stat.f_flag);
-    match flags {
-        Ok(flags) if !flags.contains(StatVfsMountFlags::RDONLY) => Ok(()),
-        Ok(_) => Err(failed(container, io::ErrorKind::ReadOnlyFilesystem.into())),
-        Err(errno) => Err(failed(container, errno.into())),
+    let stat = rustix::fs::fstatvfs(root).map_err(|errno| failed(container, errno.into()))?;
+    if !stat.f_flag.contains(StatVfsMountFlags::RDONLY) {
+        return Ok(());
     }
+    // A filesystem that makes inodes as they are needed (btrfs) tells of none.
+    let lacks_inodes = stat.f_files > 0 && stat.f_favail < WORK_INODES;
+    Err(if lacks_inodes || stat.f_bavail < WORK_INODES {
+        let cause = rustix::io::Errno::NOSPC.into();
+        Error::NoSpace { what: format!("the root filesystem of container \"{container}\""), cause }
+    } else {
+        failed(container, io::ErrorKind::ReadOnlyFilesystem.into())
+    })
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use image_service::ErrorKind;
+use image_service::rootfs::IdMap;
 
 use crate::filesystem::{Kind, Mounted};
 use crate::{Service, chain, disk, in_own_mounts, open, registry_of};
@@ -136,6 +137,35 @@ fn without_inodes_it_is_the_same() {
         std::fs::remove_dir_all(&ballast).unwrap();
         service.pull("next").await.unwrap();
         drop(service);
+    });
+}
+
+#[test]
+fn a_root_for_mapped_users_that_has_no_room_is_told_as_that() {
+    if !Kind::Ext4.is_here() {
+        return;
+    }
+    in_own_mounts(|dir| async move {
+        let disk = small_ext4(&dir, 16);
+        let images = open(disk.path()).unwrap();
+        fill(disk.path());
+        let ballast = std::fs::File::options().write(true).open(disk.path().join("ballast0")).unwrap();
+        let size = ballast.metadata().unwrap().len();
+        let mut outcomes = Vec::new();
+        // From nothing that can be made to all of it, by way of an overlay that is read-only.
+        for blocks in 0..16 {
+            let room = blocks * rustix::fs::statvfs(disk.path()).unwrap().f_frsize;
+            ballast.set_len(size - room).unwrap();
+            ballast.sync_all().unwrap();
+            until("the trial before is left", || free(disk.path()) >= room);
+            let tried = images.try_mapping(IdMap::new(|_| Ok(()))).await;
+            if let Err(error) = &tried {
+                assert_eq!(error.kind(), ErrorKind::NoSpace, "{blocks} blocks: {}", chain(error));
+            }
+            outcomes.push(tried.is_ok());
+        }
+        assert!(!outcomes[0] && outcomes[15], "{outcomes:?}");
+        drop(images);
     });
 }
 

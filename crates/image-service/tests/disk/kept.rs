@@ -11,10 +11,10 @@ use crate::full::{fill, free, small_ext4};
 use crate::image::{Content, ImageBytes, LayerBytes, noise};
 use crate::{Service, in_own_mounts};
 
-const MIB: u64 = 1 << 20;
+pub(crate) const MIB: u64 = 1 << 20;
 
 /// Bytes that are kept of layers.
-fn kept(disk: &Mounted) -> u64 {
+pub(crate) fn kept(disk: &Mounted) -> u64 {
     let dir: PathBuf = disk.path().join("root/images/ingest/blobs");
     std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).sum()
 }
@@ -30,7 +30,7 @@ pub(crate) fn fill_but(at: &Path, leave: u64) {
 }
 
 /// A registry of images of one layer each.
-async fn registry(images: Vec<(&str, LayerBytes)>, manner: Manner) -> Breaking {
+pub(crate) async fn registry(images: Vec<(&str, LayerBytes)>, manner: Manner) -> Breaking {
     let mut content = Content::default();
     for (name, layer) in images {
         ImageBytes::new(vec![layer]).publish(&mut content, name, "1");
@@ -93,6 +93,21 @@ fn a_layer_that_needs_the_room_of_its_own_bytes_gets_it() {
     });
 }
 
+/// Has a pull of the image "one" broken off by a registry that goes away. The answer is how much is kept of it, from 4 MiB on.
+pub(crate) async fn break_off(service: &Service, registry: &mut Breaking, disk: &Mounted) -> u64 {
+    let before = free(disk.path());
+    let goes_away = async {
+        reached("nothing was kept", || kept(disk) >= 4 * MIB).await;
+        registry.stop().await;
+    };
+    let (pulled, ()) = tokio::join!(service.pull("one"), goes_away);
+    assert_eq!(pulled.unwrap_err().kind(), ErrorKind::Unavailable);
+    let left = kept(disk);
+    assert!(left >= 4 * MIB, "{left} bytes are kept");
+    reached("more is left", || free(disk.path()) + left + MIB / 2 >= before).await;
+    left
+}
+
 #[test]
 fn what_failed_pulls_left_is_given_up_for_one_that_needs_the_room() {
     if !Kind::Ext4.is_here() {
@@ -104,18 +119,9 @@ fn what_failed_pulls_left_is_given_up_for_one_that_needs_the_room() {
             vec![("one", LayerBytes::new("one", 8 << 20)), ("next", LayerBytes::new("next", 6 << 20))];
         let mut registry = registry(layers, Manner { gives: 5 * MIB, ..Manner::default() }).await;
         let service = Service::at(disk.path(), registry.address.to_string());
-        let before = free(disk.path());
-        let goes_away = async {
-            reached("nothing was kept", || kept(&disk) >= 4 * MIB).await;
-            registry.stop().await;
-        };
-        let (pulled, ()) = tokio::join!(service.pull("one"), goes_away);
-        assert_eq!(pulled.unwrap_err().kind(), ErrorKind::Unavailable);
+        let left = break_off(&service, &mut registry, &disk).await;
         registry.change(Manner::default());
         registry.restart().await;
-        let left = kept(&disk);
-        assert!(left >= 4 * MIB, "{left} bytes are kept");
-        reached("more is left", || free(disk.path()) + left + MIB / 2 >= before).await;
         fill_but(disk.path(), 9 * MIB - left);
         service.pull("next").await.unwrap();
         assert_eq!(kept(&disk), 0);

@@ -16,6 +16,7 @@ mod full;
 #[allow(dead_code, reason = "shared with the tests of pulls")]
 mod image;
 mod kept;
+mod load;
 #[path = "../pulls/registry.rs"]
 #[allow(dead_code, reason = "shared with the tests of pulls")]
 mod registry;

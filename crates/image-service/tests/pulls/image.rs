@@ -159,7 +159,7 @@ pub(crate) fn noise(seed: &str, size: usize) -> Vec<u8> {
 }
 
 /// A tar archive of one regular file (POSIX ustar).
-fn archive(name: &str, content: &[u8]) -> Vec<u8> {
+pub(crate) fn archive(name: &str, content: &[u8]) -> Vec<u8> {
     let mut header = [0u8; 512];
     let mut put = |at: usize, text: &str| header[at..at + text.len()].copy_from_slice(text.as_bytes());
     put(0, name);

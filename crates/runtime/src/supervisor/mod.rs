@@ -141,7 +141,8 @@ pub fn run(mut arguments: Arguments) -> Result<(), SupervisorError> {
 }
 
 /// Makes a user namespace, says on standard output where it can be opened, and holds it until standard input ends:
-/// for a daemon that tries out what this machine can do, and has several threads, with which nothing may be cloned.
+/// for a daemon that tries out what this machine can do, and has several threads, with which nothing may be cloned. Where the
+/// kernel makes none, its error number is said instead.
 ///
 /// # Errors
 /// [`SupervisorError`].
@@ -150,11 +151,18 @@ pub fn hold_user_namespace() -> Result<(), SupervisorError> {
     let proof = SingleThread::prove()?;
     let mappings = vec![crate::plan::IdMapping { inside: 0, outside: TRIAL, length: 65_536 }];
     let ids = crate::plan::IdMappings { uids: mappings.clone(), gids: mappings };
-    let namespace = crate::namespaces::user_namespace(&proof, &ids)
-        .map_err(|failure| begin("make a user namespace")(io::Error::other(failure)))?;
-    let path = format!("/proc/{}/fd/{}\n", std::process::id(), namespace.as_raw_fd());
-    rustix::io::write(rustix::stdio::stdout(), path.as_bytes())
-        .map_err(|errno| begin("say where it is")(errno.into()))?;
+    let say = |line: String| {
+        let said = rustix::io::write(rustix::stdio::stdout(), line.as_bytes());
+        said.map(drop).map_err(|errno| begin("say where it is")(errno.into()))
+    };
+    let namespace = match crate::namespaces::user_namespace(&proof, &ids) {
+        Ok(namespace) => namespace,
+        Err(failure) => {
+            failure.errno.map_or(Ok(()), |errno| say(format!("{errno}\n")))?;
+            return Err(begin("make a user namespace")(io::Error::other(failure)));
+        }
+    };
+    say(format!("/proc/{}/fd/{}\n", std::process::id(), namespace.as_raw_fd()))?;
     let ended = rustix::io::retry_on_intr(|| rustix::io::read(rustix::stdio::stdin(), &mut [0; 1]));
     ended.map(drop).map_err(|errno| begin("wait")(errno.into()))
 }

@@ -146,6 +146,18 @@ fn misuse_is_said_in_a_line() {
 }
 
 #[test]
+fn a_user_namespace_that_cannot_be_made_is_answered_with_the_kernels_number() {
+    // The loader needs one descriptor at a time, and what tells this namespace's process to end is a pipe.
+    let limited = "ulimit -n 4; exec \"$0\" --hold-user-namespace";
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", limited]).arg(rig::binary()).stdin(Stdio::null());
+    let output = command.output().unwrap();
+    let [said, why] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+    let too_many = rustix::io::Errno::MFILE.raw_os_error();
+    assert_eq!((said, output.status.code()), (format!("{too_many}\n"), Some(1)), "{why}");
+}
+
+#[test]
 fn it_is_in_its_own_cgroup_and_session() {
     let rig = Rig::bare();
     drop(rig.connect());

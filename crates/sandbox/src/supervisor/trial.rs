@@ -2,8 +2,9 @@
 //! process with several threads can't.
 
 use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use runtime::supervisor::HOLD_USER_NAMESPACE;
@@ -11,12 +12,12 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
 use crate::error::{Error, chain};
-use crate::rootfs::RootFilesystems;
+use crate::rootfs::{RootFilesystems, RootfsError};
 use crate::shared::within;
 use crate::supervisor::spawn::Binary;
 use crate::users::UserMap;
 
-/// How long making one may take: some ten system calls and the start of a program.
+/// How long making one may take, and a root filesystem for its users: some ten system calls and the start of a program.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Tries out whether pods can have user namespaces on this machine, with files in `directories`. To be used within a
@@ -26,28 +27,39 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// What can't be done, in words.
 pub async fn try_user_namespaces(supervisor: &Path, directories: &[&Path]) -> Result<(), String> {
     let binary = Binary::open(supervisor).map_err(|error| chain(&error))?;
-    try_users(&binary, directories, None).await
+    try_users(&binary, directories, None).await.map_err(|error| chain(&error))
 }
 
 /// Tries to make a user namespace, to map the ids of files in `directories`, and of root filesystems. Safe to cancel.
 ///
 /// # Errors
-/// What can't be done, in words.
+/// [`Error::Exhausted`] and [`Error::Deadline`] for what may be done later, [`Error::Step`] for what can't be done.
 pub(crate) async fn try_users(
     binary: &Binary,
     directories: &[&Path],
     rootfs: Option<&dyn RootFilesystems>,
-) -> Result<(), String> {
-    let users = make(binary).await.map_err(|error| chain(&error))?;
+) -> Result<(), Error> {
+    let users = make(binary).await?;
     for directory in directories {
-        let path = directory.display();
-        runtime::mount::try_mapping(directory, |mount| users.map_ids(mount))
-            .map_err(|cause| format!("mapping the ids of files in \"{path}\": {cause}"))?;
+        runtime::mount::try_mapping(directory, |mount| users.map_ids(mount)).map_err(|cause| {
+            Error::step("mapping the ids of files", directory.display().to_string(), cause)
+        })?;
     }
-    match rootfs {
-        Some(rootfs) => rootfs.try_mapping(users).await.map_err(|error| chain(&error)),
-        None => Ok(()),
-    }
+    let Some(rootfs) = rootfs else { return Ok(()) };
+    let (step, subject) = ("making a root filesystem for mapped users", "trial");
+    let work = async {
+        rootfs.try_mapping(users).await.map_err(|error| match error {
+            RootfsError::Failed(cause) => Error::failed(step, subject, cause),
+            RootfsError::Full => {
+                let cause = Arc::new(error);
+                Error::Step { step, subject: subject.to_owned(), cause }.for_want_of("disk space")
+            }
+            error @ (RootfsError::NoImage { .. }
+            | RootfsError::BadReference { .. }
+            | RootfsError::NoPath(_)) => Error::step(step, subject, error),
+        })
+    };
+    within((step, subject, PATIENCE), work).await
 }
 
 async fn make(binary: &Binary) -> Result<UserMap, Error> {
@@ -67,10 +79,11 @@ async fn make(binary: &Binary) -> Result<UserMap, Error> {
         let mut said = String::new();
         let output = holder.stdout.take().ok_or_else(missing)?;
         BufReader::new(output).read_line(&mut said).await.map_err(failed)?;
-        if said.is_empty() {
-            return Err(missing());
-        }
-        let users = UserMap::open(&PathBuf::from(said.trim_end()))?;
+        let users = match (said.trim_end(), said.trim_end().parse()) {
+            ("", _) => return Err(missing()),
+            (_, Ok(errno)) => return Err(failed(std::io::Error::from_raw_os_error(errno))),
+            (path, Err(_)) => UserMap::open(Path::new(path))?,
+        };
         drop(holder.stdin.take());
         holder.wait().await.map_err(failed)?;
         Ok(users)

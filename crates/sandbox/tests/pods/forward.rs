@@ -83,8 +83,8 @@ async fn the_nodes_network_is_reached_by_pods_on_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn pods_with_users_of_their_own_are_reached() {
     let world = World::new().await;
-    if let Err(why) = world.pods().user_namespaces() {
-        eprintln!("skipped: no user namespaces: {why}");
+    if let Err(why) = world.pods().user_namespaces().await {
+        eprintln!("skipped: no user namespaces: {}", chain(&why));
         return world.end().await;
     }
     let mut config = world.pod_config("users");
