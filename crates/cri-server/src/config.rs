@@ -3,6 +3,7 @@
 //! Every flag of `knarr serve` is a key here too. What is not known is refused by name, so that a misspelt key can't be
 //! silently without effect.
 
+mod containers;
 mod handlers;
 mod images;
 mod logs;
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub(crate) use containers::ContainersConfig;
 use handlers::HandlerConfig;
 pub(crate) use images::ImagesConfig;
 pub(crate) use logs::{JOURNALD, LogsConfig};
@@ -59,6 +61,8 @@ pub(crate) struct Config {
     pub(crate) streaming: StreamingConfig,
     /// How images are kept.
     pub(crate) images: ImagesConfig,
+    /// How much containers may write.
+    pub(crate) containers: ContainersConfig,
     /// Limits of containers' logs, and their copy in the journal.
     pub(crate) logs: LogsConfig,
     /// Figures of the daemon for Prometheus.
@@ -175,6 +179,7 @@ impl Default for Config {
             network: NetworkConfig::default(),
             streaming: StreamingConfig::default(),
             images: ImagesConfig::default(),
+            containers: ContainersConfig::default(),
             logs: LogsConfig::default(),
             metrics: MetricsConfig::default(),
             registry: RegistryConfig::default(),
@@ -229,6 +234,7 @@ impl Config {
         self.logs.check()?;
         self.metrics.address()?;
         self.images.check()?;
+        self.containers.check()?;
         self.registry.check()?;
         self.network.check()
     }

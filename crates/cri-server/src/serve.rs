@@ -292,6 +292,7 @@ pub(crate) fn image_config(config: &Config) -> image_service::Config {
         pinned: config.images.pinned.clone(),
         care: config.images.care(),
         collect: config.images.collect(),
+        writable: config.containers.writable(),
         ..image_service::Config::new(config.root.clone(), config.registry_config_dir.clone())
     }
 }

@@ -10,6 +10,7 @@ pub mod bench;
 pub mod client;
 pub mod config;
 mod dead_mount;
+mod disk;
 mod driver;
 pub mod image;
 pub mod leaks;
@@ -25,6 +26,7 @@ mod until;
 
 pub use client::Client;
 pub use dead_mount::DeadMount;
+pub use disk::Disk;
 pub use driver::CgroupDriver;
 pub use netns::Netns;
 pub use node::{Network, Node, Setup};

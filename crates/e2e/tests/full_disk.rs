@@ -1,55 +1,11 @@
 //! A node whose disk is full: the daemon starts, tells what there is, and what is removed makes room.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use e2e::image::{Image, Layer};
-use e2e::{Network, Node, Setup, cri, until};
+use e2e::{Disk, Network, Node, Setup, cri, until};
 use serde_json::json;
 use tonic::Code;
-
-/// ext4 in a file, mounted through a loop device; unmounted with this value.
-struct Disk {
-    at: PathBuf,
-    _file: tempfile::NamedTempFile,
-}
-
-impl Disk {
-    fn new(at: PathBuf, mib: u64) -> Self {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        file.as_file().set_len(mib << 20).unwrap();
-        run(Command::new("mkfs.ext4").args(["-q", "-m", "0", "-E", "nodiscard"]).arg(file.path()));
-        run(Command::new("mount").args(["-o", "loop", "-t", "ext4"]).arg(file.path()).arg(&at));
-        Self { at, _file: file }
-    }
-
-    fn free(&self) -> u64 {
-        let disk = rustix::fs::statvfs(&self.at).unwrap();
-        disk.f_bavail * disk.f_frsize
-    }
-
-    fn fill(&self) {
-        for (n, size) in [1 << 20, 4096, 1].into_iter().enumerate() {
-            let mut file = std::fs::File::create(self.at.join(format!("ballast{n}"))).unwrap();
-            while std::io::Write::write_all(&mut file, &vec![1; size]).is_ok() {}
-            let _ = file.sync_all();
-        }
-        assert_eq!(self.free(), 0);
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        // Not waiting for a daemon that a failed test leaves.
-        let _ = Command::new("umount").arg("--lazy").arg(&self.at).status();
-    }
-}
-
-fn run(command: &mut Command) {
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{command:?}: {output:?}");
-}
 
 fn image(seed: u32, size: u32) -> Image {
     let noise = |n: u32| (n.wrapping_add(seed).wrapping_mul(2_654_435_761) >> 13) as u8;
@@ -62,20 +18,19 @@ async fn images(node: &Node) -> usize {
     node.client().images.list_images(request).await.unwrap().into_inner().images.len()
 }
 
-fn has_programs() -> bool {
-    Path::new("/dev/loop-control").exists() && e2e::needs::program("mkfs.ext4").is_some()
+/// ext4 at the daemon's root, or nothing where there can be none.
+fn disk(node: &Node) -> Option<Disk> {
+    let disk = Disk::new("ext4", node.path("root"), 40, &[]);
+    disk.inspect_err(|why| println!("skipped: {why}")).ok()
 }
 
 #[tokio::test]
 async fn a_daemon_starts_on_it_and_removing_makes_room() {
-    if !has_programs() {
-        println!("skipped: no loop devices, or no mkfs.ext4");
-        return;
-    }
     let mut node = Node::start(Network::None).await;
     node.stop_daemon();
-    let disk = Disk::new(node.path("root"), 40);
+    let disk = disk(&node);
     node.start_daemon();
+    let Some(disk) = disk else { return };
     for (seed, (name, size)) in
         [("one", 3 << 20), ("two", 3 << 20), ("next", 2 << 20)].into_iter().enumerate()
     {
@@ -122,15 +77,12 @@ async fn a_daemon_starts_on_it_and_removing_makes_room() {
 
 #[tokio::test]
 async fn images_that_nothing_uses_go_when_it_is_to_be_so() {
-    if !has_programs() {
-        println!("skipped: no loop devices, or no mkfs.ext4");
-        return;
-    }
     let images_section = "[images]\ncollect_above = 60\ncollect_min_age = 0\n";
     let mut node = Setup::new(Network::None).section(images_section).start().await;
     node.stop_daemon();
-    let disk = Disk::new(node.path("root"), 40);
+    let disk = disk(&node);
     node.start_daemon();
+    let Some(disk) = disk else { return };
     let client = node.client();
     for (seed, name) in ["one", "two"].into_iter().enumerate() {
         let name = format!("collected/{name}:v1");
@@ -171,18 +123,15 @@ async fn has_user_namespaces(node: &Node) -> bool {
 
 #[tokio::test]
 async fn user_namespaces_are_there_as_soon_as_there_is_room() {
-    if !has_programs() {
-        println!("skipped: no loop devices, or no mkfs.ext4");
-        return;
-    }
     let mut node = Node::start(Network::None).await;
     if !has_user_namespaces(&node).await {
         println!("skipped: no user namespaces here");
         return;
     }
     node.stop_daemon();
-    let disk = Disk::new(node.path("root"), 40);
+    let disk = disk(&node);
     node.start_daemon();
+    let Some(disk) = disk else { return };
     node.stop_daemon();
     disk.fill();
     node.start_daemon();

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::care::CareSettings;
 use crate::collection::CollectSettings;
 use crate::layers::LayerSettings;
+use crate::rootfs::WritableLimit;
 
 /// Settings of the image service.
 #[derive(Debug, Clone)]
@@ -28,6 +29,8 @@ pub struct Config {
     pub collect: CollectSettings,
     /// How layers are kept.
     pub layers: LayerSettings,
+    /// How much each container may write; without it as much as the disk has.
+    pub writable: Option<WritableLimit>,
     /// Age up to which what a writable layer uses is told without measuring it again; longer where measuring takes long. With
     /// zero everything is measured whenever it is asked for.
     pub usage_age: Duration,
@@ -48,6 +51,7 @@ impl Config {
             care: CareSettings::default(),
             collect: CollectSettings::default(),
             layers: LayerSettings::default(),
+            writable: None,
             // Kubelet asks each ten seconds.
             usage_age: Duration::from_secs(10),
             at_rest: || (),

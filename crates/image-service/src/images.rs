@@ -58,7 +58,12 @@ impl Images {
         let layers = Layers::open_as(&images, config.layers.clone())?;
         let catalog = Arc::new(Catalog::open(&images.join("catalog"), &config.pinned, &layers)?);
         let containers = config.root.join("containers");
-        let rootfs = RootFilesystems::open(&containers, layers.clone(), Durability::default())?;
+        let rootfs = RootFilesystems::open(
+            &containers,
+            layers.clone(),
+            Durability::default(),
+            config.writable.clone(),
+        )?;
         let mounts = Mounts::open(&images.join("mounts"), &layers)?;
         let registries = Arc::new(Registries::new(&config));
         let kept = (Arc::clone(&catalog), layers.clone(), rootfs.clone());

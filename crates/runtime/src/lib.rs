@@ -23,6 +23,7 @@ pub mod mount;
 pub mod namespaces;
 mod open_files;
 pub mod plan;
+pub mod project_quota;
 pub mod record;
 mod regular;
 pub mod seccomp;

@@ -1,6 +1,9 @@
 //! The plugs: `cni`, `image-service` and `systemd` behind the traits that `sandbox` states, and `sandbox` behind that of `streaming`.
 
 pub(crate) mod network;
+mod projects;
 pub(crate) mod rootfs;
 pub(crate) mod scopes;
 pub(crate) mod streaming;
+
+pub(crate) use projects::Projects;

@@ -98,7 +98,25 @@ pub(crate) fn run(config: &Config) -> Result<bool, Box<dyn std::error::Error>> {
         }
     }
     registries(config, &mut out)?;
-    Ok(healthy)
+    Ok(writable_layers(config, &mut out)? && healthy)
+}
+
+/// Whether containers can be held to what they may write, when they are to be.
+fn writable_layers(config: &Config, out: &mut impl Write) -> io::Result<bool> {
+    let Some(limit) = config.containers.writable() else { return Ok(true) };
+    match limit.check(&config.root.join("containers")) {
+        Ok(()) => writeln!(out, "ok       {:<16} projects of xfs", "writable layers")?,
+        Err(why) => {
+            let why = crate::chain(&why);
+            writeln!(
+                out,
+                "MISSING  {:<16} {why}: the daemon doesn't start with such limits",
+                "writable layers"
+            )?;
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// What hosts.toml files and credentials say, before a pull finds it out at night.

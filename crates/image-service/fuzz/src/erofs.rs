@@ -59,13 +59,14 @@ fn write(archive: &[u8], image: &Path) -> Option<ErofsImage> {
 fn compare(archive: &[u8], image: &Path, written: &ErofsImage) {
     let mounted = mount(image);
     let root = PathBuf::from(format!("/proc/self/fd/{}", mounted.as_raw_fd()));
-    let shown = inventory(&root, written);
+    let shown = inventory(&root, written, &BTreeMap::new());
     tree::in_directories(|place| {
         let open = |name: &str| OwnedFd::from(File::open(place.join(name)).unwrap());
         let directory =
             write_directory(Cursor::new(archive.to_vec()), open("layer"), open("aside"), &written.digest);
         if directory.is_ok() {
-            let expected = inventory(&place.join("layer"), written);
+            let kept = links(&place.join("aside"));
+            let expected = inventory(&place.join("layer"), written, &kept);
             for (path, entry) in &expected {
                 assert_eq!(shown.get(path), Some(entry), "{path:?}");
             }
@@ -97,7 +98,25 @@ struct Seen {
     xattrs: BTreeMap<OsString, Vec<u8>>,
 }
 
-fn inventory(root: &Path, written: &ErofsImage) -> BTreeMap<PathBuf, Seen> {
+/// How many names each file has below a directory, by its inode.
+fn links(root: &Path) -> BTreeMap<u64, u64> {
+    let mut found = BTreeMap::new();
+    let mut left = vec![root.to_owned()];
+    while let Some(path) = left.pop() {
+        for entry in fs::read_dir(&path).unwrap().map(Result::unwrap) {
+            let meta = entry.metadata().unwrap();
+            if meta.is_dir() {
+                left.push(entry.path());
+            } else {
+                *found.entry(meta.ino()).or_default() += 1;
+            }
+        }
+    }
+    found
+}
+
+/// All names below `root`. Names that files have elsewhere (`kept`: what later entries replaced is) aren't counted.
+fn inventory(root: &Path, written: &ErofsImage, kept: &BTreeMap<u64, u64>) -> BTreeMap<PathBuf, Seen> {
     let mut found = BTreeMap::new();
     let mut left = vec![PathBuf::new()];
     while let Some(below) = left.pop() {
@@ -118,7 +137,7 @@ fn inventory(root: &Path, written: &ErofsImage) -> BTreeMap<PathBuf, Seen> {
             } else {
                 0
             },
-            links: if meta.is_dir() { 0 } else { meta.nlink() },
+            links: if meta.is_dir() { 0 } else { meta.nlink() - kept.get(&meta.ino()).unwrap_or(&0) },
             size: if meta.is_dir() { 0 } else { meta.len() },
             mtime: (!(meta.is_dir() && implied) && !is_whiteout).then(|| (meta.mtime(), meta.mtime_nsec())),
             content: content(&path, &meta),

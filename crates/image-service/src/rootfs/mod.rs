@@ -23,6 +23,7 @@
 mod attributes;
 mod copy;
 mod ids;
+mod limits;
 mod mount;
 mod record;
 mod views;
@@ -43,6 +44,8 @@ use crate::names;
 use crate::usage::{self, Usage};
 
 pub use ids::IdMap;
+use limits::Limiter;
+pub use limits::{ProjectQuotas, WritableLimit};
 use mount::{Lowers, Mounter};
 use record::Record;
 
@@ -68,6 +71,7 @@ struct Inner {
     dir: PathBuf,
     layers: Layers,
     mounter: Mounter,
+    limiter: Limiter,
     trash: Trash,
     containers: Mutex<HashMap<String, Rootfs>>,
 }
@@ -92,18 +96,26 @@ struct Rootfs {
 }
 
 impl RootFilesystems {
-    /// Opens the store of root filesystems in `dir`, making it where it lacks. What a crash left half-made is removed.
+    /// Opens the store of root filesystems in `dir`, making it where it lacks. What a crash left half-made is removed. The
+    /// limit is for containers that are made from now on.
     ///
     /// # Errors
-    /// [`Error::Store`] names what couldn't be made or read.
-    pub fn open(dir: &Path, layers: Layers, durability: Durability) -> Result<RootFilesystems, Error> {
+    /// [`Error::Store`] names what couldn't be made or read, and says why containers can't be limited.
+    pub fn open(
+        dir: &Path,
+        layers: Layers,
+        durability: Durability,
+        limit: Option<WritableLimit>,
+    ) -> Result<RootFilesystems, Error> {
         make_private_dir(dir)?;
+        let limiter = Limiter::new(limit, dir)?;
         spread_over_disk(dir);
         let empty = dir.join(EMPTY);
         make_private_dir(&empty)?;
         let trash = Trash::open(&dir.join(".trash"))?;
         let mounter = Mounter::new(empty, durability);
-        let inner = Inner { dir: dir.to_owned(), layers, mounter, trash, containers: Mutex::default() };
+        let inner =
+            Inner { dir: dir.to_owned(), layers, mounter, limiter, trash, containers: Mutex::default() };
         let containers = inner.read()?;
         *inner.containers() = containers;
         Ok(RootFilesystems { inner: Arc::new(inner) })
@@ -244,7 +256,8 @@ impl RootFilesystems {
         rootfs.record.layers().iter().chain(images).cloned().collect()
     }
 
-    /// Disk space and inodes of what the container has written, volumes of its image included. Reads all of it.
+    /// Disk space and inodes of what the container has written, volumes of its image included. Reads all of it, but for a
+    /// container with a limit: that one's is counted by the kernel, with the few files around it.
     ///
     /// # Errors
     /// [`Error::RootfsMissing`], [`Error::Store`].
@@ -252,8 +265,11 @@ impl RootFilesystems {
         if !self.inner.containers().contains_key(container) {
             return Err(Error::RootfsMissing { container: container.to_owned() });
         }
-        let measure = |path: PathBuf| usage::of_tree(&path).map_err(|cause| store("read", &path, cause));
         let dir = self.inner.dir.join(container);
+        if let Some(counted) = self.inner.limiter.usage(&dir) {
+            return Ok(counted);
+        }
+        let measure = |path: PathBuf| usage::of_tree(&path).map_err(|cause| store("read", &path, cause));
         let volumes = dir.join(volumes::VOLUMES);
         let of_volumes = if volumes.exists() { measure(volumes)? } else { Usage::default() };
         Ok(measure(dir.join(UPPER))? + of_volumes)
@@ -292,6 +308,7 @@ impl Inner {
         record: &Record,
     ) -> Result<(), Error> {
         make_private_dir(dir)?;
+        self.limiter.apply(dir)?;
         for name in [UPPER, WORK] {
             make_private_dir(&dir.join(name))?;
         }

@@ -153,7 +153,8 @@ impl DirectoryTarget {
         self.put_aside(place, name, path)
     }
 
-    /// Keeps what has content, for the recipe of the archive.
+    /// Keeps what has content, for the recipe of the archive. A file that has other names in the layer counts this one among
+    /// its links from then on: a copy of its own would let an archive of a few headers fill the disk.
     fn put_aside(&mut self, place: &Place, name: &[u8], path: TreePath) -> io::Result<()> {
         let aside = names::unique();
         rustix::fs::renameat(place, name, &self.aside, &aside)?;

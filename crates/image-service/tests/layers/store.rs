@@ -112,7 +112,8 @@ impl Store {
 
     pub(crate) fn open(form: Form, dir: TempDir) -> Store {
         let layers = Layers::open_as(&dir.path().join("images"), form.settings()).unwrap();
-        let roots = RootFilesystems::open(&dir.path().join("containers"), layers.clone(), Durability::Synced);
+        let roots =
+            RootFilesystems::open(&dir.path().join("containers"), layers.clone(), Durability::Synced, None);
         Store { form, layers, roots: roots.unwrap(), dir }
     }
 

@@ -12,6 +12,7 @@ mod clone;
 mod mount;
 mod network;
 mod process;
+mod quota;
 mod schedule;
 mod signal;
 
@@ -35,6 +36,8 @@ pub(crate) use process::{
     Awaited, close_all, close_all_but, close_inherited, exit_now, install_seccomp, reset_signal_dispositions,
     set_resource_limit, shed_in, wait_for_signal,
 };
+pub use quota::ProjectSpace;
+pub(crate) use quota::{give_to_project, limit_project, project_of, project_usage, projects_are_bounded};
 pub(crate) use schedule::{set_io_priority, set_personality, set_policy};
 pub(crate) use signal::signal;
 
