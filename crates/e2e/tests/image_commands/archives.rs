@@ -1,7 +1,10 @@
 //! `knarr image save` and `load`, between nodes and with skopeo.
 
 use std::fs::File;
-use std::process::{Command, Stdio};
+use std::io::{Read, Write};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 
 use e2e::{Network, Node};
 use serde_json::Value;
@@ -61,6 +64,103 @@ async fn a_loaded_image_runs() {
     let container = client.create(&pod, to.busybox("main", &["sleep", "1000"]), &config).await.unwrap();
     client.start(&container).await.unwrap();
     assert_eq!(client.exec(&container, &["echo", "loaded"], 10).await.unwrap().stdout, "loaded\n");
+}
+
+/// A run whose standard error is a terminal.
+struct OnTerminal {
+    child: Child,
+    shown: Arc<Mutex<String>>,
+    reader: JoinHandle<()>,
+}
+
+impl OnTerminal {
+    fn start(mut command: Command) -> Self {
+        let terminal = nix::pty::openpty(None, None).unwrap();
+        let child = command.stdout(Stdio::piped()).stderr(terminal.slave).spawn().unwrap();
+        let shown = Arc::<Mutex<String>>::default();
+        let (to, mut from) = (Arc::clone(&shown), File::from(terminal.master));
+        let reader = std::thread::spawn(move || {
+            let mut part = [0; 4096];
+            // Ends with EIO when the last of the other side is gone.
+            while let Ok(count @ 1..) = from.read(&mut part) {
+                to.lock().unwrap().push_str(&String::from_utf8_lossy(&part[..count]));
+            }
+        });
+        Self { child, shown, reader }
+    }
+
+    /// What it printed, and what was shown.
+    fn end(self) -> (Ran, String) {
+        let ran: Ran = self.child.wait_with_output().unwrap().into();
+        self.reader.join().unwrap();
+        let shown = self.shown.lock().unwrap().clone();
+        (ran, shown)
+    }
+}
+
+/// A terminal sees how much of an archive has gone, and nothing of that when it is over.
+#[tokio::test]
+async fn a_terminal_sees_how_far_an_archive_is() {
+    let node = Node::start(Network::None).await;
+    // More than can have gone before it is looked at first.
+    let name = pushed(&node, &"shown ".repeat(500_000), "commands/shown:1").await;
+    node.client().pull(&name).await.unwrap();
+    let archive = node.path("archive.tar");
+    let path = archive.to_str().unwrap();
+    let on_terminal = |arguments: &[&str]| OnTerminal::start(knarr(&node, arguments)).end();
+    let is_gone = |shown: &str| shown.starts_with('\r') && shown.ends_with("\r\x1b[K");
+    let (ran, shown) = on_terminal(&["image", "save", "-o", path, &name]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), ""), "{shown:?}");
+    assert!(is_gone(&shown) && shown.contains("B\x1b[K"), "{shown:?}");
+    let (ran, shown) = on_terminal(&["image", "load", "-i", path]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), format!("loaded {name}\n").as_str()), "{shown:?}");
+    assert!(is_gone(&shown) && shown.contains(" %   ") && shown.contains(" of "), "{shown:?}");
+    for quiet in [&["image", "save", "-q", "-o", path, &name][..], &["image", "load", "-q", "-i", path]] {
+        let (ran, shown) = on_terminal(quiet);
+        assert_eq!((ran.code, shown.as_str()), (Some(0), ""));
+    }
+    // What reads the pipe may show something itself.
+    let mut save = OnTerminal::start(knarr(&node, &["image", "save", &name]));
+    let mut saved = Vec::new();
+    save.child.stdout.take().unwrap().read_to_end(&mut saved).unwrap();
+    let (ran, shown) = save.end();
+    assert_eq!((ran.code, shown.as_str()), (Some(0), ""));
+    assert_eq!(saved, std::fs::read(path).unwrap());
+    let mut command = knarr(&node, &["image", "load", "--json"]);
+    command.stdin(Stdio::piped());
+    let mut load = OnTerminal::start(command);
+    let mut input = load.child.stdin.take().unwrap();
+    let (first, rest) = saved.split_at(saved.len() / 2);
+    input.write_all(first).unwrap();
+    let shown = Arc::clone(&load.shown);
+    e2e::until(e2e::node::PATIENCE, "what has gone to be shown", || async {
+        let shown = shown.lock().unwrap().clone();
+        if shown.contains(" MB") && !shown.contains('%') { Ok(()) } else { Err(shown) }
+    })
+    .await;
+    input.write_all(rest).unwrap();
+    drop(input);
+    let (ran, shown) = load.end();
+    assert!(ran.code == Some(0) && is_gone(&shown), "{shown:?}");
+    assert_eq!(serde_json::from_str::<Value>(&ran.stdout).unwrap()[0]["tags"][0], name);
+}
+
+/// The complaint is the last thing that a terminal sees, on a line of its own.
+#[tokio::test]
+async fn a_terminal_sees_why_an_archive_is_refused() {
+    let node = Node::start(Network::None).await;
+    let mut command = knarr(&node, &["image", "load"]);
+    command.stdin(Stdio::piped());
+    let mut load = OnTerminal::start(command);
+    let mut input = load.child.stdin.take().unwrap();
+    // It is refused before its end, which never comes, and maybe before all this is written.
+    let _broken_off = input.write_all(&vec![0xff; 1 << 20]);
+    let (ran, shown) = load.end();
+    drop(input);
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(1), ""), "{shown:?}");
+    let (before, complaint) = shown.split_once("\r\x1b[Kknarr: ").unwrap_or_else(|| panic!("{shown:?}"));
+    assert!(!before.contains('\n') && complaint.lines().count() == 1, "{shown:?}");
+    assert!(complaint.ends_with("\n"), "{shown:?}");
 }
 
 #[tokio::test]

@@ -2,7 +2,9 @@
 
 use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal, Read, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
@@ -11,6 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 use super::table::{print, print_json};
+use super::transfer::Transfer;
 use super::{Client, ClientError, Compress, Form, LoadArgs, Outcome, SaveArgs};
 use crate::own_service::v1;
 
@@ -33,13 +36,19 @@ pub(super) async fn save(mut client: Client, arguments: SaveArgs) -> Outcome<()>
     let images = arguments.images;
     let request = v1::SaveImagesRequest { images, form: form.into(), compression: compression.into() };
     let archive = client.save(request).await.map_err(ClientError::from)?.into_inner();
-    receive(archive, &mut output).await?;
+    let transfer = Transfer::new(None);
+    match output.is_file() && !arguments.quiet {
+        true => transfer.shown(receive(archive, &mut output, &transfer)).await?,
+        // What it is piped into may be showing how far it is, on the same terminal.
+        false => receive(archive, &mut output, &transfer).await?,
+    }
     output.finish()
 }
 
-async fn receive(mut archive: Streaming<v1::Bytes>, output: &mut Output) -> Outcome<()> {
+async fn receive(mut archive: Streaming<v1::Bytes>, output: &mut Output, transfer: &Transfer) -> Outcome<()> {
     while let Some(v1::Bytes { bytes }) = archive.message().await.map_err(ClientError::from)? {
         output.write(&bytes)?;
+        transfer.add(bytes.len());
     }
     Ok(())
 }
@@ -69,6 +78,17 @@ impl Output {
         Ok(Output::Beside(NamedTempFile::new_in(parent).map_err(failed)?, path.to_owned()))
     }
 
+    fn is_file(&self) -> bool {
+        match self {
+            Output::Standard => {
+                let stdout = io::stdout().as_fd().try_clone_to_owned().map(File::from);
+                stdout.and_then(|stdout| stdout.metadata()).is_ok_and(|metadata| metadata.is_file())
+            }
+            Output::There(_) => false,
+            Output::Beside(..) => true,
+        }
+    }
+
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         match self {
             Output::Standard => io::stdout().write_all(bytes),
@@ -95,8 +115,12 @@ pub(super) async fn load(mut client: Client, arguments: LoadArgs) -> Outcome<()>
     let (messages, sent) = mpsc::channel(MESSAGES);
     let first = v1::LoadImagesRequest { name: arguments.name.unwrap_or_default(), ..Default::default() };
     messages.send(first).await?;
-    let reading = tokio::task::spawn_blocking(move || input.send(&messages));
-    let answer = client.load(ReceiverStream::new(sent)).await;
+    let transfer = Transfer::new(input.length());
+    let of_reader = Arc::clone(&transfer);
+    let reading =
+        tokio::task::spawn_blocking(move || input.send(&Messages { to: &messages, transfer: &of_reader }));
+    let loading = client.load(ReceiverStream::new(sent));
+    let answer = if arguments.quiet { loading.await } else { transfer.shown(loading).await };
     // What the daemon says comes first: it may have refused an archive before its end.
     let images = answer.map_err(ClientError::from);
     let read = if images.is_ok() { reading.await? } else { Ok(()) };
@@ -141,11 +165,10 @@ impl Input {
     }
 
     /// Sends all of it, and that this was all. Ends early when nobody wants more.
-    fn send(self, messages: &mpsc::Sender<v1::LoadImagesRequest>) -> io::Result<()> {
-        let mut out = Messages(messages);
+    fn send(self, mut out: &Messages<'_>) -> io::Result<()> {
         match self {
-            Input::Standard => copy(&mut io::stdin().lock(), &mut out)?,
-            Input::File(mut file) => copy(&mut file, &mut out)?,
+            Input::Standard => copy(&mut io::stdin().lock(), out)?,
+            Input::File(mut file) => copy(&mut file, out)?,
             Input::Directory(path) => {
                 let mut tar = tar::Builder::new(BufWriter::with_capacity(MESSAGE_BYTES, &mut out));
                 tar.follow_symlinks(false);
@@ -153,11 +176,23 @@ impl Input {
                 tar.into_inner()?.flush()?;
             }
         }
-        out.send(v1::LoadImagesRequest { end: true, ..Default::default() })
+        out.send(v1::LoadImagesRequest { end: true, ..Default::default() })?;
+        out.transfer.end();
+        Ok(())
+    }
+
+    /// Bytes of it, where that is known.
+    fn length(&self) -> Option<u64> {
+        match self {
+            Input::File(file) => {
+                file.metadata().ok().filter(|about| about.is_file()).map(|about| about.len())
+            }
+            Input::Standard | Input::Directory(_) => None,
+        }
     }
 }
 
-fn copy(from: &mut dyn Read, to: &mut Messages<'_>) -> io::Result<()> {
+fn copy(from: &mut dyn Read, mut to: &Messages<'_>) -> io::Result<()> {
     let mut buffer = vec![0; MESSAGE_BYTES];
     loop {
         match from.read(&mut buffer)? {
@@ -167,18 +202,23 @@ fn copy(from: &mut dyn Read, to: &mut Messages<'_>) -> io::Result<()> {
     }
 }
 
-struct Messages<'a>(&'a mpsc::Sender<v1::LoadImagesRequest>);
+/// The way to the daemon, and who shows how much has gone it.
+struct Messages<'a> {
+    to: &'a mpsc::Sender<v1::LoadImagesRequest>,
+    transfer: &'a Transfer,
+}
 
 impl Messages<'_> {
     fn send(&self, message: v1::LoadImagesRequest) -> io::Result<()> {
-        self.0.blocking_send(message).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
+        self.to.blocking_send(message).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
     }
 }
 
-impl Write for Messages<'_> {
+impl Write for &Messages<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let bytes = &bytes[..bytes.len().min(MESSAGE_BYTES)];
         self.send(v1::LoadImagesRequest { bytes: bytes.to_vec(), ..Default::default() })?;
+        self.transfer.add(bytes.len());
         Ok(bytes.len())
     }
 

@@ -24,6 +24,7 @@ mod progress;
 mod pull;
 mod rm;
 mod table;
+mod transfer;
 
 /// A client of the service.
 type Client = ImagesClient<Channel>;
@@ -152,6 +153,9 @@ struct SaveArgs {
     /// How layers are compressed
     #[arg(long, value_enum, default_value_t = Compress::None)]
     compress: Compress,
+    /// No progress; there is none either where it goes into a pipe
+    #[arg(long, short)]
+    quiet: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -178,6 +182,9 @@ struct LoadArgs {
     /// For programs
     #[arg(long)]
     json: bool,
+    /// No progress
+    #[arg(long, short)]
+    quiet: bool,
 }
 
 #[derive(Debug, Args)]

@@ -16,8 +16,7 @@ const SPEED_WINDOW: Duration = Duration::from_secs(3);
 pub(super) struct Progress {
     way: Way,
     states: HashMap<String, i32>,
-    /// Bytes that had come at some moments of the last seconds.
-    seen: Vec<(Instant, u64)>,
+    speed: Speed,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,17 +33,15 @@ impl Progress {
             (false, true) => Way::Bar,
             (false, false) => Way::Lines,
         };
-        Progress { way, states: HashMap::new(), seen: Vec::new() }
+        Progress { way, states: HashMap::new(), speed: Speed::default() }
     }
 
     pub(super) fn show(&mut self, event: &PullImageEvent) -> io::Result<()> {
         match self.way {
             Way::Quiet => Ok(()),
             Way::Bar => {
-                let line = bar(event, self.speed(event));
-                // To the line's beginning, and what is left of the old one away (ECMA-48: EL).
-                write!(io::stderr(), "\r{line}\x1b[K")?;
-                io::stderr().flush()
+                let speed = self.speed.of(totals(&event.layers).0);
+                write_over(&bar(event, speed))
             }
             Way::Lines => self.lines(event),
         }
@@ -52,11 +49,7 @@ impl Progress {
 
     /// Takes the bar away.
     pub(super) fn clear(&mut self) -> io::Result<()> {
-        if self.way != Way::Bar {
-            return Ok(());
-        }
-        write!(io::stderr(), "\r\x1b[K")?;
-        io::stderr().flush()
+        if self.way == Way::Bar { write_over("") } else { Ok(()) }
     }
 
     /// A line for each layer that has come further.
@@ -70,17 +63,36 @@ impl Progress {
         }
         Ok(())
     }
+}
 
-    /// Bytes in a second, of late.
-    fn speed(&mut self, event: &PullImageEvent) -> u64 {
+/// Bytes that had come at some moments of the last seconds.
+#[derive(Debug, Default)]
+pub(super) struct Speed(Vec<(Instant, u64)>);
+
+impl Speed {
+    /// Bytes in a second, of late, now that so many have come in all.
+    pub(super) fn of(&mut self, bytes: u64) -> u64 {
         let now = Instant::now();
-        self.seen.retain(|(at, _)| now.duration_since(*at) < SPEED_WINDOW);
-        let fetched = totals(&event.layers).0;
-        self.seen.push((now, fetched));
-        let (first, before) = self.seen[0];
+        self.0.retain(|(at, _)| now.duration_since(*at) < SPEED_WINDOW);
+        self.0.push((now, bytes));
+        let (first, before) = self.0[0];
         let seconds = now.duration_since(first).as_secs_f64();
-        if seconds > 0.2 { (fetched.saturating_sub(before) as f64 / seconds) as u64 } else { 0 }
+        if seconds > 0.2 { (bytes.saturating_sub(before) as f64 / seconds) as u64 } else { 0 }
     }
+}
+
+/// Writes over a terminal's last line.
+pub(super) fn write_over(line: &str) -> io::Result<()> {
+    // To the line's beginning, and what is left of the old one away (ECMA-48: EL).
+    write!(io::stderr(), "\r{line}\x1b[K")?;
+    io::stderr().flush()
+}
+
+/// The bar itself, and the share that it shows.
+pub(super) fn gauge(done: u64, total: u64) -> String {
+    let share = if total == 0 { 1.0 } else { (done as f64 / total as f64).min(1.0) };
+    let filled = (share * BAR as f64) as usize;
+    format!("{}{} {:3.0} %", "█".repeat(filled), "░".repeat(BAR - filled), share * 100.0)
 }
 
 fn what(layer: &LayerProgress) -> String {
@@ -108,13 +120,10 @@ fn bar(event: &PullImageEvent, speed: u64) -> String {
     let is_done =
         |layer: &&LayerProgress| matches!(layer.state(), LayerState::Done | LayerState::HereAlready);
     let (done, all) = (event.layers.iter().filter(is_done).count(), event.layers.len());
-    let share = if total == 0 { 1.0 } else { (fetched as f64 / total as f64).min(1.0) };
-    let filled = (share * BAR as f64) as usize;
-    let drawn = format!("{}{}", "█".repeat(filled), "░".repeat(BAR - filled));
     let speed = if speed > 0 { format!("   {}/s", size(speed)) } else { String::new() };
     format!(
-        "{drawn} {:3.0} %   {} of {}   {done} of {all} layers{speed}",
-        share * 100.0,
+        "{}   {} of {}   {done} of {all} layers{speed}",
+        gauge(fetched, total),
         size(fetched),
         size(total)
     )
