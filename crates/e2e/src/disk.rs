@@ -9,33 +9,61 @@ use crate::needs;
 pub struct Disk {
     /// Where it is mounted.
     pub at: PathBuf,
-    _file: tempfile::NamedTempFile,
+    file: tempfile::NamedTempFile,
 }
 
 impl Disk {
-    /// Makes a file system of a kind (`ext4`, `xfs`) with so many MiB and mounts it with options of mount(8).
+    /// Makes a file system of a kind (`ext4`, `xfs`) with so many MiB and mounts it.
     ///
     /// # Errors
     /// What the machine lacks for it, for the report of a skipped test.
     ///
     /// # Panics
-    /// When it can't be made.
-    pub fn new(kind: &str, at: PathBuf, mib: u64, options: &[&str]) -> Result<Self, String> {
+    /// When it can't be made or mounted all the same.
+    pub fn new(kind: &str, at: PathBuf, mib: u64) -> Result<Self, String> {
+        let disk = Self::made(kind, at, mib)?;
+        disk.mount(kind, "loop").expect("mounted");
+        Ok(disk)
+    }
+
+    /// xfs that holds projects to their quotas.
+    ///
+    /// # Errors
+    /// As [`Disk::new`]; that the kernel's xfs has no quotas among them.
+    ///
+    /// # Panics
+    /// As [`Disk::new`].
+    pub fn with_quotas(at: PathBuf, mib: u64) -> Result<Self, String> {
+        let disk = Self::made("xfs", at, mib)?;
+        if let Err(why) = disk.mount("xfs", "loop,prjquota") {
+            disk.mount("xfs", "loop").expect("mounted without quotas");
+            return Err(format!("no quotas of xfs: {why}"));
+        }
+        Ok(disk)
+    }
+
+    fn made(kind: &str, at: PathBuf, mib: u64) -> Result<Self, String> {
         let mkfs = format!("mkfs.{kind}");
         let made_with: &[&str] = match kind {
             "xfs" => &["-q", "-K"],
             _ => &["-q", "-m", "0", "-E", "nodiscard"],
         };
+        let mkfs = needs::program(&mkfs).ok_or(format!("no {mkfs}"))?;
         if !Path::new("/dev/loop-control").exists() {
             return Err("no loop devices".to_owned());
         }
-        let mkfs = needs::program(&mkfs).ok_or(format!("no {mkfs}"))?;
+        // Loads it where it is a module.
+        if rustix::mount::fsopen(kind, rustix::mount::FsOpenFlags::empty()).is_err() {
+            return Err(format!("the kernel has no {kind}"));
+        }
         let file = tempfile::NamedTempFile::new().expect("a file");
         file.as_file().set_len(mib << 20).expect("a sparse file");
         run(Command::new(mkfs).args(made_with).arg(file.path())).expect("a file system");
-        let options = [&["loop"], options].concat().join(",");
-        run(Command::new("mount").args(["-o", &options, "-t", kind]).arg(file.path()).arg(&at))?;
-        Ok(Self { at, _file: file })
+        Ok(Self { at, file })
+    }
+
+    fn mount(&self, kind: &str, options: &str) -> Result<(), String> {
+        run(Command::new("mount").args(["-o", options, "-t", kind]).arg(self.file.path()).arg(&self.at))
     }
 
     /// Bytes that are free.

@@ -20,7 +20,7 @@ async fn images(node: &Node) -> usize {
 
 /// ext4 at the daemon's root, or nothing where there can be none.
 fn disk(node: &Node) -> Option<Disk> {
-    let disk = Disk::new("ext4", node.path("root"), 40, &[]);
+    let disk = Disk::new("ext4", node.path("root"), 40);
     disk.inspect_err(|why| println!("skipped: {why}")).ok()
 }
 

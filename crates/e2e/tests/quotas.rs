@@ -23,8 +23,8 @@ impl Limited {
     async fn new() -> Option<Self> {
         let mut node = Node::start(Network::None).await;
         node.stop_daemon();
-        let disk = Disk::new("xfs", node.path("root"), 512, &["prjquota"]);
-        let disk = disk.inspect_err(|why| println!("skipped: no xfs with quotas: {why}")).ok();
+        let disk = Disk::with_quotas(node.path("root"), 512);
+        let disk = disk.inspect_err(|why| println!("skipped: {why}")).ok();
         let before = std::fs::read_to_string(node.path("knarr.toml")).unwrap();
         if disk.is_some() {
             std::fs::write(node.path("knarr.toml"), format!("{before}{LIMITS}")).unwrap();
@@ -87,10 +87,10 @@ async fn a_container_writes_as_much_as_it_may_and_no_more() {
     let made: u64 = limited.pod().exec(&two, made).await.parse().unwrap();
     assert!((150..200).contains(&made), "{made} files");
 
-    // It is counted, not measured, and stays so.
+    // It stays so.
     limited.pod.as_mut().unwrap().restart();
-    let counted = limited.written(&one).await;
-    assert!((size..=MOST).contains(&counted), "{counted} for {size}");
+    let written = limited.written(&one).await;
+    assert!((size..=MOST).contains(&written), "{written} for {size}");
     let more = ["dd", "if=/dev/zero", "of=/more", "bs=64k", "count=1"];
     let more = limited.pod().client.exec(&one, &more, 20).await.unwrap();
     assert!(more.exit_code != 0 && more.stderr.contains("No space left"), "{more:?}");
@@ -113,34 +113,99 @@ async fn a_container_writes_as_much_as_it_may_and_no_more() {
 }
 
 #[tokio::test]
-async fn volumes_of_the_image_and_ids_that_are_mapped_count_too() {
+async fn volumes_of_the_image_count_too() {
     let Some(limited) = Limited::new().await else { return };
     let pod = limited.pod();
-    let name = "quotas/volume:v1";
-    let layer = Layer::new().file("data/from-image", 0o644, &vec![7; 3 << 20]);
-    let busybox = pod.node.registry.image("busybox:latest");
-    Image::new(json!({ "Volumes": { "/data": {} } }))
-        .layer(layer)
-        .push(pod.node.registry.address(), name)
-        .await;
-    pod.client.pull(&pod.node.registry.image(name)).await.unwrap();
+    let [small, large] = [("quotas/small:v1", 3), ("quotas/large:v1", 17)];
+    for (name, mib) in [small, large] {
+        let layer = Layer::new().file("data/from-image", 0o644, &vec![7; mib << 20]);
+        let image = Image::new(json!({ "Volumes": { "/data": {} } })).layer(layer);
+        image.push(pod.node.registry.address(), name).await;
+        pod.client.pull(&pod.node.registry.image(name)).await.unwrap();
+    }
     // Its program is on a volume of the other image.
-    let mut wanted = pod.script("volumes", "exec sleep 1000");
     let own = |image: String| Some(cri::ImageSpec { image, ..Default::default() });
-    wanted.image = own(pod.node.registry.image(name));
+    let mut wanted = pod.script("volumes", "exec sleep 1000");
+    wanted.image = own(pod.node.registry.image(small.0));
     wanted.mounts.push(cri::Mount {
         container_path: "/bin".into(),
-        image: own(busybox),
+        image: own(pod.node.registry.image("busybox:latest")),
         image_sub_path: "bin".into(),
         readonly: true,
         ..Default::default()
     });
-    let container = pod.create(wanted).await.unwrap();
+    let container = pod.create(wanted.clone()).await.unwrap();
     pod.client.start(&container).await.unwrap();
     let fill = "dd if=/dev/zero of=/data/fill bs=64k count=4096 2>/dev/null; stat -c %s /data/fill";
     let size: u64 = pod.exec(&container, fill).await.parse().unwrap();
     assert!((MOST / 2..=MOST - 3 * MIB).contains(&size), "{size}");
+    // A volume that is more by itself: the disk isn't full, and the error says whose limit it is.
+    let containers = || std::fs::read_dir(pod.node.path("root/containers")).unwrap().count();
+    let before = containers();
+    wanted.image = own(pod.node.registry.image(large.0));
+    wanted.metadata.as_mut().unwrap().name = "large".into();
+    let refused = pod.create(wanted).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::ResourceExhausted, "{refused}");
+    assert!(
+        refused.message().contains("of the 16777216 bytes and 200 inodes that a container may write"),
+        "{refused}"
+    );
+    assert_eq!(containers(), before);
     limited.end().await;
+}
+
+#[tokio::test]
+async fn users_whose_ids_are_mapped_are_limited_too_and_a_limit_stays_with_its_container() {
+    let Some(mut limited) = Limited::new().await else { return };
+    let pod = limited.pod();
+    if !has_user_namespaces(pod).await {
+        println!("skipped: no user namespaces here");
+        return limited.end().await;
+    }
+    let ids = vec![cri::IdMapping { host_id: 1_000_000, container_id: 0, length: 65_536 }];
+    let users = cri::UserNamespace { mode: cri::NamespaceMode::Pod as i32, uids: ids.clone(), gids: ids };
+    let mut other: cri::PodSandboxConfig = pod.sandbox.clone();
+    other.metadata.as_mut().unwrap().uid = "mapped".into();
+    e2e::pod::context(&mut other).namespace_options.as_mut().unwrap().userns_options = Some(users);
+    let request = cri::RunPodSandboxRequest { config: Some(other.clone()), runtime_handler: String::new() };
+    let id = pod.runtime.clone().run_pod_sandbox(request).await.unwrap().into_inner().pod_sandbox_id;
+    let mut wanted = pod.script("mapped", "exec sleep 1000");
+    wanted.linux.as_mut().unwrap().security_context = Some(cri::LinuxContainerSecurityContext {
+        namespace_options: e2e::pod::context(&mut other).namespace_options.clone(),
+        ..Default::default()
+    });
+    let request = cri::CreateContainerRequest {
+        pod_sandbox_id: id.clone(),
+        config: Some(wanted),
+        sandbox_config: Some(other),
+    };
+    let created = pod.runtime.clone().create_container(request).await.unwrap().into_inner();
+    pod.client.start(&created.container_id).await.unwrap();
+    let size: u64 = pod.exec(&created.container_id, FILL).await.parse().unwrap();
+    assert!((MOST * 3 / 4..=MOST).contains(&size), "{size}");
+    // Without the keys, who comes next has no limit; who has one keeps it.
+    let node = &mut limited.pod.as_mut().unwrap().node;
+    std::fs::write(node.path("knarr.toml"), &limited.before).unwrap();
+    limited.pod.as_mut().unwrap().restart();
+    let pod = limited.pod();
+    let free = pod.waiting("free", |_| ()).await;
+    pod.exec(&free, "dd if=/dev/zero of=/more bs=64k count=512 2>/dev/null").await;
+    let more = pod
+        .client
+        .exec(&created.container_id, &["dd", "if=/dev/zero", "of=/m", "bs=64k", "count=1"], 20)
+        .await
+        .unwrap();
+    assert!(more.exit_code != 0 && more.stderr.contains("No space left"), "{more:?}");
+    pod.client.stop_pod(&id).await.unwrap();
+    pod.client.remove_pod(&id).await.unwrap();
+    limited.end().await;
+}
+
+async fn has_user_namespaces(pod: &Pod) -> bool {
+    let status =
+        pod.runtime.clone().status(cri::StatusRequest { verbose: false }).await.unwrap().into_inner();
+    let features = status.runtime_handlers.iter().filter_map(|handler| handler.features.as_ref());
+    features.clone().count() > 0 && features.clone().all(|features| features.user_namespaces)
 }
 
 /// The daemon doesn't start with limits that it could not hold containers to, and says why.
@@ -165,7 +230,7 @@ async fn limits_that_cannot_be_held_are_refused() {
     };
     let why = format!("cannot limit what containers write in \"{}/containers\": ", root.display());
     {
-        let Ok(disk) = Disk::new("ext4", root.clone(), 40, &[]).inspect_err(|why| println!("skipped: {why}"))
+        let Ok(disk) = Disk::new("ext4", root.clone(), 40).inspect_err(|why| println!("skipped: {why}"))
         else {
             return;
         };
@@ -175,8 +240,7 @@ async fn limits_that_cannot_be_held_are_refused() {
         }
         drop(disk);
     }
-    let Ok(_disk) = Disk::new("xfs", root.clone(), 320, &[]).inspect_err(|why| println!("skipped: {why}"))
-    else {
+    let Ok(_disk) = Disk::new("xfs", root.clone(), 320).inspect_err(|why| println!("skipped: {why}")) else {
         return;
     };
     for command in ["serve", "doctor"] {

@@ -40,8 +40,8 @@ pub fn usage(place: BorrowedFd<'_>, project: u32) -> std::io::Result<ProjectSpac
     Ok(sys::project_usage(place, project)?)
 }
 
-/// Sets how much all files of a project may take, on the filesystem of an open file or directory; zero is no limit. Bytes are
-/// rounded down to whole KiB.
+/// Sets how much all files of a project may take, on the filesystem of an open file or directory; zero is no limit but the
+/// administrator's own (xfs: what is set for project 0). Bytes are rounded down to whole KiB, and by xfs up to its blocks.
 ///
 /// # Errors
 /// As [`usage`]; EPERM without the right.

@@ -159,7 +159,7 @@ pub enum RootfsError {
     },
     /// The filesystem is full.
     #[error("the filesystem of writable layers is full")]
-    Full,
+    Full(#[source] Cause),
     /// An image has nothing at the path that was asked for.
     #[error("the path cannot be found in the image")]
     NoPath(#[source] Cause),

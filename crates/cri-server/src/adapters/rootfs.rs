@@ -108,7 +108,7 @@ fn bad_reference(image: String, error: image_service::Error) -> RootfsError {
 /// Of a root that was prepared. That its image has vanished since then is not the request's doing.
 fn failure(error: image_service::Error) -> RootfsError {
     match error.kind() {
-        ErrorKind::NoSpace => RootfsError::Full,
+        ErrorKind::NoSpace => RootfsError::Full(Arc::new(error)),
         _ => RootfsError::Failed(Arc::new(error)),
     }
 }

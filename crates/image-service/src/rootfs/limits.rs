@@ -3,10 +3,13 @@
 //!
 //! The kernel's account is the only one: a project is free when nothing belongs to it, and whose it is stands at the
 //! directory. So nothing is left over when this process is killed, and no list can be wrong.
+//! What a container has written is measured all the same: outside of a user namespace the kernel lets the owner of a file give
+//! it to another project.
 //! Only xfs: ext4 has projects too, but lets whoever may use more resources pass their limits, and overlay writes as who
 //! mounted it.
 
 use std::fmt::Debug;
+use std::hash::{BuildHasher as _, Hasher as _};
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -15,7 +18,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::fs::{CWD, Mode, OFlags};
 
 use crate::error::Error;
-use crate::layers::store;
+use crate::layers::{make_private_dir, store};
+use crate::names;
 use crate::usage::Usage;
 
 /// `statfs` of xfs (linux/magic.h, XFS_SUPER_MAGIC).
@@ -24,8 +28,11 @@ const XFS: i64 = 0x5846_5342;
 /// The first project that a container gets, out of the way of what administrators number by hand and of kubelet's own, which
 /// begin at 1048577.
 const FIRST: u32 = 1 << 30;
-/// Projects that are looked at in search of a free one.
-const MOST: u32 = 1 << 16;
+/// Projects that are looked at in order, in search of a free one. They stay dense, since xfs keeps a block for each that
+/// somebody ever had.
+const IN_ORDER: u32 = 1 << 16;
+/// Projects anywhere that are looked at when somebody has given a file to each of those.
+const ANYWHERE: usize = 1 << 10;
 
 /// The calls about projects, each for the filesystem of an open file or directory. Handed in by whoever opens the store,
 /// since they have no safe form.
@@ -98,7 +105,22 @@ impl Limiter {
         if let Some(limit) = &limit {
             limit.check(dir)?;
         }
-        Ok(Limiter { limit, claims: Mutex::default() })
+        let limiter = Limiter { limit, claims: Mutex::default() };
+        limiter.try_out(dir)?;
+        Ok(limiter)
+    }
+
+    /// Limits a directory and removes it.
+    fn try_out(&self, dir: &Path) -> Result<(), Error> {
+        if self.limit.is_none() {
+            return Ok(());
+        }
+        let trial = dir.join(format!(".new-{}", names::unique()));
+        make_private_dir(&trial)?;
+        let tried = self.apply(&trial);
+        // What stays is removed with all that a crash leaves.
+        let _ = std::fs::remove_dir(&trial);
+        tried
     }
 
     /// Limits what will be made in the empty directory `dir`.
@@ -106,39 +128,68 @@ impl Limiter {
     /// # Errors
     /// [`Error::Store`], [`Error::NoSpace`].
     pub(super) fn apply(&self, dir: &Path) -> Result<(), Error> {
-        let Some(WritableLimit { most, quotas }) = &self.limit else { return Ok(()) };
+        let Some(limit) = &self.limit else { return Ok(()) };
         let claim = || {
             let dir = open(dir)?;
             let _claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
-            let project = free_project(&**quotas, dir.as_fd())?;
-            quotas.limit(dir.as_fd(), project, *most)?;
-            quotas.give(dir.as_fd(), project)
+            limit.claim(dir.as_fd())
         };
         claim().map_err(|cause| store("limit what is written in", dir, cause))
     }
 
-    /// What has been written in a container's directory, as the kernel counts it. None where it doesn't: then it has to be
-    /// measured.
-    pub(super) fn usage(&self, dir: &Path) -> Option<Usage> {
-        let quotas = &self.limit.as_ref()?.quotas;
-        let dir = open(dir).ok()?;
-        let project = quotas.of_directory(dir.as_fd()).ok()?.filter(is_ours)?;
-        quotas.usage(dir.as_fd(), project).ok()
-    }
-}
-
-/// A project that nothing belongs to. What was removed belongs to its project until its space is free.
-fn free_project(quotas: &dyn ProjectQuotas, place: BorrowedFd<'_>) -> io::Result<u32> {
-    for project in FIRST..FIRST + MOST {
-        if quotas.usage(place, project)?.inodes == 0 {
-            return Ok(project);
+    /// An error of filling a container's directory, in words that tell its limit from a full disk.
+    pub(super) fn explain(&self, error: Error, dir: &Path) -> Error {
+        match (error, &self.limit) {
+            (Error::NoSpace { what, cause }, Some(limit)) if limit.is_reached(dir) => {
+                let Usage { bytes, inodes } = limit.most;
+                let what =
+                    format!("{what}, of the {bytes} bytes and {inodes} inodes that a container may write");
+                Error::NoSpace { what, cause }
+            }
+            (error, _) => error,
         }
     }
-    Err(io::Error::other("all projects are in use"))
 }
 
-fn is_ours(project: &u32) -> bool {
-    (FIRST..FIRST + MOST).contains(project)
+impl WritableLimit {
+    /// Has the empty directory belong to a project that nothing belongs to, with the limit. What was removed belongs to its
+    /// project until its space is free.
+    fn claim(&self, dir: BorrowedFd<'_>) -> io::Result<()> {
+        let quotas = &*self.quotas;
+        for project in (FIRST..FIRST + IN_ORDER).chain(std::iter::repeat_with(anywhere).take(ANYWHERE)) {
+            if quotas.usage(dir, project)?.inodes > 0 {
+                continue;
+            }
+            quotas.limit(dir, project, self.most)?;
+            quotas.give(dir, project)?;
+            // Another daemon on the same filesystem may have been as quick.
+            if quotas.usage(dir, project)?.inodes == 1 {
+                return Ok(());
+            }
+        }
+        Err(io::Error::new(io::ErrorKind::QuotaExceeded, "all projects are in use"))
+    }
+
+    /// Whether the limit leaves a container nothing to speak of.
+    fn is_reached(&self, dir: &Path) -> bool {
+        let used = || {
+            let dir = open(dir).ok()?;
+            let project = self.quotas.of_directory(dir.as_fd()).ok()??;
+            self.quotas.usage(dir.as_fd(), project).ok()
+        };
+        // A write that is refused leaves what it would have needed.
+        let reached = |used: u64, most: u64| most > 0 && used >= most - most / 8;
+        used().is_some_and(|used| {
+            reached(used.bytes, self.most.bytes) || reached(used.inodes, self.most.inodes)
+        })
+    }
+}
+
+/// Any project but those that are looked at in order.
+fn anywhere() -> u32 {
+    let random = std::hash::RandomState::new().build_hasher().finish();
+    let spread = u64::from(FIRST - IN_ORDER);
+    u32::try_from(random % spread).map_or(FIRST, |offset| FIRST + IN_ORDER + offset)
 }
 
 fn open(dir: &Path) -> io::Result<OwnedFd> {
@@ -153,10 +204,11 @@ mod tests {
 
     use super::*;
 
-    /// Projects as xfs has them, of directories only.
+    /// Projects as xfs has them: of directories by their inodes, and files that were given to them.
     #[derive(Debug, Default)]
     struct Kernel {
         directories: Mutex<HashMap<u64, u32>>,
+        given: Mutex<HashMap<u32, u64>>,
         limits: Mutex<HashMap<u32, Usage>>,
     }
 
@@ -180,8 +232,9 @@ mod tests {
         }
 
         fn usage(&self, _: BorrowedFd<'_>, project: u32) -> io::Result<Usage> {
+            let given = self.given.lock().unwrap().get(&project).copied().unwrap_or_default();
             let directories = self.directories.lock().unwrap();
-            let inodes = directories.values().filter(|owner| **owner == project).count() as u64;
+            let inodes = given + directories.values().filter(|owner| **owner == project).count() as u64;
             Ok(Usage { bytes: inodes * 512, inodes })
         }
 
@@ -193,11 +246,15 @@ mod tests {
 
     const MOST: Usage = Usage { bytes: 1 << 20, inodes: 100 };
 
+    fn limiter(kernel: &Arc<Kernel>) -> Limiter {
+        let limit = WritableLimit { most: MOST, quotas: Arc::clone(kernel) as Arc<dyn ProjectQuotas> };
+        Limiter { limit: Some(limit), claims: Mutex::default() }
+    }
+
     #[test]
     fn each_directory_has_a_project_while_it_is_there() {
         let kernel = Arc::new(Kernel::default());
-        let limit = WritableLimit { most: MOST, quotas: Arc::clone(&kernel) as Arc<dyn ProjectQuotas> };
-        let limiter = Limiter { limit: Some(limit), claims: Mutex::default() };
+        let limiter = limiter(&kernel);
         let dirs = [(); 3].map(|()| tempfile::tempdir().unwrap());
         std::thread::scope(|scope| {
             for dir in &dirs {
@@ -211,7 +268,6 @@ mod tests {
         };
         assert_eq!(projects(), [FIRST, FIRST + 1, FIRST + 2]);
         assert!(kernel.limits.lock().unwrap().values().all(|most| *most == MOST));
-        assert_eq!(limiter.usage(dirs[0].path()), Some(Usage { bytes: 512, inodes: 1 }));
         // What is free again is the next one's.
         kernel.directories.lock().unwrap().retain(|_, project| *project != FIRST + 1);
         limiter.apply(tempfile::tempdir().unwrap().path()).unwrap();
@@ -219,17 +275,28 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_project_of_ours_is_measured() {
+    fn what_others_have_is_passed_over() {
         let kernel = Arc::new(Kernel::default());
+        let limiter = limiter(&kernel);
         let dir = tempfile::tempdir().unwrap();
-        let limiter = Limiter {
-            limit: Some(WritableLimit { most: MOST, quotas: Arc::clone(&kernel) as Arc<dyn ProjectQuotas> }),
-            claims: Mutex::default(),
-        };
-        assert_eq!(limiter.usage(dir.path()), None);
-        kernel.directories.lock().unwrap().insert(inode(open(dir.path()).unwrap().as_fd()), 7);
-        assert_eq!(limiter.usage(dir.path()), None);
-        assert_eq!(limiter.usage(&dir.path().join("none")), None);
+        // Somebody has given a file to each of those that are looked at first.
+        kernel.given.lock().unwrap().extend((FIRST..FIRST + IN_ORDER).map(|project| (project, 1)));
+        limiter.apply(dir.path()).unwrap();
+        let project = kernel.of_directory(open(dir.path()).unwrap().as_fd()).unwrap().unwrap();
+        assert!((FIRST + IN_ORDER..2 * FIRST).contains(&project), "{project}");
+    }
+
+    #[test]
+    fn a_limit_is_told_from_a_full_disk() {
+        let kernel = Arc::new(Kernel::default());
+        let limiter = limiter(&kernel);
+        let dir = tempfile::tempdir().unwrap();
+        limiter.apply(dir.path()).unwrap();
+        let full = || store("write", dir.path(), io::ErrorKind::StorageFull.into());
+        assert!(!limiter.explain(full(), dir.path()).to_string().contains("may write"));
+        kernel.given.lock().unwrap().insert(FIRST, MOST.inodes - 1);
+        let said = limiter.explain(full(), dir.path()).to_string();
+        assert!(said.ends_with("of the 1048576 bytes and 100 inodes that a container may write"), "{said}");
     }
 
     #[test]

@@ -148,7 +148,8 @@ impl RootFilesystems {
             |id: &Digest| inner.layers.get(id).ok_or_else(|| Error::LayerMissing { diff_id: id.clone() });
         let layers: Arc<[Layer]> = visible(diff_ids).iter().map(get).collect::<Result<_, _>>()?;
         let making = inner.dir.join(format!(".new-{}", names::unique()));
-        let made = inner.make(&making, (container, &layers, ids), &record).and_then(|()| {
+        let made = inner.make(&making, (container, &layers, ids), &record);
+        let made = made.map_err(|error| inner.limiter.explain(error, &making)).and_then(|()| {
             let target = inner.dir.join(container);
             let mut containers = inner.containers();
             if containers.contains_key(container) {
@@ -256,8 +257,7 @@ impl RootFilesystems {
         rootfs.record.layers().iter().chain(images).cloned().collect()
     }
 
-    /// Disk space and inodes of what the container has written, volumes of its image included. Reads all of it, but for a
-    /// container with a limit: that one's is counted by the kernel, with the few files around it.
+    /// Disk space and inodes of what the container has written, volumes of its image included. Reads all of it.
     ///
     /// # Errors
     /// [`Error::RootfsMissing`], [`Error::Store`].
@@ -265,11 +265,8 @@ impl RootFilesystems {
         if !self.inner.containers().contains_key(container) {
             return Err(Error::RootfsMissing { container: container.to_owned() });
         }
-        let dir = self.inner.dir.join(container);
-        if let Some(counted) = self.inner.limiter.usage(&dir) {
-            return Ok(counted);
-        }
         let measure = |path: PathBuf| usage::of_tree(&path).map_err(|cause| store("read", &path, cause));
+        let dir = self.inner.dir.join(container);
         let volumes = dir.join(volumes::VOLUMES);
         let of_volumes = if volumes.exists() { measure(volumes)? } else { Usage::default() };
         Ok(measure(dir.join(UPPER))? + of_volumes)

@@ -204,7 +204,7 @@ mod tests {
         let root = open_place(dir.path()).unwrap();
         let names = ["one", "two"].map(|name| dir.path().join(name));
         std::fs::write(&names[0], "").unwrap();
-        let (plain, deadline) = (OFlags::PATH | OFlags::CLOEXEC, Instant::now() + Duration::from_secs(60));
+        let (plain, deadline) = (OFlags::PATH | OFlags::CLOEXEC, Instant::now() + Duration::from_secs(10));
         let done = AtomicBool::new(false);
         let (mut interrupted, mut failed) = (0, None);
         std::thread::scope(|scope| {
@@ -222,7 +222,9 @@ mod tests {
             done.store(true, Ordering::Relaxed);
         });
         assert_eq!(failed, None);
-        println!("{interrupted} lookups were interrupted");
+        if interrupted == 0 {
+            println!("skipped: nothing was renamed during any lookup");
+        }
     }
 
     /// Both ways to a part of a mount give the same, and one that nobody can write to.

@@ -35,7 +35,8 @@ impl RootFilesystems {
         let mut made = Vec::with_capacity(paths.len());
         for (at, path) in paths.iter().enumerate() {
             let volume = below.join(at.to_string());
-            fill(&image, path, &volume)?;
+            let filled = fill(&image, path, &volume);
+            filled.map_err(|error| self.inner.limiter.explain(error, &self.inner.dir.join(container)))?;
             made.push(volume);
         }
         Ok(made)

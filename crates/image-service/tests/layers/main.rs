@@ -13,6 +13,8 @@ mod mapping;
 mod mounts;
 mod peers;
 mod recipe;
+#[path = "../pulls/slowness.rs"]
+mod slowness;
 mod store;
 mod users;
 mod volumes;

@@ -31,6 +31,8 @@ mod loop_device;
 #[path = "../pulls/registry.rs"]
 #[allow(dead_code, reason = "shared with the tests of pulls")]
 mod registry;
+#[path = "../pulls/slowness.rs"]
+mod slowness;
 #[path = "../layers/store.rs"]
 #[allow(dead_code, reason = "shared with the tests of layers")]
 mod store;

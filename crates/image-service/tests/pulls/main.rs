@@ -14,6 +14,7 @@ mod ordinary;
 mod proxies;
 mod registry;
 mod resuming;
+mod slowness;
 mod tls;
 
 use std::path::{Path, PathBuf};
@@ -99,7 +100,7 @@ fn config(dir: &tempfile::TempDir) -> Config {
     let mut config = Config::new(dir.path().join("root"), dir.path().join("certs.d"));
     config.limits = Limits {
         backoff: Duration::from_millis(1),
-        stall: Duration::from_millis(300),
+        stall: Duration::from_millis(300) * slowness::slowness(),
         attempts: 3,
         // However full this machine's disk is.
         spool_leaves: 0,

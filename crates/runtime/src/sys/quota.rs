@@ -77,7 +77,8 @@ pub struct ProjectSpace {
 pub(crate) fn projects_are_bounded(place: BorrowedFd<'_>) -> Result<bool, Errno> {
     let mut state = State { version: 1, padding: 0, flags: 0, rest: [0; 156] };
     const { assert!(size_of::<State>() == 160) };
-    match quota_call(place, Q_XGETQSTATV, 0, &mut state) {
+    // SAFETY: the command writes a struct fs_quota_statv, which `state` is in size; any bits are valid values of its fields.
+    match unsafe { quota_call(place, Q_XGETQSTATV, 0, &mut state) } {
         Ok(()) => {
             Ok(state.flags & (PROJECTS_COUNTED | PROJECTS_BOUNDED) == PROJECTS_COUNTED | PROJECTS_BOUNDED)
         }
@@ -106,8 +107,10 @@ pub(crate) fn give_to_project(directory: BorrowedFd<'_>, project: u32) -> Result
 
 /// What all files of a project take, on the filesystem of an open file or directory.
 pub(crate) fn project_usage(place: BorrowedFd<'_>, project: u32) -> Result<ProjectSpace, Errno> {
+    const { assert!(size_of::<Quota>() == 72) };
     let mut quota = Quota::default();
-    match quota_call(place, Q_GETQUOTA, project, &mut quota) {
+    // SAFETY: the command writes a struct if_dqblk, which `quota` is in size and layout; any bits are valid values of its fields.
+    match unsafe { quota_call(place, Q_GETQUOTA, project, &mut quota) } {
         Ok(()) => Ok(ProjectSpace { bytes: quota.bytes, inodes: quota.inodes }),
         // xfs: nobody ever had it.
         Err(Errno::NOENT) => Ok(ProjectSpace::default()),
@@ -115,7 +118,8 @@ pub(crate) fn project_usage(place: BorrowedFd<'_>, project: u32) -> Result<Proje
     }
 }
 
-/// Sets how much all files of a project may take; bytes are rounded down to whole KiB.
+/// Sets how much all files of a project may take. Bytes are rounded down to whole KiB, and by xfs up to its blocks; for zero, it takes what an
+/// administrator has set for project 0.
 pub(crate) fn limit_project(place: BorrowedFd<'_>, project: u32, most: ProjectSpace) -> Result<(), Errno> {
     let mut quota = Quota {
         hard_blocks: most.bytes / BLOCK,
@@ -123,7 +127,8 @@ pub(crate) fn limit_project(place: BorrowedFd<'_>, project: u32, most: ProjectSp
         valid: BOTH_LIMITS,
         ..Quota::default()
     };
-    quota_call(place, Q_SETQUOTA, project, &mut quota)
+    // SAFETY: the command reads a struct if_dqblk, which `quota` is in size and layout.
+    unsafe { quota_call(place, Q_SETQUOTA, project, &mut quota) }
 }
 
 fn attributes_of(directory: BorrowedFd<'_>) -> Result<Attributes, Errno> {
@@ -136,25 +141,18 @@ fn attributes_of(directory: BorrowedFd<'_>) -> Result<Attributes, Errno> {
     if returned == 0 { Ok(attributes) } else { Err(last_error()) }
 }
 
-/// What quotactl_fd(2) reads or writes for a command.
-trait Argument {}
-
-impl Argument for Quota {}
-
-impl Argument for State {}
-
 /// quotactl_fd(2), Linux 5.14: as quotactl, for the filesystem that a descriptor is on.
-fn quota_call<A: Argument>(
+///
+/// # Safety
+/// `argument` is what the command reads or writes: struct if_dqblk or struct fs_quota_statv.
+unsafe fn quota_call<A>(
     place: BorrowedFd<'_>,
     command: u32,
     project: u32,
     argument: &mut A,
 ) -> Result<(), Errno> {
-    const { assert!(size_of::<Quota>() == 72) };
     let command = command << 8 | PRJQUOTA;
-    // SAFETY: the callers pair each command with the structure that it reads or writes (72 bytes of struct if_dqblk, 160 of
-    // struct fs_quota_statv), which lives through the call and for which any bits are valid values. The descriptor is open
-    // through the call.
+    // SAFETY: the caller's promise; the descriptor is open and `argument` lives through the call.
     let returned = unsafe {
         libc::syscall(
             libc::SYS_quotactl_fd,

@@ -255,7 +255,9 @@ pub(crate) fn rootfs_error(step: &'static str, id: &ContainerId, error: RootfsEr
         RootfsError::BadReference { cause, .. } => {
             Error::refused("image.image", crate::error::chain(&*cause))
         }
-        RootfsError::Full => Error::Exhausted { what: "disk space", subject: id.to_string(), cause: None },
+        RootfsError::Full(cause) => {
+            Error::Exhausted { what: "disk space", subject: id.to_string(), cause: Some(cause) }
+        }
         RootfsError::NoPath(cause) | RootfsError::Failed(cause) => Error::failed(step, id.as_str(), cause),
     }
 }

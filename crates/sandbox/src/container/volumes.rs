@@ -192,8 +192,8 @@ async fn mount(
 fn volume_error(subject: &str, error: RootfsError) -> Error {
     let cause = match error {
         RootfsError::NoImage { image } => Error::NoImage { image },
-        RootfsError::Full => {
-            Error::Exhausted { what: "disk space", subject: subject.to_owned(), cause: None }
+        RootfsError::Full(cause) => {
+            Error::Exhausted { what: "disk space", subject: subject.to_owned(), cause: Some(cause) }
         }
         RootfsError::Failed(cause) | RootfsError::NoPath(cause) | RootfsError::BadReference { cause, .. } => {
             Error::failed("mounting the image", subject, cause)

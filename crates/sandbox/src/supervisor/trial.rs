@@ -50,7 +50,7 @@ pub(crate) async fn try_users(
     let work = async {
         rootfs.try_mapping(users).await.map_err(|error| match error {
             RootfsError::Failed(cause) => Error::failed(step, subject, cause),
-            RootfsError::Full => {
+            RootfsError::Full(_) => {
                 let cause = Arc::new(error);
                 Error::Step { step, subject: subject.to_owned(), cause }.for_want_of("disk space")
             }
