@@ -318,7 +318,8 @@ impl Images {
     }
 
     /// Removes the layers that no image and no container needs: those of pulls that failed for the moment and were not tried
-    /// again, and, after a day, what such pulls had fetched of others. To be called from time to time.
+    /// again, and, after a day, what such pulls had fetched of others. Forgets secrets that are good no more. To be called from
+    /// time to time.
     ///
     /// Safe to cancel: it goes on to the end.
     ///
@@ -329,6 +330,7 @@ impl Images {
         let collect = move || {
             inner.mounts.forget_unmounted();
             inner.pulls.puller().sweep();
+            inner.registries.sweep();
             inner.catalog.collect(&inner.layers).map(drop)
         };
         blocking("collecting layers", collect).await

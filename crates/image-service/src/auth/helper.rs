@@ -93,8 +93,8 @@ impl Helpers {
             }
         }
         let proof = self.ask(call).await?;
+        self.sweep();
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.retain(|_, known| known.since.elapsed() < LIFE);
         if known.len() >= KEPT {
             known.clear();
         }
@@ -110,6 +110,12 @@ impl Helpers {
             known.remove(call);
         }
         is_old
+    }
+
+    /// Forgets answers that are good no more: secrets needn't be in memory for longer than they are of use.
+    pub(crate) fn sweep(&self) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|_, known| known.since.elapsed() < LIFE);
     }
 
     async fn ask(&self, call: &HelperCall) -> Result<Option<Proof>, Error> {
@@ -337,6 +343,28 @@ mod tests {
         assert!(helpers.forget(&ours, Instant::now()));
         helpers.get(&ours).await.unwrap();
         assert_eq!(calls(), 2);
+    }
+
+    #[tokio::test]
+    async fn secrets_that_are_good_no_more_are_forgotten() {
+        let (_dir, helpers) = helpers(r#"echo '{"Username":"u","Secret":"p"}'"#);
+        let servers = || {
+            let mut servers: Vec<String> =
+                helpers.known.lock().unwrap().keys().map(|call| call.server.clone()).collect();
+            servers.sort();
+            servers
+        };
+        let age = |server: &str| {
+            helpers.known.lock().unwrap().get_mut(&call(server)).unwrap().since -= LIFE;
+        };
+        helpers.get(&call("a")).await.unwrap();
+        helpers.get(&call("b")).await.unwrap();
+        age("a");
+        helpers.get(&call("c")).await.unwrap();
+        assert_eq!(servers(), ["b", "c"], "by whoever asks next");
+        age("b");
+        helpers.sweep();
+        assert_eq!(servers(), ["c"], "where nobody asks");
     }
 
     #[test]

@@ -63,10 +63,21 @@ enum What {
     File(Arc<Image>, u64),
 }
 
+/// What is written back and synced; a file, but for a test.
+pub(super) trait Synced {
+    fn sync_data(&self) -> io::Result<()>;
+}
+
+impl Synced for File {
+    fn sync_data(&self) -> io::Result<()> {
+        File::sync_data(self)
+    }
+}
+
 /// A file that is being written.
 #[derive(Debug)]
-pub(super) struct Image {
-    file: File,
+pub(super) struct Image<F = File> {
+    file: F,
     is_waiting: AtomicBool,
     /// What the thread was told in the place of whoever syncs the file last: the kernel says it once.
     failure: Mutex<Option<io::Error>>,
@@ -98,10 +109,10 @@ impl Pace {
     }
 }
 
-impl Image {
+impl<F: Synced> Image<F> {
     /// For a file that was opened before its first byte was written.
-    pub(super) fn new(file: File) -> Arc<Image> {
-        Arc::new(Image { file, is_waiting: AtomicBool::new(false), failure: Mutex::default() })
+    pub(super) fn new(file: F) -> Arc<Self> {
+        Arc::new(Self { file, is_waiting: AtomicBool::new(false), failure: Mutex::default() })
     }
 
     /// Has all of it reach the disk.
@@ -175,5 +186,41 @@ impl Drop for Writeback {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{OnceLock, TryLockError, Weak};
+
+    use super::*;
+
+    /// A file on a disk that fails once, and tells it as the kernel does: to the first who asks.
+    #[derive(Debug, Default)]
+    struct Failing {
+        asked: AtomicU64,
+        image: OnceLock<Weak<Image<Failing>>>,
+    }
+
+    impl Synced for Failing {
+        fn sync_data(&self) -> io::Result<()> {
+            let image = self.image.get().and_then(Weak::upgrade).unwrap();
+            // Whoever could look at the note now would find nothing in it, and be told nothing by the kernel.
+            assert!(matches!(image.failure.try_lock(), Err(TryLockError::WouldBlock)), "others see neither");
+            match self.asked.fetch_add(1, Ordering::SeqCst) {
+                0 => Err(io::ErrorKind::StorageFull.into()),
+                _ => Ok(()),
+            }
+        }
+    }
+
+    #[test]
+    fn what_an_early_sync_was_told_is_told_by_the_last_one() {
+        let image = Image::new(Failing::default());
+        image.file.image.set(Arc::downgrade(&image)).unwrap();
+        image.sync_early();
+        image.sync_early();
+        assert_eq!(image.sync().unwrap_err().kind(), io::ErrorKind::StorageFull);
+        image.sync().unwrap();
     }
 }

@@ -100,6 +100,12 @@ impl Registries {
         }
     }
 
+    /// Forgets what was learnt and is good no more.
+    pub(crate) fn sweep(&self) {
+        self.known.tokens.sweep();
+        self.known.helpers.sweep();
+    }
+
     /// Reads a registry's configuration, and the node's credentials. Safe to cancel.
     ///
     /// # Errors

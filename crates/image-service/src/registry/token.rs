@@ -66,6 +66,12 @@ impl Tokens {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Forgets those that are good no more: they needn't be in memory for longer than they are of use.
+    pub(crate) fn sweep(&self) {
+        let now = Instant::now();
+        self.known().retain(|_, known| known.expires > now);
+    }
+
     /// Waits until nobody else fetches a token for this key. Safe to cancel.
     pub(crate) async fn turn(&self, key: &Key) -> OwnedMutexGuard<()> {
         self.turns.wait(key).await
@@ -342,5 +348,8 @@ mod tests {
         assert!(tokens.get(&key(KEPT + 9)).is_some());
         tokens.forget(&key(KEPT + 9), &answered.authorization);
         assert!(tokens.get(&key(KEPT + 9)).is_none());
+        tokens.known().get_mut(&key(KEPT + 8)).unwrap().expires = Instant::now();
+        tokens.sweep();
+        assert_eq!(tokens.known().len(), KEPT - 2, "what is good no more is forgotten");
     }
 }

@@ -1,6 +1,8 @@
 //! Layers and root filesystems over time: what is kept, what is collected, what a crash leaves.
 
 use std::collections::HashSet;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::time::Instant;
 
 use image_service::layers::{Layers, NewLayer};
@@ -248,4 +250,41 @@ fn fill_a_small_disk(form: Form) {
     assert!(dir.path().join("layers/sha256").join(layer.diff_id.hex()).join(name).exists());
     drop((layer, layers));
     rustix::mount::unmount(dir.path(), rustix::mount::UnmountFlags::DETACH).unwrap();
+}
+
+/// What can be found is on the disk, its place too: an image that takes it could be there for good sooner.
+pub(crate) fn a_layer_whose_place_is_not_synced_cannot_be_found(form: Form) {
+    if form.is_directory() {
+        // Who may not give files away can't unpack one.
+        return;
+    }
+    let store = Store::new(form);
+    let layer = store.unpack(&Tar::new().with(file("before", "x"))).unwrap();
+    let tar = Tar::new().with(file("f", "x"));
+    let diff_id = Digest::of(&tar.bytes());
+    // One whom root's powers over files are taken from, and its threads: it can put things into a directory that it can't open.
+    let owner = nix::unistd::Uid::from_raw(65_534);
+    let give = |path: &Path| nix::unistd::chown(path, Some(owner), None).unwrap();
+    let place = store.dir.path().join("images/layers/sha256");
+    for below in ["", "images", "images/ingest", "images/trash", "images/layers", "images/layers/sha256"] {
+        give(&store.dir.path().join(below));
+    }
+    let mode = |mode| std::fs::set_permissions(&place, std::fs::Permissions::from_mode(mode)).unwrap();
+    mode(0o300);
+    let refused = std::thread::scope(|threads| {
+        let powerless = threads.spawn(|| {
+            nix::unistd::setfsuid(owner);
+            store.unpack(&tar).unwrap_err()
+        });
+        powerless.join().unwrap()
+    });
+    let Error::Store { action, path, .. } = &refused else { panic!("{refused:?}") };
+    assert_eq!((*action, path), ("sync", &place), "{refused:?}");
+    assert!(place.join(diff_id.hex()).exists(), "it was renamed");
+    assert!(!store.layers.contains(&diff_id), "it can be found before it is there for good");
+    mode(0o700);
+    // The next one finds it in its place.
+    assert_eq!(store.unpack(&tar).unwrap(), diff_id);
+    assert!(store.layers.contains(&diff_id) && store.layers.contains(&layer));
+    assert_eq!(store.mount("c", &[diff_id]).read("f"), "x");
 }

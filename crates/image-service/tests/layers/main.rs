@@ -55,7 +55,7 @@ macro_rules! for_form {
             peers: gnu_tar_unpacks_the_same;
             life:
                 layers_survive_a_restart a_dropped_writer_leaves_nothing what_a_crash_leaves_is_removed
-                two_writers_of_one_layer what_lies_in_the_place_of_a_layer_goes unused_layers_are_collected removal_does_not_wait_for_the_disk
+                two_writers_of_one_layer a_layer_whose_place_is_not_synced_cannot_be_found what_lies_in_the_place_of_a_layer_goes unused_layers_are_collected removal_does_not_wait_for_the_disk
                 a_deep_tree_is_removed_too root_filesystems_come_and_go unknown_root_filesystems_are_removed
                 the_mount_table_does_not_grow a_full_disk_is_told;
             mounts:
