@@ -62,6 +62,18 @@ pub(crate) async fn try_users(
     within((step, subject, PATIENCE), work).await
 }
 
+/// How many user namespaces there may be (user_namespaces(7)).
+const MOST: &str = "/proc/sys/user/max_user_namespaces";
+
+/// Why the kernel made none. ENOSPC is that there may be no more of them: none at all, where an administrator wants it so, and
+/// then asking again is no use.
+fn refusal(errno: i32, most: &str) -> std::io::Error {
+    if errno == libc::ENOSPC && most == "0" {
+        return std::io::Error::other("user.max_user_namespaces is 0");
+    }
+    std::io::Error::from_raw_os_error(errno)
+}
+
 async fn make(binary: &Binary) -> Result<UserMap, Error> {
     let (step, subject) = ("making a user namespace", "trial");
     let failed = |cause: std::io::Error| Error::step(step, subject, cause);
@@ -81,7 +93,10 @@ async fn make(binary: &Binary) -> Result<UserMap, Error> {
         BufReader::new(output).read_line(&mut said).await.map_err(failed)?;
         let users = match (said.trim_end(), said.trim_end().parse()) {
             ("", _) => return Err(missing()),
-            (_, Ok(errno)) => return Err(failed(std::io::Error::from_raw_os_error(errno))),
+            (_, Ok(errno)) => {
+                let most = std::fs::read_to_string(MOST).unwrap_or_default();
+                return Err(failed(refusal(errno, most.trim())));
+            }
             (path, Err(_)) => UserMap::open(Path::new(path))?,
         };
         drop(holder.stdin.take());
@@ -89,4 +104,20 @@ async fn make(binary: &Binary) -> Result<UserMap, Error> {
         Ok(users)
     };
     within((step, subject, PATIENCE), work).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::user_namespaces::may_pass;
+
+    #[test]
+    fn a_node_that_may_have_none_is_not_asked_again() {
+        let tried = |errno, most| Error::step("making", "trial", refusal(errno, most));
+        let none = tried(libc::ENOSPC, "0");
+        assert!(!may_pass(&none), "{none:?}");
+        assert!(chain(&none).contains("user.max_user_namespaces is 0"), "{none:?}");
+        assert!(may_pass(&tried(libc::ENOSPC, "100")));
+        assert!(!may_pass(&tried(libc::EPERM, "0")));
+    }
 }
