@@ -80,7 +80,10 @@ impl Disk {
     /// # Panics
     /// When something stays free.
     pub fn fill(&self) {
+        let root = std::fs::File::open(&self.at).expect("its root");
         for (n, size) in [1 << 20, 4096, 1].into_iter().enumerate() {
+            // What was freed a moment ago can be had when that is on the disk.
+            rustix::fs::syncfs(&root).expect("synced");
             let mut file = std::fs::File::create(self.at.join(format!("ballast{n}"))).expect("a file");
             while std::io::Write::write_all(&mut file, &vec![1; size]).is_ok() {}
             let _ = file.sync_all();
