@@ -9,6 +9,7 @@ use crate::needs;
 pub struct Disk {
     /// Where it is mounted.
     pub at: PathBuf,
+    kind: &'static str,
     file: tempfile::NamedTempFile,
 }
 
@@ -20,10 +21,43 @@ impl Disk {
     ///
     /// # Panics
     /// When it can't be made or mounted all the same.
-    pub fn new(kind: &str, at: PathBuf, mib: u64) -> Result<Self, String> {
-        let disk = Self::made(kind, at, mib)?;
-        disk.mount(kind, "loop").expect("mounted");
+    pub fn new(kind: &'static str, at: PathBuf, mib: u64) -> Result<Self, String> {
+        let disk = Self::made(kind, at, mib, &[])?;
+        disk.mount("loop").expect("mounted");
         Ok(disk)
+    }
+
+    /// ext4 that checks files which are to be checked (fs-verity).
+    ///
+    /// # Errors
+    /// As [`Disk::new`]; that the kernel's ext4 can't do that among them.
+    ///
+    /// # Panics
+    /// As [`Disk::new`].
+    pub fn with_verity(at: PathBuf, mib: u64) -> Result<Self, String> {
+        if !Path::new("/sys/fs/ext4/features/verity").exists() {
+            return Err("the kernel's ext4 has no fs-verity".to_owned());
+        }
+        let disk = Self::made("ext4", at, mib, &["-O", "verity"])?;
+        disk.mount("loop").expect("mounted");
+        Ok(disk)
+    }
+
+    /// Changes a bit wherever the disk has these bytes, below its file system: as a disk that fails. Says how often they
+    /// were there.
+    ///
+    /// # Panics
+    /// When it is in use, or can't be mounted any more.
+    pub fn damage(&self, bytes: &[u8]) -> usize {
+        run(Command::new("umount").arg(&self.at)).expect("unmounted");
+        let mut disk = std::fs::read(self.file.path()).expect("the disk's file");
+        let found: Vec<usize> = memchr::memmem::find_iter(&disk, bytes).collect();
+        for at in &found {
+            disk[*at] ^= 1;
+        }
+        std::fs::write(self.file.path(), disk).expect("the disk's file");
+        self.mount("loop").expect("mounted again");
+        found.len()
     }
 
     /// xfs that holds projects to their quotas.
@@ -34,15 +68,15 @@ impl Disk {
     /// # Panics
     /// As [`Disk::new`].
     pub fn with_quotas(at: PathBuf, mib: u64) -> Result<Self, String> {
-        let disk = Self::made("xfs", at, mib)?;
-        if let Err(why) = disk.mount("xfs", "loop,prjquota") {
-            disk.mount("xfs", "loop").expect("mounted without quotas");
+        let disk = Self::made("xfs", at, mib, &[])?;
+        if let Err(why) = disk.mount("loop,prjquota") {
+            disk.mount("loop").expect("mounted without quotas");
             return Err(format!("no quotas of xfs: {why}"));
         }
         Ok(disk)
     }
 
-    fn made(kind: &str, at: PathBuf, mib: u64) -> Result<Self, String> {
+    fn made(kind: &'static str, at: PathBuf, mib: u64, features: &[&str]) -> Result<Self, String> {
         let mkfs = format!("mkfs.{kind}");
         let made_with: &[&str] = match kind {
             "xfs" => &["-q", "-K"],
@@ -58,12 +92,12 @@ impl Disk {
         }
         let file = tempfile::NamedTempFile::new().expect("a file");
         file.as_file().set_len(mib << 20).expect("a sparse file");
-        run(Command::new(mkfs).args(made_with).arg(file.path())).expect("a file system");
-        Ok(Self { at, file })
+        run(Command::new(mkfs).args(made_with).args(features).arg(file.path())).expect("a file system");
+        Ok(Self { at, kind, file })
     }
 
-    fn mount(&self, kind: &str, options: &str) -> Result<(), String> {
-        run(Command::new("mount").args(["-o", options, "-t", kind]).arg(self.file.path()).arg(&self.at))
+    fn mount(&self, options: &str) -> Result<(), String> {
+        run(Command::new("mount").args(["-o", options, "-t", self.kind]).arg(self.file.path()).arg(&self.at))
     }
 
     /// Bytes that are free.

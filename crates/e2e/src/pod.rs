@@ -151,6 +151,11 @@ impl Pod {
     pub fn restart(&mut self) {
         self.node.kill_daemon();
         self.node.start_daemon();
+        self.reconnect();
+    }
+
+    /// Speaks to the daemon that runs now.
+    pub fn reconnect(&mut self) {
         self.client = self.node.client();
         self.runtime = RuntimeServiceClient::new(self.client.channel());
     }

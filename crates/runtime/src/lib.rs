@@ -31,6 +31,7 @@ pub mod spec;
 pub mod supervisor;
 mod sys;
 pub mod thread;
+pub mod verity;
 pub mod wire;
 
 pub use error::Error;

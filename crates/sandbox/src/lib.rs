@@ -72,6 +72,7 @@ pub use rootfs::{ImageConfig, LayerUsage, MountFor, Prepared, RootFilesystems, R
 pub use runtime::external::ExternalRuntime;
 pub use runtime::loop_device::attach as attach_loop_device;
 pub use runtime::project_quota;
+pub use runtime::verity::enable as enable_verity;
 pub use runtime::{close_on_exec_above_stdio, give_back_large_blocks, give_back_memory};
 pub use scopes::{Scope, ScopeError, Scopes};
 pub use selinux::selinux_of_host;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use image_service::layers::{LayerForm, LayerSettings, LoopDevices};
+use image_service::layers::{LayerForm, LayerSettings, LoopDevices, Verity};
 use image_service::{CareSettings, CollectSettings, Reference};
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +16,8 @@ pub(crate) struct ImagesConfig {
     pub(crate) pinned: Vec<String>,
     /// In which form layers are kept that are pulled from now on; those that are there stay as they are.
     pub(crate) layers: Form,
+    /// Whether the kernel is to check images of layers whenever they are read, on filesystems that can (fs-verity).
+    pub(crate) verity: bool,
     /// Days in which every layer is looked at once, in search of damage. 0 for never: then only on demand, and when a mount fails.
     pub(crate) check_days: u32,
     /// Bytes a second that are read for that, at most.
@@ -57,6 +59,7 @@ impl Default for ImagesConfig {
         Self {
             pinned: Vec::new(),
             layers: Form::Auto,
+            verity: true,
             check_days,
             check_rate: bytes_per_second,
             repair,
@@ -75,7 +78,8 @@ impl ImagesConfig {
             Form::Directory => LayerForm::Directory,
         };
         let loop_devices = Some(LoopDevices::new(sandbox::attach_loop_device));
-        LayerSettings { form, loop_devices, ..LayerSettings::default() }
+        let verity = self.verity.then(|| Verity::new(sandbox::enable_verity));
+        LayerSettings { form, loop_devices, verity, ..LayerSettings::default() }
     }
 
     /// What it is told of looking for damage.

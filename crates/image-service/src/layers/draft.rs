@@ -11,13 +11,14 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::Mode;
 use rustix::io::Errno;
 
 use super::record::{Format, Record, Unpacked};
 use super::writeback::{Image, Pace};
-use super::{Hold, Inner, Layer, NewLayer, layer, make_private_dir, open_dir, store};
+use super::{Hold, Inner, Layer, NewLayer, layer, make_private_dir, open_dir, store, verity};
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::names;
@@ -32,6 +33,9 @@ pub(crate) const IMAGE: &str = "layer.erofs";
 
 /// Name of the directory that holds what later entries of a layer's archive replaced.
 pub(crate) const ASIDE: &str = "replaced";
+
+/// Longest wait for what is being written back before an image is sealed.
+const SETTLING: Duration = Duration::from_secs(30);
 
 /// A layer in the making. Dropped before it is whole, it leaves nothing.
 #[derive(Debug)]
@@ -97,9 +101,31 @@ impl Draft {
         let pace = self.store.writeback.of_image(&image);
         let unpacked = self.fill((source, tools), pace, &mut ErofsTarget::new(file, &self.store.names))?;
         meter.sync(|| image.sync()).map_err(|cause| store("sync", &path, cause))?;
+        drop(image);
+        meter.sync(|| self.seal(&path))?;
         let record = self.record(Format::Erofs, unpacked)?;
         meter.sync(|| self.sync_others()).map_err(|cause| store("sync", &self.dir, cause))?;
         Ok(record)
+    }
+
+    /// Has the kernel check the image whenever it is read, where the filesystem does that.
+    fn seal(&self, path: &Path) -> Result<(), Error> {
+        let Some(verity) = self.store.mounting.verity() else { return Ok(()) };
+        let sealed = verity.seal(path).or_else(|cause| match verity::is_busy(&cause) {
+            // The thread that writes back may have it open.
+            true => {
+                self.store.writeback.settle(SETTLING);
+                verity.seal(path)
+            }
+            false => Err(cause),
+        });
+        match sealed {
+            Err(cause) if verity::is_left(&cause) => {
+                tracing::warn!(layer = %self.diff_id, %cause, "the image is not checked whenever it is read");
+                Ok(())
+            }
+            sealed => sealed.map_err(|cause| store("seal", path, cause)),
+        }
     }
 
     /// Unpacks all of `source` into `target`.

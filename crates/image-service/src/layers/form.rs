@@ -7,6 +7,7 @@ use std::path::Path;
 
 use super::mounts::{LoopDevices, Mounting};
 use super::record::Format;
+use super::verity::Verity;
 use super::{is_no_space, store};
 use crate::error::Error;
 
@@ -29,6 +30,8 @@ pub struct LayerSettings {
     pub form: LayerForm,
     /// How loop devices are made, for kernels and filesystems where an image can't be mounted otherwise.
     pub loop_devices: Option<LoopDevices>,
+    /// How a filesystem is told to check images whenever they are read, where it can.
+    pub verity: Option<Verity>,
     /// Has images mounted as on kernels before 6.15 also where the kernel is newer: for tests.
     pub as_on_older_kernels: bool,
 }

@@ -20,6 +20,7 @@ mod form;
 mod mounts;
 mod record;
 mod size;
+mod verity;
 mod writeback;
 mod writer;
 
@@ -45,6 +46,7 @@ pub(crate) use draft::{ASIDE, IMAGE, TREE};
 pub use form::{LayerForm, LayerSettings};
 pub use mounts::LoopDevices;
 pub(crate) use record::{Record, Unpacked};
+pub use verity::Verity;
 pub use writer::LayerWriter;
 
 use draft::Draft;

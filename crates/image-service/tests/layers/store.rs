@@ -37,7 +37,12 @@ impl Form {
     pub(crate) fn settings(self) -> LayerSettings {
         let form = if self.is_directory() { LayerForm::Directory } else { LayerForm::Erofs };
         let loop_devices = Some(LoopDevices::new(loop_device::attach));
-        LayerSettings { form, loop_devices, as_on_older_kernels: matches!(self, Form::ImagesOnStage) }
+        LayerSettings {
+            form,
+            loop_devices,
+            verity: None,
+            as_on_older_kernels: matches!(self, Form::ImagesOnStage),
+        }
     }
 
     /// Why it can't be tested here.

@@ -15,6 +15,7 @@ mod process;
 mod quota;
 mod schedule;
 mod signal;
+mod verity;
 
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
@@ -40,6 +41,7 @@ pub use quota::ProjectSpace;
 pub(crate) use quota::{give_to_project, limit_project, project_of, project_usage, projects_are_bounded};
 pub(crate) use schedule::{set_io_priority, set_personality, set_policy};
 pub(crate) use signal::signal;
+pub(crate) use verity::enable_verity;
 
 /// Takes ownership of a descriptor that the kernel has just put into this process with a message.
 pub(crate) fn own(raw: RawFd) -> OwnedFd {

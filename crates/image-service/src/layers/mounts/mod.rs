@@ -30,6 +30,7 @@ pub use image::LoopDevices;
 use probe::{Abilities, Naming};
 
 use super::form::LayerSettings;
+use super::verity::Verity;
 use crate::digest::Digest;
 use crate::mounting::{Failure, Stage, attach};
 
@@ -42,6 +43,7 @@ const MOST_IDLE: usize = 128;
 pub(super) struct Mounting {
     dir: PathBuf,
     loop_devices: Option<LoopDevices>,
+    verity: Option<Verity>,
     as_on_older_kernels: bool,
     abilities: OnceLock<Abilities>,
     stage: Mutex<Option<Arc<Stage>>>,
@@ -50,10 +52,9 @@ pub(super) struct Mounting {
 impl Mounting {
     /// `dir` is a directory of the store to try things in.
     pub(super) fn new(dir: PathBuf, settings: &LayerSettings) -> Mounting {
-        let (loop_devices, as_on_older_kernels) =
-            (settings.loop_devices.clone(), settings.as_on_older_kernels);
+        let LayerSettings { loop_devices, verity, as_on_older_kernels, .. } = settings.clone();
         let (abilities, stage) = (OnceLock::new(), Mutex::default());
-        Mounting { dir, loop_devices, as_on_older_kernels, abilities, stage }
+        Mounting { dir, loop_devices, verity, as_on_older_kernels, abilities, stage }
     }
 
     /// What can be done here; tried out once, and again for as long as it fails.
@@ -61,11 +62,16 @@ impl Mounting {
         if let Some(known) = self.abilities.get() {
             return Ok(known);
         }
-        let mut found = probe::probe(&self.dir, self.loop_devices.as_ref())?;
+        let mut found = probe::probe(&self.dir, self.loop_devices.as_ref(), self.verity.as_ref())?;
         if self.as_on_older_kernels {
             found.naming = Naming::Staged;
         }
         Ok(self.abilities.get_or_init(|| found))
+    }
+
+    /// What seals images, where they can be.
+    pub(super) fn verity(&self) -> Option<&Verity> {
+        self.verity.as_ref().filter(|_| self.abilities.get().is_some_and(|abilities| abilities.seals))
     }
 
     /// The namespace that mounts are attached in; none where they are attached nowhere.

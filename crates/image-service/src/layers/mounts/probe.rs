@@ -2,12 +2,13 @@
 //! and the filesystem below the store all have a say, and containers of ours among them.
 
 use std::io::{self, Write as _};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 
 use rustix::mount::MountAttrFlags;
 
 use super::image::{Backing, LoopDevices, Mounter, wants_a_device};
+use crate::layers::verity::Verity;
 use crate::mounting::{Context, Failure, open_place};
 use crate::names;
 
@@ -25,15 +26,23 @@ pub(crate) enum Naming {
 pub(crate) struct Abilities {
     pub(crate) mounter: Mounter,
     pub(crate) naming: Naming,
+    /// Whether the filesystem checks what it is told to (fs-verity).
+    pub(crate) seals: bool,
 }
 
 /// Tries it out below `dir`, which is left as it was.
-pub(super) fn probe(dir: &Path, loop_devices: Option<&LoopDevices>) -> Result<Abilities, Failure> {
+pub(super) fn probe(
+    dir: &Path,
+    loop_devices: Option<&LoopDevices>,
+    verity: Option<&Verity>,
+) -> Result<Abilities, Failure> {
     let name = dir.join(format!("trial-{}", names::unique()));
     let outcome = trial_image(&name).map_err(|cause| ("write", cause)).and_then(|image| {
+        // Before it is mounted: it must be mountable then, too.
+        let seals = verity.is_some_and(|verity| verity.enable(image.as_fd()).is_ok());
         let (mounter, mount) = backing(&image, loop_devices)?;
         let naming = if is_nameable(&mount, dir) { Naming::Detached } else { Naming::Staged };
-        Ok(Abilities { mounter, naming })
+        Ok(Abilities { mounter, naming, seals })
     });
     // What stays is removed at the next open.
     let _ = std::fs::remove_file(&name);
