@@ -38,7 +38,7 @@ impl Disk {
         if !Path::new("/sys/fs/ext4/features/verity").exists() {
             return Err("the kernel's ext4 has no fs-verity".to_owned());
         }
-        let disk = Self::made("ext4", at, mib, &["-O", "verity"])?;
+        let disk = Self::made("ext4", at, mib, &["-O", "verity", "-b", "4096"])?;
         disk.mount("loop").expect("mounted");
         Ok(disk)
     }

@@ -63,7 +63,7 @@ async fn a_byte_that_the_disk_changed_is_an_error_and_is_repaired() {
     };
     let reader = pod.waiting("reader", |wanted| wanted.mounts.push(volume.clone())).await;
     let read = pod.client.exec(&reader, &["sh", "-c", "cat /image/noise >/dev/null"], 20).await.unwrap();
-    assert!(read.exit_code != 0 && read.stderr.contains("I/O error"), "{read:?}");
+    assert!(read.exit_code != 0 && read.stderr.contains("Input/output error"), "{read:?}");
     // It is found, fetched again, and good.
     let found = knarr(&pod, &["check", &image]);
     assert!(found.contains("damaged"), "{found}");
