@@ -161,6 +161,16 @@ pub(crate) enum ConfigError {
     },
 }
 
+/// Checks a limit that is 0 for none: its key, its value, the least that makes sense, and what it must be.
+fn none_or_at_least(
+    (key, value, least, why): (&'static str, u64, u64, &'static str),
+) -> Result<(), ConfigError> {
+    if (1..least).contains(&value) {
+        return Err(ConfigError::Value { key, value: value.to_string(), why });
+    }
+    Ok(())
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {

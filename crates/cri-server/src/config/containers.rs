@@ -6,7 +6,7 @@ use image_service::Usage;
 use image_service::rootfs::WritableLimit;
 use serde::{Deserialize, Serialize};
 
-use super::ConfigError;
+use super::{ConfigError, none_or_at_least};
 use crate::adapters::Projects;
 
 /// The keys. Both want the daemon's root on xfs, mounted with `prjquota`: it doesn't start where they can't be held to.
@@ -46,12 +46,7 @@ impl ContainersConfig {
                 "must be 0 for none, or at least 100",
             ),
         ];
-        for (key, value, least, why) in limits {
-            if (1..least).contains(&value) {
-                return Err(ConfigError::Value { key, value: value.to_string(), why });
-            }
-        }
-        Ok(())
+        limits.into_iter().try_for_each(none_or_at_least)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::ConfigError;
+use super::{ConfigError, none_or_at_least};
 
 /// The keys.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,12 +47,7 @@ impl LogsConfig {
             ),
             ("logs.size_limit", self.size_limit, LEAST_SIZE, "must be 0 for none, or at least 65536 bytes"),
         ];
-        for (key, value, least, why) in limits {
-            if (1..least).contains(&value) {
-                return Err(ConfigError::Value { key, value: value.to_string(), why });
-            }
-        }
-        Ok(())
+        limits.into_iter().try_for_each(none_or_at_least)
     }
 }
 
