@@ -31,8 +31,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use containers::ContainersConfig;
-use fault::absolute;
 pub(crate) use fault::{Fault, Faults};
+use fault::{absolute, all_absolute};
 use handlers::HandlerConfig;
 pub(crate) use images::ImagesConfig;
 pub(crate) use load::{ConfigError, Loaded, Sources, USUAL};
@@ -195,7 +195,7 @@ impl Config {
             ("registry_config_dir", &self.registry_config_dir),
         ];
         let lists = [("cni_bin_dir", &self.cni_bin_dir), ("cdi_spec_dirs", &self.cdi_spec_dirs)];
-        let listed = lists.iter().flat_map(|(key, paths)| paths.iter().map(move |path| absolute(key, path)));
+        let listed = lists.iter().flat_map(|(key, paths)| all_absolute(key, paths));
         let paths = paths.into_iter().map(|(key, path)| absolute(key, path)).chain(listed);
         let sections = [
             self.socket().map(drop).map_err(Faults::from),
