@@ -11,6 +11,7 @@ mod metrics;
 mod network;
 mod registry;
 mod streaming;
+mod tracing;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -26,6 +27,7 @@ pub(crate) use metrics::MetricsConfig;
 pub(crate) use network::{AnnotationsConfig, IpPreference, NetworkConfig};
 use registry::RegistryConfig;
 pub(crate) use streaming::StreamingConfig;
+use tracing::TracingConfig;
 
 /// What `knarr serve` runs by.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,6 +69,8 @@ pub(crate) struct Config {
     pub(crate) logs: LogsConfig,
     /// Figures of the daemon for Prometheus.
     pub(crate) metrics: MetricsConfig,
+    /// Where spans of calls go, for OpenTelemetry.
+    pub(crate) tracing: TracingConfig,
     /// Whose credentials registries see when a pull brings none.
     pub(crate) registry: RegistryConfig,
     /// What pods can ask for by `runtime_handler`. `knarr`, the internal runtime with nothing changed, is there without being named.
@@ -192,6 +196,7 @@ impl Default for Config {
             containers: ContainersConfig::default(),
             logs: LogsConfig::default(),
             metrics: MetricsConfig::default(),
+            tracing: TracingConfig::default(),
             registry: RegistryConfig::default(),
             handlers: BTreeMap::new(),
         }
@@ -243,6 +248,7 @@ impl Config {
         self.streaming.check()?;
         self.logs.check()?;
         self.metrics.address()?;
+        self.tracing.check()?;
         self.images.check()?;
         self.containers.check()?;
         self.registry.check()?;

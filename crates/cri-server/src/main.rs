@@ -34,6 +34,7 @@ mod runtime_service;
 mod serve;
 mod status;
 mod streams_port;
+mod telemetry;
 
 fn main() -> ExitCode {
     if let Some(plugin) = plugin_name() {
@@ -59,10 +60,10 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
     match command {
         Command::Serve(arguments) => {
             let config = arguments.into_config()?;
-            logging::init(&config);
+            let telemetry = logging::init(&config)?;
             // What 50 probes print would otherwise stay with the daemon.
             sandbox::give_back_large_blocks();
-            finish(executor()?, serve::serve(config))?;
+            finish(executor()?, serve::serve(config, telemetry))?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Demo(arguments) => cli::demo::run(&arguments).map(|()| ExitCode::SUCCESS),

@@ -38,6 +38,8 @@ use crate::own_service::{self, ImagesAtHand, Registry};
 use crate::pod_cidrs::PodCidrs;
 use crate::runtime_service::Runtime;
 use crate::streams_port;
+use crate::telemetry::Telemetry;
+use crate::telemetry::traces::Exporter;
 
 /// The largest request that is read: kubelet sends no more than 16 MiB.
 const MESSAGE_BYTES: usize = 16 << 20;
@@ -121,7 +123,10 @@ pub(crate) enum ServeError {
 }
 
 /// Serves until a signal ends it.
-pub(crate) async fn serve(config: Config) -> Result<(), ServeError> {
+pub(crate) async fn serve(
+    config: Config,
+    (telemetry, mut spans): (Telemetry, Option<Exporter>),
+) -> Result<(), ServeError> {
     crate::inherited::disown();
     for directory in [&config.root, &config.state] {
         make_private(directory)?;
@@ -134,11 +139,12 @@ pub(crate) async fn serve(config: Config) -> Result<(), ServeError> {
     let streams = runtime.streams.clone();
     let socket = config.socket()?.to_owned();
     let listener = listen(&socket)?;
-    let metrics = metrics_server(&config, store.clone()).await?;
+    let calls = CallLog::new(telemetry.clone());
+    let sources = metrics::Sources { images: store.clone(), pods: pods.clone(), telemetry };
+    let metrics = metrics_server(&config, sources).await?;
     // Before the word that it serves: whoever has read it may end the daemon at once.
     let stop = stopped(signals()?, end);
     tokio::spawn(announce(config.listen.clone()));
-    let calls = CallLog::default();
     let at_hand = ImagesAtHand { images: store.clone(), pods: pods.clone() };
     let collects = (config.images.collect_above > 0).then(|| at_hand.clone());
     let served = tonic::transport::Server::builder()
@@ -156,6 +162,7 @@ pub(crate) async fn serve(config: Config) -> Result<(), ServeError> {
         never = store.take_care() => match never {},
         never = keep_below(collects) => match never {},
         never = serve_metrics(metrics) => match never {},
+        never = send_spans(spans.as_mut()) => match never {},
     };
     let _ = std::fs::remove_file(&socket);
     streams.stop().await;
@@ -163,7 +170,17 @@ pub(crate) async fn serve(config: Config) -> Result<(), ServeError> {
     if let Ok(Err(error)) = tokio::time::timeout(LAST_DETACHES, networks.settle()).await {
         tracing::warn!(error = crate::chain(&error), "a network without pods stays");
     }
+    if let Some(spans) = spans {
+        spans.finish().await;
+    }
     ended
+}
+
+async fn send_spans(spans: Option<&mut Exporter>) -> Infallible {
+    match spans {
+        Some(spans) => spans.run().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// What is done from time to time.
@@ -191,10 +208,10 @@ async fn keep_below(images: Option<ImagesAtHand>) -> Infallible {
 /// Takes the address of metrics, if they are wanted: one that can't be had is told at the start.
 async fn metrics_server(
     config: &Config,
-    images: image_service::Images,
+    sources: metrics::Sources,
 ) -> Result<Option<metrics::Server>, ServeError> {
     let Some(address) = config.metrics.address()? else { return Ok(None) };
-    let bound = metrics::Server::bind(address, metrics::registry(images)).await;
+    let bound = metrics::Server::bind(address, metrics::registry(sources)).await;
     bound.map(Some).map_err(|cause| ServeError::Metrics { address, cause })
 }
 
@@ -226,7 +243,8 @@ async fn open(
     let streams = streams(config, &pods)?;
     let (config, layers) = (config.clone(), layers);
     let runtime = Runtime { pods, networks, pod_cidrs, streams, config, layers, ending };
-    Ok((runtime, Images { images }))
+    let images = Images { images, pods: runtime.pods.clone() };
+    Ok((runtime, images))
 }
 
 /// The server that clients of exec, attach and port-forward come to.

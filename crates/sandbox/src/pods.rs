@@ -11,18 +11,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use runtime::cgroup::Cgroup;
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
+use tracing::Instrument;
 
 use crate::adopt::adopt;
 use crate::apparmor::Apparmor;
 use crate::clock;
 use crate::config::{CgroupDriver, Config};
 use crate::error::{Error, Kind, chain};
-use crate::events::{Event, Events};
+use crate::events::{Events, Listener};
 use crate::external::Runtimes;
+use crate::figures::{ContactCounts, Figures};
 use crate::handler::{Handler, HandlerStatus};
 use crate::id::PodId;
+use crate::identity;
 use crate::network::Network;
 use crate::pod::actor::{Actor, Beginning};
 use crate::pod::check;
@@ -98,6 +101,7 @@ impl Pods {
             sources: Sources::default(),
             walks: Walks::default(),
             leftovers: Leftovers::default(),
+            contacts: ContactCounts::default(),
             closing: AtomicBool::new(false),
             config,
         });
@@ -148,6 +152,14 @@ impl Pods {
         self.shared.config.handlers.names().map(status).collect()
     }
 
+    /// Checks the handler that an image is asked for; `field` is the path of what asks.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when there is none of the name.
+    pub fn check_image_handler(&self, field: &str, name: &str) -> Result<(), Error> {
+        check::image_handler(&self.shared.config.handlers, (field, name))
+    }
+
     async fn adopt_all(&self) {
         let adopted = adopt(&self.shared).await;
         for pod in adopted {
@@ -182,12 +194,13 @@ impl Pods {
         let (mailbox, wishes) = mpsc::channel(MAILBOX);
         let facts = &beginning.facts;
         self.shared.registry.enter_pod(&facts.id, facts.config.metadata.clone(), mailbox.clone())?;
+        let identity = identity::of_pod(facts);
         let actor = Actor::new(beginning, wishes);
         actor.show();
         let mut actors = self.actors.lock().unwrap_or_else(PoisonError::into_inner);
         // Those that have ended are let go of here, so that the set doesn't grow with every pod there ever was.
         while actors.try_join_next().is_some() {}
-        actors.spawn(actor.run());
+        actors.spawn(actor.run().instrument(identity));
         Ok(mailbox)
     }
 
@@ -240,6 +253,7 @@ impl Pods {
             minder: None,
             limits: None,
             seeks: None,
+            missed: Vec::new(),
         };
         let (id, mailbox) = match self.begin(beginning) {
             Ok(mailbox) => (facts.id.clone(), mailbox),
@@ -335,9 +349,18 @@ impl Pods {
 
     // ---- the rest ------------------------------------------------------------------------------------------------------
 
-    /// What happens from now on. A listener that falls behind by [`crate::events::EVENT_BACKLOG`] is told that it lost some.
-    pub fn events(&self) -> broadcast::Receiver<Event> {
+    /// What happens from now on; the first who asks also hears what has happened before. A listener that falls behind by
+    /// [`crate::events::EVENT_BACKLOG`] is told that it lost some.
+    pub fn events(&self) -> Listener {
         self.shared.events.subscribe()
+    }
+
+    /// How many there are of everything.
+    #[must_use]
+    pub fn figures(&self) -> Figures {
+        let shared = &self.shared;
+        let (contacts, listeners) = (shared.contacts.now(), shared.events.listeners());
+        Figures { contacts, listeners, ..shared.registry.figures() }
     }
 
     /// What a pod uses with all its containers. Safe to cancel.
