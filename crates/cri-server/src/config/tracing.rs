@@ -6,7 +6,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 
-use super::ConfigError;
+use super::fault::{absolute, must};
+use super::{Fault, Faults};
 use crate::telemetry::traces::Target;
 
 /// All of those that `sampling_per_million` is said of.
@@ -34,25 +35,22 @@ impl TracingConfig {
     /// Checks every value that can be judged without touching the machine.
     ///
     /// # Errors
-    /// [`ConfigError::Value`].
-    pub(super) fn check(&self) -> Result<(), ConfigError> {
-        self.endpoint()?;
-        if self.sampling_per_million > ALL {
-            let value = self.sampling_per_million.to_string();
-            let (key, why) = ("tracing.sampling_per_million", "must be at most 1000000");
-            return Err(ConfigError::Value { key, value, why });
-        }
-        match self.ca.as_os_str().is_empty() {
+    /// All that is wrong.
+    pub(super) fn check(&self) -> Result<(), Faults> {
+        let share = self.sampling_per_million;
+        let too_many = || Fault::value("tracing.sampling_per_million", "must be at most 1000000", share);
+        let ca = match self.ca.as_os_str().is_empty() {
             true => Ok(()),
-            false => super::absolute("tracing.ca", &self.ca),
-        }
+            false => absolute("tracing.ca", &self.ca),
+        };
+        Faults::all([self.endpoint().map(drop).map_err(Faults::from), must(share <= ALL, too_many), ca])
     }
 
     /// Where spans go, if they go anywhere. The file of authorities is read.
     ///
     /// # Errors
-    /// [`ConfigError::Value`], [`ConfigError::Read`].
-    pub(crate) fn target(&self) -> Result<Option<Target>, ConfigError> {
+    /// The first value that can't be used.
+    pub(crate) fn target(&self) -> Result<Option<Target>, Fault> {
         let Some(endpoint) = self.endpoint()? else { return Ok(None) };
         let name = self.endpoint.clone();
         if self.insecure {
@@ -62,27 +60,22 @@ impl TracingConfig {
         if self.ca.as_os_str().is_empty() {
             tls = tls.with_native_roots();
         } else {
-            let read = std::fs::read(&self.ca);
-            let pem = read.map_err(|cause| ConfigError::Read { path: self.ca.clone(), cause })?;
-            tls = tls.ca_certificate(Certificate::from_pem(pem));
+            let file = self.ca.display();
+            let unreadable =
+                |error| Fault { key: "tracing.ca".to_owned(), why: format!("\"{file}\": {error}") };
+            tls = tls.ca_certificate(Certificate::from_pem(std::fs::read(&self.ca).map_err(unreadable)?));
         }
-        let endpoint = endpoint.tls_config(tls).map_err(|_| ConfigError::Value {
-            key: "tracing.ca",
-            value: self.ca.display().to_string(),
-            why: "must be certificates in PEM",
-        })?;
+        let unusable = |_| Fault::value("tracing.ca", "must be certificates in PEM", self.ca.display());
+        let endpoint = endpoint.tls_config(tls).map_err(unusable)?;
         Ok(Some(Target { endpoint, name }))
     }
 
-    fn endpoint(&self) -> Result<Option<Endpoint>, ConfigError> {
+    fn endpoint(&self) -> Result<Option<Endpoint>, Fault> {
         if self.endpoint.is_empty() {
             return Ok(None);
         }
-        let wrong = || ConfigError::Value {
-            key: "tracing.endpoint",
-            value: self.endpoint.clone(),
-            why: "must be a host and a port, such as 127.0.0.1:4317, or empty",
-        };
+        let must = "must be a host and a port, such as 127.0.0.1:4317, or empty";
+        let wrong = || Fault::value("tracing.endpoint", must, &self.endpoint);
         let has_port = self.endpoint.rsplit_once(':').is_some_and(|(host, port)| {
             !host.is_empty() && !host.contains(['/', '@']) && port.parse::<u16>().is_ok()
         });

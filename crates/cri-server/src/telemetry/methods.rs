@@ -5,7 +5,7 @@
 const UNKNOWN: &str = "unknown";
 
 /// The methods of CRI and of our own services, sorted.
-const METHODS: [&str; 55] = [
+const METHODS: [&str; 56] = [
     "Attach",
     "Check",
     "CheckpointContainer",
@@ -37,6 +37,7 @@ const METHODS: [&str; 55] = [
     "Prune",
     "Pull",
     "PullImage",
+    "Reload",
     "Remove",
     "RemoveContainer",
     "RemoveImage",

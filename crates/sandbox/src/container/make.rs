@@ -175,7 +175,8 @@ async fn steps(making: &Making, undo: &mut Stack<Part>) -> Result<Made, Error> {
 }
 
 fn image_handlers(making: &Making) -> Result<(), Error> {
-    let handlers = &making.shared.config.handlers;
+    let current = making.shared.current();
+    let handlers = &current.settings.handlers;
     pod::check::image_handler(handlers, ("image", &making.config.image.runtime_handler))?;
     making.config.mounts.iter().enumerate().try_for_each(|(at, mount)| match &mount.source {
         MountSource::Image { image, .. } => {
@@ -291,7 +292,7 @@ async fn look(making: &Making, prepared: &Prepared, root: OwnedFd) -> Result<Fou
     let config = making.config.clone();
     let pod = making.pod.clone();
     let request = spec::process::user_request(&config, &prepared.config);
-    let directories = making.shared.config.cdi_spec_dirs.clone();
+    let directories = making.shared.current().settings.cdi_spec_dirs.clone();
     let attempt = ("looking at mount sources, user, devices and seccomp profile", making.id.as_str());
     on_sources(&making.shared, attempt, move |looker| {
         check::sources_exist(&config, looker)?;
