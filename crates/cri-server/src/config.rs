@@ -23,6 +23,7 @@ mod network;
 mod read;
 mod registry;
 mod streaming;
+mod tracing;
 mod tree;
 
 use std::collections::BTreeMap;
@@ -41,6 +42,7 @@ pub(crate) use metrics::MetricsConfig;
 pub(crate) use network::{AnnotationsConfig, NetworkConfig};
 use registry::RegistryConfig;
 pub(crate) use streaming::StreamingConfig;
+use tracing::TracingConfig;
 
 /// What `knarr serve` runs by.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,6 +84,8 @@ pub(crate) struct Config {
     pub(crate) logs: LogsConfig,
     /// Figures of the daemon for Prometheus.
     pub(crate) metrics: MetricsConfig,
+    /// Where spans of calls go, for OpenTelemetry.
+    pub(crate) tracing: TracingConfig,
     /// Whose credentials registries see when a pull brings none.
     pub(crate) registry: RegistryConfig,
     /// What pods can ask for by `runtime_handler`. `knarr`, the internal runtime with nothing changed, is there without being named.
@@ -157,6 +161,7 @@ impl Default for Config {
             containers: ContainersConfig::default(),
             logs: LogsConfig::default(),
             metrics: MetricsConfig::default(),
+            tracing: TracingConfig::default(),
             registry: RegistryConfig::default(),
             handlers: BTreeMap::new(),
         }
@@ -203,6 +208,7 @@ impl Config {
             self.streaming.check(),
             self.logs.check(),
             self.metrics.address().map(drop).map_err(Faults::from),
+            self.tracing.check(),
             self.images.check(),
             self.containers.check(),
             self.registry.check(),

@@ -97,6 +97,10 @@ pub(crate) const KEYS: &[Key] = &[
     key("logs.size_limit", Reload(&[Pods])),
     key("logs.journald", Reload(&[Pods])),
     key("metrics.listen", Restart(LISTENS)),
+    key("tracing.endpoint", Restart(OPENED_ONCE)),
+    key("tracing.insecure", Restart(OPENED_ONCE)),
+    key("tracing.ca", Restart(OPENED_ONCE)),
+    key("tracing.sampling_per_million", Restart(OPENED_ONCE)),
     key("registry.credentials", Reload(&[Images])),
     key("registry.credential_helper_dirs", Reload(&[Images])),
 ];
