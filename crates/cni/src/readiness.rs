@@ -10,10 +10,12 @@
 //! Which directory a pod's networks are from is `directories`' affair.
 
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use crate::carrier::Carrier;
@@ -57,6 +59,8 @@ struct Shared {
     carrier: Carrier,
     runtime: Handle,
     now: Mutex<Now>,
+    /// Whenever an answer has been recorded.
+    told: Notify,
 }
 
 #[derive(Debug)]
@@ -87,7 +91,8 @@ impl Readiness {
         let watch = Watch::new(dirs)?;
         let status = Status::NotReady { reason: "no network configuration has been loaded yet".into() };
         let now = Mutex::new(Now { networks: Vec::new(), problem: None, status, asked: Asked::Never });
-        let shared = Arc::new(Shared { dir, wanted, carrier, runtime: Handle::current(), now });
+        let shared =
+            Arc::new(Shared { dir, wanted, carrier, runtime: Handle::current(), now, told: Notify::new() });
         shared.load();
         let watcher = tokio::spawn(follow(Arc::clone(&shared), watch));
         Ok(Readiness { shared, watcher })
@@ -95,15 +100,24 @@ impl Readiness {
 
     /// Whether an ADD would be served. Never waits.
     pub(crate) fn status(&self) -> Status {
-        let _nobody_waits = self.shared.refresh();
+        self.shared.refresh();
         self.shared.now().status.clone()
     }
 
     /// Waits for the plugins' first answer, for so long at most; they are asked to the end in any case.
     pub(crate) async fn answered(&self) {
-        if let Some(asking) = self.shared.refresh() {
-            let _late = tokio::time::timeout(FIRST_ANSWER, asking).await;
-        }
+        let answered = async {
+            loop {
+                let mut told = pin!(self.shared.told.notified());
+                // From now on, so that an answer between the look and the wait isn't missed.
+                told.as_mut().enable();
+                if !matches!(self.shared.now().asked, Asked::UnderWay) {
+                    return;
+                }
+                told.await;
+            }
+        };
+        let _late = tokio::time::timeout(FIRST_ANSWER, answered).await;
     }
 
     /// The networks for a new pod, in the order in which it joins them; at least one. Where the plugins' last answer was
@@ -230,26 +244,26 @@ impl Shared {
         unchanged
     }
 
-    /// Asks the plugins in the background, where there is something to ask and it is time: that task then.
-    fn refresh(self: &Arc<Self>) -> Option<JoinHandle<()>> {
+    /// Asks the plugins in the background, where there is something to ask and it is time.
+    fn refresh(self: &Arc<Self>) {
         let networks = {
             let mut now = self.now();
             if now.problem.is_some() || !self.has_status(&now.networks) {
-                return None;
+                return;
             }
             match now.asked {
-                Asked::UnderWay => return None,
-                Asked::At(when) if when.elapsed() < STALE => return None,
+                Asked::UnderWay => return,
+                Asked::At(when) if when.elapsed() < STALE => return,
                 Asked::At(_) | Asked::Never => now.asked = Asked::UnderWay,
             }
             now.networks.clone()
         };
         let shared = Arc::clone(self);
-        // Its own deadline ends it.
-        Some(self.runtime.spawn(async move {
+        // Its own deadline ends it; nobody has to wait for it.
+        self.runtime.spawn(async move {
             let status = shared.ask(&networks).await;
             shared.answered(&networks, status);
-        }))
+        });
     }
 
     /// Whether any of their plugins can be asked.
@@ -276,7 +290,7 @@ impl Shared {
         }
         // The configuration changed meanwhile: the question is open again.
         self.now().asked = Asked::Never;
-        let _nobody_waits = self.refresh();
+        self.refresh();
     }
 
     /// Publishes an answer, if it is still about what there is.
@@ -290,6 +304,7 @@ impl Shared {
         }
         now.status = status.clone();
         now.asked = Asked::At(Instant::now());
+        self.told.notify_waiters();
         true
     }
 }
