@@ -143,6 +143,9 @@ fn sounds_secret(name: &str) -> bool {
     SECRETIVE.iter().any(|part| name.contains(part)) || name.split(['-', '_', '.']).any(is_word)
 }
 
+/// Places of a line at which a document may begin that it ends with.
+const BEGINNINGS: usize = 8;
+
 /// Lines without secrets.
 pub(super) fn text(text: &str) -> String {
     text.split_inclusive('\n').map(line).collect()
@@ -160,8 +163,10 @@ pub(super) fn faults(told: &str) -> String {
 /// A line may be, or end with, a document.
 fn line(line: &str) -> String {
     let (body, end) = line.strip_suffix('\n').map_or((line, ""), |body| (body, "\n"));
-    let document = body.find(['{', '[']).and_then(|at| Some((at, serde_json::from_str(&body[at..]).ok()?)));
-    match document {
+    // An identifier of a process may be in brackets before.
+    let mut beginnings = body.match_indices(['{', '[']).take(BEGINNINGS);
+    let document = |(at, _): (usize, &str)| Some((at, serde_json::from_str(&body[at..]).ok()?));
+    match beginnings.find_map(document) {
         Some((at, document)) => format!("{}{}{end}", logins(&values(&body[..at])), json(document)),
         None => logins(&values(body)) + end,
     }
