@@ -9,6 +9,7 @@ mod images;
 mod logs;
 mod metrics;
 mod network;
+mod nri;
 mod registry;
 mod streaming;
 
@@ -18,6 +19,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub(crate) use self::nri::NriConfig;
 pub(crate) use containers::ContainersConfig;
 use handlers::HandlerConfig;
 pub(crate) use images::ImagesConfig;
@@ -69,6 +71,8 @@ pub(crate) struct Config {
     pub(crate) metrics: MetricsConfig,
     /// Whose credentials registries see when a pull brings none.
     pub(crate) registry: RegistryConfig,
+    /// Plugins of the node.
+    pub(crate) nri: NriConfig,
     /// What pods can ask for by `runtime_handler`. `knarr`, the internal runtime with nothing changed, is there without being named.
     pub(crate) handlers: BTreeMap<String, HandlerConfig>,
 }
@@ -193,6 +197,7 @@ impl Default for Config {
             logs: LogsConfig::default(),
             metrics: MetricsConfig::default(),
             registry: RegistryConfig::default(),
+            nri: NriConfig::default(),
             handlers: BTreeMap::new(),
         }
     }
@@ -246,6 +251,7 @@ impl Config {
         self.images.check()?;
         self.containers.check()?;
         self.registry.check()?;
+        self.nri.check()?;
         self.network.check()
     }
 

@@ -5,7 +5,7 @@ use tracing_subscriber::EnvFilter;
 use crate::config::{Config, LogFormat};
 
 /// The crates that are ours. Dependencies are logged from `warn` on: their details are seldom an operator's.
-const OURS: [&str; 5] = ["knarr", "sandbox", "cni", "image_service", "streaming"];
+const OURS: [&str; 6] = ["knarr", "sandbox", "cni", "image_service", "nri", "streaming"];
 
 /// Installs the process' subscriber.
 pub(crate) fn init(config: &Config) {

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nri::Nri;
 use proto::runtime::v1::image_service_server::ImageServiceServer;
 use proto::runtime::v1::runtime_service_server::RuntimeServiceServer;
 use sandbox::{CgroupDriver, Deadlines, PodConfig, PodFilter, Pods};
@@ -24,11 +25,12 @@ use tokio::sync::watch;
 use tokio_stream::wrappers::UnixListenerStream;
 
 use crate::adapters::network::CniNetwork;
+use crate::adapters::plugins::{NodeContainers, NodePlugins};
 use crate::adapters::rootfs::ImageRootfs;
 use crate::adapters::scopes::SystemdScopes;
 use crate::adapters::streaming::PodStreams;
 use crate::call_log::CallLog;
-use crate::config::{self, Config, ConfigError};
+use crate::config::{self, Config, ConfigError, NriConfig};
 use crate::deadline::Deadline;
 use crate::images::Images;
 use crate::metrics;
@@ -129,7 +131,7 @@ pub(crate) async fn serve(config: Config) -> Result<(), ServeError> {
     let _locks = [lock(&config.state, "lock")?, lock(&config.root, "root.lock")?];
     let open_files = raise_open_files();
     let (end, ending) = watch::channel(false);
-    let (runtime, images) = open(&config, open_files, ending.clone()).await?;
+    let (runtime, images, plugins) = open(&config, open_files, ending.clone()).await?;
     let (pods, networks, store) = (runtime.pods.clone(), runtime.networks.clone(), images.images.clone());
     let streams = runtime.streams.clone();
     let socket = config.socket()?.to_owned();
@@ -160,6 +162,9 @@ pub(crate) async fn serve(config: Config) -> Result<(), ServeError> {
     let _ = std::fs::remove_file(&socket);
     streams.stop().await;
     pods.shutdown().await;
+    if let Some(plugins) = plugins {
+        plugins.stop().await;
+    }
     if let Ok(Err(error)) = tokio::time::timeout(LAST_DETACHES, networks.settle()).await {
         tracing::warn!(error = crate::chain(&error), "a network without pods stays");
     }
@@ -209,7 +214,7 @@ async fn open(
     config: &Config,
     open_files: Option<u64>,
     ending: watch::Receiver<bool>,
-) -> Result<(Runtime, Images), ServeError> {
+) -> Result<(Runtime, Images, Option<Arc<Nri>>), ServeError> {
     let networks = cni::Networks::open(network_config(config)?)?;
     let images = image_service::Images::open(image_config(config))?;
     let pod_cidrs = config.network.pod_cidr.then(|| config.root.join("networks/pod-cidrs"));
@@ -221,12 +226,39 @@ async fn open(
         pod_cidrs: pod_cidrs.clone(),
     });
     let rootfs = Arc::new(ImageRootfs(images.clone()));
-    let pods = Pods::open(pod_config(config, open_files)?, network, rootfs).await?;
+    let plugins = config.nri.plugins().map(|config| Arc::new(Nri::new(config)));
+    let settings =
+        sandbox::Config { plugins: plugins.clone().map(plugged), ..pod_config(config, open_files)? };
+    let pods = Pods::open(settings, network, rootfs).await?;
+    if let Some(plugins) = &plugins {
+        let_in(plugins, config, &pods).await;
+    }
     let layers = config.root.join("containers");
     let streams = streams(config, &pods)?;
     let (config, layers) = (config.clone(), layers);
     let runtime = Runtime { pods, networks, pod_cidrs, streams, config, layers, ending };
-    Ok((runtime, Images { images }))
+    Ok((runtime, Images { images }, plugins))
+}
+
+fn plugged(plugins: Arc<Nri>) -> Arc<dyn sandbox::Plugins> {
+    Arc::new(NodePlugins(plugins))
+}
+
+/// Starts the node's plugins, and takes in those that connect. One that can't be had keeps no pod from being made, unless the
+/// configuration says that it is required.
+async fn let_in(plugins: &Nri, config: &Config, pods: &Pods) {
+    plugins.serve(Arc::new(NodeContainers(pods.clone())));
+    let NriConfig { socket, plugin_dir, conf_dir, disable_connections, .. } = &config.nri;
+    if let Err(error) = plugins.launch(plugin_dir, conf_dir).await {
+        tracing::warn!(error = crate::chain(&error), "the node's plugins are not started");
+    }
+    if *disable_connections {
+        return;
+    }
+    match plugins.listen(socket) {
+        Ok(()) => tracing::info!(socket = %socket.display(), "plugins can connect"),
+        Err(error) => tracing::warn!(error = crate::chain(&error), "plugins can't connect"),
+    }
 }
 
 /// The server that clients of exec, attach and port-forward come to.
@@ -322,6 +354,7 @@ fn pod_config(config: &Config, open_files: Option<u64>) -> Result<sandbox::Confi
         apparmor: config.security.apparmor(),
         selinux: config.security.selinux(),
         logs: config.logs.wanted(),
+        plugins: None,
         prepared_networks: config.network.prepared_namespaces,
         deadlines,
     })

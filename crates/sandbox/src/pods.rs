@@ -24,6 +24,7 @@ use crate::external::Runtimes;
 use crate::handler::{Handler, HandlerStatus};
 use crate::id::PodId;
 use crate::network::Network;
+use crate::plugins::{self, About, Happened, News};
 use crate::pod::actor::{Actor, Beginning};
 use crate::pod::check;
 use crate::pod::config::{PodConfig, full_name};
@@ -53,7 +54,7 @@ const RUN_ROUNDS: usize = 8;
 /// retry joins it or finds it done. To be used within a tokio runtime.
 #[derive(Clone)]
 pub struct Pods {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     /// The tasks of the actors: awaited by [`Pods::shutdown`].
     actors: Arc<Mutex<JoinSet<()>>>,
 }
@@ -328,9 +329,16 @@ impl Pods {
     pub async fn update_pod_resources(&self, id: &str, limits: PodResources) -> Result<(), Error> {
         self.open_for_business()?;
         let entry = self.shared.registry.pod(id)?;
+        if let (Some(plugins), Some(pod)) = (self.shared.plugins(), &entry.status) {
+            plugins.update_pod(pod.clone(), &limits).await.map_err(plugins::refused(id))?;
+        }
         let (reply, answer) = Reply::channel(());
         post(&entry.mailbox, id, Wish::UpdatePod { limits: Box::new(limits), reply })?;
-        outcome(answer).await
+        outcome(answer).await?;
+        if let (Some(plugins), Some(pod)) = (self.shared.plugins(), self.shared.registry.pod(id)?.status) {
+            plugins.tell(News { what: Happened::Updated, about: About::Pod(pod) });
+        }
+        Ok(())
     }
 
     // ---- the rest ------------------------------------------------------------------------------------------------------

@@ -1,6 +1,8 @@
-//! The plugs: `cni`, `image-service` and `systemd` behind the traits that `sandbox` states, and `sandbox` behind that of `streaming`.
+//! The plugs: `cni`, `image-service`, `nri` and `systemd` behind the traits that `sandbox` states, and `sandbox` behind those of `nri` and
+//! `streaming`.
 
 pub(crate) mod network;
+pub(crate) mod plugins;
 mod projects;
 pub(crate) mod rootfs;
 pub(crate) mod scopes;

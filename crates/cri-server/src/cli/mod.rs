@@ -152,6 +152,9 @@ pub(crate) struct ServeArgs {
     /// if it is there]
     #[arg(long, value_name = "FILE")]
     registry_credentials: Option<PathBuf>,
+    /// Socket that plugins of the node (NRI) connect to [default: /run/nri/nri.sock]
+    #[arg(long, value_name = "FILE")]
+    nri_socket: Option<PathBuf>,
     /// Who makes the cgroups of pods; must be kubelet's [default: cgroupfs]
     #[arg(long, value_name = "DRIVER")]
     cgroup_driver: Option<CgroupDriver>,
@@ -174,6 +177,7 @@ impl ServeArgs {
         overlay(&mut config.cni_bin_dir, Some(self.cni_bin_dir).filter(|dirs| !dirs.is_empty()));
         overlay(&mut config.registry_config_dir, self.registry_config_dir);
         overlay(&mut config.registry.credentials, self.registry_credentials);
+        overlay(&mut config.nri.socket, self.nri_socket);
         overlay(&mut config.cgroup_driver, self.cgroup_driver);
         overlay(&mut config.log_level, self.log_level);
         overlay(&mut config.log_format, self.log_format);

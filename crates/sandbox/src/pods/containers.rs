@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::exec::{self, ExecOutput, ExecRequest};
 use crate::forward;
 use crate::id::ContainerId;
+use crate::plugins::{self, About, Happened, News};
 use crate::pod::wish::{ContainerWish, Reply, Wish};
 use crate::record;
 use crate::registry::PodEntry;
@@ -111,6 +112,38 @@ impl Pods {
     /// # Errors
     /// [`Error::NotFound`], [`Error::WrongState`], [`Error::Refused`], and what the kernel refuses.
     pub async fn update_resources(&self, id: &str, resources: Resources) -> Result<(), Error> {
+        let id = &self.container(id)?.id;
+        let resources = self.as_plugins_have_it(id, resources).await?;
+        self.change_resources(id.as_str(), resources).await?;
+        if let (Some(plugins), Some(view)) = (self.shared.plugins(), plugins::view(&self.shared, id)) {
+            plugins.tell(News { what: Happened::Updated, about: About::Container(view) });
+        }
+        Ok(())
+    }
+
+    /// The limits that plugins make of those that are asked for.
+    async fn as_plugins_have_it(&self, id: &ContainerId, resources: Resources) -> Result<Resources, Error> {
+        let (Some(plugins), Some(view)) = (self.shared.plugins(), plugins::view(&self.shared, id)) else {
+            return Ok(resources);
+        };
+        let limits = spec::resources::without_devices(&resources)?;
+        let limits = plugins.update_container(view, limits).await.map_err(plugins::refused(id.as_str()))?;
+        spec::resources::kept(&limits, resources.oom_score_adj)
+    }
+
+    /// Changes a container's limits as a plugin wants: nobody is asked. Safe to cancel.
+    ///
+    /// # Errors
+    /// As for [`Pods::update_resources`].
+    pub async fn change_limits(
+        &self,
+        id: &str,
+        limits: &runtime::spec::oci::LinuxResources,
+    ) -> Result<(), Error> {
+        self.change_resources(id, spec::resources::kept(limits, None)?).await
+    }
+
+    async fn change_resources(&self, id: &str, resources: Resources) -> Result<(), Error> {
         self.open_for_business()?;
         let (container, pod) = self.shared.registry.container_and_pod(id)?;
         let (reply, answer) = Reply::channel(());

@@ -102,6 +102,7 @@ impl World {
             apparmor: Default::default(),
             selinux: Default::default(),
             logs: Default::default(),
+            plugins: None,
             deadlines,
         };
         let daemon = tokio::runtime::Builder::new_multi_thread()
