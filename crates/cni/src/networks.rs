@@ -18,6 +18,7 @@ use crate::error::Error;
 use crate::interfaces::Interfaces;
 use crate::readiness::Status;
 use crate::result::NetworkResult;
+use crate::setup::Setup;
 
 /// Where things are, and how long a plugin may take.
 #[derive(Debug, Clone)]
@@ -78,6 +79,10 @@ pub struct Added {
     pub result: NetworkResult,
 }
 
+/// Another configuration that is ready to be used: [`Networks::change_over`]. Dropped, it was never there.
+#[derive(Debug)]
+pub struct Prepared(Arc<Setup>);
+
 /// The networks of this node; clones are handles to the same.
 #[derive(Debug, Clone)]
 pub struct Networks {
@@ -101,6 +106,20 @@ impl Networks {
         let mut watching = JoinSet::new();
         watching.spawn(attachments::watch_tables(Arc::downgrade(&attachments), attachments.laid()));
         Ok(Networks { attachments, interfaces, _watching: Arc::new(watching) })
+    }
+
+    /// Readies another configuration without using it yet: its directories are loaded and watched from now on. [`Config::state_dir`]
+    /// and [`Config::builtin`] stay as they were opened, whatever they are in it. Has to be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// [`Error::Watch`].
+    pub fn prepare(&self, config: &Config) -> Result<Prepared, Error> {
+        self.attachments.prepare(config).map(Prepared)
+    }
+
+    /// Uses it for whatever begins from now on. What is under way ends as it was begun.
+    pub fn change_over(&self, prepared: Prepared) {
+        self.attachments.change_over(prepared.0);
     }
 
     /// Whether an ADD would be served now. Never waits.

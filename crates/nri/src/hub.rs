@@ -24,6 +24,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::api;
 use crate::error::Error;
@@ -196,13 +197,21 @@ impl Core {
     }
 }
 
+/// A plugin that waits to be let in.
+struct Joining {
+    plugin: Plugin,
+    told: oneshot::Sender<Result<(), String>>,
+    /// When it has waited long enough: somebody holds a window open, and everybody else waits with it.
+    deadline: Instant,
+}
+
 /// The hub's own.
 struct Hub {
     core: Arc<Core>,
     messages: mpsc::UnboundedReceiver<Message>,
     /// In the order in which they are asked.
     plugins: Vec<Plugin>,
-    joining: VecDeque<(Plugin, oneshot::Sender<Result<(), String>>)>,
+    joining: VecDeque<Joining>,
     /// Questions that would open a window, while a plugin waits for those that are open to close.
     later: VecDeque<(Box<Question>, Reply)>,
     /// Changes of containers that nobody waits for.
@@ -217,7 +226,7 @@ impl Hub {
 
     async fn run(mut self) {
         loop {
-            while let Some((plugin, told)) = self.next_in() {
+            while let Some(Joining { plugin, told, .. }) = self.next_in() {
                 let _has_gone = told.send(self.let_in(plugin).await);
             }
             if self.joining.is_empty()
@@ -226,7 +235,8 @@ impl Hub {
                 self.answer(*question, reply).await;
                 continue;
             }
-            let gate = self.core.gate.clone();
+            let (gate, deadline) =
+                (self.core.gate.clone(), self.joining.front().map(|joining| joining.deadline));
             tokio::select! {
                 biased;
                 message = self.messages.recv() => match message {
@@ -234,7 +244,8 @@ impl Hub {
                     Some(message) => self.take(message).await,
                     None => return,
                 },
-                () = gate.changed(), if !self.joining.is_empty() => {}
+                () = gate.changed(), if deadline.is_some() => {}
+                () = until(deadline) => self.send_away(),
                 Some(_) = self.work.join_next() => {}
             }
         }
@@ -242,7 +253,10 @@ impl Hub {
 
     async fn take(&mut self, message: Message) {
         match message {
-            Message::Join(plugin, told) => self.joining.push_back((*plugin, told)),
+            Message::Join(plugin, told) => {
+                let deadline = Instant::now() + self.core.config.registration_timeout;
+                self.joining.push_back(Joining { plugin: *plugin, told, deadline });
+            }
             Message::Left(number) => self.plugins.retain(|plugin| plugin.number != number),
             Message::Ask(question, reply) if question.opens_window() && !self.joining.is_empty() => {
                 self.later.push_back((question, reply));
@@ -255,11 +269,19 @@ impl Hub {
     }
 
     /// The next plugin that can be let in.
-    fn next_in(&mut self) -> Option<(Plugin, oneshot::Sender<Result<(), String>>)> {
+    fn next_in(&mut self) -> Option<Joining> {
         if !self.core.gate.is_clear() {
             return None;
         }
         self.joining.pop_front()
+    }
+
+    /// The one that has waited longest has waited too long.
+    fn send_away(&mut self) {
+        if let Some(joining) = self.joining.pop_front() {
+            let _has_gone =
+                joining.told.send(Err("something is being made all the while that takes too long".into()));
+        }
     }
 
     /// Tells a plugin all that there is; from then on it hears of every event.
@@ -290,5 +312,12 @@ impl Hub {
             plugin.connection.end("the runtime goes down");
         }
         let _has_gone = told.send(());
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
     }
 }

@@ -12,6 +12,7 @@ mod cdi;
 pub mod clock;
 pub mod config;
 pub mod container;
+mod current;
 pub mod error;
 pub mod events;
 pub mod exec;
@@ -45,7 +46,7 @@ mod user_namespaces;
 mod users;
 
 pub use apparmor::{ApparmorConfig, LsmUsage, apparmor_of_host};
-pub use config::{CgroupDriver, Config, Deadlines, Features};
+pub use config::{CgroupDriver, Config, Deadlines, Features, Settings};
 pub use container::config::{
     ContainerConfig, ContainerMetadata, ContainerNamespaces, ContainerSecurity, Device, ImageReference,
     Mount, MountAccess, MountSource, Profile, Propagation, RunAs, SelinuxOptions, Stdin,
@@ -68,7 +69,8 @@ pub use pod::config::{
 };
 pub use pod::limits::PodResources;
 pub use pod::status::{PodFilter, PodPhase, PodStatus};
-pub use pods::Pods;
+pub use pods::{Pods, PreparedSettings};
+pub use registry::Queue;
 pub use resources::{Further, Resources, try_device_rules};
 pub use rootfs::{ImageConfig, LayerUsage, MountFor, Prepared, RootFilesystems, RootfsError};
 pub use runtime::external::ExternalRuntime;

@@ -11,16 +11,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use runtime::cgroup::Cgroup;
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::adopt::adopt;
 use crate::apparmor::Apparmor;
 use crate::clock;
-use crate::config::{CgroupDriver, Config};
+use crate::config::{CgroupDriver, Config, Settings};
+use crate::current::Current;
 use crate::error::{Error, Kind, chain};
 use crate::events::{Event, Events};
-use crate::external::Runtimes;
 use crate::handler::{Handler, HandlerStatus};
 use crate::id::PodId;
 use crate::network::Network;
@@ -34,7 +34,7 @@ use crate::pod::status::{PodFilter, PodStatus};
 use crate::pod::wish::{MAILBOX, Reply, Wish};
 use crate::prepared::PreparedNetworks;
 use crate::record::{PodFacts, Store};
-use crate::registry::Registry;
+use crate::registry::{Queue, Registry};
 use crate::rootfs::RootFilesystems;
 use crate::scopes;
 use crate::selinux::{self, Selinux};
@@ -47,6 +47,10 @@ use crate::user_namespaces::{self, UserNamespaces};
 
 /// How often a name is asked for whose holder is going.
 const RUN_ROUNDS: usize = 8;
+
+/// Other settings that are ready to be used: [`Pods::change_over`].
+#[derive(Debug)]
+pub struct PreparedSettings(Arc<Current>);
 
 /// All pods of this daemon. Cloning gives another handle to the same pods.
 ///
@@ -87,7 +91,7 @@ impl Pods {
             supervisor,
             prepared_networks: PreparedNetworks::new(config.prepared_networks),
             recursive_read_only_mounts: runtime::mount::can_be_read_only_with_all_below(),
-            runtimes: Runtimes::ask(&config.handlers).await,
+            current: watch::Sender::new(Current::of(config.settings.clone()).await),
             users: UserNamespaces::new(users),
             host,
             apparmor: Apparmor::detect(&config.apparmor),
@@ -144,9 +148,21 @@ impl Pods {
 
     /// The runtime handlers: the default one under the empty name, then all by their names.
     pub fn handlers(&self) -> Vec<HandlerStatus> {
+        let (current, own) = (self.shared.current(), self.shared.own_features());
         let status =
-            |name: &str| HandlerStatus { name: name.to_owned(), features: self.shared.features(name) };
-        self.shared.config.handlers.names().map(status).collect()
+            |name: &str| HandlerStatus { name: name.to_owned(), features: current.features(name, own) };
+        current.settings.handlers.names().map(status).collect()
+    }
+
+    /// Readies other settings without using them yet: asks the external runtimes that they name. One that doesn't answer is logged,
+    /// and asked again by pods that want it. Safe to cancel.
+    pub async fn prepare(settings: Settings) -> PreparedSettings {
+        PreparedSettings(Current::of(settings).await)
+    }
+
+    /// Uses them for pods and containers that are made, and containers that are started, from now on.
+    pub fn change_over(&self, prepared: PreparedSettings) {
+        self.shared.current.send_replace(prepared.0);
     }
 
     async fn adopt_all(&self) {
@@ -203,10 +219,11 @@ impl Pods {
     /// what is left is listed as a pod that is not ready.
     pub async fn run(&self, config: PodConfig) -> Result<PodId, Error> {
         self.open_for_business()?;
-        let handler = check::handler(&self.shared.config, &config)?;
-        let name = self.shared.config.handlers.resolve(&config.runtime_handler);
+        let current = self.shared.current();
+        let handler = check::handler(&current.settings.handlers, &config)?;
+        let name = current.settings.handlers.resolve(&config.runtime_handler);
         if let Some(runtime) = &handler.external
-            && let Err(why) = self.shared.runtimes.usable(name, runtime).await
+            && let Err(why) = current.runtimes.usable(name, runtime).await
         {
             return Err(Error::refused("runtime_handler", format!("\"{name}\" can't be used: {why}")));
         }
@@ -342,6 +359,11 @@ impl Pods {
     }
 
     // ---- the rest ------------------------------------------------------------------------------------------------------
+
+    /// What waits for the actors of all pods, those that are being made among them.
+    pub fn queues(&self) -> Vec<Queue> {
+        self.shared.registry.queues()
+    }
 
     /// What happens from now on. A listener that falls behind by [`crate::events::EVENT_BACKLOG`] is told that it lost some.
     pub fn events(&self) -> broadcast::Receiver<Event> {

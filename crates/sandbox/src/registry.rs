@@ -44,6 +44,19 @@ pub(crate) struct ContainerEntry {
     pub(crate) input: Arc<InputForOne>,
 }
 
+/// What waits for a pod's actor, for people who look for one that is stuck.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Queue {
+    /// The pod.
+    pub pod: PodId,
+    /// Wishes that it hasn't taken up.
+    pub waiting: usize,
+    /// How many may wait; more are refused.
+    pub room: usize,
+    /// Whether it hasn't published anything yet.
+    pub is_being_made: bool,
+}
+
 #[derive(Debug)]
 struct Index {
     pods: BTreeMap<String, PodEntry>,
@@ -142,6 +155,17 @@ impl Registry {
     /// All pods, those being made among them.
     pub(crate) fn pod_ids(&self) -> BTreeSet<PodId> {
         self.lock().pods.values().map(|entry| entry.id.clone()).collect()
+    }
+
+    /// How full the mailboxes of all actors are.
+    pub(crate) fn queues(&self) -> Vec<Queue> {
+        let queue = |PodEntry { id, mailbox, status, .. }: &PodEntry| Queue {
+            pod: id.clone(),
+            waiting: mailbox.max_capacity() - mailbox.capacity(),
+            room: mailbox.max_capacity(),
+            is_being_made: status.is_none(),
+        };
+        self.lock().pods.values().map(queue).collect()
     }
 
     /// The mailboxes of all actors.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, absolute};
+use super::fault::{Fault, Faults, absolute, must};
 
 /// The keys.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,21 +76,17 @@ impl Default for NriConfig {
 
 impl NriConfig {
     /// Checks every value that can be judged without touching the machine.
-    pub(super) fn check(&self) -> Result<(), ConfigError> {
-        absolute("nri.socket", &self.socket)?;
-        absolute("nri.plugin_dir", &self.plugin_dir)?;
-        absolute("nri.conf_dir", &self.conf_dir)?;
-        let timeouts = [
-            ("nri.registration_timeout", self.registration_timeout),
-            ("nri.request_timeout", self.request_timeout),
-        ];
-        match timeouts.into_iter().find(|(_, time)| !TIMEOUTS.contains(time)) {
-            Some((key, time)) => {
-                let why = "must be 1 to 600000 milliseconds";
-                Err(ConfigError::Value { key, value: time.to_string(), why })
-            }
-            None => Ok(()),
-        }
+    pub(super) fn check(&self) -> Result<(), Faults> {
+        let timeout = |key: &str, time: u64| {
+            must(TIMEOUTS.contains(&time), || Fault::value(key, "must be 1 to 600000 milliseconds", time))
+        };
+        Faults::all([
+            absolute("nri.socket", &self.socket),
+            absolute("nri.plugin_dir", &self.plugin_dir),
+            absolute("nri.conf_dir", &self.conf_dir),
+            timeout("nri.registration_timeout", self.registration_timeout),
+            timeout("nri.request_timeout", self.request_timeout),
+        ])
     }
 
     /// For `nri`; `None` when there are to be no plugins.

@@ -37,7 +37,7 @@ pub(crate) struct Runtime {
     /// Where clients of exec, attach and port-forward are sent to.
     pub(crate) streams: streaming::Server,
     /// What the daemon runs by, shown in verbose statuses.
-    pub(crate) config: Config,
+    pub(crate) config: watch::Receiver<Arc<Config>>,
     /// Where writable layers lie.
     pub(crate) layers: PathBuf,
     /// Becomes true when the daemon goes down: endless streams end then.

@@ -98,10 +98,16 @@ impl Stub {
         call
     }
 
-    /// Waits until the runtime has closed the connection; calls that come before are passed over.
-    pub(crate) async fn closed(&mut self) {
-        let closed = async { while self.calls.recv().await.is_some() {} };
+    /// Waits until the runtime has closed the connection, and gives the calls that came before.
+    pub(crate) async fn closed(&mut self) -> Vec<String> {
+        let mut calls = Vec::new();
+        let closed = async {
+            while let Some(call) = self.calls.recv().await {
+                calls.push(call.method);
+            }
+        };
         tokio::time::timeout(PATIENCE, closed).await.expect("the connection ends");
+        calls
     }
 
     /// Whether nothing was asked so far.

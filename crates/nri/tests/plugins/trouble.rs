@@ -42,6 +42,18 @@ async fn one_that_hangs_while_it_is_told_of_all_is_not_let_in() {
 }
 
 #[tokio::test]
+async fn one_that_comes_while_something_is_made_for_ever_is_sent_away_and_nobody_waits_longer() {
+    let world = world_with(SHORT, None);
+    let window = world.nri.pass().expect("nobody is there");
+    let mut late = Stub::registered(&world.socket, ("10", "late"), 0).await;
+    world.idle(false).await;
+    let (_, _other) = world.nri.create(creation("c")).await.unwrap();
+    assert_eq!(late.closed().await, Vec::<String>::new(), "it was told of nothing");
+    drop(window);
+    Stub::joined(&world.socket, ("10", "again"), &[Event::RunPodSandbox]).await;
+}
+
+#[tokio::test]
 async fn one_that_dies_in_the_middle_takes_nothing_along() {
     let world = world();
     let mut dies = Stub::joined(&world.socket, ("10", "dies"), &[Event::RunPodSandbox]).await;

@@ -346,7 +346,7 @@ async fn look_at(
 ) -> Result<Found, Error> {
     let pod = making.pod.clone();
     let request = spec::process::user_request(&config, &prepared.config);
-    let directories = making.shared.config.cdi_spec_dirs.clone();
+    let directories = making.shared.current().settings.cdi_spec_dirs.clone();
     let attempt = ("looking at mount sources, user, devices and seccomp profile", making.id.as_str());
     on_sources(&making.shared, attempt, move |looker| {
         check::sources_exist(&config, looker)?;

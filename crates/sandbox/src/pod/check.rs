@@ -4,10 +4,10 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::config::{CgroupDriver, Config};
+use crate::config::CgroupDriver;
 use crate::container::config::Profile;
 use crate::error::Error;
-use crate::handler::Handler;
+use crate::handler::{Handler, Handlers};
 use crate::pod::config::{NamespaceMode, PodConfig};
 use crate::scopes;
 use crate::shared::Shared;
@@ -22,8 +22,8 @@ const LONGEST_HOSTNAME: usize = 64;
 ///
 /// # Errors
 /// [`Error::Refused`] when there is none of the name.
-pub(crate) fn handler<'a>(config: &'a Config, pod: &PodConfig) -> Result<&'a Handler, Error> {
-    let (handlers, name) = (&config.handlers, &pod.runtime_handler);
+pub(crate) fn handler<'a>(handlers: &'a Handlers, pod: &PodConfig) -> Result<&'a Handler, Error> {
+    let name = &pod.runtime_handler;
     handlers.get(name).ok_or_else(|| Error::refused("runtime_handler", handlers.unknown(name)))
 }
 

@@ -273,7 +273,8 @@ fn launch(world: World<'_>, id: ContainerId) -> Option<Task> {
     let made = member.made.as_mut()?;
     let (facts, resources, ready) = (made.facts.clone(), member.resources.clone(), made.ready.take());
     let (shared, called_off) = (world.shared.clone(), member.called_off.clone());
-    let (logs, pod) = (&shared.config.logs, &world.facts.config.metadata);
+    let (current, pod) = (shared.current(), &world.facts.config.metadata);
+    let logs = &current.settings.logs;
     let log = LogWish { limits: logs.limits(), copy: logs.copy(pod, (&facts.id, &facts.config.metadata)) };
     Some(Box::pin(async move {
         let events = match connected {
