@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
+use tracing::Instrument;
 
 use crate::attachment::{Attachment, AttachmentId};
 use crate::attachments::{self, Attachments, IsValid};
@@ -284,5 +285,6 @@ where
     T: Send + 'static,
     F: Future<Output = Result<T, Error>> + Send + 'static,
 {
-    tokio::spawn(work).await.unwrap_or(Err(Error::CutShort))
+    // Of the caller's request all the same.
+    tokio::spawn(work.in_current_span()).await.unwrap_or(Err(Error::CutShort))
 }

@@ -24,6 +24,7 @@ mod nri;
 mod read;
 mod registry;
 mod streaming;
+mod tracing;
 mod tree;
 
 use std::collections::BTreeMap;
@@ -43,6 +44,7 @@ pub(crate) use metrics::MetricsConfig;
 pub(crate) use network::{AnnotationsConfig, NetworkConfig};
 use registry::RegistryConfig;
 pub(crate) use streaming::StreamingConfig;
+use tracing::TracingConfig;
 
 /// What `knarr serve` runs by.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,6 +86,8 @@ pub(crate) struct Config {
     pub(crate) logs: LogsConfig,
     /// Figures of the daemon for Prometheus.
     pub(crate) metrics: MetricsConfig,
+    /// Where spans of calls go, for OpenTelemetry.
+    pub(crate) tracing: TracingConfig,
     /// Whose credentials registries see when a pull brings none.
     pub(crate) registry: RegistryConfig,
     /// Plugins of the node.
@@ -161,6 +165,7 @@ impl Default for Config {
             containers: ContainersConfig::default(),
             logs: LogsConfig::default(),
             metrics: MetricsConfig::default(),
+            tracing: TracingConfig::default(),
             registry: RegistryConfig::default(),
             nri: NriConfig::default(),
             handlers: BTreeMap::new(),
@@ -208,6 +213,7 @@ impl Config {
             self.streaming.check(),
             self.logs.check(),
             self.metrics.address().map(drop).map_err(Faults::from),
+            self.tracing.check(),
             self.images.check(),
             self.containers.check(),
             self.registry.check(),

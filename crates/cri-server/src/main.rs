@@ -36,6 +36,7 @@ mod runtime_service;
 mod serve;
 mod status;
 mod streams_port;
+mod telemetry;
 mod watchdog;
 
 fn main() -> ExitCode {
@@ -63,10 +64,10 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
         Command::Serve(arguments) => {
             let sources = arguments.sources();
             let config = sources.load()?.config;
-            let level = logging::init(&config);
+            let observers = logging::init(&config)?;
             // What 50 probes print would otherwise stay with the daemon.
             sandbox::give_back_large_blocks();
-            finish(executor()?, serve::serve(serve::Beginning { config, sources, level }))?;
+            finish(executor()?, serve::serve(serve::Beginning { config, sources, observers }))?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Demo(arguments) => cli::demo::run(&arguments).map(|()| ExitCode::SUCCESS),

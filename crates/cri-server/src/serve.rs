@@ -32,7 +32,7 @@ use crate::call_log::CallLog;
 use crate::config::{Config, Fault, Faults, NriConfig, Sources};
 use crate::deadline::Deadline;
 use crate::images::Images;
-use crate::logging::Level;
+use crate::logging::Observers;
 use crate::own_service::inside::Inside;
 use crate::own_service::v1::images_server::ImagesServer;
 use crate::own_service::v1::{node_server::NodeServer, registry_server::RegistryServer};
@@ -40,6 +40,7 @@ use crate::own_service::{self, ImagesAtHand, Registry};
 use crate::pod_cidrs::PodCidrs;
 use crate::reload::{Parts, Reloader};
 use crate::runtime_service::Runtime;
+use crate::telemetry::traces::Exporter;
 use crate::{metrics, parts, streams_port, watchdog};
 
 /// The largest request that is read: kubelet sends no more than 16 MiB.
@@ -131,12 +132,13 @@ pub(crate) struct Beginning {
     pub(crate) config: Config,
     /// Where that came from.
     pub(crate) sources: Sources,
-    /// The level of its log.
-    pub(crate) level: Level,
+    /// What watches it.
+    pub(crate) observers: Observers,
 }
 
 /// Serves until a signal ends it.
-pub(crate) async fn serve(Beginning { config, sources, level }: Beginning) -> Result<(), ServeError> {
+pub(crate) async fn serve(Beginning { config, sources, observers }: Beginning) -> Result<(), ServeError> {
+    let Observers { level, telemetry, mut spans } = observers;
     crate::inherited::disown();
     // By itself it would end the process. One that comes before the daemon serves has its effect then.
     let hangups = caught(SignalKind::hangup())?;
@@ -155,13 +157,19 @@ pub(crate) async fn serve(Beginning { config, sources, level }: Beginning) -> Re
     let reloader = Reloader::new(sources, running, parts);
     let socket = config.socket()?.to_owned();
     let listener = listen(&socket)?;
-    let metrics = metrics_server(&config, store.clone()).await?;
+    let (calls, stages) = (CallLog::new(telemetry.clone()), telemetry.stages.clone());
+    let figures = metrics::Sources { images: store.clone(), pods: pods.clone(), telemetry };
+    let metrics = metrics_server(&config, figures).await?;
     // Before the word that it serves: whoever has read it may end the daemon at once.
     let stop = stopped(signals()?, end);
     tokio::spawn(announce(config.listen.clone()));
-    let calls = CallLog::default();
-    let inside =
-        Inside { pods: pods.clone(), images: store.clone(), networks: networks.clone(), since: crate::now() };
+    let inside = Inside {
+        pods: pods.clone(),
+        images: store.clone(),
+        networks: networks.clone(),
+        stages,
+        since: crate::now(),
+    };
     let node = own_service::Node { reloader: reloader.clone(), inside };
     let at_hand = ImagesAtHand { images: store.clone(), pods: pods.clone() };
     let collects = at_hand.clone();
@@ -182,6 +190,7 @@ pub(crate) async fn serve(Beginning { config, sources, level }: Beginning) -> Re
         never = reloader.at(hangups) => match never {},
         never = watchdog::feed(&socket) => match never {},
         never = serve_metrics(metrics) => match never {},
+        never = send_spans(spans.as_mut()) => match never {},
     };
     let _ = std::fs::remove_file(&socket);
     streams.stop().await;
@@ -192,7 +201,17 @@ pub(crate) async fn serve(Beginning { config, sources, level }: Beginning) -> Re
     if let Ok(Err(error)) = tokio::time::timeout(LAST_DETACHES, networks.settle()).await {
         tracing::warn!(error = crate::chain(&error), "a network without pods stays");
     }
+    if let Some(spans) = spans {
+        spans.finish().await;
+    }
     ended
+}
+
+async fn send_spans(spans: Option<&mut Exporter>) -> Infallible {
+    match spans {
+        Some(spans) => spans.run().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// What is done from time to time.
@@ -222,10 +241,10 @@ async fn keep_below(images: ImagesAtHand, mut config: watch::Receiver<Arc<Config
 /// Takes the address of metrics, if they are wanted: one that can't be had is told at the start.
 async fn metrics_server(
     config: &Config,
-    images: image_service::Images,
+    sources: metrics::Sources,
 ) -> Result<Option<metrics::Server>, ServeError> {
     let Some(address) = config.metrics.address()? else { return Ok(None) };
-    let bound = metrics::Server::bind(address, metrics::registry(images)).await;
+    let bound = metrics::Server::bind(address, metrics::registry(sources)).await;
     bound.map(Some).map_err(|cause| ServeError::Metrics { address, cause })
 }
 
@@ -262,7 +281,8 @@ async fn open(
     let layers = config.root.join("containers");
     let streams = streams(&config, &pods)?;
     let runtime = Runtime { pods, networks, pod_cidrs, streams, config: running, layers, ending };
-    Ok((runtime, Images { images }, plugins))
+    let images = Images { images, pods: runtime.pods.clone() };
+    Ok((runtime, images, plugins))
 }
 
 fn plugged(plugins: Arc<Nri>) -> Arc<dyn sandbox::Plugins> {

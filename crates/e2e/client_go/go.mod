@@ -5,6 +5,9 @@ go 1.24.0
 
 require (
 	github.com/containerd/nri v0.12.3
+	github.com/prometheus/client_golang v1.22.0
+	github.com/prometheus/client_model v0.6.1
+	github.com/prometheus/common v0.62.0
 	google.golang.org/protobuf v1.36.5
 	k8s.io/api v0.34.8
 	k8s.io/apimachinery v0.34.8

@@ -19,7 +19,6 @@ use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use runtime::spec::oci;
-use tracing::{Instrument, Span};
 
 use crate::container::status::{ContainerPhase, ContainerStatus};
 use crate::error::{Cause, Error};
@@ -29,6 +28,7 @@ use crate::pod::status::PodStatus;
 use crate::record;
 use crate::shared::Shared;
 use crate::spec;
+use crate::stage::Stage;
 
 /// Asks and tells plugins.
 #[async_trait]
@@ -179,11 +179,6 @@ impl Shared {
     }
 }
 
-/// Where time goes that plugins take.
-fn stage() -> Span {
-    tracing::error_span!("stage", stage = "nri")
-}
-
 /// The error of a question that was answered with no.
 pub(crate) fn refused(subject: &str) -> impl FnOnce(Cause) -> Error {
     let subject = subject.to_owned();
@@ -267,7 +262,7 @@ pub(crate) async fn run_pod(shared: &Shared, pod: Arc<PodStatus>) -> Result<Begi
     }
     let about = pod.clone();
     let mut beginning = Beginning::asked(plugins, move || About::Pod(about.clone()));
-    let asked = plugins.run_pod(pod.clone()).instrument(stage());
+    let asked = Stage::Plugins.of(plugins.run_pod(pod.clone()));
     let window = asked.await.map_err(refused(pod.id.as_str()))?;
     beginning.window = Some(window);
     Ok(beginning)
@@ -296,7 +291,7 @@ pub(crate) async fn create(
     let about = view.clone();
     let mut beginning = Beginning::asked(plugins, move || About::Container(about.clone()));
     let id = view.status.id.to_string();
-    let mut adjusted = plugins.create_container(view).instrument(stage()).await.map_err(refused(&id))?;
+    let mut adjusted = Stage::Plugins.of(plugins.create_container(view)).await.map_err(refused(&id))?;
     beginning.window = Some(std::mem::replace(&mut adjusted.window, Window::new(())));
     Ok((beginning, Some(adjusted)))
 }
@@ -307,7 +302,7 @@ pub(crate) async fn create(
 /// [`Error::Step`] when a plugin refuses.
 pub(crate) async fn start(shared: &Shared, id: &ContainerId) -> Result<(), Error> {
     let (Some(plugins), Some(view)) = (shared.plugins(), view(shared, id)) else { return Ok(()) };
-    plugins.start_container(view).instrument(stage()).await.map_err(refused(id.as_str()))
+    Stage::Plugins.of(plugins.start_container(view)).await.map_err(refused(id.as_str()))
 }
 
 /// Asks plugins to let a pod go. What they say keeps nobody from going.

@@ -11,8 +11,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use runtime::cgroup::Cgroup;
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
+use tracing::Instrument;
 
 use crate::adopt::adopt;
 use crate::apparmor::Apparmor;
@@ -20,9 +21,11 @@ use crate::clock;
 use crate::config::{CgroupDriver, Config, Settings};
 use crate::current::Current;
 use crate::error::{Error, Kind, chain};
-use crate::events::{Event, Events};
+use crate::events::{Events, Listener};
+use crate::figures::{ContactCounts, Figures};
 use crate::handler::{Handler, HandlerStatus};
 use crate::id::PodId;
+use crate::identity;
 use crate::network::Network;
 use crate::plugins::{self, About, Happened, News};
 use crate::pod::actor::{Actor, Beginning};
@@ -103,6 +106,7 @@ impl Pods {
             sources: Sources::default(),
             walks: Walks::default(),
             leftovers: Leftovers::default(),
+            contacts: ContactCounts::default(),
             closing: AtomicBool::new(false),
             config,
         });
@@ -165,6 +169,14 @@ impl Pods {
         self.shared.current.send_replace(prepared.0);
     }
 
+    /// Checks the handler that an image is asked for; `field` is the path of what asks.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when there is none of the name.
+    pub fn check_image_handler(&self, field: &str, name: &str) -> Result<(), Error> {
+        check::image_handler(&self.shared.current().settings.handlers, (field, name))
+    }
+
     async fn adopt_all(&self) {
         let adopted = adopt(&self.shared).await;
         for pod in adopted {
@@ -199,12 +211,13 @@ impl Pods {
         let (mailbox, wishes) = mpsc::channel(MAILBOX);
         let facts = &beginning.facts;
         self.shared.registry.enter_pod(&facts.id, facts.config.metadata.clone(), mailbox.clone())?;
+        let identity = identity::of_pod(facts);
         let actor = Actor::new(beginning, wishes);
         actor.show();
         let mut actors = self.actors.lock().unwrap_or_else(PoisonError::into_inner);
         // Those that have ended are let go of here, so that the set doesn't grow with every pod there ever was.
         while actors.try_join_next().is_some() {}
-        actors.spawn(actor.run());
+        actors.spawn(actor.run().instrument(identity));
         Ok(mailbox)
     }
 
@@ -258,6 +271,7 @@ impl Pods {
             minder: None,
             limits: None,
             seeks: None,
+            missed: Vec::new(),
         };
         let (id, mailbox) = match self.begin(beginning) {
             Ok(mailbox) => (facts.id.clone(), mailbox),
@@ -365,9 +379,18 @@ impl Pods {
         self.shared.registry.queues()
     }
 
-    /// What happens from now on. A listener that falls behind by [`crate::events::EVENT_BACKLOG`] is told that it lost some.
-    pub fn events(&self) -> broadcast::Receiver<Event> {
+    /// What happens from now on; the first who asks also hears what has happened before. A listener that falls behind by
+    /// [`crate::events::EVENT_BACKLOG`] is told that it lost some.
+    pub fn events(&self) -> Listener {
         self.shared.events.subscribe()
+    }
+
+    /// How many there are of everything.
+    #[must_use]
+    pub fn figures(&self) -> Figures {
+        let shared = &self.shared;
+        let (contacts, listeners) = (shared.contacts.now(), shared.events.listeners());
+        Figures { contacts, listeners, ..shared.registry.figures() }
     }
 
     /// What a pod uses with all its containers. Safe to cancel.

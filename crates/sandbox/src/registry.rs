@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::container::status::{ContainerFilter, ContainerStatus};
 use crate::error::{Error, Kind};
+use crate::figures::{Figures, Glance};
 use crate::id::{ContainerId, ID_LENGTH, PodId};
 use crate::name::Names;
 use crate::pod::config::PodMetadata;
@@ -150,6 +151,23 @@ impl Registry {
         let index = self.lock();
         let published = index.containers.values().map(|entry| &entry.status);
         published.filter(|status| filter.matches(status)).cloned().collect()
+    }
+
+    /// How many there are of everything.
+    pub(crate) fn figures(&self) -> Figures {
+        let index = self.lock();
+        let mut figures = Figures::default();
+        for entry in index.pods.values() {
+            figures.add_pod(&Glance {
+                phase: entry.status.as_ref().map(|status| status.phase),
+                free: entry.mailbox.capacity(),
+                places: entry.mailbox.max_capacity(),
+                is_in_touch: entry.client.is_some(),
+            });
+            figures.supervisors.extend(entry.status.as_ref().and_then(|status| status.supervisor));
+        }
+        index.containers.values().for_each(|entry| figures.add_container(entry.status.phase.name()));
+        figures
     }
 
     /// All pods, those being made among them.

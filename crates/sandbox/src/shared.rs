@@ -10,12 +10,14 @@ use std::time::Duration;
 
 use runtime::cgroup;
 use tokio::sync::watch;
+use tracing::Span;
 
 use crate::apparmor::Apparmor;
 use crate::config::{Config, Features};
 use crate::current::Current;
 use crate::error::Error;
 use crate::events::Events;
+use crate::figures::ContactCounts;
 use crate::handler::Handler;
 use crate::id::{ContainerId, PodId};
 use crate::network::Network;
@@ -51,6 +53,7 @@ pub(crate) struct Shared {
     /// Writable layers that are being measured.
     pub(crate) walks: Walks,
     pub(crate) leftovers: Leftovers,
+    pub(crate) contacts: ContactCounts,
     /// Whether this node can do user namespaces, and what stands in the way.
     pub(crate) users: UserNamespaces,
     /// The daemon is going down; nothing new is begun.
@@ -126,7 +129,9 @@ pub(crate) async fn blocking<T: Send + 'static>(
     (step, subject, after): (&'static str, &str, Duration),
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
-    let task = tokio::task::spawn_blocking(work);
+    // What is logged over there is of the same request; and a thread that hangs keeps its stage open.
+    let span = Span::current();
+    let task = tokio::task::spawn_blocking(move || span.in_scope(work));
     let joined = async { task.await.map_err(|cause| Error::step(step, subject, cause))? };
     within((step, subject, after), joined).await
 }

@@ -113,6 +113,10 @@ pub(crate) const KEYS: &[Key] = &[
     key("nri.default_validator.reject_sysctl_adjustment", Restart(OPENED_ONCE)),
     key("nri.default_validator.required_plugins", Restart(OPENED_ONCE)),
     key("nri.default_validator.tolerate_missing_plugins_annotation", Restart(OPENED_ONCE)),
+    key("tracing.endpoint", Restart(OPENED_ONCE)),
+    key("tracing.insecure", Restart(OPENED_ONCE)),
+    key("tracing.ca", Restart(OPENED_ONCE)),
+    key("tracing.sampling_per_million", Restart(OPENED_ONCE)),
     key("registry.credentials", Reload(&[Images])),
     key("registry.credential_helper_dirs", Reload(&[Images])),
 ];

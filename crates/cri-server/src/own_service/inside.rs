@@ -6,6 +6,7 @@ use sandbox::{ContainerFilter, ContainerPhase, PodFilter, PodPhase, Pods};
 use serde_json::{Value, json};
 
 use crate::config::Config;
+use crate::telemetry::stages::Stages;
 
 /// The parts that are looked into.
 #[derive(Debug, Clone)]
@@ -13,6 +14,7 @@ pub(crate) struct Inside {
     pub(crate) pods: Pods,
     pub(crate) images: image_service::Images,
     pub(crate) networks: cni::Networks,
+    pub(crate) stages: Stages,
     /// When the daemon began, in nanoseconds since the epoch.
     pub(crate) since: i64,
 }
@@ -33,6 +35,7 @@ impl Inside {
             "containers": self.containers(),
             "mailboxes": self.mailboxes(),
             "pulls": self.pulls(),
+            "stages": self.stages(),
         })
     }
 
@@ -86,6 +89,12 @@ impl Inside {
                 })
             })
             .collect()
+    }
+
+    /// What is under way, the oldest first: what is stuck is in front.
+    fn stages(&self) -> Vec<Value> {
+        let stages = self.stages.under_way().into_iter();
+        stages.map(|stage| json!({ "stage": *stage.stage, "seconds": stage.age.as_secs_f64() })).collect()
     }
 
     fn pulls(&self) -> Vec<Value> {

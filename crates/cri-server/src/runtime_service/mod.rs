@@ -7,6 +7,7 @@ mod containers;
 mod events;
 mod exec;
 mod node;
+mod pod_info;
 mod pods;
 mod stats;
 pub(crate) mod stream;

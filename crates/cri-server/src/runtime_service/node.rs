@@ -106,10 +106,36 @@ fn info(runtime: &Runtime) -> Result<HashMap<String, String>, Status> {
         ("config", config),
         ("network", network.to_string()),
         ("daemon", daemon(runtime).to_string()),
+        ("lastCNILoadStatus", loaded(status_of_network(runtime)).to_string()),
+        ("runtimeHandlers", features_of_handlers(runtime).to_string()),
         ("apparmor", module(runtime.pods.apparmor())),
         ("selinux", module(runtime.pods.selinux())),
     ];
     Ok(parts.into_iter().map(|(name, text)| (name.to_owned(), text)).collect())
+}
+
+/// The word that containerd's users look for.
+fn loaded(status: cni::Status) -> serde_json::Value {
+    match status {
+        cni::Status::Ready { .. } => json!("OK"),
+        cni::Status::NotReady { reason } => json!(reason),
+    }
+}
+
+/// What each handler can do, and why one can't be used: the answer proper has no place for that.
+fn features_of_handlers(runtime: &Runtime) -> serde_json::Value {
+    let shown = |HandlerStatus { name, features }: HandlerStatus| {
+        let said = match features {
+            Ok(features) => json!({
+                "usable": true,
+                "recursiveReadOnlyMounts": features.recursive_read_only_mounts,
+                "userNamespaces": features.user_namespaces,
+            }),
+            Err(reason) => json!({ "usable": false, "reason": reason }),
+        };
+        (name, said)
+    };
+    runtime.pods.handlers().into_iter().map(shown).collect::<serde_json::Map<_, _>>().into()
 }
 
 /// What shows whether something is left behind: the tasks of this process, and what it keeps for pods to come.

@@ -64,3 +64,23 @@ fn what_is_broken_is_found_with_its_file() {
     let socket = find(&report, "socket", "socket");
     assert_eq!(socket["remedy"], "systemctl start knarr", "{socket}");
 }
+
+#[test]
+fn registries_are_asked_when_that_is_wanted() {
+    let directory = tempfile::tempdir().unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let answers = listener.local_addr().unwrap();
+    let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let place = directory.path().join("certs.d/registry.test");
+    std::fs::create_dir_all(&place).unwrap();
+    let hosts = format!("[host.\"http://{answers}\"]\n[host.\"http://{gone}\"]\n");
+    std::fs::write(place.join("hosts.toml"), hosts).unwrap();
+    let config = directory.path().join("knarr.toml");
+    std::fs::write(&config, format!("registry_config_dir = \"{}/certs.d\"", directory.path().display()))
+        .unwrap();
+    let asked = ["doctor", "--json", "--reach", "--config", config.to_str().unwrap()];
+    let (report, _) = report(knarr(&asked));
+    assert_eq!(find(&report, "registries", &format!("registry {answers}"))["state"], "ok");
+    let lost = find(&report, "registries", &format!("registry {gone}"));
+    assert!(lost["state"] == "without" && lost["seen"].as_str().unwrap().contains("refused"), "{lost}");
+}

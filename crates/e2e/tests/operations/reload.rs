@@ -133,6 +133,53 @@ async fn a_wrong_configuration_changes_nothing_and_says_all_that_is_wrong() {
 }
 
 #[tokio::test]
+async fn a_part_that_can_not_follow_keeps_all_others_as_they_were() {
+    let node = Node::start(Network::None).await;
+    let client = node.client();
+    let before = running(&client).await;
+    // The kernel can't watch what leads nowhere.
+    let circle = node.path("circle");
+    std::os::unix::fs::symlink(&circle, &circle).unwrap();
+    lay(&node, &format!("log_level = \"info\"\ncni_conf_dir = \"{}\"\n[handlers.more]", circle.display()));
+    let complaint = at(&node, &["config", "reload"]).complaint();
+    assert!(complaint.contains("opening the pod network") && complaint.contains("circle"), "{complaint}");
+    assert_eq!(running(&client).await, before);
+    with_handler(&client, &node, "more").await.unwrap_err();
+}
+
+#[tokio::test]
+async fn pods_are_made_while_the_configuration_is_read_again_and_again() {
+    let node = Node::start(Network::None).await;
+    let client = node.client();
+    let pods = async {
+        for _ in 0..20 {
+            let pod = with_handler(&client, &node, "knarr").await.unwrap();
+            client.stop_pod(&pod).await.unwrap();
+            client.remove_pod(&pod).await.unwrap();
+        }
+    };
+    let reloads = async {
+        for round in 0..20 {
+            let level = if round % 2 == 0 { "info" } else { "debug" };
+            lay(
+                &node,
+                &format!(
+                    "log_level = \"{level}\"\n[handlers.h{round}]\n[logs]\nrate_limit = {}",
+                    2048 + round
+                ),
+            );
+            kill(Pid::from_raw(node.pid().cast_signed()), Signal::SIGHUP).unwrap();
+            until(node::PATIENCE, "the handler", || async {
+                let handlers = running(&client).await["handlers"].clone();
+                if handlers[format!("h{round}")].is_object() { Ok(()) } else { Err(handlers) }
+            })
+            .await;
+        }
+    };
+    tokio::join!(pods, reloads);
+}
+
+#[tokio::test]
 async fn a_hangup_has_the_configuration_read_again() {
     let node = Node::start(Network::None).await;
     let client = node.client();

@@ -1,4 +1,5 @@
-//! The package in a machine of its own that systemd runs: installed, reloaded, killed, hung, upgraded and purged, while a pod lives.
+//! The package in a machine of its own that systemd runs: installed, reloaded, killed, hung, upgraded and purged, while a pod lives;
+//! and a new user's first hour, as it is written.
 //!
 //! `KNARR_E2E_PACKAGE` names the package, which the guest's scripts bring; without, nothing is installed anywhere.
 
@@ -6,10 +7,16 @@ use std::path::Path;
 use std::process::Command;
 
 use e2e::cri::ContainerState;
-use e2e::{Client, Registry, config, needs, node, patience, until};
+use e2e::{Client, Registry, config, node, patience, until};
 
 const SOCKET: &str = "/run/knarr/knarr.sock";
 const DROP_IN: &str = "/etc/knarr/config.toml.d/50-test.toml";
+
+/// Where the package puts what a new user reads.
+const FIRST_HOUR: &str = "/usr/share/doc/knarr/install.md";
+
+/// There is one machine.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 /// Runs a command of a shell, and gives its output and whether it went well.
 fn sh(line: &str) -> (String, bool) {
@@ -33,11 +40,31 @@ fn property(name: &str) -> String {
 }
 
 /// The package, gone again at the end of the test.
-struct Installed;
+struct Installed {
+    package: String,
+    _alone: tokio::sync::MutexGuard<'static, ()>,
+}
+
+impl Installed {
+    /// Nothing on a machine that isn't to be thrown away.
+    async fn new() -> Option<Self> {
+        let package = std::env::var("KNARR_E2E_PACKAGE").ok()?;
+        let installed = Self { package, _alone: ALONE.lock().await };
+        installed.install();
+        Some(installed)
+    }
+
+    /// Anew, over what is there.
+    fn install(&self) {
+        done(&format!("dpkg --install {}", self.package));
+    }
+}
 
 impl Drop for Installed {
     fn drop(&mut self) {
-        sh("dpkg --purge knarr; rm -rf /etc/systemd/system/knarr.service.d; systemctl daemon-reload");
+        sh(
+            "dpkg --purge knarr; rm -rf /etc/systemd/system/knarr.service.d /etc/cni; systemctl daemon-reload",
+        );
     }
 }
 
@@ -84,15 +111,11 @@ async fn restarted(before: &str) {
 
 #[tokio::test]
 async fn pods_live_through_whatever_happens_to_the_service() {
-    needs!("dpkg", "systemctl");
-    let Some(package) = std::env::var_os("KNARR_E2E_PACKAGE") else {
+    let Some(installed) = Installed::new().await else {
         println!("skipped: {} needs a machine of its own (KNARR_E2E_PACKAGE)", module_path!());
         return;
     };
-    let package = package.to_str().unwrap().to_owned();
     let registry = Registry::shared().await;
-    let _installed = Installed;
-    done(&format!("dpkg --install {package}"));
     assert_eq!((property("ActiveState"), property("UnitFileState")), ("active".into(), "enabled".into()));
     assert_eq!(property("Type"), "notify-reload");
     done("knarr version --daemon");
@@ -109,7 +132,7 @@ async fn pods_live_through_whatever_happens_to_the_service() {
     done("systemctl start knarr");
     alive.look("a stop and a start").await;
     let before = property("MainPID");
-    done(&format!("dpkg --install {package}"));
+    installed.install();
     assert_ne!(property("MainPID"), before, "the new version runs");
     alive.look("an upgrade").await;
 
@@ -161,4 +184,58 @@ async fn hangs(alive: &Alive) {
     let log = done("journalctl --no-pager | grep -i watchdog");
     assert!(log.contains("knarr.service: Watchdog timeout"), "{log}");
     alive.look("a hang").await;
+}
+
+/// The commands of a chapter: lines that are indented by four.
+fn commands(text: &str, chapter: &str) -> String {
+    let chapters = text.split("\n## ").find(|found| found.starts_with(chapter));
+    let chapter = chapters.unwrap_or_else(|| panic!("no chapter {chapter}"));
+    chapter.lines().filter_map(|line| line.strip_prefix("    ")).map(|line| format!("{line}\n")).collect()
+}
+
+#[tokio::test]
+async fn the_first_hour_goes_as_it_is_written() {
+    let Some(_installed) = Installed::new().await else {
+        println!("skipped: {} needs a machine of its own (KNARR_E2E_PACKAGE)", module_path!());
+        return;
+    };
+    let registry = Registry::shared().await;
+    let text = std::fs::read_to_string(FIRST_HOUR).unwrap();
+    // The one tool of another project's: what it is asked is asked below, too.
+    let has_crictl = e2e::needs::program("crictl").is_some();
+    let run = |chapter: &str| {
+        let script = commands(&text, chapter);
+        let script = if has_crictl {
+            script
+        } else {
+            script.replace("crictl info", "true").replace("| grep -A3 NetworkReady", "")
+        };
+        done(&format!("set -e\n{script}"));
+    };
+    run("3. The cgroup driver");
+    run("4. The pod network");
+    let client = Client::new(Path::new(SOCKET));
+    until(node::PATIENCE, "a network", || async {
+        let status = client.runtime.clone().status(e2e::cri::StatusRequest { verbose: false }).await;
+        let conditions = status.unwrap().into_inner().status.unwrap().conditions;
+        if conditions.iter().all(|condition| condition.status) { Ok(()) } else { Err(conditions) }
+    })
+    .await;
+    let logs = tempfile::tempdir().unwrap();
+    let sandbox = config::pod("hour", "", logs.path());
+    let image = registry.image("busybox:latest");
+    client.pull(&image).await.unwrap();
+    let pod = client.run_pod(sandbox.clone()).await.unwrap();
+    let address = client.pod(&pod).await.unwrap().network.unwrap().ip;
+    assert!(address.starts_with("10.85."), "{address}");
+    let container =
+        client.create(&pod, config::container("main", &image, &["true"]), &sandbox).await.unwrap();
+    client.start(&container).await.unwrap();
+    assert_eq!(client.exited(&container).await.exit_code, 0);
+    assert!(done("systemctl list-units 'knarr-*.scope'").contains(&pod), "the pod is a scope of systemd's");
+    client.stop_pod(&pod).await.unwrap();
+    client.remove_pod(&pod).await.unwrap();
+    let doctor = sh("knarr doctor").0;
+    assert!(!doctor.contains("MISSING") && doctor.contains("driver systemd"), "{doctor}");
+    sh("ip link delete cni0");
 }

@@ -30,6 +30,7 @@ use crate::error::Error;
 use crate::handler::Handler;
 use crate::id::ContainerId;
 use crate::plugins::{self, Window};
+use crate::pod;
 use crate::record::{self, ContainerFacts, ContainerRecord, PodFacts};
 use crate::resources::Resources;
 use crate::rootfs::{MountFor, Prepared, RootfsError};
@@ -41,6 +42,7 @@ use crate::spec::capabilities::Choice;
 use crate::spec::refusals::{self, Asked};
 use crate::spec::seccomp::Confinement;
 use crate::spec::{self, SpecInput, devices, files};
+use crate::stage::Stage;
 use crate::supervisor::client::Client;
 use crate::undo::Stack;
 use crate::users::{self, UserMap};
@@ -118,6 +120,7 @@ async fn take_down(making: &Making, part: Part) -> Result<(), Error> {
 async fn steps(making: &Making, undo: &mut Stack<Part>) -> Result<Made, Error> {
     let config = &making.config;
     check::check(&making.pod.config, config)?;
+    image_handlers(making)?;
     check::external(&making.pod.handler, config)?;
     check::features(making.shared.features_of(&making.pod.handler), config)?;
     // Two short files of sysfs at most.
@@ -131,9 +134,9 @@ async fn steps(making: &Making, undo: &mut Stack<Part>) -> Result<Made, Error> {
     record::make_dirs(&directory)
         .map_err(|cause| Error::step("creating the directory", directory.display().to_string(), cause))?;
     undo.push(Part::Rootfs);
-    let (prepared, root) = root(making, label).await?;
-    let volumes = volumes::prepare(making, &prepared.config, label).await?;
-    let found = look(making, config, (&prepared, root)).await?;
+    let (prepared, root) = Stage::Rootfs.of(root(making, label)).await?;
+    let volumes = Stage::Volumes.of(volumes::prepare(making, &prepared.config, label)).await?;
+    let found = Stage::Look.of(look(making, config, (&prepared, root))).await?;
     relabel_volumes(making, label).await?;
     let cgroup = format!("{}/{}", making.pod.cgroup, making.id);
     let parts = Parts {
@@ -144,7 +147,7 @@ async fn steps(making: &Making, undo: &mut Stack<Part>) -> Result<Made, Error> {
         apparmor: apparmor.as_deref(),
         selinux: selinux.as_ref(),
     };
-    let written = parts.written(found)?;
+    let written = Stage::Spec.at_once(|| parts.written(found))?;
     let facts = Arc::new(ContainerFacts {
         id: making.id.clone(),
         pod: making.pod.id.clone(),
@@ -166,7 +169,7 @@ async fn steps(making: &Making, undo: &mut Stack<Part>) -> Result<Made, Error> {
         None => written,
     };
     let Written { found, spec, plan, resources } = written;
-    save(making, &facts, (&spec, &plan, resources.as_ref()))?;
+    Stage::Record.at_once(|| save(making, &facts, (&spec, &plan, resources.as_ref())))?;
     let process = Some(Arc::new(plan.process.clone()));
     let devices = device_rules(&spec);
     let ready = Some(Ready { plan, devices, root: found.root });
@@ -225,6 +228,18 @@ impl Parts<'_> {
     }
 }
 
+fn image_handlers(making: &Making) -> Result<(), Error> {
+    let current = making.shared.current();
+    let handlers = &current.settings.handlers;
+    pod::check::image_handler(handlers, ("image", &making.config.image.runtime_handler))?;
+    making.config.mounts.iter().enumerate().try_for_each(|(at, mount)| match &mount.source {
+        MountSource::Image { image, .. } => {
+            pod::check::image_handler(handlers, (&format!("mounts[{at}].image"), &image.runtime_handler))
+        }
+        MountSource::Host(_) => Ok(()),
+    })
+}
+
 /// Ends what is no longer waited for.
 struct Stop(Arc<AtomicBool>);
 
@@ -244,14 +259,14 @@ async fn relabel_volumes(making: &Making, label: Option<&str>) -> Result<(), Err
     let stopped = stop.clone();
     let _stops = Stop(stop);
     let after = making.shared.config.deadlines.relabel;
-    blocking(("relabelling the volumes", making.id.as_str(), after), move || {
+    let work = blocking(("relabelling the volumes", making.id.as_str(), after), move || {
         for (at, mount) in config.mounts.iter().enumerate().filter(|(_, mount)| mount.selinux_relabel) {
             let MountSource::Host(path) = &mount.source else { continue };
             relabel::volume(path, &label, &stopped).map_err(|failed| failed.of_mount(at))?;
         }
         Ok(())
-    })
-    .await
+    });
+    Stage::Volumes.of(work).await
 }
 
 async fn root(making: &Making, label: Option<&str>) -> Result<(Prepared, OwnedFd), Error> {

@@ -27,6 +27,16 @@ pub(crate) fn handler<'a>(handlers: &'a Handlers, pod: &PodConfig) -> Result<&'a
     handlers.get(name).ok_or_else(|| Error::refused("runtime_handler", handlers.unknown(name)))
 }
 
+/// Checks the handler that an image is asked for: it must be there, and makes no difference, since images are the same for all
+/// handlers.
+///
+/// # Errors
+/// [`Error::Refused`] with the field when there is none of the name.
+pub(crate) fn image_handler(handlers: &Handlers, (field, name): (&str, &str)) -> Result<(), Error> {
+    let known = handlers.get(name).map(drop);
+    known.ok_or_else(|| Error::refused(format!("{field}.runtime_handler"), handlers.unknown(name)))
+}
+
 /// Checks all that can be checked without doing anything.
 ///
 /// # Errors

@@ -123,6 +123,28 @@ pub(crate) struct World<'a> {
 }
 
 impl Work {
+    /// The container that it is about.
+    pub(crate) fn container(&self) -> Option<&ContainerId> {
+        match self {
+            Self::MakeContainer(id, _)
+            | Self::Launch(id)
+            | Self::Ask(id)
+            | Self::Wait(id, _)
+            | Self::Kill(id)
+            | Self::CallOff(id)
+            | Self::Tidy(id)
+            | Self::EraseContainer(id)
+            | Self::Update { id, .. } => Some(id),
+            Self::MakePod
+            | Self::Bury
+            | Self::Seek(_)
+            | Self::KillStrays(_)
+            | Self::Dismantle(_)
+            | Self::Erase(_)
+            | Self::Weigh { .. } => None,
+        }
+    }
+
     /// The task that does it; `None` when there is nothing to do it to.
     pub(crate) fn task(self, world: World<'_>) -> Option<Task> {
         match self {

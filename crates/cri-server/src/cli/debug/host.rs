@@ -43,23 +43,28 @@ pub(super) fn records(subject: &Subject) -> Result<Content, String> {
     Ok(Content::Several(found))
 }
 
-fn gather(top: &Path, directory: &Path, found: &mut Vec<(String, Value)>) -> std::io::Result<()> {
+fn gather(top: &Path, directory: &Path, found: &mut Vec<(String, Content)>) -> std::io::Result<()> {
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();
-        let is_record = path.extension().is_some_and(|end| end == "json") && !path.ends_with("plan.json");
+        let name = path.strip_prefix(top).unwrap_or(&path).display().to_string();
         if path.is_dir() && !path.is_symlink() {
             // What goes away meanwhile is none of it.
             let _gone = gather(top, &path, found);
-        } else if is_record && let Ok(text) = fs::read_to_string(&path) {
-            let name = path.strip_prefix(top).unwrap_or(&path).display().to_string();
-            found.push((
-                name,
-                serde_json::from_str(&text)
-                    .unwrap_or_else(|error| json!({ "unreadable": error.to_string() })),
-            ));
+        } else if path.ends_with("supervisor.log") {
+            found.push((name, Content::Text(fs::read_to_string(&path).unwrap_or_default())));
+        } else if is_record(&path)
+            && let Ok(text) = fs::read_to_string(&path)
+        {
+            let unreadable = |error: serde_json::Error| json!({ "unreadable": error.to_string() });
+            found.push((name, Content::Json(serde_json::from_str(&text).unwrap_or_else(unreadable))));
         }
     }
     Ok(())
+}
+
+/// What the supervisor will be told has everything of the specification once more, in places of its own.
+fn is_record(path: &Path) -> bool {
+    path.extension().is_some_and(|end| end == "json") && !path.ends_with("plan.json")
 }
 
 /// The processes that mind pods: how they are, what they wait in, what they cost.

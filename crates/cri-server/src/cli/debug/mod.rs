@@ -70,7 +70,7 @@ enum Content {
     Json(Value),
     Text(String),
     /// Documents of their own, by names below this one.
-    Several(Vec<(String, Value)>),
+    Several(Vec<(String, Content)>),
 }
 
 const PARTS: [Part; 11] = [
@@ -115,13 +115,7 @@ fn write(subject: &Subject, (path, problem): (&Path, Option<String>)) -> io::Res
     let mut errors: Vec<String> = problem.into_iter().collect();
     for part in &PARTS {
         match (part.make)(subject) {
-            Ok(Content::Json(value)) => dump.add(part.name, &format!("{:#}\n", redact::json(value)))?,
-            Ok(Content::Text(text)) => dump.add(part.name, &redact::text(&text))?,
-            Ok(Content::Several(documents)) => {
-                for (name, value) in documents {
-                    dump.add(&format!("{}/{name}", part.name), &format!("{:#}\n", redact::json(value)))?;
-                }
-            }
+            Ok(content) => add(&mut dump, (part.name, content))?,
             Err(why) => errors.push(redact::text(&format!("{}: {why}", part.name))),
         }
     }
@@ -130,6 +124,17 @@ fn write(subject: &Subject, (path, problem): (&Path, Option<String>)) -> io::Res
     }
     dump.finish()?;
     Ok(errors)
+}
+
+/// Adds a file, or several, without secrets.
+fn add(dump: &mut Dump, (name, content): (&str, Content)) -> io::Result<()> {
+    match content {
+        Content::Json(value) => dump.add(name, &format!("{:#}\n", redact::json(value))),
+        Content::Text(text) => dump.add(name, &redact::text(&text)),
+        Content::Several(files) => files
+            .into_iter()
+            .try_for_each(|(below, content)| add(dump, (&format!("{name}/{below}"), content))),
+    }
 }
 
 async fn inspect(endpoint: &Endpoint) -> Result<String, ClientError> {
