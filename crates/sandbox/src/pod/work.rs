@@ -139,7 +139,7 @@ impl Work {
             | Self::Bury
             | Self::Seek(_)
             | Self::KillStrays(_)
-            | Self::Dismantle(_)
+            | Self::Dismantle(..)
             | Self::Erase(_)
             | Self::Weigh { .. } => None,
         }
