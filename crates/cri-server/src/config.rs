@@ -22,7 +22,7 @@ pub(crate) use containers::ContainersConfig;
 use handlers::HandlerConfig;
 pub(crate) use images::ImagesConfig;
 pub(crate) use logs::{JOURNALD, LogsConfig};
-pub(crate) use metrics::MetricsConfig;
+pub(crate) use metrics::{MetricsConfig, SeriesGroup};
 pub(crate) use network::{AnnotationsConfig, IpPreference, NetworkConfig};
 use registry::RegistryConfig;
 pub(crate) use streaming::StreamingConfig;

@@ -23,6 +23,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio_stream::wrappers::UnixListenerStream;
 
+use crate::adapters::DiskOf;
 use crate::adapters::network::CniNetwork;
 use crate::adapters::rootfs::ImageRootfs;
 use crate::adapters::scopes::SystemdScopes;
@@ -225,7 +226,8 @@ async fn open(
     let layers = config.root.join("containers");
     let streams = streams(config, &pods)?;
     let (config, layers) = (config.clone(), layers);
-    let runtime = Runtime { pods, networks, pod_cidrs, streams, config, layers, ending };
+    let disk = DiskOf::default();
+    let runtime = Runtime { pods, networks, pod_cidrs, streams, config, layers, disk, ending };
     Ok((runtime, Images { images }))
 }
 
