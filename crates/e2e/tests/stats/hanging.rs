@@ -9,8 +9,8 @@ use proto::runtime::v1 as cri;
 
 use super::{container, sandboxes, value};
 
-/// Less than any deadline in the daemon, and plenty for a list of two.
-const PROMPT: Duration = Duration::from_millis(1500);
+/// Less than the daemon waits for a supervisor's answer (5 s), and plenty for a list of two.
+const PROMPT: Duration = Duration::from_secs(4);
 
 fn supervisor(pod: &Pod) -> Pid {
     let record = pod.node.path("state/pods").join(&pod.id).join("record.json");

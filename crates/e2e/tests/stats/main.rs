@@ -6,9 +6,7 @@ mod hanging;
 mod series;
 mod usage;
 
-use std::time::Duration;
-
-use e2e::{Pod, until};
+use e2e::Pod;
 use proto::runtime::v1 as cri;
 
 /// A number in a file of a container's or pod's cgroup.
@@ -43,9 +41,4 @@ async fn sandboxes(pod: &Pod, filter: cri::PodSandboxStatsFilter) -> Vec<cri::Po
 
 fn value(value: &Option<cri::UInt64Value>) -> u64 {
     value.as_ref().expect("a value").value
-}
-
-/// Looks until what the daemon says is between two readings of the kernel's file, or near them: between them time passes.
-async fn agrees<T: std::fmt::Debug, F: Future<Output = Result<(), T>>>(what: &str, look: impl Fn() -> F) {
-    until(Duration::from_secs(20), what, look).await;
 }

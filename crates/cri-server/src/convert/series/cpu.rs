@@ -2,27 +2,25 @@
 
 use sandbox::stats::{CpuModes, Pressure, Throttling};
 
-use super::{Container, OfBoth, OfContainers, Put, Series, counter, gauge, seconds};
+use super::{Both, Container, Containers, Put, Series, counter, gauge, seconds};
 
 pub(super) static SERIES: &[Series] = &[
     counter(
         "container_cpu_user_seconds_total",
         "Processor time in user mode, in seconds",
-        OfBoth(|stats, put| {
-            put.some(stats.cpu_detail.modes.map(|CpuModes { user_ns, .. }| seconds(user_ns)))
-        }),
+        Both(|stats, put| put.some(stats.cpu_detail.modes.map(|CpuModes { user_ns, .. }| seconds(user_ns)))),
     ),
     counter(
         "container_cpu_system_seconds_total",
         "Processor time in the kernel, in seconds",
-        OfBoth(|stats, put| {
+        Both(|stats, put| {
             put.some(stats.cpu_detail.modes.map(|CpuModes { system_ns, .. }| seconds(system_ns)))
         }),
     ),
     counter(
         "container_cpu_usage_seconds_total",
         "Processor time, in seconds",
-        OfBoth(|stats, put| {
+        Both(|stats, put| {
             if let Some(cpu) = stats.cpu {
                 put.labelled(&["total"], seconds(cpu.usage_ns));
             }
@@ -32,29 +30,29 @@ pub(super) static SERIES: &[Series] = &[
     counter(
         "container_cpu_cfs_periods_total",
         "Periods of the quota that have passed",
-        OfContainers(|container, put| put.some(throttling(container).map(|found| found.periods))),
+        Containers(|container, put| put.some(throttling(container).map(|found| found.periods))),
     ),
     counter(
         "container_cpu_cfs_throttled_periods_total",
         "Periods in which the quota was used up",
-        OfContainers(|container, put| put.some(throttling(container).map(|found| found.throttled_periods))),
+        Containers(|container, put| put.some(throttling(container).map(|found| found.throttled_periods))),
     ),
     counter(
         "container_cpu_cfs_throttled_seconds_total",
         "Time that was held back by the quota, in seconds",
-        OfContainers(|container, put| {
+        Containers(|container, put| {
             put.some(throttling(container).map(|found| seconds(found.throttled_ns)));
         }),
     ),
     counter(
         "container_cpu_cfs_burst_periods_total",
         "Periods in which saved time was used",
-        OfContainers(|container, put| put.some(throttling(container).map(|found| found.burst_periods))),
+        Containers(|container, put| put.some(throttling(container).map(|found| found.burst_periods))),
     ),
     counter(
         "container_cpu_cfs_burst_seconds_total",
         "Saved time that was used, in seconds",
-        OfContainers(|container, put| put.some(throttling(container).map(|found| seconds(found.burst_ns)))),
+        Containers(|container, put| put.some(throttling(container).map(|found| seconds(found.burst_ns)))),
     ),
 ];
 
@@ -68,17 +66,17 @@ pub(super) static LOAD: &[Series] = &[
     gauge(
         "container_cpu_load_average_10s",
         "Threads that run or could, of the last ten seconds, in thousandths",
-        OfContainers(|container, put| put.some(load(container).map(|(running, _)| thousandths(running)))),
+        Containers(|container, put| put.some(load(container).map(|(running, _)| thousandths(running)))),
     ),
     gauge(
         "container_cpu_load_d_average_10s",
         "Threads that wait and can't be woken, of the last ten seconds, in thousandths",
-        OfContainers(|container, put| put.some(load(container).map(|(_, stuck)| thousandths(stuck)))),
+        Containers(|container, put| put.some(load(container).map(|(_, stuck)| thousandths(stuck)))),
     ),
     gauge(
         "container_tasks_state",
         "Threads in each state",
-        OfContainers(|container, put| {
+        Containers(|container, put| {
             let Some(states) = container.used.processes.and_then(|processes| processes.states) else {
                 return;
             };
@@ -104,32 +102,32 @@ pub(super) static PRESSURE: &[Series] = &[
     counter(
         "container_pressure_cpu_stalled_seconds_total",
         "Time in which all waited for a processor, in seconds",
-        OfBoth(|stats, put| stalled(stats.pressure.cpu, put)),
+        Both(|stats, put| stalled(stats.pressure.cpu, put)),
     ),
     counter(
         "container_pressure_cpu_waiting_seconds_total",
         "Time in which some waited for a processor, in seconds",
-        OfBoth(|stats, put| waiting(stats.pressure.cpu, put)),
+        Both(|stats, put| waiting(stats.pressure.cpu, put)),
     ),
     counter(
         "container_pressure_memory_stalled_seconds_total",
         "Time in which all waited for memory, in seconds",
-        OfBoth(|stats, put| stalled(stats.pressure.memory, put)),
+        Both(|stats, put| stalled(stats.pressure.memory, put)),
     ),
     counter(
         "container_pressure_memory_waiting_seconds_total",
         "Time in which some waited for memory, in seconds",
-        OfBoth(|stats, put| waiting(stats.pressure.memory, put)),
+        Both(|stats, put| waiting(stats.pressure.memory, put)),
     ),
     counter(
         "container_pressure_io_stalled_seconds_total",
         "Time in which all waited for input or output, in seconds",
-        OfBoth(|stats, put| stalled(stats.pressure.io, put)),
+        Both(|stats, put| stalled(stats.pressure.io, put)),
     ),
     counter(
         "container_pressure_io_waiting_seconds_total",
         "Time in which some waited for input or output, in seconds",
-        OfBoth(|stats, put| waiting(stats.pressure.io, put)),
+        Both(|stats, put| waiting(stats.pressure.io, put)),
     ),
 ];
 

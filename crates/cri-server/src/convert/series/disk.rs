@@ -2,31 +2,31 @@
 
 use sandbox::stats::{DeviceIo, IoCost, Stats};
 
-use super::{Container, Disk, OfBoth, OfContainers, Put, Series, counter, gauge};
+use super::{Both, Container, Containers, Disk, Put, Series, counter, gauge};
 
 pub(super) static SPACE: &[Series] = &[
     gauge(
         "container_fs_inodes_free",
         "Inodes that are free for the writable layer",
-        OfContainers(|container, put| on_disk(container, put, |disk, _| disk.free_inodes)),
+        Containers(|container, put| on_disk(container, put, |disk, _| disk.free_inodes)),
     )
     .by(&["device"]),
     gauge(
         "container_fs_inodes_total",
         "Inodes that there are for the writable layer",
-        OfContainers(|container, put| on_disk(container, put, |disk, _| disk.inodes)),
+        Containers(|container, put| on_disk(container, put, |disk, _| disk.inodes)),
     )
     .by(&["device"]),
     gauge(
         "container_fs_limit_bytes",
         "Bytes that there are for the writable layer",
-        OfContainers(|container, put| on_disk(container, put, |disk, _| disk.bytes)),
+        Containers(|container, put| on_disk(container, put, |disk, _| disk.bytes)),
     )
     .by(&["device"]),
     gauge(
         "container_fs_usage_bytes",
         "What the writable layer takes, in bytes",
-        OfContainers(|container, put| on_disk(container, put, |_, used| used)),
+        Containers(|container, put| on_disk(container, put, |_, used| used)),
     )
     .by(&["device"]),
 ];
@@ -41,49 +41,53 @@ pub(super) static IO: &[Series] = &[
     counter(
         "container_fs_reads_bytes_total",
         "Bytes read",
-        OfBoth(|s, put| by_device(s, put, |io| io.bytes.read)),
+        Both(|s, put| by_device(s, put, |io| io.bytes.read)),
     )
     .by(&["device"]),
-    counter("container_fs_reads_total", "Reads", OfBoth(|s, put| by_device(s, put, |io| io.operations.read)))
+    counter("container_fs_reads_total", "Reads", Both(|s, put| by_device(s, put, |io| io.operations.read)))
         .by(&["device"]),
     counter(
         "container_fs_writes_bytes_total",
         "Bytes written",
-        OfBoth(|s, put| by_device(s, put, |io| io.bytes.write)),
+        Both(|s, put| by_device(s, put, |io| io.bytes.write)),
     )
     .by(&["device"]),
     counter(
         "container_fs_writes_total",
         "Writes",
-        OfBoth(|s, put| by_device(s, put, |io| io.operations.write)),
+        Both(|s, put| by_device(s, put, |io| io.operations.write)),
     )
     .by(&["device"]),
     counter(
         "container_fs_io_cost_usage_seconds_total",
         "Time of the device that io.cost has counted, in seconds",
-        OfBoth(|s, put| by_cost(s, put, |cost| cost.usage_us)),
+        Both(|s, put| by_cost(s, put, |cost| cost.usage_us)),
     )
     .by(&["device"]),
     counter(
         "container_fs_io_cost_wait_seconds_total",
         "Time that was waited for the device by io.cost, in seconds",
-        OfBoth(|s, put| by_cost(s, put, |cost| cost.wait_us)),
+        Both(|s, put| by_cost(s, put, |cost| cost.wait_us)),
     )
     .by(&["device"]),
     counter(
         "container_fs_io_cost_indebt_seconds_total",
         "Time in debt by io.cost, in seconds",
-        OfBoth(|s, put| by_cost(s, put, |cost| cost.indebt_us)),
+        Both(|s, put| by_cost(s, put, |cost| cost.indebt_us)),
     )
     .by(&["device"]),
     counter(
         "container_fs_io_cost_indelay_seconds_total",
         "Time that was delayed for debts by io.cost, in seconds",
-        OfBoth(|s, put| by_cost(s, put, |cost| cost.indelay_us)),
+        Both(|s, put| by_cost(s, put, |cost| cost.indelay_us)),
     )
     .by(&["device"]),
-    counter("container_blkio_device_usage_total", "Bytes by device and operation", OfBoth(by_operation))
-        .by(&["device", "major", "minor", "operation"]),
+    counter("container_blkio_device_usage_total", "Bytes by device and operation", Both(by_operation)).by(&[
+        "device",
+        "major",
+        "minor",
+        "operation",
+    ]),
 ];
 
 fn by_device(stats: &Stats, put: &mut Put<'_>, value: fn(&DeviceIo) -> u64) {

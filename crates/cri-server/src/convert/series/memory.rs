@@ -2,105 +2,101 @@
 
 use sandbox::stats::MemoryStats;
 
-use super::{OfBoth, OfContainers, Put, Series, counter, gauge};
+use super::{Both, Containers, Put, Series, counter, gauge};
 
 pub(super) static SERIES: &[Series] = &[
     gauge(
         "container_memory_cache",
         "Page cache, in bytes",
-        OfBoth(|s, put| put.some(s.memory.map(|m| m.cache))),
+        Both(|s, put| put.some(s.memory.map(|m| m.cache))),
     ),
     gauge(
         "container_memory_rss",
         "Anonymous memory, in bytes",
-        OfBoth(|s, put| put.some(s.memory.map(|m| m.rss))),
+        Both(|s, put| put.some(s.memory.map(|m| m.rss))),
     ),
     gauge(
         "container_memory_kernel_usage",
         "The kernel's memory on its behalf, in bytes",
-        OfBoth(|s, put| put.some(s.memory.and_then(|m| m.kernel).or(s.memory_detail.kernel))),
+        Both(|s, put| put.some(s.memory.and_then(|m| m.kernel).or(s.memory_detail.kernel))),
     ),
     gauge(
         "container_memory_mapped_file",
         "Files that are mapped, in bytes",
-        OfBoth(|s, put| put.some(s.memory.map(|m| m.mapped_file))),
+        Both(|s, put| put.some(s.memory.map(|m| m.mapped_file))),
     ),
-    gauge(
-        "container_memory_swap",
-        "Swap, in bytes",
-        OfBoth(|s, put| put.some(s.swap.map(|swap| swap.usage))),
-    ),
+    gauge("container_memory_swap", "Swap, in bytes", Both(|s, put| put.some(s.swap.map(|swap| swap.usage)))),
     counter(
         "container_memory_failcnt",
         "How often the limit of memory was hit",
-        OfBoth(|s, put| put.some(s.memory_detail.limit_hits)),
+        Both(|s, put| put.some(s.memory_detail.limit_hits)),
     ),
     gauge(
         "container_memory_usage_bytes",
         "All memory, page cache included, in bytes",
-        OfBoth(|s, put| put.some(s.memory.map(|m| m.usage))),
+        Both(|s, put| put.some(s.memory.map(|m| m.usage))),
     ),
     gauge(
         "container_memory_max_usage_bytes",
         "The most that was used at a time, in bytes",
-        OfBoth(|s, put| put.some(s.memory_detail.peak)),
+        Both(|s, put| put.some(s.memory_detail.peak)),
     ),
     gauge(
         "container_memory_working_set_bytes",
         "Memory that can't be reclaimed easily, in bytes",
-        OfBoth(|s, put| put.some(s.memory.map(|m| m.working_set))),
+        Both(|s, put| put.some(s.memory.map(|m| m.working_set))),
     ),
     gauge(
         "container_memory_total_active_file_bytes",
         "Page cache that was used again, in bytes",
-        OfBoth(|s, put| put.some(s.memory.map(|m| m.active_file))),
+        Both(|s, put| put.some(s.memory.map(|m| m.active_file))),
     ),
     gauge(
         "container_memory_total_inactive_file_bytes",
         "Page cache that would be dropped first, in bytes",
-        OfBoth(|s, put| put.some(s.memory.map(|m| m.inactive_file))),
+        Both(|s, put| put.some(s.memory.map(|m| m.inactive_file))),
     ),
-    counter("container_memory_failures_total", "Page faults", OfBoth(|s, put| faults(s.memory, put)))
+    counter("container_memory_failures_total", "Page faults", Both(|s, put| faults(s.memory, put)))
         .by(&["failure_type", "scope"]),
     counter(
         "container_memory_events_high_total",
         "How often usage was above memory.high",
-        OfBoth(|s, put| put.some(s.memory_detail.high_events)),
+        Both(|s, put| put.some(s.memory_detail.high_events)),
     ),
     counter(
         "container_memory_events_max_total",
         "How often usage was at memory.max",
-        OfBoth(|s, put| put.some(s.memory_detail.limit_hits)),
+        Both(|s, put| put.some(s.memory_detail.limit_hits)),
     ),
     gauge(
         "container_memory_file_dirty_bytes",
         "Page cache that waits to be written, in bytes",
-        OfBoth(|s, put| put.some(s.memory.and_then(|m| m.dirty))),
+        Both(|s, put| put.some(s.memory.and_then(|m| m.dirty))),
     ),
     gauge(
         "container_memory_file_writeback_bytes",
         "Page cache that is being written, in bytes",
-        OfBoth(|s, put| put.some(s.memory.and_then(|m| m.writeback))),
+        Both(|s, put| put.some(s.memory.and_then(|m| m.writeback))),
     ),
     counter(
         "container_memory_pgscan_total",
         "Pages that reclaim has looked at",
-        OfBoth(|s, put| put.some(s.memory.and_then(|m| m.pages_scanned))),
+        Both(|s, put| put.some(s.memory.and_then(|m| m.pages_scanned))),
     ),
     counter(
         "container_memory_pgsteal_total",
         "Pages that reclaim has taken",
-        OfBoth(|s, put| put.some(s.memory.and_then(|m| m.pages_stolen))),
+        Both(|s, put| put.some(s.memory.and_then(|m| m.pages_stolen))),
     ),
     counter(
         "container_memory_workingset_refault_file_total",
         "File pages that were needed again after that",
-        OfBoth(|s, put| put.some(s.memory.and_then(|m| m.refaults_file))),
+        Both(|s, put| put.some(s.memory.and_then(|m| m.refaults_file))),
     ),
     counter(
         "container_memory_workingset_refault_anon_total",
         "Anonymous pages that were needed again after that",
-        OfBoth(|s, put| put.some(s.memory.and_then(|m| m.refaults_anonymous))),
+        Both(|s, put| put.some(s.memory.and_then(|m| m.refaults_anonymous))),
     ),
 ];
 
@@ -118,14 +114,14 @@ fn faults(memory: Option<MemoryStats>, put: &mut Put<'_>) {
 pub(super) static OOM: &[Series] = &[counter(
     "container_oom_events_total",
     "Processes that were killed for want of memory",
-    OfContainers(|container, put| put.some(container.used.usage.counters.memory_detail.oom_kills)),
+    Containers(|container, put| put.some(container.used.usage.counters.memory_detail.oom_kills)),
 )];
 
 pub(super) static HUGE_PAGES: &[Series] = &[
     counter(
         "container_hugetlb_failcnt",
         "How often the limit of huge pages was hit",
-        OfBoth(|s, put| {
+        Both(|s, put| {
             for pages in &s.huge_pages {
                 if let Some(hits) = pages.limit_hits {
                     put.labelled(&[&pages.size], hits);
@@ -137,13 +133,13 @@ pub(super) static HUGE_PAGES: &[Series] = &[
     gauge(
         "container_hugetlb_usage_bytes",
         "Huge pages in use, in bytes",
-        OfBoth(|s, put| s.huge_pages.iter().for_each(|pages| put.labelled(&[&pages.size], pages.usage))),
+        Both(|s, put| s.huge_pages.iter().for_each(|pages| put.labelled(&[&pages.size], pages.usage))),
     )
     .by(&["pagesize"]),
     gauge(
         "container_hugetlb_max_usage_bytes",
         "The most huge pages that were in use at a time, in bytes",
-        OfBoth(|s, put| {
+        Both(|s, put| {
             for pages in &s.huge_pages {
                 if let Some(peak) = pages.peak {
                     put.labelled(&[&pages.size], peak);

@@ -44,14 +44,14 @@ struct Series {
 #[derive(Clone, Copy)]
 enum Values {
     /// Of containers and of pods, from the cgroup.
-    OfBoth(fn(&Stats, &mut Put<'_>)),
+    Both(fn(&Stats, &mut Put<'_>)),
     /// Of containers alone.
-    OfContainers(fn(&Container<'_>, &mut Put<'_>)),
+    Containers(fn(&Container<'_>, &mut Put<'_>)),
     /// Of pods alone.
-    OfPods(fn(&PodUsage, &mut Put<'_>)),
+    Pods(fn(&PodUsage, &mut Put<'_>)),
 }
 
-use Values::{OfBoth, OfContainers, OfPods};
+use Values::{Both, Containers, Pods};
 
 /// A container as the tables see it.
 struct Container<'a> {
@@ -165,9 +165,9 @@ pub(crate) fn pod(used: &PodUsage, groups: &[SeriesGroup], node: &Node) -> cri::
     };
     let of_pod = base("", "", &id, used.pod.cgroup.clone());
     let metrics = collected(groups, node, &of_pod, |series, put| match series.values {
-        OfBoth(find) => find(&used.usage.counters, put),
-        OfPods(find) => find(used, put),
-        OfContainers(_) => {}
+        Both(find) => find(&used.usage.counters, put),
+        Pods(find) => find(used, put),
+        Containers(_) => {}
     });
     let of_container = |(status, usage): &(std::sync::Arc<ContainerStatus>, ContainerUsage)| {
         let image = &status.config.image;
@@ -176,9 +176,9 @@ pub(crate) fn pod(used: &PodUsage, groups: &[SeriesGroup], node: &Node) -> cri::
         let labels = base(&status.config.metadata.name, image, status.id.as_str(), cgroup);
         let container = Container { status, used: usage, node };
         let metrics = collected(groups, node, &labels, |series, put| match series.values {
-            OfBoth(find) => find(&usage.usage.counters, put),
-            OfContainers(find) => find(&container, put),
-            OfPods(_) => {}
+            Both(find) => find(&usage.usage.counters, put),
+            Containers(find) => find(&container, put),
+            Pods(_) => {}
         });
         cri::ContainerMetrics { container_id: status.id.to_string(), metrics }
     };

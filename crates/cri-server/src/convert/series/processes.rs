@@ -3,42 +3,42 @@
 use sandbox::ProcessUsage;
 use sandbox::stats::TaskStats;
 
-use super::{Container, OfContainers, Series, gauge};
+use super::{Container, Containers, Series, gauge};
 
 pub(super) static SERIES: &[Series] = &[
     gauge(
         "container_processes",
         "Processes",
-        OfContainers(|container, put| put.some(processes(container).map(|found| found.count))),
+        Containers(|container, put| put.some(processes(container).map(|found| found.count))),
     ),
     gauge(
         "container_file_descriptors",
         "Descriptors that are open",
-        OfContainers(|container, put| {
+        Containers(|container, put| {
             put.some(processes(container).and_then(|found| found.descriptors).map(|found| found.open));
         }),
     ),
     gauge(
         "container_sockets",
         "Sockets that are open",
-        OfContainers(|container, put| {
+        Containers(|container, put| {
             put.some(processes(container).and_then(|found| found.descriptors?.sockets));
         }),
     ),
     gauge(
         "container_threads_max",
         "Threads that there may be; 0 for no limit",
-        OfContainers(|container, put| put.some(tasks(container).map(|tasks| tasks.limit.unwrap_or(0)))),
+        Containers(|container, put| put.some(tasks(container).map(|tasks| tasks.limit.unwrap_or(0)))),
     ),
     gauge(
         "container_threads",
         "Threads",
-        OfContainers(|container, put| put.some(tasks(container).map(|tasks| tasks.current))),
+        Containers(|container, put| put.some(tasks(container).map(|tasks| tasks.current))),
     ),
     gauge(
         "container_ulimits_soft",
         "Soft limits of the first process",
-        OfContainers(|container, put| {
+        Containers(|container, put| {
             if let Some(limit) = processes(container).and_then(|found| found.open_files_limit) {
                 put.labelled(&["max_open_files"], limit);
             }

@@ -2,7 +2,7 @@
 
 use sandbox::ContainerPhase;
 
-use super::{Container, OfContainers, OfPods, Series, gauge, seconds};
+use super::{Container, Containers, Series, gauge, seconds};
 
 /// What a container has that nothing was said of (Documentation/scheduler/sched-bwc.rst, in microseconds; cgroup-v1/cgroups.rst).
 const USUAL_PERIOD: u64 = 100_000;
@@ -11,31 +11,31 @@ const USUAL_SHARES: u64 = 1024;
 pub(super) static ALWAYS: &[Series] = &[gauge(
     "container_last_seen",
     "When it was looked at last, in seconds since the epoch",
-    OfContainers(|container, put| put.some(time(container.used.usage.at))),
+    Containers(|container, put| put.some(time(container.used.usage.at))),
 )];
 
 pub(super) static SERIES: &[Series] = &[
     gauge(
         "container_creation_time_seconds",
         "When it was made, in seconds since the epoch",
-        OfContainers(|container, put| put.some(time(container.status.created_at))),
+        Containers(|container, put| put.some(time(container.status.created_at))),
     ),
     gauge(
         "container_start_time_seconds",
         "When it was started, in seconds since the epoch",
-        OfContainers(|container, put| put.some(started(container))),
+        Containers(|container, put| put.some(started(container))),
     ),
     gauge(
         "container_spec_cpu_period",
         "Period of the quota, in microseconds",
-        OfContainers(|container, put| {
+        Containers(|container, put| {
             put.value(container.status.resources.cpu_period.unwrap_or(USUAL_PERIOD));
         }),
     ),
     gauge(
         "container_spec_cpu_quota",
         "Processor time in a period, in microseconds; missing without a quota",
-        OfContainers(|container, put| {
+        Containers(|container, put| {
             let quota = container.status.resources.cpu_quota.filter(|quota| *quota > 0);
             put.some(quota.and_then(|quota| u64::try_from(quota).ok()));
         }),
@@ -43,14 +43,14 @@ pub(super) static SERIES: &[Series] = &[
     gauge(
         "container_spec_cpu_shares",
         "Share of the processors, on the scale of cgroup v1",
-        OfContainers(|container, put| {
+        Containers(|container, put| {
             put.value(container.status.resources.cpu_shares.unwrap_or(USUAL_SHARES));
         }),
     ),
     gauge(
         "container_spec_memory_limit_bytes",
         "Limit of memory, in bytes; 0 for none",
-        OfContainers(|container, put| {
+        Containers(|container, put| {
             let memory = container.used.usage.counters.memory;
             put.some(memory.map(|memory| memory.limit.unwrap_or(0)));
         }),
@@ -58,7 +58,7 @@ pub(super) static SERIES: &[Series] = &[
     gauge(
         "container_spec_memory_swap_limit_bytes",
         "Limit of swap (with cgroup v1: of memory and swap), in bytes; 0 for none",
-        OfContainers(|container, put| {
+        Containers(|container, put| {
             let swap = container.used.usage.counters.swap;
             put.some(swap.map(|swap| swap.limit_with_memory.or(swap.limit).unwrap_or(0)));
         }),
@@ -66,7 +66,7 @@ pub(super) static SERIES: &[Series] = &[
     gauge(
         "container_spec_memory_reservation_limit_bytes",
         "Memory that is left to it under pressure (memory.min), in bytes; 0 for none",
-        OfContainers(|container, put| {
+        Containers(|container, put| {
             let least = container.status.resources.unified.get("memory.min");
             put.value(least.and_then(|bytes| bytes.trim().parse().ok()).unwrap_or(0));
         }),

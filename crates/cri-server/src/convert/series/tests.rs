@@ -98,8 +98,9 @@ fn names_and_labels_are_those_of_cadvisor() {
     assert_eq!(named.len(), ours.len(), "each once: kubelet keeps one descriptor a name");
     for series in chosen(&SeriesGroup::ALL) {
         let counts = series.kind == cri::MetricType::Counter;
-        let is_odd = ["container_memory_failcnt", "container_hugetlb_failcnt"].contains(&series.name);
-        assert_eq!(counts, series.name.ends_with("_total") || is_odd, "{}", series.name);
+        let is_one = series.name.ends_with("_failcnt")
+            || series.name.ends_with("_total") && series.name != "container_fs_inodes_total";
+        assert_eq!(counts, is_one, "{}", series.name);
     }
 }
 

@@ -107,7 +107,9 @@ fn parts(text: &str) -> (MemoryStats, Option<SwapStats>) {
 pub(super) fn memory_detail(reader: &mut Reader, directory: &Path, stats: &mut Stats) -> Result<(), Error> {
     let detail = &mut stats.memory_detail;
     detail.peak = reader.number(directory, "memory.max_usage_in_bytes")?;
-    detail.limit_hits = reader.number(directory, "memory.failcnt")?;
+    // Where no swap may be used both limits are one, and it is the other one that is hit.
+    let of_both = reader.number(directory, "memory.memsw.failcnt")?.unwrap_or(0);
+    detail.limit_hits = reader.number(directory, "memory.failcnt")?.map(|hits| hits.saturating_add(of_both));
     if let Some(text) = reader.text(directory, "memory.oom_control")? {
         flat_keyed(text, |key, value| {
             if key == "oom_kill" {

@@ -8,7 +8,7 @@
 //! | cpu | `cpuacct.usage` | `cpu.stat` |
 //! | cpu detail | `cpuacct.stat`, `cpu.stat` | the same file |
 //! | memory | `memory.{usage_in_bytes,stat,limit_in_bytes}` | `memory.{current,stat,max,swap.current,swap.max}` |
-//! | memory detail | `memory.{max_usage_in_bytes,failcnt,kmem.usage_in_bytes,oom_control}` | `memory.{peak,events}` |
+//! | memory detail | `memory.{max_usage_in_bytes,failcnt,memsw.failcnt,kmem.usage_in_bytes,oom_control}` | `memory.{peak,events}` |
 //! | pressure | as in version 2, where its tree stands beside | `{cpu,memory,io}.pressure` |
 //! | tasks | `pids.{current,max}` | the same |
 //! | io | `blkio.throttle.{io_service_bytes,io_serviced}_recursive` | `io.stat` |
