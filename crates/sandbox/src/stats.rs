@@ -7,7 +7,7 @@
 //! | writable layers | walks, each container's own (`layers`) | costs the first answer two seconds, later ones nothing |
 //!
 //! Nothing is looked at that nobody asks for, and nothing here asks a supervisor. What is kept for a container between two looks is
-//! in its entry of the registry and goes with it ([`Kept`]).
+//! in its entry of the registry and goes with it (`Kept`).
 //! Not here: what the kernel's files say and mean (see the runtime crate), names of metrics.
 
 mod layers;
@@ -74,7 +74,7 @@ pub struct Usage {
     pub at: i64,
     /// What its cgroup says.
     pub counters: Stats,
-    /// Processor time of late, in nanoseconds a second; [`rate`] says over which time.
+    /// Processor time of late, in nanoseconds a second; docs/stats.md says over which time.
     pub nano_cores: Option<u64>,
 }
 

@@ -1,6 +1,6 @@
 //! Readings of directories with the files of real cgroups: of version 1 with a version 2 tree beside it (Linux 6.18), and of version 2
-//! (Debian's 6.12), each limited and busy when they were taken. blkio's two and
-//! `memory.memsw.failcnt` are written by hand: that machine's disk is counted by nobody.
+//! (Debian's 6.12), each limited and busy when they were taken. blkio's two and `memory.memsw.failcnt` are written by hand: that
+//! machine's disk is counted by nobody, and its limit was never hit.
 
 use std::path::{Path, PathBuf};
 
