@@ -7,7 +7,7 @@ BIN := $(TARGET)/release
 STATIC := -- -C target-feature=+crt-static -C relocation-model=static
 STATIC_DIR := $(TARGET)/static
 
-.PHONY: help setup build demo test test-guest critest-guest check prove bench doc fmt clean check-setup test-setup
+.PHONY: help setup build install deb demo test test-guest test-kube critest-guest check prove bench doc fmt clean check-setup test-setup
 help:
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -19,6 +19,13 @@ build: setup ## builds knarr, knarr-supervisor and the demo's workload into targ
 	cargo rustc --release --locked -p runtime --features supervisor --bin knarr-supervisor --target-dir $(STATIC_DIR) $(STATIC)
 	cargo rustc --release --locked -p demo-workload --target-dir $(STATIC_DIR) $(STATIC)
 	install -m 755 $(STATIC_DIR)/release/knarr-supervisor $(STATIC_DIR)/release/knarr-demo-workload $(BIN)/
+
+install: ## installs what `make build` has built, with unit, man pages and documents; PREFIX (/usr/local), DESTDIR
+	packaging/install $(BIN)
+
+deb: build ## a Debian package of it, in target
+	@scripts/setup.sh deb
+	packaging/deb $(BIN) $(TARGET)
 
 demo: build ## the main job on its own: a registry, a pull, a pod with a network, logs, exec, stats
 	$(BIN)/knarr demo
@@ -44,6 +51,9 @@ test: test-setup build ## everything: pure tests, crate tests with real kernels,
 
 test-guest: test-setup build ## the tests for every kind of host in a virtual machine: cgroup v2 with cgroupfs and systemd, AppArmor, SELinux
 	KNARR_BIN_DIR=$(BIN) crates/e2e/guest/test full $(KINDS)
+
+test-kube: test-setup build ## scenarios with a real kubelet and a cluster (docs/kubernetes.md); NAMES are parts of names, KNARR_KUBE_RUNTIME=containerd
+	KNARR_BIN_DIR=$(BIN) crates/e2e/kube/test full $(NAMES)
 
 critest-guest: build ## Kubernetes' critest (on PATH) in the virtual machine; FLAGS are its own, KNARR_CRITEST_REGISTRY has its images
 	KNARR_BIN_DIR=$(BIN) crates/e2e/guest/critest $(FLAGS)

@@ -13,6 +13,7 @@ mod dead_mount;
 mod disk;
 mod driver;
 pub mod image;
+pub mod kube;
 pub mod leaks;
 pub mod needs;
 mod netns;
@@ -33,7 +34,7 @@ pub use node::{Network, Node, Setup};
 pub use pod::Pod;
 pub use registry::Registry;
 pub use scripted::Scripted;
-pub use until::{patience, until};
+pub use until::{patience, until, until_each};
 
 /// Messages and enums of the contract, as the independent client has them.
 pub use k8s_cri::v1 as cri;

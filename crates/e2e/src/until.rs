@@ -28,7 +28,23 @@ pub fn patience(deadline: Duration) -> Duration {
 ///
 /// # Panics
 /// When [`patience`] for `deadline` is at its end; the message says `what` was waited for and the last `Err` that was observed.
-pub async fn until<T, E, F>(deadline: Duration, what: &str, mut observe: impl FnMut() -> F) -> T
+pub async fn until<T, E, F>(deadline: Duration, what: &str, observe: impl FnMut() -> F) -> T
+where
+    E: Debug,
+    F: Future<Output = Result<T, E>>,
+{
+    until_each((INTERVAL, deadline), what, observe).await
+}
+
+/// The same for an observation that costs the observed more: with the interval between two.
+///
+/// # Panics
+/// As [`until`].
+pub async fn until_each<T, E, F>(
+    (interval, deadline): (Duration, Duration),
+    what: &str,
+    mut observe: impl FnMut() -> F,
+) -> T
 where
     E: Debug,
     F: Future<Output = Result<T, E>>,
@@ -41,7 +57,7 @@ where
             Err(last) if Instant::now() >= end => {
                 panic!("gave up after {deadline:?} waiting for {what}: {last:?}")
             }
-            Err(_) => tokio::time::sleep(INTERVAL).await,
+            Err(_) => tokio::time::sleep(interval).await,
         }
     }
 }

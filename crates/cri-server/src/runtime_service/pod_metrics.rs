@@ -1,6 +1,7 @@
 //! The metrics of pods that kubelet asks for.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use proto::runtime::v1 as cri;
 use sandbox::stats::device_name;
@@ -11,17 +12,18 @@ use crate::adapters::limited;
 use crate::convert::series::{self, Node};
 
 pub(super) fn descriptors(runtime: &Runtime) -> Vec<cri::MetricDescriptor> {
-    series::descriptors(&runtime.config.metrics.pods)
+    series::descriptors(&runtime.config.borrow().metrics.pods)
 }
 
 /// Of pods that are ready. All is read before the first one is written down; that happens as they are taken.
 pub(super) async fn list(runtime: &Runtime) -> impl Iterator<Item = cri::PodSandboxMetrics> + Send + use<> {
-    let groups = runtime.config.metrics.pods.clone();
+    let config = Arc::clone(&runtime.config.borrow());
+    let groups = config.metrics.pods.clone();
     let wanted = series::wanted(&groups);
     let ready = PodFilter { phase: Some(PodPhase::Ready), ..PodFilter::default() };
     let disk = async {
         let disk = if wanted.layers { runtime.disk.directory(runtime.layers.clone()).await } else { None };
-        disk.map(|disk| limited(disk, &runtime.config.containers))
+        disk.map(|disk| limited(disk, &config.containers))
     };
     // Without a series there is nothing to look at.
     let used =
