@@ -40,7 +40,7 @@ use handlers::HandlerConfig;
 pub(crate) use images::ImagesConfig;
 pub(crate) use load::{ConfigError, Loaded, Sources, USUAL};
 pub(crate) use logs::{JOURNALD, LogsConfig};
-pub(crate) use metrics::MetricsConfig;
+pub(crate) use metrics::{MetricsConfig, SeriesGroup};
 pub(crate) use network::{AnnotationsConfig, NetworkConfig};
 use registry::RegistryConfig;
 pub(crate) use streaming::StreamingConfig;

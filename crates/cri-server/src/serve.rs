@@ -24,6 +24,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio_stream::wrappers::UnixListenerStream;
 
+use crate::adapters::DiskOf;
 use crate::adapters::network::CniNetwork;
 use crate::adapters::plugins::{NodeContainers, NodePlugins};
 use crate::adapters::rootfs::ImageRootfs;
@@ -280,7 +281,8 @@ async fn open(
     }
     let layers = config.root.join("containers");
     let streams = streams(&config, &pods)?;
-    let runtime = Runtime { pods, networks, pod_cidrs, streams, config: running, layers, ending };
+    let disk = DiskOf::default();
+    let runtime = Runtime { pods, networks, pod_cidrs, streams, config: running, layers, disk, ending };
     let images = Images { images, pods: runtime.pods.clone() };
     Ok((runtime, images, plugins))
 }

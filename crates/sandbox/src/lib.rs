@@ -86,7 +86,7 @@ pub use runtime::{close_on_exec_above_stdio, give_back_large_blocks, give_back_m
 pub use scopes::{Scope, ScopeError, Scopes};
 pub use selinux::selinux_of_host;
 pub use signal::Signal;
-pub use stats::{ContainerUsage, Usage};
+pub use stats::{ContainerUsage, PodUsage, ProcessUsage, Usage, Wanted};
 pub use streams::{End, Ending, Input, Output, StreamChoice, StreamSession, Terminal};
 pub use supervisor::trial::try_user_namespaces;
 pub use users::UserMap;

@@ -41,6 +41,7 @@ use Part::{Addresses, Images, Log, Networks, Pods};
 const OPENED_ONCE: &str = "what is in use is opened at the start";
 const LOCATION: &str = "what is there would have to be moved";
 const PODS_HAVE_IT: &str = "pods that are there were made by it";
+const ASKED_ONCE: &str = "kubelet asks at its own start what there is";
 const LISTENS: &str = "an address is taken at the start";
 
 /// All keys. That of a map stands for all that is in it.
@@ -97,6 +98,7 @@ pub(crate) const KEYS: &[Key] = &[
     key("logs.size_limit", Reload(&[Pods])),
     key("logs.journald", Reload(&[Pods])),
     key("metrics.listen", Restart(LISTENS)),
+    key("metrics.pods", Restart(ASKED_ONCE)),
     key("nri.enable", Restart(OPENED_ONCE)),
     key("nri.socket", Restart(LISTENS)),
     key("nri.plugin_dir", Restart(OPENED_ONCE)),

@@ -212,17 +212,16 @@ impl Pods {
     /// # Errors
     /// [`Error::NotFound`], [`Error::Step`] when its counters can't be read.
     pub async fn container_stats(&self, id: &str) -> Result<ContainerUsage, Error> {
-        let container = self.shared.registry.container(id)?;
-        let pod = self.shared.registry.pod(container.pod.as_str())?;
-        stats::container(&self.shared, &container.status, &pod).await
+        let (container, pod) = self.shared.registry.container_and_pod(id)?;
+        stats::container(&self.shared, (&container, &pod)).await
     }
 
-    /// What all containers use that a filter matches. One that ends meanwhile is left out. Safe to cancel.
+    /// What all containers use that run and that a filter matches. One that ends meanwhile is left out. Safe to cancel.
     pub async fn containers_stats(
         &self,
         filter: &ContainerFilter,
     ) -> Vec<(Arc<ContainerStatus>, ContainerUsage)> {
-        stats::containers(&self.shared, self.containers(filter)).await
+        stats::containers(&self.shared, self.shared.registry.containers_and_pods(filter)).await
     }
 
     /// The OCI specification of a container, as JSON, with the limits that it has now: for verbose statuses. Safe to cancel.
