@@ -7,7 +7,7 @@
 //! ```
 //! - What a plugin hears is a sequence: nothing is asked while another question is open. So is what happens to one pod, whose news are queued
 //!   in the order in which they happen.
-//! - A plugin is let in between two events, when no [`Window`](crate::Window) is open. While one waits for that, questions that would open one
+//! - A plugin is let in between two events, when no [`Window`] is open. While one waits for that, questions that would open one
 //!   wait; everything else goes on, so that windows close.
 //! - Changes of other containers and evictions are carried out by whoever asked, not here: they may need the hub themselves.
 //!

@@ -47,9 +47,9 @@ async fn one_that_comes_while_something_is_made_for_ever_is_sent_away_and_nobody
     let window = world.nri.pass().expect("nobody is there");
     let mut late = Stub::registered(&world.socket, ("10", "late"), 0).await;
     world.idle(false).await;
-    let (_, _other) = world.nri.create(creation("c")).await.unwrap();
+    let (_, other) = world.nri.create(creation("c")).await.unwrap();
     assert_eq!(late.closed().await, Vec::<String>::new(), "it was told of nothing");
-    drop(window);
+    drop((window, other));
     Stub::joined(&world.socket, ("10", "again"), &[Event::RunPodSandbox]).await;
 }
 
