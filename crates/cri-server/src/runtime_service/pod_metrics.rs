@@ -1,0 +1,44 @@
+//! The metrics of pods that kubelet asks for.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use proto::runtime::v1 as cri;
+use sandbox::stats::device_name;
+use sandbox::{PodFilter, PodPhase, PodUsage};
+
+use super::Runtime;
+use crate::adapters::limited;
+use crate::convert::series::{self, Node};
+
+pub(super) fn descriptors(runtime: &Runtime) -> Vec<cri::MetricDescriptor> {
+    series::descriptors(&runtime.config.borrow().metrics.pods)
+}
+
+/// Of pods that are ready. All is read before the first one is written down; that happens as they are taken.
+pub(super) async fn list(runtime: &Runtime) -> impl Iterator<Item = cri::PodSandboxMetrics> + Send + use<> {
+    let config = Arc::clone(&runtime.config.borrow());
+    let groups = config.metrics.pods.clone();
+    let wanted = series::wanted(&groups);
+    let ready = PodFilter { phase: Some(PodPhase::Ready), ..PodFilter::default() };
+    let disk = async {
+        let disk = if wanted.layers { runtime.disk.directory(runtime.layers.clone()).await } else { None };
+        disk.map(|disk| limited(disk, &config.containers))
+    };
+    // Without a series there is nothing to look at.
+    let used =
+        async { if groups.is_empty() { Vec::new() } else { runtime.pods.pods_stats(&ready, &wanted).await } };
+    let (disk, used) = tokio::join!(disk, used);
+    let node = Node { disk, devices: devices(&used) };
+    used.into_iter().map(move |pod| series::pod(&pod, &groups, &node))
+}
+
+/// The paths of the devices that something went to or came from.
+fn devices(used: &[PodUsage]) -> HashMap<(u32, u32), String> {
+    let of_containers = used.iter().flat_map(|pod| &pod.containers).map(|(_, container)| &container.usage);
+    let all = used.iter().map(|pod| &pod.usage).chain(of_containers);
+    let numbers: BTreeSet<(u32, u32)> =
+        all.flat_map(|usage| usage.counters.io.iter().map(|io| io.device)).collect();
+    let named = |numbers| Some((numbers, format!("/dev/{}", device_name(numbers)?)));
+    numbers.into_iter().filter_map(named).collect()
+}
