@@ -122,13 +122,15 @@ impl Attachments {
     }
 
     /// A setup for another configuration; see [`crate::Networks::prepare`].
-    pub(crate) fn prepare(&self, config: &Config) -> Result<Arc<Setup>, Error> {
+    pub(crate) async fn prepare(&self, config: &Config) -> Result<Arc<Setup>, Error> {
         let builtin = match &self.configured {
             Configured::Builtin(settings, _) => Some(settings.clone()),
             Configured::Directory => None,
         };
         let config = Config { builtin, ..config.clone() };
-        Setup::open(&config, &self.setup().carrier.runner.owner)
+        let setup = Setup::open(&config, &self.setup().carrier.runner.owner)?;
+        setup.directories.answered().await;
+        Ok(setup)
     }
 
     /// See [`crate::Networks::change_over`].

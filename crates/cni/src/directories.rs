@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use tokio::task::JoinSet;
+
 use crate::carrier::Carrier;
 use crate::conf::{NetworkConf, Wanted};
 use crate::error::Error;
@@ -53,6 +55,16 @@ impl Directories {
     /// network.
     pub(crate) fn of(&self, handler: &str) -> Option<&Arc<Readiness>> {
         self.by_handler.get(handler).or(self.main.as_ref())
+    }
+
+    /// Waits until the plugins of all have been asked for the first time, or have had their time.
+    pub(crate) async fn answered(&self) {
+        let all: Vec<_> = self.main.iter().chain(self.by_handler.values()).cloned().collect();
+        let mut asking = JoinSet::new();
+        for readiness in all {
+            asking.spawn(async move { readiness.answered().await });
+        }
+        asking.join_all().await;
     }
 
     /// All networks that are loaded, whether their plugins are there or not; one that several directories have alike is

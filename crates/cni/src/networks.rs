@@ -109,13 +109,14 @@ impl Networks {
         Ok(Networks { attachments, interfaces, _watching: Arc::new(watching) })
     }
 
-    /// Readies another configuration without using it yet: its directories are loaded and watched from now on. [`Config::state_dir`]
-    /// and [`Config::builtin`] stay as they were opened, whatever they are in it. Has to be called inside a tokio runtime.
+    /// Readies another configuration without using it yet: its directories are loaded and watched from now on, and their plugins have been
+    /// asked whether they would serve an ADD (STATUS), for some seconds at most: what is ready goes on being it. [`Config::state_dir`]
+    /// and [`Config::builtin`] stay as they were opened, whatever they are in it. Cancel safe.
     ///
     /// # Errors
     /// [`Error::Watch`].
-    pub fn prepare(&self, config: &Config) -> Result<Prepared, Error> {
-        self.attachments.prepare(config).map(Prepared)
+    pub async fn prepare(&self, config: &Config) -> Result<Prepared, Error> {
+        self.attachments.prepare(config).await.map(Prepared)
     }
 
     /// Uses it for whatever begins from now on. What is under way ends as it was begun.

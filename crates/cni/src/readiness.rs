@@ -25,6 +25,9 @@ use crate::watch::Watch;
 /// An answer of STATUS is old after this; kubelet asks every five seconds or so.
 const STALE: Duration = Duration::from_secs(10);
 
+/// How long a change of configuration waits for the first answer. A plugin that needs longer is asked on, and not ready meanwhile.
+const FIRST_ANSWER: Duration = Duration::from_secs(10);
+
 /// Whether an ADD would be served.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Status {
@@ -92,8 +95,15 @@ impl Readiness {
 
     /// Whether an ADD would be served. Never waits.
     pub(crate) fn status(&self) -> Status {
-        self.shared.refresh();
+        let _nobody_waits = self.shared.refresh();
         self.shared.now().status.clone()
+    }
+
+    /// Waits for the plugins' first answer, for so long at most; they are asked to the end in any case.
+    pub(crate) async fn answered(&self) {
+        if let Some(asking) = self.shared.refresh() {
+            let _late = tokio::time::timeout(FIRST_ANSWER, asking).await;
+        }
     }
 
     /// The networks for a new pod, in the order in which it joins them; at least one. Where the plugins' last answer was
@@ -220,26 +230,26 @@ impl Shared {
         unchanged
     }
 
-    /// Asks the plugins in the background, where there is something to ask and it is time.
-    fn refresh(self: &Arc<Self>) {
+    /// Asks the plugins in the background, where there is something to ask and it is time: that task then.
+    fn refresh(self: &Arc<Self>) -> Option<JoinHandle<()>> {
         let networks = {
             let mut now = self.now();
             if now.problem.is_some() || !self.has_status(&now.networks) {
-                return;
+                return None;
             }
             match now.asked {
-                Asked::UnderWay => return,
-                Asked::At(when) if when.elapsed() < STALE => return,
+                Asked::UnderWay => return None,
+                Asked::At(when) if when.elapsed() < STALE => return None,
                 Asked::At(_) | Asked::Never => now.asked = Asked::UnderWay,
             }
             now.networks.clone()
         };
         let shared = Arc::clone(self);
-        // Its own deadline ends it; nobody waits for it.
-        self.runtime.spawn(async move {
+        // Its own deadline ends it.
+        Some(self.runtime.spawn(async move {
             let status = shared.ask(&networks).await;
             shared.answered(&networks, status);
-        });
+        }))
     }
 
     /// Whether any of their plugins can be asked.
@@ -266,7 +276,7 @@ impl Shared {
         }
         // The configuration changed meanwhile: the question is open again.
         self.now().asked = Asked::Never;
-        self.refresh();
+        let _nobody_waits = self.refresh();
     }
 
     /// Publishes an answer, if it is still about what there is.

@@ -26,10 +26,15 @@ impl Setup {
     /// # Errors
     /// [`Error::Watch`].
     pub(crate) fn open(config: &Config, owner: &str) -> Result<Arc<Setup>, Error> {
-        let (bin_dirs, deadline) = (config.bin_dirs.clone(), config.plugin_deadline);
-        let runner = Runner { bin_dirs, deadline, owner: owner.to_owned() };
-        let carrier = Carrier { runner, means: if config.native { Means::Native } else { Means::Executed } };
+        let carrier = carrier(config, owner);
         let directories = Directories::open(config, &carrier)?;
         Ok(Arc::new(Setup { directories, carrier }))
     }
+}
+
+/// How the plugins of a configuration are carried out.
+pub(crate) fn carrier(config: &Config, owner: &str) -> Carrier {
+    let (bin_dirs, deadline) = (config.bin_dirs.clone(), config.plugin_deadline);
+    let runner = Runner { bin_dirs, deadline, owner: owner.to_owned() };
+    Carrier { runner, means: if config.native { Means::Native } else { Means::Executed } }
 }

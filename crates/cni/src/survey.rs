@@ -4,12 +4,12 @@
 
 use std::path::PathBuf;
 
-use crate::carrier::{Carrier, Means};
+use crate::carrier::Carrier;
 use crate::conf::{self, NetworkConf, Wanted};
 use crate::error::Error;
 use crate::network;
 use crate::networks::Config;
-use crate::plugin::Runner;
+use crate::setup;
 
 /// A directory of configurations, and what is in it.
 #[derive(Debug)]
@@ -40,9 +40,7 @@ pub struct SurveyedNetwork {
 
 /// Looks at every directory that pods get networks from. Reads files: blocks.
 pub fn survey(config: &Config) -> Vec<Surveyed> {
-    let (bin_dirs, deadline) = (config.bin_dirs.clone(), config.plugin_deadline);
-    let runner = Runner { bin_dirs, deadline, owner: String::new() };
-    let carrier = Carrier { runner, means: if config.native { Means::Native } else { Means::Executed } };
+    let carrier = setup::carrier(config, "");
     let count = config.selection.count.max(1);
     let mut surveyed = Vec::new();
     if config.builtin.is_none() {

@@ -259,6 +259,21 @@ async fn a_status_that_hangs_holds_up_nobody() {
 }
 
 #[tokio::test]
+async fn what_was_ready_goes_on_being_it_when_the_configuration_changes() {
+    let node = node();
+    let networks = node.open();
+    until_ready(&networks, "a").await;
+    let config = cni::Config { plugin_deadline: support::SOON * 2, ..node.config() };
+    let prepared = networks.prepare(&config).await.unwrap();
+    assert_eq!(networks.status(), ready("a"));
+    networks.change_over(prepared);
+    // kubelet may ask at any moment.
+    assert_eq!(networks.status(), ready("a"));
+    networks.join("", &pod("p")).await.unwrap();
+    networks.leave(&pod("p")).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_network_that_says_no_is_asked_again_before_a_pod_is_refused() {
     let node = node();
     let refuse = r#"[ "$CNI_COMMAND" != STATUS ] || { echo '{"code":50,"msg":"no uplink"}'; exit 1; }"#;

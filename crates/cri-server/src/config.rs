@@ -34,8 +34,8 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::nri::NriConfig;
 pub(crate) use containers::ContainersConfig;
-use fault::absolute;
 pub(crate) use fault::{Fault, Faults};
+use fault::{absolute, all_absolute};
 use handlers::HandlerConfig;
 pub(crate) use images::ImagesConfig;
 pub(crate) use load::{ConfigError, Loaded, Sources, USUAL};
@@ -205,7 +205,7 @@ impl Config {
             ("registry_config_dir", &self.registry_config_dir),
         ];
         let lists = [("cni_bin_dir", &self.cni_bin_dir), ("cdi_spec_dirs", &self.cdi_spec_dirs)];
-        let listed = lists.iter().flat_map(|(key, paths)| paths.iter().map(move |path| absolute(key, path)));
+        let listed = lists.iter().flat_map(|(key, paths)| all_absolute(key, paths));
         let paths = paths.into_iter().map(|(key, path)| absolute(key, path)).chain(listed);
         let sections = [
             self.socket().map(drop).map_err(Faults::from),

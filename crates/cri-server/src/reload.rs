@@ -127,15 +127,16 @@ impl Inner {
     /// Everything that can fail, or takes time.
     async fn prepare(&self, plan: &Plan) -> Result<Ready, ReloadError> {
         let networks = match plan.parts.contains(&Part::Networks) {
-            true => Some(
-                self.parts.networks.prepare(&parts::network(&plan.config).map_err(ReloadError::Mixed)?)?,
-            ),
+            true => {
+                let config = parts::network(&plan.config).map_err(ReloadError::Mixed)?;
+                Some(self.parts.networks.prepare(&config).await?)
+            }
             false => None,
         };
         let pods = match plan.parts.contains(&Part::Pods) {
             true => {
                 let settings = parts::pod_settings(&plan.config).map_err(ReloadError::Mixed)?;
-                Some(sandbox::Pods::prepare(settings).await)
+                Some(self.parts.pods.prepare(settings).await)
             }
             false => None,
         };

@@ -27,13 +27,19 @@ pub(crate) async fn feed(socket: &Path) -> Infallible {
         return std::future::pending().await;
     }
     let period = Duration::from_micros(microseconds) / WORDS;
+    words(socket, period, || {
+        let _told = sd_notify::notify(false, &[NotifyState::Watchdog]);
+    })
+    .await
+}
+
+/// A word in every period in which the daemon answers.
+async fn words(socket: &Path, period: Duration, mut tell: impl FnMut()) -> Infallible {
     let mut ticks = tokio::time::interval(period);
     loop {
         ticks.tick().await;
         match tokio::time::timeout(period, ask(socket)).await {
-            Ok(Ok(())) => {
-                let _told = sd_notify::notify(false, &[NotifyState::Watchdog]);
-            }
+            Ok(Ok(())) => tell(),
             Ok(Err(status)) => tracing::error!(%status, "the daemon doesn't answer itself"),
             Err(_) => tracing::error!(?period, "the daemon doesn't answer itself in time"),
         }
@@ -46,4 +52,23 @@ async fn ask(socket: &Path) -> Result<(), Status> {
     runtime.version(VersionRequest { version: "v1".to_owned() }).await?;
     let filter = PodSandboxFilter { id: NOBODY.to_owned(), ..PodSandboxFilter::default() };
     runtime.list_pod_sandbox(ListPodSandboxRequest { filter: Some(filter) }).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_daemon_that_takes_calls_and_never_answers_is_not_alive() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("x.sock");
+        let _accepts = tokio::net::UnixListener::bind(&socket).unwrap();
+        let (period, mut told) = (Duration::from_secs(1), 0);
+        let _elapsed = tokio::time::timeout(period * 20, words(&socket, period, || told += 1)).await;
+        assert_eq!(told, 0);
+        // Nor is one that isn't there.
+        let gone = directory.path().join("gone.sock");
+        let _elapsed = tokio::time::timeout(period * 20, words(&gone, period, || told += 1)).await;
+        assert_eq!(told, 0);
+    }
 }

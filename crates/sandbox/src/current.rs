@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use runtime::external::ExternalRuntime;
+
 use crate::config::{Features, Settings};
 use crate::external::Runtimes;
 use crate::handler::Handler;
@@ -15,13 +17,32 @@ pub(crate) struct Current {
     pub(crate) settings: Settings,
     /// What external runtimes can do.
     pub(crate) runtimes: Runtimes,
+    /// What runtimes could do that earlier settings named: pods are there that were made with them.
+    former: Vec<(ExternalRuntime, Features)>,
 }
 
 impl Current {
     /// Asks the external runtimes that are named. Safe to cancel.
     pub(crate) async fn of(settings: Settings) -> Arc<Self> {
         let runtimes = Runtimes::ask(&settings.handlers).await;
-        Arc::new(Self { settings, runtimes })
+        Arc::new(Self { settings, runtimes, former: Vec::new() })
+    }
+
+    /// Other settings in the place of these. Safe to cancel.
+    pub(crate) async fn change(&self, settings: Settings) -> Arc<Self> {
+        let runtimes = Runtimes::ask(&settings.handlers).await;
+        let handlers = self.settings.handlers.external();
+        let known =
+            handlers.filter_map(|(name, runtime)| Some((runtime.clone(), self.runtimes.last(name)?.ok()?)));
+        let mut former: Vec<_> = known.collect();
+        former.extend(
+            self.former
+                .iter()
+                .filter(|(old, _)| former.iter().all(|(new, _)| new != old))
+                .cloned()
+                .collect::<Vec<_>>(),
+        );
+        Arc::new(Self { settings, runtimes, former })
     }
 
     /// What pods with this name of a handler can have, where the internal runtime can do `own`.
@@ -38,7 +59,8 @@ impl Current {
         let Some(wanted) = &handler.external else { return own };
         let mut equal = self.settings.handlers.external().filter(|(_, runtime)| *runtime == wanted);
         let said = equal.find_map(|(name, _)| self.runtimes.last(name)?.ok());
+        let before = || self.former.iter().find_map(|(runtime, said)| (runtime == wanted).then_some(*said));
         // One that nobody has asked, or that doesn't answer: what no runtime needs to be asked about.
-        said.unwrap_or(Features::NONE)
+        said.or_else(before).unwrap_or(Features::NONE)
     }
 }

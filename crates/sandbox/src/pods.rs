@@ -162,8 +162,8 @@ impl Pods {
 
     /// Readies other settings without using them yet: asks the external runtimes that they name. One that doesn't answer is logged,
     /// and asked again by pods that want it. Safe to cancel.
-    pub async fn prepare(settings: Settings) -> PreparedSettings {
-        PreparedSettings(Current::of(settings).await)
+    pub async fn prepare(&self, settings: Settings) -> PreparedSettings {
+        PreparedSettings(self.shared.current().change(settings).await)
     }
 
     /// Uses them for pods and containers that are made, and containers that are started, from now on.

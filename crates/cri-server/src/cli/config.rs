@@ -6,15 +6,24 @@ use std::error::Error;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Subcommand;
+use tonic::Status;
+use tonic::transport::Channel;
 
 use super::ConfigFile;
-use super::endpoint::{ClientError, Endpoint};
+use super::endpoint::{self, ClientError, Endpoint};
 use crate::config::keys::{Change, KEYS};
 use crate::config::{Config, Loaded, Sources, USUAL};
 use crate::own_service::v1::node_client::NodeClient;
-use crate::own_service::v1::{ReloadRequest, ReloadResponse};
+use crate::own_service::v1::{ReloadRequest, ReloadResponse, VersionRequest};
+
+/// How long a daemon may take: external runtimes and plugins are asked, side by side.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long somebody at a socket may take to say that it is knarr.
+const INTRODUCTION: Duration = Duration::from_secs(2);
 
 /// `knarr config`.
 #[derive(Debug, Subcommand)]
@@ -37,6 +46,12 @@ pub(crate) enum ConfigCommand {
     Reload {
         #[command(flatten)]
         endpoint: Endpoint,
+        /// The daemon with this process id, wherever it listens
+        #[arg(long, conflicts_with = "endpoint")]
+        pid: Option<u32>,
+        /// Print nothing when it goes well
+        #[arg(long)]
+        quiet: bool,
     },
 }
 
@@ -48,9 +63,12 @@ pub(crate) fn run(command: ConfigCommand) -> Result<ExitCode, Box<dyn Error>> {
         ConfigCommand::Show { file } => show(&file.sources().load()?, &mut out)?,
         ConfigCommand::Check { file } => check(&Sources::new(file).load()?, &mut out)?,
         ConfigCommand::Keys => keys(&mut out)?,
-        ConfigCommand::Reload { endpoint } => {
-            let answer = crate::finish(crate::executor()?, reload(&endpoint))?;
-            tell(&answer, &mut out)?;
+        ConfigCommand::Reload { endpoint, pid, quiet } => {
+            let reloaded = endpoint::within(PATIENCE, reload(&endpoint, pid));
+            let answer = crate::finish(crate::executor()?, reloaded)?;
+            if !quiet {
+                tell(&answer, &mut out)?;
+            }
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -77,14 +95,29 @@ fn keys(out: &mut impl Write) -> io::Result<()> {
     })
 }
 
-async fn reload(endpoint: &Endpoint) -> Result<ReloadResponse, ClientError> {
-    let mut node = NodeClient::new(endpoint.connect().await?);
+async fn reload(endpoint: &Endpoint, pid: Option<u32>) -> Result<ReloadResponse, ClientError> {
+    let mut node = match pid {
+        Some(pid) => of_process(pid).await?,
+        None => NodeClient::new(endpoint.connect().await?),
+    };
     Ok(node.reload(ReloadRequest {}).await?.into_inner())
+}
+
+/// The daemon may listen at other sockets, too, for others than us.
+async fn of_process(pid: u32) -> Result<NodeClient<Channel>, ClientError> {
+    for socket in endpoint::sockets_of(pid) {
+        let mut node = NodeClient::new(endpoint::channel(&socket));
+        let asked = async { Ok(node.version(VersionRequest {}).await?) };
+        if endpoint::within(INTRODUCTION, asked).await.is_ok() {
+            return Ok(node);
+        }
+    }
+    Err(Status::unavailable(format!("process {pid} is no daemon of ours that answers")).into())
 }
 
 fn tell(answer: &ReloadResponse, out: &mut impl Write) -> io::Result<()> {
     if answer.applied.is_empty() && answer.waiting.is_empty() {
-        return writeln!(out, "nothing has changed");
+        return writeln!(out, "nothing has changed since it was read last");
     }
     for key in &answer.applied {
         writeln!(out, "applied        {key}")?;

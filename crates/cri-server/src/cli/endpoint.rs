@@ -1,12 +1,15 @@
 //! How client commands reach a running daemon: over its socket, with CRI or with the services of our own.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
 use hyper_util::rt::TokioIo;
 use thiserror::Error;
 use tokio::net::UnixStream;
+use tonic::Status;
 use tonic::transport::{Channel, Uri};
 
 use crate::config::Sources;
@@ -68,6 +71,38 @@ impl Endpoint {
     }
 }
 
+/// Bounds a call: a daemon that is stopped holds nobody up.
+///
+/// # Errors
+/// [`ClientError::Refused`] when it is late, with what it said otherwise.
+pub(crate) async fn within<T>(
+    patience: Duration,
+    call: impl Future<Output = Result<T, ClientError>>,
+) -> Result<T, ClientError> {
+    let late = |_| Status::deadline_exceeded(format!("the daemon has not answered within {patience:?}"));
+    tokio::time::timeout(patience, call).await.map_err(late)?
+}
+
+/// The unix sockets that a process listens at: those of its descriptors that the kernel's table has with a path, and as ones that
+/// accept (linux/net.h, __SO_ACCEPTCON).
+pub(crate) fn sockets_of(pid: u32) -> Vec<PathBuf> {
+    const ACCEPTS: u32 = 1 << 16;
+    let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let open: BTreeSet<String> = descriptors
+        .filter_map(|descriptor| std::fs::read_link(descriptor.path()).ok())
+        .filter_map(|link| Some(link.to_str()?.strip_prefix("socket:[")?.trim_end_matches(']').to_owned()))
+        .collect();
+    let table = std::fs::read_to_string(format!("/proc/{pid}/net/unix")).unwrap_or_default();
+    let listens = |line: &str| {
+        // Num RefCount Protocol Flags Type St Inode Path
+        let mut fields = line.split_whitespace().skip(3);
+        let flags = u32::from_str_radix(fields.next()?, 16).ok()?;
+        let (inode, path) = (fields.nth(2)?, fields.next()?);
+        (flags & ACCEPTS != 0 && open.contains(inode)).then(|| PathBuf::from(path))
+    };
+    table.lines().filter_map(listens).filter(|path| path.is_absolute()).collect()
+}
+
 /// A channel that connects when it is first used, and anew when its connection is gone.
 pub(crate) fn channel(socket: &Path) -> Channel {
     let path = socket.to_owned();
@@ -77,4 +112,26 @@ pub(crate) fn channel(socket: &Path) -> Channel {
     });
     let nowhere = tonic::transport::Endpoint::from_static("http://knarr.invalid");
     nowhere.connect_with_connector_lazy(connector)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_found_by_where_it_listens() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x.sock");
+        let _listens = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let _connects = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        let found = sockets_of(std::process::id());
+        assert_eq!(found.iter().filter(|found| **found == path).count(), 1, "{found:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_daemon_that_is_silent_holds_nobody_up() {
+        let never = std::future::pending::<Result<(), ClientError>>();
+        let late = within(Duration::from_secs(9), never).await.unwrap_err().to_string();
+        assert_eq!(late, "the daemon has not answered within 9s");
+    }
 }

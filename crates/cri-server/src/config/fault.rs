@@ -3,7 +3,7 @@
 //! Not here: in which file and line a value stands (see `load`), and what is no value of the right type (see `read`).
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
@@ -79,6 +79,11 @@ pub(super) fn none_or_at_least(
 /// Checks a path that must not depend on where the daemon was started.
 pub(super) fn absolute(key: &str, path: &Path) -> Result<(), Faults> {
     must(path.is_absolute(), || Fault::value(key, "must be an absolute path", path.display()))
+}
+
+/// The same of a list: each fault is of its item.
+pub(super) fn all_absolute(key: &str, paths: &[PathBuf]) -> Vec<Result<(), Faults>> {
+    paths.iter().enumerate().map(|(at, path)| absolute(&format!("{key}[{at}]"), path)).collect()
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use sandbox::{ExternalRuntime, Handler, Handlers, Ulimit, Unprivileged, UnsetSeccomp};
 use serde::{Deserialize, Serialize};
 
+use super::fault::absolute;
 use super::{Config, Fault, Faults};
 
 /// One handler.
@@ -88,12 +89,9 @@ pub(crate) fn handlers(config: &Config) -> Result<Handlers, Faults> {
     let unprivileged = Unprivileged { ports: network.unprivileged_ports, icmp: network.unprivileged_icmp };
     let (mut by_name, mut wrong) = (BTreeMap::new(), Vec::new());
     for (name, handler) in &config.handlers {
-        match check_name(name)
-            .and_then(|()| handler.read(name, &config.state))
-            .and_then(|own| alone(name, own))
-        {
+        match handler.read(name, &config.state) {
             Ok(handler) => drop(by_name.insert(name.clone(), Handler { unprivileged, ..handler })),
-            Err(fault) => wrong.push(Err(fault.into())),
+            Err(faults) => wrong.push(Err(faults)),
         }
     }
     Faults::all(wrong)?;
@@ -103,11 +101,10 @@ pub(crate) fn handlers(config: &Config) -> Result<Handlers, Faults> {
     Handlers::new(&config.default_handler, by_name).map_err(|refused| fault(refused).into())
 }
 
-/// A handler, if the domain takes it.
-fn alone(name: &str, handler: Handler) -> Result<Handler, Fault> {
-    let handlers =
-        Handlers::new(sandbox::handler::INTERNAL, BTreeMap::from([(name.to_owned(), handler.clone())]));
-    handlers.map(|_| handler).map_err(fault)
+/// Whether the domain takes a handler.
+fn alone(name: &str, handler: &Handler) -> Result<(), Fault> {
+    let by_name = BTreeMap::from([(name.to_owned(), handler.clone())]);
+    Handlers::new(sandbox::handler::INTERNAL, by_name).map(drop).map_err(fault)
 }
 
 /// What the domain refuses, which names the key.
@@ -140,36 +137,43 @@ fn check_name(name: &str) -> Result<(), Fault> {
 }
 
 impl HandlerConfig {
-    fn read(&self, name: &str, state: &Path) -> Result<Handler, Fault> {
-        let limit = |(kind, limit): (&String, &UlimitConfig)| {
-            let side = |value: i64| match value {
-                -1 => Ok(u64::MAX),
-                other => u64::try_from(other).map_err(|_| Fault {
-                    key: format!("handlers.{name}.default_ulimits.{kind}"),
-                    why: format!("{other} is neither a limit nor -1 for none"),
-                }),
-            };
-            Ok((kind.clone(), Ulimit { soft: side(limit.soft)?, hard: side(limit.hard)? }))
-        };
-        if let Some(dir) = self.cni_conf_dir.as_ref().filter(|dir| !dir.is_absolute()) {
-            let key = format!("handlers.{name}.cni_conf_dir");
-            return Err(Fault::value(&key, "must be an absolute path", dir.display()));
-        }
-        Ok(Handler {
-            external: self.external(name, state)?,
+    /// All that is wrong with it is told, whatever it is that is told first.
+    fn read(&self, name: &str, state: &Path) -> Result<Handler, Faults> {
+        let external = self.external(name, state);
+        let limits: Vec<_> = self.default_ulimits.iter().map(|limit| read_limit(name, limit)).collect();
+        let handler = Handler {
+            external: external.clone().ok().flatten(),
             privileged_without_host_devices: self.privileged_without_host_devices,
             pod_annotations: self.pod_annotations.clone(),
             container_annotations: self.container_annotations.clone(),
             default_capabilities: self.default_capabilities.clone(),
             default_sysctls: self.default_sysctls.clone(),
-            default_ulimits: self.default_ulimits.iter().map(limit).collect::<Result<_, Fault>>()?,
+            default_ulimits: limits.iter().filter_map(|limit| limit.clone().ok()).collect(),
             unset_seccomp: match self.unset_seccomp {
                 SeccompChoice::Unconfined => UnsetSeccomp::Unconfined,
                 SeccompChoice::RuntimeDefault => UnsetSeccomp::RuntimeDefault,
             },
             unprivileged: Unprivileged::default(),
-        })
+        };
+        let dir =
+            self.cni_conf_dir.as_deref().map(|dir| absolute(&format!("handlers.{name}.cni_conf_dir"), dir));
+        let own = [check_name(name), external.map(drop), alone(name, &handler)];
+        let limits = limits.into_iter().map(|limit| limit.map(drop));
+        let own = own.into_iter().chain(limits).map(|checked| checked.map_err(Faults::from));
+        Faults::all(own.chain(dir)).map(|()| handler)
     }
+}
+
+/// A limit of a handler's.
+fn read_limit(name: &str, (kind, limit): (&String, &UlimitConfig)) -> Result<(String, Ulimit), Fault> {
+    let side = |value: i64| match value {
+        -1 => Ok(u64::MAX),
+        other => u64::try_from(other).map_err(|_| Fault {
+            key: format!("handlers.{name}.default_ulimits.{kind}"),
+            why: format!("{other} is neither a limit nor -1 for none"),
+        }),
+    };
+    Ok((kind.clone(), Ulimit { soft: side(limit.soft)?, hard: side(limit.hard)? }))
 }
 
 impl HandlerConfig {

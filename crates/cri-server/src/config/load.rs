@@ -104,7 +104,9 @@ impl Sources {
 
     /// The files that are there.
     fn files(&self) -> (Vec<PathBuf>, Vec<Wrong>) {
-        let is_wanted = self.is_named || self.file.exists();
+        // A link that leads nowhere was meant to be one that leads somewhere.
+        let is_there = || !matches!(self.file.symlink_metadata(), Err(error) if is_absent(&error));
+        let is_wanted = self.is_named || is_there();
         let mut files: Vec<PathBuf> = is_wanted.then(|| self.file.clone()).into_iter().collect();
         let directory = self.drop_ins();
         match list(&directory) {
@@ -122,13 +124,15 @@ impl Sources {
     }
 }
 
+fn is_absent(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
+}
+
 /// Files ending in `.toml` that aren't hidden; what package managers and editors leave beside them doesn't.
 fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let entries = match std::fs::read_dir(directory) {
         Ok(entries) => entries,
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            return Ok(Vec::new());
-        }
+        Err(error) if is_absent(&error) => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
     let mut files = entries.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>()?;
@@ -159,7 +163,7 @@ fn judge(written: &Table) -> Result<Config, ConfigError> {
     if let Err(faults) = config.check() {
         let refused: Vec<String> = misfits.into_iter().map(|misfit| misfit.key).collect();
         // What has its default because it could not be read is told once.
-        let told = |fault: &Fault| refused.iter().any(|key| fault.key.starts_with(key.as_str()));
+        let told = |fault: &Fault| refused.iter().any(|key| is_in(&fault.key, key));
         wrong.extend(faults.into_each().into_iter().filter(|fault| !told(fault)).map(|fault| Wrong {
             place: tree::place_of(written, &tree::parts(&fault.key)),
             what: fault.to_string(),
@@ -167,6 +171,11 @@ fn judge(written: &Table) -> Result<Config, ConfigError> {
     }
     wrong.sort();
     if wrong.is_empty() { Ok(config) } else { Err(ConfigError(wrong)) }
+}
+
+/// Whether a key is another one, or in it.
+fn is_in(key: &str, other: &str) -> bool {
+    key.strip_prefix(other).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
 }
 
 fn misfit(Misfit { place, key, refusal }: &Misfit) -> Wrong {
@@ -292,6 +301,47 @@ mod tests {
             told.ends_with("\n  the command line: streaming.address: must be an IP address, not \"there\""),
             "{told}"
         );
+    }
+
+    #[test]
+    fn nothing_hides_what_only_begins_like_it() {
+        let rig = written(
+            "r = 1\nroot = \"x\"\nlog = 1\nmetric = 1\ncni_bin_dir = [1, 2, \"/a\", \"b\"]\n[logs]\nrate_limit = 1\n\
+             [handlers.x]\nruntime = \"runc\"\ncni_conf_dir = \"d\"\ndefault_capabilities = [\"FLY\"]",
+            &[],
+        );
+        let told = complaints(&rig);
+        for expected in [
+            "knarr.toml:2:8: root: ",
+            "knarr.toml:5:16: cni_bin_dir[0]: ",
+            "knarr.toml:5:19: cni_bin_dir[1]: ",
+            "knarr.toml:7:14: logs.rate_limit: ",
+            "knarr.toml:9:11: handlers.x.runtime: ",
+            "knarr.toml:10:16: handlers.x.cni_conf_dir: ",
+            "knarr.toml:11:24: handlers.x.default_capabilities: ",
+        ] {
+            assert!(told.iter().any(|line| line.starts_with(expected)), "{expected}: {told:#?}");
+        }
+        let rig = written("cni_bin_dir = [\"/a\", \"b\"]", &[]);
+        assert_eq!(
+            complaints(&rig),
+            ["knarr.toml:1:22: cni_bin_dir[1]: must be an absolute path, not \"b\""]
+        );
+    }
+
+    #[test]
+    fn what_is_there_and_can_not_be_read_is_told() {
+        let (directory, mut sources) = written("", &[]);
+        std::fs::remove_dir_all(sources.drop_ins()).unwrap();
+        std::fs::write(sources.drop_ins(), "").unwrap();
+        assert!(sources.load().unwrap_err().to_string().contains("knarr.toml.d: can't be read"));
+        std::fs::remove_file(sources.drop_ins()).unwrap();
+        // The usual file, which needn't be there, as a link that leads nowhere.
+        sources.is_named = false;
+        sources.file = directory.path().join("link.toml");
+        sources.load().unwrap();
+        std::os::unix::fs::symlink("/nonexistent/x", &sources.file).unwrap();
+        assert!(sources.load().unwrap_err().to_string().contains("link.toml: can't be read"));
     }
 
     #[test]

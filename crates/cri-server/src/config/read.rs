@@ -71,7 +71,11 @@ fn take_out(tree: &mut Table, refusal: &Refusal) -> Option<Place> {
     }
     match (&mut node.value, last) {
         (Value::Table(table), Step::Key(key)) => table.remove(key).map(|entry| place(entry, refusal)),
-        (Value::List(items), Step::Item(at)) if *at < items.len() => Some(items.remove(*at).place),
+        (Value::List(items), Step::Item(at)) => {
+            let item = items.get_mut(*at)?;
+            item.value = Value::Hole;
+            Some(item.place.clone())
+        }
         _ => None,
     }
 }
@@ -201,6 +205,7 @@ impl<'de> de::Deserializer<'de> for Element<'_> {
             Value::Text(value) => visitor.visit_str(value),
             Value::List(items) => visitor.visit_seq(Items { rest: items.iter().enumerate() }),
             Value::Table(table) => Fields { table }.deserialize_any(visitor),
+            Value::Hole => Err(de::Error::custom("is not there")),
             Value::Other(name) => Err(de::Error::invalid_type(Unexpected::Other(name), &visitor)),
         }
     }
@@ -256,7 +261,7 @@ impl<'de> SeqAccess<'de> for Items<'_> {
     type Error = Refusal;
 
     fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Refusal> {
-        let Some((at, node)) = self.rest.next() else { return Ok(None) };
+        let Some((at, node)) = self.rest.find(|(_, node)| node.value != Value::Hole) else { return Ok(None) };
         seed.deserialize(Element(node)).map(Some).map_err(|refusal| refusal.at(Step::Item(at)))
     }
 }

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use image_service::CredentialsFile;
 use serde::{Deserialize, Serialize};
 
-use super::{Faults, absolute};
+use super::Faults;
+use super::fault::{absolute, all_absolute};
 
 /// The keys.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,8 +44,8 @@ impl RegistryConfig {
     pub(super) fn check(&self) -> Result<(), Faults> {
         let named = Some(&self.credentials).filter(|path| **path != Path::new(""));
         let named = named.map(|path| absolute("registry.credentials", path));
-        let dirs = self.credential_helper_dirs.iter();
-        Faults::all(named.into_iter().chain(dirs.map(|dir| absolute("registry.credential_helper_dirs", dir))))
+        let dirs = all_absolute("registry.credential_helper_dirs", &self.credential_helper_dirs);
+        Faults::all(named.into_iter().chain(dirs))
     }
 }
 

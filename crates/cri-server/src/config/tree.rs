@@ -1,7 +1,8 @@
 //! A configuration as it is written: values with the places that they stand at, and several of them laid over each other.
 //!
 //! Merging: tables are merged key by key, at any depth; of any other value (an array is one) the later takes the place of the
-//! earlier as a whole. Nothing is appended, so that a file can take away what an earlier one says. Not here: what the keys mean.
+//! earlier as a whole. Nothing is appended, so that a file can take items away which an earlier one names; of a table it can only
+//! set keys anew. Not here: what the keys mean.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -44,6 +45,8 @@ pub(crate) enum Value {
     Text(String),
     List(Vec<Node>),
     Table(Table),
+    /// An item that was taken out, so that those behind it keep their places.
+    Hole,
     /// What TOML has and no key of ours takes: its name.
     Other(&'static str),
 }
@@ -149,21 +152,23 @@ pub(crate) fn place_of(table: &Table, path: &[String]) -> Option<Place> {
     let (_, node) = table.get(first)?;
     let deeper = match &node.value {
         Value::Table(below) => place_of(below, rest),
+        Value::List(items) => rest
+            .first()
+            .and_then(|item| items.get(item.parse::<usize>().ok()?))
+            .map(|item| item.place.clone()),
         _ => None,
     };
     Some(deeper.unwrap_or_else(|| node.place.clone()))
 }
 
-/// The parts of a key's path; those with dots in them are in quotes.
+/// The parts of a key's path, `a.b[0]`; those with dots in them are in quotes.
 pub(crate) fn parts(key: &str) -> Vec<String> {
     let mut is_quoted = false;
-    let part = |part: &str| part.replace('"', "");
-    key.split(|c| {
+    let parts = key.split(|c| {
         is_quoted ^= c == '"';
-        c == '.' && !is_quoted
-    })
-    .map(part)
-    .collect()
+        matches!(c, '.' | '[') && !is_quoted
+    });
+    parts.map(|part| part.trim_end_matches(']').replace('"', "")).collect()
 }
 
 #[cfg(test)]
@@ -210,5 +215,6 @@ mod tests {
     fn a_part_of_a_path_may_have_dots() {
         assert_eq!(parts("a.\"b.c\".d"), ["a", "b.c", "d"]);
         assert_eq!(parts("a"), ["a"]);
+        assert_eq!(parts("a.b[1]"), ["a", "b", "1"]);
     }
 }

@@ -33,7 +33,7 @@ async fn a_dump_has_what_a_bug_report_needs_and_no_secret() {
     )
     .unwrap();
     let section = format!("[registry]\ncredentials = \"{}\"", credentials.path().display());
-    let handler = format!("[handlers.x]\nruntime = \"/bin/false\"\nargs = [\"--token\", \"{PLANTED}\"]");
+    let handler = format!("[handlers.x]\nruntime = \"/bin/false\"\nargs = [\"--key\", \"{PLANTED}\"]");
     let node = Setup::new(Network::None).section(&section).section(&handler).start().await;
     let client = node.client();
     client.pull(&node.registry.image("busybox:latest")).await.unwrap();
@@ -95,23 +95,25 @@ async fn a_dump_is_an_archive_for_its_owner_alone_even_when_no_daemon_answers() 
     let directory = tempfile::tempdir().unwrap();
     let output = directory.path().join("dump.tar.gz");
     let endpoint = format!("unix://{}/none.sock", directory.path().display());
-    let ran = super::command::knarr(&[
-        "debug",
-        "dump",
-        "--output",
-        output.to_str().unwrap(),
-        "--endpoint",
-        &endpoint,
-    ]);
-    assert!(ran.well().contains("without daemon.json: no daemon answers at"));
+    // A configuration that can't be used, with a secret in the wrong place.
+    let config = directory.path().join("wrong.toml");
+    std::fs::write(&config, format!("[handlers.x]\nargs = \"--token={PLANTED}\"")).unwrap();
+    let (output_path, config) = (output.to_str().unwrap(), config.to_str().unwrap());
+    let arguments = ["debug", "dump", "--output", output_path, "--config", config, "--endpoint", &endpoint];
+    let told = super::command::knarr(&arguments).well();
+    assert!(told.contains("without daemon.json: no daemon answers at"), "{told}");
+    assert!(told.contains("handlers.x.args: must be an array") && !told.contains(PLANTED), "{told}");
     assert_eq!(output.metadata().unwrap().permissions().mode() & 0o777, 0o600);
     let archive = flate2::read::GzDecoder::new(std::fs::File::open(&output).unwrap());
     let mut archive = tar::Archive::new(archive);
-    let names: Vec<String> = archive
-        .entries()
-        .unwrap()
-        .map(|entry| entry.unwrap().path().unwrap().display().to_string())
-        .collect();
+    let mut names = Vec::new();
+    for entry in archive.entries().unwrap() {
+        let mut entry = entry.unwrap();
+        names.push(entry.path().unwrap().display().to_string());
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut entry, &mut text).unwrap();
+        assert!(!text.contains(PLANTED), "{names:?}: {text}");
+    }
     assert!(names.iter().any(|name| name == "knarr-dump/doctor.json"), "{names:?}");
     assert!(names.iter().any(|name| name == "knarr-dump/errors.txt"), "{names:?}");
 }

@@ -36,7 +36,7 @@ fn the_package_has_everything_in_its_place() {
         "usr/bin/knarr-supervisor",
         "usr/lib/systemd/system/knarr.service",
         "usr/lib/modules-load.d/knarr.conf",
-        "usr/lib/sysctl.d/90-knarr.conf",
+        "usr/lib/sysctl.d/50-knarr.conf",
         "usr/share/man/man1/knarr-serve.1.gz",
         "usr/share/doc/knarr/install.md",
         "usr/share/doc/knarr/examples/crictl.yaml",
@@ -48,7 +48,7 @@ fn the_package_has_everything_in_its_place() {
     assert_eq!(std::fs::read_to_string(root.join("DEBIAN/conffiles")).unwrap(), "/etc/knarr/config.toml\n");
     let unit = std::fs::read_to_string(root.join("usr/lib/systemd/system/knarr.service")).unwrap();
     assert!(unit.contains("ExecStart=/usr/bin/knarr serve\n") && !unit.contains('@'), "{unit}");
-    for script in ["postinst", "prerm", "postrm"] {
+    for script in ["preinst", "postinst", "prerm", "postrm"] {
         output("sh", &["-n".as_ref(), root.join("DEBIAN").join(script).as_os_str()]);
     }
     // The configuration that it brings says nothing but what is a default anyway.

@@ -32,7 +32,7 @@ async fn with_handler(client: &Client, node: &Node, handler: &str) -> Result<Str
 async fn what_can_be_changed_is_in_effect_at_once_and_pods_go_on() {
     let node = Node::start(Network::None).await;
     let client = node.client();
-    assert_eq!(at(&node, &["config", "reload"]).well(), "nothing has changed\n");
+    assert_eq!(at(&node, &["config", "reload"]).well(), "nothing has changed since it was read last\n");
     let old = client.run_pod(node.pod()).await.unwrap();
 
     // A registry by another name, which nothing knows yet.
@@ -72,6 +72,14 @@ async fn what_can_be_changed_is_in_effect_at_once_and_pods_go_on() {
     assert_eq!(now["root"], node.path("root").to_str().unwrap(), "what waits is not what it runs by");
     assert_eq!(client.pod(&old).await.unwrap().id, old);
 
+    // systemd names the process, not the socket.
+    let pid = node.pid().to_string();
+    assert_eq!(
+        super::command::knarr(&["config", "reload", "--pid", &pid]).well().lines().count(),
+        1,
+        "what waits still"
+    );
+    super::command::knarr(&["config", "reload", "--pid", "1"]).complaint();
     // It goes the way that it came.
     std::fs::remove_file(node.path("knarr.toml.d/50-test.toml")).unwrap();
     at(&node, &["config", "reload"]).well();

@@ -136,6 +136,8 @@ async fn pods_live_through_whatever_happens_to_the_service() {
     assert_ne!(property("MainPID"), before, "the new version runs");
     alive.look("an upgrade").await;
 
+    removed_and_back(&installed, &alive).await;
+
     let client = Client::new(Path::new(SOCKET));
     client.stop_pod(&alive.pod).await.unwrap();
     client.remove_pod(&alive.pod).await.unwrap();
@@ -150,7 +152,13 @@ async fn reloads(alive: &Alive) {
     let before = property("MainPID");
     std::fs::write(DROP_IN, "log_level = \"debug\"\n").unwrap();
     done("systemctl reload knarr");
-    assert!(done("knarr config show").contains("log_level = \"debug\""));
+    let status =
+        Client::new(Path::new(SOCKET)).runtime.status(e2e::cri::StatusRequest { verbose: true }).await;
+    let config = status.unwrap().into_inner().info["config"].clone();
+    assert!(config.contains("\"log_level\":\"debug\""), "what it runs by: {config}");
+    // Another socket waits for a restart; until then the daemon is found where it is.
+    std::fs::write(DROP_IN, "listen = \"unix:///run/knarr/other.sock\"\n").unwrap();
+    done("systemctl reload knarr");
     let log = done("journalctl -u knarr --no-pager");
     assert!(log.contains("the configuration has been read again") && log.contains("log_level"), "{log}");
     std::fs::write(DROP_IN, "log_level = \"loud\"\n").unwrap();
@@ -161,6 +169,15 @@ async fn reloads(alive: &Alive) {
     std::fs::remove_file(DROP_IN).unwrap();
     done("systemctl reload knarr");
     alive.look("reloads").await;
+}
+
+/// A package that was removed and is installed again serves again, now and after a boot.
+async fn removed_and_back(installed: &Installed, alive: &Alive) {
+    done("dpkg --remove knarr");
+    assert!(!Path::new("/usr/bin/knarr").exists());
+    installed.install();
+    assert_eq!((property("ActiveState"), property("UnitFileState")), ("active".into(), "enabled".into()));
+    alive.look("a removal").await;
 }
 
 /// A daemon that doesn't answer any more is ended and started again.

@@ -5,15 +5,16 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::process::Command;
 
 use super::{Content, Subject};
 
-/// How long whoever serves figures may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long whoever serves figures, or keeps a log, may take.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Lines of the daemon's log, and of the kernel's.
 const LAST_LINES: &str = "2000";
@@ -189,14 +190,18 @@ pub(super) fn metrics(subject: &Subject) -> Result<Content, String> {
 
 /// The last lines of the unit's log, where there is a journal.
 pub(super) fn log(_: &Subject) -> Result<Content, String> {
-    let journal = Command::new("journalctl")
+    let mut journal = Command::new("journalctl");
+    journal
         .args(["--unit", "knarr", "--lines", LAST_LINES, "--no-pager", "--output", "short-iso"])
         .stdin(Stdio::null())
-        .output()
-        .map_err(|error| format!("journalctl: {error}"))?;
-    match journal.status.success() {
-        true => Ok(Content::Text(String::from_utf8_lossy(&journal.stdout).into_owned())),
-        false => Err(String::from_utf8_lossy(&journal.stderr).trim().to_owned()),
+        .kill_on_drop(true);
+    let executor = crate::executor().map_err(|error| error.to_string())?;
+    let ran = executor.block_on(async { tokio::time::timeout(PATIENCE, journal.output()).await });
+    let ran = ran.map_err(|_| format!("journalctl has said nothing within {PATIENCE:?}"))?;
+    let ran = ran.map_err(|error| format!("journalctl: {error}"))?;
+    match ran.status.success() {
+        true => Ok(Content::Text(String::from_utf8_lossy(&ran.stdout).into_owned())),
+        false => Err(String::from_utf8_lossy(&ran.stderr).trim().to_owned()),
     }
 }
 

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 
 use self::files::Dump;
 use super::ConfigFile;
-use super::endpoint::{ClientError, Endpoint};
+use super::endpoint::{self, ClientError, Endpoint};
 use crate::config::Config;
 use crate::own_service::v1::InspectRequest;
 use crate::own_service::v1::node_client::NodeClient;
@@ -96,7 +96,8 @@ pub(crate) fn run(command: DebugCommand) -> Result<ExitCode, Box<dyn Error>> {
         // What is asked for most when the configuration is what is wrong.
         Err(error) => (Config { listen: sources.listen(), ..Config::default() }, Some(error.to_string())),
     };
-    let daemon = crate::finish(crate::executor()?, inspect(&endpoint)).map_err(|error| crate::chain(&error));
+    let daemon = crate::finish(crate::executor()?, endpoint::within(PATIENCE, inspect(&endpoint)))
+        .map_err(|error| crate::chain(&error));
     let daemon = daemon.and_then(|json| serde_json::from_str(&json).map_err(|error| error.to_string()));
     let path = output.unwrap_or_else(|| format!("knarr-dump-{}.tar.gz", crate::now() / 1_000_000_000).into());
     let errors = write(&Subject { config, daemon }, (&path, problem))?;
@@ -112,7 +113,7 @@ pub(crate) fn run(command: DebugCommand) -> Result<ExitCode, Box<dyn Error>> {
 /// Writes all parts; gives what could not be had.
 fn write(subject: &Subject, (path, problem): (&Path, Option<String>)) -> io::Result<Vec<String>> {
     let mut dump = Dump::create(path)?;
-    let mut errors: Vec<String> = problem.into_iter().collect();
+    let mut errors: Vec<String> = problem.into_iter().map(|problem| redact::faults(&problem)).collect();
     for part in &PARTS {
         match (part.make)(subject) {
             Ok(content) => add(&mut dump, (part.name, content))?,
@@ -139,9 +140,7 @@ fn add(dump: &mut Dump, (name, content): (&str, Content)) -> io::Result<()> {
 
 async fn inspect(endpoint: &Endpoint) -> Result<String, ClientError> {
     let mut node = NodeClient::new(endpoint.connect().await?);
-    let asked = tokio::time::timeout(PATIENCE, node.inspect(InspectRequest {})).await;
-    let late = |_| ClientError::from(tonic::Status::deadline_exceeded("the daemon does not answer"));
-    Ok(asked.map_err(late)??.into_inner().json)
+    Ok(node.inspect(InspectRequest {}).await?.into_inner().json)
 }
 
 fn version(subject: &Subject) -> Result<Content, String> {
@@ -158,7 +157,9 @@ fn version(subject: &Subject) -> Result<Content, String> {
 }
 
 fn config(subject: &Subject) -> Result<Content, String> {
-    toml::to_string(&subject.config).map(Content::Text).map_err(|error| error.to_string())
+    // By its structure: what is an argument can't be told from lines.
+    let config = serde_json::to_value(&subject.config).map_err(|error| error.to_string())?;
+    toml::to_string(&redact::json(config)).map(Content::Text).map_err(|error| error.to_string())
 }
 
 fn doctor(subject: &Subject) -> Result<Content, String> {

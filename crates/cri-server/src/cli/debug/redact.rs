@@ -3,7 +3,8 @@
 //! What is a secret can't be known; what may be one is removed, and names stay, since those are what a reader needs:
 //! - values of environment variables, whatever their names; all arguments of commands but the first;
 //! - values of annotations and labels that are long, or whose names sound like secrets;
-//! - values under names that sound like secrets, in documents and in lines; logins in URLs; what follows `Bearer` and `Basic`.
+//! - values under names that sound like secrets, in documents and wherever in lines; logins and queries of URLs; what follows
+//!   `Bearer` and `Basic`.
 
 use serde_json::{Map, Value};
 
@@ -11,7 +12,7 @@ use serde_json::{Map, Value};
 const REMOVED: &str = "(removed)";
 
 /// Parts of names that sound like secrets, in lower case.
-const SECRETIVE: [&str; 14] = [
+const SECRETIVE: [&str; 17] = [
     "password",
     "passwd",
     "passphrase",
@@ -26,7 +27,13 @@ const SECRETIVE: [&str; 14] = [
     "access-key",
     "private",
     "last-applied-configuration",
+    "cookie",
+    "signature",
+    "jwt",
 ];
+
+/// Parts of names between hyphens, underscores and dots that do.
+const WORDS: [&str; 3] = ["auth", "pwd", "sig"];
 
 /// Names of environments, in documents of ours, of OCI and of CRI.
 const ENVIRONMENTS: [&str; 4] = ["env", "envs", "environment", "variables"];
@@ -132,80 +139,132 @@ fn notes(value: Value) -> Value {
 
 fn sounds_secret(name: &str) -> bool {
     let name = name.to_lowercase();
-    SECRETIVE.iter().any(|part| name.contains(part))
+    let is_word = |word: &str| WORDS.contains(&word);
+    SECRETIVE.iter().any(|part| name.contains(part)) || name.split(['-', '_', '.']).any(is_word)
 }
 
 /// Lines without secrets.
 pub(super) fn text(text: &str) -> String {
-    let mut clean = String::with_capacity(text.len());
-    for line in text.split_inclusive('\n') {
-        clean.push_str(&self::line(line));
-    }
-    clean
+    text.split_inclusive('\n').map(line).collect()
 }
 
-/// What a word makes of the next one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Next {
-    /// Nothing.
-    Plain,
-    /// What gives a secret its value, or any word.
-    Named,
-    /// A secret.
-    Secret,
+/// What is wrong with a configuration, without the values, which may stand where secrets do.
+pub(super) fn faults(told: &str) -> String {
+    let without = |line: &str| match line.split_once(", not ") {
+        Some((must, _)) => format!("{must}, not {REMOVED}\n"),
+        None => format!("{line}\n"),
+    };
+    text(&told.lines().map(without).collect::<String>()).trim_end().to_owned()
 }
 
-/// The words of a line: what follows a secretive name with `=` or `:`, or a word of HTTP, is removed.
+/// A line may be, or end with, a document.
 fn line(line: &str) -> String {
     let (body, end) = line.strip_suffix('\n').map_or((line, ""), |body| (body, "\n"));
-    let (mut clean, mut next) = (Vec::new(), Next::Plain);
-    for word in body.split(' ') {
-        let (kept, follows) = match (next, word) {
-            (_, "") => (String::new(), next),
-            (Next::Named | Next::Secret, "=" | ":") | (Next::Secret, "Bearer" | "Basic") => {
-                (word.to_owned(), Next::Secret)
-            }
-            (Next::Secret, _) => (REMOVED.to_owned(), Next::Plain),
-            (Next::Plain | Next::Named, _) => self::word(word),
-        };
-        clean.push(kept);
-        next = follows;
-    }
-    clean.join(" ") + end
-}
-
-/// A word without its secret, and what the next one is.
-fn word(word: &str) -> (String, Next) {
-    let bare = word.trim_matches(['"', '\'', ',', '{', '[', '(']);
-    if matches!(bare, "Bearer" | "bearer" | "Basic" | "basic") {
-        return (word.to_owned(), Next::Secret);
-    }
-    if let Some(at) = word.find(['=', ':'])
-        && !word[at..].starts_with("://")
-        && sounds_secret(&word[..at])
-    {
-        let value = word[at + 1..].trim_matches(['"', '\'', ',']);
-        return match value {
-            "" | "Bearer" | "Basic" => (word.to_owned(), Next::Secret),
-            _ => (format!("{}{REMOVED}", &word[..=at]), Next::Plain),
-        };
-    }
-    match (sounds_secret(bare), bare.starts_with("--")) {
-        (true, true) => (word.to_owned(), Next::Secret),
-        (true, false) => (word.to_owned(), Next::Named),
-        (false, _) => (without_login(word), Next::Plain),
+    let document = body.find(['{', '[']).and_then(|at| Some((at, serde_json::from_str(&body[at..]).ok()?)));
+    match document {
+        Some((at, document)) => format!("{}{}{end}", logins(&values(&body[..at])), json(document)),
+        None => logins(&values(body)) + end,
     }
 }
 
-/// `scheme://user:password@host` without what is before the host.
-fn without_login(word: &str) -> String {
-    let Some((scheme, rest)) = word.split_once("://") else { return word.to_owned() };
-    let authority = rest.split('/').next().unwrap_or(rest);
-    match authority.rsplit_once('@') {
-        Some((login, host)) => {
-            format!("{scheme}://{REMOVED}@{host}{}", &rest[login.len() + 1 + host.len()..])
+/// Without the values of names that sound secret, wherever in it they stand.
+fn values(text: &str) -> String {
+    let (mut clean, mut rest) = (String::with_capacity(text.len()), text);
+    while let Some((at, reach)) = next_secret(rest) {
+        clean.push_str(&rest[..at]);
+        let length = length_of(&rest[at..], reach);
+        if length > 0 {
+            clean.push_str(REMOVED);
         }
-        None => word.to_owned(),
+        rest = &rest[at + length..];
+    }
+    clean + rest
+}
+
+/// How far a secret goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    /// To the end of the word.
+    Word,
+    /// To the end of the line, as with headers of HTTP.
+    Line,
+}
+
+/// Where the next secret begins.
+fn next_secret(text: &str) -> Option<(usize, Reach)> {
+    text.char_indices().find_map(|(at, c)| {
+        let (before, behind) = (&text[..at], &text[at + c.len_utf8()..]);
+        let begin = text.len() - behind.trim_start().len();
+        match c {
+            ':' if behind.starts_with("//") => None,
+            '=' | ':' => {
+                let before = before.trim_end_matches([' ', '"', '\'', '\\']);
+                let name = &before[before.rfind(|c| !is_of_name(c)).map_or(0, |at| at + 1)..];
+                let header = name.to_lowercase();
+                let is_header = c == ':' && (header.ends_with("cookie") || header.ends_with("authorization"));
+                let reach = if is_header { Reach::Line } else { Reach::Word };
+                sounds_secret(name).then_some((begin, reach))
+            }
+            ' ' => {
+                let word = before.rsplit(' ').next().unwrap_or_default().trim_matches(['"', '\'', '[', ',']);
+                let is_scheme = matches!(word, "Bearer" | "bearer" | "Basic" | "basic");
+                let is_flag = word.starts_with('-') && !word.contains(['=', ':']) && sounds_secret(word);
+                let is_value = !behind.trim_start().starts_with('-');
+                (is_scheme || is_flag && is_value).then_some((begin, Reach::Word))
+            }
+            _ => None,
+        }
+    })
+}
+
+/// ASCII alone: names that are looked for have no other letters.
+fn is_of_name(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.')
+}
+
+/// The bytes of a value at the beginning of a text.
+fn length_of(value: &str, reach: Reach) -> usize {
+    if let Some(quote) = value.chars().next().filter(|c| matches!(c, '"' | '\'')) {
+        return value[1..].find(quote).map_or(value.len(), |end| end + 2);
+    }
+    if value.starts_with('[') {
+        return value.find(']').map_or(value.len(), |end| end + 1);
+    }
+    let end = |c: char| c.is_whitespace() || matches!(c, ',' | ';' | '&' | '"' | '\'' | ']' | '}' | ')');
+    let scheme =
+        ["Bearer ", "bearer ", "Basic ", "basic "].into_iter().find(|scheme| value.starts_with(scheme));
+    let scheme = scheme.map_or(0, str::len);
+    match reach {
+        Reach::Line => value.find(['"', '\'']).unwrap_or(value.len()),
+        Reach::Word => value[scheme..].find(end).map_or(value.len(), |end| scheme + end),
+    }
+}
+
+/// Without users and passwords before hosts, and without what is asked of them.
+fn logins(text: &str) -> String {
+    let parts = text.split_inclusive(|c: char| c.is_whitespace() || "\"',;()[]{}<>".contains(c));
+    parts.map(without_login).collect()
+}
+
+fn without_login(part: &str) -> String {
+    let (scheme, rest) = match part.split_once("://") {
+        Some((scheme, rest)) => (format!("{scheme}://"), rest),
+        None => (String::new(), part),
+    };
+    let is_url = !scheme.is_empty();
+    let login = rest.rsplit_once('@').filter(|(login, host)| {
+        // `name:tag@sha256:…` is an image.
+        is_url || (login.contains(':') && !login.contains('/') && !host.starts_with("sha"))
+    });
+    let (login, rest) = login.map_or(("", rest), |(_, host)| (REMOVED, host));
+    let at = if login.is_empty() { "" } else { "@" };
+    match rest.split_once('?') {
+        Some((rest, query)) if is_url => {
+            let end =
+                query.chars().next_back().filter(|c| !is_of_name(*c)).map(String::from).unwrap_or_default();
+            format!("{scheme}{login}{at}{rest}?{REMOVED}{end}")
+        }
+        _ => format!("{scheme}{login}{at}{rest}"),
     }
 }
 
@@ -225,7 +284,8 @@ mod tests {
             "process": {"args": ["/bin/server", "--password", p], "env": [format!("E={p}")]},
             "annotations": {"example.com/api-token": p, "example.com/note": "kept",
                 "kubectl.kubernetes.io/last-applied-configuration": format!("{{\"x\":\"{p}\"}}"), "example.com/long": p.repeat(20)},
-            "auth": {"password": p, "username": "u", "identity_token": p},
+            "auths": {"registry.test": {"auth": p}},
+            "credentials": {"password": p, "username": "u", "identity_token": p},
             "said": format!("got 401 with Authorization: Bearer {p} from https://u:{p}@host/v2/"),
             "nothing": {"token": "", "secret": null},
         });
@@ -236,29 +296,61 @@ mod tests {
         assert_eq!(clean["envs"][1], json!({"key": "B", "value": "(removed)"}));
         assert_eq!(clean["process"]["args"], json!(["/bin/server", "(removed)", "(removed)"]));
         assert_eq!(clean["annotations"]["example.com/note"], "kept");
-        assert_eq!(clean["auth"]["username"], "u");
-        assert_eq!(
-            clean["said"],
-            "got 401 with Authorization: Bearer (removed) from https://(removed)@host/v2/"
-        );
+        assert_eq!(clean["auths"]["registry.test"]["auth"], "(removed)");
         assert_eq!(clean["nothing"], json!({"token": "", "secret": null}));
     }
 
     #[test]
-    fn secrets_of_lines_are_removed() {
-        for (line, expected) in [
-            ("password=hunter2 x", "password=(removed) x"),
-            ("db_password: hunter2", "db_password: (removed)"),
-            ("--token hunter2 --verbose", "--token (removed) --verbose"),
-            ("--registry-password=hunter2", "--registry-password=(removed)"),
-            ("Authorization: Basic aHVudGVyMg==", "Authorization: Basic (removed)"),
-            ("secret = \"hunter2\"", "secret = (removed)"),
-            ("\"token\":\"hunter2\",", "\"token\":(removed)"),
-            ("pulled https://host/v2/x:latest", "pulled https://host/v2/x:latest"),
-            ("level=info pod=abc", "level=info pod=abc"),
+    fn secrets_of_lines_are_removed_wherever_they_stand() {
+        for line in [
+            "password=hunter2 x",
+            "db_password: hunter2",
+            "--token hunter2 --verbose",
+            "--registry-password=hunter2",
+            "Authorization: Basic hunter2",
+            "sent Bearer hunter2 once",
+            "secret = \"hunter2\"",
+            "password = \"two hunter2 words\"",
+            "\"token\":\"hunter2\",",
+            "{\"fields\":{\"token\":\"hunter2\"}}",
+            "Nov 22 host knarr[7]: {\"level\":\"INFO\",\"fields\":{\"env\":[\"A=hunter2\"]}}",
+            "https://a/b?X-Amz-Signature=hunter2",
+            "https://a/b?x=hunter2 then",
+            "?sig=hunter2",
+            "?access_token=hunter2&x=1",
+            "a=b;password=hunter2",
+            "user=u,password=hunter2",
+            "--from-literal=password=hunter2",
+            "[\"https://a/x\",\"https://u:hunter2@b/\"]",
+            "https://u:p/hunter2@b/",
+            "user:hunter2@proxy:3128",
+            "auth=hunter2",
+            "\"auth\": \"hunter2\"",
+            "X-Registry-Auth: hunter2",
+            "Cookie: a=hunter2; b=hunter2",
+            "MYSQL_PWD=hunter2",
         ] {
-            assert_eq!(text(line), expected);
+            let clean = text(line);
+            assert!(!clean.contains("hunter2") && clean.contains("(removed)"), "{line}: {clean}");
         }
-        assert_eq!(text("a=1\nmy_secret=x\n"), "a=1\nmy_secret=(removed)\n");
+    }
+
+    #[test]
+    fn what_is_no_secret_stays() {
+        for line in [
+            "pulled https://host/v2/x:latest",
+            "level=info pod=abc time=12:30:00",
+            "busybox:latest@sha256:0123 is here",
+            "/var/run/secrets/kubernetes.io/serviceaccount:/x",
+            "a=1\n\nb=2\n",
+        ] {
+            assert_eq!(text(line), line);
+        }
+        assert_eq!(text("a=1\nmy_secret=x y\n"), "a=1\nmy_secret=(removed) y\n");
+        let told = "the configuration can't be used:\n  /f:1:2: handlers.x.args: must be an array, not string \"hunter2\"";
+        assert_eq!(
+            faults(told),
+            "the configuration can't be used:\n  /f:1:2: handlers.x.args: must be an array, not (removed)"
+        );
     }
 }

@@ -1,7 +1,8 @@
 //! What kubelet's own settings say of us, where they can be found: the endpoint and the cgroup driver.
 //!
-//! Read of the running kubelet's command line and the files that it names, else of those that kubeadm writes. A kubelet since 1.28 asks
-//! for the driver; older ones, and whoever reads the file, go by it. Only values at the beginning of a line of its file are read.
+//! Read of the running kubelet's command line and the file that it names, else of those that kubeadm writes. A kubelet since 1.31 asks
+//! for the driver (1.28 to 1.30 with the feature gate KubeletCgroupDriverFromCRI); older ones go by the file. Only values at the beginning
+//! of a line of that are read, and none of a directory of drop-ins (--config-dir).
 
 use std::path::{Path, PathBuf};
 
@@ -12,6 +13,9 @@ use crate::config::CgroupDriver;
 /// Where kubeadm puts kubelet's configuration, and the flags that it adds.
 const FILE: &str = "/var/lib/kubelet/config.yaml";
 const FLAGS: &str = "/var/lib/kubelet/kubeadm-flags.env";
+
+/// Where kubelet looks for a runtime unless it is told (kubelet's configuration v1beta1).
+const DEFAULT_ENDPOINT: &str = "unix:///run/containerd/containerd.sock";
 
 /// What kubelet says, as far as it is known.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -42,7 +46,7 @@ fn driver(said: &Said, ours: CgroupDriver) -> Finding {
     };
     match said.driver.as_deref() {
         Some(theirs) if theirs != ours => {
-            let why = "two that make cgroups in different ways lose track of each other's; kubelet before 1.28 goes by its own setting";
+            let why = "two that make cgroups in different ways lose track of each other's; kubelet before 1.31 goes by its own setting";
             let remedy = format!(
                 "set cgroup_driver = \"{theirs}\" in /etc/knarr/config.toml, or cgroupDriver: {ours} in kubelet's file"
             );
@@ -55,23 +59,24 @@ fn driver(said: &Said, ours: CgroupDriver) -> Finding {
 }
 
 fn endpoint(said: &Said, ours: &str) -> Finding {
-    match said.endpoint.as_deref() {
-        Some(theirs) if theirs != ours => {
-            let why = "kubelet speaks to another runtime, or to none";
-            let remedy = format!(
-                "set containerRuntimeEndpoint: {ours} in kubelet's file (or --container-runtime-endpoint={ours})"
-            );
-            Finding::lacks("kubelet endpoint", format!("is {theirs} ({})", said.by), may(why, ""))
-                .remedied(remedy)
-        }
-        Some(_) => Finding::ok("kubelet endpoint", format!("{ours} ({})", said.by)),
-        None => {
-            let remedy = format!("set containerRuntimeEndpoint: {ours} in kubelet's file");
-            let why = "kubelet doesn't start without";
-            Finding::lacks("kubelet endpoint", format!("not said ({})", said.by), may(why, ""))
-                .remedied(remedy)
-        }
+    let (theirs, by) = match &said.endpoint {
+        Some(theirs) => (theirs.as_str(), said.by.clone()),
+        None => (DEFAULT_ENDPOINT, format!("its default; {} says nothing", said.by)),
+    };
+    if socket(theirs) == socket(ours) {
+        return Finding::ok("kubelet endpoint", format!("{ours} ({by})"));
     }
+    let remedy = format!(
+        "set containerRuntimeEndpoint: {ours} in kubelet's file (or --container-runtime-endpoint={ours})"
+    );
+    let lack = may("kubelet speaks to another runtime, or to none", "");
+    Finding::lacks("kubelet endpoint", format!("is {theirs} ({by})"), lack).remedied(remedy)
+}
+
+/// The socket's path: with or without a scheme, and by the link that /var/run is.
+fn socket(endpoint: &str) -> String {
+    let path = endpoint.strip_prefix("unix://").unwrap_or(endpoint);
+    path.strip_prefix("/var/run/").map_or_else(|| path.to_owned(), |rest| format!("/run/{rest}"))
 }
 
 fn said() -> Option<Said> {
@@ -172,5 +177,13 @@ mod tests {
             "{endpoint}"
         );
         assert_eq!(super::driver(&said, CgroupDriver::Systemd).state, State::Ok);
+        let same = |theirs: &str| {
+            let said = combine(&[], &format!("containerRuntimeEndpoint: {theirs}"), "/f");
+            super::endpoint(&said, "unix:///run/knarr/knarr.sock").state
+        };
+        assert_eq!(same("/run/knarr/knarr.sock"), State::Ok);
+        assert_eq!(same("unix:///var/run/knarr/knarr.sock"), State::Ok);
+        let unsaid = super::endpoint(&combine(&[], "", "/f"), "unix:///run/knarr/knarr.sock");
+        assert!(unsaid.state == State::Without && unsaid.seen.contains("containerd.sock"), "{unsaid}");
     }
 }

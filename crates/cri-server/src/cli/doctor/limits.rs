@@ -71,7 +71,7 @@ fn path(sysctl: &str) -> String {
 fn bound(Bound { what, sysctl, least, why }: &Bound) -> Finding {
     match number(&path(sysctl)) {
         Some(now) if now < *least => {
-            let remedy = format!("sysctl -w {sysctl}={least}, and the same in /etc/sysctl.d/90-knarr.conf");
+            let remedy = format!("sysctl -w {sysctl}={least}, and the same in /etc/sysctl.d/90-node.conf");
             Finding::lacks(*what, format!("{sysctl} is {now}"), may(why, "")).remedied(remedy)
         }
         Some(now) => Finding::ok(*what, format!("{sysctl} is {now}")),
@@ -98,7 +98,7 @@ fn open_files() -> Finding {
 fn forwarding() -> Finding {
     let lack = may(
         "pods reach nothing beyond the node",
-        "sysctl -w net.ipv4.ip_forward=1, and net.ipv4.ip_forward = 1 in /etc/sysctl.d/90-knarr.conf",
+        "sysctl -w net.ipv4.ip_forward=1, and net.ipv4.ip_forward = 1 in /etc/sysctl.d/90-node.conf",
     );
     match number("/proc/sys/net/ipv4/ip_forward") {
         Some(1) => Finding::ok("forwarding", "net.ipv4.ip_forward is 1"),
@@ -111,7 +111,7 @@ fn bridges() -> Finding {
     let switch = "/proc/sys/net/bridge/bridge-nf-call-iptables";
     let lack = may(
         "kube-proxy's rules don't see what pods of a bridge send to each other through services",
-        "modprobe br_netfilter && sysctl -w net.bridge.bridge-nf-call-iptables=1, and br_netfilter in /etc/modules-load.d/knarr.conf",
+        "modprobe br_netfilter && sysctl -w net.bridge.bridge-nf-call-iptables=1, and br_netfilter in /etc/modules-load.d/node.conf",
     );
     match (Path::new(switch).exists(), read(switch).as_deref()) {
         (true, Ok("1")) => Finding::ok("bridges", "net.bridge.bridge-nf-call-iptables is 1"),

@@ -1,7 +1,6 @@
 //! Who is at the socket, who may use it, and whether other runtimes are there.
 
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
@@ -26,11 +25,16 @@ pub(super) fn look(subject: &Subject<'_>) -> Vec<Finding> {
     let Ok(socket) = subject.config.socket() else { return Vec::new() };
     let mut found = vec![answer(socket)];
     found.extend(mode(socket));
-    found.extend(OTHERS.iter().filter(|(_, path)| UnixStream::connect(path).is_ok()).map(|(name, path)| {
+    found.extend(OTHERS.iter().filter(|(_, path)| accepts(path)).map(|(name, path)| {
         // Two runtimes side by side are fine as long as kubelet knows which; see `kubelet`.
         Finding::ok("another runtime", format!("{name} answers at {path}; see kubelet's endpoint"))
     }));
     found
+}
+
+/// Whether somebody accepts there; one whose queue is full is there, too, but isn't waited for.
+fn accepts(path: &str) -> bool {
+    crate::executor().is_ok_and(|executor| executor.block_on(tokio::net::UnixStream::connect(path)).is_ok())
 }
 
 fn answer(socket: &Path) -> Finding {
