@@ -7,7 +7,7 @@ BIN := $(TARGET)/release
 STATIC := -- -C target-feature=+crt-static -C relocation-model=static
 STATIC_DIR := $(TARGET)/static
 
-.PHONY: help setup build demo test test-guest test-kube critest-guest check prove bench doc fmt clean check-setup test-setup
+.PHONY: help setup build install deb demo test test-guest test-kube critest-guest check prove bench doc fmt clean check-setup test-setup
 help:
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -19,6 +19,13 @@ build: setup ## builds knarr, knarr-supervisor and the demo's workload into targ
 	cargo rustc --release --locked -p runtime --features supervisor --bin knarr-supervisor --target-dir $(STATIC_DIR) $(STATIC)
 	cargo rustc --release --locked -p demo-workload --target-dir $(STATIC_DIR) $(STATIC)
 	install -m 755 $(STATIC_DIR)/release/knarr-supervisor $(STATIC_DIR)/release/knarr-demo-workload $(BIN)/
+
+install: ## installs what `make build` has built, with unit, man pages and documents; PREFIX (/usr/local), DESTDIR
+	packaging/install $(BIN)
+
+deb: build ## a Debian package of it, in target
+	@scripts/setup.sh deb
+	packaging/deb $(BIN) $(TARGET)
 
 demo: build ## the main job on its own: a registry, a pull, a pod with a network, logs, exec, stats
 	$(BIN)/knarr demo

@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# setup.sh build|check|test: installs the Debian packages that building, checking or testing needs, for testing also what a
-# client in Go is built with. Prints only what it does.
+# setup.sh build|deb|check|test: installs the Debian packages that building, packaging, checking or testing needs, for testing
+# also what a client in Go is built with. Prints only what it does.
 set -euo pipefail
 build=(gcc libc6-dev make)
+# the package's control file says which versions of libraries the programs need
+deb=(dpkg-dev)
 # the k8s-cri crate, the independent client of the tests, compiles its contract with protoc
 check=(protobuf-compiler)
 # what tests beside the code look at networks with, in namespaces of their own
@@ -13,9 +15,10 @@ test=(btrfs-progs busybox-static containernetworking-plugins docker-registry ero
 command -v go >/dev/null || test+=(golang-go)
 case "${1:-}" in
   build) want=("${build[@]}") ;;
+  deb) want=("${build[@]}" "${deb[@]}") ;;
   check) want=("${build[@]}" "${check[@]}") ;;
-  test) want=("${build[@]}" "${check[@]}" "${test[@]}") ;;
-  *) echo "usage: setup.sh build|check|test" >&2; exit 2 ;;
+  test) want=("${build[@]}" "${deb[@]}" "${check[@]}" "${test[@]}") ;;
+  *) echo "usage: setup.sh build|deb|check|test" >&2; exit 2 ;;
 esac
 command -v dpkg-query >/dev/null || { echo "setup: not a Debian system; needed are: ${want[*]}" >&2; exit 0; }
 missing=()

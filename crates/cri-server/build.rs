@@ -1,7 +1,8 @@
-//! Compiles knarr's own services without a system protoc. CRI is compiled by `proto`, which knows nothing of ours.
+//! Compiles knarr's own services, and what it says to a collector of traces, without a system protoc. CRI is compiled by `proto`, which
+//! knows nothing of ours.
 
 /// Every file with a service or messages; each names those that it needs.
-const FILES: [&str; 3] = ["images.proto", "node.proto", "registry.proto"];
+const FILES: [&str; 4] = ["images.proto", "node.proto", "registry.proto", "traces.proto"];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");

@@ -30,20 +30,19 @@ pub(crate) use self::mend::watch_tables;
 use crate::attachment::{Attachment, AttachmentId};
 use crate::builtin_network::BuiltinNetwork;
 use crate::cache::{Journal, Record, Via};
-use crate::carrier::{Carrier, Means, blocking};
+use crate::carrier::{Means, blocking};
 use crate::claim::Claim;
-use crate::directories::Directories;
 use crate::error::Error;
 use crate::ground::{Ground, Laid};
 use crate::locks::{Locks, locked};
 use crate::network::normalised;
 use crate::networks::{Added, Config};
 use crate::orphans;
-use crate::plugin::Runner;
 use crate::quiet::Quiet;
 use crate::readiness::Status;
 use crate::result::NetworkResult;
 use crate::served::{Chosen, Served};
+use crate::setup::Setup;
 use crate::version::Version;
 
 /// Said where there is neither a directory nor a built-in network.
@@ -55,9 +54,8 @@ pub(crate) struct Attachments {
     /// Where the built-in network keeps its addresses.
     addresses: PathBuf,
     configured: Configured,
-    directories: Directories,
-    /// For networks as they are configured now.
-    carrier: Carrier,
+    /// Exchanged by [`Attachments::change_over`].
+    setup: watch::Sender<Arc<Setup>>,
     journal: Journal,
     locks: Arc<Locks>,
     quiet: Quiet,
@@ -91,8 +89,6 @@ impl Attachments {
         let journal = Journal::open(records.clone())?;
         let owner = orphans::owner(&config.state_dir)?;
         orphans::end(&owner, &journal)?;
-        let runner = Runner { bin_dirs: config.bin_dirs.clone(), deadline: config.plugin_deadline, owner };
-        let carrier = Carrier { runner, means: if config.native { Means::Native } else { Means::Executed } };
         let quiet = Quiet::default();
         let ground = Arc::new(Ground::new(records.clone(), Arc::clone(quiet.node())));
         let addresses = config.state_dir.join("addresses");
@@ -105,12 +101,11 @@ impl Attachments {
             }
             None => Configured::Directory,
         };
-        let directories = Directories::open(&config, &carrier)?;
+        let setup = Setup::open(&config, &owner)?;
         Ok(Attachments {
             addresses,
             configured,
-            directories,
-            carrier,
+            setup: watch::Sender::new(setup),
             journal,
             locks: Arc::default(),
             quiet,
@@ -121,9 +116,29 @@ impl Attachments {
         })
     }
 
+    /// The setup that whatever begins now is done with.
+    fn setup(&self) -> Arc<Setup> {
+        Arc::clone(&self.setup.borrow())
+    }
+
+    /// A setup for another configuration; see [`crate::Networks::prepare`].
+    pub(crate) fn prepare(&self, config: &Config) -> Result<Arc<Setup>, Error> {
+        let builtin = match &self.configured {
+            Configured::Builtin(settings, _) => Some(settings.clone()),
+            Configured::Directory => None,
+        };
+        let config = Config { builtin, ..config.clone() };
+        Setup::open(&config, &self.setup().carrier.runner.owner)
+    }
+
+    /// See [`crate::Networks::change_over`].
+    pub(crate) fn change_over(&self, setup: Arc<Setup>) {
+        self.setup.send_replace(setup);
+    }
+
     /// Whether an ADD for a pod of that handler would be served now. Never waits.
     pub(crate) fn status(&self, handler: &str) -> Status {
-        match (&self.configured, self.directories.of(handler)) {
+        match (&self.configured, self.setup().directories.of(handler)) {
             (_, Some(readiness)) => readiness.status(),
             (Configured::Builtin(builtin, _), None) => Status::Ready { network: builtin.name.clone() },
             (Configured::Directory, None) => Status::NotReady { reason: NOTHING.into() },
@@ -132,13 +147,14 @@ impl Attachments {
 
     /// The networks that a pod of that handler joins, in this order; at least one. Not cancel safe: it may run plugins.
     pub(crate) async fn chosen(&self, handler: &str) -> Result<Vec<Chosen>, Error> {
-        match (&self.configured, self.directories.of(handler)) {
+        let Setup { directories, carrier } = &*self.setup();
+        match (&self.configured, directories.of(handler)) {
             (_, Some(readiness)) => {
                 let networks = readiness.networks().await?.into_iter();
-                Ok(networks.map(|conf| Chosen::chain(conf, &self.carrier)).collect())
+                Ok(networks.map(|conf| Chosen::chain(conf, carrier)).collect())
             }
             (Configured::Builtin(settings, _), None) => {
-                let served = Served::builtin(settings, &self.addresses, &self.carrier, None)?;
+                let served = Served::builtin(settings, &self.addresses, carrier, None)?;
                 Ok(vec![Chosen { served, via: Via::Builtin(settings.clone()) }])
             }
             (Configured::Directory, None) => Err(Error::NotReady { reason: NOTHING.into() }),
@@ -177,7 +193,7 @@ impl Attachments {
     /// While nobody comes or goes.
     async fn clear_ground(&self) -> Vec<Error> {
         let native =
-            self.carrier.means == Means::Native || matches!(self.configured, Configured::Builtin(..));
+            self.setup().carrier.means == Means::Native || matches!(self.configured, Configured::Builtin(..));
         if native || self.ground.is_used() { self.ground.clear().await } else { Vec::new() }
     }
 
@@ -201,15 +217,16 @@ impl Attachments {
         if let Via::Builtin(settings) = &record.via {
             self.ground.own_former_bridge(&settings.bridge);
         }
-        Served::of(record, &self.addresses, &self.carrier)
+        Served::of(record, &self.addresses, &self.setup().carrier)
     }
 
     /// The networks that are configured now, whether their plugins are there or not; adds what is wrong with one.
     fn loaded(&self, failures: &mut Vec<Error>) -> Vec<Served> {
-        let chain = |conf| Served { conf, carrier: self.carrier.clone() };
-        let mut networks: Vec<Served> = self.directories.loaded().into_iter().map(chain).collect();
+        let Setup { directories, carrier } = &*self.setup();
+        let chain = |conf| Served { conf, carrier: carrier.clone() };
+        let mut networks: Vec<Served> = directories.loaded().into_iter().map(chain).collect();
         if let Configured::Builtin(settings, _) = &self.configured {
-            match Served::builtin(settings, &self.addresses, &self.carrier, None) {
+            match Served::builtin(settings, &self.addresses, carrier, None) {
                 Ok(served) => networks.push(served),
                 Err(error) => failures.push(error),
             }

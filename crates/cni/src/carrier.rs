@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tokio::runtime::Handle;
+use tracing::Instrument;
+use tracing::field::Empty;
 
 use crate::builtin::{self, Inventory, Ipam, Kind};
 use crate::command::Command;
@@ -86,6 +88,17 @@ impl Carrier {
     }
 
     async fn carry(&self, request: &Request) -> Result<Option<Value>, Error> {
+        // A stage of whatever it is done for. Of the highest level, so that it is there whatever is logged.
+        let (plugin, command) = (request.plugin.as_str(), request.command.as_str());
+        let span = tracing::error_span!("stage", stage = "cni_plugin", plugin, command, failed = Empty);
+        let outcome = self.carry_out(request).instrument(span.clone()).await;
+        if outcome.is_err() {
+            span.record("failed", true);
+        }
+        outcome
+    }
+
+    async fn carry_out(&self, request: &Request) -> Result<Option<Value>, Error> {
         let Some(kind) = self.served(&request.plugin, request) else {
             return execute(&self.runner, request).await;
         };

@@ -36,6 +36,8 @@ mod readiness;
 mod request;
 mod result;
 mod served;
+mod setup;
+mod survey;
 mod version;
 mod watch;
 
@@ -43,7 +45,8 @@ pub use attachment::{Attachment, AttachmentId, Bandwidth, IpRange, PortMapping, 
 pub use builtin_network::{BuiltinNetwork, Subnet};
 pub use command::Command;
 pub use error::Error;
-pub use networks::{Added, Config, Networks, Selection};
+pub use networks::{Added, Config, Networks, Prepared, Selection};
 pub use readiness::Status;
 pub use result::{Cidr, Dns, Interface, IpConfig, NetworkResult, Route};
+pub use survey::{Surveyed, SurveyedNetwork, survey};
 pub use version::Version;

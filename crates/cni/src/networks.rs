@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
+use tracing::Instrument;
 
 use crate::attachment::{Attachment, AttachmentId};
 use crate::attachments::{self, Attachments, IsValid};
@@ -18,6 +19,7 @@ use crate::error::Error;
 use crate::interfaces::Interfaces;
 use crate::readiness::Status;
 use crate::result::NetworkResult;
+use crate::setup::Setup;
 
 /// Where things are, and how long a plugin may take.
 #[derive(Debug, Clone)]
@@ -78,6 +80,10 @@ pub struct Added {
     pub result: NetworkResult,
 }
 
+/// Another configuration that is ready to be used: [`Networks::change_over`]. Dropped, it was never there.
+#[derive(Debug)]
+pub struct Prepared(Arc<Setup>);
+
 /// The networks of this node; clones are handles to the same.
 #[derive(Debug, Clone)]
 pub struct Networks {
@@ -101,6 +107,20 @@ impl Networks {
         let mut watching = JoinSet::new();
         watching.spawn(attachments::watch_tables(Arc::downgrade(&attachments), attachments.laid()));
         Ok(Networks { attachments, interfaces, _watching: Arc::new(watching) })
+    }
+
+    /// Readies another configuration without using it yet: its directories are loaded and watched from now on. [`Config::state_dir`]
+    /// and [`Config::builtin`] stay as they were opened, whatever they are in it. Has to be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// [`Error::Watch`].
+    pub fn prepare(&self, config: &Config) -> Result<Prepared, Error> {
+        self.attachments.prepare(config).map(Prepared)
+    }
+
+    /// Uses it for whatever begins from now on. What is under way ends as it was begun.
+    pub fn change_over(&self, prepared: Prepared) {
+        self.attachments.change_over(prepared.0);
     }
 
     /// Whether an ADD would be served now. Never waits.
@@ -265,5 +285,6 @@ where
     T: Send + 'static,
     F: Future<Output = Result<T, Error>> + Send + 'static,
 {
-    tokio::spawn(work).await.unwrap_or(Err(Error::CutShort))
+    // Of the caller's request all the same.
+    tokio::spawn(work.in_current_span()).await.unwrap_or(Err(Error::CutShort))
 }

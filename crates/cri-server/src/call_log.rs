@@ -1,5 +1,8 @@
 //! One structured log line a call: method, pod or container, code, time; also for a call that nobody waited for any more. Calls that only look are logged at debug, for kubelet makes them all the
-//! time. Counts the calls under way, so that an ending daemon knows when the last one is answered.
+//! time. Counts the calls under way, so that an ending daemon knows when the last one is answered, and tells figures and traces of each.
+//!
+//! A call has a span with whom it is about; what is done for it is done within that, and so are log lines about it. Not here: the
+//! identity of pods in lines about what they do by themselves (`sandbox`).
 
 use std::future::Future;
 use std::pin::Pin;
@@ -7,20 +10,29 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use hyper::http::{Request, Response};
+use hyper::http::{HeaderMap, Request, Response};
+use sandbox::{ContainerMetadata, PodMetadata, Pods};
 use tokio::sync::watch;
 use tonic::Code;
 use tower::{Layer, Service};
 use tracing::field::Empty;
 use tracing::{Instrument, Span};
 
+use crate::telemetry::{Telemetry, traces};
+
 /// Wraps every call of a server.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct CallLog {
     under_way: Arc<watch::Sender<usize>>,
+    telemetry: Telemetry,
 }
 
 impl CallLog {
+    /// A log that tells figures and traces.
+    pub(crate) fn new(telemetry: Telemetry) -> Self {
+        Self { under_way: Arc::default(), telemetry }
+    }
+
     /// Waits until no call is under way. Safe to cancel.
     pub(crate) async fn idle(&self) {
         let mut calls = self.under_way.subscribe();
@@ -31,37 +43,50 @@ impl CallLog {
 
 /// A call that counts as long as it lives, whether it is answered or dropped.
 struct UnderWay {
-    calls: Arc<watch::Sender<usize>>,
+    log: CallLog,
     method: String,
     span: Span,
+    trace: Option<traces::Call>,
     begun: Instant,
     is_answered: bool,
 }
 
 impl UnderWay {
-    fn begin(calls: &Arc<watch::Sender<usize>>, method: &str) -> Self {
-        calls.send_modify(|calls| *calls += 1);
-        // Of the highest level, so that it is there for whatever line is written in it.
-        let span = tracing::error_span!("call", method, pod = Empty, container = Empty);
+    fn begin(log: &CallLog, (path, headers): (&str, &HeaderMap)) -> Self {
+        log.under_way.send_modify(|calls| *calls += 1);
+        let method = path.rsplit('/').next().unwrap_or_default();
+        let span = span(method);
+        let traces = log.telemetry.traces.as_ref();
+        let trace = traces.and_then(|traces| traces.begin(&span, (path, headers)));
         Self {
-            calls: calls.clone(),
+            log: log.clone(),
             method: method.to_owned(),
             span,
+            trace,
             begun: Instant::now(),
             is_answered: false,
         }
     }
 
-    fn microseconds(&self) -> u64 {
-        u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX)
+    /// Tells figures and trace of the end, and gives how many microseconds it took.
+    fn ended(&mut self, (code, message): (Code, &str)) -> u64 {
+        let after = self.begun.elapsed();
+        self.log.telemetry.calls.ended(&self.method, (code, after));
+        if let Some(trace) = self.trace.take() {
+            trace.end(code, message);
+        }
+        u64::try_from(after.as_micros()).unwrap_or(u64::MAX)
     }
 
     /// A failed call has its code in the headers, for nothing follows them; a call without one there went well.
     fn answered<B>(&mut self, response: &Response<B>) {
         self.is_answered = true;
+        let failure =
+            tonic::Status::from_header_map(response.headers()).filter(|status| status.code() != Code::Ok);
+        let outcome = failure.as_ref().map_or((Code::Ok, ""), |status| (status.code(), status.message()));
+        let microseconds = self.ended(outcome);
         let _in_span = self.span.enter();
-        let microseconds = self.microseconds();
-        match tonic::Status::from_header_map(response.headers()).filter(|status| status.code() != Code::Ok) {
+        match failure {
             Some(status) => {
                 tracing::warn!(code = ?status.code(), microseconds, "call failed: {}", status.message());
             }
@@ -73,10 +98,10 @@ impl UnderWay {
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.calls.send_modify(|calls| *calls -= 1);
+        self.log.under_way.send_modify(|calls| *calls -= 1);
         if !self.is_answered {
+            let microseconds = self.ended((Code::Cancelled, ""));
             let _in_span = self.span.enter();
-            let microseconds = self.microseconds();
             // What it waited for goes on; see `sandbox`. The call that hangs is the one that an operator looks for.
             tracing::warn!(
                 microseconds,
@@ -86,14 +111,65 @@ impl Drop for UnderWay {
     }
 }
 
-/// Puts the pod that a call is about into its log lines.
-pub(crate) fn about_pod(id: &str) {
+/// A call's span. Of the highest level, so that it is there for whatever line is written in it.
+fn span(method: &str) -> Span {
+    tracing::error_span!(
+        "call",
+        method,
+        trace = Empty,
+        pod = Empty,
+        pod.name = Empty,
+        pod.namespace = Empty,
+        pod.uid = Empty,
+        container = Empty,
+        container.name = Empty,
+        image = Empty,
+    )
+}
+
+/// Puts the pod that a call is about into its log lines and trace.
+pub(crate) fn about_pod(pods: &Pods, id: &str) {
+    has_pod(id);
+    if let Ok(pod) = pods.pod(id) {
+        about_new_pod(&pod.config.metadata);
+    }
+}
+
+/// The same of one that has no id yet.
+pub(crate) fn about_new_pod(metadata: &PodMetadata) {
+    let span = Span::current();
+    span.record("pod.name", metadata.name.as_str());
+    span.record("pod.namespace", metadata.namespace.as_str());
+    span.record("pod.uid", metadata.uid.as_str());
+}
+
+/// The id of that, once it has one.
+pub(crate) fn has_pod(id: &str) {
     Span::current().record("pod", id);
 }
 
-/// Puts the container that a call is about into its log lines.
-pub(crate) fn about_container(id: &str) {
+/// Puts the container that a call is about into its log lines and trace, and its pod.
+pub(crate) fn about_container(pods: &Pods, id: &str) {
+    has_container(id);
+    if let Ok(container) = pods.container(id) {
+        about_new_container(&container.config.metadata);
+        about_pod(pods, container.pod.as_str());
+    }
+}
+
+/// The same of one that has no id yet.
+pub(crate) fn about_new_container(metadata: &ContainerMetadata) {
+    Span::current().record("container.name", metadata.name.as_str());
+}
+
+/// The id of that, once it has one.
+pub(crate) fn has_container(id: &str) {
     Span::current().record("container", id);
+}
+
+/// Puts the image that a call is about into its log lines and trace.
+pub(crate) fn about_image(name: &str) {
+    Span::current().record("image", name);
 }
 
 /// The wrapped server.
@@ -125,8 +201,7 @@ where
     }
 
     fn call(&mut self, request: Request<A>) -> Self::Future {
-        let method = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
-        let mut under_way = UnderWay::begin(&self.log.under_way, &method);
+        let mut under_way = UnderWay::begin(&self.log, (request.uri().path(), request.headers()));
         let answer = self.inner.call(request).instrument(under_way.span.clone());
         Box::pin(async move {
             let response = answer.await?;
@@ -188,7 +263,7 @@ mod tests {
         let server = tower::service_fn(move |_: Request<()>| {
             let answer = answer.take();
             async move {
-                about_pod("p1");
+                has_pod("p1");
                 Ok::<_, io::Error>(answer.expect("one call").await)
             }
         });

@@ -1,31 +1,48 @@
-//! The daemon's configuration: defaults, then a TOML file, then the command line; each later one wins.
+//! The daemon's configuration: its keys, their defaults, and what they must be.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | `load` | where it comes from: files and the command line |
+//! | `tree`, `read` | what was written, with its places; from that to values |
+//! | `fault` | what is wrong with values |
+//! | `keys` | the table of keys: which a reload applies |
+//! | the others | the sections |
 //!
 //! Every flag of `knarr serve` is a key here too. What is not known is refused by name, so that a misspelt key can't be
 //! silently without effect.
 
 mod containers;
+mod fault;
 mod handlers;
 mod images;
+pub(crate) mod keys;
+mod load;
 mod logs;
 mod metrics;
 mod network;
+mod read;
 mod registry;
 mod streaming;
+mod tracing;
+mod tree;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 
 pub(crate) use containers::ContainersConfig;
+use fault::absolute;
+pub(crate) use fault::{Fault, Faults};
 use handlers::HandlerConfig;
 pub(crate) use images::ImagesConfig;
+pub(crate) use load::{ConfigError, Loaded, Sources, USUAL};
 pub(crate) use logs::{JOURNALD, LogsConfig};
 pub(crate) use metrics::MetricsConfig;
-pub(crate) use network::{AnnotationsConfig, IpPreference, NetworkConfig};
+pub(crate) use network::{AnnotationsConfig, NetworkConfig};
 use registry::RegistryConfig;
 pub(crate) use streaming::StreamingConfig;
+use tracing::TracingConfig;
 
 /// What `knarr serve` runs by.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,6 +84,8 @@ pub(crate) struct Config {
     pub(crate) logs: LogsConfig,
     /// Figures of the daemon for Prometheus.
     pub(crate) metrics: MetricsConfig,
+    /// Where spans of calls go, for OpenTelemetry.
+    pub(crate) tracing: TracingConfig,
     /// Whose credentials registries see when a pull brings none.
     pub(crate) registry: RegistryConfig,
     /// What pods can ask for by `runtime_handler`. `knarr`, the internal runtime with nothing changed, is there without being named.
@@ -121,56 +140,6 @@ pub(crate) enum LogFormat {
     Json,
 }
 
-/// Why a configuration can't be used.
-#[derive(Debug, Error)]
-pub(crate) enum ConfigError {
-    /// The file can't be read.
-    #[error("reading configuration \"{path}\"")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The system's answer.
-        #[source]
-        cause: std::io::Error,
-    },
-    /// The file is not TOML, has a key that is not known, or a value of the wrong type.
-    #[error("parsing configuration \"{path}\"")]
-    Parse {
-        /// The file.
-        path: PathBuf,
-        /// Where and what.
-        #[source]
-        cause: Box<toml::de::Error>,
-    },
-    /// A value that can't be honoured.
-    #[error("configuration key \"{key}\": {why}, not \"{value}\"")]
-    Value {
-        /// The key's path.
-        key: &'static str,
-        /// What it holds.
-        value: String,
-        /// What it must be.
-        why: &'static str,
-    },
-    /// A runtime handler with something that can't be honoured.
-    #[error("configuration key")]
-    Handler {
-        /// The key and why.
-        #[source]
-        cause: Box<sandbox::Error>,
-    },
-}
-
-/// Checks a limit that is 0 for none: its key, its value, the least that makes sense, and what it must be.
-fn none_or_at_least(
-    (key, value, least, why): (&'static str, u64, u64, &'static str),
-) -> Result<(), ConfigError> {
-    if (1..least).contains(&value) {
-        return Err(ConfigError::Value { key, value: value.to_string(), why });
-    }
-    Ok(())
-}
-
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -192,6 +161,7 @@ impl Default for Config {
             containers: ContainersConfig::default(),
             logs: LogsConfig::default(),
             metrics: MetricsConfig::default(),
+            tracing: TracingConfig::default(),
             registry: RegistryConfig::default(),
             handlers: BTreeMap::new(),
         }
@@ -218,39 +188,40 @@ impl LogLevel {
 }
 
 impl Config {
-    /// Reads `path`; keys that it lacks keep their defaults. Values are checked by [`Config::check`], after the command
-    /// line had its say.
-    pub(crate) fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|cause| ConfigError::Read { path: path.to_owned(), cause })?;
-        toml::from_str(&text)
-            .map_err(|cause| ConfigError::Parse { path: path.to_owned(), cause: Box::new(cause) })
-    }
-
     /// Checks every value that can be judged without touching the machine.
-    pub(crate) fn check(&self) -> Result<(), ConfigError> {
-        self.socket()?;
+    ///
+    /// # Errors
+    /// All that is wrong.
+    pub(crate) fn check(&self) -> Result<(), Faults> {
         let paths = [
             ("root", &self.root),
             ("state", &self.state),
             ("cni_conf_dir", &self.cni_conf_dir),
             ("registry_config_dir", &self.registry_config_dir),
         ];
-        paths.into_iter().try_for_each(|(key, path)| absolute(key, path))?;
-        self.cni_bin_dir.iter().try_for_each(|path| absolute("cni_bin_dir", path))?;
-        self.cdi_spec_dirs.iter().try_for_each(|path| absolute("cdi_spec_dirs", path))?;
-        self.handlers()?;
-        self.streaming.check()?;
-        self.logs.check()?;
-        self.metrics.address()?;
-        self.images.check()?;
-        self.containers.check()?;
-        self.registry.check()?;
-        self.network.check()
+        let lists = [("cni_bin_dir", &self.cni_bin_dir), ("cdi_spec_dirs", &self.cdi_spec_dirs)];
+        let listed = lists.iter().flat_map(|(key, paths)| paths.iter().map(move |path| absolute(key, path)));
+        let paths = paths.into_iter().map(|(key, path)| absolute(key, path)).chain(listed);
+        let sections = [
+            self.socket().map(drop).map_err(Faults::from),
+            self.handlers().map(drop),
+            self.streaming.check(),
+            self.logs.check(),
+            self.metrics.address().map(drop).map_err(Faults::from),
+            self.tracing.check(),
+            self.images.check(),
+            self.containers.check(),
+            self.registry.check(),
+            self.network.check(),
+        ];
+        Faults::all(paths.chain(sections))
     }
 
     /// The runtime handlers.
-    pub(crate) fn handlers(&self) -> Result<sandbox::Handlers, ConfigError> {
+    ///
+    /// # Errors
+    /// All that is wrong with them.
+    pub(crate) fn handlers(&self) -> Result<sandbox::Handlers, Faults> {
         handlers::handlers(self)
     }
 
@@ -260,10 +231,12 @@ impl Config {
     }
 
     /// The path of the socket in `listen`.
-    pub(crate) fn socket(&self) -> Result<&Path, ConfigError> {
-        let why = "must be unix:// and an absolute path";
+    ///
+    /// # Errors
+    /// It is none.
+    pub(crate) fn socket(&self) -> Result<&Path, Fault> {
         let path = self.listen.strip_prefix("unix://").map(Path::new).filter(|path| path.is_absolute());
-        path.ok_or_else(|| ConfigError::Value { key: "listen", value: self.listen.clone(), why })
+        path.ok_or_else(|| Fault::value("listen", "must be unix:// and an absolute path", &self.listen))
     }
 }
 
@@ -284,13 +257,6 @@ impl SecurityConfig {
 
 fn usage(is_on: bool) -> sandbox::LsmUsage {
     if is_on { sandbox::LsmUsage::AsHost } else { sandbox::LsmUsage::Off }
-}
-
-fn absolute(key: &'static str, path: &Path) -> Result<(), ConfigError> {
-    if path.is_absolute() {
-        return Ok(());
-    }
-    Err(ConfigError::Value { key, value: path.display().to_string(), why: "must be an absolute path" })
 }
 
 #[cfg(test)]

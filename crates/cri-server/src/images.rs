@@ -5,17 +5,21 @@ use std::collections::HashMap;
 use image_service::PullRequest;
 use proto::runtime::v1 as cri;
 use proto::runtime::v1::image_service_server::ImageService;
+use sandbox::Pods;
 use tonic::{Request, Response, Status};
 
+use crate::call_log;
 use crate::convert::image;
 use crate::runtime_service::stream::{self, Streamed};
-use crate::status::of_images;
+use crate::status::{of_images, of_sandbox};
 
 /// The service.
 #[derive(Clone)]
 pub(crate) struct Images {
     /// The domain.
     pub(crate) images: image_service::Images,
+    /// Which runtime handlers there are.
+    pub(crate) pods: Pods,
 }
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -23,7 +27,7 @@ type Answer<T> = Result<Response<T>, Status>;
 #[tonic::async_trait]
 impl ImageService for Images {
     async fn list_images(&self, request: Request<cri::ListImagesRequest>) -> Answer<cri::ListImagesResponse> {
-        let images = self.list(request.into_inner().filter);
+        let images = self.list(request.into_inner().filter)?;
         Ok(Response::new(cri::ListImagesResponse { images }))
     }
 
@@ -33,7 +37,7 @@ impl ImageService for Images {
         &self,
         request: Request<cri::StreamImagesRequest>,
     ) -> Answer<Self::StreamImagesStream> {
-        let items = self.list(request.into_inner().filter);
+        let items = self.list(request.into_inner().filter)?;
         Ok(stream::batches(items, |images| cri::StreamImagesResponse { images }))
     }
 
@@ -42,7 +46,8 @@ impl ImageService for Images {
         request: Request<cri::ImageStatusRequest>,
     ) -> Answer<cri::ImageStatusResponse> {
         let request = request.into_inner();
-        let name = image::name(request.image)?;
+        let name = image::name(request.image, &self.pods)?;
+        call_log::about_image(&name);
         let Some(found) = self.images.status(&name).map_err(|error| of_images(&error))? else {
             return Ok(Response::new(cri::ImageStatusResponse::default()));
         };
@@ -52,7 +57,8 @@ impl ImageService for Images {
 
     async fn pull_image(&self, request: Request<cri::PullImageRequest>) -> Answer<cri::PullImageResponse> {
         let request = request.into_inner();
-        let reference = image::name(request.image)?;
+        let reference = image::name(request.image, &self.pods)?;
+        call_log::about_image(&reference);
         let wanted = PullRequest { reference, credentials: request.auth.map(image::credentials) };
         let id = self.images.pull(wanted).await.map_err(|error| of_images(&error))?;
         Ok(Response::new(cri::PullImageResponse { image_ref: id.to_string() }))
@@ -62,7 +68,8 @@ impl ImageService for Images {
         &self,
         request: Request<cri::RemoveImageRequest>,
     ) -> Answer<cri::RemoveImageResponse> {
-        let name = image::name(request.into_inner().image)?;
+        let name = image::name(request.into_inner().image, &self.pods)?;
+        call_log::about_image(&name);
         self.images.remove(&name).await.map_err(|error| of_images(&error))?;
         Ok(Response::new(cri::RemoveImageResponse {}))
     }
@@ -78,10 +85,12 @@ impl ImageService for Images {
 }
 
 impl Images {
-    fn list(&self, filter: Option<cri::ImageFilter>) -> Vec<cri::Image> {
-        let name =
-            filter.and_then(|filter| filter.image).map(|spec| spec.image).filter(|name| !name.is_empty());
-        self.images.list(name.as_deref()).iter().map(|image| image::shown(image)).collect()
+    fn list(&self, filter: Option<cri::ImageFilter>) -> Result<Vec<cri::Image>, Status> {
+        let wanted = filter.and_then(|filter| filter.image).unwrap_or_default();
+        let checked = self.pods.check_image_handler("filter.image", &wanted.runtime_handler);
+        checked.map_err(|error| of_sandbox(&error))?;
+        let name = Some(wanted.image).filter(|name| !name.is_empty());
+        Ok(self.images.list(name.as_deref()).iter().map(|image| image::shown(image)).collect())
     }
 
     /// The image's own configuration under the keys that crictl prints.

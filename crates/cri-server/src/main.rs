@@ -28,12 +28,16 @@ mod inherited;
 mod logging;
 mod metrics;
 mod own_service;
+mod parts;
 mod plugin;
 mod pod_cidrs;
+mod reload;
 mod runtime_service;
 mod serve;
 mod status;
 mod streams_port;
+mod telemetry;
+mod watchdog;
 
 fn main() -> ExitCode {
     if let Some(plugin) = plugin_name() {
@@ -58,20 +62,23 @@ fn plugin_name() -> Option<String> {
 fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
     match command {
         Command::Serve(arguments) => {
-            let config = arguments.into_config()?;
-            logging::init(&config);
+            let sources = arguments.sources();
+            let config = sources.load()?.config;
+            let observers = logging::init(&config)?;
             // What 50 probes print would otherwise stay with the daemon.
             sandbox::give_back_large_blocks();
-            finish(executor()?, serve::serve(config))?;
+            finish(executor()?, serve::serve(serve::Beginning { config, sources, observers }))?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Demo(arguments) => cli::demo::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Doctor(arguments) => {
-            let healthy = cli::doctor::run(&arguments.into_config()?)?;
+            let healthy = cli::doctor::run(arguments)?;
             Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
+        Command::Debug(command) => cli::debug::run(command),
+        Command::Man { directory } => cli::man::run(&directory).map(|()| ExitCode::SUCCESS),
         Command::Registry(command) => cli::registry::run(&command),
-        Command::Config(command) => cli::config::run(command).map(|()| ExitCode::SUCCESS),
+        Command::Config(command) => cli::config::run(command),
         Command::Image(arguments) => cli::image::run(arguments),
         Command::Pull { endpoint, arguments } => cli::image::pull(&endpoint, arguments),
         Command::Version(arguments) => cli::version::run(&arguments).map(|()| ExitCode::SUCCESS),

@@ -1,7 +1,7 @@
 //! `knarr serve`: from a configuration to a daemon that answers, and back.
 //!
 //! Order: directories and their lock → network → images → pods (recovery) → streams → socket, metrics and signals → the word that it serves.
-//! SIGTERM and SIGINT stop serving; pods go on without the daemon.
+//! SIGTERM and SIGINT stop serving; pods go on without the daemon. SIGHUP has the configuration read again (`reload`).
 
 use std::convert::Infallible;
 use std::fs::{DirBuilder, File, Permissions};
@@ -16,7 +16,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use proto::runtime::v1::image_service_server::ImageServiceServer;
 use proto::runtime::v1::runtime_service_server::RuntimeServiceServer;
-use sandbox::{CgroupDriver, Deadlines, PodConfig, PodFilter, Pods};
+use sandbox::{PodConfig, PodFilter, Pods};
 use thiserror::Error;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -25,19 +25,21 @@ use tokio_stream::wrappers::UnixListenerStream;
 
 use crate::adapters::network::CniNetwork;
 use crate::adapters::rootfs::ImageRootfs;
-use crate::adapters::scopes::SystemdScopes;
 use crate::adapters::streaming::PodStreams;
 use crate::call_log::CallLog;
-use crate::config::{self, Config, ConfigError};
+use crate::config::{Config, Fault, Faults, Sources};
 use crate::deadline::Deadline;
 use crate::images::Images;
-use crate::metrics;
+use crate::logging::Observers;
+use crate::own_service::inside::Inside;
 use crate::own_service::v1::images_server::ImagesServer;
 use crate::own_service::v1::{node_server::NodeServer, registry_server::RegistryServer};
 use crate::own_service::{self, ImagesAtHand, Registry};
 use crate::pod_cidrs::PodCidrs;
+use crate::reload::{Parts, Reloader};
 use crate::runtime_service::Runtime;
-use crate::streams_port;
+use crate::telemetry::traces::Exporter;
+use crate::{metrics, parts, streams_port, watchdog};
 
 /// The largest request that is read: kubelet sends no more than 16 MiB.
 const MESSAGE_BYTES: usize = 16 << 20;
@@ -59,10 +61,6 @@ const COLLECTION: Duration = Duration::from_secs(600);
 
 /// Taken when the kernel doesn't say how many files may be open.
 const LEAST_OPEN_FILES: (u64, u64) = (1_024, 1_024);
-
-/// The cgroup below which pods go whose request names none, and the slice with systemd.
-const CGROUP_PARENT: &str = "/knarr";
-const CGROUP_SLICE: &str = "knarr.slice";
 
 /// Why the daemon did not come up.
 #[derive(Debug, Error)]
@@ -93,7 +91,7 @@ pub(crate) enum ServeError {
     },
     /// The configuration.
     #[error(transparent)]
-    Config(#[from] ConfigError),
+    Config(#[from] Faults),
     /// The pod network.
     #[error("opening the pod network")]
     Network(#[from] cni::Error),
@@ -120,33 +118,65 @@ pub(crate) enum ServeError {
     Serve(#[from] tonic::transport::Error),
 }
 
+impl From<Fault> for ServeError {
+    fn from(fault: Fault) -> Self {
+        Self::Config(fault.into())
+    }
+}
+
+/// What a daemon is started with.
+pub(crate) struct Beginning {
+    /// What it runs by at first.
+    pub(crate) config: Config,
+    /// Where that came from.
+    pub(crate) sources: Sources,
+    /// What watches it.
+    pub(crate) observers: Observers,
+}
+
 /// Serves until a signal ends it.
-pub(crate) async fn serve(config: Config) -> Result<(), ServeError> {
+pub(crate) async fn serve(Beginning { config, sources, observers }: Beginning) -> Result<(), ServeError> {
+    let Observers { level, telemetry, mut spans } = observers;
     crate::inherited::disown();
+    // By itself it would end the process. One that comes before the daemon serves has its effect then.
+    let hangups = caught(SignalKind::hangup())?;
+    let running = watch::Sender::new(Arc::new(config.clone()));
     for directory in [&config.root, &config.state] {
         make_private(directory)?;
     }
     let _locks = [lock(&config.state, "lock")?, lock(&config.root, "root.lock")?];
     let open_files = raise_open_files();
     let (end, ending) = watch::channel(false);
-    let (runtime, images) = open(&config, open_files, ending.clone()).await?;
+    let (runtime, images) = open(running.subscribe(), open_files, ending.clone()).await?;
     let (pods, networks, store) = (runtime.pods.clone(), runtime.networks.clone(), images.images.clone());
     let streams = runtime.streams.clone();
+    let parts = Parts { pods: pods.clone(), networks: networks.clone(), images: store.clone(), level };
+    let follows = running.subscribe();
+    let reloader = Reloader::new(sources, running, parts);
     let socket = config.socket()?.to_owned();
     let listener = listen(&socket)?;
-    let metrics = metrics_server(&config, store.clone()).await?;
+    let (calls, stages) = (CallLog::new(telemetry.clone()), telemetry.stages.clone());
+    let figures = metrics::Sources { images: store.clone(), pods: pods.clone(), telemetry };
+    let metrics = metrics_server(&config, figures).await?;
     // Before the word that it serves: whoever has read it may end the daemon at once.
     let stop = stopped(signals()?, end);
     tokio::spawn(announce(config.listen.clone()));
-    let calls = CallLog::default();
+    let inside = Inside {
+        pods: pods.clone(),
+        images: store.clone(),
+        networks: networks.clone(),
+        stages,
+        since: crate::now(),
+    };
+    let node = own_service::Node { reloader: reloader.clone(), inside };
     let at_hand = ImagesAtHand { images: store.clone(), pods: pods.clone() };
-    let collects = (config.images.collect_above > 0).then(|| at_hand.clone());
+    let collects = at_hand.clone();
     let served = tonic::transport::Server::builder()
         .layer(calls.clone())
         .layer(Deadline)
         .add_service(RuntimeServiceServer::new(runtime).max_decoding_message_size(MESSAGE_BYTES))
         .add_service(ImageServiceServer::new(images).max_decoding_message_size(MESSAGE_BYTES))
-        .add_service(NodeServer::new(own_service::Node))
+        .add_service(NodeServer::new(node))
         .add_service(ImagesServer::new(at_hand))
         .add_service(RegistryServer::new(Registry { images: store.clone() }))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop);
@@ -154,8 +184,11 @@ pub(crate) async fn serve(config: Config) -> Result<(), ServeError> {
         ended = bounded(served, ending, &calls) => ended,
         never = upkeep(&pods, &store) => match never {},
         never = store.take_care() => match never {},
-        never = keep_below(collects) => match never {},
+        never = keep_below(collects, follows) => match never {},
+        never = reloader.at(hangups) => match never {},
+        never = watchdog::feed(&socket) => match never {},
         never = serve_metrics(metrics) => match never {},
+        never = send_spans(spans.as_mut()) => match never {},
     };
     let _ = std::fs::remove_file(&socket);
     streams.stop().await;
@@ -163,7 +196,17 @@ pub(crate) async fn serve(config: Config) -> Result<(), ServeError> {
     if let Ok(Err(error)) = tokio::time::timeout(LAST_DETACHES, networks.settle()).await {
         tracing::warn!(error = crate::chain(&error), "a network without pods stays");
     }
+    if let Some(spans) = spans {
+        spans.finish().await;
+    }
     ended
+}
+
+async fn send_spans(spans: Option<&mut Exporter>) -> Infallible {
+    match spans {
+        Some(spans) => spans.run().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// What is done from time to time.
@@ -177,10 +220,12 @@ async fn upkeep(pods: &Pods, store: &image_service::Images) -> Infallible {
     }
 }
 
-/// Removes images that nothing uses while the disk is fuller than it should be, if that is wanted.
-async fn keep_below(images: Option<ImagesAtHand>) -> Infallible {
-    let Some(images) = images else { return std::future::pending().await };
+/// Removes images that nothing uses while the disk is fuller than it should be, as long as that is wanted.
+async fn keep_below(images: ImagesAtHand, mut config: watch::Receiver<Arc<Config>>) -> Infallible {
     loop {
+        if config.wait_for(|config| config.images.collect_above > 0).await.is_err() {
+            return std::future::pending().await;
+        }
         if let Err(error) = images.collect_unused().await {
             tracing::warn!(error = crate::chain(&error), "images that nothing uses stay on a full disk");
         }
@@ -191,10 +236,10 @@ async fn keep_below(images: Option<ImagesAtHand>) -> Infallible {
 /// Takes the address of metrics, if they are wanted: one that can't be had is told at the start.
 async fn metrics_server(
     config: &Config,
-    images: image_service::Images,
+    sources: metrics::Sources,
 ) -> Result<Option<metrics::Server>, ServeError> {
     let Some(address) = config.metrics.address()? else { return Ok(None) };
-    let bound = metrics::Server::bind(address, metrics::registry(images)).await;
+    let bound = metrics::Server::bind(address, metrics::registry(sources)).await;
     bound.map(Some).map_err(|cause| ServeError::Metrics { address, cause })
 }
 
@@ -206,27 +251,27 @@ async fn serve_metrics(server: Option<metrics::Server>) -> Infallible {
 }
 
 async fn open(
-    config: &Config,
+    running: watch::Receiver<Arc<Config>>,
     open_files: Option<u64>,
     ending: watch::Receiver<bool>,
 ) -> Result<(Runtime, Images), ServeError> {
-    let networks = cni::Networks::open(network_config(config)?)?;
-    let images = image_service::Images::open(image_config(config))?;
+    let config = Arc::clone(&running.borrow());
+    let networks = cni::Networks::open(parts::network(&config)?)?;
+    let images = image_service::Images::open(parts::images(&config))?;
     let pod_cidrs = config.network.pod_cidr.then(|| config.root.join("networks/pod-cidrs"));
     let pod_cidrs = pod_cidrs.map(|path| Arc::new(PodCidrs::open(path)));
     let network = Arc::new(CniNetwork {
         networks: networks.clone(),
-        ip_preference: config.network.ip_preference,
-        annotations: config.network.annotations.clone(),
+        config: running.clone(),
         pod_cidrs: pod_cidrs.clone(),
     });
     let rootfs = Arc::new(ImageRootfs(images.clone()));
-    let pods = Pods::open(pod_config(config, open_files)?, network, rootfs).await?;
+    let pods = Pods::open(parts::pods(&config, open_files)?, network, rootfs).await?;
     let layers = config.root.join("containers");
-    let streams = streams(config, &pods)?;
-    let (config, layers) = (config.clone(), layers);
-    let runtime = Runtime { pods, networks, pod_cidrs, streams, config, layers, ending };
-    Ok((runtime, Images { images }))
+    let streams = streams(&config, &pods)?;
+    let runtime = Runtime { pods, networks, pod_cidrs, streams, config: running, layers, ending };
+    let images = Images { images, pods: runtime.pods.clone() };
+    Ok((runtime, images))
 }
 
 /// The server that clients of exec, attach and port-forward come to.
@@ -269,62 +314,6 @@ fn raise_open_files() -> Option<u64> {
         tracing::warn!(%error, soft, hard, "raising the number of open files");
     }
     Some(soft)
-}
-
-fn network_config(config: &Config) -> Result<cni::Config, ServeError> {
-    Ok(cni::Config {
-        conf_dir: config.cni_conf_dir.clone(),
-        bin_dirs: config.cni_bin_dir.clone(),
-        state_dir: config.root.join("networks"),
-        builtin: config.network.enabled()?,
-        native: config.network.native,
-        plugin_deadline: Duration::from_secs(config.network.plugin_deadline),
-        selection: config.networks(),
-    })
-}
-
-pub(crate) fn image_config(config: &Config) -> image_service::Config {
-    image_service::Config {
-        credentials: config.registry.credentials(),
-        credential_helper_dirs: config.registry.credential_helper_dirs.clone(),
-        layers: config.images.layers(),
-        at_rest: sandbox::give_back_memory,
-        pinned: config.images.pinned.clone(),
-        care: config.images.care(),
-        collect: config.images.collect(),
-        writable: config.containers.writable(),
-        ..image_service::Config::new(config.root.clone(), config.registry_config_dir.clone())
-    }
-}
-
-fn pod_config(config: &Config, open_files: Option<u64>) -> Result<sandbox::Config, ServeError> {
-    let supervisor = crate::beside("knarr-supervisor").map_err(|cause| ServeError::File {
-        action: "finding",
-        path: "knarr-supervisor".into(),
-        cause,
-    })?;
-    let deadlines = Deadlines::default();
-    let (cgroup_driver, parent) = match config.cgroup_driver {
-        config::CgroupDriver::Cgroupfs => (CgroupDriver::Cgroupfs, CGROUP_PARENT),
-        config::CgroupDriver::Systemd => {
-            let scopes = SystemdScopes(systemd::Manager::new(deadlines.cgroup));
-            (CgroupDriver::Systemd(Arc::new(scopes)), CGROUP_SLICE)
-        }
-    };
-    Ok(sandbox::Config {
-        state_dir: config.state.clone(),
-        supervisor,
-        open_files,
-        cgroup_driver,
-        default_cgroup_parent: parent.to_owned(),
-        handlers: config.handlers()?,
-        cdi_spec_dirs: config.cdi_spec_dirs.clone(),
-        apparmor: config.security.apparmor(),
-        selinux: config.security.selinux(),
-        logs: config.logs.wanted(),
-        prepared_networks: config.network.prepared_namespaces,
-        deadlines,
-    })
 }
 
 /// A directory that only root can look into.
@@ -376,8 +365,11 @@ async fn announce(address: String) {
 
 /// SIGTERM and SIGINT, caught from now on.
 fn signals() -> Result<[Signal; 2], ServeError> {
-    let caught = |kind| signal(kind).map_err(|cause| ServeError::Signals { cause });
     Ok([caught(SignalKind::terminate())?, caught(SignalKind::interrupt())?])
+}
+
+fn caught(kind: SignalKind) -> Result<Signal, ServeError> {
+    signal(kind).map_err(|cause| ServeError::Signals { cause })
 }
 
 /// Waits for the signal to end, and lets endless streams know.

@@ -1,8 +1,10 @@
-// Command client_go does what a test asks for with k8s.io/client-go, the library that kubectl is made of.
+// Command client_go does what a test asks for with k8s.io/client-go, the library that kubectl is made of, and with that of
+// Prometheus.
 //
 //	client_go remote     a command or an attachment: a plan from standard input, its report to standard output
 //	client_go forward    forwards ports until standard input ends; says first which, and in the end what went wrong
 //	client_go pairs      two connections over one session, of which one reaches nobody
+//	client_go lint       reads figures as Prometheus' own tools do, and says what they mind
 //
 // Plans and reports are JSON, their fields below. What is to be expected is the test's to say.
 package main
@@ -18,11 +20,12 @@ var jobs = map[string]func(*json.Decoder, *json.Encoder) error{
 	"remote":  remote,
 	"forward": forward,
 	"pairs":   pairs,
+	"lint":    lint,
 }
 
 func main() {
 	if len(os.Args) != 2 || jobs[os.Args[1]] == nil {
-		fail("usage: client_go remote|forward|pairs")
+		fail("usage: client_go remote|forward|pairs|lint")
 	}
 	if err := jobs[os.Args[1]](json.NewDecoder(os.Stdin), json.NewEncoder(os.Stdout)); err != nil {
 		fail(err)

@@ -89,6 +89,35 @@ async fn a_call_that_its_client_gave_up_is_logged_with_its_pod() {
     .await;
 }
 
+/// The fields of a line that names `word`.
+fn line(node: &Node, word: &str) -> Result<String, String> {
+    let log = std::fs::read_to_string(node.path("daemon.log")).unwrap();
+    log.lines().find(|line| line.contains(word)).map(str::to_owned).ok_or(log)
+}
+
+#[tokio::test]
+async fn lines_about_a_pod_say_whose_it_is() {
+    let pod = Pod::new(Network::None, |_| {}).await;
+    let container = pod.waiting("main", |_| {}).await;
+    let metadata = pod.sandbox.metadata.clone().unwrap();
+    let names = [
+        format!("pod=\"{}\"", pod.id),
+        format!("pod.name=\"{}\"", metadata.name),
+        format!("pod.namespace=\"{}\"", metadata.namespace),
+        format!("pod.uid=\"{}\"", metadata.uid),
+    ];
+    let of_start = line(&pod.node, "method=\"StartContainer\"").unwrap();
+    let of_container = format!("container=\"{container}\"");
+    assert!(names.iter().all(|name| of_start.contains(name)), "{of_start}");
+    assert!(of_start.contains(&of_container) && of_start.contains("container.name=\"main\""), "{of_start}");
+    // What it does by itself.
+    let supervisor = pod.info(&pod.id).await["pid"].as_i64().unwrap();
+    kill(Pid::from_raw(supervisor.try_into().unwrap()), Signal::SIGKILL).unwrap();
+    let lost =
+        until(node::PATIENCE, "a word of it", || async { line(&pod.node, "supervisor is gone") }).await;
+    assert!(names[1..].iter().all(|name| lost.contains(name)) && lost.contains(&pod.id), "{lost}");
+}
+
 #[tokio::test]
 async fn the_daemon_may_open_more_files_than_it_hands_down() {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();

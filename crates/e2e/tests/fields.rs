@@ -154,9 +154,19 @@ async fn what_is_kept_of_images_is_answered() {
         (volume.as_str(), "kept")
     );
     assert_eq!((of_volume.image_ref, &of_volume.annotations["team"]), (pulled, &"red".to_owned()));
-    let mut handled = mount;
-    handled.image.as_mut().unwrap().runtime_handler = "vm".into();
-    wanted.mounts = vec![handled];
+    let handled = |handler: &str| {
+        let mut mount = mount.clone();
+        mount.image.as_mut().unwrap().runtime_handler = handler.to_owned();
+        vec![mount]
+    };
     wanted.metadata.as_mut().unwrap().attempt += 1;
-    assert_refused(&pod.create(wanted).await.unwrap_err(), "mounts[0].image.runtime_handler");
+    wanted.mounts = handled("vm");
+    assert_refused(&pod.create(wanted.clone()).await.unwrap_err(), "mounts[0].image.runtime_handler");
+    wanted.mounts = handled("knarr");
+    wanted.image.as_mut().unwrap().runtime_handler = "vm".into();
+    assert_refused(&pod.create(wanted.clone()).await.unwrap_err(), "image.runtime_handler");
+    wanted.image.as_mut().unwrap().runtime_handler = "knarr".into();
+    let id = pod.create(wanted).await.expect("the handler is there");
+    let shown = pod.container(&id).await.0.image.unwrap().runtime_handler;
+    assert_eq!(shown, "", "as the image that it is of: kubelet compares the two before it removes one");
 }

@@ -57,6 +57,39 @@ async fn an_image_is_known_by_tag_digest_and_id() {
 }
 
 #[tokio::test]
+async fn an_image_is_the_same_for_every_handler_that_there_is() {
+    let node = e2e::Setup::new(Network::None).section("[handlers.other]").start().await;
+    let client = node.client();
+    image("one").push(node.registry.address(), "handled/app:v1").await;
+    let tag = node.registry.image("handled/app:v1");
+    let of = |handler: &str| Some(ImageSpec { runtime_handler: handler.to_owned(), ..spec(&tag) });
+    let mut images = client.images.clone();
+    let pulled = cri::PullImageRequest { image: of("other"), ..Default::default() };
+    let id = images.pull_image(pulled).await.unwrap().into_inner().image_ref;
+    for handler in ["", "knarr", "other"] {
+        let asked = cri::ImageStatusRequest { image: of(handler), verbose: false };
+        let found = images.image_status(asked).await.unwrap().into_inner().image.expect(handler);
+        let shown = found.spec.map(|spec| spec.runtime_handler);
+        assert_eq!((found.id, shown), (id.clone(), Some(String::new())));
+        let filter = Some(cri::ImageFilter { image: of(handler) });
+        let listed = images.list_images(cri::ListImagesRequest { filter }).await.unwrap().into_inner();
+        assert_eq!(listed.images.len(), 1, "{handler}");
+    }
+    let unknown = images.image_status(cri::ImageStatusRequest { image: of("vm"), verbose: false }).await;
+    let filter = Some(cri::ImageFilter { image: of("vm") });
+    let unlisted = images.list_images(cri::ListImagesRequest { filter }).await.map(drop);
+    let kept = images.remove_image(cri::RemoveImageRequest { image: of("vm") }).await.map(drop);
+    for (refused, path) in [(unknown.map(drop), "image"), (unlisted, "filter.image"), (kept, "image")] {
+        let refused = refused.expect_err("no such handler");
+        assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{refused}");
+        let begins = format!("{path}.runtime_handler: \"vm\" is not configured");
+        assert!(refused.message().starts_with(&begins), "{refused}");
+    }
+    images.remove_image(cri::RemoveImageRequest { image: of("other") }).await.unwrap();
+    assert!(list(&client).await.is_empty());
+}
+
+#[tokio::test]
 async fn a_tag_moves_and_its_old_image_stays() {
     let node = Node::start(Network::None).await;
     let client = node.client();

@@ -1,8 +1,8 @@
-//! Lists with filters, their streams, events, prefixes of ids, and the methods that are not built yet.
+//! Lists with filters, their streams, prefixes of ids, and the methods that are not built yet.
 
 use std::collections::BTreeSet;
 
-use e2e::cri::{self, ContainerEventType};
+use e2e::cri;
 use e2e::{Client, Network, Node};
 use proto::runtime::v1 as newest;
 use proto::runtime::v1::image_service_client::ImageServiceClient;
@@ -110,72 +110,6 @@ async fn streams_have_what_lists_have() {
 }
 
 #[tokio::test]
-async fn events_tell_of_every_change_with_the_statuses_of_that_moment() {
-    let node = Node::start(Network::None).await;
-    let client = node.client();
-    client.pull(&node.registry.image("busybox:latest")).await.unwrap();
-    let mut events =
-        client.runtime.clone().get_container_events(cri::GetEventsRequest {}).await.unwrap().into_inner();
-    let config = node.pod();
-    let pod = client.run_pod(config.clone()).await.unwrap();
-    let container = client.create(&pod, node.busybox("main", &["true"]), &config).await.unwrap();
-    client.start(&container).await.unwrap();
-    client.exited(&container).await;
-    client.remove(&container).await.unwrap();
-    client.stop_pod(&pod).await.unwrap();
-    client.remove_pod(&pod).await.unwrap();
-
-    use ContainerEventType::{
-        ContainerCreatedEvent, ContainerDeletedEvent, ContainerStartedEvent, ContainerStoppedEvent,
-    };
-    let life = [ContainerCreatedEvent, ContainerStartedEvent, ContainerStoppedEvent, ContainerDeletedEvent];
-    let (mut of_pod, mut of_container) = (Vec::new(), Vec::new());
-    while of_pod.len() < life.len() || of_container.len() < life.len() {
-        let event = tokio::time::timeout(e2e::patience(e2e::node::PATIENCE), events.next())
-            .await
-            .expect("an event in time");
-        let event = event.expect("the stream goes on").unwrap();
-        let kind = event.container_event_type();
-        if event.container_id == pod {
-            of_pod.push(kind);
-        } else {
-            assert_eq!(event.container_id, container);
-            assert_eq!(event.pod_sandbox_status.unwrap().id, pod);
-            let listed = event.containers_statuses.iter().find(|status| status.id == container);
-            assert_eq!(listed.is_some(), kind != ContainerDeletedEvent, "{kind:?}");
-            of_container.push(kind);
-        }
-    }
-    assert_eq!((of_pod, of_container), (life.to_vec(), life.to_vec()));
-}
-
-#[tokio::test]
-async fn a_container_that_goes_with_its_pod_is_told_of_before_it() {
-    let node = Node::start(Network::None).await;
-    let client = node.client();
-    client.pull(&node.registry.image("busybox:latest")).await.unwrap();
-    let config = node.pod();
-    let pod = client.run_pod(config.clone()).await.unwrap();
-    let container = client.create(&pod, node.busybox("main", &["true"]), &config).await.unwrap();
-    let mut events =
-        client.runtime.clone().get_container_events(cri::GetEventsRequest {}).await.unwrap().into_inner();
-    client.stop_pod(&pod).await.unwrap();
-    client.remove_pod(&pod).await.unwrap();
-    let mut deleted = Vec::new();
-    while deleted.len() < 2 {
-        let event = tokio::time::timeout(e2e::patience(e2e::node::PATIENCE), events.next())
-            .await
-            .expect("an event in time");
-        let event = event.expect("the stream goes on").unwrap();
-        if event.container_event_type() == ContainerEventType::ContainerDeletedEvent {
-            assert!(event.containers_statuses.is_empty(), "{event:?}");
-            deleted.push(event.container_id);
-        }
-    }
-    assert_eq!(deleted, [container, pod]);
-}
-
-#[tokio::test]
 async fn the_node_says_what_it_is() {
     let node = Node::start(Network::BuiltIn).await;
     let mut runtime = RuntimeServiceClient::new(node.client().channel());
@@ -192,10 +126,46 @@ async fn the_node_says_what_it_is() {
     assert!(conditions.iter().all(|condition| condition.status), "{conditions:?}");
     let shown: serde_json::Value = serde_json::from_str(&status.info["config"]).unwrap();
     assert_eq!(shown["root"], node.path("root").display().to_string());
+    assert_eq!(status.info["lastCNILoadStatus"], "\"OK\"");
+    let handlers: serde_json::Value = serde_json::from_str(&status.info["runtimeHandlers"]).unwrap();
+    assert_eq!((&handlers["knarr"]["usable"], &handlers[""]["usable"]), (&true.into(), &true.into()));
     let socket = std::fs::metadata(node.socket()).unwrap();
     let state = std::fs::metadata(node.path("state")).unwrap();
     use std::os::unix::fs::PermissionsExt;
     assert_eq!((socket.permissions().mode() & 0o777, state.permissions().mode() & 0o777), (0o660, 0o700));
+}
+
+/// The names are those that crictl's users and their scripts know.
+#[tokio::test]
+async fn verbose_statuses_tell_what_operators_look_for() {
+    let pod = e2e::Pod::new(Network::BuiltIn, |_| {}).await;
+    let id = pod.waiting("main", |_| {}).await;
+    let (status, info) = pod.container(&id).await;
+    assert_eq!((&info["sandboxID"], &info["snapshotKey"]), (&pod.id.clone().into(), &id.clone().into()));
+    let pid = u32::try_from(info["pid"].as_u64().unwrap()).unwrap();
+    assert_eq!(pod.node.processes_of(&id), [pid]);
+    assert_eq!(info["runtimeSpec"]["process"]["args"][0], "sh");
+    assert_eq!(info["config"]["metadata"]["name"], status.metadata.unwrap().name);
+    let writable = std::path::PathBuf::from(info["writableLayer"].as_str().unwrap());
+    assert!(writable.is_dir() && writable.ends_with(&id), "{writable:?}");
+    let of_process = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    assert!(of_process.contains(info["cgroup"].as_str().unwrap()), "{info}: {of_process}");
+
+    let info = pod.info(&pod.id).await;
+    let spec = &info["runtimeSpec"]["linux"];
+    assert!(info["cgroup"].as_str().is_some_and(|cgroup| of_process.contains(cgroup)), "{info}");
+    assert_eq!(
+        (&spec["namespaces"][0]["type"], &spec["namespaces"][0]["path"]),
+        (&"network".into(), &info["netns"])
+    );
+    let namespace =
+        |path: &str| std::fs::metadata(path).map(|found| std::os::unix::fs::MetadataExt::ino(&found));
+    let netns = namespace(info["netns"].as_str().unwrap()).unwrap();
+    assert_eq!(netns, namespace(&format!("/proc/{pid}/ns/net")).unwrap());
+    let ip = pod.client.pod(&pod.id).await.unwrap().network.unwrap().ip;
+    let eth0 = &info["cniResult"]["Interfaces"]["eth0"];
+    assert_eq!(eth0["IPConfigs"][0]["IP"], ip, "{info}");
+    assert!(eth0["Mac"].is_string() && info["pid"].is_u64(), "{info}");
 }
 
 #[tokio::test]

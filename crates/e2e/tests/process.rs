@@ -1,6 +1,7 @@
 //! What a process finds about itself: rights for run and exec, identity, limits, masks of modes, time, children, signals, sysctls.
 
 use e2e::image::{Image, Layer};
+use e2e::newest::Newest;
 use e2e::pod::{context, linux, resources, security};
 use e2e::{Network, Pod};
 use proto::runtime::v1 as cri;
@@ -118,6 +119,8 @@ async fn the_status_says_who_the_process_is() {
         })
         .await;
     assert_eq!(shown(pod.container(&id).await.0), (1234, 5678, vec![5678]));
+    let features = Newest::of(&pod.client).status().await.unwrap().features.unwrap();
+    assert!(features.supplemental_groups_policy, "the node says so");
 }
 
 /// What an image calls /etc/passwd is a stranger's, and not waited for. (One without end: the tests of `runtime::identity`.)

@@ -360,9 +360,21 @@ async fn the_node_says_that_it_can() {
         handlers.iter().all(|handler| handler.features.as_ref().unwrap().user_namespaces),
         "{handlers:?}"
     );
+    let features = e2e::newest::Newest::of(&node.client()).status().await.unwrap().features.unwrap();
+    assert!(features.user_namespaces_host_network, "{features:?}");
     let doctor = std::process::Command::new(e2e::node::binary("knarr")).arg("doctor").output().unwrap();
     let text = String::from_utf8_lossy(&doctor.stdout).into_owned();
     assert!(text.contains("ids of files can be mapped"), "{text}");
+}
+
+#[tokio::test]
+async fn users_of_ones_own_go_with_the_network_of_the_host() {
+    let pod = Pod::new(Network::None, |_| {}).await;
+    let one = pod.waiting("one", |_| {}).await;
+    assert_eq!(pod.sh(&one, "id -u; cat /proc/1/uid_map").await, format!("0 0 {OUTSIDE} 65536"));
+    let inside = pod.sh(&one, "readlink /proc/self/ns/net").await;
+    let outside = std::fs::read_link("/proc/self/ns/net").unwrap();
+    assert_eq!(inside, outside.display().to_string());
 }
 
 #[tokio::test]

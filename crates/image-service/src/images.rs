@@ -6,13 +6,13 @@ use std::collections::{BTreeMap, HashSet};
 use std::convert::Infallible;
 use std::io::{BufRead, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::auth::Login;
 use crate::blocking::blocking;
 use crate::care::{Care, Checked};
 use crate::catalog::Catalog;
-use crate::collection::Collector;
+use crate::collection::{CollectSettings, Collector};
 use crate::config::Config;
 use crate::error::Error;
 use crate::image::{FilesystemUsage, Image, ImageId};
@@ -37,6 +37,8 @@ pub struct Images {
 #[derive(Debug)]
 struct Inner {
     config: Config,
+    /// Instead of that of `config`.
+    collect: Mutex<CollectSettings>,
     catalog: Arc<Catalog>,
     layers: Layers,
     rootfs: RootFilesystems,
@@ -71,8 +73,29 @@ impl Images {
         let pulls = Pulls::new(puller);
         let care = Care::new(config.care.clone(), &images, (layers.clone(), Arc::clone(&catalog)));
         let space = Space::new(&images, layers.clone(), rootfs.clone(), config.usage_age);
-        let inner = Inner { config, catalog, layers, rootfs, mounts, registries, pulls, care, space };
+        let collect = Mutex::new(config.collect.clone());
+        let inner =
+            Inner { config, collect, catalog, layers, rootfs, mounts, registries, pulls, care, space };
         Ok(Images { inner: Arc::new(inner) })
+    }
+
+    /// Does by another configuration what begins from now on, as far as that can change: where registries are configured and as whom
+    /// they are asked, which images are pinned, how damage is looked for, when unused images are removed. The rest of it stays as it was opened.
+    ///
+    /// Safe to cancel: it goes on to the end.
+    ///
+    /// # Errors
+    /// [`Error::Thread`]; nothing has changed then.
+    pub async fn change_over(&self, config: Config) -> Result<(), Error> {
+        let inner = Arc::clone(&self.inner);
+        let change = move || {
+            inner.catalog.pin(&config.pinned);
+            inner.registries.change_over(&config);
+            inner.care.change_over(config.care);
+            *inner.collect.lock().unwrap_or_else(PoisonError::into_inner) = config.collect;
+            Ok(())
+        };
+        blocking("changing the image service's settings", change).await
     }
 
     /// Fetches an image, or brings it up to date, and returns its id. A pull of the same name by the same asker that is
@@ -214,7 +237,8 @@ impl Images {
         let collect = move || {
             in_use.extend(inner.mounts.all().into_iter().map(|mount| mount.image));
             let Inner { catalog, layers, config, .. } = &*inner;
-            let (images, settings) = (&config.root.join("images"), &config.collect);
+            let settings = inner.collect.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let (images, settings) = (&config.root.join("images"), &settings);
             Collector { catalog, layers, images, settings }.run(&in_use)
         };
         blocking("removing images that nothing uses", collect).await

@@ -19,7 +19,7 @@ use crate::pod::contact::Seek;
 use crate::pod::members::Member;
 use crate::pod::state::PodState;
 use crate::record::{self, ContainerRecord, PodRecord, PodStage};
-use crate::recover::{Action, Fate, Found, Says, Written, recover};
+use crate::recover::{Action, Fate, Found, Says, Written, missed, recover};
 use crate::shared::Shared;
 use crate::supervisor::client::{Client, ExitReport};
 use crate::supervisor::spawn::{self, Contact};
@@ -87,12 +87,14 @@ async fn one(shared: Arc<Shared>, pod: PodRecord) -> Adopted {
     let exits =
         containers.keys().filter_map(|container| Some((container.clone(), written(container)?))).collect();
     let found = Found { pod: pod.clone(), containers, supervisor: says, exits, now: clock::now() };
-    match recover(&found) {
+    let action = recover(&found);
+    let missed = missed(&found, &action);
+    match action {
         Action::Undo(parts) => {
             // Its containers, if it has any, are erased with it. A silent supervisor ends with its cgroup.
             let (state, members) = (PodState::Unmade { parts }, BTreeMap::new());
-            let beginning =
-                Beginning { shared, facts: pod.facts, state, members, minder, limits: None, seeks: None };
+            let (facts, limits, seeks) = (pod.facts, None, None);
+            let beginning = Beginning { shared, facts, state, members, minder, limits, seeks, missed };
             Adopted { beginning, is_half_made: true }
         }
         Action::Adopt { state, containers, strays } => {
@@ -103,8 +105,8 @@ async fn one(shared: Arc<Shared>, pod: PodRecord) -> Adopted {
                 kill_strays(&shared, &minder.client, strays).await;
             }
             let members = keep(&shared, &found, containers).await;
-            let beginning =
-                Beginning { shared, facts: pod.facts, state, members, minder, limits: pod.limits, seeks };
+            let (facts, limits) = (pod.facts, pod.limits);
+            let beginning = Beginning { shared, facts, state, members, minder, limits, seeks, missed };
             Adopted { beginning, is_half_made: false }
         }
     }

@@ -26,20 +26,28 @@ pub struct Config {
     pub cgroup_driver: CgroupDriver,
     /// The cgroup below which pods go whose request names none, in the form of the driver.
     pub default_cgroup_parent: String,
-    /// Runtime handlers by name.
-    pub handlers: Handlers,
-    /// Where files of the Container Device Interface are looked for; later ones go before earlier ones.
-    pub cdi_spec_dirs: Vec<PathBuf>,
+    /// What can be changed later.
+    pub settings: Settings,
     /// What is done with AppArmor.
     pub apparmor: ApparmorConfig,
     /// Whether SELinux is used.
     pub selinux: LsmUsage,
-    /// What is wanted of containers' logs.
-    pub logs: LogConfig,
     /// How many network namespaces are made before a pod asks for one, once a first one has; some 100 KiB of the kernel's memory each.
     pub prepared_networks: usize,
     /// How long each kind of step may take.
     pub deadlines: Deadlines,
+}
+
+/// What can be changed while pods are there ([`Pods::change_over`](crate::Pods::change_over)). A pod keeps the handler that it was
+/// made with, a container that runs what was wanted of its log.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// Runtime handlers by name.
+    pub handlers: Handlers,
+    /// Where files of the Container Device Interface are looked for; later ones go before earlier ones.
+    pub cdi_spec_dirs: Vec<PathBuf>,
+    /// What is wanted of containers' logs.
+    pub logs: LogConfig,
 }
 
 /// What a runtime handler can do on this host (CRI RuntimeHandlerFeatures).

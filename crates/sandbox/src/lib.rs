@@ -12,13 +12,16 @@ mod cdi;
 pub mod clock;
 pub mod config;
 pub mod container;
+mod current;
 pub mod error;
 pub mod events;
 pub mod exec;
 pub mod external;
+mod figures;
 mod forward;
 pub mod handler;
 pub mod id;
+mod identity;
 mod logs;
 mod name;
 pub mod network;
@@ -36,6 +39,7 @@ mod shared;
 pub mod signal;
 mod sources;
 mod spec;
+mod stage;
 pub mod stats;
 pub mod streams;
 mod supervisor;
@@ -44,7 +48,7 @@ mod user_namespaces;
 mod users;
 
 pub use apparmor::{ApparmorConfig, LsmUsage, apparmor_of_host};
-pub use config::{CgroupDriver, Config, Deadlines, Features};
+pub use config::{CgroupDriver, Config, Deadlines, Features, Settings};
 pub use container::config::{
     ContainerConfig, ContainerMetadata, ContainerNamespaces, ContainerSecurity, Device, ImageReference,
     Mount, MountAccess, MountSource, Profile, Propagation, RunAs, SelinuxOptions, Stdin,
@@ -54,8 +58,9 @@ pub use container::status::{
     ContainerFilter, ContainerPhase, ContainerStatus, Exited, PhaseName, ProcessUser, Reason,
 };
 pub use error::{Error, Kind};
-pub use events::{Event, EventKind};
+pub use events::{Event, EventKind, Listener};
 pub use exec::{ExecOutput, ExecRequest};
+pub use figures::{Contacts, Figures};
 pub use handler::{Handler, HandlerStatus, Handlers, Ulimit, Unprivileged, UnsetSeccomp};
 pub use id::{ContainerId, PodId};
 pub use logs::LogConfig;
@@ -66,7 +71,8 @@ pub use pod::config::{
 };
 pub use pod::limits::PodResources;
 pub use pod::status::{PodFilter, PodPhase, PodStatus};
-pub use pods::Pods;
+pub use pods::{Pods, PreparedSettings};
+pub use registry::Queue;
 pub use resources::{Resources, try_device_rules};
 pub use rootfs::{ImageConfig, LayerUsage, MountFor, Prepared, RootFilesystems, RootfsError};
 pub use runtime::external::ExternalRuntime;

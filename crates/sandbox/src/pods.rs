@@ -11,18 +11,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use runtime::cgroup::Cgroup;
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
+use tracing::Instrument;
 
 use crate::adopt::adopt;
 use crate::apparmor::Apparmor;
 use crate::clock;
-use crate::config::{CgroupDriver, Config};
+use crate::config::{CgroupDriver, Config, Settings};
+use crate::current::Current;
 use crate::error::{Error, Kind, chain};
-use crate::events::{Event, Events};
-use crate::external::Runtimes;
+use crate::events::{Events, Listener};
+use crate::figures::{ContactCounts, Figures};
 use crate::handler::{Handler, HandlerStatus};
 use crate::id::PodId;
+use crate::identity;
 use crate::network::Network;
 use crate::pod::actor::{Actor, Beginning};
 use crate::pod::check;
@@ -33,7 +36,7 @@ use crate::pod::status::{PodFilter, PodStatus};
 use crate::pod::wish::{MAILBOX, Reply, Wish};
 use crate::prepared::PreparedNetworks;
 use crate::record::{PodFacts, Store};
-use crate::registry::Registry;
+use crate::registry::{Queue, Registry};
 use crate::rootfs::RootFilesystems;
 use crate::scopes;
 use crate::selinux::{self, Selinux};
@@ -46,6 +49,10 @@ use crate::user_namespaces::{self, UserNamespaces};
 
 /// How often a name is asked for whose holder is going.
 const RUN_ROUNDS: usize = 8;
+
+/// Other settings that are ready to be used: [`Pods::change_over`].
+#[derive(Debug)]
+pub struct PreparedSettings(Arc<Current>);
 
 /// All pods of this daemon. Cloning gives another handle to the same pods.
 ///
@@ -86,7 +93,7 @@ impl Pods {
             supervisor,
             prepared_networks: PreparedNetworks::new(config.prepared_networks),
             recursive_read_only_mounts: runtime::mount::can_be_read_only_with_all_below(),
-            runtimes: Runtimes::ask(&config.handlers).await,
+            current: watch::Sender::new(Current::of(config.settings.clone()).await),
             users: UserNamespaces::new(users),
             host,
             apparmor: Apparmor::detect(&config.apparmor),
@@ -98,6 +105,7 @@ impl Pods {
             sources: Sources::default(),
             walks: Walks::default(),
             leftovers: Leftovers::default(),
+            contacts: ContactCounts::default(),
             closing: AtomicBool::new(false),
             config,
         });
@@ -143,9 +151,29 @@ impl Pods {
 
     /// The runtime handlers: the default one under the empty name, then all by their names.
     pub fn handlers(&self) -> Vec<HandlerStatus> {
+        let (current, own) = (self.shared.current(), self.shared.own_features());
         let status =
-            |name: &str| HandlerStatus { name: name.to_owned(), features: self.shared.features(name) };
-        self.shared.config.handlers.names().map(status).collect()
+            |name: &str| HandlerStatus { name: name.to_owned(), features: current.features(name, own) };
+        current.settings.handlers.names().map(status).collect()
+    }
+
+    /// Readies other settings without using them yet: asks the external runtimes that they name. One that doesn't answer is logged,
+    /// and asked again by pods that want it. Safe to cancel.
+    pub async fn prepare(settings: Settings) -> PreparedSettings {
+        PreparedSettings(Current::of(settings).await)
+    }
+
+    /// Uses them for pods and containers that are made, and containers that are started, from now on.
+    pub fn change_over(&self, prepared: PreparedSettings) {
+        self.shared.current.send_replace(prepared.0);
+    }
+
+    /// Checks the handler that an image is asked for; `field` is the path of what asks.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when there is none of the name.
+    pub fn check_image_handler(&self, field: &str, name: &str) -> Result<(), Error> {
+        check::image_handler(&self.shared.current().settings.handlers, (field, name))
     }
 
     async fn adopt_all(&self) {
@@ -182,12 +210,13 @@ impl Pods {
         let (mailbox, wishes) = mpsc::channel(MAILBOX);
         let facts = &beginning.facts;
         self.shared.registry.enter_pod(&facts.id, facts.config.metadata.clone(), mailbox.clone())?;
+        let identity = identity::of_pod(facts);
         let actor = Actor::new(beginning, wishes);
         actor.show();
         let mut actors = self.actors.lock().unwrap_or_else(PoisonError::into_inner);
         // Those that have ended are let go of here, so that the set doesn't grow with every pod there ever was.
         while actors.try_join_next().is_some() {}
-        actors.spawn(actor.run());
+        actors.spawn(actor.run().instrument(identity));
         Ok(mailbox)
     }
 
@@ -202,10 +231,11 @@ impl Pods {
     /// what is left is listed as a pod that is not ready.
     pub async fn run(&self, config: PodConfig) -> Result<PodId, Error> {
         self.open_for_business()?;
-        let handler = check::handler(&self.shared.config, &config)?;
-        let name = self.shared.config.handlers.resolve(&config.runtime_handler);
+        let current = self.shared.current();
+        let handler = check::handler(&current.settings.handlers, &config)?;
+        let name = current.settings.handlers.resolve(&config.runtime_handler);
         if let Some(runtime) = &handler.external
-            && let Err(why) = self.shared.runtimes.usable(name, runtime).await
+            && let Err(why) = current.runtimes.usable(name, runtime).await
         {
             return Err(Error::refused("runtime_handler", format!("\"{name}\" can't be used: {why}")));
         }
@@ -240,6 +270,7 @@ impl Pods {
             minder: None,
             limits: None,
             seeks: None,
+            missed: Vec::new(),
         };
         let (id, mailbox) = match self.begin(beginning) {
             Ok(mailbox) => (facts.id.clone(), mailbox),
@@ -335,9 +366,23 @@ impl Pods {
 
     // ---- the rest ------------------------------------------------------------------------------------------------------
 
-    /// What happens from now on. A listener that falls behind by [`crate::events::EVENT_BACKLOG`] is told that it lost some.
-    pub fn events(&self) -> broadcast::Receiver<Event> {
+    /// What waits for the actors of all pods, those that are being made among them.
+    pub fn queues(&self) -> Vec<Queue> {
+        self.shared.registry.queues()
+    }
+
+    /// What happens from now on; the first who asks also hears what has happened before. A listener that falls behind by
+    /// [`crate::events::EVENT_BACKLOG`] is told that it lost some.
+    pub fn events(&self) -> Listener {
         self.shared.events.subscribe()
+    }
+
+    /// How many there are of everything.
+    #[must_use]
+    pub fn figures(&self) -> Figures {
+        let shared = &self.shared;
+        let (contacts, listeners) = (shared.contacts.now(), shared.events.listeners());
+        Figures { contacts, listeners, ..shared.registry.figures() }
     }
 
     /// What a pod uses with all its containers. Safe to cancel.

@@ -20,6 +20,7 @@ use std::collections::BTreeMap;
 use crate::container::end;
 use crate::container::state::{ContainerState, Process, Wanted};
 use crate::container::status::{Exited, Reason};
+use crate::events::EventKind;
 use crate::id::ContainerId;
 use crate::pod::state::{Part, Parts, PodState};
 use crate::record::{ContainerRecord, ContainerStage, PodRecord, PodStage};
@@ -125,6 +126,29 @@ pub(crate) fn recover(found: &Found) -> Action {
         Says::Nothing | Says::Gone => Vec::new(),
     };
     Action::Adopt { state, containers, strays }
+}
+
+/// What has happened while no daemon was there, in the order in which it is to be told: containers, then the pod.
+pub(crate) fn missed(found: &Found, action: &Action) -> Vec<(Option<ContainerId>, EventKind)> {
+    let Action::Adopt { state, containers, .. } = action else { return Vec::new() };
+    let of_container = |(id, fate): (&ContainerId, &Fate)| {
+        let (Fate::Keep(state), Some(Written::Record(record))) = (fate, found.containers.get(id)) else {
+            return None;
+        };
+        let kind = match (&record.stage, state) {
+            (ContainerStage::Exited(_), _) => None,
+            (_, ContainerState::Exited(_)) => Some(EventKind::Stopped),
+            (ContainerStage::Created | ContainerStage::Starting, ContainerState::Running(_)) => {
+                Some(EventKind::Started)
+            }
+            _ => None,
+        };
+        Some((Some(id.clone()), kind?))
+    };
+    let was_ready = matches!(found.pod.stage, PodStage::Ready(_));
+    let stopped = was_ready && !matches!(state, PodState::Ready(_));
+    let pod = stopped.then_some((None, EventKind::Stopped));
+    containers.iter().filter_map(of_container).chain(pod).collect()
 }
 
 /// What runs, or is about to, and is not known.
@@ -330,6 +354,28 @@ mod tests {
             let (_, found) = found(&entries, PodStage::Making, has_supervisor);
             prop_assert_eq!(recover(&found), Action::Undo([Part::Network, Part::Supervisor, Part::Cgroup].into()));
         }
+    }
+
+    #[test]
+    fn what_happened_meanwhile_is_told_the_pod_last() {
+        let entries = [
+            (Some(ContainerStage::Started(process())), None, true),
+            (Some(ContainerStage::Exited(exited(3))), None, true),
+            (Some(ContainerStage::Created), None, false),
+        ];
+        let (ids, gone) = found(&entries, ready(), false);
+        let told = [(Some(ids[0].clone()), EventKind::Stopped), (None, EventKind::Stopped)];
+        assert_eq!(missed(&gone, &recover(&gone)), told);
+        let (runs, ended) = (Some(Seen::Runs(process())), Some(Seen::Ended(report(7))));
+        let entries = [
+            (Some(ContainerStage::Starting), runs, false),
+            (Some(ContainerStage::Started(process())), ended, true),
+        ];
+        let (ids, there) = found(&entries, ready(), true);
+        let told = missed(&there, &recover(&there));
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(told.contains(&(Some(ids[0].clone()), EventKind::Started)), "{told:?}");
+        assert!(told.contains(&(Some(ids[1].clone()), EventKind::Stopped)), "{told:?}");
     }
 
     #[test]

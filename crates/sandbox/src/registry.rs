@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::container::status::{ContainerFilter, ContainerStatus};
 use crate::error::{Error, Kind};
+use crate::figures::{Figures, Glance};
 use crate::id::{ContainerId, ID_LENGTH, PodId};
 use crate::name::Names;
 use crate::pod::config::PodMetadata;
@@ -42,6 +43,19 @@ pub(crate) struct ContainerEntry {
     pub(crate) process: Option<Arc<ProcessPlan>>,
     /// Its input, if that is for one.
     pub(crate) input: Arc<InputForOne>,
+}
+
+/// What waits for a pod's actor, for people who look for one that is stuck.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Queue {
+    /// The pod.
+    pub pod: PodId,
+    /// Wishes that it hasn't taken up.
+    pub waiting: usize,
+    /// How many may wait; more are refused.
+    pub room: usize,
+    /// Whether it hasn't published anything yet.
+    pub is_being_made: bool,
 }
 
 #[derive(Debug)]
@@ -139,9 +153,37 @@ impl Registry {
         published.filter(|status| filter.matches(status)).cloned().collect()
     }
 
+    /// How many there are of everything.
+    pub(crate) fn figures(&self) -> Figures {
+        let index = self.lock();
+        let mut figures = Figures::default();
+        for entry in index.pods.values() {
+            figures.add_pod(&Glance {
+                phase: entry.status.as_ref().map(|status| status.phase),
+                free: entry.mailbox.capacity(),
+                places: entry.mailbox.max_capacity(),
+                is_in_touch: entry.client.is_some(),
+            });
+            figures.supervisors.extend(entry.status.as_ref().and_then(|status| status.supervisor));
+        }
+        index.containers.values().for_each(|entry| figures.add_container(entry.status.phase.name()));
+        figures
+    }
+
     /// All pods, those being made among them.
     pub(crate) fn pod_ids(&self) -> BTreeSet<PodId> {
         self.lock().pods.values().map(|entry| entry.id.clone()).collect()
+    }
+
+    /// How full the mailboxes of all actors are.
+    pub(crate) fn queues(&self) -> Vec<Queue> {
+        let queue = |PodEntry { id, mailbox, status, .. }: &PodEntry| Queue {
+            pod: id.clone(),
+            waiting: mailbox.max_capacity() - mailbox.capacity(),
+            room: mailbox.max_capacity(),
+            is_being_made: status.is_none(),
+        };
+        self.lock().pods.values().map(queue).collect()
     }
 
     /// The mailboxes of all actors.

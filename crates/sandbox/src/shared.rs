@@ -9,12 +9,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use runtime::cgroup;
+use tokio::sync::watch;
+use tracing::Span;
 
 use crate::apparmor::Apparmor;
 use crate::config::{Config, Features};
+use crate::current::Current;
 use crate::error::Error;
 use crate::events::Events;
-use crate::external::Runtimes;
+use crate::figures::ContactCounts;
 use crate::handler::Handler;
 use crate::id::{ContainerId, PodId};
 use crate::network::Network;
@@ -35,8 +38,8 @@ pub(crate) struct Shared {
     pub(crate) host: cgroup::Host,
     /// Whether the kernel can make mounts read-only with all below them.
     pub(crate) recursive_read_only_mounts: bool,
-    /// What external runtimes can do.
-    pub(crate) runtimes: Runtimes,
+    /// Exchanged by [`Pods::change_over`](crate::Pods::change_over).
+    pub(crate) current: watch::Sender<Arc<Current>>,
     pub(crate) apparmor: Apparmor,
     pub(crate) selinux: Selinux,
     pub(crate) registry: Registry,
@@ -50,6 +53,7 @@ pub(crate) struct Shared {
     /// Writable layers that are being measured.
     pub(crate) walks: Walks,
     pub(crate) leftovers: Leftovers,
+    pub(crate) contacts: ContactCounts,
     /// Whether this node can do user namespaces, and what stands in the way.
     pub(crate) users: UserNamespaces,
     /// The daemon is going down; nothing new is begun.
@@ -57,17 +61,13 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// What pods with this name of a handler can have.
-    ///
-    /// # Errors
-    /// Why they can't be made.
-    pub(crate) fn features(&self, handler: &str) -> Result<Features, String> {
-        let name = self.config.handlers.resolve(handler);
-        self.runtimes.last(name).unwrap_or_else(|| Ok(self.own_features()))
+    /// What whatever begins now is made by.
+    pub(crate) fn current(&self) -> Arc<Current> {
+        Arc::clone(&self.current.borrow())
     }
 
     /// What the internal runtime can do.
-    fn own_features(&self) -> Features {
+    pub(crate) fn own_features(&self) -> Features {
         let Self { recursive_read_only_mounts, users, .. } = self;
         Features {
             user_namespaces: users.last().is_ok(),
@@ -77,11 +77,7 @@ impl Shared {
 
     /// What a pod can have that was made with a handler, whatever is configured under its name now.
     pub(crate) fn features_of(&self, handler: &Handler) -> Features {
-        let Some(wanted) = &handler.external else { return self.own_features() };
-        let mut equal = self.config.handlers.external().filter(|(_, runtime)| *runtime == wanted);
-        let said = equal.find_map(|(name, _)| self.runtimes.last(name)?.ok());
-        // One that nobody has asked, or that doesn't answer: what no runtime needs to be asked about.
-        said.unwrap_or(Features::NONE)
+        self.current().features_of(handler, self.own_features())
     }
 }
 
@@ -133,7 +129,9 @@ pub(crate) async fn blocking<T: Send + 'static>(
     (step, subject, after): (&'static str, &str, Duration),
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
-    let task = tokio::task::spawn_blocking(work);
+    // What is logged over there is of the same request; and a thread that hangs keeps its stage open.
+    let span = Span::current();
+    let task = tokio::task::spawn_blocking(move || span.in_scope(work));
     let joined = async { task.await.map_err(|cause| Error::step(step, subject, cause))? };
     within((step, subject, after), joined).await
 }

@@ -12,6 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
+use tracing::Span;
 
 use crate::error::Error;
 use crate::shared::{Shared, within};
@@ -115,9 +116,10 @@ pub(crate) async fn on_sources<T: Send + 'static>(
     let seated = async {
         let seats = shared.sources.seats.clone();
         let seat = seats.acquire_owned().await.map_err(|cause| Error::step(step, subject, cause))?;
+        let span = Span::current();
         let task = tokio::task::spawn_blocking(move || {
             let _kept_to_the_end = seat;
-            work(&looker)
+            span.in_scope(|| work(&looker))
         });
         task.await.map_err(|cause| Error::step(step, subject, cause))?
     };

@@ -98,7 +98,7 @@ impl Attachments {
             _ => None,
         };
         let served = match mtu {
-            Some((settings, mtu)) => Served::builtin(settings, &self.addresses, &self.carrier, mtu)?,
+            Some((settings, mtu)) => Served::builtin(settings, &self.addresses, &self.setup().carrier, mtu)?,
             None => chosen.served.clone(),
         };
         let via = chosen.via.clone();

@@ -12,6 +12,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use tracing::Instrument;
+
 use super::leaving::Departure;
 use super::{Attachments, detach_failed, namespace};
 use crate::attachment::{Attachment, AttachmentId};
@@ -81,7 +83,8 @@ impl Attachments {
         let remainder = Remainder { served, record, _busy: busy, _departure: departure, _lock: lock };
         let attachments = Arc::clone(self);
         // Ends by itself; `settle` waits for it.
-        tokio::spawn(async move { attachments.finish(remainder).await });
+        let work = async move { attachments.finish(remainder).await };
+        tokio::spawn(work.in_current_span());
         Ok(())
     }
 

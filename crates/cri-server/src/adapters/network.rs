@@ -7,8 +7,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use cni::Networks;
 use sandbox::{Attached, Attachment, Census, DnsConfig, Network, NetworkError, PodId, PortMapping, Protocol};
+use tokio::sync::watch;
 
-use crate::config::{AnnotationsConfig, IpPreference};
+use crate::config::Config;
 use crate::convert::addresses::{self, Addresses};
 use crate::convert::bandwidth;
 use crate::pod_cidrs::{PodCidrs, WAITING};
@@ -17,10 +18,8 @@ use crate::pod_cidrs::{PodCidrs, WAITING};
 pub(crate) struct CniNetwork {
     /// The networks.
     pub(crate) networks: Networks,
-    /// The order in which a pod's addresses are told.
-    pub(crate) ip_preference: IpPreference,
-    /// The annotations that ask for addresses.
-    pub(crate) annotations: AnnotationsConfig,
+    /// What the daemon runs by: the annotations that ask for addresses, and the order in which a pod's addresses are told.
+    pub(crate) config: watch::Receiver<Arc<Config>>,
     /// The node's pod CIDRs, where plugins are told them.
     pub(crate) pod_cidrs: Option<Arc<PodCidrs>>,
 }
@@ -32,7 +31,8 @@ impl Network for CniNetwork {
         let joined = self.networks.join(&attachment.runtime_handler, &wanted).await.map_err(failure)?;
         // CRI has one network status a pod: that of the first network, which is the cluster's.
         let ips = joined.into_iter().next().map(|first| first.ips).unwrap_or_default();
-        Ok(Attached { ips: self.ip_preference.sort(ips) })
+        let preference = self.config.borrow().network.ip_preference;
+        Ok(Attached { ips: preference.sort(ips) })
     }
 
     async fn detach(&self, attachment: &Attachment) -> Result<(), NetworkError> {
@@ -51,7 +51,7 @@ impl CniNetwork {
     fn wanted(&self, pod: &Attachment) -> Result<cni::Attachment, NetworkError> {
         let bandwidth = bandwidth::read(&pod.annotations).map_err(refused)?;
         let Addresses { ips, mac, infiniband_guid, mut ip_ranges } =
-            addresses::read(&self.annotations, &pod.annotations).map_err(refused)?;
+            addresses::read(&self.config.borrow().network.annotations, &pod.annotations).map_err(refused)?;
         if let Some(cidrs) = &self.pod_cidrs {
             let cidrs = cidrs.now();
             if cidrs.is_empty() {

@@ -9,12 +9,14 @@ use thiserror::Error;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Uri};
 
+use crate::config::Sources;
+
 /// Which daemon a command speaks to.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Endpoint {
-    /// The daemon's socket
-    #[arg(long, global = true, value_name = "ADDRESS", default_value = "unix:///run/knarr/knarr.sock")]
-    endpoint: String,
+    /// The daemon's socket [default: `listen` of /etc/knarr/config.toml, unix:///run/knarr/knarr.sock without]
+    #[arg(long, global = true, value_name = "ADDRESS")]
+    endpoint: Option<String>,
 }
 
 /// Why a command got no answer that it can use.
@@ -52,21 +54,27 @@ impl Endpoint {
     /// # Errors
     /// [`ClientError::Address`], [`ClientError::Unreachable`].
     pub(crate) async fn connect(&self) -> Result<Channel, ClientError> {
-        let path = self.socket()?;
+        let path = &self.socket()?;
         // Tried out here: what a channel says of a socket that isn't there names neither the socket nor the reason.
         let tried = UnixStream::connect(path).await;
         tried.map_err(|cause| ClientError::Unreachable { path: path.to_owned(), cause })?;
-        let path = path.to_owned();
-        let connector = tower::service_fn(move |_: Uri| {
-            let path = path.clone();
-            async move { Ok::<_, io::Error>(TokioIo::new(UnixStream::connect(path).await?)) }
-        });
-        let nowhere = tonic::transport::Endpoint::from_static("http://knarr.invalid");
-        Ok(nowhere.connect_with_connector_lazy(connector))
+        Ok(channel(path))
     }
 
-    fn socket(&self) -> Result<&Path, ClientError> {
-        let path = self.endpoint.strip_prefix("unix://").map(Path::new).filter(|path| path.is_absolute());
-        path.ok_or_else(|| ClientError::Address { endpoint: self.endpoint.clone() })
+    fn socket(&self) -> Result<PathBuf, ClientError> {
+        let endpoint = self.endpoint.clone().unwrap_or_else(|| Sources::new(None).listen());
+        let path = endpoint.strip_prefix("unix://").map(PathBuf::from).filter(|path| path.is_absolute());
+        path.ok_or(ClientError::Address { endpoint })
     }
+}
+
+/// A channel that connects when it is first used, and anew when its connection is gone.
+pub(crate) fn channel(socket: &Path) -> Channel {
+    let path = socket.to_owned();
+    let connector = tower::service_fn(move |_: Uri| {
+        let path = path.clone();
+        async move { Ok::<_, io::Error>(TokioIo::new(UnixStream::connect(path).await?)) }
+    });
+    let nowhere = tonic::transport::Endpoint::from_static("http://knarr.invalid");
+    nowhere.connect_with_connector_lazy(connector)
 }

@@ -2,15 +2,17 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::{CgroupDriver, Config, ConfigError, LogFormat, LogLevel};
+use crate::config::{CgroupDriver, LogFormat, LogLevel, Sources};
 
 pub(crate) mod config;
+pub(crate) mod debug;
 pub(crate) mod demo;
 pub(crate) mod doctor;
 pub(crate) mod endpoint;
 pub(crate) mod image;
+pub(crate) mod man;
 pub(crate) mod registry;
 pub(crate) mod terminal;
 pub(crate) mod version;
@@ -31,13 +33,16 @@ pub(crate) enum Command {
     /// Run the main job on its own: a registry, a pull, a pod, its logs, an exec, its stats
     Demo(DemoArgs),
     /// Say what this machine can and cannot do, and why
-    Doctor(DoctorArgs),
+    Doctor(doctor::DoctorArgs),
+    /// Gather what a bug report needs
+    #[command(subcommand)]
+    Debug(debug::DebugCommand),
     /// Say where images would come from, and why
     #[command(subcommand)]
     Registry(registry::RegistryCommand),
-    /// Show the default configuration or check a file
+    /// Show and check the configuration, and have a running daemon read it again
     #[command(subcommand)]
-    Config(ConfigCommand),
+    Config(config::ConfigCommand),
     /// Handle the images of a running daemon
     Image(image::ImageArgs),
     /// Pull an image: the same as `image pull`
@@ -47,34 +52,28 @@ pub(crate) enum Command {
         #[command(flatten)]
         arguments: image::PullArgs,
     },
+    /// Write manual pages into a directory
+    Man {
+        /// It is made if it isn't there
+        directory: PathBuf,
+    },
     /// Print the version
     Version(version::VersionArgs),
 }
 
-/// `knarr config`.
-#[derive(Debug, Subcommand)]
-pub(crate) enum ConfigCommand {
-    /// Print the default configuration as TOML
-    Default,
-    /// Check a configuration file and say what is wrong with it
-    Check {
-        /// The file
-        file: PathBuf,
-    },
-}
-
-/// `knarr doctor`.
-#[derive(Debug, Args)]
-pub(crate) struct DoctorArgs {
-    /// Configuration file (TOML) whose needs are looked at
+/// Which configuration a command is about.
+#[derive(Debug, Default, Args)]
+pub(crate) struct ConfigFile {
+    /// Configuration file (TOML); files `*.toml` in the directory FILE.d are laid over it, in the order of their names
+    /// [default: /etc/knarr/config.toml, if it is there]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
-impl DoctorArgs {
-    /// The file's configuration, or the defaults.
-    pub(crate) fn into_config(self) -> Result<Config, ConfigError> {
-        self.config.as_deref().map_or_else(|| Ok(Config::default()), Config::read)
+impl ConfigFile {
+    /// Where it comes from.
+    pub(crate) fn sources(self) -> Sources {
+        Sources::new(self.config)
     }
 }
 
@@ -89,24 +88,23 @@ pub(crate) struct DemoArgs {
 /// `knarr serve`: every flag is also a key of the configuration file, and wins over it.
 #[derive(Debug, Default, Args)]
 pub(crate) struct ServeArgs {
-    /// Configuration file (TOML)
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    file: ConfigFile,
     /// Where to listen [default: unix:///run/knarr/knarr.sock]
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
     /// Images, writable layers, addresses [default: /var/lib/knarr]
     #[arg(long, value_name = "DIR")]
-    root: Option<PathBuf>,
+    root: Option<String>,
     /// Sockets and records of pods [default: /run/knarr]
     #[arg(long, value_name = "DIR")]
-    state: Option<PathBuf>,
+    state: Option<String>,
     /// CNI configuration files [default: /etc/cni/net.d]
     #[arg(long, value_name = "DIR")]
-    cni_conf_dir: Option<PathBuf>,
+    cni_conf_dir: Option<String>,
     /// CNI plugins; may be given several times [default: /opt/cni/bin]
     #[arg(long, value_name = "DIR", num_args = 1..)]
-    cni_bin_dir: Vec<PathBuf>,
+    cni_bin_dir: Vec<String>,
     /// Use the built-in pod network instead of CNI configuration files
     #[arg(long)]
     builtin_network: bool,
@@ -119,14 +117,14 @@ pub(crate) struct ServeArgs {
     /// Certificate for these streams (PEM); kubelet must find its authority among the node's, and the address in it
     /// [default: none, plain HTTP]
     #[arg(long, value_name = "FILE")]
-    streaming_tls_cert_file: Option<PathBuf>,
+    streaming_tls_cert_file: Option<String>,
     /// Its key
     #[arg(long, value_name = "FILE")]
-    streaming_tls_key_file: Option<PathBuf>,
+    streaming_tls_key_file: Option<String>,
     /// Authorities that certificates of clients must come from; kubelet shows none, which ends kubectl's exec, attach and
     /// port-forward [default: none, clients need no certificate]
     #[arg(long, value_name = "FILE")]
-    streaming_tls_client_ca_file: Option<PathBuf>,
+    streaming_tls_client_ca_file: Option<String>,
     /// Seconds after which a stream ends in which nothing moves [default: 14400]
     #[arg(long, value_name = "SECONDS")]
     streaming_idle_timeout: Option<u64>,
@@ -147,11 +145,11 @@ pub(crate) struct ServeArgs {
     metrics_listen: Option<String>,
     /// hosts.toml files of registries [default: /etc/knarr/certs.d]
     #[arg(long, value_name = "DIR")]
-    registry_config_dir: Option<PathBuf>,
+    registry_config_dir: Option<String>,
     /// The node's credentials for registries, in the format of Docker's config.json [default: /etc/knarr/config.json,
     /// if it is there]
     #[arg(long, value_name = "FILE")]
-    registry_credentials: Option<PathBuf>,
+    registry_credentials: Option<String>,
     /// Who makes the cgroups of pods; must be kubelet's [default: cgroupfs]
     #[arg(long, value_name = "DRIVER")]
     cgroup_driver: Option<CgroupDriver>,
@@ -164,41 +162,38 @@ pub(crate) struct ServeArgs {
 }
 
 impl ServeArgs {
-    /// Defaults, file and flags laid over each other and checked.
-    pub(crate) fn into_config(self) -> Result<Config, ConfigError> {
-        let mut config = self.config.as_deref().map_or_else(|| Ok(Config::default()), Config::read)?;
-        overlay(&mut config.listen, self.listen);
-        overlay(&mut config.root, self.root);
-        overlay(&mut config.state, self.state);
-        overlay(&mut config.cni_conf_dir, self.cni_conf_dir);
-        overlay(&mut config.cni_bin_dir, Some(self.cni_bin_dir).filter(|dirs| !dirs.is_empty()));
-        overlay(&mut config.registry_config_dir, self.registry_config_dir);
-        overlay(&mut config.registry.credentials, self.registry_credentials);
-        overlay(&mut config.cgroup_driver, self.cgroup_driver);
-        overlay(&mut config.log_level, self.log_level);
-        overlay(&mut config.log_format, self.log_format);
-        let streaming = &mut config.streaming;
-        overlay(&mut streaming.address, self.streaming_address);
-        overlay(&mut streaming.port, self.streaming_port);
-        overlay(&mut streaming.tls_cert_file, self.streaming_tls_cert_file);
-        overlay(&mut streaming.tls_key_file, self.streaming_tls_key_file);
-        overlay(&mut streaming.tls_client_ca_file, self.streaming_tls_client_ca_file);
-        overlay(&mut streaming.idle_timeout, self.streaming_idle_timeout);
-        overlay(&mut streaming.max_connections, self.streaming_max_connections);
-        overlay(&mut config.logs.rate_limit, self.log_rate_limit);
-        overlay(&mut config.logs.size_limit, self.log_size_limit);
-        overlay(&mut config.metrics.listen, self.metrics_listen);
-        config.logs.journald |= self.log_journald;
-        config.network.builtin |= self.builtin_network;
-        config.check()?;
-        Ok(config)
+    /// The file, and the flags that were given.
+    pub(crate) fn sources(self) -> Sources {
+        let mut from = self.file.sources();
+        from.flag("listen", self.listen);
+        from.flag("root", self.root);
+        from.flag("state", self.state);
+        from.flag("cni_conf_dir", self.cni_conf_dir);
+        from.flag("cni_bin_dir", Some(self.cni_bin_dir).filter(|dirs| !dirs.is_empty()));
+        from.flag("registry_config_dir", self.registry_config_dir);
+        from.flag("registry.credentials", self.registry_credentials);
+        from.flag("cgroup_driver", self.cgroup_driver.map(name));
+        from.flag("log_level", self.log_level.map(name));
+        from.flag("log_format", self.log_format.map(name));
+        from.flag("streaming.address", self.streaming_address);
+        from.flag("streaming.port", self.streaming_port.map(u64::from));
+        from.flag("streaming.tls_cert_file", self.streaming_tls_cert_file);
+        from.flag("streaming.tls_key_file", self.streaming_tls_key_file);
+        from.flag("streaming.tls_client_ca_file", self.streaming_tls_client_ca_file);
+        from.flag("streaming.idle_timeout", self.streaming_idle_timeout);
+        from.flag("streaming.max_connections", self.streaming_max_connections.map(u64::from));
+        from.flag("logs.rate_limit", self.log_rate_limit);
+        from.flag("logs.size_limit", self.log_size_limit);
+        from.flag("logs.journald", self.log_journald.then_some(true));
+        from.flag("metrics.listen", self.metrics_listen);
+        from.flag("network.builtin", self.builtin_network.then_some(true));
+        from
     }
 }
 
-fn overlay<T>(value: &mut T, flag: Option<T>) {
-    if let Some(flag) = flag {
-        *value = flag;
-    }
+/// A choice as the configuration file has it.
+fn name(choice: impl ValueEnum) -> String {
+    choice.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -219,7 +214,7 @@ mod tests {
         std::fs::write(&file, "root = \"/from/file\"\nstate = \"/from/file\"").unwrap();
         let line = ["knarr", "serve", "--config", file.to_str().unwrap(), "--state", "/from/flag"];
         let Command::Serve(arguments) = Cli::parse_from(line).command else { panic!("serve") };
-        let config = arguments.into_config().unwrap();
+        let config = arguments.sources().load().unwrap().config;
         std::fs::remove_dir_all(&directory).unwrap();
         assert_eq!(config.root, PathBuf::from("/from/file"));
         assert_eq!(config.state, PathBuf::from("/from/flag"));

@@ -6,7 +6,8 @@ use image_service::Usage;
 use image_service::rootfs::WritableLimit;
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, none_or_at_least};
+use super::Faults;
+use super::fault::none_or_at_least;
 use crate::adapters::Projects;
 
 /// The keys. Both want the daemon's root on xfs, mounted with `prjquota`: it doesn't start where they can't be held to.
@@ -31,7 +32,7 @@ impl ContainersConfig {
     }
 
     /// Checks every value that can be judged without touching the machine.
-    pub(super) fn check(&self) -> Result<(), ConfigError> {
+    pub(super) fn check(&self) -> Result<(), Faults> {
         let limits = [
             (
                 "containers.writable_bytes",
@@ -46,7 +47,7 @@ impl ContainersConfig {
                 "must be 0 for none, or at least 100",
             ),
         ];
-        limits.into_iter().try_for_each(none_or_at_least)
+        Faults::all(limits.into_iter().map(none_or_at_least))
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use sandbox::{ExternalRuntime, Handler, Handlers, Ulimit, Unprivileged, UnsetSeccomp};
 use serde::{Deserialize, Serialize};
 
-use super::{Config, ConfigError};
+use super::{Config, Fault, Faults};
 
 /// One handler.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,20 +82,40 @@ pub(crate) struct UlimitConfig {
 /// The handlers of a configuration.
 ///
 /// # Errors
-/// [`ConfigError::Handler`] with the key of what can't be honoured.
-pub(crate) fn handlers(config: &Config) -> Result<Handlers, ConfigError> {
+/// What can't be honoured, of all handlers.
+pub(crate) fn handlers(config: &Config) -> Result<Handlers, Faults> {
     let network = &config.network;
     let unprivileged = Unprivileged { ports: network.unprivileged_ports, icmp: network.unprivileged_icmp };
-    let read = |(name, handler): (&String, &HandlerConfig)| {
-        check_name(name)?;
-        Ok((name.clone(), Handler { unprivileged, ..handler.read(name, &config.state)? }))
-    };
-    let (default, by_name) = (&config.default_handler, config.handlers.iter());
-    let mut by_name = by_name.map(read).collect::<Result<BTreeMap<_, _>, ConfigError>>()?;
+    let (mut by_name, mut wrong) = (BTreeMap::new(), Vec::new());
+    for (name, handler) in &config.handlers {
+        match check_name(name)
+            .and_then(|()| handler.read(name, &config.state))
+            .and_then(|own| alone(name, own))
+        {
+            Ok(handler) => drop(by_name.insert(name.clone(), Handler { unprivileged, ..handler })),
+            Err(fault) => wrong.push(Err(fault.into())),
+        }
+    }
+    Faults::all(wrong)?;
     by_name
         .entry(sandbox::handler::INTERNAL.to_owned())
         .or_insert_with(|| Handler { unprivileged, ..Handler::default() });
-    Handlers::new(default, by_name).map_err(|cause| ConfigError::Handler { cause: Box::new(cause) })
+    Handlers::new(&config.default_handler, by_name).map_err(|refused| fault(refused).into())
+}
+
+/// A handler, if the domain takes it.
+fn alone(name: &str, handler: Handler) -> Result<Handler, Fault> {
+    let handlers =
+        Handlers::new(sandbox::handler::INTERNAL, BTreeMap::from([(name.to_owned(), handler.clone())]));
+    handlers.map(|_| handler).map_err(fault)
+}
+
+/// What the domain refuses, which names the key.
+fn fault(refused: sandbox::Error) -> Fault {
+    match refused {
+        sandbox::Error::Refused { field, why } => Fault { key: field, why },
+        other => Fault { key: "handlers".to_owned(), why: crate::chain(&other) },
+    }
 }
 
 /// The directories of network configurations that handlers have of their own, by the names that requests may use.
@@ -110,32 +130,30 @@ pub(crate) fn cni_conf_dirs(config: &Config) -> BTreeMap<String, PathBuf> {
 }
 
 /// RuntimeClass takes no other names of handlers (a DNS label, RFC 1123).
-fn check_name(name: &str) -> Result<(), ConfigError> {
+fn check_name(name: &str) -> Result<(), Fault> {
     let inside = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
     if inside && (1..=63).contains(&name.len()) && !name.starts_with('-') && !name.ends_with('-') {
         return Ok(());
     }
     let why = "the name of a handler must be a DNS label of 1 to 63 bytes";
-    Err(ConfigError::Value { key: "handlers", value: name.to_owned(), why })
+    Err(Fault::value(&format!("handlers.{name}"), why, name))
 }
 
 impl HandlerConfig {
-    fn read(&self, name: &str, state: &Path) -> Result<Handler, ConfigError> {
+    fn read(&self, name: &str, state: &Path) -> Result<Handler, Fault> {
         let limit = |(kind, limit): (&String, &UlimitConfig)| {
             let side = |value: i64| match value {
                 -1 => Ok(u64::MAX),
-                other => u64::try_from(other).map_err(|_| {
-                    let field = format!("handlers.{name}.default_ulimits.{kind}");
-                    let why = format!("{other} is neither a limit nor -1 for none");
-                    ConfigError::Handler { cause: Box::new(sandbox::Error::refused(field, why)) }
+                other => u64::try_from(other).map_err(|_| Fault {
+                    key: format!("handlers.{name}.default_ulimits.{kind}"),
+                    why: format!("{other} is neither a limit nor -1 for none"),
                 }),
             };
             Ok((kind.clone(), Ulimit { soft: side(limit.soft)?, hard: side(limit.hard)? }))
         };
         if let Some(dir) = self.cni_conf_dir.as_ref().filter(|dir| !dir.is_absolute()) {
-            let why = format!("\"{}\" is not an absolute path", dir.display());
-            let cause = sandbox::Error::refused(format!("handlers.{name}.cni_conf_dir"), why);
-            return Err(ConfigError::Handler { cause: Box::new(cause) });
+            let key = format!("handlers.{name}.cni_conf_dir");
+            return Err(Fault::value(&key, "must be an absolute path", dir.display()));
         }
         Ok(Handler {
             external: self.external(name, state)?,
@@ -144,7 +162,7 @@ impl HandlerConfig {
             container_annotations: self.container_annotations.clone(),
             default_capabilities: self.default_capabilities.clone(),
             default_sysctls: self.default_sysctls.clone(),
-            default_ulimits: self.default_ulimits.iter().map(limit).collect::<Result<_, ConfigError>>()?,
+            default_ulimits: self.default_ulimits.iter().map(limit).collect::<Result<_, Fault>>()?,
             unset_seccomp: match self.unset_seccomp {
                 SeccompChoice::Unconfined => UnsetSeccomp::Unconfined,
                 SeccompChoice::RuntimeDefault => UnsetSeccomp::RuntimeDefault,
@@ -156,11 +174,9 @@ impl HandlerConfig {
 
 impl HandlerConfig {
     /// The runtime, with a place of its own for what it writes down.
-    fn external(&self, name: &str, state: &Path) -> Result<Option<ExternalRuntime>, ConfigError> {
-        let refuse = |key: &str, why: &str| {
-            let cause = sandbox::Error::refused(format!("handlers.{name}.{key}"), why);
-            Err(ConfigError::Handler { cause: Box::new(cause) })
-        };
+    fn external(&self, name: &str, state: &Path) -> Result<Option<ExternalRuntime>, Fault> {
+        let refuse =
+            |key: &str, why: &str| Err(Fault { key: format!("handlers.{name}.{key}"), why: why.to_owned() });
         if self.runtime == INTERNAL_RUNTIME {
             return match self.args.is_empty() {
                 true => Ok(None),

@@ -6,7 +6,8 @@ use image_service::layers::{LayerForm, LayerSettings, LoopDevices, Verity};
 use image_service::{CareSettings, CollectSettings, Reference};
 use serde::{Deserialize, Serialize};
 
-use super::ConfigError;
+use super::fault::must;
+use super::{Fault, Faults};
 
 /// The keys.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,29 +96,21 @@ impl ImagesConfig {
     }
 
     /// Checks every value that can be judged without touching the machine.
-    pub(super) fn check(&self) -> Result<(), ConfigError> {
-        if self.check_rate < LEAST_RATE {
-            return Err(ConfigError::Value {
-                key: "images.check_rate",
-                value: self.check_rate.to_string(),
-                why: "must be at least 65536 bytes a second",
-            });
-        }
-        if self.collect_above != 0 && !(LEAST_FULL..=99).contains(&self.collect_above) {
-            return Err(ConfigError::Value {
-                key: "images.collect_above",
-                value: self.collect_above.to_string(),
-                why: "must be a percentage from 10 to 99, or 0 for never",
-            });
-        }
-        if let Some(bad) = self.pinned.iter().find(|name| name.parse::<Reference>().is_err()) {
-            return Err(ConfigError::Value {
-                key: "images.pinned",
-                value: bad.clone(),
-                why: "must be references of images",
-            });
-        }
-        Ok(())
+    pub(super) fn check(&self) -> Result<(), Faults> {
+        let (rate, above) = (self.check_rate, self.collect_above);
+        let is_bad = |name: &&String| name.parse::<Reference>().is_err();
+        Faults::all([
+            must(rate >= LEAST_RATE, || {
+                Fault::value("images.check_rate", "must be at least 65536 bytes a second", rate)
+            }),
+            must(above == 0 || (LEAST_FULL..=99).contains(&above), || {
+                let why = "must be a percentage from 10 to 99, or 0 for never";
+                Fault::value("images.collect_above", why, above)
+            }),
+            self.pinned.iter().find(is_bad).map_or(Ok(()), |bad| {
+                Err(Fault::value("images.pinned", "must be references of images", bad).into())
+            }),
+        ])
     }
 }
 

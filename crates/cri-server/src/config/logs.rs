@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, none_or_at_least};
+use super::Faults;
+use super::fault::none_or_at_least;
 
 /// The keys.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,7 +38,7 @@ impl LogsConfig {
     }
 
     /// Checks every value that can be judged without touching the machine.
-    pub(super) fn check(&self) -> Result<(), ConfigError> {
+    pub(super) fn check(&self) -> Result<(), Faults> {
         let limits = [
             (
                 "logs.rate_limit",
@@ -47,7 +48,7 @@ impl LogsConfig {
             ),
             ("logs.size_limit", self.size_limit, LEAST_SIZE, "must be 0 for none, or at least 65536 bytes"),
         ];
-        limits.into_iter().try_for_each(none_or_at_least)
+        Faults::all(limits.into_iter().map(none_or_at_least))
     }
 }
 

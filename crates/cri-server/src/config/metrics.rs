@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::ConfigError;
+use super::Fault;
 
 /// The keys.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,17 +19,13 @@ impl MetricsConfig {
     /// The address, if they are to be served.
     ///
     /// # Errors
-    /// [`ConfigError::Value`].
-    pub(crate) fn address(&self) -> Result<Option<SocketAddr>, ConfigError> {
+    /// It is none.
+    pub(crate) fn address(&self) -> Result<Option<SocketAddr>, Fault> {
         if self.listen.is_empty() {
             return Ok(None);
         }
         let why = "must be an IP address and a port, such as 127.0.0.1:9323, or empty";
-        self.listen.parse().map(Some).map_err(|_| ConfigError::Value {
-            key: "metrics.listen",
-            value: self.listen.clone(),
-            why,
-        })
+        self.listen.parse().map(Some).map_err(|_| Fault::value("metrics.listen", why, &self.listen))
     }
 }
 

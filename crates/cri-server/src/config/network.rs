@@ -10,7 +10,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::ConfigError;
+use super::fault::must;
+use super::{Fault, Faults};
 
 /// `[network]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,7 +122,7 @@ impl NetworkConfig {
     }
 
     /// The network for `cni`, when it is on.
-    pub(crate) fn enabled(&self) -> Result<Option<cni::BuiltinNetwork>, ConfigError> {
+    pub(crate) fn enabled(&self) -> Result<Option<cni::BuiltinNetwork>, Fault> {
         if !self.builtin {
             return Ok(None);
         }
@@ -134,42 +135,45 @@ impl NetworkConfig {
         }))
     }
 
-    pub(super) fn check(&self) -> Result<(), ConfigError> {
-        let refuse =
-            |key: &'static str, value: String, why: &'static str| Err(ConfigError::Value { key, value, why });
-        if !PLUGIN_DEADLINES.contains(&self.plugin_deadline) {
-            let value = self.plugin_deadline.to_string();
-            return refuse("network.plugin_deadline", value, "must be 1 to 100 seconds");
-        }
-        if !NETWORKS.contains(&self.networks) {
-            return refuse("network.networks", self.networks.to_string(), "must be 1 to 16");
-        }
-        if self.prepared_namespaces > MOST_PREPARED {
-            let value = self.prepared_namespaces.to_string();
-            return refuse("network.prepared_namespaces", value, "must be 0 to 64");
-        }
-        if self.builtin && !self.default.is_empty() {
-            let why = "is for networks of cni_conf_dir, which network.builtin takes the place of";
-            return refuse("network.default", self.default.clone(), why);
-        }
-        if self.builtin && self.pod_cidr {
-            let why = "is for networks of cni_conf_dir, which network.builtin takes the place of";
-            return refuse("network.pod_cidr", "true".into(), why);
-        }
+    pub(super) fn check(&self) -> Result<(), Faults> {
+        let Self { plugin_deadline: deadline, networks, prepared_namespaces: prepared, .. } = *self;
+        let bounds = [
+            must(PLUGIN_DEADLINES.contains(&deadline), || {
+                Fault::value("network.plugin_deadline", "must be 1 to 100 seconds", deadline)
+            }),
+            must(NETWORKS.contains(&networks), || {
+                Fault::value("network.networks", "must be 1 to 16", networks)
+            }),
+            must(prepared <= MOST_PREPARED, || {
+                Fault::value("network.prepared_namespaces", "must be 0 to 64", prepared)
+            }),
+        ];
+        let subnets = self.subnets.iter().map(|subnet| parse_subnet(subnet).map(drop).map_err(Faults::from));
+        Faults::all(bounds.into_iter().chain(self.check_bridge()).chain(subnets))
+    }
+
+    /// What the built-in bridge must have, and must not be combined with.
+    fn check_bridge(&self) -> [Result<(), Faults>; 4] {
+        let instead = "is for networks of cni_conf_dir, which network.builtin takes the place of";
         let name = self.bridge.as_str();
-        let usable =
-            !name.is_empty() && name.len() <= 15 && name.bytes().all(|b| b.is_ascii_graphic() && b != b'/');
-        if !usable {
-            return refuse("network.bridge", name.into(), "must be an interface name of 1 to 15 bytes");
-        }
-        if self.builtin && self.subnets.is_empty() {
-            return refuse("network.subnets", "[]".into(), "must name at least one subnet");
-        }
-        self.subnets.iter().try_for_each(|subnet| parse_subnet(subnet).map(drop))
+        let is_name =
+            (1..=15).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_graphic() && b != b'/');
+        [
+            must(!self.builtin || self.default.is_empty(), || {
+                Fault::value("network.default", instead, &self.default)
+            }),
+            must(!self.builtin || !self.pod_cidr, || Fault::value("network.pod_cidr", instead, "true")),
+            must(is_name, || {
+                Fault::value("network.bridge", "must be an interface name of 1 to 15 bytes", name)
+            }),
+            must(!self.builtin || !self.subnets.is_empty(), || {
+                Fault::value("network.subnets", "must name at least one subnet", "[]")
+            }),
+        ]
     }
 }
 
-fn parse_subnet(subnet: &str) -> Result<cni::Subnet, ConfigError> {
+fn parse_subnet(subnet: &str) -> Result<cni::Subnet, Fault> {
     let parsed = subnet.split_once('/').and_then(|(address, prefix)| {
         let address = address.parse::<IpAddr>().ok()?;
         let widest = if address.is_ipv4() { 30 } else { 126 };
@@ -177,7 +181,7 @@ fn parse_subnet(subnet: &str) -> Result<cni::Subnet, ConfigError> {
         Some(cni::Subnet { network: cni::Cidr { address, prefix }, gateway: None })
     });
     let why = "must be address/prefix with room for pods";
-    parsed.ok_or_else(|| ConfigError::Value { key: "network.subnets", value: subnet.into(), why })
+    parsed.ok_or_else(|| Fault::value("network.subnets", why, subnet))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use image_service::CredentialsFile;
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, absolute};
+use super::{Faults, absolute};
 
 /// The keys.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,13 +40,11 @@ impl RegistryConfig {
     }
 
     /// Checks every value that can be judged without touching the machine.
-    pub(super) fn check(&self) -> Result<(), ConfigError> {
-        if self.credentials != Path::new("") {
-            absolute("registry.credentials", &self.credentials)?;
-        }
-        self.credential_helper_dirs
-            .iter()
-            .try_for_each(|dir| absolute("registry.credential_helper_dirs", dir))
+    pub(super) fn check(&self) -> Result<(), Faults> {
+        let named = Some(&self.credentials).filter(|path| **path != Path::new(""));
+        let named = named.map(|path| absolute("registry.credentials", path));
+        let dirs = self.credential_helper_dirs.iter();
+        Faults::all(named.into_iter().chain(dirs.map(|dir| absolute("registry.credential_helper_dirs", dir))))
     }
 }
 

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, absolute};
+use super::fault::must;
+use super::{Fault, Faults, absolute};
 
 /// The keys.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,7 +59,7 @@ impl Default for StreamingConfig {
 impl StreamingConfig {
     /// For `streaming`, in a process that may have so many files open. Half of them are for forwarded connections, which any user may
     /// open by the hundred: the rest stays for the links of pods, calls and sessions.
-    pub(crate) fn server(&self, open_files: u64) -> Result<streaming::Config, ConfigError> {
+    pub(crate) fn server(&self, open_files: u64) -> Result<streaming::Config, Faults> {
         Ok(streaming::Config {
             address: self.address()?,
             port: self.port,
@@ -70,36 +71,29 @@ impl StreamingConfig {
     }
 
     /// Checks every value that can be judged without touching the machine.
-    pub(super) fn check(&self) -> Result<(), ConfigError> {
-        self.address()?;
-        self.tls()?;
-        if !IDLE_TIMEOUTS.contains(&self.idle_timeout) {
-            let value = self.idle_timeout.to_string();
-            let why = "must be 1 to 604800 seconds";
-            return Err(ConfigError::Value { key: "streaming.idle_timeout", value, why });
-        }
-        if !CONNECTIONS.contains(&self.max_connections) {
-            let value = self.max_connections.to_string();
-            return Err(ConfigError::Value {
-                key: "streaming.max_connections",
-                value,
-                why: "must be 1 to 65536",
-            });
-        }
-        Ok(())
+    pub(super) fn check(&self) -> Result<(), Faults> {
+        Faults::all([
+            self.address().map(drop).map_err(Faults::from),
+            self.tls().map(drop),
+            must(IDLE_TIMEOUTS.contains(&self.idle_timeout), || {
+                Fault::value("streaming.idle_timeout", "must be 1 to 604800 seconds", self.idle_timeout)
+            }),
+            must(CONNECTIONS.contains(&self.max_connections), || {
+                Fault::value("streaming.max_connections", "must be 1 to 65536", self.max_connections)
+            }),
+        ])
     }
 
-    fn address(&self) -> Result<IpAddr, ConfigError> {
-        let (key, why) = ("streaming.address", "must be an IP address");
-        self.address.parse().map_err(|_| ConfigError::Value { key, value: self.address.clone(), why })
+    fn address(&self) -> Result<IpAddr, Fault> {
+        let why = "must be an IP address";
+        self.address.parse().map_err(|_| Fault::value("streaming.address", why, &self.address))
     }
 
-    fn tls(&self) -> Result<Option<streaming::TlsFiles>, ConfigError> {
+    fn tls(&self) -> Result<Option<streaming::TlsFiles>, Faults> {
         let certificate = given("streaming.tls_cert_file", &self.tls_cert_file)?;
         let key = given("streaming.tls_key_file", &self.tls_key_file)?;
         let client_ca = given("streaming.tls_client_ca_file", &self.tls_client_ca_file)?;
-        let lonely =
-            |key, path: &Path, why| Err(ConfigError::Value { key, value: path.display().to_string(), why });
+        let lonely = |key, path: &Path, why| Err(Fault::value(key, why, path.display()).into());
         match (certificate, key, client_ca) {
             (Some(certificate), Some(key), client_ca) => {
                 Ok(Some(streaming::TlsFiles { certificate, key, client_ca }))
@@ -118,7 +112,7 @@ impl StreamingConfig {
     }
 }
 
-fn given(key: &'static str, path: &Path) -> Result<Option<PathBuf>, ConfigError> {
+fn given(key: &'static str, path: &Path) -> Result<Option<PathBuf>, Faults> {
     if path.as_os_str().is_empty() {
         return Ok(None);
     }
@@ -150,7 +144,7 @@ mod tests {
             config.check().unwrap();
             change(&mut config);
             let error = config.check().unwrap_err().to_string();
-            assert!(error.starts_with(&format!("configuration key \"{key}\"")), "{error}");
+            assert!(error.starts_with(&format!("configuration key {key}:")), "{error}");
         }
     }
 

@@ -8,7 +8,6 @@ use sandbox::{
     ImageReference, Mount, MountAccess, MountSource, PodNamespaces, Propagation, RunAs, Stdin, UserNamespace,
 };
 
-use super::image::handler;
 use super::security::{
     apparmor, group_ids, groups_policy, mappings, namespaces, profile, selinux, wants_nodes_users,
 };
@@ -25,7 +24,7 @@ pub(crate) fn config(config: cri::ContainerConfig) -> Result<ContainerConfig, Er
     let linux = config.linux.unwrap_or_default();
     Ok(ContainerConfig {
         metadata: metadata(required(config.metadata, "metadata")?),
-        image: image(required(config.image, "image")?, "image")?,
+        image: image(required(config.image, "image")?),
         command: config.command,
         args: config.args,
         working_dir: config.working_dir,
@@ -48,13 +47,13 @@ fn metadata(metadata: cri::ContainerMetadata) -> ContainerMetadata {
     ContainerMetadata { name: metadata.name, attempt: metadata.attempt }
 }
 
-fn image(spec: cri::ImageSpec, field: &str) -> Result<ImageReference, Error> {
-    handler(&spec.runtime_handler, field)?;
-    Ok(ImageReference {
+fn image(spec: cri::ImageSpec) -> ImageReference {
+    ImageReference {
         reference: spec.image,
         user_specified: spec.user_specified_image,
         annotations: sorted(spec.annotations),
-    })
+        runtime_handler: spec.runtime_handler,
+    }
 }
 
 fn variable((at, variable): (usize, cri::KeyValue)) -> Result<(String, String), Error> {
@@ -144,7 +143,7 @@ fn source(
         if !host_path.is_empty() {
             return Err(field.refused("host_path", "excludes image"));
         }
-        return Ok(MountSource::Image { image: self::image(spec, &field.path("image"))?, sub_path });
+        return Ok(MountSource::Image { image: self::image(spec), sub_path });
     }
     if !sub_path.is_empty() {
         return Err(field.refused("image_sub_path", "needs image"));
@@ -285,9 +284,6 @@ mod tests {
         assert!(refusal(mount(both)).starts_with("mounts[1].host_path: excludes image"));
         let variable = cri::KeyValue { key: "A=B".into(), ..Default::default() };
         assert!(refusal(|config| config.envs = vec![variable]).starts_with("envs[0].key: \"A=B\""));
-        let handled =
-            cri::ImageSpec { image: "i".into(), runtime_handler: "vm".into(), ..Default::default() };
-        assert!(refusal(|config| config.image = Some(handled)).starts_with("image.runtime_handler: \"vm\""));
         let target = cri::NamespaceOption { target_id: "other".into(), ..Default::default() };
         let context =
             cri::LinuxContainerSecurityContext { namespace_options: Some(target), ..Default::default() };

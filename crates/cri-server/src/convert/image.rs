@@ -2,7 +2,7 @@
 
 use image_service::{Credentials, FilesystemUsage, Image, ImageUser};
 use proto::runtime::v1 as cri;
-use sandbox::Error;
+use sandbox::{Error, Pods};
 use tonic::Status;
 
 use crate::status::of_sandbox;
@@ -11,22 +11,11 @@ use crate::status::of_sandbox;
 ///
 /// # Errors
 /// InvalidArgument where there is none, or a runtime handler that there isn't.
-pub(crate) fn name(spec: Option<cri::ImageSpec>) -> Result<String, Status> {
+pub(crate) fn name(spec: Option<cri::ImageSpec>, pods: &Pods) -> Result<String, Status> {
     let spec = spec.unwrap_or_default();
-    handler(&spec.runtime_handler, "image").map_err(|error| of_sandbox(&error))?;
+    pods.check_image_handler("image", &spec.runtime_handler).map_err(|error| of_sandbox(&error))?;
     let name = Some(spec.image).filter(|name| !name.is_empty());
     name.ok_or_else(|| of_sandbox(&Error::refused("image.image", "is empty")))
-}
-
-/// The handler that an image is asked for; images of different handlers would be different images, and there is but one.
-///
-/// # Errors
-/// [`Error::Refused`] for any but the default one.
-pub(crate) fn handler(name: &str, field: &str) -> Result<(), Error> {
-    if name.is_empty() {
-        return Ok(());
-    }
-    Err(Error::refused(format!("{field}.runtime_handler"), format!("\"{name}\" is not configured")))
 }
 
 /// Credentials of a pull.
@@ -41,7 +30,8 @@ pub(crate) fn credentials(auth: cri::AuthConfig) -> Credentials {
     }
 }
 
-/// An image as answers show it.
+/// An image as answers show it. Of no handler, and so are images of containers: kubelet takes an image for unused whose handler is not
+/// that of the containers that use it.
 pub(crate) fn shown(image: &Image) -> cri::Image {
     let (uid, username) = match &image.user {
         // An image that doesn't say runs as root; kubelet tells the two apart by the number.

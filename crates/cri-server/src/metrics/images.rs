@@ -4,21 +4,14 @@ use std::fmt;
 
 use image_service::{Images, PullTotals};
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
-use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::ConstCounter;
-use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::registry::Unit;
+
+use super::table::{self, Described};
 
 /// Reads the image service when it is asked.
 #[derive(Debug)]
 pub(super) struct ImageFigures(pub(super) Images);
-
-/// A figure's name, what it is, and its unit where it has one; `knarr_` comes before the name and the unit behind it.
-type Described = (&'static str, &'static str, Option<Unit>);
-
-/// Values of one label, with the figure of each.
-type Labelled<const N: usize> = (&'static str, [(&'static str, f64); N]);
 
 impl Collector for ImageFigures {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
@@ -39,19 +32,16 @@ fn standing(images: &Images, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result
         (("image_layers_inodes", "Inodes of all layers", None), usage.inodes as f64),
         (("image_pulls_under_way", "Pulls that have not ended", None), count(images.pulls().len())),
     ];
-    gauges.into_iter().try_for_each(|((name, help, unit), value)| {
-        let gauge = ConstGauge::new(value);
-        gauge.encode(encoder.encode_descriptor(name, help, unit.as_ref(), gauge.metric_type())?)
-    })
+    table::gauges(encoder, gauges)
 }
 
 /// What pulls have done since the daemon began.
 fn pulled(totals: &PullTotals, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
     let cost = &totals.cost;
     let outcomes = [("succeeded", totals.succeeded as f64), ("failed", totals.failed as f64)];
-    counters(encoder, ("image_pulls", "Pulls that have ended", None), ("outcome", outcomes))?;
+    table::counters(encoder, ("image_pulls", "Pulls that have ended", None), ("outcome", outcomes))?;
     let layers = [("registry", totals.layers_fetched as f64), ("store", totals.layers_reused as f64)];
-    counters(
+    table::counters(
         encoder,
         ("image_pull_layers", "Layers of pulled images, by where they were", None),
         ("source", layers),
@@ -66,7 +56,7 @@ fn pulled(totals: &PullTotals, encoder: &mut DescriptorEncoder<'_>) -> fmt::Resu
         "Bytes that came, that earlier attempts had left, that were unpacked",
         Some(Unit::Bytes),
     );
-    counters(encoder, described, ("kind", bytes))?;
+    table::counters(encoder, described, ("kind", bytes))?;
     let stages = [
         ("wait", cost.waiting),
         ("spool", cost.spooling),
@@ -76,25 +66,9 @@ fn pulled(totals: &PullTotals, encoder: &mut DescriptorEncoder<'_>) -> fmt::Resu
         ("sync", cost.syncing),
     ];
     let described = ("image_pull_stage", "Time that layers spent in each stage, summed", Some(Unit::Seconds));
-    counters(encoder, described, ("stage", stages.map(|(stage, time)| (stage, time.as_secs_f64()))))?;
-    let retries = encoder.encode_descriptor(
-        "image_pull_retries",
-        "Requests to registries that were made again",
-        None,
-        MetricType::Counter,
-    )?;
-    ConstCounter::new(f64::from(cost.retries)).encode(retries)
-}
-
-fn counters<const N: usize>(
-    encoder: &mut DescriptorEncoder<'_>,
-    (name, help, unit): Described,
-    (label, values): Labelled<N>,
-) -> fmt::Result {
-    let mut family = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Counter)?;
-    values.into_iter().try_for_each(|(value, figure)| {
-        ConstCounter::new(figure).encode(family.encode_family(&[(label, value)])?)
-    })
+    table::counters(encoder, described, ("stage", stages.map(|(stage, time)| (stage, time.as_secs_f64()))))?;
+    let described = ("image_pull_retries", "Requests to registries that were made again", None);
+    table::counter(encoder, described, f64::from(cost.retries))
 }
 
 /// Exact up to 2^53.

@@ -17,12 +17,13 @@ pub(super) async fn create(
     runtime: &Runtime,
     request: cri::CreateContainerRequest,
 ) -> Result<cri::CreateContainerResponse, Status> {
-    call_log::about_pod(&request.pod_sandbox_id);
+    call_log::about_pod(&runtime.pods, &request.pod_sandbox_id);
     let wanted = request.config.ok_or_else(|| of_sandbox(&Error::refused("config", "is missing")))?;
     let config = convert::container::config(wanted).map_err(|error| of_sandbox(&error))?;
+    call_log::about_new_container(&config.metadata);
     let created = runtime.pods.create_container(&request.pod_sandbox_id, config).await;
     let container_id = created.map_err(|error| of_sandbox(&error))?.to_string();
-    call_log::about_container(&container_id);
+    call_log::has_container(&container_id);
     Ok(cri::CreateContainerResponse { container_id })
 }
 
@@ -30,7 +31,7 @@ pub(super) async fn start(
     runtime: &Runtime,
     request: cri::StartContainerRequest,
 ) -> Result<cri::StartContainerResponse, Status> {
-    call_log::about_container(&request.container_id);
+    call_log::about_container(&runtime.pods, &request.container_id);
     runtime.pods.start_container(&request.container_id).await.map_err(|error| of_sandbox(&error))?;
     Ok(cri::StartContainerResponse {})
 }
@@ -39,7 +40,7 @@ pub(super) async fn stop(
     runtime: &Runtime,
     request: cri::StopContainerRequest,
 ) -> Result<cri::StopContainerResponse, Status> {
-    call_log::about_container(&request.container_id);
+    call_log::about_container(&runtime.pods, &request.container_id);
     // Seconds; kubelet means "at once" by zero, and a negative number can mean nothing else.
     let grace = Duration::from_secs(u64::try_from(request.timeout).unwrap_or(0));
     runtime.pods.stop_container(&request.container_id, grace).await.map_err(|error| of_sandbox(&error))?;
@@ -50,7 +51,7 @@ pub(super) async fn remove(
     runtime: &Runtime,
     request: cri::RemoveContainerRequest,
 ) -> Result<cri::RemoveContainerResponse, Status> {
-    call_log::about_container(&request.container_id);
+    call_log::about_container(&runtime.pods, &request.container_id);
     runtime.pods.remove_container(&request.container_id).await.map_err(|error| of_sandbox(&error))?;
     Ok(cri::RemoveContainerResponse {})
 }
@@ -67,7 +68,7 @@ pub(super) async fn status(
     runtime: &Runtime,
     request: cri::ContainerStatusRequest,
 ) -> Result<cri::ContainerStatusResponse, Status> {
-    call_log::about_container(&request.container_id);
+    call_log::about_container(&runtime.pods, &request.container_id);
     let container = runtime.pods.container(&request.container_id).map_err(|error| of_sandbox(&error))?;
     let info = if request.verbose { info(runtime, &container).await? } else { HashMap::new() };
     Ok(cri::ContainerStatusResponse { status: Some(status::container(&container)), info })
@@ -83,9 +84,15 @@ async fn info(runtime: &Runtime, container: &ContainerStatus) -> Result<HashMap<
     };
     // As it is by now: updates change it.
     let config = ContainerConfig { resources: container.resources.clone(), ..(*container.config).clone() };
+    let pod = runtime.pods.pod(container.pod.as_str()).ok();
     let info = json!({
         "sandboxID": container.pod.as_str(),
         "pid": pid.unwrap_or(0),
+        "cgroup": pod.as_ref().map(|pod| format!("{}/{}", pod.cgroup, container.id)),
+        "runtimeHandler": pod.as_ref().map(|pod| &pod.config.runtime_handler),
+        "privileged": container.config.security.privileged,
+        "snapshotKey": container.id.as_str(),
+        "writableLayer": runtime.layers.join(container.id.as_str()),
         "config": config,
         "runtimeSpec": spec,
     });
@@ -96,7 +103,7 @@ pub(super) async fn update(
     runtime: &Runtime,
     request: cri::UpdateContainerResourcesRequest,
 ) -> Result<cri::UpdateContainerResourcesResponse, Status> {
-    call_log::about_container(&request.container_id);
+    call_log::about_container(&runtime.pods, &request.container_id);
     if request.windows.is_some() {
         return Err(of_sandbox(&Error::refused("windows", "this node runs Linux")));
     }
@@ -111,7 +118,7 @@ pub(super) async fn reopen_log(
     runtime: &Runtime,
     request: cri::ReopenContainerLogRequest,
 ) -> Result<cri::ReopenContainerLogResponse, Status> {
-    call_log::about_container(&request.container_id);
+    call_log::about_container(&runtime.pods, &request.container_id);
     runtime.pods.reopen_log(&request.container_id).await.map_err(|error| of_sandbox(&error))?;
     Ok(cri::ReopenContainerLogResponse {})
 }

@@ -1,9 +1,9 @@
 //! GetContainerEvents.
 
 use proto::runtime::v1 as cri;
-use sandbox::Event;
+use sandbox::Listener;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
@@ -14,7 +14,7 @@ use crate::convert::event;
 /// Messages on their way to one client beyond what the connection takes; the backlog proper is the broadcast's.
 const IN_FLIGHT: usize = 16;
 
-/// Every event from now on, until the client goes, falls too far behind, or the daemon ends.
+/// Every event from now on, for the first client also those since the daemon began, until the client goes, falls too far behind, or the daemon ends.
 pub(super) fn stream(runtime: &Runtime) -> Streamed<cri::ContainerEventResponse> {
     let (sender, receiver) = mpsc::channel(IN_FLIGHT);
     // The task ends with its client (a closed channel) or the daemon (`ending`): nobody needs to await it.
@@ -23,7 +23,7 @@ pub(super) fn stream(runtime: &Runtime) -> Streamed<cri::ContainerEventResponse>
 }
 
 async fn forward(
-    mut events: broadcast::Receiver<Event>,
+    mut events: Listener,
     client: mpsc::Sender<Result<cri::ContainerEventResponse, Status>>,
     mut ending: watch::Receiver<bool>,
 ) {

@@ -15,7 +15,7 @@ pub(super) async fn sync(
     runtime: &Runtime,
     request: cri::ExecSyncRequest,
 ) -> Result<cri::ExecSyncResponse, Status> {
-    call_log::about_container(&request.container_id);
+    call_log::about_container(&runtime.pods, &request.container_id);
     check_command(&request.cmd).map_err(|error| of_sandbox(&error))?;
     // Seconds; zero means that the command may take as long as it likes.
     let timeout = u64::try_from(request.timeout).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs);

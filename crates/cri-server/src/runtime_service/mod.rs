@@ -7,6 +7,7 @@ mod containers;
 mod events;
 mod exec;
 mod node;
+mod pod_info;
 mod pods;
 mod stats;
 pub(crate) mod stream;
@@ -37,7 +38,7 @@ pub(crate) struct Runtime {
     /// Where clients of exec, attach and port-forward are sent to.
     pub(crate) streams: streaming::Server,
     /// What the daemon runs by, shown in verbose statuses.
-    pub(crate) config: Config,
+    pub(crate) config: watch::Receiver<Arc<Config>>,
     /// Where writable layers lie.
     pub(crate) layers: PathBuf,
     /// Becomes true when the daemon goes down: endless streams end then.

@@ -1,6 +1,7 @@
 //! What the node says about itself.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use proto::runtime::v1 as cri;
 use sandbox::{Features, HandlerStatus};
@@ -87,13 +88,14 @@ fn info(runtime: &Runtime) -> Result<HashMap<String, String>, Status> {
     };
     let mut network = readiness(status_of_network(runtime));
     // CRI has one condition for the network; a handler's own is seen here, and by its pods.
-    let own = runtime.config.networks().handlers;
+    let running = Arc::clone(&runtime.config.borrow());
+    let own = running.networks().handlers;
     let handlers = own.into_keys().map(|name| (name.clone(), readiness(runtime.networks.status_for(&name))));
     if let Some(cidrs) = &runtime.pod_cidrs {
         network["podCIDRs"] = cidrs.now().into();
     }
     network["handlers"] = handlers.collect::<serde_json::Map<_, _>>().into();
-    let config = serde_json::to_string(&runtime.config);
+    let config = serde_json::to_string(&*running);
     let config =
         config.map_err(|error| Status::internal(format!("writing the configuration as JSON: {error}")))?;
     let module = |state: Result<String, String>| match state {
@@ -104,10 +106,36 @@ fn info(runtime: &Runtime) -> Result<HashMap<String, String>, Status> {
         ("config", config),
         ("network", network.to_string()),
         ("daemon", daemon(runtime).to_string()),
+        ("lastCNILoadStatus", loaded(status_of_network(runtime)).to_string()),
+        ("runtimeHandlers", features_of_handlers(runtime).to_string()),
         ("apparmor", module(runtime.pods.apparmor())),
         ("selinux", module(runtime.pods.selinux())),
     ];
     Ok(parts.into_iter().map(|(name, text)| (name.to_owned(), text)).collect())
+}
+
+/// The word that containerd's users look for.
+fn loaded(status: cni::Status) -> serde_json::Value {
+    match status {
+        cni::Status::Ready { .. } => json!("OK"),
+        cni::Status::NotReady { reason } => json!(reason),
+    }
+}
+
+/// What each handler can do, and why one can't be used: the answer proper has no place for that.
+fn features_of_handlers(runtime: &Runtime) -> serde_json::Value {
+    let shown = |HandlerStatus { name, features }: HandlerStatus| {
+        let said = match features {
+            Ok(features) => json!({
+                "usable": true,
+                "recursiveReadOnlyMounts": features.recursive_read_only_mounts,
+                "userNamespaces": features.user_namespaces,
+            }),
+            Err(reason) => json!({ "usable": false, "reason": reason }),
+        };
+        (name, said)
+    };
+    runtime.pods.handlers().into_iter().map(shown).collect::<serde_json::Map<_, _>>().into()
 }
 
 /// What shows whether something is left behind: the tasks of this process, and what it keeps for pods to come.
@@ -120,7 +148,7 @@ fn daemon(runtime: &Runtime) -> serde_json::Value {
 
 /// What kubelet has to have alike.
 pub(super) fn runtime_config(runtime: &Runtime) -> cri::RuntimeConfigResponse {
-    let cgroup_driver = match runtime.config.cgroup_driver {
+    let cgroup_driver = match runtime.config.borrow().cgroup_driver {
         CgroupDriver::Cgroupfs => cri::CgroupDriver::Cgroupfs,
         CgroupDriver::Systemd => cri::CgroupDriver::Systemd,
     } as i32;

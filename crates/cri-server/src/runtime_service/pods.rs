@@ -3,11 +3,10 @@
 use std::collections::HashMap;
 
 use proto::runtime::v1 as cri;
-use sandbox::{ContainerFilter, Error, PodConfig, PodResources, PodStatus};
-use serde_json::json;
+use sandbox::{ContainerFilter, Error};
 use tonic::Status;
 
-use super::Runtime;
+use super::{Runtime, pod_info};
 use crate::call_log;
 use crate::convert::{self, filter, status};
 use crate::status::of_sandbox;
@@ -20,8 +19,9 @@ pub(super) async fn run(
     let wanted = request.config.ok_or_else(|| of_sandbox(&Error::refused("config", "is missing")))?;
     let config = convert::pod::config(wanted, request.runtime_handler).map_err(|error| of_sandbox(&error))?;
     streams_port::spare(&config, runtime.streams.address()).map_err(|error| of_sandbox(&error))?;
+    call_log::about_new_pod(&config.metadata);
     let id = runtime.pods.run(config).await.map_err(|error| of_sandbox(&error))?;
-    call_log::about_pod(id.as_str());
+    call_log::has_pod(id.as_str());
     Ok(cri::RunPodSandboxResponse { pod_sandbox_id: id.to_string() })
 }
 
@@ -29,7 +29,7 @@ pub(super) async fn stop(
     runtime: &Runtime,
     request: cri::StopPodSandboxRequest,
 ) -> Result<cri::StopPodSandboxResponse, Status> {
-    call_log::about_pod(&request.pod_sandbox_id);
+    call_log::about_pod(&runtime.pods, &request.pod_sandbox_id);
     runtime.pods.stop(&request.pod_sandbox_id).await.map_err(|error| of_sandbox(&error))?;
     Ok(cri::StopPodSandboxResponse {})
 }
@@ -38,7 +38,7 @@ pub(super) async fn remove(
     runtime: &Runtime,
     request: cri::RemovePodSandboxRequest,
 ) -> Result<cri::RemovePodSandboxResponse, Status> {
-    call_log::about_pod(&request.pod_sandbox_id);
+    call_log::about_pod(&runtime.pods, &request.pod_sandbox_id);
     runtime.pods.remove(&request.pod_sandbox_id).await.map_err(|error| of_sandbox(&error))?;
     Ok(cri::RemovePodSandboxResponse {})
 }
@@ -47,13 +47,13 @@ pub(super) fn status(
     runtime: &Runtime,
     request: &cri::PodSandboxStatusRequest,
 ) -> Result<cri::PodSandboxStatusResponse, Status> {
-    call_log::about_pod(&request.pod_sandbox_id);
+    call_log::about_pod(&runtime.pods, &request.pod_sandbox_id);
     let pod = runtime.pods.pod(&request.pod_sandbox_id).map_err(|error| of_sandbox(&error))?;
     let inside = ContainerFilter { pod: pod.id.to_string(), ..Default::default() };
     let containers = runtime.pods.containers(&inside);
     Ok(cri::PodSandboxStatusResponse {
         status: Some(status::pod(&pod)),
-        info: if request.verbose { info(runtime, &pod) } else { HashMap::new() },
+        info: if request.verbose { pod_info::of(runtime, &pod) } else { HashMap::new() },
         containers_statuses: containers.iter().map(|container| status::container(container)).collect(),
         timestamp: crate::now(),
     })
@@ -72,41 +72,8 @@ pub(super) async fn update(
     request: cri::UpdatePodSandboxResourcesRequest,
 ) -> Result<cri::UpdatePodSandboxResourcesResponse, Status> {
     let id = request.pod_sandbox_id.clone();
-    call_log::about_pod(&id);
+    call_log::about_pod(&runtime.pods, &id);
     let limits = convert::pod::update(request).map_err(|error| of_sandbox(&error))?;
     runtime.pods.update_pod_resources(&id, limits).await.map_err(|error| of_sandbox(&error))?;
     Ok(cri::UpdatePodSandboxResourcesResponse {})
-}
-
-/// One JSON object under the key that crictl prints. The limits are those of now, in the configuration too: that is what an update
-/// changes, as the contract has it.
-fn info(runtime: &Runtime, pod: &PodStatus) -> HashMap<String, String> {
-    let PodResources { overhead, resources } = pod.limits.clone();
-    let config = PodConfig { overhead, resources, ..(*pod.config).clone() };
-    let info = json!({
-        "pid": pod.supervisor,
-        "netns": pod.netns,
-        "networks": networks(runtime, pod),
-        "cgroup": pod.cgroup,
-        "message": pod.message,
-        "runtimeHandler": pod.config.runtime_handler,
-        "config": config,
-    });
-    HashMap::from([("info".to_owned(), info.to_string())])
-}
-
-/// Every interface that the pod has, with its network, addresses and hardware address. The status itself tells the first one's
-/// addresses alone.
-fn networks(runtime: &Runtime, pod: &PodStatus) -> serde_json::Value {
-    let shown = |joined: &cni::Added| {
-        let inside = |interface: &&cni::Interface| {
-            !interface.sandbox.is_empty() && interface.name == joined.ifname && !interface.mac.is_empty()
-        };
-        let mac = joined.result.interfaces.iter().find(inside).map(|interface| &interface.mac);
-        json!({ "interface": joined.ifname, "network": joined.network, "ips": joined.ips, "mac": mac })
-    };
-    match runtime.networks.interfaces(pod.id.as_str()) {
-        Ok(joined) => joined.iter().map(shown).collect(),
-        Err(error) => json!({ "error": crate::chain(&error) }),
-    }
 }

@@ -13,7 +13,7 @@ use crate::call_log;
 use crate::status::{of_sandbox, of_streaming};
 
 pub(super) fn exec(runtime: &Runtime, request: cri::ExecRequest) -> Result<cri::ExecResponse, Status> {
-    call_log::about_container(&request.container_id);
+    call_log::about_container(&runtime.pods, &request.container_id);
     let cri::ExecRequest { container_id, cmd, tty, stdin, stdout, stderr } = request;
     let streams = check(Streams { stdin, stdout, stderr, tty }).map_err(|error| of_sandbox(&error))?;
     check_command(&cmd).map_err(|error| of_sandbox(&error))?;
@@ -24,7 +24,7 @@ pub(super) fn exec(runtime: &Runtime, request: cri::ExecRequest) -> Result<cri::
 }
 
 pub(super) fn attach(runtime: &Runtime, request: cri::AttachRequest) -> Result<cri::AttachResponse, Status> {
-    call_log::about_container(&request.container_id);
+    call_log::about_container(&runtime.pods, &request.container_id);
     let cri::AttachRequest { container_id, stdin, tty, stdout, stderr } = request;
     let streams = check(Streams { stdin, stdout, stderr, tty }).map_err(|error| of_sandbox(&error))?;
     let found = running(runtime, &container_id, "be attached to");
@@ -40,7 +40,7 @@ pub(super) fn port_forward(
     runtime: &Runtime,
     request: cri::PortForwardRequest,
 ) -> Result<cri::PortForwardResponse, Status> {
-    call_log::about_pod(&request.pod_sandbox_id);
+    call_log::about_pod(&runtime.pods, &request.pod_sandbox_id);
     let ports = ports(&request.port).map_err(|error| of_sandbox(&error))?;
     let pod = ready(runtime, &request.pod_sandbox_id).map_err(|error| of_sandbox(&error))?;
     Ok(cri::PortForwardResponse { url: url(runtime, Request::PortForward { pod, ports })? })

@@ -27,7 +27,7 @@ async fn main() {
         Effort { cycles: 5, burst: 10, standing: 10, pulls: 1, streams }
     } else {
         let streams = Sizes { exec: 1024, attach: 256, runs: 5 };
-        Effort { cycles: 40, burst: 100, standing: 50, pulls: 3, streams }
+        Effort { cycles: 40, burst: 100, standing: 50, pulls: 5, streams }
     };
     let rows = match std::env::var("BENCH_ROWS").as_deref() {
         Ok("streams") => Rows::Streams,

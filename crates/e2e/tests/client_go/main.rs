@@ -1,8 +1,9 @@
 //! kubectl's library speaks to the daemon's addresses: k8s.io/client-go, driven by the program in `client_go/`.
 //!
-//! [`remote`] has commands and attachments, [`ports`] forwarded ports. What clients may do wrong is not here: that is
+//! [`remote`] has commands and attachments, [`ports`] forwarded ports; [`figures`] has Prometheus' library read metrics. What clients may do wrong is not here: that is
 //! tested in `streaming`, by clients of our own.
 
+mod figures;
 mod ports;
 mod program;
 mod remote;

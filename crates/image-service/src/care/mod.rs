@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::auth::Login;
 use crate::blocking;
@@ -78,7 +78,7 @@ pub struct Checked {
 /// The care of one store.
 #[derive(Debug)]
 pub(crate) struct Care {
-    settings: CareSettings,
+    settings: watch::Sender<CareSettings>,
     layers: Layers,
     catalog: Arc<Catalog>,
     /// Where the round is written down.
@@ -97,7 +97,15 @@ impl Care {
     ) -> Care {
         let round = images.join("check.json");
         let (suspects, whole, woken) = (Mutex::default(), Mutex::default(), Notify::new());
+        let settings = watch::Sender::new(settings);
         Care { settings, layers, catalog, round, suspects, whole, woken }
+    }
+
+    /// Cares by these settings from the next layer on.
+    pub(crate) fn change_over(&self, settings: CareSettings) {
+        self.settings.send_replace(settings);
+        // What was not to be repaired may be now.
+        self.woken.notify_one();
     }
 
     /// Has those layers looked at that may be the reason why something failed: the one that the failure names, else those that
@@ -162,17 +170,26 @@ impl Care {
 
     /// Looks at one layer after the other.
     async fn rounds(&self) -> Infallible {
-        let Some(period) = self.settings.period else { return std::future::pending().await };
+        let mut settings = self.settings.subscribe();
+        // The other end is ours: it isn't gone while we wait, here and below.
+        let _ = settings.wait_for(|settings| settings.period.is_some()).await;
         let path = self.round.clone();
         let Ok(mut round) = blocking("reading the round of checks", move || Ok(Round::read(&path))).await
         else {
             return std::future::pending().await;
         };
         loop {
+            let CareSettings { period, bytes_per_second, .. } = settings.borrow_and_update().clone();
+            let Some(period) = period else {
+                let _ = settings.changed().await;
+                continue;
+            };
             match round.next(period, &self.layers.all()) {
-                Next::Wait(time) => tokio::time::sleep(time).await,
+                Next::Wait(time) => {
+                    let _elapsed = tokio::time::timeout(time, settings.changed()).await;
+                }
                 Next::Layer(diff_id) => {
-                    self.inspect(&diff_id, Some(self.settings.bytes_per_second)).await;
+                    self.inspect(&diff_id, Some(bytes_per_second)).await;
                     round.done(diff_id);
                 }
             }
@@ -232,7 +249,8 @@ impl Care {
             }
             let mut failed = false;
             for lacking in self.look_again().await {
-                if self.settings.repair {
+                let is_wanted = self.settings.borrow().repair;
+                if is_wanted {
                     let repaired = repair(pulls, &lacking).await;
                     failed |= repaired.is_err_and(|error| !matches!(error, Error::NoOrigin { .. }));
                 }

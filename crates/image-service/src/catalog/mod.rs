@@ -61,7 +61,6 @@ pub(crate) struct Lacking {
 #[derive(Debug)]
 pub(crate) struct Catalog {
     dir: PathBuf,
-    pinned: HashSet<String>,
     /// Held while files are written, so that one change follows another.
     state: Mutex<State>,
     /// What others see; replaced after each change.
@@ -70,6 +69,8 @@ pub(crate) struct Catalog {
 
 #[derive(Debug, Default)]
 struct State {
+    /// Full names of images that kubelet must not collect.
+    pinned: HashSet<String>,
     images: HashMap<ImageId, Known>,
     names: BTreeMap<String, ImageId>,
     /// The file has more names than these: those of images that were removed while the disk was full.
@@ -151,13 +152,18 @@ impl Catalog {
                 images.remove(&id);
             }
         }
-        let full_name = |name: &String| name.parse::<Reference>().map(|reference| reference.to_string()).ok();
-        let pinned = pinned.iter().filter_map(full_name).collect();
-        let catalog =
-            Catalog { dir: dir.to_owned(), pinned, state: Mutex::default(), view: RwLock::default() };
+        state.pinned = full_names(pinned);
+        let catalog = Catalog { dir: dir.to_owned(), state: Mutex::default(), view: RwLock::default() };
         catalog.publish(&state);
         *catalog.state() = state;
         Ok(catalog)
+    }
+
+    /// These are the names of pinned images from now on. Blocks while the catalogue is being written.
+    pub(crate) fn pin(&self, pinned: &[String]) {
+        let mut state = self.state();
+        state.pinned = full_names(pinned);
+        self.publish(&state);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -319,7 +325,7 @@ impl Catalog {
     ) -> Result<bool, Error> {
         let mut state = self.state();
         let Some(known) = state.images.get(id) else { return Ok(false) };
-        if !unwanted(&self.image(id, known, &state.names)) {
+        if !unwanted(&image(id, known, &state)) {
             return Ok(false);
         }
         let mut left = state.names.clone();
@@ -413,30 +419,37 @@ impl Catalog {
         let mut view = View { names: state.names.clone(), ..View::default() };
         for (id, known) in &state.images {
             let images = if known.whole { &mut view.images } else { &mut view.lacking };
-            images.insert(id.clone(), Arc::new(self.image(id, known, &state.names)));
+            images.insert(id.clone(), Arc::new(image(id, known, state)));
         }
         *self.view.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(view);
     }
+}
 
-    fn image(&self, id: &ImageId, known: &Known, names: &BTreeMap<String, ImageId>) -> Image {
-        let names = names.iter().filter(|(_, other)| *other == id).map(|(name, _)| name);
-        let is_digest = |name: &&String| matches!(name.parse::<Reference>(), Ok(reference) if matches!(reference.pointer(), Pointer::Digest(_)));
-        let (repo_digests, repo_tags): (Vec<&String>, Vec<&String>) = names.partition(is_digest);
-        let pinned = repo_digests.iter().chain(&repo_tags).any(|name| self.pinned.contains(*name));
-        let file = &known.file;
-        Image {
-            id: id.clone(),
-            repo_tags: repo_tags.into_iter().cloned().collect(),
-            repo_digests: repo_digests.into_iter().cloned().collect(),
-            size_bytes: known.size_bytes,
-            user: ImageUser::parse(&file.config.user),
-            config: file.config.clone(),
-            pinned,
-            created: file.created.clone(),
-            architecture: file.architecture.clone(),
-            layers: file.diff_ids.clone(),
-        }
+/// An image as others see it.
+fn image(id: &ImageId, known: &Known, state: &State) -> Image {
+    let names = state.names.iter().filter(|(_, other)| *other == id).map(|(name, _)| name);
+    let is_digest = |name: &&String| matches!(name.parse::<Reference>(), Ok(reference) if matches!(reference.pointer(), Pointer::Digest(_)));
+    let (repo_digests, repo_tags): (Vec<&String>, Vec<&String>) = names.partition(is_digest);
+    let pinned = repo_digests.iter().chain(&repo_tags).any(|name| state.pinned.contains(*name));
+    let file = &known.file;
+    Image {
+        id: id.clone(),
+        repo_tags: repo_tags.into_iter().cloned().collect(),
+        repo_digests: repo_digests.into_iter().cloned().collect(),
+        size_bytes: known.size_bytes,
+        user: ImageUser::parse(&file.config.user),
+        config: file.config.clone(),
+        pinned,
+        created: file.created.clone(),
+        architecture: file.architecture.clone(),
+        layers: file.diff_ids.clone(),
     }
+}
+
+/// Pinned names in the form that the catalogue has names in; what is no name pins nothing.
+fn full_names(pinned: &[String]) -> HashSet<String> {
+    let full = |name: &String| name.parse::<Reference>().map(|reference| reference.to_string()).ok();
+    pinned.iter().filter_map(full).collect()
 }
 
 /// Names by which exactly this image can be asked for.

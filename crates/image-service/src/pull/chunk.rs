@@ -29,8 +29,9 @@ impl Chunks {
         Chunks { free: Arc::new(Semaphore::new(count)), count, idle: Arc::default() }
     }
 
-    /// Waits for an empty one. Safe to cancel.
-    pub(super) async fn take(&self, user: &User) -> Chunk {
+    /// Waits for an empty one, for the bytes from `offset` up to the next multiple of [`CHUNK`]: whoever keeps them in a file
+    /// writes whole large pages, also behind a chunk that was sent before it was full. Safe to cancel.
+    pub(super) async fn take(&self, user: &User, offset: u64) -> Chunk {
         let permit = match Arc::clone(&self.free).try_acquire_owned() {
             Ok(permit) => Some(permit),
             Err(_) if user.has_none() => None,
@@ -39,6 +40,7 @@ impl Chunks {
         };
         let idle = lock(&self.idle).pop();
         Chunk {
+            room: CHUNK - usize::try_from(offset % CHUNK as u64).unwrap_or(0),
             bytes: idle.unwrap_or_else(|| Vec::with_capacity(CHUNK)),
             idle: Arc::clone(&self.idle),
             free: Arc::clone(&self.free),
@@ -66,6 +68,8 @@ impl User {
 /// One that is being filled. It counts as in use until its bytes are dropped.
 #[derive(Debug)]
 pub(super) struct Chunk {
+    /// Bytes that it is for.
+    room: usize,
     bytes: Vec<u8>,
     idle: Arc<Mutex<Vec<Vec<u8>>>>,
     free: Arc<Semaphore>,
@@ -75,15 +79,16 @@ pub(super) struct Chunk {
 }
 
 impl Chunk {
-    /// Moves into it what there is room for.
-    pub(super) fn fill(&mut self, from: &mut Bytes) {
-        let count = from.len().min(CHUNK - self.bytes.len());
+    /// Moves into it what there is room for: so many bytes.
+    pub(super) fn fill(&mut self, from: &mut Bytes) -> u64 {
+        let count = from.len().min(self.room - self.bytes.len());
         self.bytes.extend_from_slice(&from[..count]);
         from.advance(count);
+        count as u64
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.bytes.len() == CHUNK
+        self.bytes.len() == self.room
     }
 
     pub(super) fn into_bytes(self) -> Bytes {
@@ -122,18 +127,23 @@ mod tests {
         let chunks = Chunks::new(2 * CHUNK as u64 + 1);
         let mut from = Bytes::from(vec![7; CHUNK + 10]);
         let user = User::default();
-        let (mut one, mut two) = (chunks.take(&user).await, chunks.take(&user).await);
-        one.fill(&mut from);
-        assert!((one.is_full(), from.len()) == (true, 10));
-        two.fill(&mut from);
-        assert!(!two.is_full() && from.is_empty());
+        let (mut one, mut two) =
+            (chunks.take(&user, 0).await, chunks.take(&user, 3 * CHUNK as u64 - 11).await);
+        assert_eq!((one.fill(&mut from), one.is_full(), from.len()), (CHUNK as u64, true, 10));
+        assert_eq!((two.fill(&mut from), two.is_full()), (10, false));
+        let mut more = Bytes::from_static(b"more");
+        assert_eq!(
+            (two.fill(&mut more), two.is_full(), more.len()),
+            (1, true, 3),
+            "up to where the next begins"
+        );
         let whole = two.into_bytes();
         let part = whole.slice(2..9);
         drop(whole);
         assert_eq!((chunks.free.available_permits(), &part[..]), (0, &[7; 7][..]));
         drop(part);
         assert_eq!((chunks.free.available_permits(), lock(&chunks.idle).len()), (1, 1));
-        assert!(chunks.take(&user).await.as_ref().is_empty(), "nothing is left of what it had");
+        assert!(chunks.take(&user, 0).await.as_ref().is_empty(), "nothing is left of what it had");
         drop(one);
         assert_eq!((chunks.free.available_permits(), lock(&chunks.idle).len()), (2, 0));
         assert_eq!(Chunks::new(0).count, 1);
@@ -142,11 +152,11 @@ mod tests {
     #[tokio::test]
     async fn a_layer_without_a_chunk_gets_one_beyond_the_bound() {
         let (chunks, greedy, other) = (Chunks::new(0), User::default(), User::default());
-        let _all = chunks.take(&greedy).await;
-        assert!(chunks.take(&greedy).now_or_never().is_none());
-        let first = chunks.take(&other).now_or_never().unwrap();
-        assert!(chunks.take(&other).now_or_never().is_none());
+        let _all = chunks.take(&greedy, 0).await;
+        assert!(chunks.take(&greedy, 0).now_or_never().is_none());
+        let first = chunks.take(&other, 0).now_or_never().unwrap();
+        assert!(chunks.take(&other, 0).now_or_never().is_none());
         drop(first);
-        assert!(chunks.take(&other).now_or_never().is_some());
+        assert!(chunks.take(&other, 0).now_or_never().is_some());
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tracing::{Instrument, Span};
 
 use super::Puller;
 use super::progress::{Progress, PullProgress};
@@ -75,7 +76,9 @@ impl Pulls {
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         // Tasks that have ended are taken out here: nobody waits for them otherwise.
         while tasks.try_join_next().is_some() {}
-        tasks.spawn(async move {
+        // Whoever asks first: those who join hear the outcome.
+        let request = Span::current();
+        let work = async move {
             let outcome = puller.pull(&reference, login, &progress).await.map_err(Arc::new);
             // A caller that comes after this begins anew; one that came before gets this outcome.
             drop(listed);
@@ -83,7 +86,8 @@ impl Pulls {
             if lock(&all).is_empty() {
                 puller.rest();
             }
-        });
+        };
+        tasks.spawn(work.instrument(request));
         pull
     }
 }

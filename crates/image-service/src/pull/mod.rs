@@ -18,6 +18,7 @@ mod progress;
 mod resolve;
 mod room;
 mod spool;
+mod stage;
 mod statistics;
 mod work;
 
@@ -52,6 +53,7 @@ use progress::Progress;
 use resolve::Resolved;
 pub(crate) use room::Room;
 use spool::Spools;
+use stage::stage;
 use statistics::Totals;
 
 /// What to pull, and who asks.
@@ -165,10 +167,14 @@ impl Puller {
         login: Login,
         progress: &Progress,
     ) -> Result<ImageId, Error> {
-        let repository = Arc::new(self.registries.open(reference, login).await?);
-        let resolved = resolve::resolve(&repository, reference, &Platform::host()).await?;
+        let (repository, resolved) = stage("pull_resolve", async {
+            let repository = Arc::new(self.registries.open(reference, login).await?);
+            let resolved = resolve::resolve(&repository, reference, &Platform::host()).await?;
+            Ok((repository, resolved))
+        })
+        .await?;
         progress.set_stage(PullStage::Fetching);
-        let layers = self.fetch_layers(&repository, &resolved, progress).await?;
+        let layers = stage("pull_layers", self.fetch_layers(&repository, &resolved, progress)).await?;
         progress.set_stage(PullStage::Recording);
         let names = vec![reference.clone(), reference.with_digest(resolved.digest)];
         let Resolved { id, config, manifest, size_bytes, .. } = resolved;
@@ -184,7 +190,7 @@ impl Puller {
             drop(layers);
             added
         });
-        Ok(added.await?.id.clone())
+        Ok(stage("pull_record", added).await?.id.clone())
     }
 
     /// All layers of the image, held.

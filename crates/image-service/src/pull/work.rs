@@ -115,13 +115,12 @@ impl Pump {
     /// # Errors
     /// The thread has stopped.
     pub(super) async fn add(&mut self, mut bytes: Bytes, chunks: &Chunks) -> Result<(), Interrupted> {
-        self.received += bytes.len() as u64;
         while !bytes.is_empty() {
             let chunk = match &mut self.chunk {
                 Some(chunk) => chunk,
-                None => self.chunk.insert(chunks.take(&self.user).await),
+                None => self.chunk.insert(chunks.take(&self.user, self.received).await),
             };
-            chunk.fill(&mut bytes);
+            self.received += chunk.fill(&mut bytes);
             if chunk.is_full() {
                 self.flush().await?;
             }

@@ -160,12 +160,13 @@ impl Registries {
     /// # Errors
     /// [`Error::RegistryConfig`].
     pub(crate) async fn explain(&self, reference: &Reference, login: Login) -> Result<Explanation, Error> {
-        let (config_dir, credentials) = (self.config_dir.clone(), self.credentials.clone());
+        let access = self.access();
+        let known = Known::nothing(&access.helper_dirs);
         let connect = self.limits.connect.min(PATIENCE);
         let wanted = reference.clone();
         let read = move || {
-            let plan = hosts::plan(&config_dir, wanted.registry())?;
-            let chooser = Chooser::new(&login, &credentials);
+            let plan = hosts::plan(&access.config_dir, wanted.registry())?;
+            let chooser = Chooser::new(&login, &access.credentials);
             let host = |settings: &Settings| host(settings, (&chooser, &wanted), connect);
             let hosts: Vec<Host> = plan.endpoints.iter().map(host).collect();
             Ok::<_, Error>((plan, hosts))
@@ -175,7 +176,7 @@ impl Registries {
             name: reference.repository().to_owned(),
             registry: reference.registry().to_owned(),
             endpoints: hosts.iter().filter_map(|host| host.endpoint.clone()).collect(),
-            known: Known::nothing(&self.helper_dirs),
+            known,
             limits: Limits { stall: self.limits.stall.min(PATIENCE), ..self.limits.clone() },
         });
         let meant = ask_all(&repository, &mut hosts, reference.pointer()).await;

@@ -27,6 +27,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use reqwest::Method;
+use tokio::sync::watch;
 
 use crate::auth::{Candidate, Chooser, Chosen, Helpers, Login};
 use crate::config::{Config, CredentialsFile, Limits};
@@ -49,10 +50,17 @@ use trace::Trace;
 /// All registries, as this node reaches them.
 #[derive(Debug)]
 pub(crate) struct Registries {
+    limits: Limits,
+    /// Exchanged as a whole: what was learnt with other credentials or helpers is forgotten with them.
+    access: watch::Sender<Arc<Access>>,
+}
+
+/// Where registries are configured, and as whom they are asked.
+#[derive(Debug)]
+struct Access {
     config_dir: PathBuf,
     credentials: CredentialsFile,
     helper_dirs: Vec<PathBuf>,
-    limits: Limits,
     known: Known,
 }
 
@@ -90,20 +98,26 @@ enum Capability {
 
 impl Registries {
     pub(crate) fn new(config: &Config) -> Registries {
-        let helper_dirs = config.credential_helper_dirs.clone();
         Registries {
-            config_dir: config.registry_config_dir.clone(),
-            credentials: config.credentials.clone(),
             limits: config.limits.clone(),
-            known: Known::nothing(&helper_dirs),
-            helper_dirs,
+            access: watch::Sender::new(Arc::new(Access::new(config))),
         }
+    }
+
+    /// Whoever opens a registry from now on does so by this configuration; its limits stay as they were.
+    pub(crate) fn change_over(&self, config: &Config) {
+        self.access.send_replace(Arc::new(Access::new(config)));
+    }
+
+    fn access(&self) -> Arc<Access> {
+        Arc::clone(&self.access.borrow())
     }
 
     /// Forgets what was learnt and is good no more.
     pub(crate) fn sweep(&self) {
-        self.known.tokens.sweep();
-        self.known.helpers.sweep();
+        let access = self.access();
+        access.known.tokens.sweep();
+        access.known.helpers.sweep();
     }
 
     /// Reads a registry's configuration, and the node's credentials. Safe to cancel.
@@ -111,11 +125,12 @@ impl Registries {
     /// # Errors
     /// [`Error::RegistryConfig`].
     pub(crate) async fn open(&self, reference: &Reference, login: Login) -> Result<Repository, Error> {
-        let (config_dir, credentials) = (self.config_dir.clone(), self.credentials.clone());
+        let access = self.access();
+        let known = access.known.clone();
         let (wanted, connect) = (reference.clone(), self.limits.connect);
         let read = move || {
-            let plan = hosts::plan(&config_dir, wanted.registry())?;
-            let chooser = Chooser::new(&login, &credentials);
+            let plan = hosts::plan(&access.config_dir, wanted.registry())?;
+            let chooser = Chooser::new(&login, &access.credentials);
             let endpoint = |settings| {
                 let chosen = choose(&chooser, &settings, &wanted)?;
                 Ok(Arc::new(Endpoint::new(settings, chosen, wanted.registry(), connect)))
@@ -127,9 +142,20 @@ impl Registries {
             name: reference.repository().to_owned(),
             registry: reference.registry().to_owned(),
             endpoints,
-            known: self.known.clone(),
+            known,
             limits: self.limits.clone(),
         })
+    }
+}
+
+impl Access {
+    fn new(config: &Config) -> Access {
+        Access {
+            config_dir: config.registry_config_dir.clone(),
+            credentials: config.credentials.clone(),
+            helper_dirs: config.credential_helper_dirs.clone(),
+            known: Known::nothing(&config.credential_helper_dirs),
+        }
     }
 }
 

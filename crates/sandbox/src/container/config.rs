@@ -71,6 +71,9 @@ pub struct ImageReference {
     /// What the request says beside it. For answers.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
+    /// The handler that it is meant for; there is one image for all.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub runtime_handler: String,
 }
 
 /// What a process finds on standard input.

@@ -14,6 +14,7 @@ use crate::error::Error;
 use crate::external;
 use crate::record::{self, ContainerFacts};
 use crate::shared::{Shared, blocking};
+use crate::stage::Stage;
 use crate::supervisor::client::{Client, ExitReport};
 
 /// How long a supervisor may take to pass a signal on before it is passed over.
@@ -192,8 +193,8 @@ pub(crate) async fn erase(
         let _unreachable = client.forget(facts, SIGNAL_DEADLINE).await;
     }
     let cleared = external::clear(shared, facts).await;
-    let cgroup = remove_cgroup(shared, facts).await;
-    let rootfs = make::release(shared, &facts.id).await;
+    let cgroup = Stage::RemoveCgroup.of(remove_cgroup(shared, facts)).await;
+    let rootfs = Stage::ReleaseRootfs.of(make::release(shared, &facts.id)).await;
     match Error::all([cleared, cgroup, rootfs].into_iter().filter_map(Result::err).collect()) {
         Some(error) => Err(error),
         // Last: while there is a record, there may be something to remove.

@@ -28,6 +28,7 @@ use crate::container::volumes;
 use crate::error::Error;
 use crate::handler::Handler;
 use crate::id::ContainerId;
+use crate::pod;
 use crate::record::{self, ContainerFacts, ContainerRecord, PodFacts};
 use crate::rootfs::{MountFor, Prepared, RootfsError};
 use crate::selinux::relabel;
@@ -38,6 +39,7 @@ use crate::spec::capabilities::Choice;
 use crate::spec::refusals::{self, Asked};
 use crate::spec::seccomp::Confinement;
 use crate::spec::{self, SpecInput, devices, files};
+use crate::stage::Stage;
 use crate::supervisor::client::Client;
 use crate::undo::Stack;
 use crate::users::{self, UserMap};
@@ -111,6 +113,7 @@ async fn take_down(making: &Making, part: Part) -> Result<(), Error> {
 async fn steps(making: &Making, undo: &mut Stack<Part>) -> Result<Made, Error> {
     let config = &making.config;
     check::check(&making.pod.config, config)?;
+    image_handlers(making)?;
     check::external(&making.pod.handler, config)?;
     check::features(making.shared.features_of(&making.pod.handler), config)?;
     // Two short files of sysfs at most.
@@ -124,14 +127,14 @@ async fn steps(making: &Making, undo: &mut Stack<Part>) -> Result<Made, Error> {
     record::make_dirs(&directory)
         .map_err(|cause| Error::step("creating the directory", directory.display().to_string(), cause))?;
     undo.push(Part::Rootfs);
-    let (prepared, root) = root(making, label).await?;
-    let volumes = volumes::prepare(making, &prepared.config, label).await?;
-    let found = look(making, &prepared, root).await?;
+    let (prepared, root) = Stage::Rootfs.of(root(making, label)).await?;
+    let volumes = Stage::Volumes.of(volumes::prepare(making, &prepared.config, label)).await?;
+    let found = Stage::Look.of(look(making, &prepared, root)).await?;
     users::check_cdi_groups(&making.pod.config, &found.cdi.gids)?;
     users::check_identity(&making.pod.config, &found.identity)?;
     relabel_volumes(making, label).await?;
     let cgroup = format!("{}/{}", making.pod.cgroup, making.id);
-    let spec = spec::build(&SpecInput {
+    let input = SpecInput {
         pod: &making.pod.config,
         handler: &making.pod.handler,
         pod_dir: &making.shared.store.pod_dir(&making.pod.id),
@@ -146,9 +149,11 @@ async fn steps(making: &Making, undo: &mut Stack<Part>) -> Result<Made, Error> {
         apparmor: apparmor.as_deref(),
         selinux: selinux.as_ref(),
         seccomp: found.confinement.as_ref().map(|confinement| &confinement.described),
-    })?;
+    };
+    let spec = Stage::Spec.at_once(|| spec::build(&input))?;
     let asked = Asked { container: config, cdi: &found.cdi, spec: &spec };
-    let plan = plan(making, &asked, found.confinement.map(|confinement| confinement.filter))?;
+    let filter = found.confinement.map(|confinement| confinement.filter);
+    let plan = Stage::Spec.at_once(|| plan(making, &asked, filter))?;
     let facts = Arc::new(ContainerFacts {
         id: making.id.clone(),
         pod: making.pod.id.clone(),
@@ -163,10 +168,22 @@ async fn steps(making: &Making, undo: &mut Stack<Part>) -> Result<Made, Error> {
         cgroup,
         runtime: making.pod.handler.external.clone(),
     });
-    save(making, &facts, (&spec, &plan))?;
+    Stage::Record.at_once(|| save(making, &facts, (&spec, &plan)))?;
     let process = Some(Arc::new(plan.process.clone()));
     let devices = device_rules(&spec);
     Ok(Made { facts, process, ready: Some(Ready { plan, devices, root: found.root }) })
+}
+
+fn image_handlers(making: &Making) -> Result<(), Error> {
+    let current = making.shared.current();
+    let handlers = &current.settings.handlers;
+    pod::check::image_handler(handlers, ("image", &making.config.image.runtime_handler))?;
+    making.config.mounts.iter().enumerate().try_for_each(|(at, mount)| match &mount.source {
+        MountSource::Image { image, .. } => {
+            pod::check::image_handler(handlers, (&format!("mounts[{at}].image"), &image.runtime_handler))
+        }
+        MountSource::Host(_) => Ok(()),
+    })
 }
 
 /// Ends what is no longer waited for.
@@ -188,14 +205,14 @@ async fn relabel_volumes(making: &Making, label: Option<&str>) -> Result<(), Err
     let stopped = stop.clone();
     let _stops = Stop(stop);
     let after = making.shared.config.deadlines.relabel;
-    blocking(("relabelling the volumes", making.id.as_str(), after), move || {
+    let work = blocking(("relabelling the volumes", making.id.as_str(), after), move || {
         for (at, mount) in config.mounts.iter().enumerate().filter(|(_, mount)| mount.selinux_relabel) {
             let MountSource::Host(path) = &mount.source else { continue };
             relabel::volume(path, &label, &stopped).map_err(|failed| failed.of_mount(at))?;
         }
         Ok(())
-    })
-    .await
+    });
+    Stage::Volumes.of(work).await
 }
 
 async fn root(making: &Making, label: Option<&str>) -> Result<(Prepared, OwnedFd), Error> {
@@ -275,7 +292,7 @@ async fn look(making: &Making, prepared: &Prepared, root: OwnedFd) -> Result<Fou
     let config = making.config.clone();
     let pod = making.pod.clone();
     let request = spec::process::user_request(&config, &prepared.config);
-    let directories = making.shared.config.cdi_spec_dirs.clone();
+    let directories = making.shared.current().settings.cdi_spec_dirs.clone();
     let attempt = ("looking at mount sources, user, devices and seccomp profile", making.id.as_str());
     on_sources(&making.shared, attempt, move |looker| {
         check::sources_exist(&config, looker)?;

@@ -27,6 +27,7 @@ use crate::rootfs::MountFor;
 use crate::shared::Shared;
 use crate::sources::{Looker, on_sources};
 use crate::spec;
+use crate::stage::Stage;
 use crate::supervisor::client::{Begun, Client, LogWish, Start};
 
 /// The exit code of what never ran, as kubelet knows it from other runtimes.
@@ -125,14 +126,15 @@ async fn start_internal(starting: Starting) -> Result<Begun, Error> {
     limits.set_devices(Some(ready.devices));
     // Of an update since it was made.
     ready.plan.process.oom_score_adj = Some(resources.oom_score());
-    let images = volumes::open(&shared, &facts, (&client, ready.plan.mount_label.as_deref())).await?;
+    let images = volumes::open(&shared, &facts, (&client, ready.plan.mount_label.as_deref()));
+    let images = Stage::Volumes.of(images).await?;
     let wanted = Wanted { sources: ready.plan.sources.clone(), images };
-    let (cgroup, sources) = prepare(&shared, &facts, (limits, wanted)).await?;
+    let (cgroup, sources) = Stage::Prepare.of(prepare(&shared, &facts, (limits, wanted))).await?;
     let mut descriptors = vec![ready.root];
     descriptors.extend(sources);
     let request = Start { facts: &facts, plan: ready.plan, cgroup, descriptors, external: None, log };
     still_wanted(&called_off, &facts)?;
-    client.start(request, shared.config.deadlines.start).await
+    Stage::Start.of(client.start(request, shared.config.deadlines.start)).await
 }
 
 async fn read_again(shared: &Shared, facts: &ContainerFacts, client: &Client) -> Result<Ready, Error> {

@@ -552,6 +552,34 @@ mod tests {
             prop_assert!(told <= 1);
         }
 
+        /// Events come in one order, each at most once, and the last one says what the container is.
+        #[test]
+        fn events_are_in_order_and_the_last_is_true(events in proptest::collection::vec(any_event(), 0..60)) {
+            let (mut state, mut told) = (ContainerState::Making, Vec::new());
+            for event in events {
+                let Ok((next, effects)) = state.clone().step(event) else { continue };
+                told.extend(effects.into_iter().filter_map(|effect| match effect {
+                    ContainerEffect::Announce(kind) => Some(kind),
+                    _ => None,
+                }));
+                state = next;
+                let last = match &state {
+                    ContainerState::Making => None,
+                    ContainerState::Created
+                    | ContainerState::Starting { .. }
+                    | ContainerState::Removing { before: None } => Some(EventKind::Created),
+                    ContainerState::Running(_) | ContainerState::Stopping { .. } => Some(EventKind::Started),
+                    ContainerState::Exited(_) | ContainerState::Removing { before: Some(_) } => {
+                        Some(EventKind::Stopped)
+                    }
+                    // One that could not be made was never told of.
+                    ContainerState::Gone => (!told.is_empty()).then_some(EventKind::Deleted),
+                };
+                prop_assert_eq!(told.last().copied(), last);
+            }
+            prop_assert!(told.is_sorted_by(|one, next| (*one as u8) < (*next as u8)), "{:?}", told);
+        }
+
         /// A process is launched at most once in the life of a container.
         #[test]
         fn a_container_is_launched_once(events in proptest::collection::vec(any_event(), 0..60)) {

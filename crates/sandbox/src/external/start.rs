@@ -25,6 +25,7 @@ use crate::rootfs::MountFor;
 use crate::shared::Shared;
 use crate::sources::on_sources;
 use crate::spec::{capabilities, resources};
+use crate::stage::Stage;
 use crate::supervisor::client::{Begun, Client, Start};
 
 /// What is mounted for a container.
@@ -60,18 +61,22 @@ pub(crate) async fn start(starting: Starting, runtime: ExternalRuntime) -> Resul
     };
     let images = match is_mounted {
         true => BTreeMap::new(),
-        false => volumes::open(&shared, &facts, (&client, plan.mount_label.as_deref())).await?,
+        false => {
+            let images = volumes::open(&shared, &facts, (&client, plan.mount_label.as_deref()));
+            Stage::Volumes.of(images).await?
+        }
     };
     let spec = described(&shared, (&client, &facts), (&plan, &resources)).await?;
     let mut limits = resources::without_devices(&resources)?;
     limits.set_devices(Some(make::device_rules(&spec)));
-    let cgroup = prepare(&shared, &facts, (limits, spec), Mounts { root, images }).await?;
+    let prepared = prepare(&shared, &facts, (limits, spec), Mounts { root, images });
+    let cgroup = Stage::Prepare.of(prepared).await?;
     let process = ProcessPlan { seccomp: None, ..plan.process };
     let plan = Plan { sources: Vec::new(), steps: Vec::new(), hooks: None, process, ..plan };
     let external = Some(External { runtime, bundle });
     let request = Start { facts: &facts, plan, cgroup, descriptors: Vec::new(), external, log };
     still_wanted(&called_off, &facts)?;
-    client.start(request, shared.config.deadlines.start).await
+    Stage::Start.of(client.start(request, shared.config.deadlines.start)).await
 }
 
 /// What the runtime is to make, with the limits that hold now: it applies those of its configuration once more.

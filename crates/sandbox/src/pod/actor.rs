@@ -21,10 +21,13 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tracing::Span;
 
 use crate::container::state::{ContainerEvent, ContainerGoal, ContainerState};
 use crate::error::{Error, Kind, chain};
+use crate::events::EventKind;
 use crate::id::ContainerId;
+use crate::identity;
 use crate::pod::contact::Seek;
 use crate::pod::limits::{Limits, PodResources};
 use crate::pod::members::Member;
@@ -64,6 +67,7 @@ pub(crate) struct Actor {
     limits: Limits<Reply>,
     /// The supervisor that is out of touch and looked for.
     seeks: Option<Seek>,
+    missed: Vec<(Option<ContainerId>, EventKind)>,
     mailbox: mpsc::Receiver<Wish>,
     work: JoinSet<Done>,
     timers: JoinSet<Done>,
@@ -72,6 +76,8 @@ pub(crate) struct Actor {
     /// To be erased as soon as no container is busy.
     erasing: Option<Parts>,
     quitting: Option<Instant>,
+    /// The request that it began with, until what is done for that has begun.
+    origin: Span,
 }
 
 /// What an actor begins with.
@@ -85,12 +91,14 @@ pub(crate) struct Beginning {
     pub(crate) limits: Option<PodResources>,
     /// The supervisor, when it is there but doesn't answer.
     pub(crate) seeks: Option<Seek>,
+    /// What happened to its containers and itself while no daemon was there.
+    pub(crate) missed: Vec<(Option<ContainerId>, EventKind)>,
 }
 
 impl Actor {
     /// An actor for a pod in any state: a new one, or one found in the records.
     pub(crate) fn new(beginning: Beginning, mailbox: mpsc::Receiver<Wish>) -> Self {
-        let Beginning { shared, facts, state, members, minder, limits, seeks } = beginning;
+        let Beginning { shared, facts, state, members, minder, limits, seeks, missed } = beginning;
         Self {
             shared,
             facts,
@@ -100,6 +108,7 @@ impl Actor {
             minder,
             limits: Limits::new(limits),
             seeks,
+            missed,
             mailbox,
             work: JoinSet::new(),
             timers: JoinSet::new(),
@@ -107,6 +116,7 @@ impl Actor {
             later: Vec::new(),
             erasing: None,
             quitting: None,
+            origin: Span::current(),
         }
     }
 
@@ -116,6 +126,7 @@ impl Actor {
             PodState::Making => self.begin(Work::MakePod),
             _ => self.take_up(),
         }
+        self.origin = Span::none();
         while !self.is_done() {
             let deadline = self.quitting;
             tokio::select! {
@@ -162,6 +173,10 @@ impl Actor {
     fn take_up(&mut self) {
         self.save();
         self.members.values().for_each(|member| save_member(&self.shared, member));
+        for (container, kind) in std::mem::take(&mut self.missed) {
+            let id = container.map_or_else(|| self.facts.id.to_string(), |container| container.to_string());
+            self.tell(id, kind, self.status());
+        }
         if let Some(seek) = self.seeks {
             self.begin(Work::Seek(seek));
         } else if self.minder.is_none()
@@ -257,6 +272,7 @@ impl Actor {
 
     fn container_event(&mut self, id: &ContainerId, event: ContainerEvent) {
         let Some(member) = self.members.get(id) else { return };
+        let _about = identity::of_container(id, member.name()).entered();
         match member.state.clone().step(event) {
             Ok(next) => self.enter_container(id, next),
             Err(denied) => {

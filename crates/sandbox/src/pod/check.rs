@@ -4,10 +4,10 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::config::{CgroupDriver, Config};
+use crate::config::CgroupDriver;
 use crate::container::config::Profile;
 use crate::error::Error;
-use crate::handler::Handler;
+use crate::handler::{Handler, Handlers};
 use crate::pod::config::{NamespaceMode, PodConfig};
 use crate::scopes;
 use crate::shared::Shared;
@@ -22,9 +22,19 @@ const LONGEST_HOSTNAME: usize = 64;
 ///
 /// # Errors
 /// [`Error::Refused`] when there is none of the name.
-pub(crate) fn handler<'a>(config: &'a Config, pod: &PodConfig) -> Result<&'a Handler, Error> {
-    let (handlers, name) = (&config.handlers, &pod.runtime_handler);
+pub(crate) fn handler<'a>(handlers: &'a Handlers, pod: &PodConfig) -> Result<&'a Handler, Error> {
+    let name = &pod.runtime_handler;
     handlers.get(name).ok_or_else(|| Error::refused("runtime_handler", handlers.unknown(name)))
+}
+
+/// Checks the handler that an image is asked for: it must be there, and makes no difference, since images are the same for all
+/// handlers.
+///
+/// # Errors
+/// [`Error::Refused`] with the field when there is none of the name.
+pub(crate) fn image_handler(handlers: &Handlers, (field, name): (&str, &str)) -> Result<(), Error> {
+    let known = handlers.get(name).map(drop);
+    known.ok_or_else(|| Error::refused(format!("{field}.runtime_handler"), handlers.unknown(name)))
 }
 
 /// Checks all that can be checked without doing anything.

@@ -15,6 +15,7 @@ use crate::pod::state::{Part, Parts};
 use crate::record::PodFacts;
 use crate::scopes;
 use crate::shared::{Shared, blocking, within};
+use crate::stage::Stage;
 use crate::supervisor::Minder;
 
 /// How long systemd may take to notice that a scope is empty before it is asked to end it.
@@ -61,9 +62,9 @@ pub(crate) fn summary(left: &[(Part, Error)]) -> Option<Error> {
 /// Those of the part, and its deadline.
 pub(crate) async fn dismantle_part(down: &Dismantling<'_>, part: Part) -> Result<(), Error> {
     match part {
-        Part::Network => detach(down).await,
-        Part::Supervisor => end_supervisor(down).await,
-        Part::Cgroup => remove_cgroup(down).await,
+        Part::Network => Stage::DetachNetwork.of(detach(down)).await,
+        Part::Supervisor => Stage::EndSupervisor.of(end_supervisor(down)).await,
+        Part::Cgroup => Stage::RemoveCgroup.of(remove_cgroup(down)).await,
     }
 }
 

@@ -32,6 +32,7 @@ use crate::scopes::{self, Scope, Scopes};
 use crate::selinux::relabel;
 use crate::shared::{Shared, blocking, within};
 use crate::spec::{files, namespaces, sysctls};
+use crate::stage::Stage;
 use crate::supervisor::Minder;
 use crate::undo::Stack;
 
@@ -92,10 +93,10 @@ struct Making<'a> {
 
 impl Making<'_> {
     async fn steps(&mut self, undo: &mut Stack<Part>) -> Result<Live, Error> {
-        self.intent()?;
+        Stage::Record.at_once(|| self.intent())?;
         undo.push(Part::Cgroup);
         if scopes::of_cgroup(&self.facts.cgroup).is_none() {
-            create_cgroup(self.shared, self.facts).await?;
+            Stage::Cgroup.of(create_cgroup(self.shared, self.facts)).await?;
         }
         undo.push(Part::Supervisor);
         let supervisor = self.supervisor().await?;
@@ -103,7 +104,8 @@ impl Making<'_> {
             None => Vec::new(),
             Some(netns) => {
                 undo.push(Part::Network);
-                attach(self.shared, &attachment(self.facts, Some(netns.clone()))).await?
+                let attachment = attachment(self.facts, Some(netns.clone()));
+                Stage::Network.of(attach(self.shared, &attachment)).await?
             }
         };
         let live = Live { supervisor, netns: self.netns.clone(), ips };
@@ -168,20 +170,23 @@ impl Making<'_> {
         let started = self.shared.supervisor.start(&self.facts.id, &directory, (&cgroup, begin), files)?;
         if let Some((systemd, scope)) = &scope {
             let scope = Scope { pid: started.pid(), ..scope.clone() };
-            systemd.start(&scope).await.map_err(|error| error.of("starting the scope", subject))?;
-            self.leaf(scope.pid).await?;
+            let begun = Stage::Scope.of(systemd.start(&scope)).await;
+            begun.map_err(|error| error.of("starting the scope", subject))?;
+            Stage::Cgroup.of(self.leaf(scope.pid)).await?;
         }
         let connected = started.connect(&self.facts.id, &directory);
-        let minder = within(("starting the supervisor", subject, deadlines.supervisor), connected).await?;
+        let connected = within(("starting the supervisor", subject, deadlines.supervisor), connected);
+        let minder = Stage::Supervisor.of(connected).await?;
         let minder = self.minder.insert(minder);
         if scope.is_some() {
             // The controllers, now that the scope itself is empty.
-            create_cgroup(self.shared, self.facts).await?;
+            Stage::Cgroup.of(create_cgroup(self.shared, self.facts)).await?;
         }
         let label = self.facts.selinux.as_ref().map(|labels| labels.mount.clone());
         let plan = sysctls::at_first(namespaces::pod_plan(&self.facts.config, &self.facts.handler, label));
         let prepared = can_be_prepared(&plan).then(|| self.shared.prepared_networks.take()).flatten();
-        let created = minder.client.create_pod(plan, prepared, deadlines.namespaces).await;
+        let created = minder.client.create_pod(plan, prepared, deadlines.namespaces);
+        let created = Stage::Namespaces.of(created).await;
         self.netns = created.map_err(|error| sysctls::refusal(&self.facts.config, error))?;
         if self.facts.config.namespaces.network == NamespaceMode::Node {
             self.netns = None;

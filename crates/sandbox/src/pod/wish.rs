@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tracing::Span;
 
 use crate::container::config::ContainerConfig;
 use crate::error::Error;
@@ -16,7 +17,11 @@ use crate::resources::Resources;
 pub(crate) const MAILBOX: usize = 256;
 
 /// Where an answer goes. Nobody waiting for it any more is no failure: the work is done all the same.
-pub(crate) struct Reply(Box<dyn FnOnce(Result<(), Error>) + Send>);
+pub(crate) struct Reply {
+    send: Box<dyn FnOnce(Result<(), Error>) + Send>,
+    /// The request that it answers: what is done for it is done within its span.
+    request: Span,
+}
 
 impl std::fmt::Debug for Reply {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -31,20 +36,28 @@ impl Reply {
         let send = move |outcome: Result<(), Error>| {
             let _nobody_waits = sender.send(outcome.map(|()| value));
         };
-        (Self(Box::new(send)), receiver)
+        (Self { send: Box::new(send), request: Span::current() }, receiver)
     }
 
-    /// Turns success into an id before it is sent on.
-    pub(crate) fn with_id(sender: oneshot::Sender<Result<ContainerId, Error>>, id: ContainerId) -> Self {
-        Self(Box::new(move |outcome| {
+    /// A reply with the id that success is turned into.
+    pub(crate) fn with_id((sender, request): Asker, id: ContainerId) -> Self {
+        let send = move |outcome: Result<(), Error>| {
             let _nobody_waits = sender.send(outcome.map(|()| id));
-        }))
+        };
+        Self { send: Box::new(send), request }
+    }
+
+    pub(crate) fn request(&self) -> &Span {
+        &self.request
     }
 
     pub(crate) fn send(self, outcome: Result<(), Error>) {
-        (self.0)(outcome);
+        (self.send)(outcome);
     }
 }
+
+/// Where the id of a container goes that is to be made, and the span of the request.
+pub(crate) type Asker = (oneshot::Sender<Result<ContainerId, Error>>, Span);
 
 /// A wish.
 pub(crate) enum Wish {
@@ -55,7 +68,7 @@ pub(crate) enum Wish {
     /// To be removed.
     Remove(Reply),
     /// To have a container made.
-    Create { config: Box<ContainerConfig>, reply: oneshot::Sender<Result<ContainerId, Error>> },
+    Create { config: Box<ContainerConfig>, asker: Asker },
     /// Something of a container.
     Container { id: ContainerId, wish: ContainerWish, reply: Reply },
     /// To change a container's limits.
@@ -76,8 +89,8 @@ impl Wish {
             | Self::Container { reply, .. }
             | Self::Update { reply, .. }
             | Self::UpdatePod { reply, .. } => reply.send(Err(why)),
-            Self::Create { reply, .. } => {
-                let _nobody_waits = reply.send(Err(why));
+            Self::Create { asker: (sender, _), .. } => {
+                let _nobody_waits = sender.send(Err(why));
             }
             Self::Quit => {}
         }

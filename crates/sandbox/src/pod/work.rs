@@ -120,6 +120,28 @@ pub(crate) struct World<'a> {
 }
 
 impl Work {
+    /// The container that it is about.
+    pub(crate) fn container(&self) -> Option<&ContainerId> {
+        match self {
+            Self::MakeContainer(id, _)
+            | Self::Launch(id)
+            | Self::Ask(id)
+            | Self::Wait(id, _)
+            | Self::Kill(id)
+            | Self::CallOff(id)
+            | Self::Tidy(id)
+            | Self::EraseContainer(id)
+            | Self::Update { id, .. } => Some(id),
+            Self::MakePod
+            | Self::Bury
+            | Self::Seek(_)
+            | Self::KillStrays(_)
+            | Self::Dismantle(_)
+            | Self::Erase(_)
+            | Self::Weigh { .. } => None,
+        }
+    }
+
     /// The task that does it; `None` when there is nothing to do it to.
     pub(crate) fn task(self, world: World<'_>) -> Option<Task> {
         match self {
@@ -266,7 +288,8 @@ fn launch(world: World<'_>, id: ContainerId) -> Option<Task> {
     let made = member.made.as_mut()?;
     let (facts, resources, ready) = (made.facts.clone(), member.resources.clone(), made.ready.take());
     let (shared, called_off) = (world.shared.clone(), member.called_off.clone());
-    let (logs, pod) = (&shared.config.logs, &world.facts.config.metadata);
+    let (current, pod) = (shared.current(), &world.facts.config.metadata);
+    let logs = &current.settings.logs;
     let log = LogWish { limits: logs.limits(), copy: logs.copy(pod, (&facts.id, &facts.config.metadata)) };
     Some(Box::pin(async move {
         let events = match connected {

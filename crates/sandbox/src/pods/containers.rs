@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
+use tracing::Span;
 
 use super::{Pods, outcome, post};
 use crate::attach;
@@ -36,8 +37,9 @@ impl Pods {
     pub async fn create_container(&self, pod: &str, config: ContainerConfig) -> Result<ContainerId, Error> {
         self.open_for_business()?;
         let entry = self.shared.registry.pod(pod)?;
-        let (reply, answer) = oneshot::channel();
-        post(&entry.mailbox, pod, Wish::Create { config: Box::new(config), reply })?;
+        let (sender, answer) = oneshot::channel();
+        let asker = (sender, Span::current());
+        post(&entry.mailbox, pod, Wish::Create { config: Box::new(config), asker })?;
         outcome(answer).await
     }
 

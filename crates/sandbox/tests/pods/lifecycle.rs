@@ -98,7 +98,7 @@ async fn a_pod_lives_and_leaves_nothing() {
     world.assert_clean().await;
 
     let mut told = Vec::new();
-    while let Ok(event) = events.try_recv() {
+    while let Ok(Ok(event)) = tokio::time::timeout(Duration::ZERO, events.recv()).await {
         told.push((event.id == pod.as_str(), event.kind));
     }
     use EventKind::{Created, Deleted, Started, Stopped};

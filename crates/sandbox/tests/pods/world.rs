@@ -9,6 +9,7 @@ use rustix::process::{WaitId, WaitIdOptions, waitid};
 use sandbox::{
     CgroupDriver, Config, ContainerConfig, ContainerId, ContainerMetadata, ContainerPhase, Deadlines,
     ExternalRuntime, Handler, Handlers, ImageReference, PodConfig, PodFilter, PodId, PodMetadata, Pods,
+    Settings,
 };
 
 use crate::stand_ins::{Images, Net};
@@ -97,11 +98,13 @@ impl World {
                 Some(systemd) => CgroupDriver::Systemd(systemd.clone()),
             },
             default_cgroup_parent: self.parent.clone(),
-            handlers: self.handlers(),
-            cdi_spec_dirs: vec![self.directory.path().join("cdi")],
+            settings: Settings {
+                handlers: self.handlers(),
+                cdi_spec_dirs: vec![self.directory.path().join("cdi")],
+                ..Settings::default()
+            },
             apparmor: Default::default(),
             selinux: Default::default(),
-            logs: Default::default(),
             deadlines,
         };
         let daemon = tokio::runtime::Builder::new_multi_thread()

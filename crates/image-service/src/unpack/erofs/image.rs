@@ -1,8 +1,10 @@
 //! The image file: written in few large steps, each byte once, with the checksums of what is written.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::unix::fs::FileExt as _;
+
+use rustix::io::Errno;
 
 use super::layout::{LARGEST_SEGMENT, Layout, Shape, Spot};
 use crate::erofs::checksum::Checksums;
@@ -10,10 +12,10 @@ use crate::erofs::inode::{self, Inode};
 use crate::erofs::xattr::Body;
 use crate::erofs::{BLOCK, SLOT};
 
-/// Bytes of content that are put together before they are written, from one multiple of them to the next: so the kernel
-/// finds large pages for them. (Measured: writing 320 MB took a quarter less processor time than in pieces of 128 KiB that
-/// begin anywhere, although all of it is copied once more.)
-const BUFFER: usize = 256 * 1024;
+/// Bytes of content that are written together, from one multiple of them to the next: so the kernel finds large pages for
+/// them. (Measured: writing 320 MB took a quarter less processor time than in pieces of this size that begin anywhere.) As many
+/// as come at once: of those, only what lies behind the last multiple has to be copied.
+const STRIDE: usize = 128 * 1024;
 
 /// An image being written.
 #[derive(Debug)]
@@ -41,7 +43,7 @@ impl Image {
             // Memory that isn't written to isn't there.
             inodes: Vec::with_capacity(LARGEST_SEGMENT),
             start: 0,
-            content: Vec::with_capacity(BUFFER),
+            content: Vec::with_capacity(STRIDE),
             count: 0,
         }
     }
@@ -113,16 +115,14 @@ impl Image {
 
     fn add(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut rest = bytes;
-        while !rest.is_empty() {
+        loop {
             let end = self.start + self.content.len() as u64;
-            let free = BUFFER - usize::try_from(end % BUFFER as u64).unwrap_or(0);
-            let (now, later) = rest.split_at(free.min(rest.len()));
-            self.content.extend_from_slice(now);
+            let free = STRIDE - usize::try_from(end % STRIDE as u64).unwrap_or(0);
+            let Some((now, later)) = rest.split_at_checked(free) else { break };
+            self.flush_with(now)?;
             rest = later;
-            if now.len() == free {
-                self.flush_content()?;
-            }
         }
+        self.content.extend_from_slice(rest);
         Ok(())
     }
 
@@ -149,15 +149,17 @@ impl Image {
     }
 
     fn flush_content(&mut self) -> io::Result<()> {
-        if self.content.is_empty() {
-            return Ok(());
-        }
-        let bytes = std::mem::take(&mut self.content);
-        let start = self.start;
-        self.start += bytes.len() as u64;
-        self.write(start, &bytes)?;
-        self.content = bytes;
+        if self.content.is_empty() { Ok(()) } else { self.flush_with(&[]) }
+    }
+
+    /// Writes the content that waits, and what follows it.
+    fn flush_with(&mut self, more: &[u8]) -> io::Result<()> {
+        let middle = self.start + self.content.len() as u64;
+        write_together(&self.file, &mut [IoSlice::new(&self.content), IoSlice::new(more)], self.start)?;
+        self.sums.add(self.start, &self.content);
+        self.sums.add(middle, more);
         self.content.clear();
+        self.start = middle + more.len() as u64;
         Ok(())
     }
 
@@ -180,4 +182,21 @@ impl Image {
         self.file.set_len(self.layout.end)?;
         Ok(std::mem::take(&mut self.sums).finish(self.layout.end))
     }
+}
+
+/// Writes pieces one behind the other; in one step, unless the kernel takes less.
+fn write_together(file: &File, mut pieces: &mut [IoSlice<'_>], mut at: u64) -> io::Result<()> {
+    IoSlice::advance_slices(&mut pieces, 0);
+    while !pieces.is_empty() {
+        match rustix::io::pwritev(file, pieces, at) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                IoSlice::advance_slices(&mut pieces, written);
+                at += written as u64;
+            }
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
 }

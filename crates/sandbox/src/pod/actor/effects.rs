@@ -4,11 +4,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tracing::{Instrument, Span};
+
 use super::{Actor, Goal};
-use crate::clock;
 use crate::container::state::{ContainerEffect, ContainerEvent, ContainerState, Stage, Wanted};
 use crate::error::{Error, chain};
-use crate::events::{Event, EventKind};
+use crate::events::EventKind;
 use crate::id::ContainerId;
 use crate::pod::members::Member;
 use crate::pod::state::{Live, PodEffect, PodState, ProcessId};
@@ -113,12 +114,30 @@ impl Actor {
     pub(super) fn begin(&mut self, work: Work) {
         // What ends by itself, or not at all, holds up no daemon that goes.
         let is_timer = matches!(work, Work::Wait(..) | Work::Kill(_) | Work::CallOff(_) | Work::Seek(_));
+        let span = self.request_of(&work);
         let Some(task) = self.task(work) else { return };
+        let task = task.instrument(span);
         if is_timer {
             self.timers.spawn(task);
         } else {
             self.work.spawn(task);
         }
+    }
+
+    /// The span of the request that work is done for: of whoever waits for what it leads to, the first. What nobody waits for is
+    /// the pod's own.
+    fn request_of(&self, work: &Work) -> Span {
+        if let Work::Update { reply, .. } | Work::Weigh { reply, .. } = work {
+            return reply.request().clone();
+        }
+        let is_of = |goal: &Goal| match (goal, work.container()) {
+            (Goal::Container(id, _), Some(container)) => id == container,
+            (Goal::Pod(_), _) => true,
+            (Goal::Container(..), None) => false,
+        };
+        let waits = self.waiting.iter().find(|(goal, _)| is_of(goal));
+        let request = waits.map_or(&self.origin, |(_, reply)| reply.request());
+        if request.is_none() { Span::current() } else { request.clone() }
     }
 
     pub(super) fn task(&mut self, work: Work) -> Option<Task> {
@@ -203,8 +222,11 @@ impl Actor {
     }
 
     pub(super) fn tell(&self, id: String, kind: EventKind, pod: Arc<PodStatus>) {
+        if !self.shared.events.is_wanted() {
+            return;
+        }
         let containers = self.members.values().filter_map(|member| member.status().map(Arc::new)).collect();
-        self.shared.events.publish(Event { id, kind, at: clock::now(), pod, containers });
+        self.shared.events.publish((id, kind), (pod, containers));
     }
 }
 

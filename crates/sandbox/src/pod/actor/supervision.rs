@@ -9,6 +9,7 @@ use crate::container::end;
 use crate::container::state::{ContainerEvent, ContainerState};
 use crate::container::status::Exited;
 use crate::id::ContainerId;
+use crate::identity;
 use crate::pod::contact::Seek;
 use crate::pod::state::{PodEvent, PodState};
 use crate::pod::work::{Work, called_off, never_started};
@@ -18,6 +19,12 @@ use crate::supervisor::{Minder, News};
 
 impl Actor {
     pub(super) fn supervisor_said(&mut self, news: News) {
+        let named = match &news {
+            News::LogFailed(id, ..) | News::LogLost(id, ..) => self.members.get_key_value(id),
+            // Said where what follows from it is done.
+            News::Exited(..) | News::OutOfTouch | News::Lost => None,
+        };
+        let _about = named.map(|(id, member)| identity::of_container(id, member.name()).entered());
         match news {
             News::Exited(id, report) => {
                 self.container_event(&id, ContainerEvent::Ended(end::exited(&report)));
@@ -32,6 +39,7 @@ impl Actor {
             }
             News::OutOfTouch => {
                 tracing::warn!(pod = %self.facts.id, "the pod's supervisor is out of touch");
+                self.shared.contacts.broken.fetch_add(1, Ordering::Relaxed);
                 let seek = Seek { expected: self.minder.take().map(|minder| minder.process) };
                 self.seeks = Some(seek);
                 self.publish_if_shown();
@@ -47,6 +55,7 @@ impl Actor {
         // Before it is ready its making tells, after that it was ended on purpose.
         if matches!(self.state, PodState::Ready(_) | PodState::Draining { .. }) {
             tracing::warn!(pod = %self.facts.id, "the pod's supervisor is gone");
+            self.shared.contacts.lost.fetch_add(1, Ordering::Relaxed);
             "the pod's supervisor is gone".clone_into(&mut self.message);
         }
         self.pod_event(PodEvent::SupervisorLost);
@@ -62,6 +71,7 @@ impl Actor {
             return;
         }
         tracing::info!(pod = %self.facts.id, "the pod's supervisor answers again");
+        self.shared.contacts.regained.fetch_add(1, Ordering::Relaxed);
         if let PodState::Ready(live) = &self.state {
             minder.netns.clone_from(&live.netns);
         }

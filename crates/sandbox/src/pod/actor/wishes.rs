@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::effects::{publish_member, save_member};
@@ -18,7 +17,7 @@ use crate::pod::config::{PodConfig, full_name};
 use crate::pod::limits::PodResources;
 use crate::pod::members::Member;
 use crate::pod::state::{PodDenied, PodEvent, PodGoal, PodState, Then};
-use crate::pod::wish::{ContainerWish, Reply, Wish};
+use crate::pod::wish::{Asker, ContainerWish, Reply, Wish};
 use crate::pod::work::{Rewrite, Work};
 use crate::resources::Resources;
 
@@ -37,7 +36,7 @@ impl Actor {
             Wish::Remove(reply) => {
                 self.ask((Asked::Pod(PodEvent::Remove), Goal::Pod(PodGoal::Removed), reply))
             }
-            Wish::Create { config, reply } => self.create(Arc::new(*config), reply),
+            Wish::Create { config, asker } => self.create(Arc::new(*config), asker),
             Wish::Container { id, wish, reply } => self.container_wish(id, wish, reply),
             Wish::Update { id, resources, reply } => self.update(&id, &resources, reply),
             Wish::UpdatePod { limits, reply } => self.update_pod(*limits, reply),
@@ -73,16 +72,12 @@ impl Actor {
         }
     }
 
-    pub(super) fn create(
-        &mut self,
-        config: Arc<ContainerConfig>,
-        reply: oneshot::Sender<Result<ContainerId, Error>>,
-    ) {
+    pub(super) fn create(&mut self, config: Arc<ContainerConfig>, asker: Asker) {
         let holder = self.members.iter().find(|(_, member)| *member.name() == config.metadata);
         if let Some((id, member)) = holder {
             let id = id.clone();
             let is_same = *member.config == *config;
-            let reply = Reply::with_id(reply, id.clone());
+            let reply = Reply::with_id(asker, id.clone());
             return match &member.state {
                 ContainerState::Making if is_same => {
                     self.waiting.push((Goal::Container(id, ContainerGoal::Made), reply));
@@ -96,7 +91,7 @@ impl Actor {
             };
         }
         let id = ContainerId::random();
-        let reply = Reply::with_id(reply, id.clone());
+        let reply = Reply::with_id(asker, id.clone());
         if !matches!(self.state, PodState::Ready(_)) {
             return reply.send(Err(self.wrong_pod_state("have containers made in it")));
         }

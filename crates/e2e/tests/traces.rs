@@ -1,0 +1,212 @@
+//! Traces: what a collector is told of a pod's start and end, read by the published protocol.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use e2e::cri;
+use e2e::node::PATIENCE;
+use e2e::{Client, Network, Node, Setup, until};
+use opentelemetry_proto::tonic::collector::trace::v1 as otlp;
+use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
+    TraceService, TraceServiceServer,
+};
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::trace::v1::{Span, span::SpanKind, status::StatusCode};
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Request, Response, Status};
+
+/// kubelet's place in its trace.
+const TRACE: [u8; 16] = *b"a trace of ours.";
+const KUBELET: [u8; 8] = *b"kubelet.";
+
+/// Keeps what it is told.
+#[derive(Clone, Default)]
+struct Collector {
+    spans: Arc<Mutex<Vec<Span>>>,
+    resources: Arc<Mutex<BTreeMap<String, String>>>,
+}
+
+#[tonic::async_trait]
+impl TraceService for Collector {
+    async fn export(
+        &self,
+        request: Request<otlp::ExportTraceServiceRequest>,
+    ) -> Result<Response<otlp::ExportTraceServiceResponse>, Status> {
+        for of_resource in request.into_inner().resource_spans {
+            let attributes = of_resource.resource.unwrap_or_default().attributes;
+            self.resources.lock().unwrap().extend(texts(&attributes));
+            let spans = of_resource.scope_spans.into_iter().flat_map(|scope| scope.spans);
+            self.spans.lock().unwrap().extend(spans);
+        }
+        Ok(Response::new(otlp::ExportTraceServiceResponse { partial_success: None }))
+    }
+}
+
+fn texts(attributes: &[opentelemetry_proto::tonic::common::v1::KeyValue]) -> BTreeMap<String, String> {
+    let text = |value: &Value| match value {
+        Value::StringValue(text) => Some(text.clone()),
+        Value::IntValue(number) => Some(number.to_string()),
+        _ => None,
+    };
+    let pair = |attribute: &opentelemetry_proto::tonic::common::v1::KeyValue| {
+        let value = attribute.value.as_ref()?.value.as_ref()?;
+        Some((attribute.key.clone(), text(value)?))
+    };
+    attributes.iter().filter_map(pair).collect()
+}
+
+impl Collector {
+    /// Serves on this address, or one that the kernel chooses.
+    async fn serve(&self, address: &str) -> SocketAddr {
+        let listener = TcpListener::bind(address).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tonic::transport::Server::builder().add_service(TraceServiceServer::new(self.clone()));
+        tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+        address
+    }
+
+    /// The spans of a call's tree, once the call itself is there: it is the last but for what goes on without it.
+    async fn tree(&self, method: &str) -> (Span, Vec<Span>) {
+        let call = until(PATIENCE, "the span of a call", || async {
+            let spans = self.spans.lock().unwrap();
+            let names: Vec<String> = spans.iter().map(|span| span.name.clone()).collect();
+            spans.iter().find(|span| span.name.ends_with(method)).cloned().ok_or(names)
+        })
+        .await;
+        let spans = self.spans.lock().unwrap();
+        let is_below = |span: &&Span| {
+            let mut parent = &span.parent_span_id;
+            while let Some(above) = spans.iter().find(|above| above.span_id == *parent) {
+                if above.span_id == call.span_id {
+                    return true;
+                }
+                parent = &above.parent_span_id;
+            }
+            false
+        };
+        (call.clone(), spans.iter().filter(is_below).cloned().collect())
+    }
+}
+
+/// A request of a kubelet that records its trace, or doesn't.
+fn traced<T>(message: T, flags: &str) -> Request<T> {
+    let hexadecimal = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let parent = format!("00-{}-{}-{flags}", hexadecimal(&TRACE), hexadecimal(&KUBELET));
+    let mut request = Request::new(message);
+    request.metadata_mut().insert("traceparent", parent.parse().unwrap());
+    request
+}
+
+async fn node(address: SocketAddr) -> Node {
+    let section = format!("[tracing]\nendpoint = \"{address}\"\ninsecure = true");
+    Setup::new(Network::BuiltIn).section(&section).start().await
+}
+
+/// A pod's life as kubelet would have it, every call within its trace.
+async fn life(node: &Node, client: &Client) -> String {
+    let (mut runtime, mut images) = (client.runtime.clone(), client.images.clone());
+    let image = Some(cri::ImageSpec { image: node.registry.image("busybox:latest"), ..Default::default() });
+    images.pull_image(traced(cri::PullImageRequest { image, ..Default::default() }, "01")).await.unwrap();
+    let sandbox = node.pod();
+    let request = cri::RunPodSandboxRequest { config: Some(sandbox.clone()), runtime_handler: String::new() };
+    let pod = runtime.run_pod_sandbox(traced(request, "01")).await.unwrap().into_inner().pod_sandbox_id;
+    let request = cri::CreateContainerRequest {
+        pod_sandbox_id: pod.clone(),
+        config: Some(node.busybox("main", &["sleep", "1000"])),
+        sandbox_config: Some(sandbox),
+    };
+    let container_id =
+        runtime.create_container(traced(request, "01")).await.unwrap().into_inner().container_id;
+    runtime.start_container(traced(cri::StartContainerRequest { container_id }, "01")).await.unwrap();
+    let pod_sandbox_id = pod.clone();
+    runtime.stop_pod_sandbox(traced(cri::StopPodSandboxRequest { pod_sandbox_id }, "01")).await.unwrap();
+    pod
+}
+
+#[tokio::test]
+async fn a_pods_life_is_in_kubelets_trace_with_each_stage_as_a_child() {
+    let collector = Collector::default();
+    let node = node(collector.serve("127.0.0.1:0").await).await;
+    let client = node.client();
+    let pod = life(&node, &client).await;
+    let expected: [(&str, &[&str]); 5] = [
+        ("ImageService/PullImage", &["pull_resolve", "pull_layers", "pull_record"]),
+        (
+            "RuntimeService/RunPodSandbox",
+            &["record", "cgroup", "supervisor", "namespaces", "network", "cni_plugin"],
+        ),
+        ("RuntimeService/CreateContainer", &["rootfs", "volumes", "look", "spec", "record"]),
+        ("RuntimeService/StartContainer", &["volumes", "prepare", "start"]),
+        ("RuntimeService/StopPodSandbox", &["detach_network", "end_supervisor", "remove_cgroup"]),
+    ];
+    for (method, stages) in expected {
+        let (call, below) = collector.tree(method).await;
+        assert_eq!((&call.trace_id[..], &call.parent_span_id[..]), (&TRACE[..], &KUBELET[..]), "{method}");
+        assert_eq!((call.kind(), call.status.clone()), (SpanKind::Server, None), "{method}");
+        let names: BTreeSet<&str> = below.iter().map(|span| span.name.as_str()).collect();
+        let missing: Vec<_> = stages.iter().filter(|stage| !names.contains(**stage)).collect();
+        assert!(missing.is_empty(), "{method} lacks {missing:?}: {names:?}");
+        for span in &below {
+            assert_eq!((&span.trace_id[..], span.kind()), (&TRACE[..], SpanKind::Internal), "{span:?}");
+            assert!(span.start_time_unix_nano >= call.start_time_unix_nano, "{span:?}");
+            assert!(span.end_time_unix_nano >= span.start_time_unix_nano, "{span:?}");
+            let of_pod = texts(&span.attributes).contains_key("k8s.pod.uid");
+            assert_eq!(of_pod, !method.starts_with("Image"), "{method}: {span:?}");
+        }
+    }
+    let (start, _) = collector.tree("RuntimeService/StartContainer").await;
+    let said = texts(&start.attributes);
+    assert_eq!((said["knarr.pod.id"].as_str(), said["k8s.container.name"].as_str()), (pod.as_str(), "main"));
+    assert_eq!((said["rpc.method"].as_str(), said["rpc.grpc.status_code"].as_str()), ("StartContainer", "0"));
+    assert_eq!(collector.resources.lock().unwrap()["service.name"], "knarr");
+    // No orphan: whatever has no parent here is a call of kubelet's.
+    let spans = collector.spans.lock().unwrap();
+    let ids: BTreeSet<&[u8]> = spans.iter().map(|span| &span.span_id[..]).collect();
+    let orphans: Vec<_> = spans.iter().filter(|span| !ids.contains(&span.parent_span_id[..])).collect();
+    assert!(orphans.iter().all(|span| span.parent_span_id == KUBELET && span.kind() == SpanKind::Server));
+    assert_eq!(ids.len(), spans.len(), "numbers are given once");
+}
+
+#[tokio::test]
+async fn a_failed_stage_is_marked_in_a_failed_call_and_what_nobody_traces_is_not_there() {
+    let collector = Collector::default();
+    let address = collector.serve("127.0.0.1:0").await;
+    let section = format!("[tracing]\nendpoint = \"{address}\"\ninsecure = true");
+    let setup = Setup::new(Network::Plugins).section(&section);
+    let setup = setup.plugin("fails", "#!/bin/sh\n[ $CNI_COMMAND = DEL ] || exit 3\n");
+    let node = setup.conflist("fails", serde_json::json!([{ "type": "fails" }])).start().await;
+    let client = node.client();
+    let run = |flags| {
+        let config = Some(node.pod());
+        let request = cri::RunPodSandboxRequest { config, runtime_handler: String::new() };
+        let mut runtime = client.runtime.clone();
+        async move { runtime.run_pod_sandbox(traced(request, flags)).await.map(drop) }
+    };
+    run("00").await.expect_err("its network fails");
+    client.run_pod(node.pod()).await.expect_err("its network fails");
+    run("01").await.expect_err("its network fails");
+    let (call, below) = collector.tree("RuntimeService/RunPodSandbox").await;
+    let status = call.status.clone().expect("a status");
+    assert_eq!(status.code(), StatusCode::Error);
+    assert!(status.message.contains("fails"), "{status:?}");
+    let failed: BTreeSet<&str> =
+        below.iter().filter(|span| span.status.is_some()).map(|span| span.name.as_str()).collect();
+    assert_eq!(failed, ["cni_plugin", "network"].into());
+    assert!(below.iter().any(|span| span.name == "detach_network"), "what was done is undone: {below:?}");
+    let calls = collector.spans.lock().unwrap().iter().filter(|span| span.kind() == SpanKind::Server).count();
+    assert_eq!(calls, 1, "the others are traced by nobody");
+}
+
+#[tokio::test]
+async fn an_absent_collector_holds_nobody_up_and_one_that_comes_hears_the_rest() {
+    // A port that nobody has: of a listener that is gone.
+    let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let node = node(address).await;
+    let client = node.client();
+    life(&node, &client).await;
+    let collector = Collector::default();
+    assert_eq!(collector.serve(&address.to_string()).await, address);
+    collector.tree("RuntimeService/StopPodSandbox").await;
+}
