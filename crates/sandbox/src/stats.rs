@@ -116,6 +116,8 @@ pub struct PodUsage {
     pub interfaces: Option<Vec<Interface>>,
     /// Its containers that run.
     pub containers: Vec<(Arc<ContainerStatus>, ContainerUsage)>,
+    /// Those of them that couldn't be looked at, or not in time: sums over the others are too small.
+    pub missing: usize,
 }
 
 /// What is kept of a container, or of a pod, from one look to the next: 150 bytes.
@@ -206,9 +208,10 @@ pub(crate) async fn pods(
         let reading = readings.next().flatten().unwrap_or_else(Reading::none);
         let usage = pod.kept.usage(reading, status.created_at);
         let of_containers: Vec<_> = readings.by_ref().take(containers.len()).collect();
+        let missing = of_containers.iter().filter(|reading| reading.is_none()).count();
         let containers = used(containers.into_iter().zip(of_containers).zip(walks)).await;
         let interfaces = traffic.remove(&pod.id);
-        answer.push(PodUsage { pod: status, usage, interfaces, containers });
+        answer.push(PodUsage { pod: status, usage, interfaces, containers, missing });
     }
     answer
 }

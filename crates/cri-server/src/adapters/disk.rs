@@ -1,7 +1,7 @@
 //! The filesystem of the writable layers, for the series about it.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use nix::sys::statvfs::statvfs;
@@ -15,17 +15,26 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Asks the filesystem that a directory is on. One that hangs has one thread that waits for it, whoever else asks.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct DiskOf(Arc<Mutex<()>>);
+pub(crate) struct DiskOf {
+    turn: Arc<Mutex<()>>,
+    last: Arc<std::sync::Mutex<Option<Disk>>>,
+}
 
 impl DiskOf {
-    /// None when it can't be asked, or does not answer in time. Safe to cancel.
+    /// What it said last when it does not answer in time; none when it never has, or can't be asked. Safe to cancel.
     pub(crate) async fn directory(&self, path: PathBuf) -> Option<Disk> {
-        let turn = self.0.clone().try_lock_owned().ok()?;
-        let asked = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
-            ask(&path)
-        });
-        tokio::time::timeout(PATIENCE, asked).await.ok()?.ok()?
+        let asked = async {
+            let turn = self.turn.clone().lock_owned().await;
+            let last = self.last.clone();
+            let work = move || {
+                let _turn = turn;
+                let said = ask(&path);
+                *last.lock().unwrap_or_else(PoisonError::into_inner) = said;
+            };
+            tokio::task::spawn_blocking(work).await
+        };
+        let _late = tokio::time::timeout(PATIENCE, asked).await;
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -56,7 +65,6 @@ pub(crate) fn limited(disk: Disk, limits: &ContainersConfig) -> Disk {
     Disk {
         bytes: limit(disk.bytes, limits.writable_bytes),
         inodes: limit(disk.inodes, limits.writable_inodes),
-        free_inodes: limit(disk.free_inodes, limits.writable_inodes),
         ..disk
     }
 }
@@ -85,7 +93,7 @@ mod tests {
         let disk = Disk { bytes: 100, inodes: 50, free_inodes: 40, ..Disk::default() };
         assert_eq!(limited(disk.clone(), &ContainersConfig::default()), disk);
         let limits = ContainersConfig { writable_bytes: 10, writable_inodes: 45 };
-        let expected = Disk { bytes: 10, inodes: 45, free_inodes: 40, ..Disk::default() };
+        let expected = Disk { bytes: 10, inodes: 45, ..disk.clone() };
         assert_eq!(limited(disk, &limits), expected);
     }
 

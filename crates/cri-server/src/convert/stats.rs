@@ -39,7 +39,8 @@ pub(crate) fn pod(used: &PodUsage, mountpoint: &str) -> cri::PodSandboxStats {
     let (pod, at) = (&used.pod, used.usage.at);
     let containers = used.containers.iter().map(|(status, usage)| container(status, usage, mountpoint));
     let processes = used.containers.iter().filter_map(|(_, usage)| usage.processes);
-    let process_count = processes.map(|processes| processes.count).sum();
+    // A sum without some of them would be a wrong one.
+    let process_count = (used.missing == 0).then(|| processes.map(|processes| processes.count).sum());
     cri::PodSandboxStats {
         attributes: Some(cri::PodSandboxAttributes {
             id: pod.id.to_string(),
@@ -51,7 +52,7 @@ pub(crate) fn pod(used: &PodUsage, mountpoint: &str) -> cri::PodSandboxStats {
             cpu: Some(cpu(&used.usage)),
             memory: Some(memory(&used.usage)),
             network: used.interfaces.as_deref().and_then(|interfaces| network(at, interfaces)),
-            process: Some(cri::ProcessUsage { timestamp: at, process_count: number(Some(process_count)) }),
+            process: Some(cri::ProcessUsage { timestamp: at, process_count: number(process_count) }),
             containers: containers.collect(),
             io: io(&used.usage),
         }),

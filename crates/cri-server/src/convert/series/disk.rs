@@ -1,5 +1,6 @@
 //! Series about writable layers and about block devices.
 
+use sandbox::LayerUsage;
 use sandbox::stats::{DeviceIo, IoCost, Stats};
 
 use super::{Both, Container, Containers, Disk, Put, Series, counter, gauge};
@@ -8,7 +9,7 @@ pub(super) static SPACE: &[Series] = &[
     gauge(
         "container_fs_inodes_free",
         "Inodes that are free for the writable layer",
-        Containers(|container, put| on_disk(container, put, |disk, _| disk.free_inodes)),
+        Containers(|container, put| on_disk(container, put, free_inodes)),
     )
     .by(&["device"]),
     gauge(
@@ -26,15 +27,20 @@ pub(super) static SPACE: &[Series] = &[
     gauge(
         "container_fs_usage_bytes",
         "What the writable layer takes, in bytes",
-        Containers(|container, put| on_disk(container, put, |_, used| used)),
+        Containers(|container, put| on_disk(container, put, |_, layer| layer.bytes)),
     )
     .by(&["device"]),
 ];
 
-fn on_disk(container: &Container<'_>, put: &mut Put<'_>, value: fn(&Disk, u64) -> u64) {
+fn on_disk(container: &Container<'_>, put: &mut Put<'_>, value: fn(&Disk, LayerUsage) -> u64) {
     if let (Some(disk), Some(layer)) = (&container.node.disk, container.used.layer) {
-        put.labelled(&[&disk.device], value(disk, layer.bytes));
+        put.labelled(&[&disk.device], value(disk, layer));
     }
+}
+
+/// What its limit leaves it, if that is less than what all have left.
+fn free_inodes(disk: &Disk, layer: LayerUsage) -> u64 {
+    disk.free_inodes.min(disk.inodes.saturating_sub(layer.inodes))
 }
 
 pub(super) static IO: &[Series] = &[

@@ -117,9 +117,11 @@ fn group(group: SeriesGroup) -> (&'static [Series], Wanted) {
 }
 
 /// The series of these groups, with those that are always there.
-fn chosen(groups: &[SeriesGroup]) -> impl Iterator<Item = &'static Series> {
+fn chosen(groups: &[SeriesGroup]) -> impl Iterator<Item = &'static Series> + use<'_> {
     let always = if groups.is_empty() { [].iter() } else { spec::ALWAYS.iter() };
-    always.chain(groups.iter().flat_map(|name| group(*name).0))
+    // Each once, however often it is named: Prometheus refuses a series that is there twice.
+    let named = SeriesGroup::ALL.into_iter().filter(|name| groups.contains(name));
+    always.chain(named.flat_map(|name| group(name).0))
 }
 
 /// What has to be looked at for these groups.
@@ -233,9 +235,9 @@ impl Put<'_> {
         });
     }
 
-    /// The path of a block device.
-    fn device(&self, device: (u32, u32)) -> String {
-        self.node.devices.get(&device).cloned().unwrap_or_default()
+    /// The path of a block device; its numbers when it has none, so that two of them are two.
+    fn device(&self, device @ (major, minor): (u32, u32)) -> String {
+        self.node.devices.get(&device).cloned().unwrap_or_else(|| format!("{major}:{minor}"))
     }
 }
 

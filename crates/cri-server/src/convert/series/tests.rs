@@ -185,6 +185,7 @@ fn pod_usage() -> PodUsage {
         usage,
         interfaces: Some(vec![interface]),
         containers: vec![(Arc::new(container_status()), container)],
+        missing: 0,
     }
 }
 

@@ -55,7 +55,8 @@ fn throttling(text: &str) -> Throttling {
 
 pub(super) fn memory(reader: &mut Reader, directory: &Path, stats: &mut Stats) -> Result<(), Error> {
     let Some(usage) = reader.number(directory, "memory.usage_in_bytes")? else { return Ok(()) };
-    let (mut memory, swap) = reader.text(directory, "memory.stat")?.map(parts).unwrap_or_default();
+    // Without it the cgroup has just gone: zeros would be counters that go backwards.
+    let Some((mut memory, swap)) = reader.text(directory, "memory.stat")?.map(parts) else { return Ok(()) };
     memory.usage = usage;
     memory.working_set = usage.saturating_sub(memory.inactive_file);
     memory.limit = memory_limit(reader, directory)?;

@@ -34,7 +34,8 @@ impl Reader {
     /// The text of a file; none when there is no such file, the cgroup is gone, or the kernel has the file and no answer (pressure where
     /// that is off).
     ///
-    /// The kernel makes the whole text at the first read and hands out what fits: one that doesn't fill the buffer was all of it.
+    /// For files of figures, whose whole text the kernel makes at the first read to hand out what fits: a read that doesn't fill the buffer
+    /// was all of it. Not for lists of processes: see [`list`](Self::list).
     pub(crate) fn text(&mut self, directory: &Path, name: &str) -> Result<Option<&str>, Error> {
         self.text_at(&directory.join(name))
     }
@@ -59,6 +60,29 @@ impl Reader {
                 return Ok(length);
             }
             self.buffer.resize(2 * length, 0);
+        }
+    }
+
+    /// The same of a list of processes or threads, which the kernel hands out by pages: it has ended when a read gives nothing.
+    pub(super) fn list(&mut self, path: &Path) -> Result<Option<&str>, Error> {
+        match self.fill_to_the_end(path) {
+            Ok(length) => Ok(Some(self.filled(length))),
+            Err(Errno::NOENT | Errno::NODEV | Errno::NOTSUP) => Ok(None),
+            Err(errno) => Err(error("read cgroup file", path, errno)),
+        }
+    }
+
+    fn fill_to_the_end(&mut self, path: &Path) -> Result<usize, Errno> {
+        let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        let mut length = 0;
+        loop {
+            if length == self.buffer.len() {
+                self.buffer.resize(2 * length, 0);
+            }
+            match rustix::io::retry_on_intr(|| rustix::io::read(&file, &mut self.buffer[length..]))? {
+                0 => return Ok(length),
+                read => length += read,
+            }
         }
     }
 
@@ -118,6 +142,41 @@ mod tests {
         let mut reader = Reader::new();
         assert_eq!(reader.text_at(file.path()).unwrap(), Some(&*text));
         assert_eq!(reader.text(Path::new("/sys"), "nothing").unwrap(), None);
+    }
+
+    /// The kernel hands them out by pages of 4 KiB.
+    #[test]
+    fn a_long_list_of_threads_is_read_to_its_end() {
+        let directory = Path::new("/sys/fs/cgroup");
+        let own = std::fs::read_to_string("/proc/self/cgroup").unwrap();
+        let path = own.lines().find_map(|line| {
+            let (path, name) = match line.splitn(3, ':').collect::<Vec<_>>()[..] {
+                ["0", "", path] => (directory.join(path.trim_start_matches('/')), "cgroup.threads"),
+                [_, controller, path] => {
+                    (directory.join(controller).join(path.trim_start_matches('/')), "tasks")
+                }
+                _ => return None,
+            };
+            Some(path.join(name)).filter(|path| path.exists())
+        });
+        let Some(path) = path else {
+            println!("skipped: this process's cgroup cannot be found");
+            return;
+        };
+        let (release, wait) = std::sync::mpsc::channel::<()>();
+        let wait = std::sync::Arc::new(std::sync::Mutex::new(wait));
+        let threads: Vec<_> = (0..1500)
+            .map(|_| {
+                let wait = wait.clone();
+                // Each ends when the sender is gone.
+                let work = move || drop(wait.lock().unwrap().recv());
+                std::thread::Builder::new().stack_size(64 << 10).spawn(work).unwrap()
+            })
+            .collect();
+        let found = Reader::new().list(&path).unwrap().unwrap().lines().count();
+        drop(release);
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        assert!(found > 1500, "{found}");
     }
 
     #[test]

@@ -38,7 +38,8 @@ fn times(text: &str) -> (Option<CpuStats>, CpuDetail) {
 
 pub(super) fn memory(reader: &mut Reader, directory: &Path, stats: &mut Stats) -> Result<(), Error> {
     let Some(usage) = reader.number(directory, "memory.current")? else { return Ok(()) };
-    let mut memory = reader.text(directory, "memory.stat")?.map(parts).unwrap_or_default();
+    // Without it the cgroup has just gone: zeros would be counters that go backwards.
+    let Some(mut memory) = reader.text(directory, "memory.stat")?.map(parts) else { return Ok(()) };
     memory.usage = usage;
     memory.working_set = usage.saturating_sub(memory.inactive_file);
     memory.limit = reader.number(directory, "memory.max")?;
