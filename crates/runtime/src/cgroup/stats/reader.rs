@@ -169,7 +169,7 @@ mod tests {
             .map(|_| {
                 let wait = wait.clone();
                 // Each ends when the sender is gone.
-                let work = move || drop(wait.lock().unwrap().recv());
+                let work = move || assert!(wait.lock().unwrap().recv().is_err());
                 std::thread::Builder::new().stack_size(64 << 10).spawn(work).unwrap()
             })
             .collect();
