@@ -101,7 +101,9 @@ fn networks() -> (Arc<Netns>, Netns) {
         Ground::NODE,
         Ground::OUTSIDE
     ));
-    host.sh("sysctl -qw net.ipv4.ip_forward=1");
+    // What Kubernetes' documentation asks of nodes: without the second, answers of a service's pod to another on the same
+    // bridge would go past the rules that gave it the service's address.
+    host.sh("sysctl -qw net.ipv4.ip_forward=1; sysctl -qw net.bridge.bridge-nf-call-iptables=1");
     world.sh(&format!("ip address add {}/24 dev node0", Ground::OUTSIDE));
     (host, world)
 }
