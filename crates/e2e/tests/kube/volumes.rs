@@ -88,7 +88,7 @@ pub(crate) async fn image_volume(space: Space) {
 
 /// With a group for its files, root filesystem read-only, and no root.
 pub(crate) async fn files_of_a_group(space: Space) {
-    let script = "id -u; id -G; touch /kept/file && stat -c %u:%g /kept/file; touch /new || echo read-only; sleep 3600";
+    let script = "id -u; id -G; touch /kept/file && stat -c %u:%g /kept/file; touch /new 2>/dev/null || echo read-only; sleep 3600";
     let container = with(
         shell(&space.cluster.registry, script),
         json!({
