@@ -8,6 +8,7 @@ mod objects;
 mod runner;
 mod standalone;
 mod table;
+mod tracing;
 mod workloads;
 
 use std::process::ExitCode;
