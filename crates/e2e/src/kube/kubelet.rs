@@ -102,6 +102,7 @@ fn configuration(ground: &Ground, runtime: &Runtime) -> Value {
         "crashLoopBackOff": { "maxContainerRestartPeriod": "2s" },
         "featureGates": { "KubeletCrashLoopBackOffMax": true },
         "containerLogMaxSize": "10Mi", "clusterDomain": "cluster.local",
+        "tracing": { "endpoint": Ground::COLLECTOR, "samplingRatePerMillion": 1_000_000 },
     })
 }
 

@@ -64,7 +64,8 @@ impl Runtime {
         match kind {
             Kind::Knarr => {
                 let setup = Setup::new(Network::Plugins).inside(&ground.host);
-                let setup = setup.conflist("kube", plugins());
+                let tracing = format!("[tracing]\nendpoint = \"{}\"\ninsecure = true", Ground::COLLECTOR);
+                let setup = setup.conflist("kube", plugins()).section(&tracing);
                 Self::Knarr(Box::new(setup.start().await))
             }
             Kind::Containerd => {

@@ -15,6 +15,7 @@ mod runner;
 mod services;
 mod standalone;
 mod table;
+mod tracing;
 mod volumes;
 mod workloads;
 

@@ -3,7 +3,9 @@
 use e2e::kube::{Space, Standalone};
 use futures::future::{BoxFuture, LocalBoxFuture};
 
-use crate::{daemons, failures, images, kubectl, pods, resources, services, standalone, volumes, workloads};
+use crate::{
+    daemons, failures, images, kubectl, pods, resources, services, standalone, tracing, volumes, workloads,
+};
 
 /// A scenario on a cluster.
 pub(crate) struct Scenario {
@@ -69,6 +71,7 @@ pub(crate) const STANDALONE: &[Lone] = &[
     lone!(standalone::manifest_changes),
     lone!(standalone::container_that_ends_is_started_again),
     lone!(standalone::probes_of_all_kinds),
+    lone!(tracing::pod_start_is_in_kubelets_trace),
     lone!(standalone::kubelet_is_killed),
     lone!(standalone::runtime_is_killed),
 ];
