@@ -31,8 +31,9 @@ pub(super) async fn list(
         disk.map(|disk| limited(disk, &config.containers))
     };
     // Without a series there is nothing to look at.
-    let used =
-        async { if groups.is_empty() { Vec::new() } else { runtime.pods.pods_stats(&ready, &wanted).await } };
+    let used = async {
+        if groups.is_empty() { Ok(Vec::new()) } else { runtime.pods.pods_stats(&ready, &wanted).await }
+    };
     let (disk, used) = tokio::join!(disk, used);
     let used = used.map_err(|error| of_sandbox(&error))?;
     let node = Node { disk, devices: devices(&used) };
