@@ -398,17 +398,20 @@ impl Pods {
     /// What a pod uses with all its containers; nothing when it is not ready. Safe to cancel.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::Ambiguous`].
+    /// [`Error::NotFound`], [`Error::Ambiguous`], and as for [`Pods::pods_stats`].
     pub async fn pod_stats(&self, id: &str) -> Result<PodUsage, Error> {
         let pod = self.pod(id)?;
         let filter = PodFilter { id: pod.id.to_string(), ..PodFilter::default() };
-        let mut found = self.pods_stats(&filter, &Wanted::of_pods()).await;
+        let mut found = self.pods_stats(&filter, &Wanted::of_pods()).await?;
         found.pop().ok_or_else(|| Error::NotFound { kind: Kind::Pod, id: id.to_owned() })
     }
 
     /// What all pods use that a filter matches, each with its containers that run. What can't be read is missing in the answer, or in its pod.
     /// Safe to cancel.
-    pub async fn pods_stats(&self, filter: &PodFilter, wanted: &Wanted) -> Vec<PodUsage> {
+    ///
+    /// # Errors
+    /// [`Error::Deadline`] when nobody could begin to look: everybody who may is waiting for the kernel.
+    pub async fn pods_stats(&self, filter: &PodFilter, wanted: &Wanted) -> Result<Vec<PodUsage>, Error> {
         let found = self.shared.registry.pods_and_containers(filter);
         stats::pods(&self.shared, found, wanted).await
     }

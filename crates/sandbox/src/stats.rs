@@ -25,10 +25,10 @@ pub use runtime::namespaces::{Interface, Traffic};
 
 use self::layers::Layer;
 use self::rate::{Load, Rate, Sample};
-use self::readings::{Reading, Subject};
+use self::readings::{Reading, Subject, UnderWay};
 use crate::clock;
 use crate::container::status::{ContainerPhase, ContainerStatus};
-use crate::error::Error;
+use crate::error::{Error, chain};
 use crate::pod::status::PodStatus;
 use crate::registry::{ContainerEntry, PodEntry};
 use crate::rootfs::LayerUsage;
@@ -120,12 +120,13 @@ pub struct PodUsage {
     pub missing: usize,
 }
 
-/// What is kept of a container, or of a pod, from one look to the next: 150 bytes.
+/// What is kept of a container, or of a pod, from one look to the next: some 250 bytes.
 #[derive(Debug, Default)]
 pub(crate) struct Kept {
     rate: Mutex<Rate>,
     load: Mutex<Load>,
     layer: Layer,
+    under_way: Arc<UnderWay>,
 }
 
 impl Kept {
@@ -166,10 +167,13 @@ pub(crate) async fn container(
 }
 
 /// What containers use; those that can't be read, or have ended meanwhile, are left out.
+///
+/// # Errors
+/// [`Error::Deadline`] when nobody could begin to look.
 pub(crate) async fn containers(
     shared: &Arc<Shared>,
     found: Vec<(ContainerEntry, PodEntry)>,
-) -> Vec<(Arc<ContainerStatus>, ContainerUsage)> {
+) -> Result<Vec<(Arc<ContainerStatus>, ContainerUsage)>, Error> {
     let running = |(container, pod): (ContainerEntry, PodEntry)| {
         let subject = subject(&container, &pod)?;
         Some((container, subject))
@@ -177,16 +181,19 @@ pub(crate) async fn containers(
     let (entries, subjects): (Vec<_>, Vec<_>) = found.into_iter().filter_map(running).unzip();
     let wanted = Wanted::of_containers();
     let walks = walks(shared, &entries, &wanted);
-    let readings = readings::all(shared, subjects, &wanted).await;
-    used(entries.into_iter().zip(readings).zip(walks)).await
+    let readings = readings::all(shared, subjects, &wanted).await?;
+    Ok(used(entries.into_iter().zip(readings).zip(walks)).await)
 }
 
 /// What pods use with their containers. A pod that can't be read is there with nothing.
+///
+/// # Errors
+/// [`Error::Deadline`] when nobody could begin to look.
 pub(crate) async fn pods(
     shared: &Arc<Shared>,
     found: Vec<(PodEntry, Vec<ContainerEntry>)>,
     wanted: &Wanted,
-) -> Vec<PodUsage> {
+) -> Result<Vec<PodUsage>, Error> {
     let running = |(pod, containers): (PodEntry, Vec<ContainerEntry>)| {
         let status = pod.status.clone()?;
         let containers: Vec<_> =
@@ -196,13 +203,13 @@ pub(crate) async fn pods(
     let found: Vec<_> = found.into_iter().filter_map(running).collect();
     let mut subjects = Vec::new();
     for (pod, status, containers) in &found {
-        subjects.push(Subject::pod(status));
+        subjects.push(Subject::pod(status, &pod.kept.under_way));
         subjects.extend(containers.iter().filter_map(|container| subject(container, pod)));
     }
     let walks: Vec<_> = found.iter().map(|(.., containers)| walks(shared, containers, wanted)).collect();
     let visits = found.iter().map(|(pod, ..)| pod).filter(|_| wanted.traffic);
     let (readings, mut traffic) = tokio::join!(readings::all(shared, subjects, wanted), traffic::of(visits));
-    let mut readings = readings.into_iter();
+    let mut readings = readings?.into_iter();
     let mut answer = Vec::new();
     for ((pod, status, containers), walks) in found.into_iter().zip(walks) {
         let reading = readings.next().flatten().unwrap_or_else(Reading::none);
@@ -213,14 +220,16 @@ pub(crate) async fn pods(
         let interfaces = traffic.remove(&pod.id);
         answer.push(PodUsage { pod: status, usage, interfaces, containers, missing });
     }
-    answer
+    Ok(answer)
 }
 
 /// Takes a first sample of what runs already, so that the first answer of this daemon tells what its pods use now and not on average since
 /// they began.
 pub(crate) async fn take_first_samples(shared: &Arc<Shared>, found: Vec<(PodEntry, Vec<ContainerEntry>)>) {
     let wanted = Wanted { parts: vec![Part::Cpu], ..Wanted::default() };
-    pods(shared, found, &wanted).await;
+    if let Err(error) = pods(shared, found, &wanted).await {
+        tracing::warn!(error = chain(&error), "first rates will be averages since the beginning");
+    }
 }
 
 fn walks(shared: &Arc<Shared>, containers: &[ContainerEntry], wanted: &Wanted) -> Vec<Option<layers::Walk>> {
@@ -248,7 +257,8 @@ async fn used(looks: impl Iterator<Item = Look>) -> Vec<(Arc<ContainerStatus>, C
 /// Where a running container is looked at; nothing where one doesn't run.
 fn subject(container: &ContainerEntry, pod: &PodEntry) -> Option<Subject> {
     let ContainerPhase::Running { pid, .. } = container.status.phase else { return None };
-    Some(Subject::container((&container.status.id, pid), pod.status.as_ref()?))
+    let status = pod.status.as_ref()?;
+    Some(Subject::container((&container.status.id, pid), status, &container.kept.under_way))
 }
 
 fn begun(container: &ContainerStatus) -> i64 {

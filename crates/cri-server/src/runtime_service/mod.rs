@@ -222,7 +222,7 @@ impl RuntimeService for Runtime {
         &self,
         request: Request<cri::ListContainerStatsRequest>,
     ) -> Answer<cri::ListContainerStatsResponse> {
-        let stats = stats::containers(self, request.into_inner().filter).await;
+        let stats = stats::containers(self, request.into_inner().filter).await?;
         Ok(Response::new(cri::ListContainerStatsResponse { stats }))
     }
 
@@ -232,7 +232,7 @@ impl RuntimeService for Runtime {
         &self,
         request: Request<cri::StreamContainerStatsRequest>,
     ) -> Answer<Self::StreamContainerStatsStream> {
-        let items = stats::containers(self, request.into_inner().filter).await;
+        let items = stats::containers(self, request.into_inner().filter).await?;
         Ok(stream::batches(items, |container_stats| cri::StreamContainerStatsResponse { container_stats }))
     }
 
@@ -247,7 +247,7 @@ impl RuntimeService for Runtime {
         &self,
         request: Request<cri::ListPodSandboxStatsRequest>,
     ) -> Answer<cri::ListPodSandboxStatsResponse> {
-        let stats = stats::pods(self, request.into_inner().filter).await;
+        let stats = stats::pods(self, request.into_inner().filter).await?;
         Ok(Response::new(cri::ListPodSandboxStatsResponse { stats }))
     }
 
@@ -257,7 +257,7 @@ impl RuntimeService for Runtime {
         &self,
         request: Request<cri::StreamPodSandboxStatsRequest>,
     ) -> Answer<Self::StreamPodSandboxStatsStream> {
-        let items = stats::pods(self, request.into_inner().filter).await;
+        let items = stats::pods(self, request.into_inner().filter).await?;
         Ok(stream::batches(items, |pod_sandbox_stats| cri::StreamPodSandboxStatsResponse {
             pod_sandbox_stats,
         }))
@@ -302,7 +302,7 @@ impl RuntimeService for Runtime {
         &self,
         _: Request<cri::ListPodSandboxMetricsRequest>,
     ) -> Answer<cri::ListPodSandboxMetricsResponse> {
-        let pod_metrics = pod_metrics::list(self).await.collect();
+        let pod_metrics = pod_metrics::all(self).await?;
         Ok(Response::new(cri::ListPodSandboxMetricsResponse { pod_metrics }))
     }
 
@@ -312,7 +312,7 @@ impl RuntimeService for Runtime {
         &self,
         _: Request<cri::StreamPodSandboxMetricsRequest>,
     ) -> Answer<Self::StreamPodSandboxMetricsStream> {
-        let items = pod_metrics::list(self).await;
+        let items = pod_metrics::list(self).await?;
         Ok(stream::batches(items, |pod_sandbox_metrics| cri::StreamPodSandboxMetricsResponse {
             pod_sandbox_metrics,
         }))

@@ -21,10 +21,11 @@ pub(super) async fn container(runtime: &Runtime, id: &str) -> Result<cri::Contai
 pub(super) async fn containers(
     runtime: &Runtime,
     wanted: Option<cri::ContainerStatsFilter>,
-) -> Vec<cri::ContainerStats> {
+) -> Result<Vec<cri::ContainerStats>, Status> {
     let mountpoint = mountpoint(runtime);
     let used = runtime.pods.containers_stats(&filter::container_stats(wanted)).await;
-    used.iter().map(|(container, usage)| stats::container(container, usage, &mountpoint)).collect()
+    let used = used.map_err(|error| of_sandbox(&error))?;
+    Ok(used.iter().map(|(container, usage)| stats::container(container, usage, &mountpoint)).collect())
 }
 
 pub(super) async fn pod(runtime: &Runtime, id: &str) -> Result<cri::PodSandboxStatsResponse, Status> {
@@ -36,10 +37,11 @@ pub(super) async fn pod(runtime: &Runtime, id: &str) -> Result<cri::PodSandboxSt
 pub(super) async fn pods(
     runtime: &Runtime,
     wanted: Option<cri::PodSandboxStatsFilter>,
-) -> Vec<cri::PodSandboxStats> {
+) -> Result<Vec<cri::PodSandboxStats>, Status> {
     let mountpoint = mountpoint(runtime);
     let used = runtime.pods.pods_stats(&filter::pod_stats(wanted), &Wanted::of_pods()).await;
-    used.iter().map(|usage| stats::pod(usage, &mountpoint)).collect()
+    let used = used.map_err(|error| of_sandbox(&error))?;
+    Ok(used.iter().map(|usage| stats::pod(usage, &mountpoint)).collect())
 }
 
 fn mountpoint(runtime: &Runtime) -> String {

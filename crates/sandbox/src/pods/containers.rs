@@ -217,10 +217,13 @@ impl Pods {
     }
 
     /// What all containers use that run and that a filter matches. One that ends meanwhile is left out. Safe to cancel.
+    ///
+    /// # Errors
+    /// [`Error::Deadline`] as for [`Pods::pods_stats`].
     pub async fn containers_stats(
         &self,
         filter: &ContainerFilter,
-    ) -> Vec<(Arc<ContainerStatus>, ContainerUsage)> {
+    ) -> Result<Vec<(Arc<ContainerStatus>, ContainerUsage)>, Error> {
         stats::containers(&self.shared, self.shared.registry.containers_and_pods(filter)).await
     }
 

@@ -49,7 +49,7 @@ impl Layer {
         let (shared, id, kept) = (shared.clone(), id.clone(), kept.clone());
         // Nobody's when all who waited have given up; it ends when its walk does.
         tokio::spawn(async move {
-            // Never closed.
+            // Never closed. Those that hang keep their seats, and what others found last is told meanwhile.
             let _seat = shared.looks.walkers.acquire().await;
             let found = shared.rootfs.usage(&id).await.ok();
             let mut known = kept.layer.lock();

@@ -1,10 +1,11 @@
 //! Looks at cgroups and at processes, many of them by a few threads.
 //!
 //! Each thread takes the next one when it has finished the last, so that one which doesn't come back (a file of the kernel's that
-//! hangs) holds up nobody else. As long as somebody finds something the answer waits; then it goes without what is missing.
+//! hangs) holds up nobody else. As long as somebody finds something the answer waits; then it goes without what is missing. What
+//! hangs has one thread that waits for it: later answers go without it at once.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use runtime::cgroup::{Cgroup, Host, Reader, Stats};
@@ -53,15 +54,52 @@ pub(super) struct Subject {
     cgroup: String,
     /// The first process of a container.
     pid: Option<u32>,
+    under_way: Arc<UnderWay>,
+}
+
+/// Since when somebody has been looking at a subject: the first of those who do so now.
+#[derive(Debug, Default)]
+pub(super) struct UnderWay(Mutex<Option<Instant>>);
+
+impl UnderWay {
+    fn since(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a look has not come back for so long that another would not either.
+    fn hangs(&self) -> bool {
+        self.since().is_some_and(|since| since.elapsed() >= PATIENCE)
+    }
+
+    fn begin(&self) -> Option<Look<'_>> {
+        let mut since = self.since();
+        since.is_none().then(|| {
+            *since = Some(Instant::now());
+            Look(self)
+        })
+    }
+}
+
+/// A look that is under way until it is dropped.
+struct Look<'a>(&'a UnderWay);
+
+impl Drop for Look<'_> {
+    fn drop(&mut self) {
+        *self.0.since() = None;
+    }
 }
 
 impl Subject {
-    pub(super) fn pod(status: &PodStatus) -> Self {
-        Self { cgroup: status.cgroup.clone(), pid: None }
+    pub(super) fn pod(status: &PodStatus, under_way: &Arc<UnderWay>) -> Self {
+        Self { cgroup: status.cgroup.clone(), pid: None, under_way: under_way.clone() }
     }
 
-    pub(super) fn container((id, pid): (&ContainerId, u32), pod: &PodStatus) -> Self {
-        Self { cgroup: format!("{}/{id}", pod.cgroup), pid: Some(pid) }
+    pub(super) fn container(
+        (id, pid): (&ContainerId, u32),
+        pod: &PodStatus,
+        under_way: &Arc<UnderWay>,
+    ) -> Self {
+        Self { cgroup: format!("{}/{id}", pod.cgroup), pid: Some(pid), under_way: under_way.clone() }
     }
 
     fn read(&self, reader: &mut Reader, host: &Host, wanted: &Wanted) -> Result<Reading, runtime::Error> {
@@ -139,32 +177,47 @@ type Found = (usize, Result<Reading, Error>);
 /// [`Error::Step`], [`Error::Deadline`].
 pub(super) async fn one(shared: &Shared, subject: Subject, wanted: &Wanted) -> Result<Reading, Error> {
     let name = subject.cgroup.clone();
-    let mut found = begin(shared, vec![subject], wanted).await;
+    let mut found = begin(shared, vec![subject], wanted).await?;
     let late = || Error::Deadline { step: STEP, subject: name, after: PATIENCE };
     let (_, reading) = timeout(PATIENCE, found.recv()).await.ok().flatten().ok_or_else(late)?;
     reading
 }
 
 /// Looks at all; nothing for what can't be read, or not in time. Safe to cancel.
-pub(super) async fn all(shared: &Shared, subjects: Vec<Subject>, wanted: &Wanted) -> Vec<Option<Reading>> {
+///
+/// # Errors
+/// [`Error::Deadline`] when nobody could begin to look.
+pub(super) async fn all(
+    shared: &Shared,
+    subjects: Vec<Subject>,
+    wanted: &Wanted,
+) -> Result<Vec<Option<Reading>>, Error> {
     let mut readings: Vec<Option<Reading>> = subjects.iter().map(|_| None).collect();
     if subjects.is_empty() {
-        return readings;
+        return Ok(readings);
     }
-    let mut found = begin(shared, subjects, wanted).await;
+    let mut found = begin(shared, subjects, wanted).await?;
     while let Ok(Some((at, reading))) = timeout(PATIENCE, found.recv()).await {
         match reading {
             Ok(reading) => readings[at] = Some(reading),
             Err(error) => tracing::debug!(error = chain(&error), "left out of the usage"),
         }
     }
-    readings
+    let missing = readings.iter().filter(|reading| reading.is_none()).count();
+    if missing > 0 {
+        tracing::warn!(missing, of = readings.len(), "the usage of some cgroups could not be read in time");
+    }
+    Ok(readings)
 }
 
 const STEP: &str = "reading the usage";
 
 /// Begins to look. What is found comes in any order; after the last one there is nothing more.
-async fn begin(shared: &Shared, subjects: Vec<Subject>, wanted: &Wanted) -> mpsc::UnboundedReceiver<Found> {
+async fn begin(
+    shared: &Shared,
+    subjects: Vec<Subject>,
+    wanted: &Wanted,
+) -> Result<mpsc::UnboundedReceiver<Found>, Error> {
     let threads = subjects.len().div_ceil(FEW).min(AT_ONCE);
     let work = Arc::new(Work {
         host: shared.host.clone(),
@@ -181,12 +234,22 @@ async fn begin(shared: &Shared, subjects: Vec<Subject>, wanted: &Wanted) -> mpsc
             Err(_) if number == 0 => timeout(PATIENCE, seats.acquire_owned()).await.ok().and_then(Result::ok),
             Err(_) => None,
         };
-        let Some(seat) = seat else { break };
+        let seat = match seat {
+            Some(seat) => seat,
+            None if number == 0 => {
+                return Err(Error::Deadline {
+                    step: STEP,
+                    subject: "all cgroups".to_owned(),
+                    after: PATIENCE,
+                });
+            }
+            None => break,
+        };
         let (work, sender) = (work.clone(), sender.clone());
         // Nobody's when nobody waits any more; it ends with the work.
         tokio::task::spawn_blocking(move || work.share(&sender, seat));
     }
-    found
+    Ok(found)
 }
 
 struct Work {
@@ -202,6 +265,10 @@ impl Work {
         loop {
             let at = self.next.fetch_add(1, Ordering::Relaxed);
             let Some(subject) = self.subjects.get(at) else { break };
+            if subject.under_way.hangs() {
+                continue;
+            }
+            let _look = subject.under_way.begin();
             let reading = subject.read(&mut reader, &self.host, &self.wanted);
             let reading = reading.map_err(|cause| Error::step(STEP, subject.cgroup.clone(), cause));
             // Nobody waits any more.
