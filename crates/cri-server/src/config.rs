@@ -20,6 +20,7 @@ mod load;
 mod logs;
 mod metrics;
 mod network;
+mod nri;
 mod read;
 mod registry;
 mod streaming;
@@ -31,6 +32,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::nri::NriConfig;
 pub(crate) use containers::ContainersConfig;
 pub(crate) use fault::{Fault, Faults};
 use fault::{absolute, all_absolute};
@@ -38,7 +40,7 @@ use handlers::HandlerConfig;
 pub(crate) use images::ImagesConfig;
 pub(crate) use load::{ConfigError, Loaded, Sources, USUAL};
 pub(crate) use logs::{JOURNALD, LogsConfig};
-pub(crate) use metrics::MetricsConfig;
+pub(crate) use metrics::{MetricsConfig, SeriesGroup};
 pub(crate) use network::{AnnotationsConfig, NetworkConfig};
 use registry::RegistryConfig;
 pub(crate) use streaming::StreamingConfig;
@@ -88,6 +90,8 @@ pub(crate) struct Config {
     pub(crate) tracing: TracingConfig,
     /// Whose credentials registries see when a pull brings none.
     pub(crate) registry: RegistryConfig,
+    /// Plugins of the node.
+    pub(crate) nri: NriConfig,
     /// What pods can ask for by `runtime_handler`. `knarr`, the internal runtime with nothing changed, is there without being named.
     pub(crate) handlers: BTreeMap<String, HandlerConfig>,
 }
@@ -163,6 +167,7 @@ impl Default for Config {
             metrics: MetricsConfig::default(),
             tracing: TracingConfig::default(),
             registry: RegistryConfig::default(),
+            nri: NriConfig::default(),
             handlers: BTreeMap::new(),
         }
     }
@@ -212,6 +217,7 @@ impl Config {
             self.images.check(),
             self.containers.check(),
             self.registry.check(),
+            self.nri.check(),
             self.network.check(),
         ];
         Faults::all(paths.chain(sections))

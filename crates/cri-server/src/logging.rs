@@ -11,7 +11,7 @@ use crate::telemetry::Telemetry;
 use crate::telemetry::traces::{self, Exporter};
 
 /// The crates that are ours. Dependencies are logged from `warn` on: their details are seldom an operator's.
-const OURS: [&str; 5] = ["knarr", "sandbox", "cni", "image_service", "streaming"];
+const OURS: [&str; 6] = ["knarr", "sandbox", "cni", "image_service", "nri", "streaming"];
 
 /// What watches the daemon.
 pub(crate) struct Observers {

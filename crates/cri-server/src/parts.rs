@@ -85,6 +85,7 @@ pub(crate) fn pods(config: &Config, open_files: Option<u64>) -> Result<sandbox::
         settings: pod_settings(config)?,
         apparmor: config.security.apparmor(),
         selinux: config.security.selinux(),
+        plugins: None,
         prepared_networks: config.network.prepared_namespaces,
         deadlines,
     })

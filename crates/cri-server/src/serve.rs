@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nri::Nri;
 use proto::runtime::v1::image_service_server::ImageServiceServer;
 use proto::runtime::v1::runtime_service_server::RuntimeServiceServer;
 use sandbox::{PodConfig, PodFilter, Pods};
@@ -23,11 +24,13 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio_stream::wrappers::UnixListenerStream;
 
+use crate::adapters::DiskOf;
 use crate::adapters::network::CniNetwork;
+use crate::adapters::plugins::{NodeContainers, NodePlugins};
 use crate::adapters::rootfs::ImageRootfs;
 use crate::adapters::streaming::PodStreams;
 use crate::call_log::CallLog;
-use crate::config::{Config, Fault, Faults, Sources};
+use crate::config::{Config, Fault, Faults, NriConfig, Sources};
 use crate::deadline::Deadline;
 use crate::images::Images;
 use crate::logging::Observers;
@@ -147,7 +150,7 @@ pub(crate) async fn serve(Beginning { config, sources, observers }: Beginning) -
     let _locks = [lock(&config.state, "lock")?, lock(&config.root, "root.lock")?];
     let open_files = raise_open_files();
     let (end, ending) = watch::channel(false);
-    let (runtime, images) = open(running.subscribe(), open_files, ending.clone()).await?;
+    let (runtime, images, plugins) = open(running.subscribe(), open_files, ending.clone()).await?;
     let (pods, networks, store) = (runtime.pods.clone(), runtime.networks.clone(), images.images.clone());
     let streams = runtime.streams.clone();
     let parts = Parts { pods: pods.clone(), networks: networks.clone(), images: store.clone(), level };
@@ -193,6 +196,9 @@ pub(crate) async fn serve(Beginning { config, sources, observers }: Beginning) -
     let _ = std::fs::remove_file(&socket);
     streams.stop().await;
     pods.shutdown().await;
+    if let Some(plugins) = plugins {
+        plugins.stop().await;
+    }
     if let Ok(Err(error)) = tokio::time::timeout(LAST_DETACHES, networks.settle()).await {
         tracing::warn!(error = crate::chain(&error), "a network without pods stays");
     }
@@ -254,7 +260,7 @@ async fn open(
     running: watch::Receiver<Arc<Config>>,
     open_files: Option<u64>,
     ending: watch::Receiver<bool>,
-) -> Result<(Runtime, Images), ServeError> {
+) -> Result<(Runtime, Images, Option<Arc<Nri>>), ServeError> {
     let config = Arc::clone(&running.borrow());
     let networks = cni::Networks::open(parts::network(&config)?)?;
     let images = image_service::Images::open(parts::images(&config))?;
@@ -266,12 +272,40 @@ async fn open(
         pod_cidrs: pod_cidrs.clone(),
     });
     let rootfs = Arc::new(ImageRootfs(images.clone()));
-    let pods = Pods::open(parts::pods(&config, open_files)?, network, rootfs).await?;
+    let plugins = config.nri.plugins().map(|config| Arc::new(Nri::new(config)));
+    let settings = parts::pods(&config, open_files)?;
+    let settings = sandbox::Config { plugins: plugins.clone().map(plugged), ..settings };
+    let pods = Pods::open(settings, network, rootfs).await?;
+    if let Some(plugins) = &plugins {
+        let_in(plugins, &config.nri, &pods).await;
+    }
     let layers = config.root.join("containers");
     let streams = streams(&config, &pods)?;
-    let runtime = Runtime { pods, networks, pod_cidrs, streams, config: running, layers, ending };
+    let disk = DiskOf::default();
+    let runtime = Runtime { pods, networks, pod_cidrs, streams, config: running, layers, disk, ending };
     let images = Images { images, pods: runtime.pods.clone() };
-    Ok((runtime, images))
+    Ok((runtime, images, plugins))
+}
+
+fn plugged(plugins: Arc<Nri>) -> Arc<dyn sandbox::Plugins> {
+    Arc::new(NodePlugins(plugins))
+}
+
+/// Starts the node's plugins, and takes in those that connect. One that can't be had keeps no pod from being made, unless the
+/// configuration says that it is required.
+async fn let_in(plugins: &Nri, config: &NriConfig, pods: &Pods) {
+    plugins.serve(Arc::new(NodeContainers(pods.clone())));
+    let NriConfig { socket, plugin_dir, conf_dir, disable_connections, .. } = config;
+    if let Err(error) = plugins.launch(plugin_dir, conf_dir).await {
+        tracing::warn!(error = crate::chain(&error), "the node's plugins are not started");
+    }
+    if *disable_connections {
+        return;
+    }
+    match plugins.listen(socket) {
+        Ok(()) => tracing::info!(socket = %socket.display(), "plugins can connect"),
+        Err(error) => tracing::warn!(error = crate::chain(&error), "plugins can't connect"),
+    }
 }
 
 /// The server that clients of exec, attach and port-forward come to.

@@ -8,6 +8,7 @@
 pub mod archive;
 pub mod bench;
 pub mod client;
+pub mod collector;
 pub mod config;
 mod dead_mount;
 mod disk;

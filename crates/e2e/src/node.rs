@@ -236,7 +236,8 @@ impl Node {
         let toml = format!(
             "listen = \"unix://{dir}/state/knarr.sock\"\n{driver}root = \"{dir}/root\"\nstate = \"{dir}/state\"\n\
              cni_conf_dir = \"{dir}/cni\"\ncni_bin_dir = [\"{dir}/plugins\", \"/usr/lib/cni\"]\nregistry_config_dir = \"{dir}/certs.d\"\n\
-             cdi_spec_dirs = [\"{dir}/cdi-fixed\", \"{dir}/cdi-run\"]\nlog_level = \"debug\"\n[network]\nbuiltin = {builtin}\nbridge = \"{bridge}\"\nsubnets = [\"{subnet}\"]\n{tail}",
+             cdi_spec_dirs = [\"{dir}/cdi-fixed\", \"{dir}/cdi-run\"]\nlog_level = \"debug\"\n\
+             nri.socket = \"{dir}/nri/nri.sock\"\nnri.plugin_dir = \"{dir}/nri-plugins\"\nnri.conf_dir = \"{dir}/nri-conf\"\n[network]\nbuiltin = {builtin}\nbridge = \"{bridge}\"\nsubnets = [\"{subnet}\"]\n{tail}",
             dir = self.directory.path().display(),
             driver = self.driver_key(),
             builtin = self.setup.network == Network::BuiltIn,

@@ -1,6 +1,7 @@
 //! Debian's docker-registry on a port and a directory of its own, shared by the tests of one process while any needs it.
 
 use std::net::TcpListener;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -14,7 +15,7 @@ use crate::image;
 pub struct Registry {
     process: Child,
     address: String,
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 static SHARED: Mutex<Weak<Registry>> = Mutex::const_new(Weak::new());
@@ -38,9 +39,31 @@ impl Registry {
     /// When docker-registry is not installed or doesn't answer.
     pub async fn start() -> Self {
         let directory = tempfile::Builder::new().prefix("e2e-registry-").tempdir().expect("a directory");
+        let data = directory.path().join("data");
+        Self::of(directory, &data, "").await
+    }
+
+    /// Who may ask a private registry.
+    pub const USER: &str = "somebody";
+    /// His password.
+    pub const PASSWORD: &str = "sesame";
+
+    /// Starts one with all that `open` has, also what comes to that later, for those who know the password.
+    ///
+    /// # Panics
+    /// As [`Registry::start`].
+    pub async fn private(open: &Self) -> Self {
+        let directory = tempfile::Builder::new().prefix("e2e-registry-").tempdir().expect("a directory");
+        let file = directory.path().join("htpasswd");
+        std::fs::write(&file, format!("{}:{PASSWORD_HASH}\n", Self::USER)).expect("writing the password");
+        let auth = format!("auth: {{htpasswd: {{realm: tests, path: {}}}}}\n", file.display());
+        Self::of(directory, &open.directory.path().join("data"), &auth).await
+    }
+
+    async fn of(directory: TempDir, data: &Path, auth: &str) -> Self {
         let address = format!("127.0.0.1:{}", free_port());
         let file = directory.path().join("config.yml");
-        std::fs::write(&file, configuration(&address, directory.path())).expect("writing the configuration");
+        std::fs::write(&file, configuration(&address, data) + auth).expect("writing the configuration");
         let process = Command::new("docker-registry")
             .arg("serve")
             .arg(&file)
@@ -48,7 +71,7 @@ impl Registry {
             .stderr(Stdio::null())
             .spawn()
             .expect("Debian's docker-registry");
-        let registry = Self { process, address, _directory: directory };
+        let registry = Self { process, address, directory };
         let url = format!("http://{}/v2/", registry.address);
         crate::until(Duration::from_secs(20), "the registry", || reqwest::get(url.clone())).await;
         registry
@@ -72,8 +95,10 @@ impl Drop for Registry {
     }
 }
 
-fn configuration(address: &str, directory: &std::path::Path) -> String {
-    let data = directory.join("data");
+/// bcrypt's hash of the password, with the least work that it allows.
+const PASSWORD_HASH: &str = "$2b$04$Yp1Ql5zxa8.DhQ1GlcVxaORBz4/rs37obXIAFsx92.RqljlUo6Rnm";
+
+fn configuration(address: &str, data: &Path) -> String {
     format!(
         "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n\
          storage: {{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}}}\nhttp: {{addr: \"{address}\"}}\n",

@@ -7,9 +7,10 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 /// Every edge between crates of ours that there may be.
-const EDGES: [(&str, &str); 8] = [
+const EDGES: [(&str, &str); 9] = [
     ("cri-server", "cni"),
     ("cri-server", "image-service"),
+    ("cri-server", "nri"),
     ("cri-server", "proto"),
     ("cri-server", "sandbox"),
     ("cri-server", "streaming"),

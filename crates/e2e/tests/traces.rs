@@ -1,94 +1,18 @@
-//! Traces: what a collector is told of a pod's start and end, read by the published protocol.
+//! Traces: what a collector is told of a pod's start and end. (With a real kubelet: `kube/tracing.rs`.)
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
 
+use e2e::collector::otel::{span::SpanKind, status::StatusCode};
+use e2e::collector::{Collector, texts};
 use e2e::cri;
-use e2e::node::PATIENCE;
-use e2e::{Client, Network, Node, Setup, until};
-use opentelemetry_proto::tonic::collector::trace::v1 as otlp;
-use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
-    TraceService, TraceServiceServer,
-};
-use opentelemetry_proto::tonic::common::v1::any_value::Value;
-use opentelemetry_proto::tonic::trace::v1::{Span, span::SpanKind, status::StatusCode};
+use e2e::{Client, Network, Node, Setup};
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{Request, Response, Status};
+use tonic::Request;
 
 /// kubelet's place in its trace.
 const TRACE: [u8; 16] = *b"a trace of ours.";
 const KUBELET: [u8; 8] = *b"kubelet.";
-
-/// Keeps what it is told.
-#[derive(Clone, Default)]
-struct Collector {
-    spans: Arc<Mutex<Vec<Span>>>,
-    resources: Arc<Mutex<BTreeMap<String, String>>>,
-}
-
-#[tonic::async_trait]
-impl TraceService for Collector {
-    async fn export(
-        &self,
-        request: Request<otlp::ExportTraceServiceRequest>,
-    ) -> Result<Response<otlp::ExportTraceServiceResponse>, Status> {
-        for of_resource in request.into_inner().resource_spans {
-            let attributes = of_resource.resource.unwrap_or_default().attributes;
-            self.resources.lock().unwrap().extend(texts(&attributes));
-            let spans = of_resource.scope_spans.into_iter().flat_map(|scope| scope.spans);
-            self.spans.lock().unwrap().extend(spans);
-        }
-        Ok(Response::new(otlp::ExportTraceServiceResponse { partial_success: None }))
-    }
-}
-
-fn texts(attributes: &[opentelemetry_proto::tonic::common::v1::KeyValue]) -> BTreeMap<String, String> {
-    let text = |value: &Value| match value {
-        Value::StringValue(text) => Some(text.clone()),
-        Value::IntValue(number) => Some(number.to_string()),
-        _ => None,
-    };
-    let pair = |attribute: &opentelemetry_proto::tonic::common::v1::KeyValue| {
-        let value = attribute.value.as_ref()?.value.as_ref()?;
-        Some((attribute.key.clone(), text(value)?))
-    };
-    attributes.iter().filter_map(pair).collect()
-}
-
-impl Collector {
-    /// Serves on this address, or one that the kernel chooses.
-    async fn serve(&self, address: &str) -> SocketAddr {
-        let listener = TcpListener::bind(address).await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let server = tonic::transport::Server::builder().add_service(TraceServiceServer::new(self.clone()));
-        tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
-        address
-    }
-
-    /// The spans of a call's tree, once the call itself is there: it is the last but for what goes on without it.
-    async fn tree(&self, method: &str) -> (Span, Vec<Span>) {
-        let call = until(PATIENCE, "the span of a call", || async {
-            let spans = self.spans.lock().unwrap();
-            let names: Vec<String> = spans.iter().map(|span| span.name.clone()).collect();
-            spans.iter().find(|span| span.name.ends_with(method)).cloned().ok_or(names)
-        })
-        .await;
-        let spans = self.spans.lock().unwrap();
-        let is_below = |span: &&Span| {
-            let mut parent = &span.parent_span_id;
-            while let Some(above) = spans.iter().find(|above| above.span_id == *parent) {
-                if above.span_id == call.span_id {
-                    return true;
-                }
-                parent = &above.parent_span_id;
-            }
-            false
-        };
-        (call.clone(), spans.iter().filter(is_below).cloned().collect())
-    }
-}
 
 /// A request of a kubelet that records its trace, or doesn't.
 fn traced<T>(message: T, flags: &str) -> Request<T> {
@@ -160,13 +84,15 @@ async fn a_pods_life_is_in_kubelets_trace_with_each_stage_as_a_child() {
     let said = texts(&start.attributes);
     assert_eq!((said["knarr.pod.id"].as_str(), said["k8s.container.name"].as_str()), (pod.as_str(), "main"));
     assert_eq!((said["rpc.method"].as_str(), said["rpc.grpc.status_code"].as_str()), ("StartContainer", "0"));
-    assert_eq!(collector.resources.lock().unwrap()["service.name"], "knarr");
     // No orphan: whatever has no parent here is a call of kubelet's.
-    let spans = collector.spans.lock().unwrap();
-    let ids: BTreeSet<&[u8]> = spans.iter().map(|span| &span.span_id[..]).collect();
-    let orphans: Vec<_> = spans.iter().filter(|span| !ids.contains(&span.parent_span_id[..])).collect();
-    assert!(orphans.iter().all(|span| span.parent_span_id == KUBELET && span.kind() == SpanKind::Server));
-    assert_eq!(ids.len(), spans.len(), "numbers are given once");
+    let told = collector.told();
+    assert!(told.iter().all(|told| told.service == "knarr"));
+    let ids: BTreeSet<&[u8]> = told.iter().map(|told| &told.span.span_id[..]).collect();
+    let orphans = told.iter().map(|told| &told.span).filter(|span| !ids.contains(&span.parent_span_id[..]));
+    let is_call =
+        |span: &e2e::collector::otel::Span| span.parent_span_id == KUBELET && span.kind() == SpanKind::Server;
+    assert!(orphans.into_iter().all(is_call), "{told:?}");
+    assert_eq!(ids.len(), told.len(), "numbers are given once");
 }
 
 #[tokio::test]
@@ -195,7 +121,7 @@ async fn a_failed_stage_is_marked_in_a_failed_call_and_what_nobody_traces_is_not
         below.iter().filter(|span| span.status.is_some()).map(|span| span.name.as_str()).collect();
     assert_eq!(failed, ["cni_plugin", "network"].into());
     assert!(below.iter().any(|span| span.name == "detach_network"), "what was done is undone: {below:?}");
-    let calls = collector.spans.lock().unwrap().iter().filter(|span| span.kind() == SpanKind::Server).count();
+    let calls = collector.told().iter().filter(|told| told.span.kind() == SpanKind::Server).count();
     assert_eq!(calls, 1, "the others are traced by nobody");
 }
 

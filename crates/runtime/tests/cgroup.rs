@@ -260,7 +260,7 @@ fn everything_in_it_is_killed() {
     let mut child = Own::run_in(&beside, "for i in 1 2 3 4 5; do sleep 1000 & done; wait");
     let mut below = Own::run_in(&nested, "exec sleep 1000");
     until("the shell has its children", || (own.cgroup.procs().unwrap().len() == 7).then_some(()));
-    assert_eq!(own.cgroup.stats().unwrap().pids, Some(7));
+    assert_eq!(own.cgroup.stats().unwrap().tasks.map(|tasks| tasks.current), Some(7));
     own.cgroup.kill().unwrap();
     assert_eq!(child.wait().unwrap().signal(), Some(9));
     assert_eq!(below.wait().unwrap().signal(), Some(9));

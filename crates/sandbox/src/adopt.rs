@@ -14,9 +14,10 @@ use crate::container::make::Made;
 use crate::container::state::ContainerState;
 use crate::error::{Error, chain};
 use crate::id::{ContainerId, PodId};
+use crate::plugins::Memory;
 use crate::pod::actor::Beginning;
 use crate::pod::contact::Seek;
-use crate::pod::members::Member;
+use crate::pod::members::{Known, Member};
 use crate::pod::state::PodState;
 use crate::record::{self, ContainerRecord, PodRecord, PodStage};
 use crate::recover::{Action, Fate, Found, Says, Written, missed, recover};
@@ -170,10 +171,16 @@ fn member(shared: &Shared, record: &ContainerRecord, state: ContainerState) -> M
             None
         }
     };
+    let known = match state {
+        ContainerState::Exited(_) => Known::Ended,
+        _ => Known::There,
+    };
     let mut member = Member {
         config: record.facts.config.clone(),
+        known,
+        memory: Memory::default(),
         state,
-        made: Some(Made { facts: record.facts.clone(), process, ready: None }),
+        made: Some(Made { facts: record.facts.clone(), process, ready: None, resources: None, window: None }),
         resources: record.resources.clone(),
         is_launching: false,
         called_off: Arc::default(),

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::apparmor::{ApparmorConfig, LsmUsage};
 use crate::handler::Handlers;
 use crate::logs::LogConfig;
+use crate::plugins::Plugins;
 use crate::scopes::Scopes;
 
 /// Settings of the daemon's pods.
@@ -32,6 +33,8 @@ pub struct Config {
     pub apparmor: ApparmorConfig,
     /// Whether SELinux is used.
     pub selinux: LsmUsage,
+    /// Who is asked about pods and containers, and told of them.
+    pub plugins: Option<Arc<dyn Plugins>>,
     /// How many network namespaces are made before a pod asks for one, once a first one has; some 100 KiB of the kernel's memory each.
     pub prepared_networks: usize,
     /// How long each kind of step may take.

@@ -2,6 +2,7 @@
 //!
 //! Not here: who does that work and when (see `pod::actor`).
 
+pub(crate) mod adjust;
 pub(crate) mod check;
 pub mod config;
 pub(crate) mod end;

@@ -2,8 +2,8 @@
 //!
 //! What lives here: one actor a pod, the pure states of pods and containers, the specification of containers, records on disk and
 //! recovery from them, the daemon's end of the supervisor's socket. What doesn't: protobuf, registries, network plugins
-//! (small traits, [`Network`], [`RootFilesystems`] and [`Scopes`], say what is needed of the others), and system calls beyond files,
-//! processes and sockets.
+//! (small traits, [`Network`], [`RootFilesystems`], [`Scopes`] and [`Plugins`], say what is needed of the others), and system calls beyond
+//! files, processes and sockets.
 
 mod adopt;
 mod apparmor;
@@ -25,6 +25,7 @@ mod identity;
 mod logs;
 mod name;
 pub mod network;
+mod plugins;
 pub mod pod;
 mod pods;
 mod prepared;
@@ -65,6 +66,7 @@ pub use handler::{Handler, HandlerStatus, Handlers, Ulimit, Unprivileged, UnsetS
 pub use id::{ContainerId, PodId};
 pub use logs::LogConfig;
 pub use network::{Attached, Attachment, Census, Network, NetworkError};
+pub use plugins::{About, Adjusted, Change, ContainerView, Happened, News, Plugins, Window};
 pub use pod::config::{
     DnsConfig, NamespaceMode, PodConfig, PodMetadata, PodNamespaces, PodSecurity, PortMapping, Protocol,
     UserNamespace,
@@ -73,17 +75,18 @@ pub use pod::limits::PodResources;
 pub use pod::status::{PodFilter, PodPhase, PodStatus};
 pub use pods::{Pods, PreparedSettings};
 pub use registry::Queue;
-pub use resources::{Resources, try_device_rules};
+pub use resources::{Further, Resources, try_device_rules};
 pub use rootfs::{ImageConfig, LayerUsage, MountFor, Prepared, RootFilesystems, RootfsError};
 pub use runtime::external::ExternalRuntime;
 pub use runtime::loop_device::attach as attach_loop_device;
 pub use runtime::project_quota;
+pub use runtime::spec::oci;
 pub use runtime::verity::enable as enable_verity;
 pub use runtime::{close_on_exec_above_stdio, give_back_large_blocks, give_back_memory};
 pub use scopes::{Scope, ScopeError, Scopes};
 pub use selinux::selinux_of_host;
 pub use signal::Signal;
-pub use stats::{ContainerUsage, Usage};
+pub use stats::{ContainerUsage, PodUsage, ProcessUsage, Usage, Wanted};
 pub use streams::{End, Ending, Input, Output, StreamChoice, StreamSession, Terminal};
 pub use supervisor::trial::try_user_namespaces;
 pub use users::UserMap;

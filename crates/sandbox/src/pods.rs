@@ -27,6 +27,7 @@ use crate::handler::{Handler, HandlerStatus};
 use crate::id::PodId;
 use crate::identity;
 use crate::network::Network;
+use crate::plugins::{self, About, Happened, News};
 use crate::pod::actor::{Actor, Beginning};
 use crate::pod::check;
 use crate::pod::config::{PodConfig, full_name};
@@ -42,7 +43,7 @@ use crate::scopes;
 use crate::selinux::{self, Selinux};
 use crate::shared::{Leftovers, Shared};
 use crate::sources::Sources;
-use crate::stats::{self, Usage, Walks};
+use crate::stats::{self, Looks, PodUsage, Wanted};
 use crate::supervisor::spawn::Binary;
 use crate::supervisor::trial::try_users;
 use crate::user_namespaces::{self, UserNamespaces};
@@ -60,7 +61,7 @@ pub struct PreparedSettings(Arc<Current>);
 /// retry joins it or finds it done. To be used within a tokio runtime.
 #[derive(Clone)]
 pub struct Pods {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     /// The tasks of the actors: awaited by [`Pods::shutdown`].
     actors: Arc<Mutex<JoinSet<()>>>,
 }
@@ -103,7 +104,7 @@ impl Pods {
             network,
             rootfs,
             sources: Sources::default(),
-            walks: Walks::default(),
+            looks: Looks::default(),
             leftovers: Leftovers::default(),
             contacts: ContactCounts::default(),
             closing: AtomicBool::new(false),
@@ -112,6 +113,8 @@ impl Pods {
         selinux::announce(&shared.selinux);
         let pods = Self { shared, actors: Arc::default() };
         pods.adopt_all().await;
+        let found = pods.shared.registry.pods_and_containers(&PodFilter::default());
+        stats::take_first_samples(&pods.shared, found).await;
         Ok(pods)
     }
 
@@ -359,9 +362,16 @@ impl Pods {
     pub async fn update_pod_resources(&self, id: &str, limits: PodResources) -> Result<(), Error> {
         self.open_for_business()?;
         let entry = self.shared.registry.pod(id)?;
+        if let (Some(plugins), Some(pod)) = (self.shared.plugins(), &entry.status) {
+            plugins.update_pod(pod.clone(), &limits).await.map_err(plugins::refused(id))?;
+        }
         let (reply, answer) = Reply::channel(());
         post(&entry.mailbox, id, Wish::UpdatePod { limits: Box::new(limits), reply })?;
-        outcome(answer).await
+        outcome(answer).await?;
+        if let (Some(plugins), Some(pod)) = (self.shared.plugins(), self.shared.registry.pod(id)?.status) {
+            plugins.tell(News { what: Happened::Updated, about: About::Pod(pod) });
+        }
+        Ok(())
     }
 
     // ---- the rest ------------------------------------------------------------------------------------------------------
@@ -385,12 +395,25 @@ impl Pods {
         Figures { contacts, listeners, ..shared.registry.figures() }
     }
 
-    /// What a pod uses with all its containers. Safe to cancel.
+    /// What a pod uses with all its containers; nothing when it is not ready. Safe to cancel.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::Step`] when its counters can't be read.
-    pub async fn pod_stats(&self, id: &str) -> Result<Usage, Error> {
-        stats::pod(&self.shared, &*self.pod(id)?).await
+    /// [`Error::NotFound`], [`Error::Ambiguous`], and as for [`Pods::pods_stats`].
+    pub async fn pod_stats(&self, id: &str) -> Result<PodUsage, Error> {
+        let pod = self.pod(id)?;
+        let filter = PodFilter { id: pod.id.to_string(), ..PodFilter::default() };
+        let mut found = self.pods_stats(&filter, &Wanted::of_pods()).await?;
+        found.pop().ok_or_else(|| Error::NotFound { kind: Kind::Pod, id: id.to_owned() })
+    }
+
+    /// What all pods use that a filter matches, each with its containers that run. What can't be read is missing in the answer, or in its pod.
+    /// Safe to cancel.
+    ///
+    /// # Errors
+    /// [`Error::Deadline`] when nobody could begin to look: everybody who may is waiting for the kernel.
+    pub async fn pods_stats(&self, filter: &PodFilter, wanted: &Wanted) -> Result<Vec<PodUsage>, Error> {
+        let found = self.shared.registry.pods_and_containers(filter);
+        stats::pods(&self.shared, found, wanted).await
     }
 
     /// Ends the daemon's part. The pods go on; work that is under way gets a few seconds to finish. Safe to cancel.

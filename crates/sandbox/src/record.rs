@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::container::config::ContainerConfig;
 use crate::container::state::{ContainerState, Process};
-use crate::container::status::{Exited, ProcessUser};
+use crate::container::status::{ContainerPhase, ContainerStatus, Exited, ProcessUser};
 use crate::error::Error;
 use crate::handler::Handler;
 use crate::id::{ContainerId, PodId};
@@ -108,6 +108,26 @@ pub(crate) struct ContainerFacts {
     /// The OCI runtime that makes it; `None` for the internal one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) runtime: Option<ExternalRuntime>,
+}
+
+impl ContainerFacts {
+    /// What lists and statuses show of it.
+    pub(crate) fn status(&self, resources: &Resources, phase: ContainerPhase) -> ContainerStatus {
+        ContainerStatus {
+            id: self.id.clone(),
+            pod: self.pod.clone(),
+            config: self.config.clone(),
+            image_id: self.image_id.clone(),
+            image_ref: self.image_ref.clone(),
+            image_volumes: self.image_volumes.clone(),
+            created_at: self.created_at,
+            phase,
+            resources: resources.clone(),
+            user: self.user.clone(),
+            stop_signal: self.stop_signal,
+            log_path: self.log_path.clone(),
+        }
+    }
 }
 
 /// How far a container has got.

@@ -17,6 +17,7 @@ use crate::name::Names;
 use crate::pod::config::PodMetadata;
 use crate::pod::status::{PodFilter, PodStatus};
 use crate::pod::wish::Wish;
+use crate::stats::Kept;
 use crate::streams::InputForOne;
 use crate::supervisor::client::Client;
 
@@ -30,6 +31,8 @@ pub(crate) struct PodEntry {
     pub(crate) status: Option<Arc<PodStatus>>,
     /// Its supervisor's connection, for execs.
     pub(crate) client: Option<Client>,
+    /// What is known of its usage from the last look.
+    pub(crate) kept: Arc<Kept>,
 }
 
 /// A container, as the rest of the daemon reaches it.
@@ -43,6 +46,8 @@ pub(crate) struct ContainerEntry {
     pub(crate) process: Option<Arc<ProcessPlan>>,
     /// Its input, if that is for one.
     pub(crate) input: Arc<InputForOne>,
+    /// What is known of its usage from the last look.
+    pub(crate) kept: Arc<Kept>,
 }
 
 /// What waits for a pod's actor, for people who look for one that is stuck.
@@ -94,7 +99,8 @@ impl Registry {
     ) -> Result<(), PodId> {
         let mut index = self.lock();
         index.pod_names.reserve(name, id)?;
-        index.pods.insert(id.to_string(), PodEntry { id: id.clone(), mailbox, status: None, client: None });
+        let entry = PodEntry { id: id.clone(), mailbox, status: None, client: None, kept: Arc::default() };
+        index.pods.insert(id.to_string(), entry);
         Ok(())
     }
 
@@ -114,8 +120,8 @@ impl Registry {
     pub(crate) fn publish_container(&self, status: Arc<ContainerStatus>, process: &Option<Arc<ProcessPlan>>) {
         let mut index = self.lock();
         let before = index.containers.get(status.id.as_str());
-        let input = before.map_or_else(Arc::default, |entry| entry.input.clone());
-        let entry = ContainerEntry { pod: status.pod.clone(), process: process.clone(), status, input };
+        let (input, kept) = before.map(|entry| (entry.input.clone(), entry.kept.clone())).unwrap_or_default();
+        let entry = ContainerEntry { pod: status.pod.clone(), process: process.clone(), status, input, kept };
         index.containers.insert(entry.status.id.to_string(), entry);
     }
 
@@ -151,6 +157,27 @@ impl Registry {
         let index = self.lock();
         let published = index.containers.values().map(|entry| &entry.status);
         published.filter(|status| filter.matches(status)).cloned().collect()
+    }
+
+    /// The containers that a filter matches, each with its pod.
+    pub(crate) fn containers_and_pods(&self, filter: &ContainerFilter) -> Vec<(ContainerEntry, PodEntry)> {
+        let index = self.lock();
+        let found = index.containers.values().filter(|entry| filter.matches(&entry.status));
+        let with_pod =
+            |entry: &ContainerEntry| Some((entry.clone(), index.pods.get(entry.pod.as_str())?.clone()));
+        found.filter_map(with_pod).collect()
+    }
+
+    /// The pods that a filter matches, each with its containers.
+    pub(crate) fn pods_and_containers(&self, filter: &PodFilter) -> Vec<(PodEntry, Vec<ContainerEntry>)> {
+        let index = self.lock();
+        let mut of_pods: BTreeMap<&PodId, Vec<ContainerEntry>> = BTreeMap::new();
+        for container in index.containers.values() {
+            of_pods.entry(&container.pod).or_default().push(container.clone());
+        }
+        let matching =
+            index.pods.values().filter(|entry| entry.status.as_ref().is_some_and(|s| filter.matches(s)));
+        matching.map(|pod| (pod.clone(), of_pods.remove(&pod.id).unwrap_or_default())).collect()
     }
 
     /// How many there are of everything.

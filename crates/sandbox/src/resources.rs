@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use runtime::cgroup::{DeviceControl, Host};
 use serde::{Deserialize, Serialize};
 
-use crate::error::chain;
+use crate::error::{Error, chain};
 
 /// Finds out how the use of devices is limited on this host, in words; where that takes programs in the kernel, one is
 /// loaded and let go.
@@ -52,6 +52,52 @@ pub struct Resources {
     pub hugepage_limits: BTreeMap<String, u64>,
     /// cgroup v2 files and what to write into them.
     pub unified: BTreeMap<String, String>,
+    /// What CRI has no words for, and plugins may ask for.
+    #[serde(skip_serializing_if = "Further::are_none")]
+    pub further: Further,
+}
+
+/// Limits that CRI has no words for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Further {
+    /// Memory in bytes that is the last to be taken away.
+    pub memory_reservation: Option<i64>,
+    /// How readily memory is swapped out, 0 to 100 (cgroup v1).
+    pub memory_swappiness: Option<u64>,
+    /// How many processes there may be; -1 for any number.
+    pub pids: Option<i64>,
+    /// Real-time CPU time per period in microseconds (cgroup v1).
+    pub realtime_runtime: Option<i64>,
+    /// Its period in microseconds (cgroup v1).
+    pub realtime_period: Option<u64>,
+}
+
+impl Further {
+    fn are_none(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn updated(&self, update: &Self) -> Self {
+        Self {
+            memory_reservation: update.memory_reservation.or(self.memory_reservation),
+            memory_swappiness: update.memory_swappiness.or(self.memory_swappiness),
+            pids: update.pids.or(self.pids),
+            realtime_runtime: update.realtime_runtime.or(self.realtime_runtime),
+            realtime_period: update.realtime_period.or(self.realtime_period),
+        }
+    }
+
+    /// Those of `before`, where `self` was written. What nobody had said is as it is.
+    fn taken_back(&self, before: &Self) -> Self {
+        Self {
+            memory_reservation: self.memory_reservation.and(before.memory_reservation),
+            memory_swappiness: self.memory_swappiness.and(before.memory_swappiness),
+            pids: self.pids.map(|_| before.pids.unwrap_or(-1)),
+            realtime_runtime: self.realtime_runtime.and(before.realtime_runtime),
+            realtime_period: self.realtime_period.and(before.realtime_period),
+        }
+    }
 }
 
 impl Resources {
@@ -75,7 +121,16 @@ impl Resources {
             cpuset_mems: text(&update.cpuset_mems, &self.cpuset_mems),
             hugepage_limits,
             unified,
+            further: self.further.updated(&update.further),
         }
+    }
+
+    /// These limits in the terms of the runtime specification.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] for values that no host can apply.
+    pub fn described(&self) -> Result<runtime::spec::oci::LinuxResources, Error> {
+        crate::spec::resources::without_devices(self)
     }
 
     /// The OOM score of processes with these limits.
@@ -118,6 +173,7 @@ impl Resources {
             cpuset_mems: text(&self.cpuset_mems, &before.cpuset_mems),
             hugepage_limits: sizes.map(|size| (size.clone(), of_size(size))).collect(),
             unified: self.unified.keys().filter_map(of_file).collect(),
+            further: self.further.taken_back(&before.further),
         }
     }
 }

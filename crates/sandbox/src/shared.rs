@@ -27,7 +27,7 @@ use crate::registry::Registry;
 use crate::rootfs::RootFilesystems;
 use crate::selinux::Selinux;
 use crate::sources::Sources;
-use crate::stats::Walks;
+use crate::stats::Looks;
 use crate::supervisor::spawn::Binary;
 use crate::user_namespaces::UserNamespaces;
 
@@ -50,8 +50,8 @@ pub(crate) struct Shared {
     pub(crate) prepared_networks: Arc<PreparedNetworks>,
     /// Mount sources that are being looked at.
     pub(crate) sources: Sources,
-    /// Writable layers that are being measured.
-    pub(crate) walks: Walks,
+    /// Who looks at what pods use.
+    pub(crate) looks: Looks,
     pub(crate) leftovers: Leftovers,
     pub(crate) contacts: ContactCounts,
     /// Whether this node can do user namespaces, and what stands in the way.

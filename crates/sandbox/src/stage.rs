@@ -30,6 +30,8 @@ pub(crate) enum Stage {
     Look,
     /// Building specification and plan.
     Spec,
+    /// Asking the node's plugins.
+    Plugins,
     /// Making a container's cgroup and opening what is mounted.
     Prepare,
     /// Having the supervisor start the process.
@@ -58,6 +60,7 @@ impl Stage {
             Self::Volumes => "volumes",
             Self::Look => "look",
             Self::Spec => "spec",
+            Self::Plugins => "nri",
             Self::Prepare => "prepare",
             Self::Start => "start",
             Self::DetachNetwork => "detach_network",

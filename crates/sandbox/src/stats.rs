@@ -1,164 +1,269 @@
-//! What pods and containers use, read from their cgroups when asked for.
+//! What pods and containers use, looked at when somebody asks.
 //!
-//! Not here: rates over time (the server keeps samples), the writable layer (see `rootfs`).
+//! | from | by | what hangs there |
+//! |---|---|---|
+//! | cgroups, `/proc/<pid>` | a few threads that share the work (`readings`) | costs the answer that one cgroup, after a while without progress |
+//! | network namespaces | one thread that goes from one to the next (`traffic`) | the same |
+//! | writable layers | walks, each container's own (`layers`) | costs the first answer two seconds, later ones nothing |
+//!
+//! Nothing is looked at that nobody asks for, and nothing here asks a supervisor. What is kept for a container between two looks is
+//! in its entry of the registry and goes with it (`Kept`).
+//! Not here: what the kernel's files say and mean (see the runtime crate), names of metrics.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+mod layers;
+mod rate;
+mod readings;
+mod traffic;
 
-use runtime::cgroup::Cgroup;
-use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
+pub use runtime::cgroup::{
+    CpuDetail, CpuModes, CpuStats, Descriptors, DeviceIo, HugePages, Io, IoCost, MemoryDetail, MemoryStats,
+    Part, Pressure, Pressures, Stall, States, Stats, SwapStats, TaskStats, Throttling, device_name,
+};
+pub use runtime::namespaces::{Interface, Traffic};
+
+use self::layers::Layer;
+use self::rate::{Load, Rate, Sample};
+use self::readings::{Reading, Subject, UnderWay};
 use crate::clock;
-use crate::container::status::ContainerStatus;
-use crate::error::Error;
-use crate::id::ContainerId;
+use crate::container::status::{ContainerPhase, ContainerStatus};
+use crate::error::{Error, chain};
 use crate::pod::status::PodStatus;
-use crate::registry::PodEntry;
+use crate::registry::{ContainerEntry, PodEntry};
 use crate::rootfs::LayerUsage;
-use crate::shared::{Shared, blocking};
+use crate::shared::Shared;
 
-/// What a pod or container uses; `None` where the host doesn't count it.
+pub(crate) use readings::Looks;
+
+/// What is to be looked at. Each thing costs system calls for each container, so that it is said.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Of cgroups.
+    pub parts: Vec<Part>,
+    /// How many processes there are.
+    pub processes: bool,
+    /// What they have open, and how many files they may. Costs as much as there are open.
+    pub descriptors: bool,
+    /// What their threads do. Costs as much as there are threads.
+    pub states: bool,
+    /// What went through the interfaces of pods.
+    pub traffic: bool,
+    /// What writable layers hold.
+    pub layers: bool,
+}
+
+impl Wanted {
+    /// What CRI's stats have of containers.
+    #[must_use]
+    pub fn of_containers() -> Self {
+        Self { parts: vec![Part::Cpu, Part::Memory, Part::Pressure], layers: true, ..Self::default() }
+    }
+
+    /// What they have of pods.
+    #[must_use]
+    pub fn of_pods() -> Self {
+        Self { processes: true, traffic: true, ..Self::of_containers() }
+    }
+}
+
+/// What a pod or container uses.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Usage {
     /// When it was read, in nanoseconds since the epoch.
     pub at: i64,
-    /// CPU time since the start, in nanoseconds.
-    pub cpu_ns: Option<u64>,
-    /// Memory in bytes, page cache included.
-    pub memory_usage: Option<u64>,
-    /// Memory that can't be reclaimed easily, in bytes: usage less inactive file pages, as kubelet defines it.
-    pub memory_working_set: Option<u64>,
-    /// Anonymous memory in bytes.
-    pub memory_rss: Option<u64>,
-    /// The limit less the working set, in bytes.
-    pub memory_available: Option<u64>,
-    /// Page faults since the start.
-    pub page_faults: Option<u64>,
-    /// Those of them that needed the disk.
-    pub major_page_faults: Option<u64>,
-    /// Swap in bytes.
-    pub swap_usage: Option<u64>,
-    /// Processes and threads.
-    pub pids: Option<u64>,
+    /// What its cgroup says.
+    pub counters: Stats,
+    /// Processor time of late, in nanoseconds a second; docs/stats.md says over which time.
+    pub nano_cores: Option<u64>,
+}
+
+/// What the processes of a container are and do.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct ProcessUsage {
+    /// How many there are.
+    pub count: u64,
+    /// What they have open.
+    pub descriptors: Option<Descriptors>,
+    /// How many files the first one may have open.
+    pub open_files_limit: Option<u64>,
+    /// What their threads do.
+    pub states: Option<States>,
+    /// How many threads ran, and how many couldn't be woken, of late: an average over some ten seconds.
+    pub load: Option<(f64, f64)>,
 }
 
 /// A container's usage with that of its writable layer.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct ContainerUsage {
     /// From the cgroup.
     pub usage: Usage,
+    /// From its processes.
+    pub processes: Option<ProcessUsage>,
     /// From the filesystem; `None` when it could not be read.
     pub layer: Option<LayerUsage>,
 }
 
+/// A pod's usage with that of its running containers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PodUsage {
+    /// The pod.
+    pub pod: Arc<PodStatus>,
+    /// From its cgroup, its supervisor's share included. The limit of memory is that of the cgroup above, which is where Kubernetes
+    /// sets those of pods.
+    pub usage: Usage,
+    /// What went through its interfaces, the first network's before the others; `None` when it has none of its own.
+    pub interfaces: Option<Vec<Interface>>,
+    /// Its containers that run.
+    pub containers: Vec<(Arc<ContainerStatus>, ContainerUsage)>,
+    /// Those of them that couldn't be looked at, or not in time: sums over the others are too small.
+    pub missing: usize,
+}
+
+/// What is kept of a container, or of a pod, from one look to the next: some 250 bytes.
+#[derive(Debug, Default)]
+pub(crate) struct Kept {
+    rate: Mutex<Rate>,
+    load: Mutex<Load>,
+    layer: Layer,
+    under_way: Arc<UnderWay>,
+}
+
+impl Kept {
+    /// A look's usage, and the rate since an earlier one. `begun` is when there was no processor time yet, in nanoseconds since the epoch.
+    fn usage(&self, reading: Reading, begun: i64) -> Usage {
+        let Reading { at, moment, stats, .. } = reading;
+        let nano_cores = stats.cpu.and_then(|cpu| {
+            let mut rate = self.rate.lock().unwrap_or_else(PoisonError::into_inner);
+            rate.next(Sample { at: moment, cpu_ns: cpu.usage_ns }, rate::ago(moment, at, begun))
+        });
+        Usage { at, counters: stats, nano_cores }
+    }
+
+    fn processes(&self, reading: &Reading) -> Option<ProcessUsage> {
+        let mut found = reading.processes?;
+        let mut load = self.load.lock().unwrap_or_else(PoisonError::into_inner);
+        found.load = found.states.map(|states| load.next(reading.moment, states));
+        Some(found)
+    }
+}
+
 /// What a container uses. One that doesn't run uses its layer alone.
+///
+/// # Errors
+/// Those of reading its cgroup.
 pub(crate) async fn container(
     shared: &Arc<Shared>,
-    status: &ContainerStatus,
-    pod: &PodEntry,
+    (container, pod): (&ContainerEntry, &PodEntry),
 ) -> Result<ContainerUsage, Error> {
-    let layer = layer(shared, &status.id).await;
-    let usage = match &pod.status {
-        Some(pod) => read(shared, format!("{}/{}", pod.cgroup, status.id)).await?,
-        None => Usage { at: clock::now(), ..Usage::default() },
+    let wanted = Wanted::of_containers();
+    let walk = container.kept.layer.walk(shared, &container.status.id, &container.kept);
+    let reading = match subject(container, pod) {
+        Some(subject) => readings::one(shared, subject, &wanted).await?,
+        None => Reading::none(),
     };
-    Ok(ContainerUsage { usage, layer })
+    let usage = container.kept.usage(reading, begun(&container.status));
+    Ok(ContainerUsage { usage, processes: None, layer: walk.outcome(&container.kept).await })
 }
 
-/// How many containers are looked at together.
-const AT_ONCE: usize = 32;
-
-/// What containers use, each as [`container`] tells it; those that can't be read are left out.
+/// What containers use; those that can't be read, or have ended meanwhile, are left out.
+///
+/// # Errors
+/// [`Error::Deadline`] when nobody could begin to look.
 pub(crate) async fn containers(
     shared: &Arc<Shared>,
-    wanted: Vec<Arc<ContainerStatus>>,
-) -> Vec<(Arc<ContainerStatus>, ContainerUsage)> {
-    let seats = Arc::new(Semaphore::new(AT_ONCE));
-    let mut looks = JoinSet::new();
-    for (at, status) in wanted.into_iter().enumerate() {
-        let (shared, seats) = (shared.clone(), seats.clone());
-        looks.spawn(async move {
-            let _seat = seats.acquire().await.ok()?;
-            let pod = shared.registry.pod(status.pod.as_str()).ok()?;
-            let usage = container(&shared, &status, &pod).await.ok()?;
-            Some((at, status, usage))
-        });
+    found: Vec<(ContainerEntry, PodEntry)>,
+) -> Result<Vec<(Arc<ContainerStatus>, ContainerUsage)>, Error> {
+    let running = |(container, pod): (ContainerEntry, PodEntry)| {
+        let subject = subject(&container, &pod)?;
+        Some((container, subject))
+    };
+    let (entries, subjects): (Vec<_>, Vec<_>) = found.into_iter().filter_map(running).unzip();
+    let wanted = Wanted::of_containers();
+    let walks = walks(shared, &entries, &wanted);
+    let readings = readings::all(shared, subjects, &wanted).await?;
+    Ok(used(entries.into_iter().zip(readings).zip(walks)).await)
+}
+
+/// What pods use with their containers. A pod that can't be read is there with nothing.
+///
+/// # Errors
+/// [`Error::Deadline`] when nobody could begin to look.
+pub(crate) async fn pods(
+    shared: &Arc<Shared>,
+    found: Vec<(PodEntry, Vec<ContainerEntry>)>,
+    wanted: &Wanted,
+) -> Result<Vec<PodUsage>, Error> {
+    let running = |(pod, containers): (PodEntry, Vec<ContainerEntry>)| {
+        let status = pod.status.clone()?;
+        let containers: Vec<_> =
+            containers.into_iter().filter(|container| subject(container, &pod).is_some()).collect();
+        Some((pod, status, containers))
+    };
+    let found: Vec<_> = found.into_iter().filter_map(running).collect();
+    let mut subjects = Vec::new();
+    for (pod, status, containers) in &found {
+        subjects.push(Subject::pod(status, &pod.kept.under_way));
+        subjects.extend(containers.iter().filter_map(|container| subject(container, pod)));
     }
-    let mut found: Vec<_> = looks.join_all().await.into_iter().flatten().collect();
-    found.sort_by_key(|(at, ..)| *at);
-    found.into_iter().map(|(_, status, usage)| (status, usage)).collect()
+    let walks: Vec<_> = found.iter().map(|(.., containers)| walks(shared, containers, wanted)).collect();
+    let visits = found.iter().map(|(pod, ..)| pod).filter(|_| wanted.traffic);
+    let (readings, mut traffic) = tokio::join!(readings::all(shared, subjects, wanted), traffic::of(visits));
+    let mut readings = readings?.into_iter();
+    let mut answer = Vec::new();
+    for ((pod, status, containers), walks) in found.into_iter().zip(walks) {
+        let reading = readings.next().flatten().unwrap_or_else(Reading::none);
+        let usage = pod.kept.usage(reading, status.created_at);
+        let of_containers: Vec<_> = readings.by_ref().take(containers.len()).collect();
+        let missing = of_containers.iter().filter(|reading| reading.is_none()).count();
+        let containers = used(containers.into_iter().zip(of_containers).zip(walks)).await;
+        let interfaces = traffic.remove(&pod.id);
+        answer.push(PodUsage { pod: status, usage, interfaces, containers, missing });
+    }
+    Ok(answer)
 }
 
-/// How long a writable layer may take to be measured before the answer goes without it.
-const WALK_DEADLINE: Duration = Duration::from_secs(2);
-
-/// The walks over writable layers that are under way. One over a disk that hangs does not come back: whoever asks again joins it, so
-/// there is never more than one thread for each container.
-#[derive(Debug, Default)]
-pub(crate) struct Walks(Mutex<BTreeMap<ContainerId, Walk>>);
-
-/// Where the outcome of a walk will be: `Some` when there is one, with nothing in it when the layer can't be read.
-type Walk = watch::Receiver<Option<Option<LayerUsage>>>;
-
-impl Walks {
-    /// Begins a walk, or joins the one that is under way.
-    fn join(shared: &Arc<Shared>, id: &ContainerId) -> Walk {
-        let mut walks = shared.walks.lock();
-        // One without a sender has ended without a word.
-        if let Some(walk) = walks.get(id).filter(|walk| walk.has_changed().is_ok()) {
-            return walk.clone();
-        }
-        let (outcome, walk) = watch::channel(None);
-        walks.insert(id.clone(), walk.clone());
-        let (shared, id) = (shared.clone(), id.clone());
-        // Nobody's when all who waited have given up; it ends when its walk does.
-        tokio::spawn(async move {
-            let used = shared.rootfs.usage(&id).await.ok();
-            shared.walks.lock().remove(&id);
-            outcome.send_replace(Some(used));
-        });
-        walk
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<ContainerId, Walk>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+/// Takes a first sample of what runs already, so that the first answer of this daemon tells what its pods use now and not on average since
+/// they began.
+pub(crate) async fn take_first_samples(shared: &Arc<Shared>, found: Vec<(PodEntry, Vec<ContainerEntry>)>) {
+    let wanted = Wanted { parts: vec![Part::Cpu], ..Wanted::default() };
+    if let Err(error) = pods(shared, found, &wanted).await {
+        tracing::warn!(error = chain(&error), "first rates will be averages since the beginning");
     }
 }
 
-/// What a writable layer holds; `None` when that can't be found out in time.
-async fn layer(shared: &Arc<Shared>, id: &ContainerId) -> Option<LayerUsage> {
-    let mut walk = Walks::join(shared, id);
-    let outcome = tokio::time::timeout(WALK_DEADLINE, walk.wait_for(Option::is_some)).await;
-    outcome.ok()?.ok()?.flatten()
+fn walks(shared: &Arc<Shared>, containers: &[ContainerEntry], wanted: &Wanted) -> Vec<Option<layers::Walk>> {
+    let walk = |entry: &ContainerEntry| entry.kept.layer.walk(shared, &entry.status.id, &entry.kept);
+    containers.iter().map(|entry| wanted.layers.then(|| walk(entry))).collect()
 }
 
-/// What a pod uses with all in it.
-pub(crate) async fn pod(shared: &Arc<Shared>, status: &PodStatus) -> Result<Usage, Error> {
-    read(shared, status.cgroup.clone()).await
+type Look = ((ContainerEntry, Option<Reading>), Option<layers::Walk>);
+
+async fn used(looks: impl Iterator<Item = Look>) -> Vec<(Arc<ContainerStatus>, ContainerUsage)> {
+    let mut found = Vec::new();
+    for ((entry, reading), walk) in looks {
+        let Some(reading) = reading.filter(|reading| reading.is_there()) else { continue };
+        let processes = entry.kept.processes(&reading);
+        let usage = entry.kept.usage(reading, begun(&entry.status));
+        let layer = match walk {
+            Some(walk) => walk.outcome(&entry.kept).await,
+            None => None,
+        };
+        found.push((entry.status, ContainerUsage { usage, processes, layer }));
+    }
+    found
 }
 
-async fn read(shared: &Arc<Shared>, path: String) -> Result<Usage, Error> {
-    let after = shared.config.deadlines.cgroup;
-    let host = shared.host.clone();
-    let subject = path.clone();
-    let stats = blocking(("reading the usage", &subject, after), move || {
-        let read = Cgroup::at(&host, &path).and_then(|cgroup| cgroup.stats());
-        read.map_err(|cause| Error::step("reading the usage", path, cause))
-    })
-    .await?;
-    let memory = stats.memory;
-    Ok(Usage {
-        at: clock::now(),
-        cpu_ns: stats.cpu.map(|cpu| cpu.usage_ns),
-        memory_usage: memory.map(|memory| memory.usage),
-        memory_working_set: memory.map(|memory| memory.working_set),
-        memory_rss: memory.map(|memory| memory.rss),
-        memory_available: memory.and_then(|m| m.limit.map(|limit| limit.saturating_sub(m.working_set))),
-        page_faults: memory.map(|memory| memory.page_faults),
-        major_page_faults: memory.map(|memory| memory.major_page_faults),
-        swap_usage: memory.and_then(|memory| memory.swap),
-        pids: stats.pids,
-    })
+/// Where a running container is looked at; nothing where one doesn't run.
+fn subject(container: &ContainerEntry, pod: &PodEntry) -> Option<Subject> {
+    let ContainerPhase::Running { pid, .. } = container.status.phase else { return None };
+    let status = pod.status.as_ref()?;
+    Some(Subject::container((&container.status.id, pid), status, &container.kept.under_way))
+}
+
+fn begun(container: &ContainerStatus) -> i64 {
+    match &container.phase {
+        ContainerPhase::Running { started_at, .. } => *started_at,
+        ContainerPhase::Created | ContainerPhase::Exited(_) => clock::now(),
+    }
 }

@@ -150,6 +150,9 @@ pub(crate) struct ServeArgs {
     /// if it is there]
     #[arg(long, value_name = "FILE")]
     registry_credentials: Option<String>,
+    /// Socket that plugins of the node (NRI) connect to [default: /run/nri/nri.sock]
+    #[arg(long, value_name = "FILE")]
+    nri_socket: Option<String>,
     /// Who makes the cgroups of pods; must be kubelet's [default: cgroupfs]
     #[arg(long, value_name = "DRIVER")]
     cgroup_driver: Option<CgroupDriver>,
@@ -172,6 +175,7 @@ impl ServeArgs {
         from.flag("cni_bin_dir", Some(self.cni_bin_dir).filter(|dirs| !dirs.is_empty()));
         from.flag("registry_config_dir", self.registry_config_dir);
         from.flag("registry.credentials", self.registry_credentials);
+        from.flag("nri.socket", self.nri_socket);
         from.flag("cgroup_driver", self.cgroup_driver.map(name));
         from.flag("log_level", self.log_level.map(name));
         from.flag("log_format", self.log_format.map(name));

@@ -41,6 +41,7 @@ use Part::{Addresses, Images, Log, Networks, Pods};
 const OPENED_ONCE: &str = "what is in use is opened at the start";
 const LOCATION: &str = "what is there would have to be moved";
 const PODS_HAVE_IT: &str = "pods that are there were made by it";
+const ASKED_ONCE: &str = "kubelet asks at its own start what there is";
 const LISTENS: &str = "an address is taken at the start";
 
 /// All keys. That of a map stands for all that is in it.
@@ -97,6 +98,23 @@ pub(crate) const KEYS: &[Key] = &[
     key("logs.size_limit", Reload(&[Pods])),
     key("logs.journald", Reload(&[Pods])),
     key("metrics.listen", Restart(LISTENS)),
+    key("metrics.pods", Restart(ASKED_ONCE)),
+    key("nri.enable", Restart(OPENED_ONCE)),
+    key("nri.socket", Restart(LISTENS)),
+    key("nri.plugin_dir", Restart(OPENED_ONCE)),
+    key("nri.conf_dir", Restart(OPENED_ONCE)),
+    key("nri.registration_timeout", Restart(OPENED_ONCE)),
+    key("nri.request_timeout", Restart(OPENED_ONCE)),
+    key("nri.disable_connections", Restart(LISTENS)),
+    key("nri.default_validator.enable", Restart(OPENED_ONCE)),
+    key("nri.default_validator.reject_oci_hook_adjustment", Restart(OPENED_ONCE)),
+    key("nri.default_validator.reject_runtime_default_seccomp_adjustment", Restart(OPENED_ONCE)),
+    key("nri.default_validator.reject_unconfined_seccomp_adjustment", Restart(OPENED_ONCE)),
+    key("nri.default_validator.reject_custom_seccomp_adjustment", Restart(OPENED_ONCE)),
+    key("nri.default_validator.reject_namespace_adjustment", Restart(OPENED_ONCE)),
+    key("nri.default_validator.reject_sysctl_adjustment", Restart(OPENED_ONCE)),
+    key("nri.default_validator.required_plugins", Restart(OPENED_ONCE)),
+    key("nri.default_validator.tolerate_missing_plugins_annotation", Restart(OPENED_ONCE)),
     key("tracing.endpoint", Restart(OPENED_ONCE)),
     key("tracing.insecure", Restart(OPENED_ONCE)),
     key("tracing.ca", Restart(OPENED_ONCE)),

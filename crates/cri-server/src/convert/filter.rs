@@ -46,6 +46,12 @@ pub(crate) fn containers(filter: Option<cri::ContainerFilter>) -> Result<Contain
     })
 }
 
+/// Which pods' stats are to be listed: those of ready ones.
+pub(crate) fn pod_stats(filter: Option<cri::PodSandboxStatsFilter>) -> PodFilter {
+    let filter = filter.unwrap_or_default();
+    PodFilter { id: filter.id, phase: Some(PodPhase::Ready), labels: sorted(filter.label_selector) }
+}
+
 /// Which containers' stats are to be listed: CRI gives those of running ones.
 pub(crate) fn container_stats(filter: Option<cri::ContainerStatsFilter>) -> ContainerFilter {
     let filter = filter.unwrap_or_default();

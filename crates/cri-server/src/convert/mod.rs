@@ -13,6 +13,7 @@ pub(crate) mod pod;
 pub(crate) mod quantity;
 pub(crate) mod resources;
 pub(crate) mod security;
+pub(crate) mod series;
 pub(crate) mod signal;
 pub(crate) mod stats;
 pub(crate) mod status;

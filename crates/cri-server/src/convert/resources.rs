@@ -55,6 +55,7 @@ pub(crate) fn read(resources: cri::LinuxContainerResources, path: &str) -> Resul
         cpuset_mems: resources.cpuset_mems,
         hugepage_limits,
         unified: sorted(resources.unified),
+        further: sandbox::Further::default(),
     })
 }
 

@@ -8,6 +8,7 @@ mod events;
 mod exec;
 mod node;
 mod pod_info;
+mod pod_metrics;
 mod pods;
 mod stats;
 pub(crate) mod stream;
@@ -23,6 +24,7 @@ use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
 use self::stream::Streamed;
+use crate::adapters::DiskOf;
 use crate::config::Config;
 use crate::pod_cidrs::PodCidrs;
 
@@ -41,6 +43,8 @@ pub(crate) struct Runtime {
     pub(crate) config: watch::Receiver<Arc<Config>>,
     /// Where writable layers lie.
     pub(crate) layers: PathBuf,
+    /// What that is on.
+    pub(crate) disk: DiskOf,
     /// Becomes true when the daemon goes down: endless streams end then.
     pub(crate) ending: watch::Receiver<bool>,
 }
@@ -218,7 +222,7 @@ impl RuntimeService for Runtime {
         &self,
         request: Request<cri::ListContainerStatsRequest>,
     ) -> Answer<cri::ListContainerStatsResponse> {
-        let stats = stats::containers(self, request.into_inner().filter).await;
+        let stats = stats::containers(self, request.into_inner().filter).await?;
         Ok(Response::new(cri::ListContainerStatsResponse { stats }))
     }
 
@@ -228,31 +232,35 @@ impl RuntimeService for Runtime {
         &self,
         request: Request<cri::StreamContainerStatsRequest>,
     ) -> Answer<Self::StreamContainerStatsStream> {
-        let items = stats::containers(self, request.into_inner().filter).await;
+        let items = stats::containers(self, request.into_inner().filter).await?;
         Ok(stream::batches(items, |container_stats| cri::StreamContainerStatsResponse { container_stats }))
     }
 
     async fn pod_sandbox_stats(
         &self,
-        _: Request<cri::PodSandboxStatsRequest>,
+        request: Request<cri::PodSandboxStatsRequest>,
     ) -> Answer<cri::PodSandboxStatsResponse> {
-        unimplemented("PodSandboxStats")
+        stats::pod(self, &request.into_inner().pod_sandbox_id).await.map(Response::new)
     }
 
     async fn list_pod_sandbox_stats(
         &self,
-        _: Request<cri::ListPodSandboxStatsRequest>,
+        request: Request<cri::ListPodSandboxStatsRequest>,
     ) -> Answer<cri::ListPodSandboxStatsResponse> {
-        unimplemented("ListPodSandboxStats")
+        let stats = stats::pods(self, request.into_inner().filter).await?;
+        Ok(Response::new(cri::ListPodSandboxStatsResponse { stats }))
     }
 
     type StreamPodSandboxStatsStream = Streamed<cri::StreamPodSandboxStatsResponse>;
 
     async fn stream_pod_sandbox_stats(
         &self,
-        _: Request<cri::StreamPodSandboxStatsRequest>,
+        request: Request<cri::StreamPodSandboxStatsRequest>,
     ) -> Answer<Self::StreamPodSandboxStatsStream> {
-        unimplemented("StreamPodSandboxStats")
+        let items = stats::pods(self, request.into_inner().filter).await?;
+        Ok(stream::batches(items, |pod_sandbox_stats| cri::StreamPodSandboxStatsResponse {
+            pod_sandbox_stats,
+        }))
     }
 
     async fn checkpoint_container(
@@ -286,14 +294,16 @@ impl RuntimeService for Runtime {
         &self,
         _: Request<cri::ListMetricDescriptorsRequest>,
     ) -> Answer<cri::ListMetricDescriptorsResponse> {
-        unimplemented("ListMetricDescriptors")
+        let descriptors = pod_metrics::descriptors(self);
+        Ok(Response::new(cri::ListMetricDescriptorsResponse { descriptors }))
     }
 
     async fn list_pod_sandbox_metrics(
         &self,
         _: Request<cri::ListPodSandboxMetricsRequest>,
     ) -> Answer<cri::ListPodSandboxMetricsResponse> {
-        unimplemented("ListPodSandboxMetrics")
+        let pod_metrics = pod_metrics::all(self).await?;
+        Ok(Response::new(cri::ListPodSandboxMetricsResponse { pod_metrics }))
     }
 
     type StreamPodSandboxMetricsStream = Streamed<cri::StreamPodSandboxMetricsResponse>;
@@ -302,7 +312,10 @@ impl RuntimeService for Runtime {
         &self,
         _: Request<cri::StreamPodSandboxMetricsRequest>,
     ) -> Answer<Self::StreamPodSandboxMetricsStream> {
-        unimplemented("StreamPodSandboxMetrics")
+        let items = pod_metrics::list(self).await?;
+        Ok(stream::batches(items, |pod_sandbox_metrics| cri::StreamPodSandboxMetricsResponse {
+            pod_sandbox_metrics,
+        }))
     }
 
     async fn update_pod_sandbox_resources(

@@ -39,7 +39,7 @@ pub(super) fn of(figure: &str) -> &'static [Budget] {
         (_, "ExecSync, ms") => &[Better(4.0), BetterThan("containerd, runc", 15.0)],
         (_, "StopContainer, ms" | "StopPodSandbox, ms" | "RemovePodSandbox, ms") => &[Better(8.0)],
         (_, "pods started a second, 10 in flight" | "processor time per life cycle, ms") => &[Better(6.0)],
-        (_, "ListContainerStats, ms") => &[Better(8.0)],
+        (_, "ListContainerStats, ms" | "ListContainerStats of 1000 containers, ms") => &[Better(8.0)],
         (_, "daemon PSS, idle, MiB") => &[AtMost(8.0)],
         (_, "daemon PSS, with standing pods, MiB") => &[AtMost(12.0)],
         (_, "per pod, all processes of the runtime, PSS, MiB") => &[AtMost(0.15)],

@@ -20,6 +20,8 @@ pub struct Effort {
     pub burst: usize,
     /// Pods that stand while memory is read.
     pub standing: usize,
+    /// Containers of a full node.
+    pub crowd: usize,
     /// Pulls of each image.
     pub pulls: usize,
     /// Bytes through streams.
@@ -37,6 +39,8 @@ pub enum Rows {
     Streams,
     /// Those of pulls.
     Pulls,
+    /// Those of lists on a full node.
+    Lists,
 }
 
 /// Which images are used, by reference.
@@ -90,6 +94,10 @@ pub async fn all(peer: &Peer, images: &Images, (rows, effort): (Rows, Effort)) -
         super::pulls::all(peer, images, effort.pulls, &mut figures).await;
         return figures;
     }
+    if rows == Rows::Lists {
+        super::crowd::lists(peer, &images.busybox, effort.crowd, &mut figures).await;
+        return figures;
+    }
     if rows == Rows::Pods {
         client.pull(&images.busybox).await.expect("a pull");
         for network in [Network::Host, Network::Cni] {
@@ -108,6 +116,7 @@ pub async fn all(peer: &Peer, images: &Images, (rows, effort): (Rows, Effort)) -
         pods(peer, (network, images), effort, &mut figures).await;
     }
     standing(peer, images, effort.standing, &mut figures).await;
+    super::crowd::lists(peer, &images.busybox, effort.crowd, &mut figures).await;
     super::streams::all(peer, images, effort.streams, &mut figures).await;
     super::logs::throughput(peer, &images.busybox, &mut figures).await;
     figures
@@ -164,7 +173,7 @@ fn mib(kib: u64) -> f64 {
     kib as f64 / 1024.0
 }
 
-async fn timed<T>(
+pub(super) async fn timed<T>(
     figures: &mut Figures,
     name: &str,
     work: impl Future<Output = Result<T, tonic::Status>>,
@@ -239,7 +248,7 @@ async fn start(client: Client, peer: &Peer, network: Network, image: &str, numbe
     pod
 }
 
-async fn remove(client: &Client, pods: Vec<String>) {
+pub(super) async fn remove(client: &Client, pods: Vec<String>) {
     for pod in pods {
         client.stop_pod(&pod).await.expect("a stop");
         client.remove_pod(&pod).await.expect("a removal");

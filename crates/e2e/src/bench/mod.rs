@@ -5,6 +5,7 @@
 //! are kept by tests in `tests/`.
 
 mod budgets;
+mod crowd;
 pub mod floor;
 mod logs;
 pub mod measure;

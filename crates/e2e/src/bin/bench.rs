@@ -2,7 +2,8 @@
 //!
 //! `bench CONTAINERD_DIR [FLOOR_PROGRAM]`: the directory of containerd's binaries; a peer that isn't there is left out and said so.
 //! `BENCH_QUICK` does less of everything, `BENCH_ROWS=streams` only what goes through streams,
-//! `BENCH_ROWS=pods` only pods' lives, `BENCH_ROWS=pulls` only pulls of images, also by a containerd that syncs what it unpacks.
+//! `BENCH_ROWS=pods` only pods' lives, `BENCH_ROWS=lists` only lists of a thousand containers, `BENCH_ROWS=pulls` only pulls of
+//! images, also by a containerd that syncs what it unpacks.
 
 use std::path::{Path, PathBuf};
 
@@ -24,15 +25,16 @@ async fn main() {
     let quick = std::env::var_os("BENCH_QUICK").is_some();
     let effort = if quick {
         let streams = Sizes { exec: 64, attach: 16, runs: 2 };
-        Effort { cycles: 5, burst: 10, standing: 10, pulls: 1, streams }
+        Effort { cycles: 5, burst: 10, standing: 10, crowd: 20, pulls: 1, streams }
     } else {
         let streams = Sizes { exec: 1024, attach: 256, runs: 5 };
-        Effort { cycles: 40, burst: 100, standing: 50, pulls: 5, streams }
+        Effort { cycles: 40, burst: 100, standing: 50, crowd: 1000, pulls: 5, streams }
     };
     let rows = match std::env::var("BENCH_ROWS").as_deref() {
         Ok("streams") => Rows::Streams,
         Ok("pods") => Rows::Pods,
         Ok("pulls") => Rows::Pulls,
+        Ok("lists") => Rows::Lists,
         _ => Rows::All,
     };
     let registry = Registry::shared().await;
@@ -87,7 +89,7 @@ fn kinds(rows: Rows) -> Vec<Kind> {
     let ours = Kind::Knarr(Plugins::Executed);
     match rows {
         Rows::Pulls => vec![ours, Kind::Containerd("runc"), Kind::ContainerdSynced],
-        Rows::All | Rows::Pods | Rows::Streams => {
+        Rows::All | Rows::Pods | Rows::Streams | Rows::Lists => {
             vec![ours, Kind::Containerd("runc"), Kind::Containerd("crun")]
         }
     }

@@ -128,6 +128,18 @@ impl NodeParts {
         self.kubelet.kill();
     }
 
+    /// Lets the machine go down and come up: all processes of the node and its pods end at once, what lives in memory
+    /// (state, cgroups, links) is gone, and the daemons start on what is on disk.
+    ///
+    /// # Panics
+    /// When they don't come up.
+    pub fn boot(&mut self, ground: &Ground) {
+        self.kubelet.kill();
+        self.runtime.lose_power(ground);
+        self.runtime.start_again(ground);
+        self.kubelet.boot(ground, &self.runtime);
+    }
+
     /// Starts kubelet on its directories.
     pub fn start_kubelet(&mut self, ground: &Ground) {
         self.kubelet.start(ground);

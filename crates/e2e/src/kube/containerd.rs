@@ -29,7 +29,7 @@ impl Containerd {
         let binaries =
             std::env::var_os("KNARR_KUBE_CONTAINERD").expect("KNARR_KUBE_CONTAINERD (kube/test sets it)");
         let mut plugins = runtime::plugins();
-        plugins[0]["ipam"]["dataDir"] = json!(ground.path("addresses"));
+        plugins[0]["ipam"]["dataDir"] = json!(ground.path("containerd/addresses"));
         let conflist = json!({ "cniVersion": "1.0.0", "name": "kube", "plugins": plugins });
         std::fs::create_dir_all(ground.path("cni")).expect("a directory");
         std::fs::write(ground.path("cni/10-kube.conflist"), conflist.to_string()).expect("a conflist");
@@ -38,7 +38,7 @@ impl Containerd {
         std::fs::write(ground.path("containerd.toml"), text).expect("a configuration");
         let mut peer = Self {
             process: None,
-            directory: ground.directory().to_owned(),
+            directory: ground.path("containerd"),
             binaries: binaries.into(),
             cgroup: format!("/knarr-kube-{}", std::process::id()),
             registry,
@@ -62,7 +62,11 @@ impl Containerd {
     }
 
     pub(super) fn socket(&self) -> PathBuf {
-        self.directory.join("containerd/api.sock")
+        self.directory.join("api.sock")
+    }
+
+    pub(super) fn state(&self) -> PathBuf {
+        self.directory.join("state")
     }
 
     pub(super) fn cgroup_root(&self) -> String {

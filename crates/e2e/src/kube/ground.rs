@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use super::Programs;
 use super::settings::Settings;
 use crate::Netns;
+use crate::collector::Collector;
 
 /// The ground of one rig. There is one at a time on a machine: kubelet changes what all of it shares.
 #[derive(Debug)]
@@ -19,6 +20,8 @@ pub struct Ground {
     pub programs: Programs,
     /// The node's network.
     pub host: Arc<Netns>,
+    /// Who is told of traces, at [`Ground::COLLECTOR`] in the node's network.
+    pub collector: Collector,
     /// A machine beside the node, whose address is [`Ground::OUTSIDE`].
     pub world: Netns,
     directory: TempDir,
@@ -31,6 +34,8 @@ impl Ground {
     pub const NODE: &str = "192.0.2.10";
     /// That of who looks at it from outside (both from RFC 5737, for documentation).
     pub const OUTSIDE: &str = "192.0.2.1";
+    /// Where the collector listens.
+    pub const COLLECTOR: &str = "127.0.0.1:4317";
     /// The node's name in Kubernetes.
     pub const NAME: &str = "knarr-node";
 
@@ -47,7 +52,10 @@ impl Ground {
         }
         std::fs::write(directory.path().join("resolv.conf"), "").expect("a file");
         let (host, world) = networks();
-        Self { programs, host, world, directory, settings: Settings::note(), _only: only }
+        let collector = Collector::default();
+        let listener = host.listen(Self::COLLECTOR.parse().expect("an address"));
+        collector.serve_at(listener);
+        Self { programs, host, collector, world, directory, settings: Settings::note(), _only: only }
     }
 
     /// A path below the rig's directory.
@@ -101,7 +109,9 @@ fn networks() -> (Arc<Netns>, Netns) {
         Ground::NODE,
         Ground::OUTSIDE
     ));
-    host.sh("sysctl -qw net.ipv4.ip_forward=1");
+    // What Kubernetes' documentation asks of nodes: without the second, answers of a service's pod to another on the same
+    // bridge would go past the rules that gave it the service's address.
+    host.sh("sysctl -qw net.ipv4.ip_forward=1; sysctl -qw net.bridge.bridge-nf-call-iptables=1");
     world.sh(&format!("ip address add {}/24 dev node0", Ground::OUTSIDE));
     (host, world)
 }

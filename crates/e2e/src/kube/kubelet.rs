@@ -51,6 +51,12 @@ impl Kubelet {
         self.process = Some(Process::start(ground, command));
     }
 
+    /// Starts it as the first time since the machine came up.
+    pub(super) fn boot(&mut self, ground: &Ground, runtime: &Runtime) {
+        make_cgroup(&runtime.cgroup_root());
+        self.start(ground);
+    }
+
     /// Ends it as a service manager would.
     pub(super) fn stop(&mut self) {
         if let Some(process) = self.process.take() {
@@ -96,6 +102,7 @@ fn configuration(ground: &Ground, runtime: &Runtime) -> Value {
         "crashLoopBackOff": { "maxContainerRestartPeriod": "2s" },
         "featureGates": { "KubeletCrashLoopBackOffMax": true },
         "containerLogMaxSize": "10Mi", "clusterDomain": "cluster.local",
+        "tracing": { "endpoint": Ground::COLLECTOR, "samplingRatePerMillion": 1_000_000 },
     })
 }
 

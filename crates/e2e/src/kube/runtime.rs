@@ -1,11 +1,16 @@
 //! What runs the pods of a rig: the built daemon, or containerd, so that a scenario can be shown to hold on a peer.
 
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use super::containerd::Containerd;
+use super::ground::mounts_below;
 use super::{Ground, images};
 use crate::leaks::Traces;
 use crate::node::remove_cgroups;
@@ -59,7 +64,8 @@ impl Runtime {
         match kind {
             Kind::Knarr => {
                 let setup = Setup::new(Network::Plugins).inside(&ground.host);
-                let setup = setup.conflist("kube", plugins());
+                let tracing = format!("[tracing]\nendpoint = \"{}\"\ninsecure = true", Ground::COLLECTOR);
+                let setup = setup.conflist("kube", plugins()).section(&tracing);
                 Self::Knarr(Box::new(setup.start().await))
             }
             Kind::Containerd => {
@@ -109,6 +115,31 @@ impl Runtime {
         }
     }
 
+    /// Ends it with all that it has started, and takes away what doesn't outlive a machine's end: what is mounted, the
+    /// state directory, cgroups, the pods' links and addresses' rules.
+    ///
+    /// # Panics
+    /// When something can't be taken away.
+    pub fn lose_power(&mut self, ground: &Ground) {
+        self.kill();
+        let traces = self.traces();
+        for (pid, _) in traces.processes() {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+        wait_until_gone(&traces);
+        for mount in [&traces.directory, ground.directory()].iter().flat_map(|path| mounts_below(path)).rev()
+        {
+            let _ = nix::mount::umount2(&mount, nix::mount::MntFlags::MNT_DETACH);
+        }
+        let state = match self {
+            Self::Knarr(node) => node.path("state"),
+            Self::Containerd(peer) => peer.state(),
+        };
+        std::fs::remove_dir_all(state).expect("removing the state directory");
+        traces.cgroup_parents().iter().for_each(|cgroup| remove_cgroups(cgroup));
+        ground.host.sh(&format!("ip link delete {BRIDGE}; iptables -t nat -F; iptables -t nat -X"));
+    }
+
     /// Where it would leave something of its pods.
     pub fn traces(&self) -> Traces {
         match self {
@@ -150,6 +181,17 @@ impl Runtime {
         match self {
             Self::Knarr(node) => node.log_tail(),
             Self::Containerd(_) => "containerd's log is among the rig's".into(),
+        }
+    }
+}
+
+/// Waits until no process of a node that was killed is left: they end side by side.
+fn wait_until_gone(traces: &Traces) {
+    for (pid, _) in traces.processes() {
+        let Some(pid) = rustix::process::Pid::from_raw(pid) else { continue };
+        if let Ok(process) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) {
+            let _ =
+                poll(&mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)], PollTimeout::from(10_000_u16));
         }
     }
 }

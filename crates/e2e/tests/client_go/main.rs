@@ -5,5 +5,6 @@
 
 mod figures;
 mod ports;
+#[allow(dead_code, reason = "what the tests of plugins need")]
 mod program;
 mod remote;

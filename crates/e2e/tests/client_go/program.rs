@@ -36,6 +36,11 @@ impl ClientGo {
         program.as_deref().ok().map(Self)
     }
 
+    /// Its file.
+    pub fn path(self) -> &'static Path {
+        self.0
+    }
+
     /// Does a job to its end and gives the report.
     pub async fn reports(self, job: &str, plan: &Value) -> Value {
         self.run(job, plan).await.ended().await
@@ -59,6 +64,18 @@ impl Run {
         let mut line = String::new();
         self.heard.read_line(&mut line).await.expect("a report");
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
+    }
+
+    /// Says a line more.
+    pub async fn tell(&mut self, line: &Value) {
+        self.told.write_all(format!("{line}\n").as_bytes()).await.expect("a line that is read");
+    }
+
+    /// Ends it, whatever it still reports.
+    pub async fn leave(mut self) {
+        drop(self.told);
+        let status = self.child.wait().await.expect("an end");
+        assert!(status.success(), "{status}");
     }
 
     /// The last report, after the end of input.

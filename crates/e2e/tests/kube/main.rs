@@ -4,10 +4,19 @@
 //! on its own, the other modules those of a cluster, where each has a namespace to itself. [`runner`] runs them: most side
 //! by side, and alone those that end a daemon. With `KNARR_KUBE_RUNTIME=containerd` they are asked of containerd.
 
+mod daemons;
+mod failures;
+mod images;
+mod kubectl;
 mod objects;
+mod pods;
+mod resources;
 mod runner;
+mod services;
 mod standalone;
 mod table;
+mod tracing;
+mod volumes;
 mod workloads;
 
 use std::process::ExitCode;

@@ -3,6 +3,9 @@
 use e2e::Registry;
 use serde_json::{Value, json};
 
+/// A script for what stays until it is asked to end.
+pub(crate) const STAYS: &str = "echo started; trap 'exit 0' TERM; while :; do sleep 1 & wait $!; done";
+
 /// A pod called `name` with this `spec`, which ends a second after it is asked to unless it says otherwise.
 pub(crate) fn pod(name: &str, spec: Value) -> Value {
     let defaults = json!({ "terminationGracePeriodSeconds": 1 });

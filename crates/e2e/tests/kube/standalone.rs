@@ -7,12 +7,9 @@ use e2e::kube::Standalone;
 use e2e::{Client, until};
 use serde_json::{Value, json};
 
-use crate::objects::{agnhost, pod_of, shell, with};
+use crate::objects::{STAYS, agnhost, pod_of, shell, with};
 
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// What a static pod runs that stays.
-const STAYS: &str = "echo started; trap 'exit 0' TERM; while :; do sleep 1 & wait $!; done";
 
 pub(crate) async fn static_pod_comes_and_goes(rig: &mut Standalone) {
     rig.place(

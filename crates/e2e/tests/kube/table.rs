@@ -3,7 +3,9 @@
 use e2e::kube::{Space, Standalone};
 use futures::future::{BoxFuture, LocalBoxFuture};
 
-use crate::{standalone, workloads};
+use crate::{
+    daemons, failures, images, kubectl, pods, resources, services, standalone, tracing, volumes, workloads,
+};
 
 /// A scenario on a cluster.
 pub(crate) struct Scenario {
@@ -69,6 +71,7 @@ pub(crate) const STANDALONE: &[Lone] = &[
     lone!(standalone::manifest_changes),
     lone!(standalone::container_that_ends_is_started_again),
     lone!(standalone::probes_of_all_kinds),
+    lone!(tracing::pod_start_is_in_kubelets_trace),
     lone!(standalone::kubelet_is_killed),
     lone!(standalone::runtime_is_killed),
 ];
@@ -76,5 +79,49 @@ pub(crate) const STANDALONE: &[Lone] = &[
 /// On a cluster.
 pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!(Short, Together, workloads::deployment_forth_and_back),
-    scenario!(Short, Together, workloads::job),
+    scenario!(Full, Together, workloads::job),
+    scenario!(Full, Together, workloads::daemon_set_and_cron_job),
+    scenario!(Short, Together, pods::init_and_sidecar),
+    scenario!(Short, Together, pods::hooks),
+    scenario!(Full, Together, pods::hook_that_fails),
+    scenario!(Full, Together, pods::shared_process_namespace),
+    scenario!(Full, Together, pods::namespaces_of_the_node),
+    scenario!(Full, Together, pods::namespaces_of_its_own),
+    scenario!(Full, Together, pods::user_namespace),
+    scenario!(Short, Together, pods::ephemeral_container),
+    scenario!(Full, Together, failures::crash_loop),
+    scenario!(Full, Together, failures::last_words),
+    scenario!(Short, Together, failures::out_of_memory),
+    scenario!(Full, Together, failures::no_such_program),
+    scenario!(Full, Together, failures::readiness_comes_and_goes),
+    scenario!(Full, Together, failures::liveness_fails),
+    scenario!(Full, Together, failures::eviction_by_its_own_files),
+    scenario!(Full, Together, volumes::projected),
+    scenario!(Short, Together, volumes::config_map_changes),
+    scenario!(Full, Together, volumes::empty_dir_in_memory),
+    scenario!(Full, Together, volumes::empty_dir_is_the_pods),
+    scenario!(Full, Together, volumes::image_volume),
+    scenario!(Full, Together, volumes::files_of_a_group),
+    scenario!(Full, Together, images::comes_later),
+    scenario!(Full, Together, images::never_pulled),
+    scenario!(Short, Together, images::private_registry),
+    scenario!(Short, Together, kubectl::logs),
+    scenario!(Short, Together, kubectl::exec),
+    scenario!(Full, Together, kubectl::attach),
+    scenario!(Full, Together, kubectl::run_and_remove),
+    scenario!(Full, Together, kubectl::copy),
+    scenario!(Short, Together, kubectl::port_forward),
+    scenario!(Full, Together, kubectl::debug_of_the_node),
+    scenario!(Short, Together, services::reached_from_everywhere),
+    scenario!(Full, Together, services::host_port),
+    scenario!(Full, Together, services::names),
+    scenario!(Short, Together, resources::resized_in_place),
+    scenario!(Full, Together, resources::seccomp_by_default),
+    scenario!(Full, Together, resources::classes_of_pods),
+    scenario!(Full, Together, resources::summary),
+    scenario!(Full, Alone, daemons::kubelet_killed),
+    scenario!(Full, Alone, daemons::runtime_killed),
+    scenario!(Short, Alone, daemons::both_killed),
+    scenario!(Full, Alone, daemons::machine_boots),
+    scenario!(Full, Alone, daemons::sixty_at_once),
 ];

@@ -3,7 +3,7 @@
 use e2e::kube::Space;
 use serde_json::json;
 
-use crate::objects::shell;
+use crate::objects::{STAYS, shell};
 
 pub(crate) async fn deployment_forth_and_back(space: Space) {
     let template = |tag: &str| {
@@ -52,12 +52,12 @@ async fn pages(space: &Space, expected: &str) {
 
 pub(crate) async fn job(space: Space) {
     let registry = &space.cluster.registry;
-    // One of its pods fails once: the directory is the job's, by the first pod to make it.
-    let script = "test $JOB_COMPLETION_INDEX = 1 && test $JOB_ATTEMPT != later && exit 3; echo done $JOB_COMPLETION_INDEX";
+    // The second of its pods fails the first time.
+    let script =
+        "test $JOB_COMPLETION_INDEX = 1 && test $JOB_ATTEMPT = 0 && exit 3; echo done $JOB_COMPLETION_INDEX";
     let mut container = shell(registry, script);
     container["env"] = json!([{ "name": "JOB_ATTEMPT", "valueFrom": { "fieldRef": {
         "fieldPath": "metadata.annotations['batch.kubernetes.io/job-index-failure-count']" } } }]);
-    container["command"][2] = json!(script.replace("!= later", "= 0"));
     space
         .create(&json!({
             "apiVersion": "batch/v1", "kind": "Job", "metadata": { "name": "job" },
@@ -77,4 +77,23 @@ pub(crate) async fn job(space: Space) {
         })
         .await;
     assert_eq!((&status["succeeded"], &status["failed"]), (&json!(3), &json!(1)), "{status}");
+}
+
+/// A daemon set has a pod on the node, also where pods have been refused; a cron job makes jobs.
+pub(crate) async fn daemon_set_and_cron_job(space: Space) {
+    let registry = &space.cluster.registry;
+    let template = json!({
+        "metadata": { "labels": { "app": "set" } },
+        "spec": { "terminationGracePeriodSeconds": 1, "containers": [shell(registry, STAYS)] },
+    });
+    let set = json!({ "selector": { "matchLabels": { "app": "set" } }, "template": template });
+    space.create(&json!({ "apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": { "name": "set" }, "spec": set })).await;
+    let job = json!({ "template": { "spec": { "restartPolicy": "Never", "containers": [shell(registry, "echo done")] } } });
+    let cron = json!({ "schedule": "0 0 1 1 *", "jobTemplate": { "spec": job } });
+    space.create(&json!({ "apiVersion": "batch/v1", "kind": "CronJob", "metadata": { "name": "cron" }, "spec": cron })).await;
+    space.kubectl(&["create", "job", "--from=cronjob/cron", "now"]).await.well();
+    space.until(("Job", "now"), "its success", |job| (job["status"]["succeeded"] == 1).then_some(())).await;
+    space
+        .until(("DaemonSet", "set"), "its pod", |set| (set["status"]["numberAvailable"] == 1).then_some(()))
+        .await;
 }

@@ -30,7 +30,10 @@ use crate::spec::oci::LinuxResources;
 
 pub use check::Machine;
 pub use devices::DeviceControl;
-pub use stats::{CpuStats, MemoryStats, Stats};
+pub use stats::{
+    CpuDetail, CpuModes, CpuStats, Descriptors, DeviceIo, HugePages, Io, IoCost, MemoryDetail, MemoryStats,
+    Part, Pressure, Pressures, Reader, Stall, States, Stats, SwapStats, TaskStats, Throttling, device_name,
+};
 
 /// Where the host has its hierarchies mounted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -249,12 +252,12 @@ impl Cgroup {
         stats::oom_kills(self)
     }
 
-    /// What it uses now.
+    /// What it uses now: processor time, memory, pressure, tasks. For many cgroups, or more of one, see [`Reader`].
     ///
     /// # Errors
     /// [`Error::Cgroup`] when a counter that exists cannot be read. One that does not exist is none.
     pub fn stats(&self) -> Result<Stats, Error> {
-        stats::read(self)
+        stats::usual(self)
     }
 
     /// Removes it and what was made below it, waiting up to a second for processes that are ending. One that

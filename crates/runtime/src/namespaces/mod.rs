@@ -6,6 +6,7 @@ mod create;
 mod network;
 mod reaper;
 mod socket;
+mod traffic;
 mod user;
 
 use std::os::fd::OwnedFd;
@@ -13,6 +14,7 @@ use std::os::fd::OwnedFd;
 pub use create::create_pod;
 pub use network::prepare_network;
 pub use socket::{TcpSockets, own_tcp_sockets, tcp_sockets};
+pub use traffic::{Interface, Traffic, Visitor, visit_networks};
 pub(crate) use user::map_ids;
 pub use user::{PodUser, user_namespace};
 

@@ -7,6 +7,7 @@
 //! | volumes of images | releasing the root |
 //! | sources, user, devices and seccomp profile looked at | – |
 //! | specification and plan | – |
+//! | plugins of the node asked, and what they change carried out (see `adjust`) | telling them that it came to nothing |
 //! | records | removing the directory |
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -15,23 +16,25 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use runtime::identity::{self, Identity};
-use runtime::plan::{Bundle, Plan, PlanInput, ProcessPlan, SeccompFilter};
+use runtime::plan::{Bundle, Plan, PlanInput, ProcessPlan, Refusal};
 use runtime::spec::oci;
 
 use crate::cdi::{self, Edits};
 use crate::clock;
-use crate::container::check;
 use crate::container::config::{ContainerConfig, MountSource, Profile};
 use crate::container::state::ContainerState;
-use crate::container::status::ProcessUser;
-use crate::container::volumes;
+use crate::container::status::{ContainerPhase, ProcessUser};
+use crate::container::volumes::{self, Volumes};
+use crate::container::{adjust, check};
 use crate::error::Error;
 use crate::handler::Handler;
 use crate::id::ContainerId;
+use crate::plugins::{self, Window};
 use crate::pod;
 use crate::record::{self, ContainerFacts, ContainerRecord, PodFacts};
+use crate::resources::Resources;
 use crate::rootfs::{MountFor, Prepared, RootfsError};
-use crate::selinux::relabel;
+use crate::selinux::{Labels, relabel};
 use crate::shared::{Shared, blocking, within};
 use crate::signal::Signal;
 use crate::sources::{Looker, on_sources};
@@ -52,6 +55,10 @@ pub(crate) struct Made {
     pub(crate) process: Option<Arc<ProcessPlan>>,
     /// What its start needs; gone once it was started, and read again from the records by a daemon that was not there.
     pub(crate) ready: Option<Ready>,
+    /// Its limits, when plugins have changed those of the request.
+    pub(crate) resources: Option<Resources>,
+    /// What plugins were asked about, until it is shown.
+    pub(crate) window: Option<Window>,
 }
 
 /// What the start of a container needs.
@@ -129,49 +136,96 @@ async fn steps(making: &Making, undo: &mut Stack<Part>) -> Result<Made, Error> {
     undo.push(Part::Rootfs);
     let (prepared, root) = Stage::Rootfs.of(root(making, label)).await?;
     let volumes = Stage::Volumes.of(volumes::prepare(making, &prepared.config, label)).await?;
-    let found = Stage::Look.of(look(making, &prepared, root)).await?;
-    users::check_cdi_groups(&making.pod.config, &found.cdi.gids)?;
-    users::check_identity(&making.pod.config, &found.identity)?;
+    let found = Stage::Look.of(look(making, config, (&prepared, root))).await?;
     relabel_volumes(making, label).await?;
     let cgroup = format!("{}/{}", making.pod.cgroup, making.id);
-    let input = SpecInput {
-        pod: &making.pod.config,
-        handler: &making.pod.handler,
-        pod_dir: &making.shared.store.pod_dir(&making.pod.id),
-        container: config,
-        image: &prepared.config,
+    let parts = Parts {
+        making,
+        prepared: &prepared,
         volumes: &volumes,
-        cdi: &found.cdi,
-        identity: &found.identity,
-        devices: &found.devices,
         cgroup: &cgroup,
-        hostname: &hostname(&making.pod),
         apparmor: apparmor.as_deref(),
         selinux: selinux.as_ref(),
-        seccomp: found.confinement.as_ref().map(|confinement| &confinement.described),
     };
-    let spec = Stage::Spec.at_once(|| spec::build(&input))?;
-    let asked = Asked { container: config, cdi: &found.cdi, spec: &spec };
-    let filter = found.confinement.map(|confinement| confinement.filter);
-    let plan = Stage::Spec.at_once(|| plan(making, &asked, filter))?;
+    let written = Stage::Spec.at_once(|| parts.written(found))?;
     let facts = Arc::new(ContainerFacts {
         id: making.id.clone(),
         pod: making.pod.id.clone(),
         created_at: clock::now(),
         config: config.clone(),
-        image_id: prepared.image_id,
-        image_ref: prepared.image_ref,
+        image_id: prepared.image_id.clone(),
+        image_ref: prepared.image_ref.clone(),
         image_volumes: volumes.image_ids(),
-        user: user(found.identity),
+        user: user(&written.found.identity),
         stop_signal: stop_signal(config, prepared.config.stop_signal.as_deref()),
         log_path,
-        cgroup,
+        cgroup: cgroup.clone(),
         runtime: making.pod.handler.external.clone(),
     });
-    Stage::Record.at_once(|| save(making, &facts, (&spec, &plan)))?;
+    let status = facts.status(&config.resources, ContainerPhase::Created);
+    let (beginning, adjusted) = plugins::create(&making.shared, status, &written.spec).await?;
+    let written = match adjusted {
+        Some(adjusted) => adjust::adjust(&parts, written, adjusted).await?,
+        None => written,
+    };
+    let Written { found, spec, plan, resources } = written;
+    Stage::Record.at_once(|| save(making, &facts, (&spec, &plan, resources.as_ref())))?;
     let process = Some(Arc::new(plan.process.clone()));
     let devices = device_rules(&spec);
-    Ok(Made { facts, process, ready: Some(Ready { plan, devices, root: found.root }) })
+    let ready = Some(Ready { plan, devices, root: found.root });
+    Ok(Made { facts, process, ready, resources, window: beginning.kept() })
+}
+
+/// What a container's specification is written from, beside what was found.
+pub(super) struct Parts<'a> {
+    pub(super) making: &'a Making,
+    pub(super) prepared: &'a Prepared,
+    volumes: &'a Volumes,
+    cgroup: &'a str,
+    apparmor: Option<&'a str>,
+    selinux: Option<&'a Labels>,
+}
+
+/// A container's specification, and what came with it.
+pub(super) struct Written {
+    pub(super) found: Found,
+    pub(super) spec: oci::Spec,
+    pub(super) plan: Plan,
+    /// Its limits, when they are not those of the request.
+    pub(super) resources: Option<Resources>,
+}
+
+impl Parts<'_> {
+    /// Writes the specification and plans it.
+    ///
+    /// # Errors
+    /// [`Error::Refused`].
+    pub(super) fn written(&self, found: Found) -> Result<Written, Error> {
+        let making = self.making;
+        let spec = spec::build(&SpecInput {
+            pod: &making.pod.config,
+            handler: &making.pod.handler,
+            pod_dir: &making.shared.store.pod_dir(&making.pod.id),
+            container: &making.config,
+            image: &self.prepared.config,
+            volumes: self.volumes,
+            cdi: &found.cdi,
+            identity: &found.identity,
+            devices: &found.devices,
+            cgroup: self.cgroup,
+            hostname: &hostname(&making.pod),
+            apparmor: self.apparmor,
+            selinux: self.selinux,
+            seccomp: found.confinement.as_ref().map(|confinement| &confinement.described),
+        })?;
+        let namespaces = spec::namespaces::plan(&making.pod.config, &making.config);
+        let seccomp = found.confinement.as_ref().map(|confinement| confinement.filter.clone());
+        let input = PlanInput { spec: &spec, namespaces, seccomp };
+        let asked = Asked { container: &making.config, cdi: &found.cdi, spec: &spec };
+        let plan = plan(making, &input).map_err(|refusal| refusals::refused(refusal, &asked))?;
+        check::mounts_fit(&making.config, &plan)?;
+        Ok(Written { found, spec, plan, resources: None })
+    }
 }
 
 fn image_handlers(making: &Making) -> Result<(), Error> {
@@ -280,16 +334,31 @@ pub(crate) fn rootfs_error(step: &'static str, id: &ContainerId, error: RootfsEr
 }
 
 /// What was found on the host and in the image.
-struct Found {
-    identity: Identity,
+pub(super) struct Found {
+    pub(super) identity: Identity,
     devices: Vec<devices::HostDevice>,
     cdi: Edits,
-    root: OwnedFd,
-    confinement: Option<Confinement>,
+    pub(super) root: OwnedFd,
+    pub(super) confinement: Option<Confinement>,
 }
 
-async fn look(making: &Making, prepared: &Prepared, root: OwnedFd) -> Result<Found, Error> {
-    let config = making.config.clone();
+/// Looks at all that `config` needs, which is the request's, or has more CDI devices.
+pub(super) async fn look(
+    making: &Making,
+    config: &Arc<ContainerConfig>,
+    (prepared, root): (&Prepared, OwnedFd),
+) -> Result<Found, Error> {
+    let found = look_at(making, config.clone(), (prepared, root)).await?;
+    users::check_cdi_groups(&making.pod.config, &found.cdi.gids)?;
+    users::check_identity(&making.pod.config, &found.identity)?;
+    Ok(found)
+}
+
+async fn look_at(
+    making: &Making,
+    config: Arc<ContainerConfig>,
+    (prepared, root): (&Prepared, OwnedFd),
+) -> Result<Found, Error> {
     let pod = making.pod.clone();
     let request = spec::process::user_request(&config, &prepared.config);
     let directories = making.shared.current().settings.cdi_spec_dirs.clone();
@@ -348,8 +417,9 @@ fn identity_error(config: &ContainerConfig, error: &runtime::Error) -> Error {
     Error::refused(field, crate::error::chain(error))
 }
 
-fn user(identity: Identity) -> ProcessUser {
-    ProcessUser { uid: identity.uid, gid: identity.gid, supplemental_groups: identity.additional_gids }
+fn user(identity: &Identity) -> ProcessUser {
+    let supplemental_groups = identity.additional_gids.clone();
+    ProcessUser { uid: identity.uid, gid: identity.gid, supplemental_groups }
 }
 
 /// What processes of a pod see as their host's name.
@@ -366,15 +436,11 @@ fn stop_signal(config: &ContainerConfig, of_image: Option<&str>) -> Signal {
     config.stop_signal.or_else(of_image).unwrap_or(Signal::TERM)
 }
 
-fn plan(making: &Making, asked: &Asked<'_>, seccomp: Option<SeccompFilter>) -> Result<Plan, Error> {
-    let namespaces = spec::namespaces::plan(&making.pod.config, &making.config);
-    let input = PlanInput { spec: asked.spec, namespaces, seccomp };
+/// What the supervisor is told; the first field that the runtime refuses.
+pub(super) fn plan(making: &Making, input: &PlanInput<'_>) -> Result<Plan, Refusal> {
     let directory = making.shared.store.container_dir(&making.pod.id, &making.id);
     let bundle = Bundle { id: making.id.as_str(), directory: &directory, root: &directory.join(BUNDLE_ROOT) };
-    let plan = runtime::plan::plan_in_bundle(&input, &bundle)
-        .map_err(|refusal| refusals::refused(refusal, asked))?;
-    check::mounts_fit(&making.config, &plan)?;
-    Ok(plan)
+    runtime::plan::plan_in_bundle(input, &bundle)
 }
 
 /// The device rules of a specification.
@@ -400,7 +466,7 @@ fn for_hooks(directory: &Path) -> Result<(), Error> {
 fn save(
     making: &Making,
     facts: &Arc<ContainerFacts>,
-    (spec, plan): (&oci::Spec, &Plan),
+    (spec, plan, resources): (&oci::Spec, &Plan, Option<&Resources>),
 ) -> Result<(), Error> {
     let store = &making.shared.store;
     let directory = store.container_dir(&making.pod.id, &making.id);
@@ -410,7 +476,8 @@ fn save(
         for_hooks(&directory)?;
     }
     // Last: a directory without this record is one that was never finished.
-    match ContainerRecord::of(facts, &making.config.resources, &ContainerState::Created) {
+    let resources = resources.unwrap_or(&making.config.resources);
+    match ContainerRecord::of(facts, resources, &ContainerState::Created) {
         Some(record) => store.save_container(&record),
         None => Ok(()),
     }

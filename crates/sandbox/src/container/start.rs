@@ -21,6 +21,7 @@ use crate::container::status::{Exited, Reason};
 use crate::container::volumes;
 use crate::error::{Error, chain};
 use crate::external;
+use crate::plugins;
 use crate::record::{self, ContainerFacts};
 use crate::resources::Resources;
 use crate::rootfs::MountFor;
@@ -103,6 +104,7 @@ fn failed_step(error: &Error) -> String {
 }
 
 async fn steps(starting: Starting) -> Result<Begun, Error> {
+    plugins::start(&starting.shared, &starting.facts.id).await?;
     let begun = match starting.facts.runtime.clone() {
         Some(runtime) => external::start(starting, runtime).await,
         None => start_internal(starting).await,

@@ -12,6 +12,7 @@
 
 mod effects;
 mod supervision;
+mod telling;
 mod wishes;
 
 use std::collections::BTreeMap;
@@ -30,8 +31,8 @@ use crate::id::ContainerId;
 use crate::identity;
 use crate::pod::contact::Seek;
 use crate::pod::limits::{Limits, PodResources};
-use crate::pod::members::Member;
-use crate::pod::state::{Part, Parts, PodEvent, PodGoal, PodState};
+use crate::pod::members::{Known, Member};
+use crate::pod::state::{Live, Part, Parts, PodEvent, PodGoal, PodState};
 use crate::pod::wish::{Reply, Wish};
 use crate::pod::work::{Done, Work, called_off};
 use crate::record::PodFacts;
@@ -76,6 +77,10 @@ pub(crate) struct Actor {
     /// To be erased as soon as no container is busy.
     erasing: Option<Parts>,
     quitting: Option<Instant>,
+    /// What plugins know of the pod.
+    known: Known,
+    /// What there was of it when it was ready.
+    was: Option<Live>,
     /// The request that it began with, until what is done for that has begun.
     origin: Span,
 }
@@ -99,6 +104,7 @@ impl Actor {
     /// An actor for a pod in any state: a new one, or one found in the records.
     pub(crate) fn new(beginning: Beginning, mailbox: mpsc::Receiver<Wish>) -> Self {
         let Beginning { shared, facts, state, members, minder, limits, seeks, missed } = beginning;
+        let known = telling::known(&state);
         Self {
             shared,
             facts,
@@ -116,6 +122,8 @@ impl Actor {
             later: Vec::new(),
             erasing: None,
             quitting: None,
+            known,
+            was: None,
             origin: Span::current(),
         }
     }
@@ -209,7 +217,9 @@ impl Actor {
         match done {
             Ok(Done::PodMade(made)) => {
                 self.minder = Some(made.minder);
+                self.known = Known::There;
                 self.pod_event(PodEvent::Made { live: made.live });
+                drop(made.window);
             }
             Ok(Done::PodFailed(failed)) => {
                 self.minder = failed.minder;
@@ -219,10 +229,14 @@ impl Actor {
             Ok(Done::Pod(PodEvent::SupervisorLost)) => self.lost(),
             Ok(Done::Pod(event)) => self.pod_event(event),
             Ok(Done::ContainerMade(id, made)) => {
+                let mut made = *made;
+                let window = made.window.take();
                 if let Some(member) = self.members.get_mut(&id) {
-                    member.made = Some(*made);
+                    member.resources = made.resources.take().unwrap_or_else(|| member.resources.clone());
+                    member.made = Some(made);
                 }
                 self.container_event(&id, ContainerEvent::Made);
+                drop(window);
             }
             Ok(Done::Container(id, event)) => {
                 let overdue = match &event {

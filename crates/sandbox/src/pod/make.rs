@@ -7,6 +7,7 @@
 //! | supervisor started and connected; with a scope that is started around it in between | [`Part::Supervisor`] |
 //! | namespaces | – (they are the supervisor's) |
 //! | network attached | [`Part::Network`] |
+//! | plugins of the node asked | – (they are told its end) |
 //! | the record says that it is ready | – |
 //!
 //! A failure runs the stack to its end. What could not be undone is told, so that the pod stays visible and can be removed.
@@ -23,10 +24,12 @@ use runtime::supervisor::Begin;
 use crate::config::CgroupDriver;
 use crate::error::Error;
 use crate::network::{Attachment, NetworkError};
+use crate::plugins::{self, Window};
 use crate::pod::config::NamespaceMode;
 use crate::pod::dismantle::{Dismantling, dismantle_part};
 use crate::pod::limits::{self, PodResources, Weigh};
 use crate::pod::state::{Live, Part, Parts, PodState};
+use crate::pod::status::PodStatus;
 use crate::record::{self, PodFacts, PodRecord};
 use crate::scopes::{self, Scope, Scopes};
 use crate::selinux::relabel;
@@ -41,6 +44,8 @@ use crate::undo::Stack;
 pub(crate) struct Made {
     pub(crate) live: Live,
     pub(crate) minder: Minder,
+    /// What plugins were asked about, until it is shown.
+    pub(crate) window: Option<Window>,
 }
 
 /// A pod that could not be made.
@@ -60,8 +65,8 @@ pub(crate) async fn make(shared: &Arc<Shared>, facts: &Arc<PodFacts>) -> Result<
     let mut making = Making { shared, facts, minder: None, netns: None };
     let mut undo = Stack::new();
     let error = match making.steps(&mut undo).await {
-        Ok(live) => match making.minder {
-            Some(minder) => return Ok(Made { live, minder }),
+        Ok((live, window)) => match making.minder {
+            Some(minder) => return Ok(Made { live, minder, window }),
             None => Error::ShuttingDown,
         },
         Err(error) => error,
@@ -92,7 +97,7 @@ struct Making<'a> {
 }
 
 impl Making<'_> {
-    async fn steps(&mut self, undo: &mut Stack<Part>) -> Result<Live, Error> {
+    async fn steps(&mut self, undo: &mut Stack<Part>) -> Result<(Live, Option<Window>), Error> {
         Stage::Record.at_once(|| self.intent())?;
         undo.push(Part::Cgroup);
         if scopes::of_cgroup(&self.facts.cgroup).is_none() {
@@ -109,11 +114,13 @@ impl Making<'_> {
             }
         };
         let live = Live { supervisor, netns: self.netns.clone(), ips };
+        let status = PodStatus::of(self.facts, Some(&live), PodResources::of(&self.facts.config));
+        let beginning = plugins::run_pod(self.shared, Arc::new(status)).await?;
         // Not after the answer: a daemon that finds the intent alone takes the pod down.
         if let Some(record) = PodRecord::of(self.facts, &PodState::Ready(live.clone())) {
             self.shared.store.save_pod(&record)?;
         }
-        Ok(live)
+        Ok((live, beginning.kept()))
     }
 
     /// What a daemon that comes after this one needs to undo whatever follows.

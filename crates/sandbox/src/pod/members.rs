@@ -10,6 +10,7 @@ use crate::container::config::{ContainerConfig, ContainerMetadata};
 use crate::container::make::Made;
 use crate::container::state::{ContainerState, Wanted};
 use crate::container::status::{ContainerPhase, ContainerStatus};
+use crate::plugins::Memory;
 use crate::pod::wish::Reply;
 use crate::resources::Resources;
 
@@ -29,6 +30,22 @@ pub(crate) struct Member {
     pub(crate) called_off: Arc<AtomicBool>,
     /// While they are being changed: the changes that wait for that, in the order in which they came.
     pub(crate) updates: Option<VecDeque<(Resources, Reply)>>,
+    /// What plugins know of it.
+    pub(crate) known: Known,
+    /// Its specification, for plugins, when its files are gone.
+    pub(crate) memory: Memory,
+}
+
+/// What plugins were told of a pod or container.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Known {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// That it is there.
+    There,
+    /// That it has ended.
+    Ended,
 }
 
 impl Member {
@@ -37,7 +54,18 @@ impl Member {
         let resources = config.resources.clone();
         let state = ContainerState::Making;
         let called_off = Arc::default();
-        Self { config, state, made: None, resources, is_launching: false, called_off, updates: None }
+        let (known, memory) = Default::default();
+        Self {
+            config,
+            state,
+            made: None,
+            resources,
+            is_launching: false,
+            called_off,
+            updates: None,
+            known,
+            memory,
+        }
     }
 
     /// Has what is executed from now on have the OOM score that updates have given the container.
@@ -61,21 +89,7 @@ impl Member {
 
     /// What lists and statuses show; `None` while there is nothing to show.
     pub(crate) fn status(&self) -> Option<ContainerStatus> {
-        let facts = &self.made.as_ref()?.facts;
-        Some(ContainerStatus {
-            id: facts.id.clone(),
-            pod: facts.pod.clone(),
-            config: facts.config.clone(),
-            image_id: facts.image_id.clone(),
-            image_ref: facts.image_ref.clone(),
-            image_volumes: facts.image_volumes.clone(),
-            created_at: facts.created_at,
-            phase: phase(&self.state)?,
-            resources: self.resources.clone(),
-            user: facts.user.clone(),
-            stop_signal: facts.stop_signal,
-            log_path: facts.log_path.clone(),
-        })
+        Some(self.made.as_ref()?.facts.status(&self.resources, phase(&self.state)?))
     }
 }
 

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use crate::id::PodId;
 use crate::pod::config::PodConfig;
 use crate::pod::limits::PodResources;
+use crate::pod::state::Live;
+use crate::record::PodFacts;
 
 /// A pod, at one moment.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,6 +34,24 @@ pub struct PodStatus {
     pub limits: PodResources,
     /// Why it is not ready and what of it is left, where there is something to say.
     pub message: String,
+}
+
+impl PodStatus {
+    /// A pod with what exists of it while it is ready, if it is.
+    pub(crate) fn of(facts: &PodFacts, live: Option<&Live>, limits: PodResources) -> Self {
+        Self {
+            id: facts.id.clone(),
+            config: facts.config.clone(),
+            phase: if live.is_some() { PodPhase::Ready } else { PodPhase::NotReady },
+            created_at: facts.created_at,
+            ips: live.map(|live| live.ips.clone()).unwrap_or_default(),
+            supervisor: live.and_then(|live| u32::try_from(live.supervisor.pid).ok()),
+            netns: live.and_then(|live| live.netns.clone()),
+            cgroup: facts.cgroup.clone(),
+            limits,
+            message: String::new(),
+        }
+    }
 }
 
 /// What CRI tells of a pod's state (PodSandboxState).

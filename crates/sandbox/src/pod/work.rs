@@ -18,12 +18,14 @@ use crate::container::status::{Exited, Reason};
 use crate::error::{Error, Kind, chain};
 use crate::external;
 use crate::id::ContainerId;
+use crate::plugins;
 use crate::pod::contact::{self, Seek};
 use crate::pod::dismantle::{Dismantling, dismantle, summary};
 use crate::pod::limits::{self, PodResources, Weigh};
 use crate::pod::make;
 use crate::pod::members::Member;
 use crate::pod::state::{Part, Parts, PodEvent};
+use crate::pod::status::PodStatus;
 use crate::pod::wish::Reply;
 use crate::record::{self, ContainerFacts, PodFacts};
 use crate::recover::Seen;
@@ -41,7 +43,8 @@ pub(crate) enum Work {
     /// The supervisor is out of touch: look for it until it answers or is gone.
     Seek(Seek),
     KillStrays(Vec<ContainerId>),
-    Dismantle(Parts),
+    /// Take these parts down, when plugins were asked to let the pod go, if they are to be.
+    Dismantle(Parts, Option<Arc<PodStatus>>),
     Erase(Parts),
     MakeContainer(ContainerId, Arc<ContainerConfig>),
     Launch(ContainerId),
@@ -136,7 +139,7 @@ impl Work {
             | Self::Bury
             | Self::Seek(_)
             | Self::KillStrays(_)
-            | Self::Dismantle(_)
+            | Self::Dismantle(..)
             | Self::Erase(_)
             | Self::Weigh { .. } => None,
         }
@@ -149,7 +152,7 @@ impl Work {
             Self::Bury => Some(contact::bury(&world)),
             Self::Seek(seek) => Some(contact::look_for(&world, seek)),
             Self::KillStrays(strays) => contact::kill(&world, strays),
-            Self::Dismantle(parts) => Some(take_down(world, parts)),
+            Self::Dismantle(parts, farewell) => Some(take_down(world, parts, farewell)),
             Self::Erase(parts) => Some(erase(world, parts)),
             Self::MakeContainer(id, config) => Some(make_one(world, id, config)),
             Self::Launch(id) => launch(world, id),
@@ -195,10 +198,13 @@ fn make_pod(world: World<'_>) -> Task {
     })
 }
 
-fn take_down(world: World<'_>, parts: Parts) -> Task {
+fn take_down(world: World<'_>, parts: Parts, farewell: Option<Arc<PodStatus>>) -> Task {
     let (shared, facts, netns) = (world.shared.clone(), world.facts.clone(), world.netns);
     let minder = world.minder.take();
     Box::pin(async move {
+        if let Some(pod) = farewell {
+            plugins::stop_pod(&shared, pod).await;
+        }
         let down = Dismantling { shared: &shared, facts: &facts, minder: minder.as_ref(), netns };
         let left = dismantle(&down, &parts).await;
         let error = summary(&left);
@@ -211,11 +217,12 @@ fn take_down(world: World<'_>, parts: Parts) -> Task {
 fn erase(world: World<'_>, parts: Parts) -> Task {
     let (shared, facts, netns) = (world.shared.clone(), world.facts.clone(), world.netns);
     let minder = world.minder.take();
-    let containers: Vec<_> =
-        world.members.values().filter_map(|m| m.made.as_ref().map(|m| m.facts.clone())).collect();
+    let of = |member: &Member| Some((member.made.as_ref()?.facts.clone(), member.memory.clone()));
+    let containers: Vec<_> = world.members.values().filter_map(of).collect();
     Box::pin(async move {
         let mut failures = Vec::new();
-        for container in &containers {
+        for (container, memory) in &containers {
+            memory.keep(&shared, (&container.pod, &container.id)).await;
             failures.extend(end::erase(&shared, container, None).await.err());
         }
         // Those whose records could not be read.
@@ -358,7 +365,9 @@ fn tidy(world: &World<'_>, id: &ContainerId) -> Option<Task> {
 fn erase_one(world: &World<'_>, id: ContainerId) -> Option<Task> {
     let (shared, client) = (world.shared.clone(), client(world));
     let facts = facts_of(world, &id)?;
+    let memory = world.members.get(&id)?.memory.clone();
     Some(Box::pin(async move {
+        memory.keep(&shared, (&facts.pod, &facts.id)).await;
         let removed = end::erase(&shared, &facts, client.as_ref()).await;
         Done::Container(id, ContainerEvent::Removed(removed))
     }))

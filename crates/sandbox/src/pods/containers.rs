@@ -17,6 +17,7 @@ use crate::error::Error;
 use crate::exec::{self, ExecOutput, ExecRequest};
 use crate::forward;
 use crate::id::ContainerId;
+use crate::plugins::{self, About, Happened, News};
 use crate::pod::wish::{ContainerWish, Reply, Wish};
 use crate::record;
 use crate::registry::PodEntry;
@@ -113,6 +114,38 @@ impl Pods {
     /// # Errors
     /// [`Error::NotFound`], [`Error::WrongState`], [`Error::Refused`], and what the kernel refuses.
     pub async fn update_resources(&self, id: &str, resources: Resources) -> Result<(), Error> {
+        let id = &self.container(id)?.id;
+        let resources = self.as_plugins_have_it(id, resources).await?;
+        self.change_resources(id.as_str(), resources).await?;
+        if let (Some(plugins), Some(view)) = (self.shared.plugins(), plugins::view(&self.shared, id)) {
+            plugins.tell(News { what: Happened::Updated, about: About::Container(view) });
+        }
+        Ok(())
+    }
+
+    /// The limits that plugins make of those that are asked for.
+    async fn as_plugins_have_it(&self, id: &ContainerId, resources: Resources) -> Result<Resources, Error> {
+        let (Some(plugins), Some(view)) = (self.shared.plugins(), plugins::view(&self.shared, id)) else {
+            return Ok(resources);
+        };
+        let limits = spec::resources::without_devices(&resources)?;
+        let limits = plugins.update_container(view, limits).await.map_err(plugins::refused(id.as_str()))?;
+        spec::resources::kept(&limits, resources.oom_score_adj)
+    }
+
+    /// Changes a container's limits as a plugin wants: nobody is asked. Safe to cancel.
+    ///
+    /// # Errors
+    /// As for [`Pods::update_resources`].
+    pub async fn change_limits(
+        &self,
+        id: &str,
+        limits: &runtime::spec::oci::LinuxResources,
+    ) -> Result<(), Error> {
+        self.change_resources(id, spec::resources::kept(limits, None)?).await
+    }
+
+    async fn change_resources(&self, id: &str, resources: Resources) -> Result<(), Error> {
         self.open_for_business()?;
         let (container, pod) = self.shared.registry.container_and_pod(id)?;
         let (reply, answer) = Reply::channel(());
@@ -179,17 +212,19 @@ impl Pods {
     /// # Errors
     /// [`Error::NotFound`], [`Error::Step`] when its counters can't be read.
     pub async fn container_stats(&self, id: &str) -> Result<ContainerUsage, Error> {
-        let container = self.shared.registry.container(id)?;
-        let pod = self.shared.registry.pod(container.pod.as_str())?;
-        stats::container(&self.shared, &container.status, &pod).await
+        let (container, pod) = self.shared.registry.container_and_pod(id)?;
+        stats::container(&self.shared, (&container, &pod)).await
     }
 
-    /// What all containers use that a filter matches. One that ends meanwhile is left out. Safe to cancel.
+    /// What all containers use that run and that a filter matches. One that ends meanwhile is left out. Safe to cancel.
+    ///
+    /// # Errors
+    /// [`Error::Deadline`] as for [`Pods::pods_stats`].
     pub async fn containers_stats(
         &self,
         filter: &ContainerFilter,
-    ) -> Vec<(Arc<ContainerStatus>, ContainerUsage)> {
-        stats::containers(&self.shared, self.containers(filter)).await
+    ) -> Result<Vec<(Arc<ContainerStatus>, ContainerUsage)>, Error> {
+        stats::containers(&self.shared, self.shared.registry.containers_and_pods(filter)).await
     }
 
     /// The OCI specification of a container, as JSON, with the limits that it has now: for verbose statuses. Safe to cancel.

@@ -4,6 +4,7 @@ use runtime::plan::{NamespacePlan, NamespaceSource, PodNamespace, PodPlan, SHARE
 use runtime::spec::oci;
 
 use crate::container::config::ContainerConfig;
+use crate::error::Error;
 use crate::handler::Handler;
 use crate::pod::config::{NamespaceMode, PodConfig};
 use crate::users;
@@ -55,6 +56,46 @@ pub(crate) fn plan(pod: &PodConfig, container: &ContainerConfig) -> NamespacePla
         },
         cgroup: if container.security.privileged { NamespaceSource::Host } else { NamespaceSource::Own },
     }
+}
+
+/// A plan after the namespaces of its specification were changed: one without a path is the container's own, one that is gone the host's.
+///
+/// # Errors
+/// [`Error::Refused`] for one by path, and for kinds that every container has of its own, or of its pod's.
+pub(crate) fn changed(
+    plan: NamespacePlan,
+    (before, after): (&oci::Spec, &oci::Spec),
+) -> Result<NamespacePlan, Error> {
+    use oci::LinuxNamespaceType as Kind;
+    let of = |spec: &oci::Spec| {
+        spec.linux().as_ref().and_then(|linux| linux.namespaces().clone()).unwrap_or_default()
+    };
+    let (before, after) = (of(before), of(after));
+    let find = |all: &[oci::LinuxNamespace], kind: Kind| all.iter().find(|it| it.typ() == kind).cloned();
+    let mut plan = plan;
+    let kinds =
+        [Kind::Network, Kind::Ipc, Kind::Uts, Kind::Pid, Kind::Cgroup, Kind::User, Kind::Mount, Kind::Time];
+    for kind in kinds {
+        let (known, wanted) = (find(&before, kind), find(&after, kind));
+        if known == wanted {
+            continue;
+        }
+        let refuse = |why: &str| Err(Error::refused(format!("linux.namespaces[{kind:?}]"), why));
+        let place = match kind {
+            Kind::Network => &mut plan.network,
+            Kind::Ipc => &mut plan.ipc,
+            Kind::Uts => &mut plan.uts,
+            Kind::Pid => &mut plan.pid,
+            Kind::Cgroup => &mut plan.cgroup,
+            Kind::User | Kind::Mount | Kind::Time => return refuse("can't be changed"),
+        };
+        *place = match wanted {
+            Some(namespace) if namespace.path().is_some() => return refuse("can't be one by its path"),
+            Some(_) => NamespaceSource::Own,
+            None => NamespaceSource::Host,
+        };
+    }
+    Ok(plan)
 }
 
 /// The same for those who read the specification: what is the host's is left out, as the specification says it.

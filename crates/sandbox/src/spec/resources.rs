@@ -7,7 +7,7 @@ use runtime::spec::oci;
 
 use super::devices::HostDevice;
 use crate::error::Error;
-use crate::resources::Resources;
+use crate::resources::{Further, Resources};
 
 /// The smallest memory limit that is taken: less can't hold the first page tables of a process (the runtime itself is not
 /// charged to the container).
@@ -38,10 +38,17 @@ pub(crate) fn without_devices(resources: &Resources) -> Result<oci::LinuxResourc
     };
     let mut limits = oci::LinuxResources::default();
     limits.set_cpu(Some(cpu(resources))).set_devices(None);
-    if memory.is_some() || resources.memory_swap_limit.is_some() {
-        let mut part = oci::LinuxMemory::default();
-        part.set_limit(memory).set_swap(resources.memory_swap_limit);
-        limits.set_memory(Some(part));
+    let further = &resources.further;
+    let mut part = oci::LinuxMemory::default();
+    part.set_limit(memory)
+        .set_swap(resources.memory_swap_limit)
+        .set_reservation(further.memory_reservation)
+        .set_swappiness(further.memory_swappiness);
+    limits.set_memory((part != oci::LinuxMemory::default()).then_some(part));
+    if let Some(pids) = further.pids {
+        let mut limit = oci::LinuxPids::default();
+        limit.set_limit(pids);
+        limits.set_pids(Some(limit));
     }
     if !resources.hugepage_limits.is_empty() {
         limits.set_hugepage_limits(Some(hugepages(resources)));
@@ -105,8 +112,51 @@ fn cpu(resources: &Resources) -> oci::LinuxCpu {
         .set_quota(resources.cpu_quota)
         .set_period(resources.cpu_period)
         .set_cpus(text(&resources.cpuset_cpus))
-        .set_mems(text(&resources.cpuset_mems));
+        .set_mems(text(&resources.cpuset_mems))
+        .set_realtime_runtime(resources.further.realtime_runtime)
+        .set_realtime_period(resources.further.realtime_period);
     cpu
+}
+
+/// Limits of a specification as they are kept and written again.
+///
+/// # Errors
+/// [`Error::Refused`] with what is not done.
+pub(crate) fn kept(limits: &oci::LinuxResources, oom_score_adj: Option<i32>) -> Result<Resources, Error> {
+    let (memory, cpu) = (limits.memory().unwrap_or_default(), limits.cpu().clone().unwrap_or_default());
+    let refused = [
+        ("memory.kernel", memory.kernel().is_some()),
+        ("memory.kernelTCP", memory.kernel_tcp().is_some()),
+        ("memory.useHierarchy", memory.use_hierarchy().is_some()),
+        ("memory.disableOOMKiller", memory.disable_oom_killer() == Some(true)),
+        ("blockIO", limits.block_io().is_some()),
+    ];
+    if let Some((field, _)) = refused.into_iter().find(|(_, is_asked)| *is_asked) {
+        return Err(Error::refused(format!("linux.resources.{field}"), "is not supported"));
+    }
+    let pages = limits.hugepage_limits().iter().flatten();
+    let page = |limit: &oci::LinuxHugepageLimit| {
+        (limit.page_size().clone(), u64::try_from(limit.limit()).unwrap_or(u64::MAX))
+    };
+    Ok(Resources {
+        cpu_period: cpu.period(),
+        cpu_quota: cpu.quota(),
+        cpu_shares: cpu.shares(),
+        memory_limit: memory.limit(),
+        memory_swap_limit: memory.swap(),
+        oom_score_adj,
+        cpuset_cpus: cpu.cpus().clone().unwrap_or_default(),
+        cpuset_mems: cpu.mems().clone().unwrap_or_default(),
+        hugepage_limits: pages.map(page).collect(),
+        unified: limits.unified().clone().unwrap_or_default().into_iter().collect(),
+        further: Further {
+            memory_reservation: memory.reservation(),
+            memory_swappiness: memory.swappiness(),
+            pids: limits.pids().as_ref().map(oci::LinuxPids::limit),
+            realtime_runtime: cpu.realtime_runtime(),
+            realtime_period: cpu.realtime_period(),
+        },
+    })
 }
 
 fn hugepages(resources: &Resources) -> Vec<oci::LinuxHugepageLimit> {
@@ -121,6 +171,37 @@ fn hugepages(resources: &Resources) -> Vec<oci::LinuxHugepageLimit> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_written_is_what_was_kept() {
+        let resources = Resources {
+            cpu_period: Some(1),
+            cpu_quota: Some(2),
+            cpu_shares: Some(3),
+            memory_limit: Some(LEAST_MEMORY),
+            memory_swap_limit: Some(LEAST_MEMORY + 1),
+            oom_score_adj: Some(6),
+            cpuset_cpus: "0".to_owned(),
+            cpuset_mems: "1".to_owned(),
+            hugepage_limits: [("2MB".to_owned(), 7)].into(),
+            unified: [("memory.high".to_owned(), "8".to_owned())].into(),
+            further: Further {
+                memory_reservation: Some(9),
+                memory_swappiness: Some(10),
+                pids: Some(11),
+                realtime_runtime: Some(12),
+                realtime_period: Some(13),
+            },
+        };
+        let limits = without_devices(&resources).unwrap();
+        assert_eq!(kept(&limits, Some(6)).unwrap(), resources);
+        assert_eq!(kept(&oci::LinuxResources::default(), None).unwrap(), Resources::default());
+        let mut memory = oci::LinuxMemory::default();
+        memory.set_kernel(Some(1));
+        let mut limits = limits;
+        limits.set_memory(Some(memory));
+        assert!(kept(&limits, None).unwrap_err().to_string().starts_with("linux.resources.memory.kernel: "));
+    }
 
     #[test]
     fn refusals_name_the_field_of_the_request() {

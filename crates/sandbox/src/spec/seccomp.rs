@@ -59,6 +59,19 @@ pub(crate) fn confinement(
     }
 }
 
+/// The confinement by a policy that is given in the specification's own form. Compiles: for a blocking thread.
+///
+/// # Errors
+/// [`Error::Refused`] with `linux.seccomp` for one that can't be done.
+pub(crate) fn of_policy(
+    policy: &oci::LinuxSeccomp,
+    capabilities: &HashSet<Capability>,
+) -> Result<Confinement, Error> {
+    let refuse = |why: String| Error::refused("linux.seccomp", why);
+    let text = serde_json::to_vec(policy).map_err(|error| refuse(error.to_string()))?;
+    localhost::of_text(&text, capabilities).map_err(refuse)
+}
+
 /// The confinement of a container in words that other runtimes understand.
 pub(crate) fn described_for_others(
     security: &ContainerSecurity,

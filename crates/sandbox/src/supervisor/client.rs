@@ -117,6 +117,11 @@ impl Client {
         Self { connection }
     }
 
+    /// Whether the supervisor's end of the connection is open, so that it lives. Asks the kernel and not the supervisor.
+    pub(crate) fn is_there(&self) -> bool {
+        self.connection.is_open()
+    }
+
     /// Introduces the daemon. The supervisor says which pod it minds, and which process it is.
     pub(crate) async fn hello(&self, after: Duration) -> Result<(String, i32), Error> {
         let step = "greeting the supervisor";

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use runtime::wire::frame::Kind;
 use runtime::wire::{DetachReason, Event, ExecExit, Message, Received, Reply, Request, Socket, WireError};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -93,6 +94,15 @@ impl Connection {
     /// Whose supervisor it is.
     pub(crate) fn pod(&self) -> &str {
         &self.0.inner.pod
+    }
+
+    /// Whether the other end is open still, which the kernel closes before it gives the number of the process to another one.
+    pub(crate) fn is_open(&self) -> bool {
+        let socket = &self.0.inner.socket.get_ref().0;
+        let mut polled = [PollFd::new(socket, PollFlags::empty())];
+        // Nothing to wait for: an end that is closed is told whether it was asked for or not.
+        let told = poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
+        told.is_ok() && !polled[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
     }
 
     /// Asks, and waits for the reply. Safe to cancel: the reply is dropped then.

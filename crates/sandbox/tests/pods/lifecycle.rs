@@ -73,10 +73,12 @@ async fn a_pod_lives_and_leaves_nothing() {
     assert_eq!((output.exit_code, &*output.stdout, &*output.stderr), (3, &b"hello\n"[..], &b"oops\n"[..]));
     let stats = pods.container_stats(id.as_str()).await.unwrap();
     assert!(
-        stats.usage.cpu_ns.is_some_and(|ns| ns > 0)
-            && stats.usage.memory_usage.is_some_and(|bytes| bytes > 0)
+        stats.usage.counters.cpu.is_some_and(|cpu| cpu.usage_ns > 0)
+            && stats.usage.counters.memory.is_some_and(|memory| memory.usage > 0)
     );
-    assert!(pods.pod_stats(pod.as_str()).await.unwrap().pids.is_some_and(|pids| pids >= 2));
+    let of_pod = pods.pod_stats(pod.as_str()).await.unwrap();
+    assert_eq!(of_pod.containers.len(), 1);
+    assert!(of_pod.containers[0].1.processes.is_some_and(|processes| processes.count == 1), "{of_pod:?}");
     let spec = pods.container_spec(id.as_str()).await.unwrap();
     assert_eq!(spec["process"]["args"][0], "/bin/sh");
 
@@ -308,7 +310,7 @@ async fn limits_change_while_it_runs() {
     let status = pods.container(id.as_str()).unwrap();
     assert_eq!((status.resources.memory_limit, status.resources.cpu_shares), (Some(64 << 20), Some(512)));
     let usage = pods.container_stats(id.as_str()).await.unwrap().usage;
-    assert!(usage.memory_available.is_some_and(|bytes| bytes <= 64 << 20), "{usage:?}");
+    assert_eq!(usage.counters.memory.and_then(|memory| memory.limit), Some(64 << 20), "{usage:?}");
     // A resize and the CPU manager at once: both are kept, and so is the score that the process has.
     let memory = Resources { memory_limit: Some(96 << 20), oom_score_adj: Some(7), ..Resources::default() };
     let cpus = Resources { cpuset_cpus: "0".to_owned(), oom_score_adj: Some(0), ..Resources::default() };

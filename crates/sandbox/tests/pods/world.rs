@@ -105,6 +105,7 @@ impl World {
             },
             apparmor: Default::default(),
             selinux: Default::default(),
+            plugins: None,
             deadlines,
         };
         let daemon = tokio::runtime::Builder::new_multi_thread()

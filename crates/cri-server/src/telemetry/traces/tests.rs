@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
-use tonic::transport::{Endpoint, Server};
+use tonic::transport::{Endpoint, Identity, Server, ServerTlsConfig};
 use tonic::{Request, Response, Status};
 use tracing::field::Empty;
 use tracing_subscriber::layer::SubscriberExt;
@@ -40,13 +40,17 @@ impl TraceService for Collector {
 
 impl Collector {
     async fn serve(&self) -> Target {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let name = format!("http://{}", listener.local_addr().unwrap());
-        let served = Server::builder()
-            .add_service(TraceServiceServer::new(self.clone()))
-            .serve_with_incoming(TcpListenerStream::new(listener));
-        tokio::spawn(served);
+        let name = format!("http://127.0.0.1:{}", self.serve_by(Server::builder()).await);
         Target { endpoint: Endpoint::from_shared(name.clone()).unwrap(), name }
+    }
+
+    /// Gives the port.
+    async fn serve_by(&self, mut server: Server) -> u16 {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let served = server.add_service(TraceServiceServer::new(self.clone()));
+        tokio::spawn(served.serve_with_incoming(TcpListenerStream::new(listener)));
+        port
     }
 }
 
@@ -167,4 +171,35 @@ async fn a_collector_that_refuses_for_now_is_asked_again_and_one_that_refuses_fo
     call();
     exporter.finish().await;
     assert_eq!(collector.has.lock().unwrap().len(), 2, "what was left went when it ended");
+}
+
+#[tokio::test]
+async fn a_collector_with_tls_is_trusted_by_the_authority_that_is_named() {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let ca = directory.path().join("ca.pem");
+    std::fs::write(&ca, made.cert.pem()).unwrap();
+    let identity = Identity::from_pem(made.cert.pem(), made.signing_key.serialize_pem());
+    let collector = Collector::default();
+    let server = Server::builder().tls_config(ServerTlsConfig::new().identity(identity)).unwrap();
+    let port = collector.serve_by(server).await;
+    let target = |keys: &str| {
+        let text = format!("[tracing]\nendpoint = \"localhost:{port}\"\n{keys}");
+        toml::from_str::<crate::config::Config>(&text).unwrap().tracing.target().unwrap().expect("a target")
+    };
+    let _default = tracing::subscriber::set_default(tracing_subscriber::registry());
+    let call = |traces: &Traces| {
+        traces.begin(&call_span(), ("/s/M", &HeaderMap::new())).expect("sampled").end(Code::Ok, "");
+    };
+    for refused in [target("insecure = true"), target("")] {
+        let (traces, exporter) = start(refused, 1_000_000);
+        call(&traces);
+        exporter.finish().await;
+        assert_eq!(traces.counts().exported.load(Ordering::Relaxed), 0);
+    }
+    let (traces, mut exporter) = start(target(&format!("ca = {ca:?}")), 1_000_000);
+    call(&traces);
+    exporter.gather().await;
+    exporter.send().await;
+    assert_eq!(traces.counts().exported.load(Ordering::Relaxed), 1);
 }

@@ -12,8 +12,8 @@ use crate::error::{Error, chain};
 use crate::events::EventKind;
 use crate::id::ContainerId;
 use crate::pod::members::Member;
-use crate::pod::state::{Live, PodEffect, PodState, ProcessId};
-use crate::pod::status::{PodPhase, PodStatus};
+use crate::pod::state::{PodEffect, PodState};
+use crate::pod::status::PodStatus;
 use crate::pod::work::{Task, Work, World};
 use crate::record::{ContainerRecord, PodRecord};
 use crate::shared::Shared;
@@ -29,7 +29,9 @@ pub(super) enum Drain {
 
 impl Actor {
     pub(super) fn enter(&mut self, (state, effects): (PodState, Vec<PodEffect>)) {
-        self.state = state;
+        if let PodState::Ready(live) = std::mem::replace(&mut self.state, state) {
+            self.was = Some(live);
+        }
         effects.into_iter().for_each(|effect| self.perform(effect));
     }
 
@@ -37,7 +39,10 @@ impl Actor {
         match effect {
             PodEffect::Drain => self.drain(Drain::Everything),
             PodEffect::Bury => self.begin(Work::Bury),
-            PodEffect::Dismantle(parts) => self.begin(Work::Dismantle(parts)),
+            PodEffect::Dismantle(parts) => {
+                let farewell = self.farewell();
+                self.begin(Work::Dismantle(parts, farewell));
+            }
             PodEffect::Erase(parts) => self.erasing = Some(parts),
             PodEffect::Save => self.save(),
             PodEffect::Publish => drop(self.publish()),
@@ -48,12 +53,13 @@ impl Actor {
     }
 
     pub(super) fn forget(&mut self) {
-        while let Some((id, _)) = self.members.pop_first() {
-            self.shared.registry.forget_container(&id);
+        while let Some((id, member)) = self.members.pop_first() {
+            self.forget_container(&id, &member);
             self.tell(id.to_string(), EventKind::Deleted, self.status());
         }
         self.shared.selinux.free(&self.facts.id);
         self.shared.registry.forget_pod(&self.facts.id, &self.facts.config.metadata);
+        self.tell_of_removal();
     }
 
     pub(super) fn drain(&mut self, what: Drain) {
@@ -102,8 +108,9 @@ impl Actor {
             ContainerEffect::Save => self.save_container(id),
             ContainerEffect::Announce(kind) => self.announce_container(id, kind),
             ContainerEffect::Forget => {
-                self.shared.registry.forget_container(id);
-                self.members.remove(id);
+                if let Some(member) = self.members.remove(id) {
+                    self.forget_container(id, &member);
+                }
             }
             ContainerEffect::Answer(goal, outcome) => {
                 self.answer(&Goal::Container(id.clone(), goal), &outcome)
@@ -187,19 +194,8 @@ impl Actor {
             | PodState::Removing { .. }
             | PodState::Gone => None,
         };
-        let pid = |process: &ProcessId| u32::try_from(process.pid).ok();
-        Arc::new(PodStatus {
-            id: self.facts.id.clone(),
-            config: self.facts.config.clone(),
-            phase: if live.is_some() { PodPhase::Ready } else { PodPhase::NotReady },
-            created_at: self.facts.created_at,
-            ips: live.map(|live: &Live| live.ips.clone()).unwrap_or_default(),
-            supervisor: live.and_then(|live| pid(&live.supervisor)),
-            netns: live.and_then(|live| live.netns.clone()),
-            cgroup: self.facts.cgroup.clone(),
-            limits: self.limits.now(&self.facts.config),
-            message: self.message.clone(),
-        })
+        let status = PodStatus::of(&self.facts, live, self.limits.now(&self.facts.config));
+        Arc::new(PodStatus { message: self.message.clone(), ..status })
     }
 
     pub(super) fn publish(&self) -> Arc<PodStatus> {
@@ -214,10 +210,11 @@ impl Actor {
         self.tell(self.facts.id.to_string(), kind, pod);
     }
 
-    pub(super) fn announce_container(&self, id: &ContainerId, kind: EventKind) {
+    pub(super) fn announce_container(&mut self, id: &ContainerId, kind: EventKind) {
         if let Some(member) = self.members.get(id) {
             publish_member(&self.shared, member);
         }
+        self.tell_plugins(id, kind);
         self.tell(id.to_string(), kind, self.status());
     }
 

@@ -38,13 +38,21 @@ pub(crate) fn load(path: &str, capabilities: &HashSet<Capability>) -> Result<Con
     let refuse = |why: String| Error::refused(FIELD, format!("the profile \"{path}\": {why}"));
     check(path)?;
     let text = read(Path::new(path)).map_err(refuse)?;
+    of_text(&text, capabilities).map_err(refuse)
+}
+
+/// Compiles a profile.
+///
+/// # Errors
+/// Why it can't be.
+pub(super) fn of_text(text: &[u8], capabilities: &HashSet<Capability>) -> Result<Confinement, String> {
     let surroundings = Surroundings {
         capabilities: capabilities::mask(capabilities),
         machine: Architecture::NATIVE,
         kernel: kernel(),
     };
-    let key = Key::Text(Sha256::digest(&text).into(), surroundings.capabilities);
-    shared::compiled(key, || parse(&text, &surroundings)).map_err(refuse)
+    let key = Key::Text(Sha256::digest(text).into(), surroundings.capabilities);
+    shared::compiled(key, || parse(text, &surroundings))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {

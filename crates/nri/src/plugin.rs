@@ -1,0 +1,254 @@
+//! A plugin that is registered, and what is asked of it.
+//!
+//! | it answers | what follows |
+//! |---|---|
+//! | an error | the request that the event is about fails, where it can |
+//! | nothing in time, nonsense, or it is gone | it is cut off, and the request goes on without it |
+//! | that it knows no such method | it is a plugin of before 0.12: most events are told it by `StateChange` |
+//!
+//! Not here: how it registers (see `session`), what is done with its answers (see `merge`).
+
+use std::fmt;
+use std::time::Duration;
+
+use prost::Message;
+
+use crate::api::{self, Event, Events};
+use crate::connection::{CallError, Connection};
+use crate::error::Error;
+use crate::ttrpc::{self, code};
+
+/// Who a plugin is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Name {
+    /// Two digits.
+    pub(crate) index: String,
+    pub(crate) base: String,
+}
+
+impl Name {
+    /// Checks the two parts of a name.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub(crate) fn new(index: &str, base: &str) -> Result<Self, String> {
+        if index.len() != 2 || !index.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(format!("the index {index:?} is not two digits"));
+        }
+        let is_fine = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.+".contains(&byte);
+        if base.is_empty() || !base.bytes().all(is_fine) {
+            return Err(format!(
+                "the name {base:?} is empty, or has other characters than letters, digits and -_.+"
+            ));
+        }
+        Ok(Self { index: index.to_owned(), base: base.to_owned() })
+    }
+
+    /// Reads the name of a plugin's file, `10-name`.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(crate) fn of_file(name: &str) -> Result<Self, String> {
+        let (index, base) =
+            name.split_once('-').ok_or_else(|| format!("{name:?} is no index and name such as 10-name"))?;
+        Self::new(index, base)
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.index, self.base)
+    }
+}
+
+/// A plugin that is registered.
+#[derive(Clone)]
+pub(crate) struct Plugin {
+    pub(crate) name: Name,
+    pub(crate) connection: Connection,
+    pub(crate) events: Events,
+    /// How long it may take for an answer.
+    pub(crate) patience: Duration,
+    /// Of its connection, to tell it from another one of the same name.
+    pub(crate) number: u64,
+}
+
+impl Plugin {
+    /// Asks it about an event; `None` when it doesn't want to hear of such, or is cut off by this.
+    ///
+    /// # Errors
+    /// [`Error::Refused`].
+    pub(crate) async fn ask<A: Message + Default>(
+        &self,
+        event: Event,
+        question: &impl Message,
+    ) -> Result<Option<A>, Error> {
+        if !self.events.have(event) {
+            return Ok(None);
+        }
+        let answer = self.connection.call(method(event), question, self.patience).await;
+        self.judge(event, answer)
+    }
+
+    /// Tells it of an event that it has nothing to answer to; one of before 0.12 hears of it by `old`.
+    ///
+    /// # Errors
+    /// [`Error::Refused`].
+    pub(crate) async fn tell(
+        &self,
+        event: Event,
+        question: &impl Message,
+        old: impl FnOnce() -> api::StateChangeEvent + Send,
+    ) -> Result<(), Error> {
+        if !self.events.have(event) {
+            return Ok(());
+        }
+        let told = self.connection.call::<api::Empty>(method(event), question, self.patience).await;
+        let told = match told {
+            Err(CallError::Refused(status)) if status.code == code::UNIMPLEMENTED => {
+                self.connection.call("StateChange", &old(), self.patience).await
+            }
+            told => told,
+        };
+        self.judge(event, told).map(|_| ())
+    }
+
+    fn judge<A>(&self, event: Event, answer: Result<A, CallError>) -> Result<Option<A>, Error> {
+        match answer {
+            Ok(answer) => Ok(Some(answer)),
+            Err(CallError::Refused(ttrpc::Status { message, .. })) => {
+                Err(Error::Refused { plugin: self.name.to_string(), event: method(event), why: message })
+            }
+            Err(error) => {
+                self.cut_off(method(event), &error);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Ends its connection, and says so.
+    pub(crate) fn cut_off(&self, event: &str, why: &CallError) {
+        if self.connection.ended().is_none() {
+            tracing::warn!(plugin = %self.name, event, error = %why, "a plugin is cut off");
+        }
+        self.connection.end(why.to_string());
+    }
+
+    /// Tells it all that there is, in as many messages as that takes, and returns what it wants changed.
+    ///
+    /// # Errors
+    /// Why it can't be let in.
+    pub(crate) async fn synchronize(
+        &self,
+        all: (Vec<api::PodSandbox>, Vec<api::Container>),
+        patience: Duration,
+    ) -> Result<Vec<api::ContainerUpdate>, CallError> {
+        let mut parts = split(all, SYNCHRONIZE_BYTES).into_iter().peekable();
+        while let Some((pods, containers)) = parts.next() {
+            let request = api::SynchronizeRequest { pods, containers, more: parts.peek().is_some() };
+            let answer: api::SynchronizeResponse =
+                self.connection.call("Synchronize", &request, patience).await?;
+            if !request.more {
+                return Ok(answer.update);
+            }
+            if !answer.more || !answer.update.is_empty() {
+                return Err(CallError::Gone(
+                    "it can't be told of so many containers in several messages".into(),
+                ));
+            }
+        }
+        Ok(Vec::new())
+    }
+}
+
+/// How many bytes of pods and containers go into one message: a margin below what ttrpc takes.
+const SYNCHRONIZE_BYTES: usize = ttrpc::LONGEST - (64 << 10);
+
+type All = (Vec<api::PodSandbox>, Vec<api::Container>);
+
+/// Cuts lists into parts of at most so many bytes, at least one. What is larger by itself is a part of its own.
+fn split((pods, containers): All, most: usize) -> Vec<All> {
+    let mut parts: Vec<All> = vec![All::default()];
+    let mut filled = 0;
+    let mut room = |bytes: usize, parts: &mut Vec<All>| {
+        // Its own header within the message: a byte of tag and up to five of length.
+        let bytes = bytes + 6;
+        if filled != 0 && filled + bytes > most {
+            parts.push(All::default());
+            filled = 0;
+        }
+        filled += bytes;
+        parts.len() - 1
+    };
+    for pod in pods {
+        let at = room(pod.encoded_len(), &mut parts);
+        parts[at].0.push(pod);
+    }
+    for container in containers {
+        let at = room(container.encoded_len(), &mut parts);
+        parts[at].1.push(container);
+    }
+    parts
+}
+
+/// The method of the plugin's that an event is told by.
+pub(crate) fn method(event: Event) -> &'static str {
+    match event {
+        Event::RunPodSandbox => "RunPodSandbox",
+        Event::StopPodSandbox => "StopPodSandbox",
+        Event::RemovePodSandbox => "RemovePodSandbox",
+        Event::CreateContainer => "CreateContainer",
+        Event::PostCreateContainer => "PostCreateContainer",
+        Event::StartContainer => "StartContainer",
+        Event::PostStartContainer => "PostStartContainer",
+        Event::UpdateContainer => "UpdateContainer",
+        Event::PostUpdateContainer => "PostUpdateContainer",
+        Event::StopContainer => "StopContainer",
+        Event::RemoveContainer => "RemoveContainer",
+        Event::UpdatePodSandbox => "UpdatePodSandbox",
+        Event::PostUpdatePodSandbox => "PostUpdatePodSandbox",
+        Event::ValidateContainerAdjustment => "ValidateContainerAdjustment",
+        Event::Unknown | Event::Last => "StateChange",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn names_are_an_index_and_a_word() {
+        let name = Name::of_file("10-my-plugin.v1").unwrap();
+        assert_eq!((name.index.as_str(), name.base.as_str()), ("10", "my-plugin.v1"));
+        assert_eq!(name.to_string(), "10-my-plugin.v1");
+        for bad in ["plugin", "1-x", "100-x", "ab-x", "10-", "10-a/b", "10-a b"] {
+            assert!(Name::of_file(bad).is_err(), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_is_lost_by_splitting(sizes in prop::collection::vec((any::<bool>(), 1_usize..400), 0..40)) {
+            let (mut pods, mut containers) = All::default();
+            for (at, (is_pod, size)) in sizes.iter().enumerate() {
+                let id = format!("{at}{}", "x".repeat(*size));
+                match is_pod {
+                    true => pods.push(api::PodSandbox { id, ..Default::default() }),
+                    false => containers.push(api::Container { id, ..Default::default() }),
+                }
+            }
+            let parts = split((pods.clone(), containers.clone()), 500);
+            for (pods, containers) in &parts {
+                let part = api::SynchronizeRequest { pods: pods.clone(), containers: containers.clone(), more: true };
+                prop_assert!(part.encoded_len() <= 500 + 2);
+            }
+            let all: All = parts.into_iter().fold(All::default(), |mut all, part| {
+                all.0.extend(part.0);
+                all.1.extend(part.1);
+                all
+            });
+            prop_assert_eq!(all, (pods, containers));
+        }
+    }
+}

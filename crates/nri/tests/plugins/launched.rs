@@ -1,0 +1,77 @@
+//! Plugins that are started: what they find, and that nothing is left of them.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::world::{World, world_with};
+
+fn script(directory: &Path, name: &str, text: &str, mode: u32) {
+    let file = directory.join(name);
+    std::fs::write(&file, format!("#!/bin/sh\n{text}\n")).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+async fn launch(world: &World) {
+    let (plugins, configurations) =
+        (world.directory.path().join("plugins"), world.directory.path().join("conf"));
+    tokio::time::timeout(crate::stub::PATIENCE, world.nri.launch(&plugins, &configurations))
+        .await
+        .unwrap()
+        .unwrap();
+}
+
+#[tokio::test]
+async fn they_find_their_connection_and_who_they_are_and_nothing_else() {
+    let world = world_with(Duration::from_millis(300), None);
+    let plugins = world.directory.path().join("plugins");
+    std::fs::create_dir(&plugins).unwrap();
+    let out = world.directory.path().display();
+    script(
+        &plugins,
+        "20-told",
+        &format!(
+            "/usr/bin/env > {out}/env; ls /proc/self/fd > {out}/fds; readlink /proc/$$/fd/3 > {out}/three; exec sleep 1000"
+        ),
+        0o755,
+    );
+    script(&plugins, "30-ends", "exit 1", 0o755);
+    script(&plugins, "noname", "touch ran; sleep 1000", 0o755);
+    script(&plugins, "40-data", "sleep 1000", 0o644);
+    launch(&world).await;
+    let read = |file: &str| std::fs::read_to_string(world.directory.path().join(file)).unwrap();
+    let env = read("env");
+    for expected in ["NRI_PLUGIN_NAME=told", "NRI_PLUGIN_IDX=20", "NRI_PLUGIN_SOCKET=3"] {
+        assert!(env.lines().any(|line| line == expected), "{env}");
+    }
+    assert!(!env.contains("PATH=/") || !env.contains("CARGO"), "{env}");
+    assert!(read("three").starts_with("socket:"));
+    // One that does not register is ended, and waited for.
+    let left = || {
+        std::fs::read_dir("/proc")
+            .unwrap()
+            .flatten()
+            .filter(|entry| {
+                std::fs::read_to_string(entry.path().join("stat")).is_ok_and(|stat| {
+                    stat.rsplit(')')
+                        .next()
+                        .and_then(|rest| rest.split_whitespace().nth(1))
+                        .is_some_and(|parent| parent == std::process::id().to_string())
+                })
+            })
+            .count()
+    };
+    let gone = async {
+        while left() > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await
+        }
+    };
+    tokio::time::timeout(crate::stub::PATIENCE, gone).await.expect("nothing is left of it");
+}
+
+#[tokio::test]
+async fn a_directory_that_is_not_there_is_no_plugin() {
+    let world = world_with(crate::stub::PATIENCE, None);
+    launch(&world).await;
+    assert!(world.nri.is_idle());
+}
