@@ -52,7 +52,12 @@ fn chain() -> Value {
 
 /// A node whose plugins wait on order.
 async fn node() -> Node {
-    let mut setup = Setup::new(Network::Plugins).inside(&Arc::new(Netns::new())).conflist("faults", chain());
+    node_on(&Arc::new(Netns::new())).await
+}
+
+/// The same on a host that the test has its hands on.
+async fn node_on(host: &Arc<Netns>) -> Node {
+    let mut setup = Setup::new(Network::Plugins).inside(host).conflist("faults", chain());
     for kind in ["bridge", "host-local", "between", "portmap"] {
         setup = setup.plugin(kind, PLUGIN);
     }
