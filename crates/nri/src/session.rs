@@ -41,7 +41,8 @@ pub(crate) async fn serve(
     let (told, registered) = oneshot::channel();
     let service = Arc::new(Runtime {
         core: core.clone(),
-        state: Mutex::new(State { told: Some(told), name: None, is_in: false }),
+        state: Mutex::new(State { told: Some(told), name: None }),
+        is_in: watch::Sender::new(false),
     });
     let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
     let entrance = Entrance { core: &core, connection: &connection, service: &service, number };

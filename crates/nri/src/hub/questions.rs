@@ -68,7 +68,12 @@ impl Hub {
             update: updates,
             owners: Some(owners.told()),
             // One that was cut off meanwhile has not been asked to the end.
-            plugins: self.plugins.iter().filter(|plugin| plugin.connection.ended().is_none()).map(instance).collect(),
+            plugins: self
+                .plugins
+                .iter()
+                .filter(|plugin| plugin.connection.ended().is_none())
+                .map(instance)
+                .collect(),
         };
         self.validate(&validation).await?;
         let window = Some(self.core.gate.open());
