@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use prost::Message;
 use tokio::net::UnixStream;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::api::{self, Events};
 use crate::connection::{CallError, Connection, Service};
@@ -41,7 +41,8 @@ pub(crate) async fn serve(
     let (told, registered) = oneshot::channel();
     let service = Arc::new(Runtime {
         core: core.clone(),
-        state: Mutex::new(State { told: Some(told), name: None, is_in: false }),
+        state: Mutex::new(State { told: Some(told), name: None }),
+        is_in: watch::Sender::new(false),
     });
     let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
     let entrance = Entrance { core: &core, connection: &connection, service: &service, number };
@@ -89,7 +90,7 @@ impl Entrance<'_> {
         let (answer, let_in) = oneshot::channel();
         self.core.send(Word::Join(Box::new(plugin), answer));
         let_in.await.map_err(|_| "the runtime goes down".to_owned())??;
-        self.service.state().is_in = true;
+        self.service.is_in.send_replace(true);
         let _nobody_waits = joined.send(());
         std::future::pending::<Result<(), String>>().await
     }
@@ -133,14 +134,14 @@ impl Drop for Seat<'_> {
 struct Runtime {
     core: Arc<Core>,
     state: Mutex<State>,
+    /// Whether it was told all that there is.
+    is_in: watch::Sender<bool>,
 }
 
 struct State {
     /// Who waits to hear who it is, until it has said so.
     told: Option<oneshot::Sender<Result<Name, String>>>,
     name: Option<Name>,
-    /// It was told all that there is.
-    is_in: bool,
 }
 
 impl Runtime {
@@ -153,6 +154,16 @@ impl Runtime {
         let name = known.map(|known| known.name.to_string());
         let name = name.or_else(|| self.state().name.as_ref().map(ToString::to_string));
         name.unwrap_or_else(|| "without a name".to_owned())
+    }
+
+    /// Waits until it was told all that there is: a plugin may have answered to that and not know that it is in.
+    async fn let_in(&self) -> Result<(), Status> {
+        let mut is_in = self.is_in.subscribe();
+        let is_in = is_in.wait_for(|is_in| *is_in);
+        match tokio::time::timeout(self.core.config.registration_timeout, is_in).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(status(code::FAILED_PRECONDITION, "it has not been told of any container yet".into())),
+        }
     }
 
     fn register(&self, request: &api::RegisterPluginRequest) -> Result<(), Status> {
@@ -186,10 +197,8 @@ impl Service for Runtime {
                 self.register(&read(&request)?)?;
                 Ok(api::Empty {}.encode_to_vec())
             }
-            "UpdateContainers" if !self.state().is_in => {
-                Err(status(code::FAILED_PRECONDITION, "it has not been told of any container yet".into()))
-            }
             "UpdateContainers" => {
+                self.let_in().await?;
                 let asked: api::UpdateContainersRequest = read(&request)?;
                 let failed = self.core.unsolicited(asked).await?;
                 Ok(api::UpdateContainersResponse { failed }.encode_to_vec())

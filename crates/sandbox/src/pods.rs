@@ -368,7 +368,8 @@ impl Pods {
         let (reply, answer) = Reply::channel(());
         post(&entry.mailbox, id, Wish::UpdatePod { limits: Box::new(limits), reply })?;
         outcome(answer).await?;
-        if let (Some(plugins), Some(pod)) = (self.shared.plugins(), self.shared.registry.pod(id)?.status) {
+        let pod = self.shared.registry.pod(id).ok().and_then(|entry| entry.status);
+        if let (Some(plugins), Some(pod)) = (self.shared.plugins(), pod) {
             plugins.tell(News { what: Happened::Updated, about: About::Pod(pod) });
         }
         Ok(())

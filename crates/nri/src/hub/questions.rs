@@ -67,7 +67,13 @@ impl Hub {
             adjust: Some(adjust),
             update: updates,
             owners: Some(owners.told()),
-            plugins: self.plugins.iter().map(instance).collect(),
+            // One that was cut off meanwhile has not been asked to the end.
+            plugins: self
+                .plugins
+                .iter()
+                .filter(|plugin| plugin.connection.ended().is_none())
+                .map(instance)
+                .collect(),
         };
         self.validate(&validation).await?;
         let window = Some(self.core.gate.open());

@@ -52,10 +52,12 @@ impl Claim<'_> {
         self.fields.simple.insert(field as i32, api::remove(self.plugin));
     }
 
-    /// Takes an entry away from whose it is.
+    /// Takes an entry away from whose it is. One that no plugin has set stays free for the next, but for namespaces, as the interface has it.
     pub(crate) fn clear_entry(&mut self, field: Field, key: &str) {
         let owners = &mut self.fields.compound.entry(field as i32).or_default().owners;
-        owners.insert(key.to_owned(), api::remove(self.plugin));
+        if field == Field::Namespace || owners.contains_key(key) {
+            owners.insert(key.to_owned(), api::remove(self.plugin));
+        }
     }
 
     /// Sets a field that may be several plugins': they are told separated by commas.

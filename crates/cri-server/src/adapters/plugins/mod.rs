@@ -174,6 +174,9 @@ async fn change(pods: &Pods, update: &api::ContainerUpdate) -> Result<(), String
     let Some(limits) = update.linux.as_ref().and_then(|linux| linux.resources.as_ref()) else {
         return Ok(());
     };
+    if !limits.devices.is_empty() {
+        return Err("linux.resources.devices: rules for devices can't be changed any more".to_owned());
+    }
     let limits = nri::spec::limits(limits).map_err(|error| chain(&error))?;
     pods.change_limits(&update.container_id, &limits).await.map_err(|error| chain(&error))
 }
