@@ -49,8 +49,8 @@ fn the_next_plugin_sees_what_the_one_before_has_changed() {
     assert_eq!(creation.seen.env, ["B=3", "C=4"]);
     assert_eq!(creation.adjust.env, [variable("-A", ""), variable("B", "3"), variable("C", "4")]);
     let of_a = &creation.others.owners.told().owners["c"].compound[&(Field::Env as i32)].owners;
-    let expected =
-        [("A", "-10-a"), ("B", "10-a"), ("C", "10-a")].map(|(key, owner)| (key.into(), owner.into()));
+    // What no plugin had set is nobody's when it is gone.
+    let expected = [("B", "10-a"), ("C", "10-a")].map(|(key, owner)| (key.into(), owner.into()));
     assert_eq!(*of_a, BTreeMap::from(expected));
 }
 
@@ -64,10 +64,31 @@ fn two_plugins_cannot_set_the_same_unless_one_takes_it_over() {
     assert_eq!(creation.adjust.env, [variable("X", "3")]);
     let conflict = creation.add("40-d", env(&[("X", "4")])).unwrap_err();
     assert!(matches!(conflict, Error::Conflict { other, .. } if other == "30-c"));
-    // What was taken away is whose who took it away.
+    // What was taken away from a plugin is whose who took it away.
+    let mut creation = Creation::new(container());
+    creation.add("10-a", env(&[("X", "1")])).unwrap();
+    creation.add("20-b", env(&[("-X", "")])).unwrap();
+    let conflict = creation.add("30-c", env(&[("X", "5")])).unwrap_err();
+    assert!(matches!(conflict, Error::Conflict { other, .. } if other == "20-b"));
+}
+
+/// As with other runtimes: one plugin drops a variable of the image, and another one sets it.
+#[test]
+fn what_no_plugin_has_set_stays_free_when_it_is_taken_away() {
     let mut creation = Creation::new(container());
     creation.add("10-a", env(&[("-A", "")])).unwrap();
-    assert!(creation.add("20-b", env(&[("A", "5")])).is_err());
+    assert_eq!(creation.seen.env, ["B=2"]);
+    creation.add("20-b", env(&[("A", "5")])).unwrap();
+    assert_eq!(creation.adjust.env, [variable("A", "5")]);
+    assert!(creation.add("30-c", env(&[("A", "6")])).is_err(), "it is 20-b's now");
+    // A namespace that was taken away is the remover's all the same: the host's is a choice, too.
+    let namespace = |kind: &str| LinuxNamespace { r#type: kind.into(), ..LinuxNamespace::default() };
+    let namespaces = |kind: &str| {
+        let linux = LinuxContainerAdjustment { namespaces: vec![namespace(kind)], ..Default::default() };
+        answer(ContainerAdjustment { linux: Some(linux), ..ContainerAdjustment::default() })
+    };
+    creation.add("40-d", namespaces("-pid")).unwrap();
+    assert!(creation.add("50-e", namespaces("pid")).is_err());
 }
 
 #[test]
