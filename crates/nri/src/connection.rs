@@ -48,6 +48,9 @@ pub(crate) enum CallError {
     /// There was no answer in time.
     #[error("no answer within {0:?}")]
     Late(Duration),
+    /// Each answer was in time, and all of them together took too long.
+    #[error("others have waited for its answers for {0:?}")]
+    Slow(Duration),
     /// The connection has ended.
     #[error("{0}")]
     Gone(String),
@@ -121,6 +124,8 @@ impl Connection {
         let gone = |error: prost::DecodeError| {
             CallError::Gone(format!("an answer to {method} that is none: {error}"))
         };
+        crate::bounds::check(method, &response.payload)
+            .map_err(|why| CallError::Gone(format!("an answer to {method}: {why}")))?;
         A::decode(response.payload.as_slice()).map_err(gone)
     }
 

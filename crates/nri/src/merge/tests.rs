@@ -245,6 +245,50 @@ fn an_update_is_what_was_asked_for_with_what_plugins_change_of_it() {
 }
 
 #[test]
+fn rules_for_devices_are_refused_in_updates_and_never_dropped() {
+    let rules = || LinuxResources { devices: vec![LinuxDeviceCgroup::default()], ..limits(Some(5), None) };
+    let of = |updates| UpdateContainerResponse { update: updates, ..UpdateContainerResponse::default() };
+    let mut change = Change::new("c", limits(Some(2), None));
+    let refused = change.add("10-a", of(vec![update("c", rules(), false)])).unwrap_err();
+    assert!(matches!(&refused, Error::Unsupported { field, .. } if field == "linux.resources.devices"));
+    assert!(refused.to_string().contains("10-a"), "{refused}");
+    // Of another one whoever carries it out refuses them: they have to come there.
+    let mut others = Others::default();
+    others.update("10-a", vec![update("x", limits(Some(2), None), false)]).unwrap();
+    let devices = LinuxResources { devices: rules().devices, ..LinuxResources::default() };
+    others.update("20-b", vec![update("x", devices, false)]).unwrap();
+    assert_eq!(limits_of(&others, "x").devices, rules().devices);
+}
+
+fn limits_of(others: &Others, id: &str) -> LinuxResources {
+    let update = others.updates.iter().find(|update| update.container_id == id).unwrap();
+    update.linux.clone().unwrap().resources.unwrap()
+}
+
+/// Each of them used to cost a look at all that was there: hours, in the one task that everybody waits for.
+#[test]
+fn as_many_as_a_message_may_have_cost_no_more_each() {
+    let all = 16 << 10;
+    let entries: Vec<String> = (0..all).map(|entry| format!("K{entry}")).collect();
+    let pairs: Vec<(&str, &str)> = entries.iter().map(|key| (key.as_str(), "1")).collect();
+    let mut creation = Creation::new(container());
+    creation.add("10-a", env(&pairs)).unwrap();
+    assert_eq!(creation.adjust.env.len(), all);
+    let removals: Vec<String> = entries.iter().map(|key| format!("-{key}")).collect();
+    let removals: Vec<(&str, &str)> = removals.iter().map(|key| (key.as_str(), "")).collect();
+    creation.add("20-b", env(&removals)).unwrap();
+    assert_eq!(creation.seen.env, container().env);
+    let mut others = Others::default();
+    others
+        .update("10-a", entries.iter().map(|id| update(id, limits(Some(2), None), false)).collect())
+        .unwrap();
+    let more = entries.iter().map(|id| update(id, limits(None, Some(7)), false)).collect();
+    others.update("20-b", more).unwrap();
+    assert_eq!(others.updates.len(), all);
+    assert_eq!(limits_of(&others, "K7"), limits(Some(2), Some(7)));
+}
+
+#[test]
 fn rdt_is_taken_away_as_a_whole() {
     let rdt = |rdt: LinuxRdt| {
         let linux = LinuxContainerAdjustment { rdt: Some(rdt), ..LinuxContainerAdjustment::default() };

@@ -1,5 +1,6 @@
 //! Plugins that are started: what they find, and that nothing is left of them.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
@@ -31,7 +32,7 @@ async fn they_find_their_connection_and_who_they_are_and_nothing_else() {
         &plugins,
         "20-told",
         &format!(
-            "/usr/bin/env > {out}/env; ls /proc/self/fd > {out}/fds; readlink /proc/$$/fd/3 > {out}/three; exec sleep 1000"
+            "/usr/bin/env > {out}/env; ls /proc/self/fd > {out}/fds; grep ^Sig /proc/self/status > {out}/signals; readlink /proc/$$/fd/3 > {out}/three; exec sleep 1000"
         ),
         0o755,
     );
@@ -41,10 +42,20 @@ async fn they_find_their_connection_and_who_they_are_and_nothing_else() {
     launch(&world).await;
     let read = |file: &str| std::fs::read_to_string(world.directory.path().join(file)).unwrap();
     let env = read("env");
-    for expected in ["NRI_PLUGIN_NAME=told", "NRI_PLUGIN_IDX=20", "NRI_PLUGIN_SOCKET=3"] {
-        assert!(env.lines().any(|line| line == expected), "{env}");
+    // A shell has some of its own.
+    let of_shell = ["PWD=", "OLDPWD=", "SHLVL=", "_="];
+    let told: BTreeSet<&str> =
+        env.lines().filter(|line| !of_shell.iter().any(|own| line.starts_with(own))).collect();
+    assert_eq!(told, BTreeSet::from(["NRI_PLUGIN_IDX=20", "NRI_PLUGIN_NAME=told", "NRI_PLUGIN_SOCKET=3"]));
+    assert_eq!(
+        read("fds").split_whitespace().collect::<Vec<_>>(),
+        ["0", "1", "2", "3", "4"],
+        "the last is of ls"
+    );
+    let signals = read("signals");
+    for none in ["SigBlk:", "SigIgn:"] {
+        assert!(signals.contains(&format!("{none}\t0000000000000000")), "{signals}");
     }
-    assert!(!env.contains("PATH=/") || !env.contains("CARGO"), "{env}");
     assert!(read("three").starts_with("socket:"));
     // One that does not register is ended, and waited for.
     let left = || {

@@ -97,6 +97,11 @@ impl Stub {
         next.expect("a call in time").expect("a connection")
     }
 
+    /// The next call, or nothing when the runtime has closed the connection.
+    pub(crate) async fn next_if_any(&mut self) -> Option<Call> {
+        tokio::time::timeout(PATIENCE, self.calls.recv()).await.expect("a call or the end in time")
+    }
+
     /// The next call, which has to be this one.
     pub(crate) async fn expect(&mut self, method: &str) -> Call {
         let call = self.next().await;
