@@ -45,7 +45,7 @@ use crate::scopes;
 use crate::selinux::{self, Selinux};
 use crate::shared::{Leftovers, Shared};
 use crate::sources::Sources;
-use crate::stats::{self, Looks, PodUsage, Wanted};
+use crate::stats::{self, Accounts, Looks, PodUsage, Wanted};
 use crate::supervisor::spawn::Binary;
 use crate::supervisor::trial::try_users;
 use crate::user_namespaces::{self, UserNamespaces};
@@ -371,7 +371,8 @@ impl Pods {
         let (reply, answer) = Reply::channel(());
         post(&entry.mailbox, id, Wish::UpdatePod { limits: Box::new(limits), reply })?;
         outcome(answer).await?;
-        if let (Some(plugins), Some(pod)) = (self.shared.plugins(), self.shared.registry.pod(id)?.status) {
+        let pod = self.shared.registry.pod(id).ok().and_then(|entry| entry.status);
+        if let (Some(plugins), Some(pod)) = (self.shared.plugins(), pod) {
             plugins.tell(News { what: Happened::Updated, about: About::Pod(pod) });
         }
         Ok(())
@@ -417,6 +418,11 @@ impl Pods {
         let filter = PodFilter { id: pod.id.to_string(), ..PodFilter::default() };
         let mut found = self.pods_stats(&filter, &Wanted::of_pods()).await?;
         found.pop().ok_or_else(|| Error::NotFound { kind: Kind::Pod, id: id.to_owned() })
+    }
+
+    /// What the cgroups of this host count.
+    pub fn accounts(&self) -> Accounts {
+        self.shared.host.accounts()
     }
 
     /// What all pods use that a filter matches, each with its containers that run. What can't be read is missing in the answer, or in its pod.
