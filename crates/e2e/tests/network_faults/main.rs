@@ -40,12 +40,10 @@ at after
 printf '%s' "$out"
 "#;
 
-/// A bridge with addresses, a plugin of the test's, host ports.
-///
-/// Without masquerade: its rules stay when Debian's bridge 1.1.1 is killed between the link and them.
+/// A bridge with addresses and masquerade, a plugin of the test's, host ports.
 fn chain() -> Value {
     json!([
-        { "type": "bridge", "bridge": "knefault0", "isGateway": true,
+        { "type": "bridge", "bridge": "knefault0", "isGateway": true, "ipMasq": true,
           "ipam": { "type": "host-local", "ranges": [[{ "subnet": "10.66.0.0/24" }]] } },
         { "type": "between" },
         { "type": "portmap", "capabilities": { "portMappings": true } },
