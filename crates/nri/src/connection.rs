@@ -23,6 +23,9 @@ use crate::ttrpc::{Assembler, Frame, Request, Response, Status, code};
 /// How many calls of a plugin are worked at at a time; further ones are refused.
 const CALLS: usize = 8;
 
+/// How long a plugin may take to take an answer in.
+const ANSWER: Duration = Duration::from_secs(2);
+
 /// What is read at a time, in bytes.
 const PIECE: usize = 8 << 10;
 
@@ -45,6 +48,9 @@ pub(crate) enum CallError {
     /// There was no answer in time.
     #[error("no answer within {0:?}")]
     Late(Duration),
+    /// Each answer was in time, and all of them together took too long.
+    #[error("others have waited for its answers for {0:?}")]
+    Slow(Duration),
     /// The connection has ended.
     #[error("{0}")]
     Gone(String),
@@ -118,11 +124,16 @@ impl Connection {
         let gone = |error: prost::DecodeError| {
             CallError::Gone(format!("an answer to {method} that is none: {error}"))
         };
+        crate::bounds::check(method, &response.payload)
+            .map_err(|why| CallError::Gone(format!("an answer to {method}: {why}")))?;
         A::decode(response.payload.as_slice()).map_err(gone)
     }
 
     async fn exchange(&self, request: Request) -> Result<Response, CallError> {
         let answer = {
+            if let Some(why) = self.ended() {
+                return Err(CallError::Gone(why));
+            }
             let mut writer = self.writer.lock().await;
             let (stream, answer) = self.enter()?;
             let Some(bytes) = Frame::Request(stream, request).encode() else {
@@ -168,6 +179,8 @@ impl Connection {
             }
         };
         self.end(why);
+        // One that is being written to a plugin that doesn't read has the writer.
+        drop(reading);
         let _not_connected = self.writer.lock().await.shutdown().await;
         self.ended().unwrap_or_default()
     }
@@ -186,9 +199,14 @@ impl Connection {
         };
         let bytes = Frame::Response(stream, response).encode();
         let bytes = bytes.or_else(|| Frame::Response(stream, failed("an answer that is too long")).encode());
-        let mut writer = self.writer.lock().await;
-        if let Err(error) = write(&mut writer, trunk::RUNTIME, &bytes.unwrap_or_default()).await {
-            self.end(error.to_string());
+        let written = async {
+            let mut writer = self.writer.lock().await;
+            write(&mut writer, trunk::RUNTIME, &bytes.unwrap_or_default()).await
+        };
+        match tokio::time::timeout(ANSWER, written).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => self.end(error.to_string()),
+            Err(_) => self.end("it doesn't take its answers"),
         }
     }
 }

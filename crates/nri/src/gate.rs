@@ -41,6 +41,11 @@ impl Gate {
         self.state().plugins == 0
     }
 
+    /// How many there are to ask, those who wait to be let in among them.
+    pub(crate) fn plugins(&self) -> u32 {
+        u32::try_from(self.state().plugins).unwrap_or(u32::MAX)
+    }
+
     /// Opens a window if there is nobody to ask.
     pub(crate) fn pass(&self) -> Option<Window> {
         let mut state = self.state();

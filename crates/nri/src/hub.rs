@@ -9,11 +9,15 @@
 //!   in the order in which they happen.
 //! - A plugin is let in between two events, when no [`Window`] is open. While one waits for that, questions that would open one
 //!   wait; everything else goes on, so that windows close.
-//! - Changes of other containers and evictions are carried out by whoever asked, not here: they may need the hub themselves.
+//! - Changes of other containers and evictions are begun here, in the order of the answers, and carried out elsewhere (`changes`): they may
+//!   need the hub themselves.
+//! - Plugins that are slow, each answer just in time, are found by how long messages wait here: whoever has cost most of it is cut off.
 //!
 //! Without plugins nothing comes here.
 
+mod changes;
 mod handle;
+mod joining;
 mod questions;
 
 use std::collections::VecDeque;
@@ -23,19 +27,24 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::api;
+use crate::connection::CallError;
 use crate::error::Error;
 use crate::gate::{Gate, Window};
 use crate::plugin::Plugin;
-use crate::ttrpc::{Status, code};
 use crate::validate::Validator;
+use changes::{Outcome, Wanted};
 pub use handle::Nri;
+use joining::Joining;
 
 /// How long plugins have to take in that the runtime goes down.
 const LAST_WORD: Duration = Duration::from_millis(500);
+
+/// How long a message may wait here for plugins that are slow, in times that a request may take. One that hangs costs one of them, so that
+/// only several slow answers in a row come so far.
+const PATIENCE: u32 = 5;
 
 /// How plugins are dealt with.
 #[derive(Debug, Clone)]
@@ -57,9 +66,10 @@ pub struct Config {
 pub trait Runtime: Send + Sync + 'static {
     /// All that there is, for a plugin that comes.
     async fn snapshot(&self) -> Snapshot;
-    /// Changes containers as plugins want, without asking them again, and returns what failed.
+    /// Changes containers as plugins want, without asking them again, and returns what failed. All of it is begun, in this order, before the
+    /// future waits for the first time: what is wanted later must not overtake it.
     async fn update(&self, updates: Vec<api::ContainerUpdate>) -> Vec<api::ContainerUpdate>;
-    /// Stops containers that plugins want gone. Returns before they have stopped.
+    /// Stops containers that plugins want gone. May be dropped when all of it is begun.
     async fn evict(&self, evictions: Vec<api::ContainerEviction>);
 }
 
@@ -120,13 +130,12 @@ impl Question {
     }
 }
 
-/// Answers to [`Question`]s, before what they want of others is carried out.
+/// Answers to [`Question`]s. What they want of others is under way.
 pub(crate) struct Answer {
     pub(crate) adjust: api::ContainerAdjustment,
     /// Of an update: the limits that are to be.
     pub(crate) limits: api::LinuxResources,
-    pub(crate) updates: Vec<api::ContainerUpdate>,
-    pub(crate) evictions: Vec<api::ContainerEviction>,
+    pub(crate) others: Option<Outcome>,
     pub(crate) window: Option<Window>,
 }
 
@@ -150,84 +159,42 @@ pub(crate) struct Core {
     pub(crate) gate: Gate,
     /// Set once there is somebody to ask.
     runtime: OnceLock<Arc<dyn Runtime>>,
-    queue: mpsc::UnboundedSender<Message>,
+    queue: mpsc::UnboundedSender<(Instant, Message)>,
+    changes: mpsc::UnboundedSender<Wanted>,
 }
 
 impl Core {
     pub(crate) fn send(&self, message: Message) {
         // A hub that has ended drops it, and with it whoever waits.
-        let _ended = self.queue.send(message);
+        let _ended = self.queue.send((Instant::now(), message));
     }
-
-    /// Carries out what a plugin wants by itself.
-    pub(crate) async fn unsolicited(
-        &self,
-        asked: api::UpdateContainersRequest,
-    ) -> Result<Vec<api::ContainerUpdate>, Status> {
-        let gone = || Status { code: code::FAILED_PRECONDITION, message: "the runtime goes down".into() };
-        let runtime = self.runtime.get().ok_or_else(gone)?;
-        runtime.evict(asked.evict).await;
-        Ok(runtime.update(asked.update).await)
-    }
-
-    /// Carries out what plugins want of other containers than the one that they were asked about. One that doesn't come to its end is
-    /// not waited for: its container may be what somebody else waits for.
-    pub(crate) async fn others(
-        &self,
-        updates: Vec<api::ContainerUpdate>,
-        evictions: Vec<api::ContainerEviction>,
-    ) {
-        let Some(runtime) = self.runtime.get().filter(|_| !updates.is_empty() || !evictions.is_empty())
-        else {
-            return;
-        };
-        let runtime = runtime.clone();
-        let work = tokio::spawn(async move {
-            runtime.evict(evictions).await;
-            for failed in runtime.update(updates).await {
-                tracing::warn!(
-                    container = failed.container_id,
-                    "what a plugin wants of another container fails"
-                );
-            }
-        });
-        if tokio::time::timeout(self.config.request_timeout, work).await.is_err() {
-            tracing::warn!("what a plugin wants of other containers takes long, and is not waited for");
-        }
-    }
-}
-
-/// A plugin that waits to be let in.
-struct Joining {
-    plugin: Plugin,
-    told: oneshot::Sender<Result<(), String>>,
-    /// When it has waited long enough: somebody holds a window open, and everybody else waits with it.
-    deadline: Instant,
 }
 
 /// The hub's own.
 struct Hub {
     core: Arc<Core>,
-    messages: mpsc::UnboundedReceiver<Message>,
+    /// With when they came.
+    messages: mpsc::UnboundedReceiver<(Instant, Message)>,
     /// In the order in which they are asked.
     plugins: Vec<Plugin>,
     joining: VecDeque<Joining>,
     /// Questions that would open a window, while a plugin waits for those that are open to close.
     later: VecDeque<(Box<Question>, Reply)>,
-    /// Changes of containers that nobody waits for.
-    work: JoinSet<()>,
+    /// Who waits for the end, when it has come.
+    ending: Option<oneshot::Sender<()>>,
 }
 
 impl Hub {
-    fn new(core: Arc<Core>, messages: mpsc::UnboundedReceiver<Message>) -> Self {
+    fn new(core: Arc<Core>, messages: mpsc::UnboundedReceiver<(Instant, Message)>) -> Self {
         let (plugins, joining, later) = Default::default();
-        Self { core, messages, plugins, joining, later, work: JoinSet::new() }
+        Self { core, messages, plugins, joining, later, ending: None }
     }
 
     async fn run(mut self) {
         loop {
-            while let Some(Joining { plugin, told, .. }) = self.next_in() {
-                let _has_gone = told.send(self.let_in(plugin).await);
+            self.let_all_in().await;
+            if let Some(told) = self.ending.take() {
+                return self.end(told).await;
             }
             if self.joining.is_empty()
                 && let Some((question, reply)) = self.later.pop_front()
@@ -240,13 +207,14 @@ impl Hub {
             tokio::select! {
                 biased;
                 message = self.messages.recv() => match message {
-                    Some(Message::End(told)) => return self.end(told).await,
-                    Some(message) => self.take(message).await,
+                    Some((came, message)) => {
+                        self.cut_off_who_is_slow(came.elapsed());
+                        self.take(message).await;
+                    }
                     None => return,
                 },
                 () = gate.changed(), if deadline.is_some() => {}
                 () = until(deadline) => self.send_away(),
-                Some(_) = self.work.join_next() => {}
             }
         }
     }
@@ -263,44 +231,24 @@ impl Hub {
             }
             Message::Ask(question, reply) => self.answer(*question, reply).await,
             Message::Tell(news) => self.tell(news).await,
-            // Taken by the loop.
-            Message::End(told) => drop(told),
+            Message::End(told) => self.ending = Some(told),
         }
     }
 
-    /// The next plugin that can be let in.
-    fn next_in(&mut self) -> Option<Joining> {
-        if !self.core.gate.is_clear() {
-            return None;
+    /// Of plugins that answer in time, but so slowly that everybody waits for them.
+    fn cut_off_who_is_slow(&mut self, waited: Duration) {
+        let spent = |plugin: &&Plugin| plugin.spent.get();
+        if waited >= self.core.config.request_timeout * PATIENCE
+            && let Some(slowest) = self.plugins.iter().max_by_key(spent)
+            // Not what it took to let another one in, or to read what there is.
+            && spent(&slowest) >= waited / 2
+        {
+            slowest.cut_off("events in a row", &CallError::Slow(waited));
+            self.plugins.iter().for_each(|plugin| plugin.spent.reset());
         }
-        self.joining.pop_front()
-    }
-
-    /// The one that has waited longest has waited too long.
-    fn send_away(&mut self) {
-        if let Some(joining) = self.joining.pop_front() {
-            let _has_gone =
-                joining.told.send(Err("something is being made all the while that takes too long".into()));
+        if self.messages.is_empty() {
+            self.plugins.iter().for_each(|plugin| plugin.spent.reset());
         }
-    }
-
-    /// Tells a plugin all that there is; from then on it hears of every event.
-    async fn let_in(&mut self, plugin: Plugin) -> Result<(), String> {
-        if let Some(why) = plugin.connection.ended() {
-            return Err(why);
-        }
-        let runtime = self.core.runtime.get().ok_or("the runtime is not there yet")?.clone();
-        let Snapshot { pods, containers } = runtime.snapshot().await;
-        let counts = (pods.len(), containers.len());
-        let synchronized =
-            plugin.synchronize((pods, containers), self.core.config.registration_timeout).await;
-        let updates = synchronized.map_err(|error| format!("Synchronize: {error}"))?;
-        tracing::info!(plugin = %plugin.name, pods = counts.0, containers = counts.1, "a plugin is in");
-        let core = self.core.clone();
-        self.work.spawn(async move { core.others(updates, Vec::new()).await });
-        let at = self.plugins.partition_point(|known| known.name.index <= plugin.name.index);
-        self.plugins.insert(at, plugin);
-        Ok(())
     }
 
     async fn end(self, told: oneshot::Sender<()>) {

@@ -13,9 +13,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, posix_spawn};
+use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn};
+use nix::sys::signal::SigSet;
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOptions, kill_process, pidfd_open, pidfd_send_signal,
+    waitid, waitpid,
 };
 use tokio::net::UnixStream;
 use tokio::sync::oneshot;
@@ -117,12 +119,27 @@ fn start(launch: &Launch) -> io::Result<(Process, UnixStream)> {
     // Standard output is where the runtime says that it serves.
     actions.add_dup2(2, 1)?;
     actions.add_dup2(theirs.as_raw_fd(), DESCRIPTOR)?;
-    let attributes = PosixSpawnAttr::init()?;
+    let attributes = signals()?;
     let pid = posix_spawn(file.as_c_str(), &actions, &attributes, &[file.as_c_str()], &environment)?;
     let pid = Pid::from_raw(pid.as_raw()).ok_or_else(|| io::Error::other("a process without a number"))?;
     // A child that nobody has waited for keeps its number.
-    let process = Process { pid, pidfd: pidfd_open(pid, PidfdFlags::empty())? };
-    Ok((process, UnixStream::from_std(ours)?))
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).inspect_err(|_| reap(pid))?;
+    Ok((Process { pid, pidfd }, UnixStream::from_std(ours)?))
+}
+
+/// None is blocked in a plugin, nor ignored: this process ignores SIGPIPE, and that would be inherited.
+fn signals() -> io::Result<PosixSpawnAttr> {
+    let mut attributes = PosixSpawnAttr::init()?;
+    attributes.set_flags(PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF | PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK)?;
+    attributes.set_sigdefault(&SigSet::all())?;
+    attributes.set_sigmask(&SigSet::empty())?;
+    Ok(attributes)
+}
+
+/// Ends a child that can't be watched, and waits for it, which takes no time.
+fn reap(pid: Pid) {
+    let _has_ended = kill_process(pid, Signal::KILL);
+    let _reaped = waitpid(Some(pid), WaitOptions::empty());
 }
 
 impl Process {

@@ -11,6 +11,7 @@
 //! has them), and carrying out what a specification says.
 
 pub mod api;
+mod bounds;
 mod connection;
 mod error;
 mod gate;

@@ -9,9 +9,12 @@
 //! Not here: how it registers (see `session`), what is done with its answers (see `merge`).
 
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use prost::Message;
+use tokio::time::Instant;
 
 use crate::api::{self, Event, Events};
 use crate::connection::{CallError, Connection};
@@ -71,6 +74,26 @@ pub(crate) struct Plugin {
     pub(crate) patience: Duration,
     /// Of its connection, to tell it from another one of the same name.
     pub(crate) number: u64,
+    pub(crate) spent: Spent,
+}
+
+/// How long a plugin has taken for its answers, in microseconds, since nobody waited.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Spent(Arc<AtomicU64>);
+
+impl Spent {
+    pub(crate) fn get(&self) -> Duration {
+        Duration::from_micros(self.0.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn reset(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+
+    fn add(&self, time: Duration) {
+        let microseconds = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        self.0.fetch_add(microseconds, Ordering::Relaxed);
+    }
 }
 
 impl Plugin {
@@ -86,7 +109,7 @@ impl Plugin {
         if !self.events.have(event) {
             return Ok(None);
         }
-        let answer = self.connection.call(method(event), question, self.patience).await;
+        let answer = self.call(method(event), question).await;
         self.judge(event, answer)
     }
 
@@ -103,14 +126,25 @@ impl Plugin {
         if !self.events.have(event) {
             return Ok(());
         }
-        let told = self.connection.call::<api::Empty>(method(event), question, self.patience).await;
+        let told = self.call::<api::Empty>(method(event), question).await;
         let told = match told {
             Err(CallError::Refused(status)) if status.code == code::UNIMPLEMENTED => {
-                self.connection.call("StateChange", &old(), self.patience).await
+                self.call("StateChange", &old()).await
             }
             told => told,
         };
         self.judge(event, told).map(|_| ())
+    }
+
+    async fn call<A: Message + Default>(
+        &self,
+        method: &str,
+        question: &impl Message,
+    ) -> Result<A, CallError> {
+        let begun = Instant::now();
+        let answer = self.connection.call(method, question, self.patience).await;
+        self.spent.add(begun.elapsed());
+        answer
     }
 
     fn judge<A>(&self, event: Event, answer: Result<A, CallError>) -> Result<Option<A>, Error> {
@@ -134,7 +168,7 @@ impl Plugin {
         self.connection.end(why.to_string());
     }
 
-    /// Tells it all that there is, in as many messages as that takes, and returns what it wants changed.
+    /// Tells it all that there is, in as many messages as that takes, and returns what it wants changed. It has that long for all of them.
     ///
     /// # Errors
     /// Why it can't be let in.
@@ -143,11 +177,13 @@ impl Plugin {
         all: (Vec<api::PodSandbox>, Vec<api::Container>),
         patience: Duration,
     ) -> Result<Vec<api::ContainerUpdate>, CallError> {
+        let deadline = Instant::now() + patience;
         let mut parts = split(all, SYNCHRONIZE_BYTES).into_iter().peekable();
         while let Some((pods, containers)) = parts.next() {
             let request = api::SynchronizeRequest { pods, containers, more: parts.peek().is_some() };
+            let left = deadline.saturating_duration_since(Instant::now());
             let answer: api::SynchronizeResponse =
-                self.connection.call("Synchronize", &request, patience).await?;
+                self.connection.call("Synchronize", &request, left).await?;
             if !request.more {
                 return Ok(answer.update);
             }

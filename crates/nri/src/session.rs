@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use prost::Message;
 use tokio::net::UnixStream;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::api::{self, Events};
 use crate::connection::{CallError, Connection, Service};
@@ -41,13 +41,14 @@ pub(crate) async fn serve(
     let (told, registered) = oneshot::channel();
     let service = Arc::new(Runtime {
         core: core.clone(),
-        state: Mutex::new(State { told: Some(told), name: None, is_in: false }),
+        state: Mutex::new(State { told: Some(told), name: known.as_ref().map(|known| known.name.clone()) }),
+        is_in: watch::Sender::new(false),
     });
     let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
     let entrance = Entrance { core: &core, connection: &connection, service: &service, number };
     let way_in = async {
         if let Err(why) = entrance.pass(registered, known.as_ref(), joined).await {
-            tracing::warn!(plugin = %service.name(known.as_ref()), error = %why, "a plugin is not let in");
+            tracing::warn!(plugin = %service.name(), error = %why, "a plugin is not let in");
             connection.end(why);
         }
         std::future::pending::<()>().await;
@@ -57,7 +58,7 @@ pub(crate) async fn serve(
         () = way_in => String::new(),
     };
     core.send(Word::Left(number));
-    tracing::info!(plugin = %service.name(known.as_ref()), reason = why, "a plugin is gone");
+    tracing::info!(plugin = %service.name(), reason = why, "a plugin is gone");
 }
 
 struct Entrance<'a> {
@@ -80,16 +81,15 @@ impl Entrance<'_> {
             Err(_) => return Err(format!("it has not registered within {:?}", config.registration_timeout)),
             Ok(told) => told.map_err(|_| "it has not registered".to_owned())??,
         };
-        // Its file's name goes before what it says of itself.
-        let name = known.map_or(name, |known| known.name.clone());
         let events = self.configure(known).await?;
         let (connection, patience) = (self.connection.clone(), config.request_timeout);
-        let plugin = Plugin { name, connection, events, patience, number: self.number };
+        let (number, spent) = (self.number, Default::default());
+        let plugin = Plugin { name, connection, events, patience, number, spent };
         let _seat = Seat::take(&self.core.gate);
         let (answer, let_in) = oneshot::channel();
         self.core.send(Word::Join(Box::new(plugin), answer));
         let_in.await.map_err(|_| "the runtime goes down".to_owned())??;
-        self.service.state().is_in = true;
+        self.service.is_in.send_replace(true);
         let _nobody_waits = joined.send(());
         std::future::pending::<Result<(), String>>().await
     }
@@ -133,14 +133,15 @@ impl Drop for Seat<'_> {
 struct Runtime {
     core: Arc<Core>,
     state: Mutex<State>,
+    /// Whether it was told all that there is.
+    is_in: watch::Sender<bool>,
 }
 
 struct State {
     /// Who waits to hear who it is, until it has said so.
     told: Option<oneshot::Sender<Result<Name, String>>>,
+    /// Known before of one that was started here.
     name: Option<Name>,
-    /// It was told all that there is.
-    is_in: bool,
 }
 
 impl Runtime {
@@ -149,10 +150,18 @@ impl Runtime {
     }
 
     /// What messages call it.
-    fn name(&self, known: Option<&Known>) -> String {
-        let name = known.map(|known| known.name.to_string());
-        let name = name.or_else(|| self.state().name.as_ref().map(ToString::to_string));
-        name.unwrap_or_else(|| "without a name".to_owned())
+    fn name(&self) -> String {
+        self.state().name.as_ref().map_or_else(|| "without a name".to_owned(), ToString::to_string)
+    }
+
+    /// Waits until it was told all that there is: a plugin may have answered to that and not know that it is in.
+    async fn let_in(&self) -> Result<(), Status> {
+        let mut is_in = self.is_in.subscribe();
+        let is_in = is_in.wait_for(|is_in| *is_in);
+        match tokio::time::timeout(self.core.config.registration_timeout, is_in).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(status(code::FAILED_PRECONDITION, "it has not been told of any container yet".into())),
+        }
     }
 
     fn register(&self, request: &api::RegisterPluginRequest) -> Result<(), Status> {
@@ -160,7 +169,9 @@ impl Runtime {
         let Some(told) = state.told.take() else {
             return Err(status(code::FAILED_PRECONDITION, "it is registered already".into()));
         };
-        let name = Name::new(&request.plugin_idx, &request.plugin_name);
+        // Its file's name goes before what it says of itself.
+        let name =
+            state.name.clone().map_or_else(|| Name::new(&request.plugin_idx, &request.plugin_name), Ok);
         state.name = name.clone().ok();
         let _has_gone = told.send(name.clone());
         name.map(|_| ()).map_err(|why| status(code::INVALID_ARGUMENT, why))
@@ -172,6 +183,8 @@ fn status(code: i32, message: String) -> Status {
 }
 
 fn read<M: Message + Default>(request: &Request) -> Result<M, Status> {
+    crate::bounds::check(&request.method, &request.payload)
+        .map_err(|why| status(code::RESOURCE_EXHAUSTED, why))?;
     M::decode(request.payload.as_slice()).map_err(|error| status(code::INVALID_ARGUMENT, error.to_string()))
 }
 
@@ -186,10 +199,8 @@ impl Service for Runtime {
                 self.register(&read(&request)?)?;
                 Ok(api::Empty {}.encode_to_vec())
             }
-            "UpdateContainers" if !self.state().is_in => {
-                Err(status(code::FAILED_PRECONDITION, "it has not been told of any container yet".into()))
-            }
             "UpdateContainers" => {
+                self.let_in().await?;
                 let asked: api::UpdateContainersRequest = read(&request)?;
                 let failed = self.core.unsolicited(asked).await?;
                 Ok(api::UpdateContainersResponse { failed }.encode_to_vec())

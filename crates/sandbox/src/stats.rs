@@ -18,8 +18,9 @@ mod traffic;
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use runtime::cgroup::{
-    CpuDetail, CpuModes, CpuStats, Descriptors, DeviceIo, HugePages, Io, IoCost, MemoryDetail, MemoryStats,
-    Part, Pressure, Pressures, Stall, States, Stats, SwapStats, TaskStats, Throttling, device_name,
+    Accounts, CpuDetail, CpuModes, CpuStats, Descriptors, DeviceIo, HugePages, Io, IoCost, MemoryDetail,
+    MemoryStats, Part, Pressure, Pressures, Stall, States, Stats, SwapStats, TaskStats, Throttling,
+    device_name,
 };
 pub use runtime::namespaces::{Interface, Traffic};
 

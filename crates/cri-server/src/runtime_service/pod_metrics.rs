@@ -15,7 +15,7 @@ use crate::convert::series::{self, Node};
 use crate::status::of_sandbox;
 
 pub(super) fn descriptors(runtime: &Runtime) -> Vec<cri::MetricDescriptor> {
-    series::descriptors(&runtime.config.borrow().metrics.pods)
+    series::descriptors(&runtime.config.borrow().metrics.pods, runtime.pods.accounts())
 }
 
 /// Of pods that are ready. All is read before the first one is written down; that happens as they are taken.
@@ -36,7 +36,7 @@ pub(super) async fn list(
     };
     let (disk, used) = tokio::join!(disk, used);
     let used = used.map_err(|error| of_sandbox(&error))?;
-    let node = Node { disk, devices: devices(&used) };
+    let node = Node { accounts: runtime.pods.accounts(), disk, devices: devices(&used) };
     Ok(used.into_iter().map(move |pod| series::pod(&pod, &groups, &node)))
 }
 

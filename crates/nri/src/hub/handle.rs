@@ -34,13 +34,15 @@ impl Nri {
     #[must_use]
     pub fn new(config: Config) -> Self {
         let (queue, messages) = mpsc::unbounded_channel();
+        let (changes, begun_in_order) = mpsc::unbounded_channel();
         let gate = Gate::default();
         if config.validator.is_some() {
             // It has to be asked also when there is no plugin: one may be required.
             gate.enter();
         }
-        let core = Arc::new(Core { config, gate, runtime: OnceLock::new(), queue });
+        let core = Arc::new(Core { config, gate, runtime: OnceLock::new(), queue, changes });
         let mut tasks = JoinSet::new();
+        tasks.spawn(super::changes::run(core.clone(), begun_in_order));
         tasks.spawn(Hub::new(core.clone(), messages).run());
         Self { core, tasks: Mutex::new(tasks) }
     }
@@ -110,13 +112,28 @@ impl Nri {
         self.ask(question).await.map(|_| ())
     }
 
+    /// Asks to let a pod go, and waits as long as all plugins may take for one answer: nobody's end waits for what plugins still have to hear
+    /// of others. They hear of this one all the same. Safe to cancel.
+    ///
+    /// # Errors
+    /// [`Error::Refused`], [`Error::Closed`].
+    pub async fn stop_pod(&self, pod: api::PodSandbox) -> Result<(), Error> {
+        let patience = self.core.config.request_timeout * self.core.gate.plugins().max(1);
+        let id = pod.id.clone();
+        let asked = tokio::time::timeout(patience, self.consent(Question::StopPod(pod))).await;
+        asked.unwrap_or_else(|_| {
+            tracing::warn!(pod = id, "a pod goes before plugins have answered: they are behind");
+            Ok(())
+        })
+    }
+
     /// What a container is to be like. Changes of others are under way then. Safe to cancel.
     ///
     /// # Errors
     /// [`Error::Refused`], [`Error::Rejected`], [`Error::Conflict`], [`Error::NotYet`], [`Error::Closed`].
     pub async fn create(&self, request: api::CreateContainerRequest) -> Result<(Adjusted, Window), Error> {
         let answer = self.ask(Question::Create(Box::new(request))).await?;
-        self.core.others(answer.updates, answer.evictions).await;
+        self.core.settled(answer.others).await;
         Ok((Adjusted { adjust: answer.adjust }, answer.window.ok_or(Error::Closed)?))
     }
 
@@ -126,7 +143,7 @@ impl Nri {
     /// [`Error::Refused`], [`Error::Conflict`], [`Error::Closed`].
     pub async fn update(&self, request: api::UpdateContainerRequest) -> Result<api::LinuxResources, Error> {
         let answer = self.ask(Question::Update(Box::new(request))).await?;
-        self.core.others(answer.updates, answer.evictions).await;
+        self.core.settled(answer.others).await;
         Ok(answer.limits)
     }
 

@@ -8,6 +8,10 @@ use crate::plugin::{Plugin, method};
 
 impl Hub {
     pub(super) async fn answer(&mut self, question: Question, reply: Reply) {
+        // Who asked has given it up: its end was told already, and nobody is to hear of its beginning after that.
+        if question.opens_window() && reply.is_closed() {
+            return;
+        }
         let _has_gone = reply.send(self.ask(question).await);
     }
 
@@ -60,19 +64,26 @@ impl Hub {
                 creation.add(&plugin.name.to_string(), answer)?;
             }
         }
-        let Creation { adjust, others: Others { owners, updates, evictions }, .. } = creation;
+        let Creation { adjust, others: Others { owners, updates, evictions, .. }, .. } = creation;
         let validation = api::ValidateContainerAdjustmentRequest {
             pod: request.pod,
             container: Some(container),
             adjust: Some(adjust),
             update: updates,
             owners: Some(owners.told()),
-            plugins: self.plugins.iter().map(instance).collect(),
+            // One that was cut off meanwhile has not been asked to the end.
+            plugins: self
+                .plugins
+                .iter()
+                .filter(|plugin| plugin.connection.ended().is_none())
+                .map(instance)
+                .collect(),
         };
         self.validate(&validation).await?;
         let window = Some(self.core.gate.open());
         let adjust = validation.adjust.unwrap_or_default();
-        Ok(Answer { adjust, updates: validation.update, evictions, window, ..Answer::nothing() })
+        let others = self.core.want(validation.update, evictions);
+        Ok(Answer { adjust, others, window, ..Answer::nothing() })
     }
 
     /// One that doesn't answer rejects: whoever relies on it must not find it passed over.
@@ -111,7 +122,7 @@ impl Hub {
             }
         }
         let Change { seen, others: Others { updates, evictions, .. }, .. } = change;
-        Ok(Answer { limits: seen, updates, evictions, ..Answer::nothing() })
+        Ok(Answer { limits: seen, others: self.core.want(updates, evictions), ..Answer::nothing() })
     }
 
     /// What has happened can't be refused: a plugin that says no is heard by the log alone.
@@ -120,7 +131,13 @@ impl Hub {
         if !self.plugins.iter().any(|plugin| plugin.events.have(event)) {
             return;
         }
-        let (pod, container) = news.about.await;
+        let patience = self.core.config.request_timeout;
+        let Ok((pod, container)) = tokio::time::timeout(patience, news.about).await else {
+            return tracing::warn!(
+                event = method(event),
+                "plugins are not told of something that can't be read"
+            );
+        };
         if event == Event::StopContainer {
             return self.container_stopped((pod, container)).await;
         }
@@ -148,8 +165,8 @@ impl Hub {
                 Err(error) => heard(plugin, Event::StopContainer, Err(error)),
             }
         }
-        let core = self.core.clone();
-        self.work.spawn(async move { core.others(others.updates, others.evictions).await });
+        // Nobody waits for them.
+        drop(self.core.want(others.updates, others.evictions));
     }
 }
 
@@ -170,7 +187,7 @@ fn instance(plugin: &Plugin) -> api::PluginInstance {
 
 impl Answer {
     fn nothing() -> Self {
-        let (adjust, limits, updates, evictions) = Default::default();
-        Self { adjust, limits, updates, evictions, window: None }
+        let (adjust, limits) = Default::default();
+        Self { adjust, limits, others: None, window: None }
     }
 }

@@ -1,6 +1,6 @@
 //! Fields with entries: lists and maps whose entries have keys.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::Claim;
 use crate::api::{self, Field};
@@ -88,19 +88,21 @@ impl Lists<'_, '_> {
         given: &[T],
         (seen, collected): (&mut Vec<T>, &mut Vec<T>),
     ) -> Result<(), Error> {
-        for key in given.iter().filter_map(|entry| api::removed(entry.key())) {
-            self.claim.clear_entry(field, key);
-            seen.retain(|known| known.key() != key);
-            collected.retain(|known| known.key() != key && api::removed(known.key()) != Some(key));
-            collected.push(T::removal(api::remove(key)));
-        }
-        for entry in given.iter().filter(|entry| api::removed(entry.key()).is_none()) {
-            self.claim.entry(field, entry.key())?;
-            seen.retain(|known| known.key() != entry.key());
-            collected.retain(|known| api::removed(known.key()) != Some(entry.key()));
-            seen.push(entry.clone());
-            collected.push(entry.clone());
-        }
+        let removals: BTreeSet<&str> = given.iter().filter_map(|entry| api::removed(entry.key())).collect();
+        removals.iter().for_each(|key| self.claim.clear_entry(field, key));
+        let set: Vec<&T> = given.iter().filter(|entry| api::removed(entry.key()).is_none()).collect();
+        set.iter().try_for_each(|entry| self.claim.entry(field, entry.key()))?;
+        let keys: HashSet<&str> = set.iter().map(|entry| entry.key()).collect();
+        // One pass over what is there, however many there are: nobody else is served meanwhile.
+        seen.retain(|known| !removals.contains(known.key()) && !keys.contains(known.key()));
+        collected.retain(|known| match api::removed(known.key()) {
+            Some(key) => !removals.contains(key) && !keys.contains(key),
+            None => !removals.contains(known.key()),
+        });
+        let only_removed = removals.into_iter().filter(|key| !keys.contains(key));
+        collected.extend(only_removed.map(|key| T::removal(api::remove(key))));
+        seen.extend(set.iter().copied().cloned());
+        collected.extend(set.into_iter().cloned());
         Ok(())
     }
 

@@ -14,6 +14,8 @@ mod resources;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
+
 use crate::api::{self, Field};
 use crate::error::Error;
 use entries::Lists;
@@ -32,6 +34,8 @@ pub(crate) struct Creation {
 pub(crate) struct Others {
     pub(crate) owners: Owners,
     pub(crate) updates: Vec<api::ContainerUpdate>,
+    /// Where among them a container's is.
+    places: HashMap<String, usize>,
     pub(crate) evictions: Vec<api::ContainerEviction>,
 }
 
@@ -177,29 +181,44 @@ impl Others {
     /// [`Error::Conflict`], unless the plugin says that a failure doesn't matter: then what it wants of that container is left out.
     pub(crate) fn update(&mut self, plugin: &str, updates: Vec<api::ContainerUpdate>) -> Result<(), Error> {
         for update in updates {
-            // All of it or nothing: what was claimed for one that is left out would be nobody's.
-            let mut owners = self.owners.clone();
-            let limits = update.linux.as_ref().and_then(|linux| linux.resources.as_ref());
-            let mut claim = owners.claim(&update.container_id, plugin);
-            match limits.map_or(Ok(()), |limits| resources::claim(limits, &mut claim)) {
-                Ok(()) => self.owners = owners,
-                Err(_) if update.ignore_failure => continue,
-                Err(conflict) => return Err(conflict),
+            if self.claim(plugin, &update)? {
+                self.merge(update);
             }
-            self.merge(update);
         }
         Ok(())
     }
 
-    fn merge(&mut self, update: api::ContainerUpdate) {
-        let of = |known: &&mut api::ContainerUpdate| known.container_id == update.container_id;
-        let Some(known) = self.updates.iter_mut().find(of) else { return self.updates.push(update) };
-        known.ignore_failure &= update.ignore_failure;
-        if let Some(limits) = update.linux.and_then(|linux| linux.resources) {
-            let into = known.linux.get_or_insert_default().resources.get_or_insert_default();
-            resources::overlay(&limits, into);
+    /// Claims all that an update sets, or nothing when it is to be left out.
+    ///
+    /// # Errors
+    /// As for [`Others::update`].
+    fn claim(&mut self, plugin: &str, update: &api::ContainerUpdate) -> Result<bool, Error> {
+        let Some(limits) = limits(update) else { return Ok(true) };
+        let mut claim = self.owners.claim(&update.container_id, plugin);
+        match resources::claim(limits, &mut claim) {
+            Err(_) if update.ignore_failure => Ok(false),
+            claimed => claimed.map(|()| true),
         }
     }
+
+    fn merge(&mut self, update: api::ContainerUpdate) {
+        let Some(place) = self.places.get(&update.container_id) else {
+            self.places.insert(update.container_id.clone(), self.updates.len());
+            return self.updates.push(update);
+        };
+        let known = &mut self.updates[*place];
+        known.ignore_failure &= update.ignore_failure;
+        if let Some(limits) = limits(&update) {
+            let into = known.linux.get_or_insert_default().resources.get_or_insert_default();
+            resources::overlay(limits, into);
+            // For whoever carries it out to refuse.
+            into.devices.extend(limits.devices.iter().cloned());
+        }
+    }
+}
+
+fn limits(update: &api::ContainerUpdate) -> Option<&api::LinuxResources> {
+    update.linux.as_ref().and_then(|linux| linux.resources.as_ref())
 }
 
 /// What plugins change by an update of a container.
@@ -218,16 +237,32 @@ impl Change {
     /// Takes a plugin's answer in.
     ///
     /// # Errors
-    /// As for [`Others::update`].
+    /// As for [`Others::update`]; [`Error::Unsupported`] for what can't be changed of a container that is there.
     pub(crate) fn add(&mut self, plugin: &str, answer: api::UpdateContainerResponse) -> Result<(), Error> {
         self.others.evictions.extend(answer.evict);
-        self.others.update(plugin, answer.update)?;
-        let own = self.others.updates.extract_if(.., |update| update.container_id == self.container);
-        for update in own {
-            if let Some(limits) = update.linux.and_then(|linux| linux.resources) {
-                resources::overlay(&limits, &mut self.seen);
+        let (own, others): (Vec<_>, Vec<_>) =
+            answer.update.into_iter().partition(|update| update.container_id == self.container);
+        for update in &own {
+            if let Some(limits) = limits(update) {
+                refuse_devices(plugin, limits)?;
+                if self.others.claim(plugin, update)? {
+                    resources::overlay(limits, &mut self.seen);
+                }
             }
         }
-        Ok(())
+        self.others.update(plugin, others)
+    }
+}
+
+/// Rules for devices are a container's from its beginning.
+fn refuse_devices(plugin: &str, limits: &api::LinuxResources) -> Result<(), Error> {
+    match limits.devices.is_empty() {
+        true => Ok(()),
+        false => Err(Error::Unsupported {
+            field: "linux.resources.devices".to_owned(),
+            why: format!(
+                "the plugin \"{plugin}\" wants other rules for devices, which can't be changed any more"
+            ),
+        }),
     }
 }

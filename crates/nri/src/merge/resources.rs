@@ -1,14 +1,28 @@
 //! Limits: which of them a message sets, and laying one message over another.
 
+use std::collections::HashSet;
+
 use super::Claim;
 use crate::api::{Field, LinuxCpu, LinuxMemory, LinuxResources};
 use crate::error::Error;
 
-/// Claims every limit that a message sets, but for rules of devices, which belong to nobody.
+/// Claims every limit that a message sets, but for rules of devices, which belong to nobody. One that can't be had leaves the others alone.
 ///
 /// # Errors
 /// [`Error::Conflict`].
 pub(super) fn claim(given: &LinuxResources, claim: &mut Claim<'_>) -> Result<(), Error> {
+    let fields = fields(given);
+    let sizes = given.hugepage_limits.iter().map(|limit| (Field::HugepageLimits, &limit.page_size));
+    let files = given.unified.keys().map(|file| (Field::CgroupsUnified, file));
+    let entries: Vec<_> = sizes.chain(files).collect();
+    fields.iter().try_for_each(|field| claim.may_have(*field))?;
+    entries.iter().try_for_each(|(field, key)| claim.may_have_entry(*field, key))?;
+    fields.iter().try_for_each(|field| claim.field(*field))?;
+    entries.iter().try_for_each(|(field, key)| claim.entry(*field, key))
+}
+
+/// Those with one value that a message sets.
+fn fields(given: &LinuxResources) -> Vec<Field> {
     let (memory, cpu) = (given.memory.unwrap_or_default(), given.cpu.clone().unwrap_or_default());
     let fields = [
         (memory.limit.is_some(), Field::MemLimit),
@@ -30,13 +44,7 @@ pub(super) fn claim(given: &LinuxResources, claim: &mut Claim<'_>) -> Result<(),
         (given.blockio_class.is_some(), Field::BlockioClass),
         (given.rdt_class.is_some(), Field::RdtClass),
     ];
-    for (_, field) in fields.into_iter().filter(|(is_set, _)| *is_set) {
-        claim.field(field)?;
-    }
-    for limit in &given.hugepage_limits {
-        claim.entry(Field::HugepageLimits, &limit.page_size)?;
-    }
-    given.unified.keys().try_for_each(|file| claim.entry(Field::CgroupsUnified, file))
+    fields.into_iter().filter(|(is_set, _)| *is_set).map(|(_, field)| field).collect()
 }
 
 /// Lays what a message sets over another one.
@@ -50,10 +58,9 @@ pub(super) fn overlay(given: &LinuxResources, into: &mut LinuxResources) {
     over(&given.pids, &mut into.pids);
     over(&given.blockio_class, &mut into.blockio_class);
     over(&given.rdt_class, &mut into.rdt_class);
-    for limit in &given.hugepage_limits {
-        into.hugepage_limits.retain(|known| known.page_size != limit.page_size);
-        into.hugepage_limits.push(limit.clone());
-    }
+    let sizes: HashSet<&str> = given.hugepage_limits.iter().map(|limit| limit.page_size.as_str()).collect();
+    into.hugepage_limits.retain(|known| !sizes.contains(known.page_size.as_str()));
+    into.hugepage_limits.extend(given.hugepage_limits.iter().cloned());
     into.unified.extend(given.unified.clone());
 }
 

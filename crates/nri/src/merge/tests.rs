@@ -49,8 +49,8 @@ fn the_next_plugin_sees_what_the_one_before_has_changed() {
     assert_eq!(creation.seen.env, ["B=3", "C=4"]);
     assert_eq!(creation.adjust.env, [variable("-A", ""), variable("B", "3"), variable("C", "4")]);
     let of_a = &creation.others.owners.told().owners["c"].compound[&(Field::Env as i32)].owners;
-    let expected =
-        [("A", "-10-a"), ("B", "10-a"), ("C", "10-a")].map(|(key, owner)| (key.into(), owner.into()));
+    // What no plugin had set is nobody's when it is gone.
+    let expected = [("B", "10-a"), ("C", "10-a")].map(|(key, owner)| (key.into(), owner.into()));
     assert_eq!(*of_a, BTreeMap::from(expected));
 }
 
@@ -64,10 +64,31 @@ fn two_plugins_cannot_set_the_same_unless_one_takes_it_over() {
     assert_eq!(creation.adjust.env, [variable("X", "3")]);
     let conflict = creation.add("40-d", env(&[("X", "4")])).unwrap_err();
     assert!(matches!(conflict, Error::Conflict { other, .. } if other == "30-c"));
-    // What was taken away is whose who took it away.
+    // What was taken away from a plugin is whose who took it away.
+    let mut creation = Creation::new(container());
+    creation.add("10-a", env(&[("X", "1")])).unwrap();
+    creation.add("20-b", env(&[("-X", "")])).unwrap();
+    let conflict = creation.add("30-c", env(&[("X", "5")])).unwrap_err();
+    assert!(matches!(conflict, Error::Conflict { other, .. } if other == "20-b"));
+}
+
+/// As with other runtimes: one plugin drops a variable of the image, and another one sets it.
+#[test]
+fn what_no_plugin_has_set_stays_free_when_it_is_taken_away() {
     let mut creation = Creation::new(container());
     creation.add("10-a", env(&[("-A", "")])).unwrap();
-    assert!(creation.add("20-b", env(&[("A", "5")])).is_err());
+    assert_eq!(creation.seen.env, ["B=2"]);
+    creation.add("20-b", env(&[("A", "5")])).unwrap();
+    assert_eq!(creation.adjust.env, [variable("A", "5")]);
+    assert!(creation.add("30-c", env(&[("A", "6")])).is_err(), "it is 20-b's now");
+    // A namespace that was taken away is the remover's all the same: the host's is a choice, too.
+    let namespace = |kind: &str| LinuxNamespace { r#type: kind.into(), ..LinuxNamespace::default() };
+    let namespaces = |kind: &str| {
+        let linux = LinuxContainerAdjustment { namespaces: vec![namespace(kind)], ..Default::default() };
+        answer(ContainerAdjustment { linux: Some(linux), ..ContainerAdjustment::default() })
+    };
+    creation.add("40-d", namespaces("-pid")).unwrap();
+    assert!(creation.add("50-e", namespaces("pid")).is_err());
 }
 
 #[test]
@@ -221,6 +242,50 @@ fn an_update_is_what_was_asked_for_with_what_plugins_change_of_it() {
     assert_eq!(change.seen, limits(Some(5), Some(100)));
     assert_eq!(change.others.updates, [update("x", limits(Some(1), None), false)]);
     assert!(change.add("20-b", of(vec![update("c", limits(Some(6), None), false)])).is_err());
+}
+
+#[test]
+fn rules_for_devices_are_refused_in_updates_and_never_dropped() {
+    let rules = || LinuxResources { devices: vec![LinuxDeviceCgroup::default()], ..limits(Some(5), None) };
+    let of = |updates| UpdateContainerResponse { update: updates, ..UpdateContainerResponse::default() };
+    let mut change = Change::new("c", limits(Some(2), None));
+    let refused = change.add("10-a", of(vec![update("c", rules(), false)])).unwrap_err();
+    assert!(matches!(&refused, Error::Unsupported { field, .. } if field == "linux.resources.devices"));
+    assert!(refused.to_string().contains("10-a"), "{refused}");
+    // Of another one whoever carries it out refuses them: they have to come there.
+    let mut others = Others::default();
+    others.update("10-a", vec![update("x", limits(Some(2), None), false)]).unwrap();
+    let devices = LinuxResources { devices: rules().devices, ..LinuxResources::default() };
+    others.update("20-b", vec![update("x", devices, false)]).unwrap();
+    assert_eq!(limits_of(&others, "x").devices, rules().devices);
+}
+
+fn limits_of(others: &Others, id: &str) -> LinuxResources {
+    let update = others.updates.iter().find(|update| update.container_id == id).unwrap();
+    update.linux.clone().unwrap().resources.unwrap()
+}
+
+/// Each of them used to cost a look at all that was there: hours, in the one task that everybody waits for.
+#[test]
+fn as_many_as_a_message_may_have_cost_no_more_each() {
+    let all = 16 << 10;
+    let entries: Vec<String> = (0..all).map(|entry| format!("K{entry}")).collect();
+    let pairs: Vec<(&str, &str)> = entries.iter().map(|key| (key.as_str(), "1")).collect();
+    let mut creation = Creation::new(container());
+    creation.add("10-a", env(&pairs)).unwrap();
+    assert_eq!(creation.adjust.env.len(), all);
+    let removals: Vec<String> = entries.iter().map(|key| format!("-{key}")).collect();
+    let removals: Vec<(&str, &str)> = removals.iter().map(|key| (key.as_str(), "")).collect();
+    creation.add("20-b", env(&removals)).unwrap();
+    assert_eq!(creation.seen.env, container().env);
+    let mut others = Others::default();
+    others
+        .update("10-a", entries.iter().map(|id| update(id, limits(Some(2), None), false)).collect())
+        .unwrap();
+    let more = entries.iter().map(|id| update(id, limits(None, Some(7)), false)).collect();
+    others.update("20-b", more).unwrap();
+    assert_eq!(others.updates.len(), all);
+    assert_eq!(limits_of(&others, "K7"), limits(Some(2), Some(7)));
 }
 
 #[test]

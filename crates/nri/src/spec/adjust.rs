@@ -258,8 +258,8 @@ fn of_linux(linux: &mut oci::Linux, given: &api::LinuxContainerAdjustment) -> Re
     Ok(())
 }
 
-/// A device comes with the right to use it, and one that is taken away keeps the rule that it came with: it is another container's
-/// plugin that says so.
+/// A device comes with the right to use it. The rule of one that is taken away stays, as with other runtimes: the same device may be there
+/// by another path, or be one that every container has. Whoever has CAP_MKNOD can make its node again.
 fn devices(
     linux: &mut oci::Linux,
     resources: &mut oci::LinuxResources,

@@ -180,17 +180,15 @@ async fn a_plugin_changes_containers_by_itself_and_hears_what_failed() {
         update: vec![update("c"), update("unknown")],
         evict: vec![api::ContainerEviction { container_id: "e".into(), reason: "why".into() }],
     };
-    let (code, _) = plugin.call("UpdateContainers", &request).await.unwrap_err();
-    assert_eq!(code, 9, "not before it knows of any");
+    // At any time, also before it was told what there is: then it has to wait for that, and isn't refused.
+    let early = plugin.begin_call("UpdateContainers", &api::UpdateContainersRequest::default()).await;
     plugin.synchronize().await;
-    // Being let in ends with the answer, and what comes right after it may be early.
-    world.tell(Event::RunPodSandbox, None);
-    plugin.expect("RunPodSandbox").await;
     let answer = plugin.call("UpdateContainers", &request).await.unwrap();
     let failed = <api::UpdateContainersResponse as prost::Message>::decode(answer.as_slice()).unwrap().failed;
     assert_eq!(failed, [update("unknown")]);
     assert_eq!(*world.node.updated.lock().unwrap(), [update("c")]);
     assert_eq!(world.node.evicted.lock().unwrap().len(), 1);
+    tokio::time::timeout(crate::stub::PATIENCE, early).await.unwrap().unwrap().unwrap();
     let (code, _) = plugin.call("Nonsense", &api::Empty {}).await.unwrap_err();
     assert_eq!(code, 12);
 }

@@ -12,6 +12,7 @@
 
 mod events;
 mod launched;
+mod order;
 mod stub;
 mod trouble;
 mod world;

@@ -38,6 +38,7 @@ pub(crate) struct Stub {
     pub(crate) writer: OwnedWriteHalf,
     waiting: Waiting,
     last: u32,
+    reading: tokio::task::AbortHandle,
 }
 
 /// The bit of an event.
@@ -51,8 +52,13 @@ impl Stub {
         let (reader, writer) = UnixStream::connect(socket).await.expect("the socket").into_split();
         let (sender, calls) = mpsc::unbounded_channel();
         let waiting = Waiting::default();
-        tokio::spawn(read(reader, sender, waiting.clone()));
-        Self { calls, writer, waiting, last: 0 }
+        let reading = tokio::spawn(read(reader, sender, waiting.clone())).abort_handle();
+        Self { calls, writer, waiting, last: 0, reading }
+    }
+
+    /// Reads nothing any more, and stays connected.
+    pub(crate) fn deafen(&self) {
+        self.reading.abort();
     }
 
     /// Registers, and is configured to hear of these events; 0 for all.
@@ -89,6 +95,11 @@ impl Stub {
     pub(crate) async fn next(&mut self) -> Call {
         let next = tokio::time::timeout(PATIENCE, self.calls.recv()).await;
         next.expect("a call in time").expect("a connection")
+    }
+
+    /// The next call, or nothing when the runtime has closed the connection.
+    pub(crate) async fn next_if_any(&mut self) -> Option<Call> {
+        tokio::time::timeout(PATIENCE, self.calls.recv()).await.expect("a call or the end in time")
     }
 
     /// The next call, which has to be this one.
@@ -141,20 +152,26 @@ impl Stub {
         method: &str,
         message: &impl Message,
     ) -> oneshot::Receiver<Result<Vec<u8>, (u64, String)>> {
-        let parts = [
-            field(1, b"nri.pkg.api.v1alpha1.Runtime"),
-            field(2, method.as_bytes()),
-            field(3, &message.encode_to_vec()),
-        ];
-        self.last += if self.last == 0 { 1 } else { 2 };
         let (sender, answer) = oneshot::channel();
-        self.waiting.lock().unwrap().insert(self.last, sender);
-        self.send(2, self.last, 1, &parts.concat()).await;
+        let stream = self.next_stream();
+        self.waiting.lock().unwrap().insert(stream, sender);
+        self.send(2, stream, 1, &request(method, message)).await;
         answer
     }
 
-    /// In frames of three bytes: nobody may rely on where they end.
-    async fn send(&mut self, connection: u32, stream: u32, kind: u8, body: &[u8]) {
+    /// Calls the runtime and wants no answer; says whether the runtime is still there.
+    pub(crate) async fn calls_on(&mut self, method: &str, message: &impl Message) -> bool {
+        let stream = self.next_stream();
+        self.send(2, stream, 1, &request(method, message)).await
+    }
+
+    fn next_stream(&mut self) -> u32 {
+        self.last += if self.last == 0 { 1 } else { 2 };
+        self.last
+    }
+
+    /// In frames of three bytes: nobody may rely on where they end. Says whether somebody takes them.
+    async fn send(&mut self, connection: u32, stream: u32, kind: u8, body: &[u8]) -> bool {
         let length = u32::try_from(body.len()).unwrap();
         let message = [&length.to_be_bytes()[..], &stream.to_be_bytes(), &[kind, 0], body].concat();
         let mut bytes = Vec::new();
@@ -164,8 +181,13 @@ impl Stub {
             bytes.extend(part);
         }
         // One that was cut off may go on talking.
-        let _closed = self.writer.write_all(&bytes).await;
+        self.writer.write_all(&bytes).await.is_ok()
     }
+}
+
+fn request(method: &str, message: &impl Message) -> Vec<u8> {
+    let service = field(1, b"nri.pkg.api.v1alpha1.Runtime");
+    [service, field(2, method.as_bytes()), field(3, &message.encode_to_vec())].concat()
 }
 
 /// A field of bytes as protocol buffers write it, with a number below 16.

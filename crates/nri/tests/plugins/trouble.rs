@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use nri::api::{self, Event};
+use nri::{Error, Validator};
 use tokio::io::AsyncWriteExt;
 
 use crate::stub::Stub;
@@ -141,17 +142,32 @@ async fn one_that_speaks_something_else_is_cut_off() {
 async fn one_that_floods_and_does_not_read_is_cut_off() {
     let world = world();
     let mut floods = Stub::joined(&world.socket, ("10", "floods"), &[Event::RunPodSandbox]).await;
-    for _ in 0..2_000 {
-        floods.begin_call("UpdateContainers", &api::UpdateContainersRequest::default()).await;
-    }
-    // It may have been fast enough to be answered, some of it with a refusal; others are served all the while.
     let mut other = Stub::joined(&world.socket, ("20", "other"), &[Event::RunPodSandbox]).await;
+    floods.deafen();
+    // Until the runtime is gone for it: answers fill the socket that nobody reads.
+    let flood = async {
+        while floods.calls_on("UpdateContainers", &api::UpdateContainersRequest::default()).await {}
+    };
+    tokio::time::timeout(crate::stub::PATIENCE, flood).await.expect("it is cut off");
+    // And the other one is asked without waiting for it.
     let nri = world.nri.clone();
     let asked = tokio::spawn(async move { nri.run_pod(pod("p")).await });
-    drop(floods);
     let call = other.expect("RunPodSandbox").await;
     other.answer(&call, &api::Empty {}).await;
     asked.await.unwrap().unwrap();
+    // It counts no more, though its end of the socket is still open.
+    drop(other);
+    world.idle(true).await;
+}
+
+#[tokio::test]
+async fn one_that_is_required_and_hangs_in_this_very_question_is_not_there() {
+    let validator = Validator { required_plugins: vec!["hangs".into()], ..Validator::default() };
+    let world = world_with(SHORT, Some(validator));
+    let mut hangs = Stub::joined(&world.socket, ("10", "hangs"), &[Event::CreateContainer]).await;
+    let error = world.nri.create(creation("c")).await.unwrap_err();
+    assert!(matches!(&error, Error::Rejected { why, .. } if why.contains("hangs")), "{error}");
+    hangs.closed().await;
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use nri::api::{Container, ContainerEviction, ContainerUpdate, CreateContainerRequest, Event, PodSandbox};
 use nri::{Config, News, Nri, Runtime, Snapshot, Validator};
 
-/// What the runtime has, and what it was asked to do.
+/// What the runtime has, and what it was asked to do. What is called "hangs" does, and what is "unknown" fails.
 #[derive(Debug, Default)]
 pub(crate) struct Node {
     pub(crate) all: Mutex<Snapshot>,
@@ -19,10 +19,17 @@ pub(crate) struct Node {
 #[async_trait]
 impl Runtime for Node {
     async fn snapshot(&self) -> Snapshot {
-        self.all.lock().unwrap().clone()
+        let all = self.all.lock().unwrap().clone();
+        if all.pods.iter().any(|pod| pod.id == "hangs") {
+            std::future::pending::<()>().await;
+        }
+        all
     }
 
     async fn update(&self, updates: Vec<ContainerUpdate>) -> Vec<ContainerUpdate> {
+        if updates.iter().any(|update| update.container_id == "hangs") {
+            std::future::pending::<()>().await;
+        }
         let (done, failed): (Vec<_>, _) =
             updates.into_iter().partition(|update| update.container_id != "unknown");
         self.updated.lock().unwrap().extend(done);

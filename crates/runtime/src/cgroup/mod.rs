@@ -9,6 +9,7 @@
 //! The daemon creates, limits and removes cgroups; the supervisor and the child join them, kill what is in
 //! them and read their OOM counter. Which cgroup a pod gets, and what limits, is the caller's business.
 
+mod accounts;
 mod check;
 mod detect;
 mod devices;
@@ -28,6 +29,7 @@ use serde::{Deserialize, Serialize};
 use crate::Error;
 use crate::spec::oci::LinuxResources;
 
+pub use accounts::Accounts;
 pub use check::Machine;
 pub use devices::DeviceControl;
 pub use stats::{

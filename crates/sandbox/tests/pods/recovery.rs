@@ -156,6 +156,7 @@ async fn a_supervisor_that_is_killed_is_noticed() {
         let exited = world.exit(&id).await;
         assert_eq!((exited.exit_code, exited.reason), (137, Reason::SupervisorLost));
         assert_eq!(world.pods().pod(pod.as_str()).unwrap().phase, PodPhase::NotReady);
+        assert_eq!(world.pods().figures().contacts.lost, 1);
         until("the container's processes to be gone", || {
             let left = world.processes();
             if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::StreamExt;
 use futures::future::join_all;
 use nri::api::{self, Event};
 use nri::{Nri, Question, Snapshot};
@@ -17,6 +18,9 @@ use sandbox::{
 };
 
 use crate::chain;
+
+/// How many specifications are read at a time when a plugin is told all that there is.
+const READERS: usize = 8;
 
 /// Why a plugin's answer can't be taken.
 type Cause = Arc<dyn std::error::Error + Send + Sync>;
@@ -49,7 +53,7 @@ impl Plugins for NodePlugins {
     }
 
     async fn stop_pod(&self, pod: Arc<PodStatus>) -> Result<(), Cause> {
-        self.0.consent(Question::StopPod(describe::pod(&pod))).await.map_err(cause)
+        self.0.stop_pod(describe::pod(&pod)).await.map_err(cause)
     }
 
     async fn update_pod(&self, pod: Arc<PodStatus>, limits: &PodResources) -> Result<(), Cause> {
@@ -139,34 +143,33 @@ pub(crate) struct NodeContainers(pub(crate) Pods);
 impl nri::Runtime for NodeContainers {
     async fn snapshot(&self) -> Snapshot {
         let (pods, containers) = self.0.views();
-        let containers = join_all(containers.iter().map(|view| async { told(view).await.1 })).await;
+        // Each reads a file: not a thread for every container at once.
+        let containers = futures::stream::iter(containers).map(|view| async move { told(&view).await.1 });
+        let containers = containers.buffered(READERS).collect().await;
         Snapshot { pods: pods.iter().map(|pod| describe::pod(pod)).collect(), containers }
     }
 
     async fn update(&self, updates: Vec<api::ContainerUpdate>) -> Vec<api::ContainerUpdate> {
-        let mut failed = Vec::new();
-        for update in updates {
-            let Err(error) = change(&self.0, &update).await else { continue };
+        let pods = &self.0;
+        let changes = updates.into_iter().map(|update| async move {
+            let error = change(pods, &update).await.err()?;
             tracing::warn!(container = update.container_id, error, "a plugin's change of a container fails");
-            if !update.ignore_failure {
-                failed.push(update);
-            }
-        }
-        failed
+            (!update.ignore_failure).then_some(update)
+        });
+        // Begun in this order, and each is in its pod's queue from then on.
+        join_all(changes).await.into_iter().flatten().collect()
     }
 
     async fn evict(&self, evictions: Vec<api::ContainerEviction>) {
-        for eviction in evictions {
+        let stops = evictions.into_iter().map(|eviction| async move {
             let api::ContainerEviction { container_id, reason } = eviction;
             tracing::info!(container = container_id, reason, "a plugin evicts a container");
-            let pods = self.0.clone();
             // The stop goes on in the pod's actor, whoever waits for it.
-            tokio::spawn(async move {
-                if let Err(error) = pods.stop_container(&container_id, Duration::ZERO).await {
-                    tracing::warn!(container = container_id, error = chain(&error), "an eviction fails");
-                }
-            });
-        }
+            if let Err(error) = self.0.stop_container(&container_id, Duration::ZERO).await {
+                tracing::warn!(container = container_id, error = chain(&error), "an eviction fails");
+            }
+        });
+        join_all(stops).await;
     }
 }
 
@@ -174,6 +177,9 @@ async fn change(pods: &Pods, update: &api::ContainerUpdate) -> Result<(), String
     let Some(limits) = update.linux.as_ref().and_then(|linux| linux.resources.as_ref()) else {
         return Ok(());
     };
+    if !limits.devices.is_empty() {
+        return Err("linux.resources.devices: rules for devices can't be changed any more".to_owned());
+    }
     let limits = nri::spec::limits(limits).map_err(|error| chain(&error))?;
     pods.change_limits(&update.container_id, &limits).await.map_err(|error| chain(&error))
 }

@@ -81,9 +81,24 @@ fn filesystem(name: &str) -> Result<String, String> {
     let found = known.lines().any(|line| line.split_whitespace().next_back() == Some(name));
     if found {
         Ok("known to the kernel".into())
+    } else if module(name) {
+        Ok("a module that the kernel loads at the first use".into())
     } else {
-        Err("the kernel doesn't know it (a module not loaded?)".into())
+        Err("the kernel doesn't know it, and has no module of that name".into())
     }
+}
+
+/// Whether the running kernel has a module, by depmod's list of them (modules.dep(5)).
+fn module(name: &str) -> bool {
+    let Ok(release) = read("/proc/sys/kernel/osrelease") else { return false };
+    let list = read(&format!("/lib/modules/{release}/modules.dep")).unwrap_or_default();
+    list.lines().filter_map(|line| line.split(':').next()).any(|path| is_module(path, name))
+}
+
+/// Files of modules may be compressed: `overlay.ko`, `overlay.ko.xz`.
+fn is_module(path: &str, name: &str) -> bool {
+    let file = path.rsplit('/').next().unwrap_or(path);
+    file.strip_prefix(name).is_some_and(|rest| rest == ".ko" || rest.starts_with(".ko."))
 }
 
 fn namespaces() -> Result<String, String> {
@@ -124,4 +139,16 @@ fn clock() -> Result<String, String> {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let seen = format!("{} seconds since 1970", since.as_secs());
     if since > LONG_AGO { Ok(seen) } else { Err(seen) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_module_is_told_by_the_name_of_its_file() {
+        assert!(is_module("kernel/fs/overlayfs/overlay.ko.xz", "overlay"));
+        assert!(is_module("kernel/fs/erofs/erofs.ko", "erofs"));
+        assert!(!is_module("kernel/fs/overlayfs/overlay2.ko", "overlay"));
+    }
 }

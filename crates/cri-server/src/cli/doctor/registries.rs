@@ -2,6 +2,7 @@
 //!
 //! What becomes of a single image `knarr registry explain` tells, with the daemon's own eyes.
 
+use std::collections::BTreeSet;
 use std::net::ToSocketAddrs as _;
 use std::path::Path;
 use std::time::Duration;
@@ -31,19 +32,24 @@ pub(super) fn look(subject: &Subject<'_>) -> Vec<Finding> {
     found
 }
 
-/// The hosts that directories are named after and files name: `host` or `host:port`.
-fn hosts(dir: &Path) -> Vec<String> {
-    let mut hosts = Vec::new();
-    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-        let text = std::fs::read_to_string(entry.path().join("hosts.toml")).unwrap_or_default();
-        let table: toml::Table = text.parse().unwrap_or_default();
-        let named = table.get("host").and_then(toml::Value::as_table).into_iter().flat_map(toml::Table::keys);
-        hosts.extend(named.filter_map(|url| address(url)));
-        hosts.extend(table.get("server").and_then(toml::Value::as_str).and_then(address));
-    }
-    hosts.sort();
-    hosts.dedup();
-    hosts
+/// The hosts that files name, and those that directories are named after where the file names no server: `host:port`.
+fn hosts(dir: &Path) -> BTreeSet<String> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.flat_map(|entry| named(&entry.path(), &entry.file_name().to_string_lossy())).collect()
+}
+
+fn named(dir: &Path, name: &str) -> Vec<String> {
+    let text = std::fs::read_to_string(dir.join("hosts.toml")).unwrap_or_default();
+    let table: toml::Table = text.parse().unwrap_or_default();
+    let mirrors = table.get("host").and_then(toml::Value::as_table).into_iter().flat_map(toml::Table::keys);
+    let own = match name {
+        "_default" => None,
+        // Where Docker's registry really is.
+        "docker.io" => Some("registry-1.docker.io"),
+        host => Some(host),
+    };
+    let server = table.get("server").and_then(toml::Value::as_str).or(own);
+    mirrors.map(String::as_str).chain(server).filter_map(address).collect()
 }
 
 /// Host and port of a URL.
@@ -90,5 +96,27 @@ mod tests {
         ] {
             assert_eq!(address(url).as_deref(), expected, "{url}");
         }
+    }
+
+    #[test]
+    fn hosts_are_those_of_files_and_of_directories_without_a_server() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in [
+            ("docker.io", "[host.\"https://mirror.example\"]"),
+            ("quay.io", "server = \"http://near.example\""),
+            ("plain.example:5000", ""),
+            ("_default", "[host.\"http://all.example:81\"]"),
+        ] {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+            std::fs::write(dir.path().join(name).join("hosts.toml"), text).unwrap();
+        }
+        let expected = [
+            "all.example:81",
+            "mirror.example:443",
+            "near.example:80",
+            "plain.example:5000",
+            "registry-1.docker.io:443",
+        ];
+        assert_eq!(hosts(dir.path()).into_iter().collect::<Vec<_>>(), expected);
     }
 }

@@ -69,25 +69,29 @@ pub(super) static IO: &[Series] = &[
         "Time of the device that io.cost has counted, in seconds",
         Both(|s, put| by_cost(s, put, |cost| cost.usage_us)),
     )
-    .by(&["device"]),
+    .by(&["device"])
+    .where_counted(|accounts| accounts.io_cost),
     counter(
         "container_fs_io_cost_wait_seconds_total",
         "Time that was waited for the device by io.cost, in seconds",
         Both(|s, put| by_cost(s, put, |cost| cost.wait_us)),
     )
-    .by(&["device"]),
+    .by(&["device"])
+    .where_counted(|accounts| accounts.io_cost),
     counter(
         "container_fs_io_cost_indebt_seconds_total",
         "Time in debt by io.cost, in seconds",
         Both(|s, put| by_cost(s, put, |cost| cost.indebt_us)),
     )
-    .by(&["device"]),
+    .by(&["device"])
+    .where_counted(|accounts| accounts.io_cost),
     counter(
         "container_fs_io_cost_indelay_seconds_total",
         "Time that was delayed for debts by io.cost, in seconds",
         Both(|s, put| by_cost(s, put, |cost| cost.indelay_us)),
     )
-    .by(&["device"]),
+    .by(&["device"])
+    .where_counted(|accounts| accounts.io_cost),
     counter("container_blkio_device_usage_total", "Bytes by device and operation", Both(by_operation)).by(&[
         "device",
         "major",

@@ -62,7 +62,8 @@ pub(super) static SERIES: &[Series] = &[
         "container_memory_events_high_total",
         "How often usage was above memory.high",
         Both(|s, put| put.some(s.memory_detail.high_events)),
-    ),
+    )
+    .where_counted(|accounts| accounts.reclaim),
     counter(
         "container_memory_events_max_total",
         "How often usage was at memory.max",
@@ -82,12 +83,14 @@ pub(super) static SERIES: &[Series] = &[
         "container_memory_pgscan_total",
         "Pages that reclaim has looked at",
         Both(|s, put| put.some(s.memory.and_then(|m| m.pages_scanned))),
-    ),
+    )
+    .where_counted(|accounts| accounts.reclaim),
     counter(
         "container_memory_pgsteal_total",
         "Pages that reclaim has taken",
         Both(|s, put| put.some(s.memory.and_then(|m| m.pages_stolen))),
-    ),
+    )
+    .where_counted(|accounts| accounts.reclaim),
     counter(
         "container_memory_workingset_refault_file_total",
         "File pages that were needed again after that",
@@ -129,7 +132,8 @@ pub(super) static HUGE_PAGES: &[Series] = &[
             }
         }),
     )
-    .by(&["pagesize"]),
+    .by(&["pagesize"])
+    .where_counted(|accounts| accounts.huge_page_hits),
     gauge(
         "container_hugetlb_usage_bytes",
         "Huge pages in use, in bytes",

@@ -21,7 +21,7 @@ mod spec;
 use std::collections::HashMap;
 
 use proto::runtime::v1 as cri;
-use sandbox::stats::{Part, Stats};
+use sandbox::stats::{Accounts, Part, Stats};
 use sandbox::{ContainerStatus, ContainerUsage, PodUsage, Wanted};
 
 use crate::config::SeriesGroup;
@@ -36,6 +36,8 @@ struct Series {
     kind: cri::MetricType,
     /// Labels of its own.
     labels: &'static [&'static str],
+    /// Whether a host that counts so much has it at all.
+    is_counted: fn(&Accounts) -> bool,
     /// Finds its values, and names the values of its own labels with each.
     values: Values,
 }
@@ -61,8 +63,10 @@ struct Container<'a> {
 }
 
 /// What the node has, for all rows of an answer.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Node {
+    /// What its cgroups count.
+    pub(crate) accounts: Accounts,
     /// Where the writable layers lie; none when it can't be found out.
     pub(crate) disk: Option<Disk>,
     /// Paths of block devices by their numbers, of those that turn up.
@@ -83,16 +87,21 @@ pub(crate) struct Disk {
 }
 
 const fn counter(name: &'static str, help: &'static str, values: Values) -> Series {
-    Series { name, help, kind: cri::MetricType::Counter, labels: &[], values }
+    Series { name, help, kind: cri::MetricType::Counter, labels: &[], is_counted: |_| true, values }
 }
 
 const fn gauge(name: &'static str, help: &'static str, values: Values) -> Series {
-    Series { name, help, kind: cri::MetricType::Gauge, labels: &[], values }
+    Series { name, help, kind: cri::MetricType::Gauge, labels: &[], is_counted: |_| true, values }
 }
 
 impl Series {
     const fn by(self, labels: &'static [&'static str]) -> Self {
         Self { labels, ..self }
+    }
+
+    /// Has it where that much is counted.
+    const fn where_counted(self, is_counted: fn(&Accounts) -> bool) -> Self {
+        Self { is_counted, ..self }
     }
 }
 
@@ -116,12 +125,12 @@ fn group(group: SeriesGroup) -> (&'static [Series], Wanted) {
     }
 }
 
-/// The series of these groups, with those that are always there.
-fn chosen(groups: &[SeriesGroup]) -> impl Iterator<Item = &'static Series> + use<'_> {
+/// The series of these groups, with those that are always there, as far as this host has them.
+fn chosen(groups: &[SeriesGroup], accounts: Accounts) -> impl Iterator<Item = &'static Series> + use<'_> {
     let always = if groups.is_empty() { [].iter() } else { spec::ALWAYS.iter() };
     // Each once, however often it is named: Prometheus refuses a series that is there twice.
     let named = SeriesGroup::ALL.into_iter().filter(|name| groups.contains(name));
-    always.chain(named.flat_map(|name| group(name).0))
+    always.chain(named.flat_map(|name| group(name).0)).filter(move |series| (series.is_counted)(&accounts))
 }
 
 /// What has to be looked at for these groups.
@@ -144,11 +153,12 @@ pub(crate) fn wanted(groups: &[SeriesGroup]) -> Wanted {
     all
 }
 
-/// What each series is and which labels it has.
-pub(crate) fn descriptors(groups: &[SeriesGroup]) -> Vec<cri::MetricDescriptor> {
+/// What each series is and which labels it has. One that this host can't have of any container is none: whoever reads the list takes it
+/// for what is told.
+pub(crate) fn descriptors(groups: &[SeriesGroup], accounts: Accounts) -> Vec<cri::MetricDescriptor> {
     let labels =
         |series: &Series| LABELS.iter().chain(series.labels).map(|label| (*label).to_owned()).collect();
-    chosen(groups)
+    chosen(groups, accounts)
         .map(|series| cri::MetricDescriptor {
             name: series.name.to_owned(),
             help: series.help.to_owned(),
@@ -195,7 +205,7 @@ fn collected(
     find: impl Fn(&Series, &mut Put<'_>),
 ) -> Vec<cri::Metric> {
     let mut into = Vec::new();
-    for series in chosen(groups) {
+    for series in chosen(groups, node.accounts) {
         find(series, &mut Put { series, node, base, into: &mut into });
     }
     into

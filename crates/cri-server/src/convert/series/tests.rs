@@ -91,12 +91,12 @@ const OF_CADVISOR: &[(&str, &[&str])] = &[
 #[test]
 fn names_and_labels_are_those_of_cadvisor() {
     let ours: Vec<(&str, &[&str])> =
-        chosen(&SeriesGroup::ALL).map(|series| (series.name, series.labels)).collect();
+        chosen(&SeriesGroup::ALL, Accounts::ALL).map(|series| (series.name, series.labels)).collect();
     let (named, expected): (BTreeSet<_>, BTreeSet<_>) =
         (ours.iter().copied().collect(), OF_CADVISOR.iter().copied().collect());
     assert_eq!(named, expected);
     assert_eq!(named.len(), ours.len(), "each once: kubelet keeps one descriptor a name");
-    for series in chosen(&SeriesGroup::ALL) {
+    for series in chosen(&SeriesGroup::ALL, Accounts::ALL) {
         let counts = series.kind == cri::MetricType::Counter;
         let is_one = series.name.ends_with("_failcnt")
             || series.name.ends_with("_total") && series.name != "container_fs_inodes_total";
@@ -107,7 +107,7 @@ fn names_and_labels_are_those_of_cadvisor() {
 #[test]
 fn a_group_that_is_not_wanted_is_neither_named_nor_looked_at() {
     let names = |groups: &[SeriesGroup]| {
-        descriptors(groups).into_iter().map(|descriptor| descriptor.name).collect::<Vec<_>>()
+        descriptors(groups, Accounts::ALL).into_iter().map(|descriptor| descriptor.name).collect::<Vec<_>>()
     };
     assert_eq!(names(&[]), [] as [&str; 0]);
     assert_eq!(names(&[SeriesGroup::Oom]), ["container_last_seen", "container_oom_events_total"]);
@@ -231,7 +231,7 @@ fn container_status() -> ContainerStatus {
 
 fn node() -> Node {
     let disk = Disk { device: "/dev/vda1".to_owned(), bytes: 10_000, inodes: 500, free_inodes: 400 };
-    Node { disk: Some(disk), devices: [((8, 0), "/dev/sda".to_owned())].into() }
+    Node { accounts: Accounts::ALL, disk: Some(disk), devices: [((8, 0), "/dev/sda".to_owned())].into() }
 }
 
 /// The values of a series with its own labels.
@@ -245,8 +245,10 @@ fn of<'a>(metrics: &'a [cri::Metric], name: &str) -> Vec<(Vec<&'a str>, u64)> {
 #[test]
 fn every_series_has_a_value_with_as_many_labels_as_its_descriptor() {
     let told = pod(&pod_usage(), &SeriesGroup::ALL, &node());
-    let descriptors: HashMap<String, usize> =
-        descriptors(&SeriesGroup::ALL).into_iter().map(|d| (d.name, d.label_keys.len())).collect();
+    let descriptors: HashMap<String, usize> = descriptors(&SeriesGroup::ALL, Accounts::ALL)
+        .into_iter()
+        .map(|d| (d.name, d.label_keys.len()))
+        .collect();
     let metrics: Vec<_> = told.metrics.iter().chain(&told.container_metrics[0].metrics).collect();
     for metric in &metrics {
         assert_eq!(Some(&metric.label_values.len()), descriptors.get(&metric.name), "{}", metric.name);
@@ -256,6 +258,33 @@ fn every_series_has_a_value_with_as_many_labels_as_its_descriptor() {
     let told: BTreeSet<&str> = metrics.iter().map(|metric| &*metric.name).collect();
     let named: BTreeSet<&str> = descriptors.keys().map(String::as_str).collect();
     assert_eq!(told, named);
+}
+
+/// Whoever reads the list expects a value of each: so does critest, of a pod that runs.
+#[test]
+fn what_a_host_does_not_count_has_neither_descriptor_nor_value() {
+    let accounts = Accounts { reclaim: false, io_cost: false, huge_page_hits: false };
+    let told = pod(&pod_usage(), &SeriesGroup::ALL, &Node { accounts, ..node() });
+    let told: BTreeSet<String> = told.metrics.into_iter().map(|metric| metric.name).collect();
+    let named: BTreeSet<String> =
+        descriptors(&SeriesGroup::ALL, accounts).into_iter().map(|d| d.name).collect();
+    let all: BTreeSet<String> =
+        descriptors(&SeriesGroup::ALL, Accounts::ALL).into_iter().map(|d| d.name).collect();
+    let missing: Vec<&str> = all.difference(&named).map(String::as_str).collect();
+    assert_eq!(
+        missing,
+        [
+            "container_fs_io_cost_indebt_seconds_total",
+            "container_fs_io_cost_indelay_seconds_total",
+            "container_fs_io_cost_usage_seconds_total",
+            "container_fs_io_cost_wait_seconds_total",
+            "container_hugetlb_failcnt",
+            "container_memory_events_high_total",
+            "container_memory_pgscan_total",
+            "container_memory_pgsteal_total",
+        ]
+    );
+    assert!(told.is_subset(&named));
 }
 
 #[test]
@@ -324,7 +353,7 @@ fn what_is_not_accounted_is_absent_and_not_zero() {
     used.usage.counters = Stats::default();
     used.interfaces = None;
     used.containers[0].1 = ContainerUsage::default();
-    let told = pod(&used, &SeriesGroup::ALL, &Node::default());
+    let told = pod(&used, &SeriesGroup::ALL, &Node { disk: None, devices: HashMap::new(), ..node() });
     assert!(told.metrics.is_empty(), "{:?}", told.metrics);
     let left: BTreeSet<&str> = told.container_metrics[0].metrics.iter().map(|m| &*m.name).collect();
     let known =
