@@ -6,6 +6,7 @@
 
 mod daemons;
 mod failures;
+mod figures;
 mod images;
 mod kubectl;
 mod objects;
