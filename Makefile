@@ -7,7 +7,7 @@ BIN := $(TARGET)/release
 STATIC := -- -C target-feature=+crt-static -C relocation-model=static
 STATIC_DIR := $(TARGET)/static
 
-.PHONY: help setup build install deb demo test test-guest test-kube critest-guest check prove bench doc fmt clean check-setup test-setup
+.PHONY: help setup build install deb demo test test-guest test-kube critest critest-guest check prove bench doc fmt clean check-setup test-setup
 help:
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -54,6 +54,9 @@ test-guest: test-setup build ## the tests for every kind of host in a virtual ma
 
 test-kube: test-setup build ## scenarios with a real kubelet and a cluster (docs/kubernetes.md); NAMES are parts of names, KNARR_KUBE_RUNTIME=containerd
 	KNARR_BIN_DIR=$(BIN) crates/e2e/kube/test full $(NAMES)
+
+critest: build ## Kubernetes' critest (on PATH), with NRI; FLAGS are its own, KNARR_CRITEST_REGISTRY has its images
+	KNARR_BIN_DIR=$(BIN) scripts/critest.sh $(FLAGS)
 
 critest-guest: build ## Kubernetes' critest (on PATH) in the virtual machine; FLAGS are its own, KNARR_CRITEST_REGISTRY has its images
 	KNARR_BIN_DIR=$(BIN) crates/e2e/guest/critest $(FLAGS)

@@ -64,7 +64,7 @@ pub(crate) struct Config {
     pub(crate) registry_config_dir: PathBuf,
     /// Where files of the Container Device Interface are looked for; later directories go before earlier ones.
     pub(crate) cdi_spec_dirs: Vec<PathBuf>,
-    /// Who makes the cgroups of pods; as kubelet has it.
+    /// Who makes the cgroups of pods; as kubelet has it, which asks from 1.31 on.
     pub(crate) cgroup_driver: CgroupDriver,
     /// The least important level that is logged: error, warn, info, debug, trace.
     pub(crate) log_level: LogLevel,
@@ -134,6 +134,18 @@ pub(crate) enum CgroupDriver {
     Systemd,
 }
 
+impl Default for CgroupDriver {
+    /// systemd where it runs the host (sd_booted(3)) and has all controllers in one hierarchy (cgroup v2), as kubeadm takes for granted.
+    fn default() -> Self {
+        let has = |path: &str| Path::new(path).exists();
+        if has("/run/systemd/system") && has("/sys/fs/cgroup/cgroup.controllers") {
+            Self::Systemd
+        } else {
+            Self::Cgroupfs
+        }
+    }
+}
+
 /// How a log line is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -154,7 +166,7 @@ impl Default for Config {
             cni_bin_dir: vec!["/opt/cni/bin".into()],
             registry_config_dir: "/etc/knarr/certs.d".into(),
             cdi_spec_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
-            cgroup_driver: CgroupDriver::Cgroupfs,
+            cgroup_driver: CgroupDriver::default(),
             log_level: LogLevel::Info,
             log_format: LogFormat::Text,
             security: SecurityConfig::default(),

@@ -250,7 +250,8 @@ fn find_limit(pod: &Pod, id: &str) -> (u64, i64) {
 #[tokio::test]
 async fn a_container_killed_for_memory_says_so() {
     let pod = Pod::new(|_| {}).await;
-    let mut wanted = pod.node.busybox("hungry", &["sh", "-c", "head -c 200m /dev/zero | tail"]);
+    let mut wanted =
+        pod.node.busybox("hungry", &["sh", "-c", "dd if=/dev/zero of=/dev/null bs=200M count=1"]);
     let limits = LinuxContainerResources { memory_limit_in_bytes: 16 << 20, ..Default::default() };
     wanted.linux.as_mut().unwrap().resources = Some(limits);
     let id = pod.client.create(&pod.id, wanted, &pod.sandbox).await.unwrap();

@@ -322,7 +322,8 @@ async fn sysctls_are_written_verbatim_and_only_where_the_pod_is_alone() {
 #[tokio::test]
 async fn a_child_that_is_killed_for_memory_is_told_of_when_the_container_ends() {
     let pod = Pod::new(Network::None, |_| {}).await;
-    let script = "sh -c 'head -c 100m /dev/zero | tail' >/dev/null 2>&1; touch /survived; exit 3";
+    let script =
+        "sh -c 'dd if=/dev/zero of=/dev/null bs=100M count=1' >/dev/null 2>&1; touch /survived; exit 3";
     let mut wanted = pod.script("hungry", script);
     resources(&mut wanted).memory_limit_in_bytes = 16 << 20;
     let id = pod.create(wanted).await.unwrap();

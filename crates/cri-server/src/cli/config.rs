@@ -97,15 +97,19 @@ fn keys(out: &mut impl Write) -> io::Result<()> {
 
 async fn reload(endpoint: &Endpoint, pid: Option<u32>) -> Result<ReloadResponse, ClientError> {
     let mut node = match pid {
-        Some(pid) => of_process(pid).await?,
+        Some(pid) => of_process(endpoint, pid).await?,
         None => NodeClient::new(endpoint.connect().await?),
     };
     Ok(node.reload(ReloadRequest {}).await?.into_inner())
 }
 
-/// The daemon may listen at other sockets, too, for others than us.
-async fn of_process(pid: u32) -> Result<NodeClient<Channel>, ClientError> {
-    for socket in endpoint::sockets_of(pid) {
+/// The daemon listens at other sockets, too, for others than us: where its files say is asked first, unless they have changed
+/// since.
+async fn of_process(endpoint: &Endpoint, pid: u32) -> Result<NodeClient<Channel>, ClientError> {
+    let usual = endpoint.socket().ok();
+    let mut sockets = endpoint::sockets_of(pid);
+    sockets.sort_by_key(|socket| Some(socket) != usual.as_ref());
+    for socket in sockets {
         let mut node = NodeClient::new(endpoint::channel(&socket));
         let asked = async { Ok(node.version(VersionRequest {}).await?) };
         if endpoint::within(INTRODUCTION, asked).await.is_ok() {

@@ -64,7 +64,11 @@ impl Endpoint {
         Ok(channel(path))
     }
 
-    fn socket(&self) -> Result<PathBuf, ClientError> {
+    /// Where the daemon is looked for.
+    ///
+    /// # Errors
+    /// [`ClientError::Address`].
+    pub(crate) fn socket(&self) -> Result<PathBuf, ClientError> {
         let endpoint = self.endpoint.clone().unwrap_or_else(|| Sources::new(None).listen());
         let path = endpoint.strip_prefix("unix://").map(PathBuf::from).filter(|path| path.is_absolute());
         path.ok_or(ClientError::Address { endpoint })

@@ -34,6 +34,7 @@ fn the_package_has_everything_in_its_place() {
     for name in [
         "usr/bin/knarr",
         "usr/bin/knarr-supervisor",
+        "usr/libexec/knarr/knarr-demo-workload",
         "usr/lib/systemd/system/knarr.service",
         "usr/lib/modules-load.d/knarr.conf",
         "usr/lib/sysctl.d/50-knarr.conf",
@@ -55,4 +56,6 @@ fn the_package_has_everything_in_its_place() {
     let knarr = root.join("usr/bin/knarr");
     let config = root.join("etc/knarr/config.toml");
     output(knarr.to_str().unwrap(), &["config".as_ref(), "check".as_ref(), config.as_os_str()]);
+    let demo = output(knarr.to_str().unwrap(), &["demo".as_ref()]);
+    assert!(demo.contains("pod, image, daemon and directories are gone"), "{demo}");
 }

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::config::{Config, LogLevel, NetworkConfig};
+use crate::config::{CgroupDriver, Config, LogLevel, NetworkConfig, NriConfig};
 
 /// A running daemon, which goes on until [`Daemon::end`]. One that doesn't come up or end well leaves its directory for a look.
 pub(super) struct Daemon {
@@ -90,6 +90,9 @@ fn configuration(directory: &Path) -> Config {
         cni_conf_dir: directory.join("cni"),
         registry_config_dir: directory.join("certs.d"),
         log_level: LogLevel::Debug,
+        // Nothing of the host's is needed, and nobody else's plugins are served.
+        cgroup_driver: CgroupDriver::Cgroupfs,
+        nri: NriConfig { enable: false, ..NriConfig::default() },
         network: NetworkConfig {
             builtin: true,
             bridge: format!("knarrdemo{number}"),

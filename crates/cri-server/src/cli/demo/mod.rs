@@ -11,10 +11,13 @@ mod tour;
 
 use std::error::Error;
 use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::DemoArgs;
+
+const WORKLOAD: &str = "knarr-demo-workload";
 
 /// A line about what happens now, where there is a terminal to follow it, and what came out of it, always.
 pub(super) struct Screen {
@@ -50,7 +53,7 @@ async fn demonstrate(arguments: &DemoArgs) -> Result<(), Box<dyn Error>> {
     let interrupt = Interrupt::watch()?;
     let screen = Screen::new();
     screen.busy("packing an image and serving it")?;
-    let packed = image::pack(&crate::beside("knarr-demo-workload")?)?;
+    let packed = image::pack(&workload()?)?;
     let registry = registry::Registry::serve(packed).await?;
     screen.busy("starting a private daemon")?;
     let daemon = daemon::Daemon::start()?;
@@ -64,6 +67,17 @@ async fn demonstrate(arguments: &DemoArgs) -> Result<(), Box<dyn Error>> {
     ended?;
     screen.show("clean", "pod, image, daemon and directories are gone")?;
     Ok(())
+}
+
+/// The program that runs in the demo's pod: beside this one where it was built, in libexec (Filesystem Hierarchy Standard 3.0, 4.7)
+/// where it is installed.
+fn workload() -> Result<PathBuf, Box<dyn Error>> {
+    let places = [crate::beside(WORKLOAD)?, crate::beside("../libexec/knarr")?.join(WORKLOAD)];
+    let [built, installed] = &places;
+    let found = places.iter().find(|place| place.is_file()).cloned();
+    found.ok_or_else(|| {
+        format!("the demo's own program is neither {} nor {}", built.display(), installed.display()).into()
+    })
 }
 
 /// The wish to end early: SIGINT or SIGTERM.

@@ -60,20 +60,21 @@ fn version_1() -> Result<String, String> {
     }
 }
 
-/// Who makes cgroups, by the configuration. systemd is looked for in any case.
+/// Who makes cgroups, by the configuration; systemd is asked only where it is needed.
 fn driver(driver: CgroupDriver) -> Finding {
-    match driver {
-        CgroupDriver::Cgroupfs => {
-            let why = "cgroup_driver can't be systemd (it is cgroupfs, which needs none)";
-            Finding::of(
-                "driver cgroupfs",
-                systemd(),
-                may(why, "none is needed as long as kubelet's is cgroupfs, too"),
-            )
-        }
-        CgroupDriver::Systemd => {
+    match (driver, CgroupDriver::default()) {
+        (CgroupDriver::Systemd, _) => {
             let remedy = "boot with systemd as PID 1 and D-Bus, or set cgroup_driver = \"cgroupfs\" here and in kubelet";
             Finding::of("driver systemd", systemd(), must("the cgroups of pods are its scopes", remedy))
+        }
+        (CgroupDriver::Cgroupfs, CgroupDriver::Systemd) => Finding::lacks(
+            "driver cgroupfs",
+            "systemd runs this host, and cgroup_driver is cgroupfs",
+            may("two make changes to one tree of cgroups, and kubeadm's kubelets expect systemd", ""),
+        )
+        .remedied("remove cgroup_driver from the configuration, and cgroupDriver: cgroupfs from kubelet's"),
+        (CgroupDriver::Cgroupfs, CgroupDriver::Cgroupfs) => {
+            Finding::ok("driver cgroupfs", "no systemd with cgroup v2 is here, and none is needed")
         }
     }
 }
