@@ -5,6 +5,7 @@
 //! by side, and alone those that end a daemon. With `KNARR_KUBE_RUNTIME=containerd` they are asked of containerd.
 
 mod daemons;
+mod evented;
 mod failures;
 mod images;
 mod kubectl;

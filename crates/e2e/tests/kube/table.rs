@@ -4,7 +4,8 @@ use e2e::kube::{Space, Standalone};
 use futures::future::{BoxFuture, LocalBoxFuture};
 
 use crate::{
-    daemons, failures, images, kubectl, pods, resources, services, standalone, tracing, volumes, workloads,
+    daemons, evented, failures, images, kubectl, pods, resources, services, standalone, tracing, volumes,
+    workloads,
 };
 
 /// A scenario on a cluster.
@@ -72,6 +73,8 @@ pub(crate) const STANDALONE: &[Lone] = &[
     lone!(standalone::container_that_ends_is_started_again),
     lone!(standalone::probes_of_all_kinds),
     lone!(tracing::pod_start_is_in_kubelets_trace),
+    lone!(evented::exit_and_restart_are_seen_by_events),
+    lone!(evented::exit_without_a_runtime_is_seen),
     lone!(standalone::kubelet_is_killed),
     lone!(standalone::runtime_is_killed),
 ];
