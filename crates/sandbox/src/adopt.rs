@@ -71,7 +71,7 @@ async fn one(shared: Arc<Shared>, pod: PodRecord) -> Adopted {
         PodStage::Making | PodStage::NotReady(_) => None,
     };
     let directory = shared.store.pod_dir(&id);
-    let (mut minder, says) = match spawn::reach(&id, &directory, (expected, PATIENCE)).await {
+    let (minder, says) = match spawn::reach(&id, &directory, (expected, PATIENCE)).await {
         Contact::Answers(minder, snapshot) => (Some(minder), Says::This(snapshot)),
         Contact::Silent(error) => {
             tracing::warn!(pod = %id, error = chain(&error), "the pod's supervisor does not answer");
@@ -103,9 +103,6 @@ async fn one(shared: Arc<Shared>, pod: PodRecord) -> Adopted {
             Adopted { beginning, is_half_made: true }
         }
         Action::Adopt { state, containers, strays } => {
-            if let (Some(minder), PodState::Ready(live)) = (&mut minder, &state) {
-                minder.netns.clone_from(&live.netns);
-            }
             if let Some(minder) = &minder {
                 kill_strays(&shared, &minder.client, strays).await;
             }

@@ -9,15 +9,15 @@ use super::{Ground, Http, Kind, Programs, Runtime};
 use crate::cri::PodSandboxState;
 use crate::{Client, until};
 
-/// A running kubelet and what it stands on.
+/// A running kubelet and what it stands on. The order of its fields is that in which they end when a run is cut short.
 pub struct Standalone {
-    /// What all stands on.
-    pub ground: Ground,
-    /// Who runs its pods.
-    pub runtime: Runtime,
+    process: Kubelet,
     /// kubelet's read-only port.
     pub kubelet: Http,
-    process: Kubelet,
+    /// Who runs its pods.
+    pub runtime: Runtime,
+    /// What all stands on.
+    pub ground: Ground,
 }
 
 impl Standalone {

@@ -1,7 +1,7 @@
 //! kubelet's evented PLEG: it is told what happens to containers, and lists them every five minutes only.
 
 use e2e::Client;
-use e2e::kube::{Http, Runtime, Standalone};
+use e2e::kube::{Http, Standalone};
 
 use crate::objects::{pod_of, shell};
 use crate::standalone::{container_id, gone, ready};
@@ -47,20 +47,6 @@ pub(crate) async fn exit_and_restart_are_seen_by_events(rig: &mut Standalone) {
     // The end of the one; that the next is there, and runs.
     assert!(after.events >= before.events + 3.0, "{before:?}, then {after:?}");
     assert!(after.lists == before.lists, "seen without a list: {before:?}, then {after:?}");
-    as_before(rig).await;
-}
-
-pub(crate) async fn exit_without_a_runtime_is_seen(rig: &mut Standalone) {
-    let container = evented_with_a_pod(rig).await;
-    end(rig, &container).await;
-    rig.runtime.kill();
-    rig.runtime.start_again(&rig.ground);
-    // By an event, or by a list: kubelet goes over to lists when it can't have its stream back soon enough.
-    let pod = ready(rig, "evented", |status| status["restartCount"] == 1).await;
-    let status = &pod["status"]["containerStatuses"][0];
-    if !matches!(rig.runtime, Runtime::Containerd(_)) {
-        assert_eq!(status["lastState"]["terminated"]["exitCode"], 7, "{status}");
-    }
     as_before(rig).await;
 }
 

@@ -11,6 +11,7 @@ use crate::container::state::{ContainerEffect, ContainerEvent, ContainerState, S
 use crate::error::{Error, chain};
 use crate::events::{EventKind, Note};
 use crate::id::ContainerId;
+use crate::pod::config::NamespaceMode;
 use crate::pod::members::Member;
 use crate::pod::state::{PodEffect, PodState};
 use crate::pod::status::PodStatus;
@@ -159,8 +160,11 @@ impl Actor {
     }
 
     pub(super) fn netns(&self) -> Option<PathBuf> {
-        // Held by the supervisor: its path opens as long as that lives.
-        self.minder.as_ref().and_then(|minder| minder.netns.clone())
+        // A supervisor may hold the host's, too, for those who are to join it.
+        let is_own = self.facts.config.namespaces.network != NamespaceMode::Node;
+        // Held by the supervisor: its path opens as long as that lives. It is known also of a pod that was being made or
+        // taken down when the daemon was killed: plugins find by it what they made inside.
+        self.minder.as_ref().filter(|_| is_own).and_then(|minder| minder.netns.clone())
     }
 
     pub(super) fn answer(&mut self, goal: &Goal, outcome: &Result<(), Error>) {
