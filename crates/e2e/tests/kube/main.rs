@@ -7,6 +7,7 @@
 //! A run that is ended by a signal (Ctrl-C, a CI's time-out) takes its rig down as one that fails does.
 
 mod daemons;
+mod evented;
 mod failures;
 mod figures;
 mod images;

@@ -118,7 +118,7 @@ pub(crate) async fn runtime_is_killed(rig: &mut Standalone) {
 }
 
 /// Waits until a static pod is ready, with a container whose status is as wished and which the runtime runs.
-async fn ready(rig: &Standalone, name: &str, wish: impl Fn(&Value) -> bool) -> Value {
+pub(crate) async fn ready(rig: &Standalone, name: &str, wish: impl Fn(&Value) -> bool) -> Value {
     let client = Client::new(&rig.runtime.socket());
     until(PATIENCE, &format!("{name} to be ready"), || async {
         let pod = rig.pod(name).await?;
@@ -150,7 +150,7 @@ pub(crate) async fn gone(rig: &Standalone, name: &str) {
     .await;
 }
 
-fn container_id(pod: &Value) -> String {
+pub(crate) fn container_id(pod: &Value) -> String {
     let id = pod["status"]["containerStatuses"][0]["containerID"].as_str().unwrap_or_default();
     id.rsplit('/').next().unwrap_or_default().to_owned()
 }
