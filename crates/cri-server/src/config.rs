@@ -224,7 +224,7 @@ impl Config {
             self.handlers().map(drop),
             self.streaming.check(),
             self.logs.check(),
-            self.metrics.address().map(drop).map_err(Faults::from),
+            self.metrics.check(),
             self.tracing.check(),
             self.images.check(),
             self.containers.check(),

@@ -2,8 +2,8 @@
 //!
 //! | from | by | what hangs there |
 //! |---|---|---|
-//! | cgroups, `/proc/<pid>` | a few threads that share the work (`readings`) | costs the answer that one cgroup, after a while without progress |
-//! | network namespaces | one thread that goes from one to the next (`traffic`) | the same |
+//! | cgroups, `/proc/<pid>` | a few threads that share the work (`readings`) | costs the answer that one cgroup, after a while without progress, and later ones nothing |
+//! | network namespaces | one thread that goes from one to the next (`traffic`) | costs the answer those behind it, too, and later ones nothing but itself |
 //! | writable layers | walks, each container's own (`layers`) | costs the first answer two seconds, later ones nothing |
 //!
 //! Nothing is looked at that nobody asks for, and nothing here asks a supervisor. What is kept for a container between two looks is
@@ -126,13 +126,15 @@ pub struct PodUsage {
     pub missing: usize,
 }
 
-/// What is kept of a container, or of a pod, from one look to the next: some 250 bytes.
+/// What is kept of a container, or of a pod, from one look to the next: some 300 bytes.
 #[derive(Debug, Default)]
 pub(crate) struct Kept {
     rate: Mutex<Rate>,
     load: Mutex<Load>,
     layer: Layer,
     under_way: Arc<UnderWay>,
+    /// Of pods: their networks.
+    visited: UnderWay,
 }
 
 impl Kept {
@@ -218,7 +220,8 @@ pub(crate) async fn pods(
     }
     let walks: Vec<_> = found.iter().map(|(.., containers)| walks(shared, containers, wanted)).collect();
     let visits = found.iter().map(|(pod, ..)| pod).filter(|_| wanted.traffic);
-    let (readings, mut traffic) = tokio::join!(readings::all(shared, subjects, wanted), traffic::of(visits));
+    let (readings, mut traffic) =
+        tokio::join!(readings::all(shared, subjects, wanted), traffic::of(&shared.looks, visits));
     let mut readings = readings?.into_iter();
     let mut answer = Vec::new();
     for ((pod, status, containers), walks) in found.into_iter().zip(walks) {

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::Fault;
+use super::{Fault, Faults};
 
 /// The keys.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,6 +70,17 @@ impl Default for MetricsConfig {
 }
 
 impl MetricsConfig {
+    /// # Errors
+    /// All that is wrong.
+    pub(crate) fn check(&self) -> Result<(), Faults> {
+        let twice = self.pods.iter().enumerate().find(|(at, group)| self.pods[..*at].contains(group));
+        let once = twice.map_or(Ok(()), |(_, group)| {
+            let name = toml::Value::try_from(group).unwrap_or_else(|_| format!("{group:?}").into());
+            Err(Fault::value("metrics.pods", "must name each group once", format!("{name} twice")))
+        });
+        Faults::all([self.address().map(drop).map_err(Faults::from), once.map_err(Faults::from)])
+    }
+
     /// The address, if they are to be served.
     ///
     /// # Errors
@@ -95,6 +106,10 @@ mod tests {
         assert_eq!(of("pods = []").unwrap(), []);
         let refused = of("pods = ['diskIO']").unwrap_err().to_string();
         assert!(refused.contains("diskIO") && refused.contains("`disk-io`"), "{refused}");
+        let check = |text: &str| toml::from_str::<MetricsConfig>(text).unwrap().check();
+        check("pods = ['cpu', 'load']").unwrap();
+        let refused = check("pods = ['cpu', 'load', 'cpu']").unwrap_err().to_string();
+        assert!(refused.contains("metrics.pods"), "{refused}");
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Looks at cgroups and at processes, many of them by a few threads.
 //!
 //! Each thread takes the next one when it has finished the last, so that one which doesn't come back (a file of the kernel's that
-//! hangs) holds up nobody else. As long as somebody finds something the answer waits; then it goes without what is missing. What
-//! hangs has one thread that waits for it: later answers go without it at once.
+//! hangs) holds up nobody else. As long as somebody finds something the answer waits; then another thread goes on behind what hangs, and
+//! the answer goes without it. What hangs has one thread that waits for it: later answers go without it at once.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -34,17 +34,21 @@ const FEW: usize = 16;
 /// Layers that are walked over at a time, for all requests together.
 const WALKS: usize = 8;
 
+/// Threads that visit network namespaces, for all requests together.
+const VISITORS: usize = 4;
+
 /// Who may look.
 #[derive(Debug)]
 pub(crate) struct Looks {
     readers: Arc<Semaphore>,
     pub(super) walkers: Arc<Semaphore>,
+    pub(super) visitors: Arc<Semaphore>,
 }
 
 impl Default for Looks {
     fn default() -> Self {
         let semaphore = |permits| Arc::new(Semaphore::new(permits));
-        Self { readers: semaphore(THREADS), walkers: semaphore(WALKS) }
+        Self { readers: semaphore(THREADS), walkers: semaphore(WALKS), visitors: semaphore(VISITORS) }
     }
 }
 
@@ -76,11 +80,11 @@ impl UnderWay {
     }
 
     /// Whether a look has not come back for so long that another would not either.
-    fn hangs(&self) -> bool {
+    pub(super) fn hangs(&self) -> bool {
         self.since().is_some_and(|since| since.elapsed() >= PATIENCE)
     }
 
-    fn begin(&self) -> Option<Look<'_>> {
+    pub(super) fn begin(&self) -> Option<Look<'_>> {
         let mut since = self.since();
         since.is_none().then(|| {
             *since = Some(Instant::now());
@@ -90,7 +94,7 @@ impl UnderWay {
 }
 
 /// A look that is under way until it is dropped.
-struct Look<'a>(&'a UnderWay);
+pub(super) struct Look<'a>(&'a UnderWay);
 
 impl Drop for Look<'_> {
     fn drop(&mut self) {
@@ -215,7 +219,8 @@ type Found = (usize, Result<Reading, Error>);
 /// [`Error::Step`], [`Error::Deadline`].
 pub(super) async fn one(shared: &Shared, subject: Subject, wanted: &Wanted) -> Result<Reading, Error> {
     let name = subject.cgroup.clone();
-    let mut found = begin(shared, vec![subject], wanted).await?;
+    let place = (&shared.host, &shared.looks);
+    let mut found = Looking::begin(place, vec![subject], wanted).await?.found;
     let late = || Error::Deadline { step: STEP, subject: name, after: PATIENCE };
     let (_, reading) = timeout(PATIENCE, found.recv()).await.ok().flatten().ok_or_else(late)?;
     reading
@@ -230,15 +235,26 @@ pub(super) async fn all(
     subjects: Vec<Subject>,
     wanted: &Wanted,
 ) -> Result<Vec<Option<Reading>>, Error> {
+    all_of((&shared.host, &shared.looks), subjects, wanted).await
+}
+
+async fn all_of(
+    place: (&Host, &Looks),
+    subjects: Vec<Subject>,
+    wanted: &Wanted,
+) -> Result<Vec<Option<Reading>>, Error> {
     let mut readings: Vec<Option<Reading>> = subjects.iter().map(|_| None).collect();
     if subjects.is_empty() {
         return Ok(readings);
     }
-    let mut found = begin(shared, subjects, wanted).await?;
-    while let Ok(Some((at, reading))) = timeout(PATIENCE, found.recv()).await {
-        match reading {
-            Ok(reading) => readings[at] = Some(reading),
-            Err(error) => tracing::debug!(error = chain(&error), "left out of the usage"),
+    let mut looking = Looking::begin(place, subjects, wanted).await?;
+    loop {
+        match timeout(PATIENCE, looking.found.recv()).await {
+            Ok(Some((at, Ok(reading)))) => readings[at] = Some(reading),
+            Ok(Some((_, Err(error)))) => tracing::debug!(error = chain(&error), "left out of the usage"),
+            Ok(None) => break,
+            Err(_) if looking.go_on(place.1) => {}
+            Err(_) => break,
         }
     }
     let missing = readings.iter().filter(|reading| reading.is_none()).count();
@@ -250,44 +266,47 @@ pub(super) async fn all(
 
 const STEP: &str = "reading the usage";
 
-/// Begins to look. What is found comes in any order; after the last one there is nothing more.
-async fn begin(
-    shared: &Shared,
-    subjects: Vec<Subject>,
-    wanted: &Wanted,
-) -> Result<mpsc::UnboundedReceiver<Found>, Error> {
-    let threads = subjects.len().div_ceil(FEW).min(AT_ONCE);
-    let work = Arc::new(Work {
-        host: shared.host.clone(),
-        wanted: wanted.clone(),
-        subjects,
-        next: AtomicUsize::new(0),
-    });
-    let (sender, found) = mpsc::unbounded_channel();
-    for number in 0..threads {
-        let seats = shared.looks.readers.clone();
+/// Some threads at work. What they find comes in any order; after the last one there is nothing more.
+struct Looking {
+    work: Arc<Work>,
+    sender: mpsc::WeakUnboundedSender<Found>,
+    found: mpsc::UnboundedReceiver<Found>,
+}
+
+impl Looking {
+    /// Begins to look.
+    async fn begin(
+        (host, looks): (&Host, &Looks),
+        subjects: Vec<Subject>,
+        wanted: &Wanted,
+    ) -> Result<Self, Error> {
+        let threads = subjects.len().div_ceil(FEW).min(AT_ONCE);
+        let (host, wanted) = (host.clone(), wanted.clone());
+        let work = Arc::new(Work { host, wanted, subjects, next: AtomicUsize::new(0) });
+        let (sender, found) = mpsc::unbounded_channel();
         // Only the first is worth waiting for, and not for ever: all may hang.
-        let seat = match seats.clone().try_acquire_owned() {
-            Ok(seat) => Some(seat),
-            Err(_) if number == 0 => timeout(PATIENCE, seats.acquire_owned()).await.ok().and_then(Result::ok),
-            Err(_) => None,
-        };
-        let seat = match seat {
-            Some(seat) => seat,
-            None if number == 0 => {
-                return Err(Error::Deadline {
-                    step: STEP,
-                    subject: "all cgroups".to_owned(),
-                    after: PATIENCE,
-                });
-            }
-            None => break,
-        };
-        let (work, sender) = (work.clone(), sender.clone());
-        // Nobody's when nobody waits any more; it ends with the work.
-        tokio::task::spawn_blocking(move || work.share(&sender, seat));
+        let first = timeout(PATIENCE, looks.readers.clone().acquire_owned()).await.ok().and_then(Result::ok);
+        let nobody = || Error::Deadline { step: STEP, subject: "all cgroups".to_owned(), after: PATIENCE };
+        work.clone().spawn(sender.clone(), first.ok_or_else(nobody)?);
+        for _ in 1..threads {
+            let Ok(seat) = looks.readers.clone().try_acquire_owned() else { break };
+            work.clone().spawn(sender.clone(), seat);
+        }
+        Ok(Self { work, sender: sender.downgrade(), found })
     }
-    Ok(found)
+
+    /// Has one more thread look at what nobody has begun to look at, if there is anything, and anybody.
+    fn go_on(&self, looks: &Looks) -> bool {
+        let is_left = self.work.next.load(Ordering::Relaxed) < self.work.subjects.len();
+        let seat = looks.readers.clone().try_acquire_owned();
+        match (is_left, self.sender.upgrade(), seat) {
+            (true, Some(sender), Ok(seat)) => {
+                self.work.clone().spawn(sender, seat);
+                true
+            }
+            _ => false,
+        }
+    }
 }
 
 struct Work {
@@ -298,6 +317,11 @@ struct Work {
 }
 
 impl Work {
+    /// Nobody's when nobody waits any more; it ends with the work.
+    fn spawn(self: Arc<Self>, found: mpsc::UnboundedSender<Found>, seat: OwnedSemaphorePermit) {
+        tokio::task::spawn_blocking(move || self.share(&found, seat));
+    }
+
     fn share(&self, found: &mpsc::UnboundedSender<Found>, _seat: OwnedSemaphorePermit) {
         let mut reader = Reader::new();
         loop {
@@ -319,7 +343,51 @@ impl Work {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use runtime::cgroup::Part;
+
     use super::*;
+
+    /// A host whose cgroups are directories below this one, with the files of version 2.
+    fn host(top: &Path) -> Host {
+        serde_json::from_value(serde_json::json!({ "unified": top, "legacy": [] })).unwrap()
+    }
+
+    /// A file that whoever opens it waits for, as a file of the kernel's may: 10 lists lose one thread to it, and nobody else.
+    #[tokio::test]
+    async fn what_hangs_costs_one_thread_and_itself() {
+        let top = tempfile::tempdir().unwrap();
+        for name in ["hangs", "other", "behind"] {
+            std::fs::create_dir(top.path().join(name)).unwrap();
+            std::fs::write(top.path().join(name).join("cpu.stat"), "usage_usec 7\n").unwrap();
+        }
+        let hanging = top.path().join("hangs/memory.current");
+        nix::unistd::mkfifo(&hanging, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let (host, looks) = (host(top.path()), Looks::default());
+        let kept: [Arc<UnderWay>; 3] = Default::default();
+        let wanted = Wanted { parts: vec![Part::Cpu, Part::Memory], ..Wanted::default() };
+        let list = async || {
+            let subject = |(name, under_way): (&str, &Arc<UnderWay>)| Subject {
+                cgroup: format!("/{name}"),
+                whose: Whose::PodWithLimits,
+                under_way: under_way.clone(),
+            };
+            let subjects = ["other", "hangs", "behind"].into_iter().zip(&kept).map(subject).collect();
+            let found = all_of((&host, &looks), subjects, &wanted).await.unwrap();
+            found.iter().map(Option::is_some).collect::<Vec<_>>()
+        };
+        for _ in 0..10 {
+            assert_eq!(list().await, [true, false, true]);
+            assert_eq!(looks.readers.available_permits(), THREADS - 1);
+        }
+        // It comes back to somebody who doesn't wait any more, and is looked at again.
+        std::fs::write(&hanging, "4096\n").unwrap();
+        let all = u32::try_from(THREADS).unwrap();
+        drop(looks.readers.acquire_many(all).await.unwrap());
+        std::fs::remove_file(&hanging).unwrap();
+        assert_eq!(list().await, [true; 3]);
+    }
 
     #[test]
     fn kubelets_cgroup_of_a_pod_is_known_by_its_name() {

@@ -5,12 +5,15 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use runtime::namespaces::{Interface, Visitor, visit_networks};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use super::Kept;
+use super::readings::Looks;
 use crate::id::PodId;
 use crate::registry::PodEntry;
 use crate::supervisor::client::Client;
@@ -26,22 +29,36 @@ struct Visit {
     pod: PodId,
     netns: PathBuf,
     client: Client,
+    kept: Arc<Kept>,
 }
 
-/// The interfaces of each pod that has a network of its own and a supervisor that lives. Safe to cancel.
-pub(super) async fn of<'a>(pods: impl Iterator<Item = &'a PodEntry>) -> HashMap<PodId, Vec<Interface>> {
+/// The interfaces of each pod that has a network of its own and a supervisor that lives. What hangs keeps the thread that visits it, which
+/// there are few of, and is not visited again until it comes back. Safe to cancel.
+pub(super) async fn of<'a>(
+    looks: &Looks,
+    pods: impl Iterator<Item = &'a PodEntry>,
+) -> HashMap<PodId, Vec<Interface>> {
     let visit = |pod: &PodEntry| {
         let (status, client) = (pod.status.as_ref()?, pod.client.clone()?);
-        Some(Visit { pod: pod.id.clone(), netns: status.netns.clone()?, client })
+        Some(Visit { pod: pod.id.clone(), netns: status.netns.clone()?, client, kept: pod.kept.clone() })
     };
     let mut found = HashMap::new();
     let visits: Vec<Visit> = pods.filter_map(visit).collect();
     if visits.is_empty() {
         return found;
     }
+    let Ok(Ok(seat)) = timeout(PATIENCE, looks.visitors.clone().acquire_owned()).await else {
+        tracing::warn!("all threads that look at pods' networks hang: those are left out of the usage");
+        return found;
+    };
     let (sender, mut interfaces) = mpsc::unbounded_channel();
     let begun = visit_networks(move |visitor| {
-        for Visit { pod, netns, client } in visits {
+        let _seat = seat;
+        for Visit { pod, netns, client, kept } in visits {
+            if kept.visited.hangs() {
+                continue;
+            }
+            let _visit = kept.visited.begin();
             let seen = look(visitor, &netns, &client);
             // Nobody waits any more.
             if sender.send((pod, seen)).is_err() {

@@ -439,11 +439,10 @@ async fn a_layer_that_cannot_be_measured_is_left_out() {
     let other = pods.create_container(pod.as_str(), shell("other", "exec sleep 1000")).await.unwrap();
     pods.start_container(other.as_str()).await.unwrap();
     *world.images.hold_usage.lock().unwrap() = Some(held.clone());
-    for most in [10, 1, 1] {
-        let begun = std::time::Instant::now();
+    for _ in 0..3 {
         let found = pods.containers_stats(&Default::default()).await.unwrap();
-        // Only the first one waits for the walk.
-        assert!(begun.elapsed() < Duration::from_secs(most), "{:?}", begun.elapsed());
+        let is_held = world.images.hold_usage.lock().unwrap().is_some();
+        assert!(is_held, "the answer is there, and the walk isn't");
         let layer =
             |id| found.iter().find(|(status, _)| status.id == id).map(|(_, used)| used.layer.is_some());
         assert_eq!((layer(held.clone()), layer(other.clone())), (Some(false), Some(true)));
