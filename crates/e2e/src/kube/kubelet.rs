@@ -30,7 +30,12 @@ impl Kubelet {
 
     fn configured(ground: &Ground, runtime: &Runtime, kubeconfig: bool) -> Self {
         make_cgroup(&runtime.cgroup_root());
-        let text = configuration(ground, runtime).to_string();
+        let mut settings = configuration(ground, runtime);
+        let (_, Value::Object(more)) = ground.of_kubelet() else { unreachable!("an object") };
+        for (key, value) in more {
+            settings[&key] = value;
+        }
+        let text = settings.to_string();
         std::fs::write(ground.path("kubelet.json"), text).expect("kubelet's configuration");
         let mut kubelet = Self { process: None, kubeconfig };
         kubelet.start(ground);
@@ -45,6 +50,9 @@ impl Kubelet {
             .arg(format!("--root-dir={}", ground.path("kubelet").display()))
             .arg(format!("--cert-dir={}", ground.path("kubelet/pki").display()))
             .args(["--hostname-override", Ground::NAME, "--node-ip", Ground::NODE, "--v=2"]);
+        if let (Some(bus), _) = ground.of_kubelet() {
+            command.env("DBUS_SYSTEM_BUS_ADDRESS", bus);
+        }
         if self.kubeconfig {
             command.arg(format!("--kubeconfig={}", ground.path("kubelet.kubeconfig").display()));
         }

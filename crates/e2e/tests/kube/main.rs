@@ -15,6 +15,7 @@ mod pods;
 mod resources;
 mod runner;
 mod services;
+mod small;
 mod standalone;
 mod table;
 mod tracing;
