@@ -49,7 +49,6 @@ test: test-setup build ## everything: pure tests, crate tests with real kernels,
 	KNARR_BIN_DIR=$(BIN) cargo test --workspace --locked --features runtime/supervisor
 	KNARR_BIN_DIR=$(BIN) crates/e2e/kube/test short
 	KNARR_BIN_DIR=$(BIN) crates/e2e/guest/test short
-	KNARR_BIN_DIR=$(BIN) crates/e2e/kube/test short
 
 test-guest: test-setup build ## the tests for every kind of host in a virtual machine: cgroup v2 with cgroupfs and systemd, AppArmor, SELinux
 	KNARR_BIN_DIR=$(BIN) crates/e2e/guest/test full $(KINDS)

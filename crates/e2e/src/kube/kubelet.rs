@@ -1,6 +1,6 @@
 //! A kubelet: its configuration and its process, which may be ended and started anew.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -12,6 +12,8 @@ use crate::CgroupDriver;
 pub(super) struct Kubelet {
     process: Option<Process>,
     kubeconfig: bool,
+    /// Where the cAdvisor in it asks for containerd's names of cgroups.
+    containerd: Option<PathBuf>,
 }
 
 /// Where kubelet tells, without asking who wants to know, what it has.
@@ -30,16 +32,22 @@ impl Kubelet {
 
     fn configured(ground: &Ground, runtime: &Runtime, kubeconfig: bool) -> Self {
         make_cgroup(&runtime.cgroup_root());
-        let mut settings = configuration(ground, runtime);
-        let (_, Value::Object(more)) = ground.of_kubelet() else { unreachable!("an object") };
-        for (key, value) in more {
-            settings[&key] = value;
-        }
-        let text = settings.to_string();
-        std::fs::write(ground.path("kubelet.json"), text).expect("kubelet's configuration");
-        let mut kubelet = Self { process: None, kubeconfig };
+        write(ground, &configuration(ground, runtime));
+        let containerd = matches!(runtime, Runtime::Containerd(_)).then(|| runtime.socket());
+        let mut kubelet = Self { process: None, kubeconfig, containerd };
         kubelet.start(ground);
         kubelet
+    }
+
+    /// Ends it and starts it with more feature gates than all have; with none of them, as it was.
+    pub(super) fn gated(&mut self, (ground, runtime): (&Ground, &Runtime), gates: &[&str]) {
+        self.stop();
+        let mut configuration = configuration(ground, runtime);
+        for gate in gates {
+            configuration["featureGates"][gate] = Value::Bool(true);
+        }
+        write(ground, &configuration);
+        self.start(ground);
     }
 
     /// Starts it on its configuration and directories.
@@ -55,6 +63,9 @@ impl Kubelet {
         }
         if self.kubeconfig {
             command.arg(format!("--kubeconfig={}", ground.path("kubelet.kubeconfig").display()));
+        }
+        if let Some(socket) = &self.containerd {
+            command.arg(format!("--containerd={}", socket.display()));
         }
         self.process = Some(Process::start(ground, command));
     }
@@ -83,9 +94,23 @@ impl Kubelet {
     }
 }
 
+fn write(ground: &Ground, configuration: &Value) {
+    std::fs::write(ground.path("kubelet.json"), configuration.to_string()).expect("kubelet's configuration");
+}
+
+/// What all have, and what this ground has beside it.
+fn configuration(ground: &Ground, runtime: &Runtime) -> Value {
+    let mut settings = of_all(ground, runtime);
+    let (_, more) = ground.of_kubelet();
+    for (key, value) in more.as_object().into_iter().flatten() {
+        settings[key] = value.clone();
+    }
+    settings
+}
+
 /// Short periods, so that tests needn't wait for them; limits of disks that a full machine of a developer doesn't reach.
 /// Values and names: KubeletConfiguration, kubelet.config.k8s.io/v1beta1.
-fn configuration(ground: &Ground, runtime: &Runtime) -> Value {
+fn of_all(ground: &Ground, runtime: &Runtime) -> Value {
     json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
         "failCgroupV1": false,

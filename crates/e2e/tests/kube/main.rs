@@ -8,6 +8,7 @@
 
 mod daemons;
 mod failures;
+mod figures;
 mod images;
 mod kubectl;
 mod objects;

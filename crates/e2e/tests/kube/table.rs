@@ -4,8 +4,8 @@ use e2e::kube::{Space, Standalone};
 use futures::future::{BoxFuture, LocalBoxFuture};
 
 use crate::{
-    daemons, failures, images, kubectl, pods, resources, services, small, standalone, tracing, volumes,
-    workloads,
+    daemons, failures, figures, images, kubectl, pods, resources, services, small, standalone, tracing,
+    volumes, workloads,
 };
 
 /// A scenario on a cluster.
@@ -78,6 +78,7 @@ pub(crate) const STANDALONE: &[Lone] = &[
     lone!(Short, standalone::container_that_ends_is_started_again),
     lone!(Short, standalone::probes_of_all_kinds),
     lone!(Short, tracing::pod_start_is_in_kubelets_trace),
+    lone!(Short, figures::nothing_that_containerd_has_is_missing),
     lone!(Short, standalone::kubelet_is_killed),
     lone!(Short, standalone::runtime_is_killed),
 ];
