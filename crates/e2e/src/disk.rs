@@ -6,6 +6,7 @@ use std::process::Command;
 use crate::needs;
 
 /// A file system mounted through a loop device; unmounted with this value.
+#[derive(Debug)]
 pub struct Disk {
     /// Where it is mounted.
     pub at: PathBuf,

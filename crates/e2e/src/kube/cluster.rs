@@ -39,7 +39,14 @@ impl Cluster {
     /// # Panics
     /// When something doesn't come up.
     pub async fn start(programs: Programs, kind: Kind) -> Self {
-        let ground = Ground::new(programs);
+        Self::on(Ground::new(programs), kind).await
+    }
+
+    /// The same on a ground of one's own.
+    ///
+    /// # Panics
+    /// As [`Cluster::start`].
+    pub async fn on(ground: Ground, kind: Kind) -> Self {
         let runtime = Runtime::start(&ground, kind).await;
         let mut plane = ControlPlane::start(&ground).await;
         let kubelet = Kubelet::joining(&ground, &runtime);

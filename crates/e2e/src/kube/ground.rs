@@ -3,16 +3,17 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::fcntl::{Flock, FlockArg};
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::Programs;
 use super::settings::Settings;
-use crate::Netns;
+use super::{Logind, Programs};
 use crate::collector::Collector;
 use crate::leaks::detach_mounts_below;
+use crate::{Disk, Netns};
 
 /// The ground of one rig. There is one at a time on a machine: kubelet changes what all of it shares.
 #[derive(Debug)]
@@ -26,9 +27,21 @@ pub struct Ground {
     /// A machine beside the node, whose address is [`Ground::OUTSIDE`].
     pub world: Netns,
     directory: TempDir,
+    small: Option<Small>,
     settings: Settings,
     _only: Flock<File>,
 }
+
+/// What a node has on which kubelet runs out of disk and is told of the machine's end.
+#[derive(Debug)]
+struct Small {
+    logind: Logind,
+    disk: Mutex<Option<Disk>>,
+}
+
+/// Room for kubelet in MiB, and how much of it must be free. Less than the volumes of a scenario, more than kubelet's own files.
+const DISK: u64 = 400;
+const FREE: &str = "150Mi";
 
 impl Ground {
     /// The node's address.
@@ -56,7 +69,38 @@ impl Ground {
         let collector = Collector::default();
         let listener = host.listen(Self::COLLECTOR.parse().expect("an address"));
         collector.serve_at(listener);
-        Self { programs, host, collector, world, directory, settings: Settings::note(), _only: only }
+        let settings = Settings::note();
+        Self { programs, host, collector, world, directory, small: None, settings, _only: only }
+    }
+
+    /// One with a logind, and with a small disk for kubelet.
+    ///
+    /// # Panics
+    /// As [`Ground::new`], and where there are no loop devices.
+    pub fn small(programs: Programs) -> Self {
+        let mut ground = Self::new(programs);
+        let disk = Disk::new("ext4", ground.path("kubelet"), DISK).expect("a small disk");
+        let logind = Logind::at(&ground.path("bus"));
+        ground.small = Some(Small { logind, disk: Mutex::new(Some(disk)) });
+        ground
+    }
+
+    /// Who tells kubelet of the machine's end.
+    pub fn logind(&self) -> Option<&Logind> {
+        self.small.as_ref().map(|small| &small.logind)
+    }
+
+    /// Whom kubelet finds as the system bus, and what its configuration has beside what all have.
+    pub(super) fn of_kubelet(&self) -> (Option<String>, Value) {
+        if self.small.is_none() {
+            return (None, json!({}));
+        }
+        let bus = format!("unix:path={}", self.path("bus").display());
+        let more = json!({
+            "evictionHard": { "nodefs.available": FREE }, "evictionPressureTransitionPeriod": "1s",
+            "shutdownGracePeriod": "20s", "shutdownGracePeriodCriticalPods": "5s",
+        });
+        (Some(bus), more)
     }
 
     /// A path below the rig's directory.
@@ -86,6 +130,9 @@ impl Ground {
         let mut found = self.settings.restore();
         // kubelet's directory, which it mounts onto itself so that volumes may hand mounts on; nothing may be in it.
         let _ = nix::mount::umount(&self.path("kubelet"));
+        if let Some(small) = &self.small {
+            drop(small.disk.lock().unwrap_or_else(PoisonError::into_inner).take());
+        }
         let mounts = detach_mounts_below(self.directory.path());
         found.extend(mounts.iter().map(|path| format!("mount: {}", path.display())));
         found

@@ -58,6 +58,9 @@ impl Kubelet {
             .arg(format!("--root-dir={}", ground.path("kubelet").display()))
             .arg(format!("--cert-dir={}", ground.path("kubelet/pki").display()))
             .args(["--hostname-override", Ground::NAME, "--node-ip", Ground::NODE, "--v=2"]);
+        if let (Some(bus), _) = ground.of_kubelet() {
+            command.env("DBUS_SYSTEM_BUS_ADDRESS", bus);
+        }
         if self.kubeconfig {
             command.arg(format!("--kubeconfig={}", ground.path("kubelet.kubeconfig").display()));
         }
@@ -95,9 +98,19 @@ fn write(ground: &Ground, configuration: &Value) {
     std::fs::write(ground.path("kubelet.json"), configuration.to_string()).expect("kubelet's configuration");
 }
 
+/// What all have, and what this ground has beside it.
+fn configuration(ground: &Ground, runtime: &Runtime) -> Value {
+    let mut settings = of_all(ground, runtime);
+    let (_, more) = ground.of_kubelet();
+    for (key, value) in more.as_object().into_iter().flatten() {
+        settings[key] = value.clone();
+    }
+    settings
+}
+
 /// Short periods, so that tests needn't wait for them; limits of disks that a full machine of a developer doesn't reach.
 /// Values and names: KubeletConfiguration, kubelet.config.k8s.io/v1beta1.
-fn configuration(ground: &Ground, runtime: &Runtime) -> Value {
+fn of_all(ground: &Ground, runtime: &Runtime) -> Value {
     json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
         "failCgroupV1": false,

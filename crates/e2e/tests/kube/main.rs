@@ -17,6 +17,7 @@ mod pods;
 mod resources;
 mod runner;
 mod services;
+mod small;
 mod standalone;
 mod table;
 mod tracing;

@@ -5,7 +5,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Instant;
 
-use e2e::kube::{Cluster, Kind, Programs, Standalone};
+use e2e::kube::{Cluster, Ground, Kind, Programs, Standalone};
 use futures::{FutureExt, StreamExt};
 
 use crate::table::{Lone, SCENARIOS, STANDALONE, Scenario, Size, Turn};
@@ -55,8 +55,11 @@ pub(crate) async fn run(programs: &Programs, wishes: &Wishes) -> Vec<&'static st
     if !wishes.lone().is_empty() {
         failed.extend(report("standalone", standalone(programs, wishes)).await.unwrap_or_default());
     }
-    if SCENARIOS.iter().any(|scenario| wishes.include(scenario.name)) {
+    if [Turn::Together, Turn::Alone].into_iter().any(|turn| !wishes.scenarios(turn).is_empty()) {
         failed.extend(report("cluster", cluster(programs, wishes)).await.unwrap_or_default());
+    }
+    if !wishes.scenarios(Turn::Small).is_empty() {
+        failed.extend(report("small node", small(programs, wishes)).await.unwrap_or_default());
     }
     failed
 }
@@ -93,6 +96,21 @@ async fn cluster(programs: &Programs, wishes: &Wishes) -> Vec<&'static str> {
     }
     let end = async { assert_eq!(cluster.finish().await, Vec::<String>::new(), "left over") };
     failed.extend(report("cluster leaves nothing", end).await.err().into_iter().flatten());
+    failed
+}
+
+async fn small(programs: &Programs, wishes: &Wishes) -> Vec<&'static str> {
+    let mut failed = Vec::new();
+    let starts = async { Cluster::on(Ground::small(programs.clone()), wishes.kind).await };
+    let cluster = match report("small node starts", starts).await {
+        Ok(cluster) => Arc::new(cluster),
+        Err(name) => return name,
+    };
+    for scenario in wishes.scenarios(Turn::Small) {
+        failed.extend(one(&cluster, scenario).await);
+    }
+    let end = async { assert_eq!(cluster.finish().await, Vec::<String>::new(), "left over") };
+    failed.extend(report("small node leaves nothing", end).await.err().into_iter().flatten());
     failed
 }
 

@@ -4,8 +4,8 @@ use e2e::kube::{Space, Standalone};
 use futures::future::{BoxFuture, LocalBoxFuture};
 
 use crate::{
-    daemons, evented, failures, figures, images, kubectl, pods, resources, services, standalone, tracing,
-    volumes, workloads,
+    daemons, evented, failures, figures, images, kubectl, pods, resources, services, small, standalone,
+    tracing, volumes, workloads,
 };
 
 /// A scenario on a cluster.
@@ -46,6 +46,8 @@ pub(crate) enum Turn {
     Together,
     /// None: it ends daemons, or fills the node.
     Alone,
+    /// None, on a cluster of its kind: with a small disk for kubelet and a logind.
+    Small,
 }
 
 macro_rules! scenario {
@@ -130,4 +132,6 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!(Short, Alone, daemons::both_killed),
     scenario!(Full, Alone, daemons::machine_boots),
     scenario!(Full, Alone, daemons::sixty_at_once),
+    scenario!(Full, Small, small::disk_is_full),
+    scenario!(Full, Small, small::machine_goes_down),
 ];
