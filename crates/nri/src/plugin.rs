@@ -15,10 +15,13 @@ use std::time::Duration;
 
 use prost::Message;
 use tokio::time::Instant;
+use tracing::Instrument;
+use tracing::field::Empty;
 
 use crate::api::{self, Event, Events};
 use crate::connection::{CallError, Connection};
 use crate::error::Error;
+use crate::hub::PluginStatus;
 use crate::ttrpc::{self, code};
 
 /// Who a plugin is.
@@ -97,6 +100,13 @@ impl Spent {
 }
 
 impl Plugin {
+    /// As it is seen from outside.
+    pub(crate) fn status(&self) -> PluginStatus {
+        let all = (1..Event::Last as i32).filter_map(|number| Event::try_from(number).ok());
+        let events = all.filter(|event| self.events.have(*event)).map(method).collect();
+        PluginStatus { name: self.name.to_string(), events }
+    }
+
     /// Asks it about an event; `None` when it doesn't want to hear of such, or is cut off by this.
     ///
     /// # Errors
@@ -141,8 +151,16 @@ impl Plugin {
         method: &str,
         question: &impl Message,
     ) -> Result<A, CallError> {
-        let begun = Instant::now();
-        let answer = self.connection.call(method, question, self.patience).await;
+        let (begun, plugin) = (Instant::now(), self.name.to_string());
+        let span = tracing::error_span!("stage", stage = "nri_plugin", plugin, method, failed = Empty);
+        let call = self.connection.call(method, question, self.patience).instrument(span.clone());
+        // A plugin of before 0.12 says so: that is no failure of its.
+        let is_old = |error: &CallError| matches!(error, CallError::Refused(status) if status.code == code::UNIMPLEMENTED);
+        let answer = call.await.inspect_err(|error| {
+            if !is_old(error) {
+                span.record("failed", true);
+            }
+        });
         self.spent.add(begun.elapsed());
         answer
     }
