@@ -47,6 +47,7 @@ test-setup:
 test: test-setup build ## everything: pure tests, crate tests with real kernels, system tests against the built binaries
 	scripts/go.sh check
 	KNARR_BIN_DIR=$(BIN) cargo test --workspace --locked --features runtime/supervisor
+	KNARR_BIN_DIR=$(BIN) crates/e2e/kube/test short
 	KNARR_BIN_DIR=$(BIN) crates/e2e/guest/test short
 
 test-guest: test-setup build ## the tests for every kind of host in a virtual machine: cgroup v2 with cgroupfs and systemd, AppArmor, SELinux

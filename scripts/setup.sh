@@ -9,7 +9,7 @@ deb=(dpkg-dev)
 check=(protobuf-compiler)
 # what tests beside the code look at networks with, in namespaces of their own
 check+=(conntrack iproute2 iptables nftables)
-test=(btrfs-progs busybox-static containernetworking-plugins docker-registry erofs-utils jq runc crun skopeo
+test=(btrfs-progs busybox-static containernetworking-plugins curl docker-registry erofs-utils jq runc crun skopeo
   umoci xfsprogs)
 # Any release will do: what it lacks is fetched as a module (go.sh).
 command -v go >/dev/null || test+=(golang-go)

@@ -7,9 +7,12 @@
 //! | verb | ended if |
 //! |---|---|
 //! | ADD | its attachment is recorded without a result: after one, what still runs serves the pod (a DHCP client, a name server) |
-//! | DEL | its attachment is recorded |
+//! | DEL | its attachment is recorded, and it hasn't ended by itself within [`LEAVE`] |
 //! | GC | always |
 //! | CHECK, STATUS | never: they change nothing |
+//!
+//! A DEL does what is wanted, and one that is cut short can't always be repeated: the reference bridge finds its rules by the
+//! addresses of a link that it has taken away before them.
 //!
 //! One that the daemon hadn't told its configuration yet finds its input at its end, and does nothing. How environments are
 //! read is `environments`' affair.
@@ -34,8 +37,11 @@ use crate::error::Error;
 /// which is the same for all runtimes of a host; our own executables hand it on.
 pub(crate) const VARIABLE: &str = "KNARR_STATE";
 
+/// How long a DEL may go on by itself. The reference plugins take some 100 ms, and nobody is served meanwhile.
+const LEAVE: Duration = Duration::from_secs(5);
+
 /// How long all of them have to be found and gone. What the kernel holds longer is stuck in it.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The value of [`VARIABLE`]: device and inode of the directory that the journal is in. Its path may be that of another
 /// daemon's, too, in a container.
@@ -57,8 +63,8 @@ pub(crate) fn owner(state_dir: &Path) -> Result<String, Error> {
 /// [`Error::Record`] when the journal can't be listed.
 pub(crate) fn end(owner: &str, journal: &Journal) -> Result<(), Error> {
     let mark = Mark::new(owner, journal)?;
-    let deadline = Instant::now() + PATIENCE;
-    let mut environments = Environments::until(deadline);
+    let patience = Patience::from_now();
+    let mut environments = Environments::until(patience.end);
     loop {
         // Again and again, as one may have started another before it ended.
         let mut found = Vec::new();
@@ -68,13 +74,10 @@ pub(crate) fn end(owner: &str, journal: &Journal) -> Result<(), Error> {
         if found.is_empty() {
             break;
         }
-        for (pid, process) in found {
-            tracing::warn!(pid = pid.as_raw_nonzero(), "ends a CNI plugin that a killed daemon left running");
-            // It may have ended by itself.
-            let _ = pidfd_send_signal(&process, Signal::KILL);
-            wait(&process, deadline);
-        }
-        if Instant::now() >= deadline {
+        // Those that aren't waited for must not go on while others are.
+        found.sort_by_key(|orphan| orphan.work == Work::Undoes);
+        found.iter().for_each(|orphan| orphan.end(patience));
+        if Instant::now() >= patience.end {
             tracing::error!("CNI plugins of a killed daemon can't be ended");
             break;
         }
@@ -87,6 +90,54 @@ pub(crate) fn end(owner: &str, journal: &Journal) -> Result<(), Error> {
         );
     }
     Ok(())
+}
+
+/// Until when is waited.
+#[derive(Debug, Clone, Copy)]
+struct Patience {
+    leave: Instant,
+    end: Instant,
+}
+
+impl Patience {
+    fn from_now() -> Patience {
+        let now = Instant::now();
+        Patience { leave: now + LEAVE, end: now + PATIENCE }
+    }
+}
+
+/// What one is at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Work {
+    /// ADD or GC, which mustn't go on.
+    Unwanted,
+    /// DEL.
+    Undoes,
+}
+
+/// One of them, open.
+struct Orphan {
+    pid: Pid,
+    process: OwnedFd,
+    work: Work,
+}
+
+impl Orphan {
+    /// Ends it, a DEL when its time is up.
+    fn end(&self, patience: Patience) {
+        let pid = self.pid.as_raw_nonzero();
+        if self.work == Work::Undoes {
+            tracing::info!(pid, "waits for a CNI plugin that a killed daemon left detaching");
+            if wait(&self.process, patience.leave) {
+                return;
+            }
+        }
+        tracing::warn!(pid, "ends a CNI plugin that a killed daemon left running");
+        // It may have ended by itself.
+        let _ = pidfd_send_signal(&self.process, Signal::KILL);
+        // Whether it has gone is looked at again.
+        wait(&self.process, patience.end);
+    }
 }
 
 /// What they are known by.
@@ -108,64 +159,64 @@ impl Mark<'_> {
     }
 
     /// The process, if it is one of them. It is looked at again once it is open: its number may have become another's.
-    fn find(&self, pid: Pid, environments: &mut Environments) -> Option<(Pid, OwnedFd)> {
-        if !self.is_on(&environments.of(pid)) {
-            return None;
-        }
+    fn find(&self, pid: Pid, environments: &mut Environments) -> Option<Orphan> {
+        self.work(&environments.of(pid))?;
         let process = pidfd_open(pid, PidfdFlags::empty()).ok()?;
-        self.is_on(&environments.of(pid)).then_some((pid, process))
+        let work = self.work(&environments.of(pid))?;
+        Some(Orphan { pid, process, work })
     }
 
-    fn is_on(&self, environment: &[u8]) -> bool {
+    /// What a process with that environment does for us, if it is one of them.
+    fn work(&self, environment: &[u8]) -> Option<Work> {
         let value = |name: &str| {
             environment
                 .split(|byte| *byte == 0)
                 .find_map(|variable| variable.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
         };
         if value(VARIABLE) != Some(self.owner.as_bytes()) {
-            return false;
+            return None;
         }
         let text = |name: &str| String::from_utf8_lossy(value(name).unwrap_or_default()).into_owned();
         let id = AttachmentId { container_id: text("CNI_CONTAINERID"), ifname: text("CNI_IFNAME") };
         match value("CNI_COMMAND") {
-            Some(b"ADD") => self.intended.contains(&id),
-            Some(b"DEL") => self.recorded.contains(&id),
-            Some(b"GC") => true,
-            _ => false,
+            Some(b"ADD") => self.intended.contains(&id).then_some(Work::Unwanted),
+            Some(b"DEL") => self.recorded.contains(&id).then_some(Work::Undoes),
+            Some(b"GC") => Some(Work::Unwanted),
+            _ => None,
         }
     }
 }
 
-fn wait(process: &OwnedFd, deadline: Instant) {
-    let left = deadline.saturating_duration_since(Instant::now());
+/// Waits until the process has ended, or the time is up. Returns whether it has.
+fn wait(process: &OwnedFd, until: Instant) -> bool {
+    let left = until.saturating_duration_since(Instant::now());
     let timeout = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
-    // Whether it has gone is looked at again.
-    let _ = poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&timeout));
+    poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&timeout)).is_ok_and(|ready| ready > 0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn is_marked(environment: &str) -> bool {
+    fn work(environment: &str) -> Option<Work> {
         let id = |name: &str| AttachmentId { container_id: name.into(), ifname: "eth0".into() };
         let mark = Mark {
             owner: "1:22",
             recorded: HashSet::from([id("half"), id("whole")]),
             intended: HashSet::from([id("half")]),
         };
-        mark.is_on(environment.replace(' ', "\0").as_bytes())
+        mark.work(environment.replace(' ', "\0").as_bytes())
     }
 
     #[test]
     fn only_what_is_at_work_for_us_is_ended() {
-        for ours in [
-            "A=B CNI_COMMAND=ADD CNI_CONTAINERID=half CNI_IFNAME=eth0 KNARR_STATE=1:22",
-            "KNARR_STATE=1:22 CNI_COMMAND=DEL CNI_CONTAINERID=half CNI_IFNAME=eth0",
-            "KNARR_STATE=1:22 CNI_COMMAND=DEL CNI_CONTAINERID=whole CNI_IFNAME=eth0",
-            "KNARR_STATE=1:22 CNI_COMMAND=GC",
+        for (ours, expected) in [
+            ("A=B CNI_COMMAND=ADD CNI_CONTAINERID=half CNI_IFNAME=eth0 KNARR_STATE=1:22", Work::Unwanted),
+            ("KNARR_STATE=1:22 CNI_COMMAND=DEL CNI_CONTAINERID=half CNI_IFNAME=eth0", Work::Undoes),
+            ("KNARR_STATE=1:22 CNI_COMMAND=DEL CNI_CONTAINERID=whole CNI_IFNAME=eth0", Work::Undoes),
+            ("KNARR_STATE=1:22 CNI_COMMAND=GC", Work::Unwanted),
         ] {
-            assert!(is_marked(ours), "{ours}");
+            assert_eq!(work(ours), Some(expected), "{ours}");
         }
         for others in [
             "KNARR_STATE=1:22 CNI_COMMAND=ADD CNI_CONTAINERID=whole CNI_IFNAME=eth0",
@@ -180,7 +231,7 @@ mod tests {
             "CNI_COMMAND=GC CNI_PATH=/a:/b",
             "",
         ] {
-            assert!(!is_marked(others), "{others}");
+            assert_eq!(work(others), None, "{others}");
         }
     }
 

@@ -105,15 +105,30 @@ impl Collector {
         .await
     }
 
-    /// The daemon's span of a call, and all below it: the call is the last of them but for what goes on without it.
+    /// The daemon's span of a call, and all below it, once these stages are.
     ///
     /// # Panics
-    /// When there is none in time.
-    pub async fn tree(&self, method: &str) -> (otel::Span, Vec<otel::Span>) {
+    /// When they are not in time.
+    pub async fn tree(&self, method: &str, stages: &[&str]) -> (otel::Span, Vec<otel::Span>) {
         let is_it = |told: &Told| told.span.kind() == SpanKind::Server && told.span.name.ends_with(method);
         let call = self.find(method, is_it).await.span;
-        let below = self.below(&call);
+        let below = self.below_with(&call, stages).await;
         (call, below)
+    }
+
+    /// All that is below a span, once these stages are: they may come in later messages than the call, or go on without it.
+    ///
+    /// # Panics
+    /// When they are not in time.
+    pub async fn below_with(&self, top: &otel::Span, stages: &[&str]) -> Vec<otel::Span> {
+        until(PATIENCE, &format!("all stages of {}", top.name), || async {
+            let below = self.below(top);
+            let is_there = |stage: &&str| below.iter().any(|span| span.name == *stage);
+            let missing: Vec<_> = stages.iter().filter(|stage| !is_there(stage)).collect();
+            if missing.is_empty() { Ok(()) } else { Err(format!("without {missing:?}: {below:?}")) }
+        })
+        .await;
+        self.below(top)
     }
 
     /// All that is below a span, to any depth.

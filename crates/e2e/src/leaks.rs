@@ -101,6 +101,17 @@ impl Traces {
     }
 }
 
+/// Takes away what is mounted below a directory, whoever uses it, and says what that was, in the order of the table of mounts.
+pub(crate) fn detach_mounts_below(directory: &Path) -> Vec<PathBuf> {
+    let table = read("/proc/self/mountinfo");
+    let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from);
+    let below: Vec<PathBuf> = points.filter(|point| point.starts_with(directory)).collect();
+    for point in below.iter().rev() {
+        let _ = nix::mount::umount2(point, nix::mount::MntFlags::MNT_DETACH);
+    }
+    below
+}
+
 /// The network of a host of its own, as it was before its node was started.
 #[derive(Debug)]
 pub(crate) struct Ground {

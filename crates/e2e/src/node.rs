@@ -20,7 +20,7 @@ use tempfile::TempDir;
 mod network;
 
 pub use self::network::{Network, Setup};
-use crate::leaks::{Ground, Traces};
+use crate::leaks::{Ground, Traces, detach_mounts_below};
 use crate::{CgroupDriver, Client, Registry, config};
 
 /// A node under test.
@@ -263,12 +263,13 @@ impl Node {
         std::thread::spawn(work).join().unwrap_or_else(|_| Err("the cleaning thread panicked".into()))
     }
 
-    /// What a failed test leaves: ends every process of the node and removes its cgroups.
+    /// What a failed test leaves: ends every process of the node and removes its mounts and cgroups.
     fn sweep(&self) {
         let traces = self.traces();
         for (pid, _) in traces.processes() {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
+        detach_mounts_below(&traces.directory);
         for parent in traces.cgroup_parents() {
             remove_cgroups(&parent);
         }

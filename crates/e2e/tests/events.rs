@@ -35,8 +35,7 @@ async fn events_tell_of_every_change_with_the_statuses_of_that_moment() {
     let node = Node::start(Network::None).await;
     let client = node.client();
     client.pull(&node.registry.image("busybox:latest")).await.unwrap();
-    let mut events =
-        client.runtime.clone().get_container_events(cri::GetEventsRequest {}).await.unwrap().into_inner();
+    let mut events = listen(&client).await;
     let config = node.pod();
     let pod = client.run_pod(config.clone()).await.unwrap();
     let container = client.create(&pod, node.busybox("main", &["true"]), &config).await.unwrap();
@@ -46,14 +45,9 @@ async fn events_tell_of_every_change_with_the_statuses_of_that_moment() {
     client.stop_pod(&pod).await.unwrap();
     client.remove_pod(&pod).await.unwrap();
 
-    use ContainerEventType::{
-        ContainerCreatedEvent, ContainerDeletedEvent, ContainerStartedEvent, ContainerStoppedEvent,
-    };
-    let life = [ContainerCreatedEvent, ContainerStartedEvent, ContainerStoppedEvent, ContainerDeletedEvent];
     let (mut of_pod, mut of_container) = (Vec::new(), Vec::new());
-    while of_pod.len() < life.len() || of_container.len() < life.len() {
-        let event = tokio::time::timeout(patience(PATIENCE), events.next()).await.expect("an event in time");
-        let event = event.expect("the stream goes on").unwrap();
+    while of_pod.len() < LIFE.len() || of_container.len() < LIFE.len() {
+        let event = next(&mut events).await.unwrap();
         let kind = event.container_event_type();
         if event.container_id == pod {
             of_pod.push(kind);
@@ -65,7 +59,7 @@ async fn events_tell_of_every_change_with_the_statuses_of_that_moment() {
             of_container.push(kind);
         }
     }
-    assert_eq!((of_pod, of_container), (life.to_vec(), life.to_vec()));
+    assert_eq!((of_pod, of_container), (LIFE.to_vec(), LIFE.to_vec()));
 }
 
 #[tokio::test]
@@ -76,15 +70,13 @@ async fn a_container_that_goes_with_its_pod_is_told_of_before_it() {
     let config = node.pod();
     let pod = client.run_pod(config.clone()).await.unwrap();
     let container = client.create(&pod, node.busybox("main", &["true"]), &config).await.unwrap();
-    let mut events =
-        client.runtime.clone().get_container_events(cri::GetEventsRequest {}).await.unwrap().into_inner();
+    let mut events = listen(&client).await;
     client.stop_pod(&pod).await.unwrap();
     client.remove_pod(&pod).await.unwrap();
     let mut deleted = Vec::new();
     while deleted.len() < 2 {
-        let event = tokio::time::timeout(patience(PATIENCE), events.next()).await.expect("an event in time");
-        let event = event.expect("the stream goes on").unwrap();
-        if event.container_event_type() == ContainerEventType::ContainerDeletedEvent {
+        let event = next(&mut events).await.unwrap();
+        if event.container_event_type() == ContainerDeletedEvent {
             assert!(event.containers_statuses.is_empty(), "{event:?}");
             deleted.push(event.container_id);
         }
@@ -204,6 +196,70 @@ async fn who_listens_to_a_new_daemon_hears_what_ended_while_there_was_none() {
     let mut second = listen(&client).await;
     client.stop(&stays.1, 0).await.unwrap();
     assert_eq!(next(&mut second).await.unwrap().container_id, stays.1);
+}
+
+#[tokio::test]
+async fn a_pod_that_loses_its_supervisor_is_told_of_once_and_after_its_containers() {
+    let node = Node::start(Network::None).await;
+    let client = node.client();
+    client.pull(&node.registry.image("busybox:latest")).await.unwrap();
+    let mut events = listen(&client).await;
+    let (pod, container) = live(&node, &client, 1).await;
+    for kind in [ContainerCreatedEvent, ContainerStartedEvent].repeat(2) {
+        assert_eq!(next(&mut events).await.unwrap().container_event_type(), kind);
+    }
+    kill(supervisor(&node, &pod));
+    let mut told = Vec::new();
+    while told.len() < 2 {
+        let event = next(&mut events).await.unwrap();
+        let state = event.containers_statuses.first().map(cri::ContainerStatus::state);
+        assert_eq!(state, Some(ContainerState::ContainerExited), "nothing runs in it any more: {event:?}");
+        told.push((event.container_event_type(), event.container_id));
+    }
+    // kubelet stops what is not ready, more than once, and collects it later.
+    client.stop_pod(&pod).await.unwrap();
+    client.stop_pod(&pod).await.unwrap();
+    client.remove_pod(&pod).await.unwrap();
+    while told.len() < 4 {
+        let event = next(&mut events).await.unwrap();
+        told.push((event.container_event_type(), event.container_id));
+    }
+    let ends = [ContainerStoppedEvent, ContainerDeletedEvent];
+    let expected = ends.map(|kind| [(kind, container.clone()), (kind, pod.clone())]).concat();
+    assert_eq!(told, expected);
+}
+
+/// kubelet drops an event that is older than the status that it has: the end of a container would be lost.
+#[tokio::test]
+async fn no_status_looks_newer_than_what_it_misses() {
+    let node = Node::start(Network::None).await;
+    let client = node.client();
+    client.pull(&node.registry.image("busybox:latest")).await.unwrap();
+    let mut events = listen(&client).await;
+    for _ in 0..20 {
+        let (pod, container) = live(&node, &client, 1).await;
+        let look = || async {
+            let mut last = 0;
+            loop {
+                let request = cri::PodSandboxStatusRequest { pod_sandbox_id: pod.clone(), verbose: false };
+                let answer = client.runtime.clone().pod_sandbox_status(request).await.unwrap().into_inner();
+                if answer.containers_statuses[0].state() == ContainerState::ContainerExited {
+                    break last;
+                }
+                last = answer.timestamp;
+            }
+        };
+        kill(node.processes_of(&container)[0]);
+        let looks = join_all((0..4).map(|_| look())).await;
+        let stopped = loop {
+            let event = next(&mut events).await.unwrap();
+            if event.container_id == container && event.container_event_type() == ContainerStoppedEvent {
+                break event.created_at;
+            }
+        };
+        assert!(looks.iter().all(|look| *look <= stopped), "{stopped} is older than one of {looks:?}");
+        client.remove_pod(&pod).await.unwrap();
+    }
 }
 
 /// A client that takes as little unread as HTTP/2 begins with; that of the other tests takes megabytes.

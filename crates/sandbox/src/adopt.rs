@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
@@ -19,6 +20,7 @@ use crate::pod::actor::Beginning;
 use crate::pod::contact::Seek;
 use crate::pod::members::{Known, Member};
 use crate::pod::state::PodState;
+use crate::pod::told::Told;
 use crate::record::{self, ContainerRecord, PodRecord, PodStage};
 use crate::recover::{Action, Fate, Found, Says, Written, missed, recover};
 use crate::shared::Shared;
@@ -69,7 +71,7 @@ async fn one(shared: Arc<Shared>, pod: PodRecord) -> Adopted {
         PodStage::Making | PodStage::NotReady(_) => None,
     };
     let directory = shared.store.pod_dir(&id);
-    let (mut minder, says) = match spawn::reach(&id, &directory, (expected, PATIENCE)).await {
+    let (minder, says) = match spawn::reach(&id, &directory, (expected, PATIENCE)).await {
         Contact::Answers(minder, snapshot) => (Some(minder), Says::This(snapshot)),
         Contact::Silent(error) => {
             tracing::warn!(pod = %id, error = chain(&error), "the pod's supervisor does not answer");
@@ -78,6 +80,7 @@ async fn one(shared: Arc<Shared>, pod: PodRecord) -> Adopted {
         Contact::Gone(error) => {
             if matches!(pod.stage, PodStage::Ready(_)) {
                 tracing::warn!(pod = %id, error = chain(&error), "the pod's supervisor is gone");
+                shared.contacts.lost.fetch_add(1, Ordering::Relaxed);
             }
             (None, Says::Gone)
         }
@@ -90,24 +93,22 @@ async fn one(shared: Arc<Shared>, pod: PodRecord) -> Adopted {
     let found = Found { pod: pod.clone(), containers, supervisor: says, exits, now: clock::now() };
     let action = recover(&found);
     let missed = missed(&found, &action);
+    let told = Told::by_record(&pod.stage);
     match action {
         Action::Undo(parts) => {
             // Its containers, if it has any, are erased with it. A silent supervisor ends with its cgroup.
             let (state, members) = (PodState::Unmade { parts }, BTreeMap::new());
             let (facts, limits, seeks) = (pod.facts, None, None);
-            let beginning = Beginning { shared, facts, state, members, minder, limits, seeks, missed };
+            let beginning = Beginning { shared, facts, state, members, minder, limits, seeks, missed, told };
             Adopted { beginning, is_half_made: true }
         }
         Action::Adopt { state, containers, strays } => {
-            if let (Some(minder), PodState::Ready(live)) = (&mut minder, &state) {
-                minder.netns.clone_from(&live.netns);
-            }
             if let Some(minder) = &minder {
                 kill_strays(&shared, &minder.client, strays).await;
             }
             let members = keep(&shared, &found, containers).await;
             let (facts, limits) = (pod.facts, pod.limits);
-            let beginning = Beginning { shared, facts, state, members, minder, limits, seeks, missed };
+            let beginning = Beginning { shared, facts, state, members, minder, limits, seeks, missed, told };
             Adopted { beginning, is_half_made: false }
         }
     }

@@ -1,12 +1,13 @@
 //! What happened to pods and containers, for whoever listens.
 //!
-//! Events have an order and times that never go back: kubelet takes one that is older than what it knows for stale. What
-//! a daemon finds out about the time it was away, and all until somebody listens, is kept for the first listener: who
-//! listened to the daemon before this one comes back as soon as it can.
-//! Not here: which events there are (see `pod::state` and `container::state`), how clients get them.
+//! Events have an order and times that never go back: kubelet takes one that is older than what it knows for stale, and
+//! compares them with the times of statuses, which therefore come from here as well (`Events::now`). What a daemon finds
+//! out about the time it was away, and all until somebody listens, is kept for the first listener: who listened to the daemon
+//! before this one comes back as soon as it can. Only that it happened is kept; how things are is looked up when it is told.
+//! Not here: which events there are (see `pod::state`, `pod::told` and `container::state`), how clients get them.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::broadcast;
@@ -14,15 +15,13 @@ use tokio::sync::broadcast::error::RecvError;
 
 use crate::clock;
 use crate::container::status::ContainerStatus;
+use crate::id::{ContainerId, PodId};
 use crate::pod::status::PodStatus;
 
 /// Events that a slow listener may be behind before it loses the oldest and is told so (`RecvError::Lagged`).
 pub const EVENT_BACKLOG: usize = 1024;
 
-/// Events that are kept for the first listener. More than kubelet has pods on a node (110), few enough for memory.
-const KEPT: usize = 256;
-
-/// How long they are kept: kubelet comes back within seconds, and who comes much later has no use for them.
+/// How long events are kept for the first listener: kubelet comes back within seconds, and who comes much later has no use for them.
 const KEPT_FOR: Duration = Duration::from_secs(300);
 
 /// Something that happened, with the pod as it was right after it.
@@ -40,8 +39,8 @@ pub struct Event {
     pub containers: Vec<Arc<ContainerStatus>>,
 }
 
-/// What can happen (CRI ContainerEventType).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What can happen (CRI ContainerEventType), in the order in which it does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum EventKind {
     /// It is there.
     Created,
@@ -51,6 +50,18 @@ pub enum EventKind {
     Stopped,
     /// It is gone.
     Deleted,
+}
+
+/// A pod with its containers.
+pub(crate) type Statuses = (Arc<PodStatus>, Vec<Arc<ContainerStatus>>);
+
+/// Something that happened, without how things are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Note {
+    pub(crate) pod: PodId,
+    /// `None` for events of the sandbox.
+    pub(crate) container: Option<ContainerId>,
+    pub(crate) kind: EventKind,
 }
 
 /// Where events are published.
@@ -63,68 +74,132 @@ pub(crate) struct Events {
 /// What is the same for all listeners.
 #[derive(Debug)]
 struct Order {
-    /// When the last event was.
+    /// The latest time that was given to an event or a status.
     last: i64,
     /// What nobody has listened to yet; `None` once somebody has, or nobody came for too long.
-    kept: Option<VecDeque<Event>>,
+    kept: Option<Kept>,
     begun: Instant,
+}
+
+/// What is kept for the first listener, who may be as far behind as any other.
+#[derive(Debug, Default)]
+struct Kept {
+    notes: VecDeque<Note>,
+    /// The oldest, which there was no room for.
+    lost: u64,
 }
 
 /// Somebody who listens.
 #[derive(Debug)]
 pub struct Listener {
+    /// Of what was kept for it, how many are lost: told before anything else.
+    lost: u64,
     kept: VecDeque<Event>,
     events: broadcast::Receiver<Event>,
 }
 
 impl Events {
     pub(crate) fn new() -> Self {
-        let order = Order { last: 0, kept: Some(VecDeque::new()), begun: Instant::now() };
+        let order = Order { last: 0, kept: Some(Kept::default()), begun: Instant::now() };
         Self { sender: broadcast::channel(EVENT_BACKLOG).0, order: Mutex::new(order) }
     }
 
-    pub(crate) fn subscribe(&self) -> Listener {
-        let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
-        order.give_up();
-        Listener { kept: order.kept.take().unwrap_or_default(), events: self.sender.subscribe() }
-    }
-
-    /// Whether there is anybody to tell.
-    pub(crate) fn is_wanted(&self) -> bool {
-        let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
-        order.give_up();
-        order.kept.is_some() || self.listeners() > 0
+    /// Listens from now on, the first time also to what was kept; `look` finds a pod as it is.
+    pub(crate) fn subscribe(&self, look: impl Fn(&PodId) -> Option<Statuses>) -> Listener {
+        self.give_up_on_listeners();
+        let (events, kept, first) = {
+            let mut order = self.lock();
+            let kept = order.kept.take().unwrap_or_default();
+            let first = order.times(kept.notes.len(), clock::now());
+            (self.sender.subscribe(), kept, first)
+        };
+        // Looked up after the times were given: what is seen is no older than its event says.
+        let events_kept = (first..).zip(kept.notes).filter_map(|(at, note)| {
+            let statuses = look(&note.pod)?;
+            note.told(at, statuses)
+        });
+        Listener { lost: kept.lost, kept: events_kept.collect(), events }
     }
 
     pub(crate) fn listeners(&self) -> usize {
         self.sender.receiver_count()
     }
 
-    /// Tells everyone who listens what has happened now.
-    pub(crate) fn publish(
-        &self,
-        (id, kind): (String, EventKind),
-        (pod, containers): (Arc<PodStatus>, Vec<Arc<ContainerStatus>>),
-    ) {
-        let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
-        order.last = clock::now().max(order.last.saturating_add(1));
-        let event = Event { id, kind, at: order.last, pod, containers };
-        if let Some(kept) = &mut order.kept {
-            if kept.len() == KEPT {
-                kept.pop_front();
-            }
-            kept.push_back(event.clone());
+    /// The time for a look at how things are that begins now: no event before it has a later time, none after it an earlier one.
+    pub(crate) fn now(&self) -> i64 {
+        self.lock().now(clock::now())
+    }
+
+    /// Tells everyone who listens what has happened now. `statuses` isn't asked when nobody does.
+    pub(crate) fn publish(&self, note: Note, statuses: impl FnOnce() -> Statuses) {
+        let mut order = self.lock();
+        let at = order.times(1, clock::now());
+        if self.listeners() > 0 {
+            // Nobody listening any more is no failure. Sent under the lock, so that the order is that of the times.
+            let _listeners = self.sender.send(note.clone().event(at, statuses()));
         }
-        // Nobody listening is no failure. Sent under the lock, so that the order is that of the times.
-        let _listeners = self.sender.send(event);
+        if let Some(kept) = &mut order.kept {
+            kept.add(note);
+        }
+    }
+
+    /// Lets go of what is kept for a first listener who has had time enough to come.
+    pub(crate) fn give_up_on_listeners(&self) {
+        let mut order = self.lock();
+        if order.begun.elapsed() > KEPT_FOR {
+            order.kept = None;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Order> {
+        self.order.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Order {
-    fn give_up(&mut self) {
-        if self.begun.elapsed() > KEPT_FOR {
-            self.kept = None;
+    fn now(&mut self, clock: i64) -> i64 {
+        self.last = self.last.max(clock);
+        self.last
+    }
+
+    /// The first of so many times, one after the other, that nothing has had yet.
+    fn times(&mut self, count: usize, clock: i64) -> i64 {
+        let first = clock.max(self.last.saturating_add(1));
+        let others = i64::try_from(count).unwrap_or(i64::MAX).saturating_sub(1);
+        self.last = first.saturating_add(others);
+        first
+    }
+}
+
+impl Kept {
+    fn add(&mut self, note: Note) {
+        if note.kind == EventKind::Deleted {
+            // Whoever comes finds nothing of it in lists; and kubelet would take it for the end of what has its place by then.
+            return self.notes.retain(|kept| !note.ends(kept));
         }
+        if self.notes.len() == EVENT_BACKLOG {
+            self.notes.pop_front();
+            self.lost = self.lost.saturating_add(1);
+        }
+        self.notes.push_back(note);
+    }
+}
+
+impl Note {
+    /// Whether another one is about what is gone with this one's.
+    fn ends(&self, other: &Self) -> bool {
+        self.pod == other.pod && (self.container.is_none() || self.container == other.container)
+    }
+
+    fn event(self, at: i64, (pod, containers): Statuses) -> Event {
+        let id = self.container.map_or_else(|| self.pod.to_string(), |container| container.to_string());
+        Event { id, kind: self.kind, at, pod, containers }
+    }
+
+    /// Tells of it later; `None` when what it is about has gone meanwhile.
+    fn told(self, at: i64, statuses: Statuses) -> Option<Event> {
+        let is_there = |id: &ContainerId| statuses.1.iter().any(|container| container.id == *id);
+        self.container.as_ref().is_none_or(is_there).then(|| self.event(at, statuses))
     }
 }
 
@@ -134,6 +209,10 @@ impl Listener {
     /// # Errors
     /// As for [`broadcast::Receiver::recv`]: how many were lost, or that there will be none any more.
     pub async fn recv(&mut self) -> Result<Event, RecvError> {
+        match std::mem::take(&mut self.lost) {
+            0 => {}
+            lost => return Err(RecvError::Lagged(lost)),
+        }
         match self.kept.pop_front() {
             Some(event) => Ok(event),
             None => self.events.recv().await,
@@ -142,58 +221,4 @@ impl Listener {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn happened(events: &Events, id: &str) {
-        let pod = PodStatus {
-            id: crate::id::PodId::random(),
-            config: Arc::default(),
-            phase: crate::pod::status::PodPhase::Ready,
-            created_at: 1,
-            ips: Vec::new(),
-            supervisor: None,
-            netns: None,
-            cgroup: String::new(),
-            limits: Default::default(),
-            message: String::new(),
-        };
-        events.publish((id.to_owned(), EventKind::Stopped), (Arc::new(pod), Vec::new()));
-    }
-
-    #[tokio::test]
-    async fn what_nobody_heard_is_for_the_first_listener_alone_and_in_order() {
-        let events = Events::new();
-        (0..KEPT + 10).for_each(|number| happened(&events, &number.to_string()));
-        let (mut first, mut second) = (events.subscribe(), events.subscribe());
-        happened(&events, "last");
-        let mut times = vec![];
-        for number in 10..KEPT + 10 {
-            let event = first.recv().await.unwrap();
-            assert_eq!(event.id, number.to_string());
-            times.push(event.at);
-        }
-        assert!(times.is_sorted_by(|one, next| one < next), "{times:?}");
-        assert_eq!(first.recv().await.unwrap().id, "last");
-        assert_eq!(second.recv().await.unwrap().id, "last");
-    }
-
-    #[tokio::test]
-    async fn nothing_is_built_once_the_listeners_have_gone() {
-        let events = Events::new();
-        assert!(events.is_wanted(), "somebody may come");
-        let listener = events.subscribe();
-        assert!(events.is_wanted());
-        drop(listener);
-        assert!(!events.is_wanted());
-    }
-
-    #[tokio::test]
-    async fn who_is_too_slow_is_told() {
-        let events = Events::new();
-        let mut slow = events.subscribe();
-        (0..EVENT_BACKLOG + 5).for_each(|number| happened(&events, &number.to_string()));
-        assert!(matches!(slow.recv().await, Err(RecvError::Lagged(5))));
-        assert_eq!(slow.recv().await.unwrap().id, "5");
-    }
-}
+mod tests;

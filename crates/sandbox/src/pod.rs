@@ -10,5 +10,6 @@ pub(crate) mod make;
 pub(crate) mod members;
 pub(crate) mod state;
 pub mod status;
+pub(crate) mod told;
 pub(crate) mod wish;
 pub(crate) mod work;

@@ -19,6 +19,7 @@ use crate::adopt::adopt;
 use crate::apparmor::Apparmor;
 use crate::clock;
 use crate::config::{CgroupDriver, Config, Settings};
+use crate::container::status::ContainerFilter;
 use crate::current::Current;
 use crate::error::{Error, Kind, chain};
 use crate::events::{Events, Listener};
@@ -34,6 +35,7 @@ use crate::pod::config::{PodConfig, full_name};
 use crate::pod::limits::PodResources;
 use crate::pod::state::PodState;
 use crate::pod::status::{PodFilter, PodStatus};
+use crate::pod::told::Told;
 use crate::pod::wish::{MAILBOX, Reply, Wish};
 use crate::prepared::PreparedNetworks;
 use crate::record::{PodFacts, Store};
@@ -274,6 +276,7 @@ impl Pods {
             limits: None,
             seeks: None,
             missed: Vec::new(),
+            told: Told::default(),
         };
         let (id, mailbox) = match self.begin(beginning) {
             Ok(mailbox) => (facts.id.clone(), mailbox),
@@ -385,7 +388,17 @@ impl Pods {
     /// What happens from now on; the first who asks also hears what has happened before. A listener that falls behind by
     /// [`crate::events::EVENT_BACKLOG`] is told that it lost some.
     pub fn events(&self) -> Listener {
-        self.shared.events.subscribe()
+        let statuses = |id: &PodId| {
+            let inside = ContainerFilter { pod: id.to_string(), ..ContainerFilter::default() };
+            Some((self.pod(id.as_str()).ok()?, self.shared.registry.containers(&inside)))
+        };
+        self.shared.events.subscribe(statuses)
+    }
+
+    /// The time of a look at pods that begins now, in nanoseconds since the epoch by the clock of events: whoever compares the two finds
+    /// every event that the look can have missed to be later. To be asked for before the look.
+    pub fn time_of_look(&self) -> i64 {
+        self.shared.events.now()
     }
 
     /// How many there are of everything.

@@ -23,6 +23,7 @@ use crate::container::status::{Exited, Reason};
 use crate::events::EventKind;
 use crate::id::ContainerId;
 use crate::pod::state::{Part, Parts, PodState};
+use crate::pod::told::Told;
 use crate::record::{ContainerRecord, ContainerStage, PodRecord, PodStage};
 use crate::supervisor::client::ExitReport;
 
@@ -145,10 +146,15 @@ pub(crate) fn missed(found: &Found, action: &Action) -> Vec<(Option<ContainerId>
         };
         Some((Some(id.clone()), kind?))
     };
-    let was_ready = matches!(found.pod.stage, PodStage::Ready(_));
-    let stopped = was_ready && !matches!(state, PodState::Ready(_));
-    let pod = stopped.then_some((None, EventKind::Stopped));
+    let ended =
+        has_lost_its_supervisor(state) && Told::by_record(&found.pod.stage).goes_on_to(EventKind::Stopped);
+    let pod = ended.then_some((None, EventKind::Stopped));
     containers.iter().filter_map(of_container).chain(pod).collect()
+}
+
+/// Whether nothing can run in a pod any more.
+fn has_lost_its_supervisor(state: &PodState) -> bool {
+    matches!(state, PodState::NotReady { parts } if !parts.contains(&Part::Supervisor))
 }
 
 /// What runs, or is about to, and is not known.
@@ -376,6 +382,18 @@ mod tests {
         assert_eq!(told.len(), 2, "{told:?}");
         assert!(told.contains(&(Some(ids[0].clone()), EventKind::Started)), "{told:?}");
         assert!(told.contains(&(Some(ids[1].clone()), EventKind::Stopped)), "{told:?}");
+    }
+
+    #[test]
+    fn a_pod_that_was_being_stopped_is_told_of_when_its_supervisor_has_gone() {
+        let being_stopped = PodStage::NotReady([Part::Supervisor, Part::Cgroup].into());
+        let told = |stage, has_supervisor| {
+            let (_, found) = found(&[], stage, has_supervisor);
+            missed(&found, &recover(&found))
+        };
+        assert_eq!(told(being_stopped.clone(), false), [(None, EventKind::Stopped)]);
+        assert_eq!(told(being_stopped, true), [], "it goes on");
+        assert_eq!(told(PodStage::NotReady([Part::Cgroup].into()), false), [], "the earlier daemon told");
     }
 
     #[test]

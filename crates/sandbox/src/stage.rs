@@ -80,6 +80,17 @@ impl Stage {
         noted(&span, outcome)
     }
 
+    /// The same for work that leaves something to be done behind it: what it does is not in this stage but beside it, or the stage would not
+    /// be over before that is. As safe to cancel as the work is.
+    ///
+    /// # Errors
+    /// Those of the work.
+    pub(crate) async fn beside<T, E>(self, work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+        let span = self.span();
+        let outcome = work.await;
+        noted(&span, outcome)
+    }
+
     /// The same for what doesn't wait.
     ///
     /// # Errors

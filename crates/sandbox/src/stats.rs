@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 pub use runtime::cgroup::{
     Accounts, CpuDetail, CpuModes, CpuStats, Descriptors, DeviceIo, HugePages, Io, IoCost, MemoryDetail,
-    MemoryStats, Part, Pressure, Pressures, Stall, States, Stats, SwapStats, TaskStats, Throttling,
+    MemoryStats, Part, Pressure, Pressures, Quota, Stall, States, Stats, SwapStats, TaskStats, Throttling,
     device_name,
 };
 pub use runtime::namespaces::{Interface, Traffic};
@@ -48,6 +48,8 @@ pub struct Wanted {
     pub descriptors: bool,
     /// What their threads do. Costs as much as there are threads.
     pub states: bool,
+    /// How much processor time pods may have.
+    pub quotas: bool,
     /// What went through the interfaces of pods.
     pub traffic: bool,
     /// What writable layers hold.
@@ -110,9 +112,12 @@ pub struct ContainerUsage {
 pub struct PodUsage {
     /// The pod.
     pub pod: Arc<PodStatus>,
-    /// From its cgroup, its supervisor's share included. The limit of memory is that of the cgroup above, which is where Kubernetes
-    /// sets those of pods.
+    /// The cgroup whose usage it is: the one that kubelet has made for it, with its limits, else its own.
+    pub cgroup: String,
+    /// From that, its supervisor's share included. With a cgroup of its own the limit of memory is that of the one above.
     pub usage: Usage,
+    /// What that cgroup may have of the processors, where it was asked for.
+    pub quota: Option<Quota>,
     /// What went through its interfaces, the first network's before the others; `None` when it has none of its own.
     pub interfaces: Option<Vec<Interface>>,
     /// Its containers that run.
@@ -131,12 +136,16 @@ pub(crate) struct Kept {
 }
 
 impl Kept {
-    /// A look's usage, and the rate since an earlier one. `begun` is when there was no processor time yet, in nanoseconds since the epoch.
-    fn usage(&self, reading: Reading, begun: i64) -> Usage {
+    /// A look's usage, and the rate since an earlier one. `begun` is when there was no processor time yet, in nanoseconds since the epoch,
+    /// where that is known.
+    fn usage(&self, reading: Reading, begun: Option<i64>) -> Usage {
         let Reading { at, moment, stats, .. } = reading;
         let nano_cores = stats.cpu.and_then(|cpu| {
             let mut rate = self.rate.lock().unwrap_or_else(PoisonError::into_inner);
-            rate.next(Sample { at: moment, cpu_ns: cpu.usage_ns }, rate::ago(moment, at, begun))
+            rate.next(
+                Sample { at: moment, cpu_ns: cpu.usage_ns },
+                begun.and_then(|begun| rate::ago(moment, at, begun)),
+            )
         });
         Usage { at, counters: stats, nano_cores }
     }
@@ -163,7 +172,7 @@ pub(crate) async fn container(
         Some(subject) => readings::one(shared, subject, &wanted).await?,
         None => Reading::none(),
     };
-    let usage = container.kept.usage(reading, begun(&container.status));
+    let usage = container.kept.usage(reading, Some(begun(&container.status)));
     Ok(ContainerUsage { usage, processes: None, layer: walk.outcome(&container.kept).await })
 }
 
@@ -214,12 +223,14 @@ pub(crate) async fn pods(
     let mut answer = Vec::new();
     for ((pod, status, containers), walks) in found.into_iter().zip(walks) {
         let reading = readings.next().flatten().unwrap_or_else(Reading::none);
-        let usage = pod.kept.usage(reading, status.created_at);
+        let quota = reading.quota;
+        let usage = pod.kept.usage(reading, begun_pod(&status));
         let of_containers: Vec<_> = readings.by_ref().take(containers.len()).collect();
         let missing = of_containers.iter().filter(|reading| reading.is_none()).count();
         let containers = used(containers.into_iter().zip(of_containers).zip(walks)).await;
         let interfaces = traffic.remove(&pod.id);
-        answer.push(PodUsage { pod: status, usage, interfaces, containers, missing });
+        let cgroup = readings::cgroup_of(&status).to_owned();
+        answer.push(PodUsage { pod: status, cgroup, usage, quota, interfaces, containers, missing });
     }
     Ok(answer)
 }
@@ -245,7 +256,7 @@ async fn used(looks: impl Iterator<Item = Look>) -> Vec<(Arc<ContainerStatus>, C
     for ((entry, reading), walk) in looks {
         let Some(reading) = reading.filter(|reading| reading.is_there()) else { continue };
         let processes = entry.kept.processes(&reading);
-        let usage = entry.kept.usage(reading, begun(&entry.status));
+        let usage = entry.kept.usage(reading, Some(begun(&entry.status)));
         let layer = match walk {
             Some(walk) => walk.outcome(&entry.kept).await,
             None => None,
@@ -260,6 +271,11 @@ fn subject(container: &ContainerEntry, pod: &PodEntry) -> Option<Subject> {
     let ContainerPhase::Running { pid, .. } = container.status.phase else { return None };
     let status = pod.status.as_ref()?;
     Some(Subject::container((&container.status.id, pid), status, &container.kept.under_way))
+}
+
+/// A cgroup of kubelet's has the time of sandboxes that the pod had before this one.
+fn begun_pod(pod: &PodStatus) -> Option<i64> {
+    (pod.config.metadata.attempt == 0).then_some(pod.created_at)
 }
 
 fn begun(container: &ContainerStatus) -> i64 {

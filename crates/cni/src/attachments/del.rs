@@ -12,7 +12,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tracing::Instrument;
+use tracing::field::Empty;
+use tracing::{Instrument, Span};
 
 use super::leaving::Departure;
 use super::{Attachments, detach_failed, namespace};
@@ -83,8 +84,10 @@ impl Attachments {
         let remainder = Remainder { served, record, _busy: busy, _departure: departure, _lock: lock };
         let attachments = Arc::clone(self);
         // Ends by itself; `settle` waits for it.
+        // A stage of its own: nobody waits for it. Of the highest level, so that it is there whatever is logged.
+        let span = tracing::error_span!("stage", stage = "detach_rest", failed = Empty);
         let work = async move { attachments.finish(remainder).await };
-        tokio::spawn(work.in_current_span());
+        tokio::spawn(work.instrument(span));
         Ok(())
     }
 
@@ -92,6 +95,7 @@ impl Attachments {
         let Remainder { served, record, .. } = &remainder;
         let failures = served.chain(&record.attachment).del_after_cut(record.result.as_ref()).await;
         if let Err(error) = self.removed(served, record, failures).await {
+            Span::current().record("failed", true);
             // The record is left, and the next collection tries again.
             let AttachmentId { container_id: container, ifname } = record.attachment.id();
             tracing::warn!(

@@ -1,5 +1,4 @@
-//! The figures of the daemon's own process, under the names that Prometheus' libraries have for every program's, and its
-//! version.
+//! The figures of the daemon's own process, under the names that Prometheus' libraries have for every program's.
 
 use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -41,7 +41,12 @@ async fn forward(
             () = client.closed() => return,
         };
         let broken = message.is_err();
-        if client.send(message).await.is_err() || broken {
+        let sent = tokio::select! {
+            sent = client.send(message) => sent.is_ok(),
+            // Whoever doesn't read would keep what is waiting for it.
+            _ = ending.wait_for(|ending| *ending) => return,
+        };
+        if broken || !sent {
             return;
         }
     }

@@ -48,6 +48,8 @@ pub(super) fn status(
     request: &cri::PodSandboxStatusRequest,
 ) -> Result<cri::PodSandboxStatusResponse, Status> {
     call_log::about_pod(&runtime.pods, &request.pod_sandbox_id);
+    // Taken before anything is read: kubelet drops events that are older than a status, so what is read may be newer, never older.
+    let timestamp = runtime.pods.time_of_look();
     let pod = runtime.pods.pod(&request.pod_sandbox_id).map_err(|error| of_sandbox(&error))?;
     let inside = ContainerFilter { pod: pod.id.to_string(), ..Default::default() };
     let containers = runtime.pods.containers(&inside);
@@ -55,7 +57,7 @@ pub(super) fn status(
         status: Some(status::pod(&pod)),
         info: if request.verbose { pod_info::of(runtime, &pod) } else { HashMap::new() },
         containers_statuses: containers.iter().map(|container| status::container(container)).collect(),
-        timestamp: crate::now(),
+        timestamp,
     })
 }
 

@@ -81,14 +81,24 @@ impl Stages {
     pub(crate) fn under_way(&self) -> Vec<UnderWayStage> {
         let now = Instant::now();
         let age = |begun: Instant| now.saturating_duration_since(begun);
-        let under_way = self.lock();
-        let mut stages: Vec<_> = under_way
-            .begun
-            .values()
-            .map(|(stage, begun)| UnderWayStage { stage: stage.clone(), age: age(*begun) })
-            .collect();
+        let begun = self.lock().begun.clone();
+        let shown = begun.into_values().map(|(stage, begun)| UnderWayStage { stage, age: age(begun) });
+        let mut stages: Vec<_> = shown.collect();
         stages.sort_by_key(|stage| std::cmp::Reverse(stage.age));
         stages
+    }
+
+    /// Of every stage that there ever was, how many are under way and since when the oldest is: as of one moment.
+    fn counts(&self) -> BTreeMap<Arc<str>, (usize, Option<Instant>)> {
+        let under_way = self.lock();
+        let known = under_way.known.iter().map(|(stage, count)| (stage.clone(), (*count, None)));
+        let mut counts: BTreeMap<_, (usize, Option<Instant>)> = known.collect();
+        for (stage, begun) in under_way.begun.values() {
+            if let Some((_, oldest)) = counts.get_mut(stage) {
+                *oldest = Some(oldest.map_or(*begun, |oldest: Instant| oldest.min(*begun)));
+            }
+        }
+        counts
     }
 
     /// Has the figures shown.
@@ -184,22 +194,19 @@ struct Now(Stages);
 
 impl Collector for Now {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> std::fmt::Result {
-        let counts = self.0.lock().known.clone();
-        let mut oldest = BTreeMap::new();
-        for UnderWayStage { stage, age } in self.0.under_way() {
-            oldest.entry(stage).or_insert(age.as_secs_f64());
-        }
-        let age = |stage: &Arc<str>| oldest.get(stage).copied().unwrap_or_default();
+        let counts = self.0.counts();
+        let age =
+            |begun: Option<Instant>| begun.map(|begun| begun.elapsed().as_secs_f64()).unwrap_or_default();
         let help = "Stages that are under way";
         let mut family = encoder.encode_descriptor("stages_under_way", help, None, MetricType::Gauge)?;
-        for (stage, count) in &counts {
+        for (stage, (count, _)) in &counts {
             ConstGauge::new(*count as f64).encode(family.encode_family(&[("stage", &**stage)])?)?;
         }
         let help = "For how long the oldest stage of its kind has been under way; 0 for none";
         let unit = Some(&Unit::Seconds);
         let mut family = encoder.encode_descriptor("stage_oldest", help, unit, MetricType::Gauge)?;
-        for stage in counts.keys() {
-            ConstGauge::new(age(stage)).encode(family.encode_family(&[("stage", &**stage)])?)?;
+        for (stage, (_, oldest)) in &counts {
+            ConstGauge::new(age(*oldest)).encode(family.encode_family(&[("stage", &**stage)])?)?;
         }
         Ok(())
     }
@@ -245,6 +252,19 @@ mod tests {
             assert!(text.contains(line), "{line}: {text}");
         }
         assert!(!text.contains("no stage"), "{text}");
+    }
+
+    #[test]
+    fn what_is_said_of_a_stage_is_of_one_moment() {
+        let stages = Stages::default();
+        let subscriber = tracing_subscriber::registry().with(stages.clone());
+        let _default = tracing::subscriber::set_default(subscriber);
+        let spans = [(); 2].map(|()| tracing::error_span!("stage", stage = "network"));
+        let (count, oldest) = stages.counts()["network"];
+        assert_eq!(count, 2);
+        assert!(stages.under_way()[1].age < oldest.unwrap().elapsed(), "the older of the two");
+        drop(spans);
+        assert_eq!(stages.counts()["network"], (0, None));
     }
 
     #[test]

@@ -12,25 +12,25 @@ use super::kubelet::Kubelet;
 use super::{Ground, Http, Kind, Programs, Runtime, Space};
 use crate::{Registry, until};
 
-/// A running cluster.
+/// A running cluster. The order of its fields is that in which they end when a run is cut short.
 pub struct Cluster {
-    /// What all stands on.
-    pub ground: Ground,
+    /// What may be ended and started anew: by one scenario at a time, while no other runs.
+    pub node: Mutex<NodeParts>,
     /// The API, with all rights.
     pub api: Http,
     /// Where images come from.
     pub registry: Arc<Registry>,
-    /// What may be ended and started anew: by one scenario at a time, while no other runs.
-    pub node: Mutex<NodeParts>,
     plane: ControlPlane,
     serial: AtomicU32,
+    /// What all stands on.
+    pub ground: Ground,
 }
 
 /// The two daemons of the node.
 pub struct NodeParts {
+    kubelet: Kubelet,
     /// Who runs its pods.
     pub runtime: Runtime,
-    kubelet: Kubelet,
 }
 
 impl Cluster {
@@ -47,7 +47,7 @@ impl Cluster {
         let cluster = Self {
             api: plane.api.clone(),
             registry: Arc::clone(runtime.registry()),
-            node: Mutex::new(NodeParts { runtime, kubelet }),
+            node: Mutex::new(NodeParts { kubelet, runtime }),
             ground,
             plane,
             serial: AtomicU32::new(0),
@@ -115,7 +115,7 @@ impl Cluster {
     /// When a scenario holds on to it.
     pub async fn finish(self: Arc<Self>) -> Vec<String> {
         let cluster = Arc::into_inner(self).expect("no scenario has the cluster any more");
-        let NodeParts { runtime, mut kubelet } = cluster.node.into_inner();
+        let NodeParts { mut kubelet, runtime } = cluster.node.into_inner();
         kubelet.stop();
         cluster.plane.stop();
         runtime.finish(&cluster.ground).await

@@ -12,6 +12,7 @@ use super::Programs;
 use super::settings::Settings;
 use crate::Netns;
 use crate::collector::Collector;
+use crate::leaks::detach_mounts_below;
 
 /// The ground of one rig. There is one at a time on a machine: kubelet changes what all of it shares.
 #[derive(Debug)]
@@ -85,11 +86,8 @@ impl Ground {
         let mut found = self.settings.restore();
         // kubelet's directory, which it mounts onto itself so that volumes may hand mounts on; nothing may be in it.
         let _ = nix::mount::umount(&self.path("kubelet"));
-        let mounts = mounts_below(self.directory.path());
+        let mounts = detach_mounts_below(self.directory.path());
         found.extend(mounts.iter().map(|path| format!("mount: {}", path.display())));
-        for path in mounts.iter().rev() {
-            let _ = nix::mount::umount2(path, nix::mount::MntFlags::MNT_DETACH);
-        }
         found
     }
 }
@@ -114,11 +112,4 @@ fn networks() -> (Arc<Netns>, Netns) {
     host.sh("sysctl -qw net.ipv4.ip_forward=1; sysctl -qw net.bridge.bridge-nf-call-iptables=1");
     world.sh(&format!("ip address add {}/24 dev node0", Ground::OUTSIDE));
     (host, world)
-}
-
-/// What is mounted below a directory, in the order of the table of mounts.
-pub(super) fn mounts_below(directory: &Path) -> Vec<PathBuf> {
-    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from);
-    points.filter(|point| point.starts_with(directory)).collect()
 }

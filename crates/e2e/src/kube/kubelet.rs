@@ -1,6 +1,6 @@
 //! A kubelet: its configuration and its process, which may be ended and started anew.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -12,6 +12,8 @@ use crate::CgroupDriver;
 pub(super) struct Kubelet {
     process: Option<Process>,
     kubeconfig: bool,
+    /// Where the cAdvisor in it asks for containerd's names of cgroups.
+    containerd: Option<PathBuf>,
 }
 
 /// Where kubelet tells, without asking who wants to know, what it has.
@@ -30,11 +32,22 @@ impl Kubelet {
 
     fn configured(ground: &Ground, runtime: &Runtime, kubeconfig: bool) -> Self {
         make_cgroup(&runtime.cgroup_root());
-        let text = configuration(ground, runtime).to_string();
-        std::fs::write(ground.path("kubelet.json"), text).expect("kubelet's configuration");
-        let mut kubelet = Self { process: None, kubeconfig };
+        write(ground, &configuration(ground, runtime));
+        let containerd = matches!(runtime, Runtime::Containerd(_)).then(|| runtime.socket());
+        let mut kubelet = Self { process: None, kubeconfig, containerd };
         kubelet.start(ground);
         kubelet
+    }
+
+    /// Ends it and starts it with more feature gates than all have; with none of them, as it was.
+    pub(super) fn gated(&mut self, (ground, runtime): (&Ground, &Runtime), gates: &[&str]) {
+        self.stop();
+        let mut configuration = configuration(ground, runtime);
+        for gate in gates {
+            configuration["featureGates"][gate] = Value::Bool(true);
+        }
+        write(ground, &configuration);
+        self.start(ground);
     }
 
     /// Starts it on its configuration and directories.
@@ -47,6 +60,9 @@ impl Kubelet {
             .args(["--hostname-override", Ground::NAME, "--node-ip", Ground::NODE, "--v=2"]);
         if self.kubeconfig {
             command.arg(format!("--kubeconfig={}", ground.path("kubelet.kubeconfig").display()));
+        }
+        if let Some(socket) = &self.containerd {
+            command.arg(format!("--containerd={}", socket.display()));
         }
         self.process = Some(Process::start(ground, command));
     }
@@ -73,6 +89,10 @@ impl Kubelet {
     pub(super) fn running(&mut self) -> Result<(), String> {
         self.process.as_mut().map_or(Err("kubelet was stopped".into()), Process::running)
     }
+}
+
+fn write(ground: &Ground, configuration: &Value) {
+    std::fs::write(ground.path("kubelet.json"), configuration.to_string()).expect("kubelet's configuration");
 }
 
 /// Short periods, so that tests needn't wait for them; limits of disks that a full machine of a developer doesn't reach.

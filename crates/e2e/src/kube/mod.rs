@@ -8,6 +8,7 @@
 mod cluster;
 mod containerd;
 mod control_plane;
+pub mod figures;
 mod ground;
 mod http;
 mod images;

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -34,6 +35,8 @@ impl Process {
         let log = ground.path("log").join(format!("{name}.log"));
         let file = File::options().create(true).append(true).open(&log).expect("a log");
         command.stdin(Stdio::null()).stdout(file.try_clone().expect("a log")).stderr(file);
+        // Ctrl-C is for the run alone, which ends what it has started in its order.
+        command.process_group(0);
         let spawned = ground.host.run(|| command.spawn());
         let child = spawned.unwrap_or_else(|error| panic!("starting {name}: {error}"));
         Self { name, child, log }

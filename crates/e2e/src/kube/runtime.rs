@@ -10,9 +10,8 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use super::containerd::Containerd;
-use super::ground::mounts_below;
 use super::{Ground, images};
-use crate::leaks::Traces;
+use crate::leaks::{Traces, detach_mounts_below};
 use crate::node::remove_cgroups;
 use crate::{Client, Network, Node, Registry, Setup};
 
@@ -127,9 +126,8 @@ impl Runtime {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
         wait_until_gone(&traces);
-        for mount in [&traces.directory, ground.directory()].iter().flat_map(|path| mounts_below(path)).rev()
-        {
-            let _ = nix::mount::umount2(&mount, nix::mount::MntFlags::MNT_DETACH);
+        for directory in [ground.directory(), &traces.directory] {
+            detach_mounts_below(directory);
         }
         let state = match self {
             Self::Knarr(node) => node.path("state"),

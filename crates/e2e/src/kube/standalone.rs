@@ -9,15 +9,15 @@ use super::{Ground, Http, Kind, Programs, Runtime};
 use crate::cri::PodSandboxState;
 use crate::{Client, until};
 
-/// A running kubelet and what it stands on.
+/// A running kubelet and what it stands on. The order of its fields is that in which they end when a run is cut short.
 pub struct Standalone {
-    /// What all stands on.
-    pub ground: Ground,
-    /// Who runs its pods.
-    pub runtime: Runtime,
+    process: Kubelet,
     /// kubelet's read-only port.
     pub kubelet: Http,
-    process: Kubelet,
+    /// Who runs its pods.
+    pub runtime: Runtime,
+    /// What all stands on.
+    pub ground: Ground,
 }
 
 impl Standalone {
@@ -28,15 +28,20 @@ impl Standalone {
     pub async fn start(programs: Programs, kind: Kind) -> Self {
         let ground = Ground::new(programs);
         let runtime = Runtime::start(&ground, kind).await;
-        let mut process = Kubelet::standalone(&ground, &runtime);
+        let process = Kubelet::standalone(&ground, &runtime);
         let kubelet = Http::new(&ground.host, READ_ONLY_PORT);
+        let mut rig = Self { ground, runtime, kubelet, process };
+        rig.until_it_answers().await;
+        rig
+    }
+
+    async fn until_it_answers(&mut self) {
+        let (process, kubelet) = (&mut self.process, &self.kubelet);
         until(Duration::from_secs(60), "kubelet", || {
             let alive = process.running();
-            let kubelet = &kubelet;
             async move { alive.and(kubelet.json("/pods").await) }
         })
         .await;
-        Self { ground, runtime, kubelet, process }
     }
 
     /// Puts a manifest into kubelet's directory, as a whole.
@@ -74,6 +79,15 @@ impl Standalone {
     pub fn restart_kubelet(&mut self) {
         self.process.kill();
         self.process.start(&self.ground);
+    }
+
+    /// Starts kubelet anew with more feature gates than it has in all scenarios; with none of them, as it was.
+    ///
+    /// # Panics
+    /// When it doesn't come up.
+    pub async fn gates(&mut self, gates: &[&str]) {
+        self.process.gated((&self.ground, &self.runtime), gates);
+        self.until_it_answers().await;
     }
 
     /// Takes all manifests away, waits until their pods have ended, ends everything and says what is left.

@@ -1,5 +1,6 @@
 //! Runs what of the table is wished for, says how it went, and looks for what is left over.
 
+use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Instant;
@@ -7,7 +8,7 @@ use std::time::Instant;
 use e2e::kube::{Cluster, Kind, Programs, Standalone};
 use futures::{FutureExt, StreamExt};
 
-use crate::table::{SCENARIOS, STANDALONE, Scenario, Size, Turn};
+use crate::table::{Lone, SCENARIOS, STANDALONE, Scenario, Size, Turn};
 
 /// How many scenarios run side by side: pods are mostly waited for, and there may be two processors.
 const SIDE_BY_SIDE: usize = 6;
@@ -24,12 +25,22 @@ impl Wishes {
     /// `full`. Options are cargo's for other kinds of tests.
     pub(crate) fn of_this_run() -> Self {
         let names: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
-        let full = std::env::var("KNARR_KUBE_SIZE").is_ok_and(|size| size == "full") || !names.is_empty();
+        let full = Self::insist() || !names.is_empty();
         Self { kind: Kind::of_this_run(), size: if full { Size::Full } else { Size::Short }, names }
+    }
+
+    /// Whether a machine that lacks something for them has failed: all were asked for, and not whatever the machine can do.
+    pub(crate) fn insist() -> bool {
+        std::env::var("KNARR_KUBE_SIZE").is_ok_and(|size| size == "full")
     }
 
     fn include(&self, name: &str) -> bool {
         self.names.is_empty() || self.names.iter().any(|part| name.contains(part.as_str()))
+    }
+
+    fn lone(&self) -> Vec<&'static Lone> {
+        let wished = |scenario: &&Lone| scenario.size <= self.size && self.include(scenario.name);
+        STANDALONE.iter().filter(wished).collect()
     }
 
     fn scenarios(&self, turn: Turn) -> Vec<&'static Scenario> {
@@ -41,7 +52,7 @@ impl Wishes {
 /// Runs them and gives the names of those that failed.
 pub(crate) async fn run(programs: &Programs, wishes: &Wishes) -> Vec<&'static str> {
     let mut failed = Vec::new();
-    if STANDALONE.iter().any(|scenario| wishes.include(scenario.name)) {
+    if !wishes.lone().is_empty() {
         failed.extend(report("standalone", standalone(programs, wishes)).await.unwrap_or_default());
     }
     if SCENARIOS.iter().any(|scenario| wishes.include(scenario.name)) {
@@ -56,7 +67,7 @@ async fn standalone(programs: &Programs, wishes: &Wishes) -> Vec<&'static str> {
         Ok(rig) => rig,
         Err(name) => return name,
     };
-    for scenario in STANDALONE.iter().filter(|scenario| wishes.include(scenario.name)) {
+    for scenario in wishes.lone() {
         let ended = report(scenario.name, (scenario.run)(&mut rig)).await;
         if let Err(names) = ended {
             println!("{}{}", rig.ground.logs(), rig.runtime.log_tail());
@@ -93,8 +104,9 @@ async fn one(cluster: &Arc<Cluster>, scenario: &Scenario) -> Option<&'static str
         let result = AssertUnwindSafe((scenario.run)(space.clone())).catch_unwind().await;
         if let Err(panic) = result {
             println!("--- {}\n{}", scenario.name, space.diagnosis().await);
-            cluster.remove(&name).await;
-            std::panic::resume_unwind(panic);
+            let removed = AssertUnwindSafe(cluster.remove(&name)).catch_unwind().await;
+            let stays = removed.err().map(|second| format!("\n    and then: {}", text(&*second)));
+            panic!("{}{}", text(&*panic), stays.unwrap_or_default());
         }
         cluster.remove(&name).await;
     };
@@ -115,10 +127,14 @@ async fn report<T>(name: &'static str, part: impl Future<Output = T>) -> Result<
             Ok(value)
         }
         Err(panic) => {
-            let text = panic.downcast_ref::<String>().map(String::as_str);
-            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic");
-            println!("{name} ... FAILED ({seconds:.1} s)\n    {text}");
+            println!("{name} ... FAILED ({seconds:.1} s)\n    {}", text(&*panic));
             Err(vec![name])
         }
     }
+}
+
+/// What was panicked with.
+fn text(panic: &(dyn Any + Send)) -> &str {
+    let formatted = panic.downcast_ref::<String>().map(String::as_str);
+    formatted.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic")
 }

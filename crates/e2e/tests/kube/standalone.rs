@@ -134,7 +134,7 @@ async fn ready(rig: &Standalone, name: &str, wish: impl Fn(&Value) -> bool) -> V
 }
 
 /// Waits until neither kubelet nor the runtime has a static pod any more, but for records of what ended.
-async fn gone(rig: &Standalone, name: &str) {
+pub(crate) async fn gone(rig: &Standalone, name: &str) {
     let client = Client::new(&rig.runtime.socket());
     until(PATIENCE, &format!("the end of {name}"), || async {
         if rig.pod(name).await.is_ok() {

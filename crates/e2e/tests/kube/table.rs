@@ -4,7 +4,8 @@ use e2e::kube::{Space, Standalone};
 use futures::future::{BoxFuture, LocalBoxFuture};
 
 use crate::{
-    daemons, failures, images, kubectl, pods, resources, services, standalone, tracing, volumes, workloads,
+    daemons, failures, figures, images, kubectl, pods, resources, services, standalone, tracing, volumes,
+    workloads,
 };
 
 /// A scenario on a cluster.
@@ -23,6 +24,8 @@ pub(crate) struct Scenario {
 pub(crate) struct Lone {
     /// Its module and its function.
     pub(crate) name: &'static str,
+    /// Whether it is among those that are always run.
+    pub(crate) size: Size,
     /// What it does.
     pub(crate) run: for<'a> fn(&'a mut Standalone) -> LocalBoxFuture<'a, ()>,
 }
@@ -57,23 +60,25 @@ macro_rules! scenario {
 }
 
 macro_rules! lone {
-    ($module:ident :: $function:ident) => {
+    ($size:ident, $module:ident :: $function:ident) => {
         Lone {
             name: concat!(stringify!($module), "::", stringify!($function)),
+            size: Size::$size,
             run: |rig| Box::pin($module::$function(rig)),
         }
     };
 }
 
-/// With a kubelet alone; all in every run.
+/// With a kubelet alone.
 pub(crate) const STANDALONE: &[Lone] = &[
-    lone!(standalone::static_pod_comes_and_goes),
-    lone!(standalone::manifest_changes),
-    lone!(standalone::container_that_ends_is_started_again),
-    lone!(standalone::probes_of_all_kinds),
-    lone!(tracing::pod_start_is_in_kubelets_trace),
-    lone!(standalone::kubelet_is_killed),
-    lone!(standalone::runtime_is_killed),
+    lone!(Short, standalone::static_pod_comes_and_goes),
+    lone!(Full, standalone::manifest_changes),
+    lone!(Short, standalone::container_that_ends_is_started_again),
+    lone!(Short, standalone::probes_of_all_kinds),
+    lone!(Short, tracing::pod_start_is_in_kubelets_trace),
+    lone!(Short, figures::nothing_that_containerd_has_is_missing),
+    lone!(Short, standalone::kubelet_is_killed),
+    lone!(Short, standalone::runtime_is_killed),
 ];
 
 /// On a cluster.
@@ -83,24 +88,24 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!(Full, Together, workloads::daemon_set_and_cron_job),
     scenario!(Short, Together, pods::init_and_sidecar),
     scenario!(Short, Together, pods::hooks),
-    scenario!(Full, Together, pods::hook_that_fails),
-    scenario!(Full, Together, pods::shared_process_namespace),
+    scenario!(Short, Together, pods::hook_that_fails),
+    scenario!(Short, Together, pods::shared_process_namespace),
     scenario!(Full, Together, pods::namespaces_of_the_node),
     scenario!(Full, Together, pods::namespaces_of_its_own),
-    scenario!(Full, Together, pods::user_namespace),
+    scenario!(Short, Together, pods::user_namespace),
     scenario!(Short, Together, pods::ephemeral_container),
     scenario!(Full, Together, failures::crash_loop),
     scenario!(Full, Together, failures::last_words),
     scenario!(Short, Together, failures::out_of_memory),
-    scenario!(Full, Together, failures::no_such_program),
+    scenario!(Short, Together, failures::no_such_program),
     scenario!(Full, Together, failures::readiness_comes_and_goes),
     scenario!(Full, Together, failures::liveness_fails),
     scenario!(Full, Together, failures::eviction_by_its_own_files),
-    scenario!(Full, Together, volumes::projected),
+    scenario!(Short, Together, volumes::projected),
     scenario!(Short, Together, volumes::config_map_changes),
     scenario!(Full, Together, volumes::empty_dir_in_memory),
     scenario!(Full, Together, volumes::empty_dir_is_the_pods),
-    scenario!(Full, Together, volumes::image_volume),
+    scenario!(Short, Together, volumes::image_volume),
     scenario!(Full, Together, volumes::files_of_a_group),
     scenario!(Full, Together, images::comes_later),
     scenario!(Full, Together, images::never_pulled),
@@ -116,9 +121,9 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!(Full, Together, services::host_port),
     scenario!(Full, Together, services::names),
     scenario!(Short, Together, resources::resized_in_place),
-    scenario!(Full, Together, resources::seccomp_by_default),
+    scenario!(Short, Together, resources::seccomp_by_default),
     scenario!(Full, Together, resources::classes_of_pods),
-    scenario!(Full, Together, resources::summary),
+    scenario!(Short, Together, resources::summary),
     scenario!(Full, Alone, daemons::kubelet_killed),
     scenario!(Full, Alone, daemons::runtime_killed),
     scenario!(Short, Alone, daemons::both_killed),

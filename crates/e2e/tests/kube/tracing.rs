@@ -1,7 +1,5 @@
 //! kubelet's own traces, gone on with by the daemon.
 
-use std::collections::BTreeSet;
-
 use e2e::collector::otel::span::SpanKind;
 use e2e::collector::{Told, texts};
 use e2e::kube::{Ground, Runtime, Standalone};
@@ -34,9 +32,7 @@ pub(crate) async fn pod_start_is_in_kubelets_trace(rig: &mut Standalone) {
             "{parent:?}"
         );
         assert_eq!(parent.span.trace_id, call.trace_id);
-        let below = collector.below(&call);
-        let names: BTreeSet<&str> = below.iter().map(|span| span.name.as_str()).collect();
-        assert!(stages.iter().all(|stage| names.contains(stage)), "{method}: {names:?}");
+        collector.below_with(&call, stages).await;
         // It is a part of something larger: the pod's sync.
         assert!(!parent.span.parent_span_id.is_empty(), "{parent:?}");
     }

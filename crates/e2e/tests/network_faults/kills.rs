@@ -25,16 +25,21 @@ fn order(node: &Node, verb: &str, place: &str) {
     std::fs::write(node.path("order"), format!("{verb} {place}\n")).unwrap();
 }
 
-/// Kills the daemon when the plugin waits, starts it again, and lets the plugin go on if it is still there.
-async fn kill_there(node: &mut Node, what: &str) -> Client {
-    until(PATIENCE, &format!("the plugin to be at its place: {what}"), || async {
+/// Kills the daemon when the plugin waits, starts it again, and lets the plugin go on: one that detaches at once, as the
+/// next daemon waits for it, any other if it is still there.
+async fn kill_there(node: &mut Node, verb: &str, place: &str) -> Client {
+    until(PATIENCE, &format!("the plugin to be at its place: {place}"), || async {
         if node.path("reached").exists() { Ok(()) } else { Err(node.log_tail()) }
     })
     .await;
     node.kill_daemon();
     std::fs::remove_file(node.path("order")).unwrap();
+    let go_on = |node: &Node| std::fs::write(node.path("go"), "").unwrap();
+    if verb == "DEL" {
+        go_on(node);
+    }
     node.start_daemon();
-    std::fs::write(node.path("go"), "").unwrap();
+    go_on(node);
     node.client()
 }
 
@@ -56,7 +61,7 @@ async fn while_a_pod_is_attached() {
             let (client, config) = (node.client(), config.clone());
             async move { client.run_pod(config).await }
         });
-        let client = kill_there(&mut node, place).await;
+        let client = kill_there(&mut node, "ADD", place).await;
         making.await.unwrap().expect_err("its daemon was killed");
         // It had told nobody of the pod, which the next daemon takes down.
         until(PATIENCE, "the unfinished pod to be gone", || async {
@@ -85,7 +90,7 @@ async fn while_a_pod_is_detached() {
             let (client, pod) = (node.client(), pod.clone());
             async move { client.stop_pod(&pod).await }
         });
-        let client = kill_there(&mut node, place).await;
+        let client = kill_there(&mut node, "DEL", place).await;
         stopping.await.unwrap().expect_err("its daemon was killed");
         client.stop_pod(&pod).await.unwrap_or_else(|status| panic!("{place}: the retry: {status}"));
         client.remove_pod(&pod).await.unwrap();

@@ -40,12 +40,10 @@ at after
 printf '%s' "$out"
 "#;
 
-/// A bridge with addresses, a plugin of the test's, host ports.
-///
-/// Without masquerade: its rules stay when Debian's bridge 1.1.1 is killed between the link and them.
+/// A bridge with addresses and masquerade, a plugin of the test's, host ports.
 fn chain() -> Value {
     json!([
-        { "type": "bridge", "bridge": "knefault0", "isGateway": true,
+        { "type": "bridge", "bridge": "knefault0", "isGateway": true, "ipMasq": true,
           "ipam": { "type": "host-local", "ranges": [[{ "subnet": "10.66.0.0/24" }]] } },
         { "type": "between" },
         { "type": "portmap", "capabilities": { "portMappings": true } },
@@ -54,7 +52,12 @@ fn chain() -> Value {
 
 /// A node whose plugins wait on order.
 async fn node() -> Node {
-    let mut setup = Setup::new(Network::Plugins).inside(&Arc::new(Netns::new())).conflist("faults", chain());
+    node_on(&Arc::new(Netns::new())).await
+}
+
+/// The same on a host that the test has its hands on.
+async fn node_on(host: &Arc<Netns>) -> Node {
+    let mut setup = Setup::new(Network::Plugins).inside(host).conflist("faults", chain());
     for kind in ["bridge", "host-local", "between", "portmap"] {
         setup = setup.plugin(kind, PLUGIN);
     }

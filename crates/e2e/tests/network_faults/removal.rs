@@ -1,11 +1,13 @@
 //! Pods go, whatever their network says.
 
+use std::sync::Arc;
+
 use e2e::cri::PodSandboxState;
-use e2e::{Client, Node, needs, node::PATIENCE, until};
+use e2e::{Client, Netns, Node, needs, node::PATIENCE, until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::{all_is_well, kept, node, nothing_is_kept};
+use crate::{all_is_well, kept, node, node_on, nothing_is_kept};
 
 async fn stopped_and_removed(client: &Client, pod: &str) {
     client.stop_pod(pod).await.unwrap_or_else(|status| panic!("stopping: {status}"));
@@ -82,11 +84,12 @@ async fn though_a_plugin_fails_for_ever() {
     all_is_well(&node, &node.client()).await;
 }
 
-/// State is on a tmpfs, processes and links are the kernel's; root survives.
+/// State is on a tmpfs, processes, links and rules are the kernel's; root survives.
 #[tokio::test]
 async fn after_a_reboot() {
     needs!("bridge", "host-local", "portmap");
-    let mut node = node().await;
+    let host = Arc::new(Netns::new());
+    let mut node = node_on(&host).await;
     let client = node.client();
     for _ in 0..3 {
         client.run_pod(node.pod()).await.unwrap();
@@ -94,6 +97,7 @@ async fn after_a_reboot() {
     assert_eq!(kept(&node).len(), 6);
     node.kill_daemon();
     end_all(&node).await;
+    host.sh("nft flush ruleset");
     std::fs::remove_dir_all(node.path("state")).unwrap();
     node.start_daemon();
     let client = node.client();

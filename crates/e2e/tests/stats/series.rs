@@ -40,9 +40,13 @@ async fn what_is_told_was_described_and_agrees_with_the_kernel() {
     resources(&mut wanted).cpu_period = 100_000;
     let id = pod.create(wanted).await.unwrap();
     pod.client.start(&id).await.unwrap();
-    until(Duration::from_secs(20), "two processes", || async {
-        let count = pod.node.processes_of(&id).len();
-        if count == 2 { Ok(()) } else { Err(count) }
+    until(Duration::from_secs(20), "two processes that sleep", || async {
+        let sleeps = |pid: &u32| {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            status.contains("State:\tS")
+        };
+        let processes = pod.node.processes_of(&id);
+        if processes.len() == 2 && processes.iter().all(sleeps) { Ok(()) } else { Err(processes) }
     })
     .await;
     let described = descriptors(&pod).await;

@@ -34,7 +34,8 @@ pub use check::Machine;
 pub use devices::DeviceControl;
 pub use stats::{
     CpuDetail, CpuModes, CpuStats, Descriptors, DeviceIo, HugePages, Io, IoCost, MemoryDetail, MemoryStats,
-    Part, Pressure, Pressures, Reader, Stall, States, Stats, SwapStats, TaskStats, Throttling, device_name,
+    Part, Pressure, Pressures, Quota, Reader, Stall, States, Stats, SwapStats, TaskStats, Throttling,
+    device_name,
 };
 
 /// Where the host has its hierarchies mounted.

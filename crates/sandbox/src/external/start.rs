@@ -107,7 +107,7 @@ async fn described(
 }
 
 async fn process_of(client: &Client, id: &str, after: std::time::Duration) -> Result<Option<i32>, Error> {
-    let mut seen = client.snapshot(after).await?;
+    let (mut seen, _netns) = client.snapshot(after).await?;
     let found = ContainerId::try_from(id.to_owned()).ok().and_then(|id| seen.remove(&id));
     Ok(match found {
         Some(Seen::Runs(process)) => Some(process.id.pid),

@@ -33,6 +33,7 @@ use crate::pod::contact::Seek;
 use crate::pod::limits::{Limits, PodResources};
 use crate::pod::members::{Known, Member};
 use crate::pod::state::{Live, Part, Parts, PodEvent, PodGoal, PodState};
+use crate::pod::told::Told;
 use crate::pod::wish::{Reply, Wish};
 use crate::pod::work::{Done, Work, called_off};
 use crate::record::PodFacts;
@@ -69,6 +70,8 @@ pub(crate) struct Actor {
     /// The supervisor that is out of touch and looked for.
     seeks: Option<Seek>,
     missed: Vec<(Option<ContainerId>, EventKind)>,
+    /// How far listeners have heard of it.
+    told: Told,
     mailbox: mpsc::Receiver<Wish>,
     work: JoinSet<Done>,
     timers: JoinSet<Done>,
@@ -98,12 +101,14 @@ pub(crate) struct Beginning {
     pub(crate) seeks: Option<Seek>,
     /// What happened to its containers and itself while no daemon was there.
     pub(crate) missed: Vec<(Option<ContainerId>, EventKind)>,
+    /// What was told of it before.
+    pub(crate) told: Told,
 }
 
 impl Actor {
     /// An actor for a pod in any state: a new one, or one found in the records.
     pub(crate) fn new(beginning: Beginning, mailbox: mpsc::Receiver<Wish>) -> Self {
-        let Beginning { shared, facts, state, members, minder, limits, seeks, missed } = beginning;
+        let Beginning { shared, facts, state, members, minder, limits, seeks, missed, told } = beginning;
         let known = telling::known(&state);
         Self {
             shared,
@@ -115,6 +120,7 @@ impl Actor {
             limits: Limits::new(limits),
             seeks,
             missed,
+            told,
             mailbox,
             work: JoinSet::new(),
             timers: JoinSet::new(),
@@ -179,12 +185,15 @@ impl Actor {
 
     /// Goes on with a pod that was found: writes down what was found out, and ends what nobody minds any more.
     fn take_up(&mut self) {
+        for (container, kind) in std::mem::take(&mut self.missed) {
+            match container {
+                Some(id) => self.tell(Some(&id), kind),
+                None => self.announce(kind),
+            }
+        }
+        // Written down when it has been told.
         self.save();
         self.members.values().for_each(|member| save_member(&self.shared, member));
-        for (container, kind) in std::mem::take(&mut self.missed) {
-            let id = container.map_or_else(|| self.facts.id.to_string(), |container| container.to_string());
-            self.tell(id, kind, self.status());
-        }
         if let Some(seek) = self.seeks {
             self.begin(Work::Seek(seek));
         } else if self.minder.is_none()
@@ -248,7 +257,10 @@ impl Actor {
             }
             Ok(Done::Launched(id, events)) => self.launched(&id, events),
             Ok(Done::Reached(minder, snapshot)) => self.reached(*minder, &snapshot),
-            Ok(Done::Buried { ends, alive }) => self.buried(ends, alive),
+            Ok(Done::Buried { ends, alive }) => {
+                self.buried(ends, alive);
+                self.pod_event(PodEvent::Buried);
+            }
             Ok(Done::Updated { id, change, outcome, reply }) => {
                 self.updated(&id, &change, (outcome, reply));
             }

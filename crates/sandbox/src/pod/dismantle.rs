@@ -62,7 +62,7 @@ pub(crate) fn summary(left: &[(Part, Error)]) -> Option<Error> {
 /// Those of the part, and its deadline.
 pub(crate) async fn dismantle_part(down: &Dismantling<'_>, part: Part) -> Result<(), Error> {
     match part {
-        Part::Network => Stage::DetachNetwork.of(detach(down)).await,
+        Part::Network => Stage::DetachNetwork.beside(detach(down)).await,
         Part::Supervisor => Stage::EndSupervisor.of(end_supervisor(down)).await,
         Part::Cgroup => Stage::RemoveCgroup.of(remove_cgroup(down)).await,
     }

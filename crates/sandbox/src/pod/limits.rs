@@ -51,7 +51,8 @@ impl PodResources {
     }
 
     /// The CPU shares of both together; `None` when neither says any.
-    fn shares(&self) -> Option<u64> {
+    #[must_use]
+    pub fn shares(&self) -> Option<u64> {
         let said = [&self.overhead, &self.resources].into_iter().flatten().filter_map(|part| part.cpu_shares);
         said.reduce(u64::saturating_add)
     }

@@ -37,6 +37,7 @@ use crate::shared::{Shared, blocking, within};
 use crate::spec::{files, namespaces, sysctls};
 use crate::stage::Stage;
 use crate::supervisor::Minder;
+use crate::supervisor::spawn::Started;
 use crate::undo::Stack;
 
 /// A pod that was made.
@@ -174,16 +175,26 @@ impl Making<'_> {
         let scope = self.scope();
         let begin = if scope.is_some() { Begin::Called } else { Begin::AtOnce };
         let files = self.shared.config.open_files;
-        let started = self.shared.supervisor.start(&self.facts.id, &directory, (&cgroup, begin), files)?;
-        if let Some((systemd, scope)) = &scope {
-            let scope = Scope { pid: started.pid(), ..scope.clone() };
-            let begun = Stage::Scope.of(systemd.start(&scope)).await;
-            begun.map_err(|error| error.of("starting the scope", subject))?;
-            Stage::Cgroup.of(self.leaf(scope.pid)).await?;
-        }
-        let connected = started.connect(&self.facts.id, &directory);
-        let connected = within(("starting the supervisor", subject, deadlines.supervisor), connected);
-        let minder = Stage::Supervisor.of(connected).await?;
+        let start = || self.shared.supervisor.start(&self.facts.id, &directory, (&cgroup, begin), files);
+        let connect = async |started: Started| {
+            let connected = started.connect(&self.facts.id, &directory);
+            within(("starting the supervisor", subject, deadlines.supervisor), connected).await
+        };
+        // With its start, which waits until the program is executed.
+        let minder = match &scope {
+            None => Stage::Supervisor.of(async { connect(start()?).await }).await?,
+            Some((systemd, scope)) => {
+                let begun = async {
+                    let started = start()?;
+                    let scope = Scope { pid: started.pid(), ..scope.clone() };
+                    let begun = systemd.start(&scope).await;
+                    begun.map(|()| started).map_err(|error| error.of("starting the scope", subject))
+                };
+                let started = Stage::Scope.of(begun).await?;
+                Stage::Cgroup.of(self.leaf(started.pid())).await?;
+                Stage::Supervisor.of(connect(started)).await?
+            }
+        };
         let minder = self.minder.insert(minder);
         if scope.is_some() {
             // The controllers, now that the scope itself is empty.

@@ -10,6 +10,9 @@
 //! An unmade pod goes like one that is not ready; besides, a new request for its name takes it away. A wish to remove a pod that is ready stops it first. What a pod consists of is data: its [`Part`]s, taken down in one
 //! order whoever asks for it (undo, stop, removal, recovery).
 //!
+//! An end is told of when it is over with the containers: after they were buried, where the supervisor is lost. More than one way of ending may
+//! want to tell of it; what has been told already is not told again (see `pod::told`).
+//!
 //! Not here: performing the effects (see `pod::actor`), containers (see `container::state`).
 
 use std::collections::BTreeSet;
@@ -102,6 +105,8 @@ pub(crate) enum PodEvent {
     Dismantled { left: Parts, error: Option<Error> },
     /// Its supervisor is gone.
     SupervisorLost,
+    /// What ended with its supervisor is known.
+    Buried,
     /// A wish to remove it.
     Remove,
     /// Its files were removed, or not.
@@ -134,7 +139,7 @@ pub(crate) enum PodEffect {
     Save,
     /// Publish the status.
     Publish,
-    /// Publish the status, and tell of it.
+    /// Publish the status, and tell of it if that is news.
     Announce(EventKind),
     /// Forget the id and the name.
     Forget,
@@ -209,7 +214,8 @@ fn making(event: PodEvent) -> Next {
         PodEvent::Stop | PodEvent::Remove => Err(PodDenied::Later),
         // The work that is under way finds out by itself, and undoes what it has done.
         PodEvent::SupervisorLost => Ok((PodState::Making, vec![])),
-        PodEvent::Drained
+        PodEvent::Buried
+        | PodEvent::Drained
         | PodEvent::DrainFailed(_)
         | PodEvent::Dismantled { .. }
         | PodEvent::Erased { .. } => Err(PodDenied::Impossible),
@@ -217,7 +223,7 @@ fn making(event: PodEvent) -> Next {
 }
 
 fn ready(live: Live, event: PodEvent) -> Next {
-    use PodEffect::{Announce, Bury, Drain, Publish, Save};
+    use PodEffect::{Bury, Drain, Publish, Save};
     let mut parts = parts_of(live.netns.as_ref());
     match event {
         PodEvent::Stop => Ok((PodState::Draining { parts, then: Then::Rest }, vec![Save, Publish, Drain])),
@@ -226,10 +232,11 @@ fn ready(live: Live, event: PodEvent) -> Next {
         }
         PodEvent::SupervisorLost => {
             parts.remove(&Part::Supervisor);
-            Ok((PodState::NotReady { parts }, vec![Bury, Save, Announce(EventKind::Stopped)]))
+            Ok((PodState::NotReady { parts }, vec![Publish, Bury]))
         }
         PodEvent::Made { .. }
         | PodEvent::Failed { .. }
+        | PodEvent::Buried
         | PodEvent::Drained
         | PodEvent::DrainFailed(_)
         | PodEvent::Dismantled { .. }
@@ -238,12 +245,18 @@ fn ready(live: Live, event: PodEvent) -> Next {
 }
 
 fn draining(mut parts: Parts, then: Then, event: PodEvent) -> Next {
-    use PodEffect::{Bury, Dismantle};
+    use PodEffect::{Announce, Bury, Dismantle};
     match event {
         PodEvent::Stop => Ok((PodState::Draining { parts, then }, vec![])),
         PodEvent::Remove => Ok((PodState::Draining { parts, then: Then::Remove }, vec![])),
         PodEvent::Drained => Ok((PodState::Stopping { parts: parts.clone(), then }, vec![Dismantle(parts)])),
-        PodEvent::DrainFailed(error) => Ok((PodState::NotReady { parts }, given_up(&error))),
+        PodEvent::DrainFailed(error) => {
+            // With what would not end in it.
+            let effects = std::iter::once(Announce(EventKind::Stopped)).chain(given_up(&error));
+            Ok((PodState::NotReady { parts }, effects.collect()))
+        }
+        // What it knows of its containers tells when it is drained.
+        PodEvent::Buried => Ok((PodState::Draining { parts, then }, vec![])),
         PodEvent::SupervisorLost => {
             parts.remove(&Part::Supervisor);
             Ok((PodState::Draining { parts, then }, vec![Bury]))
@@ -262,7 +275,8 @@ fn stopping(parts: Parts, then: Then, event: PodEvent) -> Next {
         PodEvent::Remove => Ok((PodState::Stopping { parts, then: Then::Remove }, vec![])),
         PodEvent::Dismantled { left, error } => {
             let outcome = error.map_or(Ok(()), Err);
-            let mut effects = vec![Save, Announce(EventKind::Stopped), Answer(PodGoal::Stopped, outcome)];
+            // Told before it is written down: a daemon that is ended between the two leaves it to the next one to tell again.
+            let mut effects = vec![Announce(EventKind::Stopped), Save, Answer(PodGoal::Stopped, outcome)];
             match then {
                 Then::Rest => Ok((PodState::NotReady { parts: left }, effects)),
                 Then::Remove => {
@@ -272,7 +286,7 @@ fn stopping(parts: Parts, then: Then, event: PodEvent) -> Next {
             }
         }
         // The teardown ends the supervisor itself.
-        PodEvent::SupervisorLost => Ok((PodState::Stopping { parts, then }, vec![])),
+        PodEvent::SupervisorLost | PodEvent::Buried => Ok((PodState::Stopping { parts, then }, vec![])),
         PodEvent::Made { .. }
         | PodEvent::Failed { .. }
         | PodEvent::Drained
@@ -289,7 +303,7 @@ fn unmade(parts: Parts, event: PodEvent) -> Next {
 }
 
 fn not_ready(mut parts: Parts, event: PodEvent) -> Next {
-    use PodEffect::{Answer, Drain, Erase};
+    use PodEffect::{Announce, Answer, Drain, Erase, Save};
     match event {
         PodEvent::Stop if parts.is_empty() => {
             Ok((PodState::NotReady { parts }, vec![Answer(PodGoal::Stopped, Ok(()))]))
@@ -303,6 +317,7 @@ fn not_ready(mut parts: Parts, event: PodEvent) -> Next {
             let bury = if parts.remove(&Part::Supervisor) { vec![PodEffect::Bury] } else { vec![] };
             Ok((PodState::NotReady { parts }, bury))
         }
+        PodEvent::Buried => Ok((PodState::NotReady { parts }, vec![Announce(EventKind::Stopped), Save])),
         PodEvent::Made { .. }
         | PodEvent::Failed { .. }
         | PodEvent::Drained
@@ -325,13 +340,17 @@ fn removing(parts: Parts, event: PodEvent) -> Next {
         PodEvent::Stop | PodEvent::Remove | PodEvent::SupervisorLost => {
             Ok((PodState::Removing { parts }, vec![]))
         }
+        PodEvent::Buried => Ok((PodState::Removing { parts }, vec![Announce(EventKind::Stopped)])),
         PodEvent::Erased { result: Ok(()), .. } => {
+            // Nothing is gone that has not ended: there may have been nothing to bury, or nobody was asked to.
+            let told = [Announce(EventKind::Stopped), Forget, Announce(EventKind::Deleted)];
             let answers = [Answer(PodGoal::Stopped, Ok(())), Answer(PodGoal::Removed, Ok(()))];
-            let effects = [Forget, Announce(EventKind::Deleted)].into_iter().chain(answers).collect();
-            Ok((PodState::Gone, effects))
+            Ok((PodState::Gone, told.into_iter().chain(answers).collect()))
         }
         PodEvent::Erased { left, result: Err(error) } => {
-            Ok((PodState::NotReady { parts: left }, given_up(&error)))
+            // One that an earlier daemon never finished is to be known from here on.
+            let effects = std::iter::once(Announce(EventKind::Created)).chain(given_up(&error));
+            Ok((PodState::NotReady { parts: left }, effects.collect()))
         }
         PodEvent::Made { .. }
         | PodEvent::Failed { .. }
@@ -346,7 +365,7 @@ fn gone(event: PodEvent) -> Next {
     match event {
         PodEvent::Stop => Ok((PodState::Gone, vec![Answer(PodGoal::Stopped, Ok(()))])),
         PodEvent::Remove => Ok((PodState::Gone, vec![Answer(PodGoal::Removed, Ok(()))])),
-        PodEvent::SupervisorLost => Ok((PodState::Gone, vec![])),
+        PodEvent::SupervisorLost | PodEvent::Buried => Ok((PodState::Gone, vec![])),
         PodEvent::Made { .. }
         | PodEvent::Failed { .. }
         | PodEvent::Drained
@@ -361,6 +380,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::pod::told::Told;
 
     fn live() -> Live {
         Live { supervisor: ProcessId { pid: 7, start_time: 9 }, netns: Some("/n".into()), ips: vec![] }
@@ -384,6 +404,7 @@ mod tests {
                 left,
             }),
             Just(PodEvent::SupervisorLost),
+            Just(PodEvent::Buried),
             Just(PodEvent::Remove),
             any_parts().prop_map(|left| PodEvent::Erased {
                 result: if left.is_empty() { Ok(()) } else { Err(Error::ShuttingDown) },
@@ -449,6 +470,41 @@ mod tests {
                 }
                 state = next;
             }
+        }
+
+        /// Events come in one order, each at most once, and the last one says what the pod is.
+        #[test]
+        fn events_are_in_order_and_the_last_is_true(events in proptest::collection::vec(any_event(), 0..60)) {
+            use EventKind::{Created, Deleted, Started, Stopped};
+            let (mut state, mut told, mut heard) = (PodState::Making, Told::default(), Vec::new());
+            let mut is_buried = true;
+            for event in events {
+                let ended = matches!(event, PodEvent::Buried);
+                let Ok((next, effects)) = state.clone().step(event) else { continue };
+                is_buried = (is_buried || ended) && !effects.iter().any(|e| matches!(e, PodEffect::Bury));
+                heard.extend(effects.into_iter().filter_map(|effect| match effect {
+                    PodEffect::Announce(kind) if told.goes_on_to(kind) => Some(kind),
+                    _ => None,
+                }));
+                state = next;
+                let last = heard.last().copied();
+                match &state {
+                    PodState::Making => prop_assert_eq!(last, None),
+                    PodState::Ready(_) => prop_assert_eq!(last, Some(Started)),
+                    PodState::NotReady { .. } if is_buried && heard.contains(&Started) => {
+                        prop_assert_eq!(last, Some(Stopped));
+                    }
+                    PodState::Draining { .. }
+                    | PodState::Stopping { .. }
+                    | PodState::Unmade { .. }
+                    | PodState::NotReady { .. }
+                    | PodState::Removing { .. } => prop_assert!(last.is_some_and(|last| last != Deleted)),
+                    // One that could not be made was never told of.
+                    PodState::Gone => prop_assert!(heard.is_empty() || heard.ends_with(&[Stopped, Deleted])),
+                }
+            }
+            prop_assert!(heard.is_sorted_by(|one, next| one < next), "{:?}", heard);
+            prop_assert!(heard.first().is_none_or(|first| *first == Created), "{:?}", heard);
         }
 
         /// Nobody is promised a stopped pod that has parts left.

@@ -1,4 +1,4 @@
-//! Freeing what belongs to no pod: addresses and ports of the network, scopes of systemd.
+//! Freeing what belongs to no pod: addresses and ports of the network, scopes of systemd, events that nobody came for.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,8 +15,10 @@ use crate::shared::Shared;
 const LIST_PATIENCE: Duration = Duration::from_secs(3);
 
 impl Pods {
-    /// Has the network free what belongs to no pod, and ends the scopes of such. To be called from time to time. Safe to cancel.
+    /// Has the network free what belongs to no pod, ends the scopes of such, and lets go of events that nobody came for. To be called from
+    /// time to time. Safe to cancel.
     pub async fn collect(&self) {
+        self.shared.events.give_up_on_listeners();
         let shared = self.shared.clone();
         let census = move || {
             let mut pods = shared.registry.pod_ids();

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use runtime::cgroup::{Cgroup, Host, Reader, Stats};
+use runtime::cgroup::{Cgroup, Host, Quota, Reader, Stats};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 
@@ -52,9 +52,18 @@ impl Default for Looks {
 #[derive(Debug)]
 pub(super) struct Subject {
     cgroup: String,
-    /// The first process of a container.
-    pid: Option<u32>,
+    whose: Whose,
     under_way: Arc<UnderWay>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Whose {
+    /// A container's, with its first process.
+    Container(u32),
+    /// A pod's, which kubelet has set the pod's limits on.
+    PodWithLimits,
+    /// A pod's, which has none: they would be on the one above.
+    Pod,
 }
 
 /// Since when somebody has been looking at a subject: the first of those who do so now.
@@ -91,7 +100,9 @@ impl Drop for Look<'_> {
 
 impl Subject {
     pub(super) fn pod(status: &PodStatus, under_way: &Arc<UnderWay>) -> Self {
-        Self { cgroup: status.cgroup.clone(), pid: None, under_way: under_way.clone() }
+        let cgroup = cgroup_of(status);
+        let whose = if cgroup == status.cgroup { Whose::Pod } else { Whose::PodWithLimits };
+        Self { cgroup: cgroup.to_owned(), whose, under_way: under_way.clone() }
     }
 
     pub(super) fn container(
@@ -99,28 +110,52 @@ impl Subject {
         pod: &PodStatus,
         under_way: &Arc<UnderWay>,
     ) -> Self {
-        Self { cgroup: format!("{}/{id}", pod.cgroup), pid: Some(pid), under_way: under_way.clone() }
+        let cgroup = format!("{}/{id}", pod.cgroup);
+        Self { cgroup, whose: Whose::Container(pid), under_way: under_way.clone() }
     }
 
     fn read(&self, reader: &mut Reader, host: &Host, wanted: &Wanted) -> Result<Reading, runtime::Error> {
         let cgroup = Cgroup::at(host, &self.cgroup)?;
         let (at, moment) = (clock::now(), Instant::now());
-        let mut stats = reader.stats(&cgroup, &wanted.parts)?;
-        let processes = match self.pid {
-            Some(pid) => processes(reader, (&cgroup, pid), wanted)?,
-            None => {
-                if let Some(memory) = &mut stats.memory {
-                    memory.limit = limit_of_pod(reader, host, &cgroup)?;
+        let mut reading = Reading { at, moment, ..Reading::none() };
+        reading.stats = reader.stats(&cgroup, &wanted.parts)?;
+        match self.whose {
+            Whose::Container(pid) => reading.processes = processes(reader, (&cgroup, pid), wanted)?,
+            Whose::PodWithLimits => {}
+            Whose::Pod => {
+                if let Some(memory) = &mut reading.stats.memory {
+                    memory.limit = limit_above(reader, host, &cgroup)?;
                 }
-                None
             }
-        };
-        Ok(Reading { at, moment, stats, processes })
+        }
+        if wanted.quotas && !matches!(self.whose, Whose::Container(_)) {
+            reading.quota = reader.quota(&cgroup)?;
+        }
+        Ok(reading)
     }
 }
 
-/// A pod's own cgroup has no limit; Kubernetes sets it on the one above, which is made for the pod.
-fn limit_of_pod(reader: &mut Reader, host: &Host, pod: &Cgroup) -> Result<Option<u64>, runtime::Error> {
+/// The cgroup that has the usage of a pod: the one above its own, if that is the pod's alone, as it is with kubelet, which calls it after
+/// the pod. There are the pod's limits and what they held back, and what containers that are gone have left behind.
+pub(super) fn cgroup_of(pod: &PodStatus) -> &str {
+    let uid = &pod.config.metadata.uid;
+    // In names of systemd's slices a dash stands for a level (kubelet's ToSystemd).
+    let is_called_after =
+        |name: &str| [uid.clone(), uid.replace('-', "_")].iter().any(|uid| names(name, uid));
+    let above = pod.cgroup.rsplit_once('/').map(|(above, _)| above);
+    let named = above.filter(|above| is_called_after(above.rsplit('/').next().unwrap_or_default()));
+    named.unwrap_or(&pod.cgroup)
+}
+
+/// `pod<uid>` or `…-pod<uid>.slice`.
+fn names(cgroup: &str, uid: &str) -> bool {
+    let name = cgroup.strip_suffix(".slice").unwrap_or(cgroup);
+    let before = name.strip_suffix(uid).filter(|_| !uid.is_empty());
+    before.is_some_and(|before| before == "pod" || before.ends_with("-pod"))
+}
+
+/// The limit of memory of the cgroup above.
+fn limit_above(reader: &mut Reader, host: &Host, pod: &Cgroup) -> Result<Option<u64>, runtime::Error> {
     let above = pod.path().rsplit_once('/').map_or("", |(above, _)| above);
     // That of everything has no files of limits.
     if above.is_empty() { Ok(None) } else { reader.memory_limit(&Cgroup::at(host, above)?) }
@@ -155,12 +190,15 @@ pub(super) struct Reading {
     pub(super) moment: Instant,
     pub(super) stats: Stats,
     pub(super) processes: Option<ProcessUsage>,
+    /// Of pods, where it is wanted.
+    pub(super) quota: Option<Quota>,
 }
 
 impl Reading {
     /// Of what isn't there to be looked at.
     pub(super) fn none() -> Self {
-        Self { at: clock::now(), moment: Instant::now(), stats: Stats::default(), processes: None }
+        let (at, moment) = (clock::now(), Instant::now());
+        Self { at, moment, stats: Stats::default(), processes: None, quota: None }
     }
 
     /// Whether there was a cgroup.
@@ -275,6 +313,25 @@ impl Work {
             if found.send((at, reading)).is_err() {
                 break;
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kubelets_cgroup_of_a_pod_is_known_by_its_name() {
+        for (cgroup, uid, is_it) in [
+            ("pod1-2", "1-2", true),
+            ("kubepods-burstable-pod1_2.slice", "1_2", true),
+            ("kubepods-pod1_2.slice", "1_2", true),
+            ("pod1-2", "2", false),
+            ("pod", "", false),
+            ("knarr", "1-2", false),
+        ] {
+            assert_eq!(names(cgroup, uid), is_it, "{cgroup} {uid}");
         }
     }
 }

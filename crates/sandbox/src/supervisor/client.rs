@@ -170,8 +170,11 @@ impl Client {
         }
     }
 
-    /// Asks what runs.
-    pub(crate) async fn snapshot(&self, after: Duration) -> Result<BTreeMap<ContainerId, Seen>, Error> {
+    /// Asks what runs, and where the pod's network namespace can be opened, once there is one.
+    pub(crate) async fn snapshot(
+        &self,
+        after: Duration,
+    ) -> Result<(BTreeMap<ContainerId, Seen>, Option<PathBuf>), Error> {
         let step = "asking the supervisor what runs";
         let snapshot = match self.ask(Request::Snapshot, (step, after)).await? {
             Reply::Snapshot(snapshot) => snapshot,
@@ -188,7 +191,8 @@ impl Client {
             };
             Some((id, seen))
         };
-        Ok(snapshot.containers.into_iter().filter_map(seen).collect())
+        let netns = snapshot.pod.and_then(|pod| pod.network);
+        Ok((snapshot.containers.into_iter().filter_map(seen).collect(), netns))
     }
 
     /// Has a container started. One that was started before is found as it is.

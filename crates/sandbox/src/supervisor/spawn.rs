@@ -174,7 +174,7 @@ pub(crate) async fn reach(
     directory: &Path,
     (expected, after): (Option<ProcessId>, Duration),
 ) -> Contact {
-    let minder = match connect(pod, directory, after).await {
+    let mut minder = match connect(pod, directory, after).await {
         Ok(minder) => minder,
         Err(NoMinder::Silent(error)) => return Contact::Silent(error),
         Err(NoMinder::Gone(error)) => return Contact::Gone(error),
@@ -183,7 +183,10 @@ pub(crate) async fn reach(
         return Contact::Gone(not_the_same(expected, minder.process));
     }
     match minder.client.snapshot(after).await {
-        Ok(snapshot) => Contact::Answers(minder, snapshot),
+        Ok((snapshot, netns)) => {
+            minder.netns = netns;
+            Contact::Answers(minder, snapshot)
+        }
         Err(error) => Contact::Silent(error),
     }
 }

@@ -156,6 +156,7 @@ async fn a_supervisor_that_is_killed_is_noticed() {
         let exited = world.exit(&id).await;
         assert_eq!((exited.exit_code, exited.reason), (137, Reason::SupervisorLost));
         assert_eq!(world.pods().pod(pod.as_str()).unwrap().phase, PodPhase::NotReady);
+        assert_eq!(world.pods().figures().contacts.lost, 1);
         until("the container's processes to be gone", || {
             let left = world.processes();
             if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
@@ -215,6 +216,41 @@ async fn a_daemon_may_be_killed_anywhere() {
         // What was half made goes by itself; the rest is known, and can be removed.
         world.end().await;
     }
+}
+
+/// Plugins find what they made by the links inside: Debian's bridge its masquerade rules, which nobody else takes away.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_is_attached_or_detached_when_the_daemon_is_killed_is_detached_by_its_namespace() {
+    let mut world = World::new().await;
+    let stopped = world.pod("stopped").await;
+    world.net.hold_detach.store(true, Ordering::SeqCst);
+    world.net.hold.store(true, Ordering::SeqCst);
+    let (pods, id, config) = (world.pods(), stopped.clone(), world.pod_config("made"));
+    let stopping = tokio::spawn(async move { pods.stop(id.as_str()).await });
+    let pods = world.pods();
+    let making = tokio::spawn(async move { pods.run(config).await });
+    let held = || match (
+        world.net.held_detachments.load(Ordering::SeqCst),
+        world.net.attach_calls.lock().unwrap().as_slice(),
+    ) {
+        (1, [_, made]) => Ok(made.clone()),
+        other => Err(format!("{other:?}")),
+    };
+    let made = until("a pod being stopped and one being made", held).await;
+    stopping.abort();
+    making.abort();
+    let _aborted = (stopping.await, making.await);
+    world.kill_daemon();
+    world.net.hold.store(false, Ordering::SeqCst);
+    world.net.hold_detach.store(false, Ordering::SeqCst);
+    world.open().await;
+    world.pods().stop(stopped.as_str()).await.expect("stopped");
+    for pod in [stopped, made] {
+        let detached = || world.net.detached.lock().unwrap().get(&pod).cloned().ok_or("no".to_owned());
+        let netns = until("the pod to be detached", detached).await;
+        assert!(netns.is_some(), "{pod}: its namespace was there");
+    }
+    world.end().await;
 }
 
 /// What a daemon leaves that is killed while it removes a container's files.

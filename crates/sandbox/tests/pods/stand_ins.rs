@@ -30,6 +30,9 @@ pub(crate) struct Net {
     pub(crate) fail_detach: AtomicBool,
     /// Holds every attachment until it is notified.
     pub(crate) hold: AtomicBool,
+    /// Holds every detachment for ever; how many it holds.
+    pub(crate) hold_detach: AtomicBool,
+    pub(crate) held_detachments: AtomicUsize,
     pub(crate) go_on: Notify,
     pub(crate) collected: Mutex<Option<Vec<PodId>>>,
 }
@@ -58,6 +61,10 @@ impl Network for Net {
     async fn detach(&self, attachment: &Attachment) -> Result<(), NetworkError> {
         if self.fail_detach.load(Ordering::SeqCst) {
             return Err(failed());
+        }
+        if self.hold_detach.load(Ordering::SeqCst) {
+            self.held_detachments.fetch_add(1, Ordering::SeqCst);
+            std::future::pending::<()>().await;
         }
         let netns = attachment.netns.clone().filter(|path| path.exists());
         self.detached.lock().unwrap().insert(attachment.pod_id.clone(), netns);

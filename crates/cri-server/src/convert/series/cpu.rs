@@ -1,8 +1,9 @@
 //! Series about processor time, and about waiting for it and for other things.
 
+use sandbox::PodUsage;
 use sandbox::stats::{CpuModes, Pressure, Throttling};
 
-use super::{Both, Container, Containers, Put, Series, counter, gauge, seconds};
+use super::{Both, Container, Containers, Each, Put, Series, counter, gauge, seconds};
 
 pub(super) static SERIES: &[Series] = &[
     counter(
@@ -30,36 +31,55 @@ pub(super) static SERIES: &[Series] = &[
     counter(
         "container_cpu_cfs_periods_total",
         "Periods of the quota that have passed",
-        Containers(|container, put| put.some(throttling(container).map(|found| found.periods))),
+        Each(
+            |c, put| put.some(held(c).map(|h| h.periods)),
+            |p, put| put.some(held_pod(p).map(|h| h.periods)),
+        ),
     ),
     counter(
         "container_cpu_cfs_throttled_periods_total",
         "Periods in which the quota was used up",
-        Containers(|container, put| put.some(throttling(container).map(|found| found.throttled_periods))),
+        Each(
+            |c, put| put.some(held(c).map(|h| h.throttled_periods)),
+            |p, put| put.some(held_pod(p).map(|h| h.throttled_periods)),
+        ),
     ),
     counter(
         "container_cpu_cfs_throttled_seconds_total",
         "Time that was held back by the quota, in seconds",
-        Containers(|container, put| {
-            put.some(throttling(container).map(|found| seconds(found.throttled_ns)));
-        }),
+        Each(
+            |c, put| put.some(held(c).map(|h| seconds(h.throttled_ns))),
+            |p, put| put.some(held_pod(p).map(|h| seconds(h.throttled_ns))),
+        ),
     ),
     counter(
         "container_cpu_cfs_burst_periods_total",
         "Periods in which saved time was used",
-        Containers(|container, put| put.some(throttling(container).map(|found| found.burst_periods))),
+        Each(
+            |c, put| put.some(held(c).map(|h| h.burst_periods)),
+            |p, put| put.some(held_pod(p).map(|h| h.burst_periods)),
+        ),
     ),
     counter(
         "container_cpu_cfs_burst_seconds_total",
         "Saved time that was used, in seconds",
-        Containers(|container, put| put.some(throttling(container).map(|found| seconds(found.burst_ns)))),
+        Each(
+            |c, put| put.some(held(c).map(|h| seconds(h.burst_ns))),
+            |p, put| put.some(held_pod(p).map(|h| seconds(h.burst_ns))),
+        ),
     ),
 ];
 
-/// Of a container that has a quota, as cAdvisor has it.
-fn throttling(container: &Container<'_>) -> Option<Throttling> {
+/// What a quota has held back, of a container that has one, as cAdvisor has it.
+fn held(container: &Container<'_>) -> Option<Throttling> {
     let has_quota = container.status.resources.cpu_quota.is_some_and(|quota| quota > 0);
     container.used.usage.counters.cpu_detail.throttling.filter(|_| has_quota)
+}
+
+/// The same of a pod.
+fn held_pod(pod: &PodUsage) -> Option<Throttling> {
+    let has_quota = pod.quota.is_some_and(|quota| quota.runtime_us.is_some());
+    pod.usage.counters.cpu_detail.throttling.filter(|_| has_quota)
 }
 
 pub(super) static LOAD: &[Series] = &[

@@ -2,7 +2,7 @@
 
 use sandbox::stats::MemoryStats;
 
-use super::{Both, Containers, Put, Series, counter, gauge};
+use super::{Both, Put, Series, counter, gauge};
 
 pub(super) static SERIES: &[Series] = &[
     gauge(
@@ -117,7 +117,7 @@ fn faults(memory: Option<MemoryStats>, put: &mut Put<'_>) {
 pub(super) static OOM: &[Series] = &[counter(
     "container_oom_events_total",
     "Processes that were killed for want of memory",
-    Containers(|container, put| put.some(container.used.usage.counters.memory_detail.oom_kills)),
+    Both(|s, put| put.some(s.memory_detail.oom_kills)),
 )];
 
 pub(super) static HUGE_PAGES: &[Series] = &[

@@ -7,7 +7,8 @@
 //! | row of | `container`, `image` | `name` | `id` |
 //! |---|---|---|---|
 //! | a container | its own | its id | its cgroup |
-//! | a pod, with all in it | empty | the pod's id | its cgroup |
+//! | a pod, with all in it | empty | empty | the cgroup that kubelet has made for it, or its own |
+//! | a pod's network | empty | the pod's id | its own cgroup |
 //!
 //! Not here: looking at anything (see `sandbox::stats`).
 
@@ -49,11 +50,13 @@ enum Values {
     Both(fn(&Stats, &mut Put<'_>)),
     /// Of containers alone.
     Containers(fn(&Container<'_>, &mut Put<'_>)),
-    /// Of pods alone.
-    Pods(fn(&PodUsage, &mut Put<'_>)),
+    /// Of containers, and of pods in another way.
+    Each(fn(&Container<'_>, &mut Put<'_>), fn(&PodUsage, &mut Put<'_>)),
+    /// Of pods' networks alone.
+    Networks(fn(&PodUsage, &mut Put<'_>)),
 }
 
-use Values::{Both, Containers, Pods};
+use Values::{Both, Containers, Each, Networks};
 
 /// A container as the tables see it.
 struct Container<'a> {
@@ -109,7 +112,7 @@ impl Series {
 fn group(group: SeriesGroup) -> (&'static [Series], Wanted) {
     let of = |parts: &[Part]| Wanted { parts: parts.to_vec(), ..Wanted::default() };
     match group {
-        SeriesGroup::Cpu => (cpu::SERIES, of(&[Part::Cpu, Part::CpuDetail])),
+        SeriesGroup::Cpu => (cpu::SERIES, Wanted { quotas: true, ..of(&[Part::Cpu, Part::CpuDetail]) }),
         SeriesGroup::Load => (cpu::LOAD, Wanted { states: true, ..Wanted::default() }),
         SeriesGroup::Memory => (memory::SERIES, of(&[Part::Memory, Part::MemoryDetail])),
         SeriesGroup::Oom => (memory::OOM, of(&[Part::MemoryDetail])),
@@ -121,7 +124,7 @@ fn group(group: SeriesGroup) -> (&'static [Series], Wanted) {
         SeriesGroup::Process => {
             (processes::SERIES, Wanted { processes: true, descriptors: true, ..of(&[Part::Tasks]) })
         }
-        SeriesGroup::Spec => (spec::SERIES, of(&[Part::Memory])),
+        SeriesGroup::Spec => (spec::SERIES, Wanted { quotas: true, ..of(&[Part::Memory]) }),
     }
 }
 
@@ -147,6 +150,7 @@ pub(crate) fn wanted(groups: &[SeriesGroup]) -> Wanted {
         all.processes |= wanted.processes;
         all.descriptors |= wanted.descriptors;
         all.states |= wanted.states;
+        all.quotas |= wanted.quotas;
         all.traffic |= wanted.traffic;
         all.layers |= wanted.layers;
     }
@@ -175,12 +179,19 @@ pub(crate) fn pod(used: &PodUsage, groups: &[SeriesGroup], node: &Node) -> cri::
         let (name, namespace, pod) = (name.to_owned(), metadata.namespace.clone(), metadata.name.clone());
         [container.to_owned(), cgroup, image.to_owned(), name, namespace, pod]
     };
-    let of_pod = base("", "", &id, used.pod.cgroup.clone());
-    let metrics = collected(groups, node, &of_pod, |series, put| match series.values {
+    let of_pod = base("", "", "", used.cgroup.clone());
+    let mut metrics = collected(groups, node, &of_pod, |series, put| match series.values {
+        // One that couldn't be read isn't there.
+        _ if used.usage.counters == Stats::default() => {}
         Both(find) => find(&used.usage.counters, put),
-        Pods(find) => find(used, put),
-        Containers(_) => {}
+        Each(_, find) => find(used, put),
+        Containers(_) | Networks(_) => {}
     });
+    let of_network = base("", "", &id, used.pod.cgroup.clone());
+    metrics.extend(collected(groups, node, &of_network, |series, put| match series.values {
+        Networks(find) => find(used, put),
+        Both(_) | Each(..) | Containers(_) => {}
+    }));
     let of_container = |(status, usage): &(std::sync::Arc<ContainerStatus>, ContainerUsage)| {
         let image = &status.config.image;
         let image = if image.user_specified.is_empty() { &image.reference } else { &image.user_specified };
@@ -189,8 +200,8 @@ pub(crate) fn pod(used: &PodUsage, groups: &[SeriesGroup], node: &Node) -> cri::
         let container = Container { status, used: usage, node };
         let metrics = collected(groups, node, &labels, |series, put| match series.values {
             Both(find) => find(&usage.usage.counters, put),
-            Containers(find) => find(&container, put),
-            Pods(_) => {}
+            Containers(find) | Each(find, _) => find(&container, put),
+            Networks(_) => {}
         });
         cri::ContainerMetrics { container_id: status.id.to_string(), metrics }
     };

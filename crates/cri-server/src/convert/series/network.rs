@@ -3,7 +3,7 @@
 use sandbox::PodUsage;
 use sandbox::stats::Interface;
 
-use super::{Pods, Put, Series, counter};
+use super::{Networks, Put, Series, counter};
 
 const LABEL: &[&str] = &["interface"];
 
@@ -11,49 +11,49 @@ pub(super) static SERIES: &[Series] = &[
     counter(
         "container_network_receive_bytes_total",
         "Bytes received",
-        Pods(|pod, put| by_interface(pod, put, |interface| interface.received.bytes)),
+        Networks(|pod, put| by_interface(pod, put, |interface| interface.received.bytes)),
     )
     .by(LABEL),
     counter(
         "container_network_receive_packets_total",
         "Packets received",
-        Pods(|pod, put| by_interface(pod, put, |interface| interface.received.packets)),
+        Networks(|pod, put| by_interface(pod, put, |interface| interface.received.packets)),
     )
     .by(LABEL),
     counter(
         "container_network_receive_packets_dropped_total",
         "Received packets that were thrown away",
-        Pods(|pod, put| by_interface(pod, put, |interface| interface.received.dropped)),
+        Networks(|pod, put| by_interface(pod, put, |interface| interface.received.dropped)),
     )
     .by(LABEL),
     counter(
         "container_network_receive_errors_total",
         "Received packets that were broken",
-        Pods(|pod, put| by_interface(pod, put, |interface| interface.received.errors)),
+        Networks(|pod, put| by_interface(pod, put, |interface| interface.received.errors)),
     )
     .by(LABEL),
     counter(
         "container_network_transmit_bytes_total",
         "Bytes sent",
-        Pods(|pod, put| by_interface(pod, put, |interface| interface.sent.bytes)),
+        Networks(|pod, put| by_interface(pod, put, |interface| interface.sent.bytes)),
     )
     .by(LABEL),
     counter(
         "container_network_transmit_packets_total",
         "Packets sent",
-        Pods(|pod, put| by_interface(pod, put, |interface| interface.sent.packets)),
+        Networks(|pod, put| by_interface(pod, put, |interface| interface.sent.packets)),
     )
     .by(LABEL),
     counter(
         "container_network_transmit_packets_dropped_total",
         "Packets that were thrown away instead of being sent",
-        Pods(|pod, put| by_interface(pod, put, |interface| interface.sent.dropped)),
+        Networks(|pod, put| by_interface(pod, put, |interface| interface.sent.dropped)),
     )
     .by(LABEL),
     counter(
         "container_network_transmit_errors_total",
         "Packets that could not be sent",
-        Pods(|pod, put| by_interface(pod, put, |interface| interface.sent.errors)),
+        Networks(|pod, put| by_interface(pod, put, |interface| interface.sent.errors)),
     )
     .by(LABEL),
 ];

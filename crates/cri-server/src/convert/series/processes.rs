@@ -1,9 +1,8 @@
 //! Series about processes and what they have open.
 
 use sandbox::ProcessUsage;
-use sandbox::stats::TaskStats;
 
-use super::{Container, Containers, Series, gauge};
+use super::{Both, Container, Containers, Series, gauge};
 
 pub(super) static SERIES: &[Series] = &[
     gauge(
@@ -28,12 +27,12 @@ pub(super) static SERIES: &[Series] = &[
     gauge(
         "container_threads_max",
         "Threads that there may be; 0 for no limit",
-        Containers(|container, put| put.some(tasks(container).map(|tasks| tasks.limit.unwrap_or(0)))),
+        Both(|stats, put| put.some(stats.tasks.map(|tasks| tasks.limit.unwrap_or(0)))),
     ),
     gauge(
         "container_threads",
         "Threads",
-        Containers(|container, put| put.some(tasks(container).map(|tasks| tasks.current))),
+        Both(|stats, put| put.some(stats.tasks.map(|tasks| tasks.current))),
     ),
     gauge(
         "container_ulimits_soft",
@@ -49,8 +48,4 @@ pub(super) static SERIES: &[Series] = &[
 
 fn processes(container: &Container<'_>) -> Option<ProcessUsage> {
     container.used.processes
-}
-
-fn tasks(container: &Container<'_>) -> Option<TaskStats> {
-    container.used.usage.counters.tasks
 }

@@ -182,7 +182,9 @@ fn pod_usage() -> PodUsage {
     let interface = Interface { name: "eth0".to_owned(), received: traffic(100), sent: traffic(200) };
     PodUsage {
         pod: Arc::new(pod_status()),
+        cgroup: "/kubepods/pod1".to_owned(),
         usage,
+        quota: Some(Quota { runtime_us: Some(150_000), period_us: 100_000 }),
         interfaces: Some(vec![interface]),
         containers: vec![(Arc::new(container_status()), container)],
         missing: 0,
@@ -295,8 +297,13 @@ fn rows_say_whose_they_are() {
     let of_container = ["server", &own_cgroup, "example.org/web:1", &c, "shop", "web"];
     let metrics = &told.container_metrics[0].metrics;
     assert!(metrics.iter().all(|metric| metric.label_values[..6] == of_container), "{metrics:?}");
-    let of_pod = ["", "/kubepods/pod1/a", "", &a, "shop", "web"];
-    assert!(told.metrics.iter().all(|metric| metric.label_values[..6] == of_pod));
+    let (of_pod, of_network) =
+        (["", "/kubepods/pod1", "", "", "shop", "web"], ["", "/kubepods/pod1/a", "", &a, "shop", "web"]);
+    for metric in &told.metrics {
+        let is_network = metric.name.starts_with("container_network_");
+        let labels = if is_network { of_network } else { of_pod };
+        assert_eq!(metric.label_values[..6], labels, "{}", metric.name);
+    }
     assert_eq!((told.pod_sandbox_id, &told.container_metrics[0].container_id), (a, &c));
 }
 
@@ -330,6 +337,13 @@ fn values_are_in_the_units_of_their_names() {
     let by_operation = of(metrics, "container_blkio_device_usage_total");
     assert_eq!(by_operation[0], (vec!["/dev/sda", "8", "0", "Read"], 50));
     assert_eq!(by_operation[5], (vec!["/dev/sda", "8", "0", "Total"], 153));
+    let of_pod = |name: &str| of(&told.metrics, name).first().map(|(_, value)| *value);
+    assert_eq!(of_pod("container_spec_cpu_quota"), Some(150_000));
+    assert_eq!(
+        (of_pod("container_spec_memory_limit_bytes"), of_pod("container_cpu_cfs_periods_total")),
+        (Some(5000), Some(9))
+    );
+    assert_eq!(of_pod("container_processes"), None);
     let network = |name: &str| of(&told.metrics, name)[0].clone();
     assert_eq!(network("container_network_receive_errors_total"), (vec!["eth0"], 102));
     assert_eq!(network("container_network_transmit_packets_dropped_total"), (vec!["eth0"], 203));

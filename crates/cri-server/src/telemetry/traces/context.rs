@@ -36,13 +36,19 @@ pub(super) enum Caller {
 
 /// Reads a request's metadata.
 pub(super) fn read(headers: &HeaderMap) -> Caller {
-    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
-    let Some((trace, span, flags)) = text("traceparent").and_then(parent) else { return Caller::Untraced };
+    let said = headers.get("traceparent").and_then(|value| value.to_str().ok());
+    let Some((trace, span, flags)) = said.and_then(parent) else { return Caller::Untraced };
     if flags & SAMPLED == 0 {
         return Caller::NotSampled;
     }
-    let state = text("tracestate").filter(|state| state.len() <= LONGEST_STATE).unwrap_or_default();
-    Caller::Sampled(Place { trace, span, state: state.into() })
+    Caller::Sampled(Place { trace, span, state: state(headers).into() })
+}
+
+/// The trace state, which may come in several lines (3.3.1.1); one that is too long, or no text, is left out as a whole.
+fn state(headers: &HeaderMap) -> String {
+    let lines: Result<Vec<&str>, _> =
+        headers.get_all("tracestate").iter().map(|value| value.to_str()).collect();
+    lines.map(|lines| lines.join(",")).ok().filter(|state| state.len() <= LONGEST_STATE).unwrap_or_default()
 }
 
 /// `version-trace-span-flags`, in lower-case hexadecimal digits. A later version may have more behind that.
@@ -102,6 +108,20 @@ mod tests {
             matches!(of(&format!("01-{TRACE}-{SPAN}-03-more")), Caller::Sampled(_)),
             "of a later version"
         );
+    }
+
+    #[test]
+    fn a_trace_state_may_come_in_several_lines() {
+        let state_of = |lines: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append("tracestate", line.parse().unwrap());
+            }
+            state(&headers)
+        };
+        assert_eq!(state_of(&["one=1", "two=2,three=3"]), "one=1,two=2,three=3");
+        assert_eq!(state_of(&[]), "");
+        assert_eq!(state_of(&["one=1", &"x".repeat(LONGEST_STATE)]), "", "half of it would be another one");
     }
 
     #[test]

@@ -27,11 +27,14 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// How long to wait before a message is sent again: this at first, twice as long each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
-/// How often a message is sent before it is given up: half a minute in all.
+/// How often a message is sent before it is given up: for 15 s in all where the connection is refused, 65 s where nobody answers.
 const ATTEMPTS: u32 = 5;
 
 /// How long the last spans may take when the daemon ends.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// The message in a refusal's details that says when to come again (google/rpc/error_details.proto).
+const RETRY_INFO: &[u8] = b"google.rpc.RetryInfo";
 
 /// The flags of a sampled trace, with the bit that says that the next one is meant (opentelemetry-proto, SpanFlags).
 const FLAGS: u32 = 0x101;
@@ -74,7 +77,7 @@ impl Exporter {
         }
     }
 
-    /// Sends what is left, if that can be done at once.
+    /// Sends what is left, if that can be done at once. A message that was under way is sent again: spans are known by their numbers.
     pub(crate) async fn finish(mut self) {
         while let Ok(span) = self.waiting.try_recv() {
             self.batch.push(shown(span));
@@ -106,7 +109,7 @@ impl Exporter {
         let mut pause = FIRST_PAUSE;
         for attempt in 1..=ATTEMPTS {
             let Err(refused) = self.attempt().await else { return };
-            if attempt == ATTEMPTS || !may_pass(refused.code()) {
+            if attempt == ATTEMPTS || !may_pass(&refused) {
                 break;
             }
             tokio::time::sleep(pause).await;
@@ -157,17 +160,23 @@ impl Exporter {
 }
 
 /// Whether the same message may be taken later (OTLP, "Failures").
-fn may_pass(code: Code) -> bool {
-    matches!(
-        code,
-        Code::Cancelled
-            | Code::DeadlineExceeded
-            | Code::ResourceExhausted
-            | Code::Aborted
-            | Code::OutOfRange
-            | Code::Unavailable
-            | Code::DataLoss
-    )
+fn may_pass(refused: &Status) -> bool {
+    match refused.code() {
+        // For good, unless the collector says when to come again.
+        Code::ResourceExhausted => {
+            let said = refused.details();
+            said.windows(RETRY_INFO.len()).any(|part| part == RETRY_INFO)
+        }
+        code => matches!(
+            code,
+            Code::Cancelled
+                | Code::DeadlineExceeded
+                | Code::Aborted
+                | Code::OutOfRange
+                | Code::Unavailable
+                | Code::DataLoss
+        ),
+    }
 }
 
 fn message(spans: Vec<v1::Span>) -> v1::ExportTraceServiceRequest {
@@ -214,5 +223,19 @@ fn shown(span: Finished) -> v1::Span {
         attributes,
         status: failure.map(|message| v1::SpanStatus { message, code }),
         flags,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_too_much_is_given_up_unless_the_collector_says_when_to_come_again() {
+        assert!(!may_pass(&Status::resource_exhausted("a quota")));
+        let details = [b"\n type.googleapis.com/" as &[u8], RETRY_INFO].concat();
+        let later = Status::with_details(Code::ResourceExhausted, "busy", details.into());
+        assert!(may_pass(&later));
+        assert!(may_pass(&Status::unavailable("not there")) && !may_pass(&Status::internal("broken")));
     }
 }

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use super::text::flat_keyed;
 use super::{
-    CpuModes, CpuStats, Error, HugePages, MemoryStats, Reader, Stats, SwapStats, Throttling, io as devices,
+    CpuModes, CpuStats, Error, HugePages, MemoryStats, Quota, Reader, Stats, SwapStats, Throttling,
+    io as devices,
 };
 
 /// "No limit" is the largest number of pages that fits (PAGE_COUNTER_MAX), which depends on their size: all from here on is none.
@@ -28,6 +29,13 @@ pub(super) fn cpu_detail(
         stats.cpu_detail.throttling = reader.text(directory, "cpu.stat")?.map(throttling);
     }
     Ok(())
+}
+
+/// A quota of -1, which is no number of ours, is none.
+pub(super) fn quota(reader: &mut Reader, directory: &Path) -> Result<Option<Quota>, Error> {
+    let Some(period_us) = reader.number(directory, "cpu.cfs_period_us")? else { return Ok(None) };
+    let runtime_us = reader.number(directory, "cpu.cfs_quota_us")?;
+    Ok(Some(Quota { runtime_us, period_us }))
 }
 
 fn modes(text: &str) -> CpuModes {
@@ -60,7 +68,12 @@ pub(super) fn memory(reader: &mut Reader, directory: &Path, stats: &mut Stats) -
     memory.usage = usage;
     memory.working_set = usage.saturating_sub(memory.inactive_file);
     memory.limit = memory_limit(reader, directory)?;
-    (stats.memory, stats.swap) = (Some(memory), swap);
+    if let Some(usage) = swap {
+        let both = reader.number(directory, "memory.memsw.limit_in_bytes")?.filter(is_limit);
+        let limit = both.map(|both| both.saturating_sub(memory.limit.unwrap_or(both)));
+        stats.swap = Some(SwapStats { usage, limit, limit_with_memory: both });
+    }
+    stats.memory = Some(memory);
     Ok(())
 }
 
@@ -72,16 +85,13 @@ fn is_limit(bytes: &u64) -> bool {
     *bytes < NO_LIMIT
 }
 
-/// `memory.stat`: the lines that begin with `total_` are of the cgroup with all below it.
-fn parts(text: &str) -> (MemoryStats, Option<SwapStats>) {
+/// `memory.stat`: the lines that begin with `total_` are of the cgroup with all below it. The bytes of swap beside, where that is accounted.
+fn parts(text: &str) -> (MemoryStats, Option<u64>) {
     let mut memory = MemoryStats::default();
     let (mut swap, mut own_faults, mut own_major_faults) = (None, None, None);
-    let (mut limit, mut limit_with_swap) = (None, None);
     flat_keyed(text, |key, value| match key {
         "pgfault" => own_faults = Some(value),
         "pgmajfault" => own_major_faults = Some(value),
-        "hierarchical_memory_limit" => limit = Some(value).filter(is_limit),
-        "hierarchical_memsw_limit" => limit_with_swap = Some(value).filter(is_limit),
         "total_cache" => memory.cache = value,
         "total_rss" => memory.rss = value,
         "total_mapped_file" => memory.mapped_file = value,
@@ -97,11 +107,6 @@ fn parts(text: &str) -> (MemoryStats, Option<SwapStats>) {
         _ => {}
     });
     memory.own_page_faults = own_faults.zip(own_major_faults);
-    let swap = swap.map(|usage| SwapStats {
-        usage,
-        limit: limit_with_swap.map(|both| both.saturating_sub(limit.unwrap_or(both))),
-        limit_with_memory: limit_with_swap,
-    });
     (memory, swap)
 }
 

@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | cpu | `cpuacct.usage` | `cpu.stat` |
 //! | cpu detail | `cpuacct.stat`, `cpu.stat` | the same file |
-//! | memory | `memory.{usage_in_bytes,stat,limit_in_bytes}` | `memory.{current,stat,max,swap.current,swap.max}` |
+//! | memory | `memory.{usage_in_bytes,stat,limit_in_bytes,memsw.limit_in_bytes}` | `memory.{current,stat,max,swap.current,swap.max}` |
 //! | memory detail | `memory.{max_usage_in_bytes,failcnt,memsw.failcnt,kmem.usage_in_bytes,oom_control}` | `memory.{peak,events}` |
 //! | pressure | as in version 2, where its tree stands beside | `{cpu,memory,io}.pressure` |
 //! | tasks | `pids.{current,max}` | the same |
@@ -115,6 +115,15 @@ pub struct Throttling {
     pub burst_ns: u64,
 }
 
+/// How much processor time a cgroup may have.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Quota {
+    /// Microseconds in each period, where there is a limit.
+    pub runtime_us: Option<u64>,
+    /// The period in microseconds.
+    pub period_us: u64,
+}
+
 /// Memory in bytes. What is optional is counted by one version alone, or by newer kernels.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct MemoryStats {
@@ -176,7 +185,7 @@ pub struct MemoryDetail {
 pub struct SwapStats {
     /// In use.
     pub usage: u64,
-    /// The limit of swap alone, when there is one.
+    /// The limit of swap alone, when this cgroup has one.
     pub limit: Option<u64>,
     /// The limit of memory and swap together, which is what version 1 has.
     pub limit_with_memory: Option<u64>,
@@ -300,6 +309,18 @@ impl Reader {
         match (cgroup.controller("memory"), cgroup.unified.as_deref()) {
             (Some(directory), _) => legacy::memory_limit(self, directory),
             (None, Some(directory)) => self.number(directory, "memory.max"),
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// The quota of processor time that a cgroup has itself; none where it isn't limited by this controller at all.
+    ///
+    /// # Errors
+    /// [`Error::Cgroup`] when it is there and can't be read.
+    pub fn quota(&mut self, cgroup: &Cgroup) -> Result<Option<Quota>, Error> {
+        match (cgroup.controller("cpu"), cgroup.unified.as_deref()) {
+            (Some(directory), _) => legacy::quota(self, directory),
+            (None, Some(directory)) => unified::quota(self, directory),
             (None, None) => Ok(None),
         }
     }

@@ -158,10 +158,12 @@ fn no_limit_is_none() {
     let put = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
     put("memory.usage_in_bytes", "4096\n");
     put("memory.limit_in_bytes", "9223372036854771712\n");
+    put("memory.memsw.limit_in_bytes", "9223372036854771712\n");
+    // What lies above has limits.
     put(
         "memory.stat",
-        "cache 1\nhierarchical_memory_limit 9223372036854771712\n\
-         hierarchical_memsw_limit 9223372036854771712\ntotal_swap 7\ntotal_inactive_file 8192\n",
+        "cache 1\nhierarchical_memory_limit 8192\nhierarchical_memsw_limit 8192\ntotal_swap 7\n\
+         total_inactive_file 8192\n",
     );
     let mut cgroup = hybrid();
     cgroup.legacy[0].directory = directory.path().to_owned();
@@ -169,9 +171,34 @@ fn no_limit_is_none() {
     let memory = stats.memory.unwrap();
     assert_eq!((memory.limit, memory.working_set), (None, 0), "more inactive pages than usage, for a moment");
     assert_eq!(stats.swap, Some(SwapStats { usage: 7, limit: None, limit_with_memory: None }));
+    put("memory.limit_in_bytes", "4096\n");
+    put("memory.memsw.limit_in_bytes", "12288\n");
+    let swap = SwapStats { usage: 7, limit: Some(8192), limit_with_memory: Some(12_288) };
+    assert_eq!(Reader::new().stats(&cgroup, &[Part::Memory]).unwrap().swap, Some(swap));
     // Without accounting of swap the kernel has no line of it.
     put("memory.stat", "cache 1\n");
     assert_eq!(Reader::new().stats(&cgroup, &[Part::Memory]).unwrap().swap, None);
+}
+
+#[test]
+fn a_quota_is_one_in_both_versions() {
+    let directory = tempfile::tempdir().unwrap();
+    let put = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
+    let mut legacy = hybrid();
+    for cpu in legacy.legacy.iter_mut().filter(|cpu| cpu.name == "cpu") {
+        cpu.directory = directory.path().to_owned();
+    }
+    let unified = Cgroup { unified: Some(directory.path().to_owned()), ..unified() };
+    let mut reader = Reader::new();
+    let mut both = || [&legacy, &unified].map(|cgroup| reader.quota(cgroup).unwrap());
+    assert_eq!(both(), [None, None]);
+    put("cpu.cfs_period_us", "100000\n");
+    put("cpu.cfs_quota_us", "-1\n");
+    put("cpu.max", "max 100000\n");
+    assert_eq!(both(), [Some(Quota { runtime_us: None, period_us: 100_000 }); 2]);
+    put("cpu.cfs_quota_us", "50000\n");
+    put("cpu.max", "50000 100000\n");
+    assert_eq!(both(), [Some(Quota { runtime_us: Some(50_000), period_us: 100_000 }); 2]);
 }
 
 #[test]
@@ -202,6 +229,6 @@ fn a_file_is_read_once_with_one_call() {
         reads().unwrap() - before - own
     };
     let list = [Part::Cpu, Part::Memory, Part::Pressure];
-    assert_eq!((count(&hybrid(), &list), count(&unified(), &list)), (7, 9));
-    assert_eq!((count(&hybrid(), ALL), count(&unified(), ALL)), (18, 16));
+    assert_eq!((count(&hybrid(), &list), count(&unified(), &list)), (8, 9));
+    assert_eq!((count(&hybrid(), ALL), count(&unified(), ALL)), (19, 16));
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::text::{self, flat_keyed};
 use super::{
-    CpuDetail, CpuModes, CpuStats, Error, HugePages, MemoryStats, Reader, Stats, SwapStats, TaskStats,
+    CpuDetail, CpuModes, CpuStats, Error, HugePages, MemoryStats, Quota, Reader, Stats, SwapStats, TaskStats,
     Throttling, io as devices,
 };
 
@@ -13,6 +13,15 @@ pub(super) fn cpu(reader: &mut Reader, directory: &Path, stats: &mut Stats) -> R
         (stats.cpu, stats.cpu_detail) = times(text);
     }
     Ok(())
+}
+
+/// `max 100000`, or a number for `max`.
+pub(super) fn quota(reader: &mut Reader, directory: &Path) -> Result<Option<Quota>, Error> {
+    let told = reader.text(directory, "cpu.max")?.and_then(|text| text.trim_end().split_once(' '));
+    let quota = |(runtime, period): (&str, &str)| {
+        Some(Quota { runtime_us: runtime.parse().ok(), period_us: period.parse().ok()? })
+    };
+    Ok(told.and_then(quota))
 }
 
 fn times(text: &str) -> (Option<CpuStats>, CpuDetail) {

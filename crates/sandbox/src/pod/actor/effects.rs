@@ -9,8 +9,9 @@ use tracing::{Instrument, Span};
 use super::{Actor, Goal};
 use crate::container::state::{ContainerEffect, ContainerEvent, ContainerState, Stage, Wanted};
 use crate::error::{Error, chain};
-use crate::events::EventKind;
+use crate::events::{EventKind, Note};
 use crate::id::ContainerId;
+use crate::pod::config::NamespaceMode;
 use crate::pod::members::Member;
 use crate::pod::state::{PodEffect, PodState};
 use crate::pod::status::PodStatus;
@@ -45,7 +46,7 @@ impl Actor {
             }
             PodEffect::Erase(parts) => self.erasing = Some(parts),
             PodEffect::Save => self.save(),
-            PodEffect::Publish => drop(self.publish()),
+            PodEffect::Publish => self.publish(),
             PodEffect::Announce(kind) => self.announce(kind),
             PodEffect::Forget => self.forget(),
             PodEffect::Answer(goal, outcome) => self.answer(&Goal::Pod(goal), &outcome),
@@ -55,7 +56,7 @@ impl Actor {
     pub(super) fn forget(&mut self) {
         while let Some((id, member)) = self.members.pop_first() {
             self.forget_container(&id, &member);
-            self.tell(id.to_string(), EventKind::Deleted, self.status());
+            self.tell(Some(&id), EventKind::Deleted);
         }
         self.shared.selinux.free(&self.facts.id);
         self.shared.registry.forget_pod(&self.facts.id, &self.facts.config.metadata);
@@ -159,8 +160,11 @@ impl Actor {
     }
 
     pub(super) fn netns(&self) -> Option<PathBuf> {
-        // Held by the supervisor: its path opens as long as that lives.
-        self.minder.as_ref().and_then(|minder| minder.netns.clone())
+        // A supervisor may hold the host's, too, for those who are to join it.
+        let is_own = self.facts.config.namespaces.network != NamespaceMode::Node;
+        // Held by the supervisor: its path opens as long as that lives. It is known also of a pod that was being made or
+        // taken down when the daemon was killed: plugins find by it what they made inside.
+        self.minder.as_ref().filter(|_| is_own).and_then(|minder| minder.netns.clone())
     }
 
     pub(super) fn answer(&mut self, goal: &Goal, outcome: &Result<(), Error>) {
@@ -198,16 +202,16 @@ impl Actor {
         Arc::new(PodStatus { message: self.message.clone(), ..status })
     }
 
-    pub(super) fn publish(&self) -> Arc<PodStatus> {
-        let status = self.status();
+    pub(super) fn publish(&self) {
         let client = self.minder.as_ref().map(|minder| minder.client.clone());
-        self.shared.registry.publish_pod(status.clone(), client);
-        status
+        self.shared.registry.publish_pod(self.status(), client);
     }
 
-    pub(super) fn announce(&self, kind: EventKind) {
-        let pod = self.publish();
-        self.tell(self.facts.id.to_string(), kind, pod);
+    pub(super) fn announce(&mut self, kind: EventKind) {
+        self.publish();
+        if self.told.goes_on_to(kind) {
+            self.tell(None, kind);
+        }
     }
 
     pub(super) fn announce_container(&mut self, id: &ContainerId, kind: EventKind) {
@@ -215,15 +219,14 @@ impl Actor {
             publish_member(&self.shared, member);
         }
         self.tell_plugins(id, kind);
-        self.tell(id.to_string(), kind, self.status());
+        self.tell(Some(id), kind);
     }
 
-    pub(super) fn tell(&self, id: String, kind: EventKind, pod: Arc<PodStatus>) {
-        if !self.shared.events.is_wanted() {
-            return;
-        }
-        let containers = self.members.values().filter_map(|member| member.status().map(Arc::new)).collect();
-        self.shared.events.publish((id, kind), (pod, containers));
+    /// Tells of a container, or of the pod itself.
+    pub(super) fn tell(&self, container: Option<&ContainerId>, kind: EventKind) {
+        let note = Note { pod: self.facts.id.clone(), container: container.cloned(), kind };
+        let shown = || self.members.values().filter_map(|member| member.status().map(Arc::new));
+        self.shared.events.publish(note, || (self.status(), shown().collect()));
     }
 }
 

@@ -65,16 +65,13 @@ impl Actor {
     }
 
     /// The supervisor answers again: what was missed is made up for.
-    pub(super) fn reached(&mut self, mut minder: Minder, snapshot: &BTreeMap<ContainerId, Seen>) {
+    pub(super) fn reached(&mut self, minder: Minder, snapshot: &BTreeMap<ContainerId, Seen>) {
         // Whoever takes the pod down has not waited for this.
         if self.seeks.take().is_none() || self.is_going() {
             return;
         }
         tracing::info!(pod = %self.facts.id, "the pod's supervisor answers again");
         self.shared.contacts.regained.fetch_add(1, Ordering::Relaxed);
-        if let PodState::Ready(live) = &self.state {
-            minder.netns.clone_from(&live.netns);
-        }
         self.minder = Some(minder);
         self.publish_if_shown();
         let missed = self.members.iter().filter_map(|(id, member)| {

@@ -1,0 +1,63 @@
+//! How far the events of a sandbox have come: each is told at most once, in one order.
+//!
+//! A pod can end in more than one way, one after the other: its supervisor is lost, and kubelet stops it all the same. Whoever
+//! listens hears of the first. Not here: what leads to an event (see `pod::state`), telling it (see `events`).
+
+use crate::events::EventKind;
+use crate::pod::state::Part;
+use crate::record::PodStage;
+
+/// The last event of a sandbox; `None` before it was told of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Told(Option<EventKind>);
+
+impl Told {
+    /// What an earlier daemon has told of a pod that was found. Of one that wasn't finished nobody has heard.
+    pub(crate) fn by_record(stage: &PodStage) -> Self {
+        Self(match stage {
+            PodStage::Making => None,
+            PodStage::Ready(_) => Some(EventKind::Started),
+            // Being stopped: that is told when its supervisor has gone.
+            PodStage::NotReady(parts) if parts.contains(&Part::Supervisor) => Some(EventKind::Started),
+            PodStage::NotReady(_) => Some(EventKind::Stopped),
+        })
+    }
+
+    /// Goes on to an event, if that is to be told: it comes after the last one, and first of all is that the sandbox is there.
+    pub(crate) fn goes_on_to(&mut self, kind: EventKind) -> bool {
+        let is_next = match self.0 {
+            None => kind == EventKind::Created,
+            Some(last) => kind > last,
+        };
+        if is_next {
+            self.0 = Some(kind);
+        }
+        is_next
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_is_told_once_and_nothing_of_what_nobody_has_heard_of() {
+        use EventKind::{Created, Deleted, Started, Stopped};
+        let mut told = Told::default();
+        let wanted = [Stopped, Deleted, Created, Created, Stopped, Started, Stopped, Deleted, Deleted];
+        let heard: Vec<_> = wanted.into_iter().filter(|kind| told.goes_on_to(*kind)).collect();
+        assert_eq!(heard, [Created, Stopped, Deleted]);
+    }
+
+    #[test]
+    fn a_new_daemon_goes_on_where_the_earlier_one_was() {
+        let not_ready = |parts: &[Part]| PodStage::NotReady(parts.iter().copied().collect());
+        let next = |stage: &PodStage| {
+            let mut told = Told::by_record(stage);
+            [EventKind::Stopped, EventKind::Deleted].map(|kind| told.goes_on_to(kind))
+        };
+        assert_eq!(next(&PodStage::Making), [false, false]);
+        assert_eq!(next(&not_ready(&[Part::Supervisor, Part::Cgroup])), [true, true]);
+        assert_eq!(next(&not_ready(&[Part::Cgroup])), [false, true]);
+    }
+}
