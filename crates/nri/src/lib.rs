@@ -19,6 +19,7 @@ mod hub;
 mod launch;
 mod listener;
 mod merge;
+mod parts;
 mod plugin;
 mod session;
 pub mod spec;
