@@ -5,6 +5,7 @@ use e2e::collector::{Told, texts};
 use e2e::kube::{Ground, Runtime, Standalone};
 
 use crate::objects::{pod_of, shell};
+use crate::standalone::gone;
 
 pub(crate) async fn pod_start_is_in_kubelets_trace(rig: &mut Standalone) {
     if matches!(rig.runtime, Runtime::Containerd(_)) {
@@ -37,4 +38,5 @@ pub(crate) async fn pod_start_is_in_kubelets_trace(rig: &mut Standalone) {
         assert!(!parent.span.parent_span_id.is_empty(), "{parent:?}");
     }
     rig.withdraw("traced");
+    gone(rig, "traced").await;
 }
