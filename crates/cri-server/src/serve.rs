@@ -169,6 +169,7 @@ pub(crate) async fn serve(Beginning { config, sources, observers }: Beginning) -
         images: store.clone(),
         networks: networks.clone(),
         stages,
+        plugins: plugins.clone(),
         since: crate::now(),
     };
     let node = own_service::Node { reloader: reloader.clone(), inside };
@@ -282,7 +283,9 @@ async fn open(
     let layers = config.root.join("containers");
     let streams = streams(&config, &pods)?;
     let disk = DiskOf::default();
-    let runtime = Runtime { pods, networks, pod_cidrs, streams, config: running, layers, disk, ending };
+    let known = plugins.clone();
+    let runtime =
+        Runtime { pods, networks, pod_cidrs, streams, config: running, layers, disk, plugins: known, ending };
     let images = Images { images, pods: runtime.pods.clone() };
     Ok((runtime, images, plugins))
 }

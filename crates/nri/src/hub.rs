@@ -22,7 +22,7 @@ mod questions;
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -87,6 +87,15 @@ pub struct Snapshot {
 pub struct Adjusted {
     /// Of the container itself.
     pub adjust: api::ContainerAdjustment,
+}
+
+/// A plugin that is in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PluginStatus {
+    /// Its index and name.
+    pub name: String,
+    /// The events that it hears of, by the names of their methods.
+    pub events: Vec<&'static str>,
 }
 
 /// What has happened, and is told.
@@ -161,12 +170,18 @@ pub(crate) struct Core {
     runtime: OnceLock<Arc<dyn Runtime>>,
     queue: mpsc::UnboundedSender<(Instant, Message)>,
     changes: mpsc::UnboundedSender<Wanted>,
+    /// Who is in, for those who look from outside.
+    plugins: Mutex<Vec<PluginStatus>>,
 }
 
 impl Core {
     pub(crate) fn send(&self, message: Message) {
         // A hub that has ended drops it, and with it whoever waits.
         let _ended = self.queue.send((Instant::now(), message));
+    }
+
+    fn plugins(&self) -> MutexGuard<'_, Vec<PluginStatus>> {
+        self.plugins.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -225,7 +240,10 @@ impl Hub {
                 let deadline = Instant::now() + self.core.config.registration_timeout;
                 self.joining.push_back(Joining { plugin: *plugin, told, deadline });
             }
-            Message::Left(number) => self.plugins.retain(|plugin| plugin.number != number),
+            Message::Left(number) => {
+                self.plugins.retain(|plugin| plugin.number != number);
+                self.show();
+            }
             Message::Ask(question, reply) if question.opens_window() && !self.joining.is_empty() => {
                 self.later.push_back((question, reply));
             }
@@ -233,6 +251,11 @@ impl Hub {
             Message::Tell(news) => self.tell(news).await,
             Message::End(told) => self.ending = Some(told),
         }
+    }
+
+    /// Shows who is in.
+    fn show(&self) {
+        *self.core.plugins() = self.plugins.iter().map(Plugin::status).collect();
     }
 
     /// Of plugins that answer in time, but so slowly that everybody waits for them.

@@ -19,6 +19,7 @@ mod hub;
 mod launch;
 mod listener;
 mod merge;
+mod parts;
 mod plugin;
 mod session;
 pub mod spec;
@@ -28,7 +29,7 @@ mod validate;
 
 pub use error::Error;
 pub use gate::Window;
-pub use hub::{About, Adjusted, Config, News, Nri, Question, Runtime, Snapshot};
+pub use hub::{About, Adjusted, Config, News, Nri, PluginStatus, Question, Runtime, Snapshot};
 pub use validate::Validator;
 
 /// The version of the interface that is spoken here, in the form of Go modules.

@@ -15,10 +15,14 @@ use std::time::Duration;
 
 use prost::Message;
 use tokio::time::Instant;
+use tracing::Instrument;
+use tracing::field::Empty;
 
 use crate::api::{self, Event, Events};
 use crate::connection::{CallError, Connection};
 use crate::error::Error;
+use crate::hub::PluginStatus;
+use crate::parts;
 use crate::ttrpc::{self, code};
 
 /// Who a plugin is.
@@ -97,6 +101,13 @@ impl Spent {
 }
 
 impl Plugin {
+    /// As it is seen from outside.
+    pub(crate) fn status(&self) -> PluginStatus {
+        let all = (1..Event::Last as i32).filter_map(|number| Event::try_from(number).ok());
+        let events = all.filter(|event| self.events.have(*event)).map(method).collect();
+        PluginStatus { name: self.name.to_string(), events }
+    }
+
     /// Asks it about an event; `None` when it doesn't want to hear of such, or is cut off by this.
     ///
     /// # Errors
@@ -141,8 +152,16 @@ impl Plugin {
         method: &str,
         question: &impl Message,
     ) -> Result<A, CallError> {
-        let begun = Instant::now();
-        let answer = self.connection.call(method, question, self.patience).await;
+        let (begun, plugin) = (Instant::now(), self.name.to_string());
+        let span = tracing::error_span!("stage", stage = "nri_plugin", plugin, method, failed = Empty);
+        let call = self.connection.call(method, question, self.patience).instrument(span.clone());
+        // A plugin of before 0.12 says so: that is no failure of its.
+        let is_old = |error: &CallError| matches!(error, CallError::Refused(status) if status.code == code::UNIMPLEMENTED);
+        let answer = call.await.inspect_err(|error| {
+            if !is_old(error) {
+                span.record("failed", true);
+            }
+        });
         self.spent.add(begun.elapsed());
         answer
     }
@@ -174,11 +193,11 @@ impl Plugin {
     /// Why it can't be let in.
     pub(crate) async fn synchronize(
         &self,
-        all: (Vec<api::PodSandbox>, Vec<api::Container>),
+        all: parts::All,
         patience: Duration,
     ) -> Result<Vec<api::ContainerUpdate>, CallError> {
         let deadline = Instant::now() + patience;
-        let mut parts = split(all, SYNCHRONIZE_BYTES).into_iter().peekable();
+        let mut parts = parts::split(all).into_iter().peekable();
         while let Some((pods, containers)) = parts.next() {
             let request = api::SynchronizeRequest { pods, containers, more: parts.peek().is_some() };
             let left = deadline.saturating_duration_since(Instant::now());
@@ -195,36 +214,6 @@ impl Plugin {
         }
         Ok(Vec::new())
     }
-}
-
-/// How many bytes of pods and containers go into one message: a margin below what ttrpc takes.
-const SYNCHRONIZE_BYTES: usize = ttrpc::LONGEST - (64 << 10);
-
-type All = (Vec<api::PodSandbox>, Vec<api::Container>);
-
-/// Cuts lists into parts of at most so many bytes, at least one. What is larger by itself is a part of its own.
-fn split((pods, containers): All, most: usize) -> Vec<All> {
-    let mut parts: Vec<All> = vec![All::default()];
-    let mut filled = 0;
-    let mut room = |bytes: usize, parts: &mut Vec<All>| {
-        // Its own header within the message: a byte of tag and up to five of length.
-        let bytes = bytes + 6;
-        if filled != 0 && filled + bytes > most {
-            parts.push(All::default());
-            filled = 0;
-        }
-        filled += bytes;
-        parts.len() - 1
-    };
-    for pod in pods {
-        let at = room(pod.encoded_len(), &mut parts);
-        parts[at].0.push(pod);
-    }
-    for container in containers {
-        let at = room(container.encoded_len(), &mut parts);
-        parts[at].1.push(container);
-    }
-    parts
 }
 
 /// The method of the plugin's that an event is told by.
@@ -251,7 +240,6 @@ pub(crate) fn method(event: Event) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
 
     #[test]
     fn names_are_an_index_and_a_word() {
@@ -260,31 +248,6 @@ mod tests {
         assert_eq!(name.to_string(), "10-my-plugin.v1");
         for bad in ["plugin", "1-x", "100-x", "ab-x", "10-", "10-a/b", "10-a b"] {
             assert!(Name::of_file(bad).is_err(), "{bad}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn nothing_is_lost_by_splitting(sizes in prop::collection::vec((any::<bool>(), 1_usize..400), 0..40)) {
-            let (mut pods, mut containers) = All::default();
-            for (at, (is_pod, size)) in sizes.iter().enumerate() {
-                let id = format!("{at}{}", "x".repeat(*size));
-                match is_pod {
-                    true => pods.push(api::PodSandbox { id, ..Default::default() }),
-                    false => containers.push(api::Container { id, ..Default::default() }),
-                }
-            }
-            let parts = split((pods.clone(), containers.clone()), 500);
-            for (pods, containers) in &parts {
-                let part = api::SynchronizeRequest { pods: pods.clone(), containers: containers.clone(), more: true };
-                prop_assert!(part.encoded_len() <= 500 + 2);
-            }
-            let all: All = parts.into_iter().fold(All::default(), |mut all, part| {
-                all.0.extend(part.0);
-                all.1.extend(part.1);
-                all
-            });
-            prop_assert_eq!(all, (pods, containers));
         }
     }
 }

@@ -169,13 +169,19 @@ impl Runtime {
         let Some(told) = state.told.take() else {
             return Err(status(code::FAILED_PRECONDITION, "it is registered already".into()));
         };
-        // Its file's name goes before what it says of itself.
-        let name =
-            state.name.clone().map_or_else(|| Name::new(&request.plugin_idx, &request.plugin_name), Ok);
+        let name = who(state.name.clone(), request);
         state.name = name.clone().ok();
         let _has_gone = told.send(name.clone());
         name.map(|_| ()).map_err(|why| status(code::INVALID_ARGUMENT, why))
     }
+}
+
+/// Who a plugin is: its file's name goes before what it says of itself, which may be anything then.
+///
+/// # Errors
+/// What is wrong with its name.
+fn who(known: Option<Name>, says: &api::RegisterPluginRequest) -> Result<Name, String> {
+    known.map_or_else(|| Name::new(&says.plugin_idx, &says.plugin_name), Ok)
 }
 
 fn status(code: i32, message: String) -> Status {
@@ -207,5 +213,23 @@ impl Service for Runtime {
             }
             other => Err(status(code::UNIMPLEMENTED, format!("no method {other:?}"))),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_that_was_started_is_called_as_its_file_is_whatever_it_says() {
+        let says = |index: &str, name: &str| api::RegisterPluginRequest {
+            plugin_name: name.into(),
+            plugin_idx: index.into(),
+            ..Default::default()
+        };
+        let file = Name::of_file("10-file").unwrap();
+        assert_eq!(who(Some(file.clone()), &says("", "a name/of its own")), Ok(file));
+        assert!(who(None, &says("", "a name/of its own")).is_err());
+        assert_eq!(who(None, &says("20", "other")).unwrap().to_string(), "20-other");
     }
 }

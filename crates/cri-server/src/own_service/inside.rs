@@ -15,6 +15,7 @@ pub(crate) struct Inside {
     pub(crate) images: image_service::Images,
     pub(crate) networks: cni::Networks,
     pub(crate) stages: Stages,
+    pub(crate) plugins: Option<Arc<nri::Nri>>,
     /// When the daemon began, in nanoseconds since the epoch.
     pub(crate) since: i64,
 }
@@ -36,6 +37,7 @@ impl Inside {
             "mailboxes": self.mailboxes(),
             "pulls": self.pulls(),
             "stages": self.stages(),
+            "plugins": crate::adapters::plugins::shown(self.plugins.as_deref()),
         })
     }
 

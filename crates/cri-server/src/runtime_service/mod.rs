@@ -45,6 +45,8 @@ pub(crate) struct Runtime {
     pub(crate) layers: PathBuf,
     /// What that is on.
     pub(crate) disk: DiskOf,
+    /// The node's plugins, where there may be any.
+    pub(crate) plugins: Option<Arc<nri::Nri>>,
     /// Becomes true when the daemon goes down: endless streams end then.
     pub(crate) ending: watch::Receiver<bool>,
 }

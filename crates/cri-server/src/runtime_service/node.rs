@@ -108,6 +108,7 @@ fn info(runtime: &Runtime) -> Result<HashMap<String, String>, Status> {
         ("daemon", daemon(runtime).to_string()),
         ("lastCNILoadStatus", loaded(status_of_network(runtime)).to_string()),
         ("runtimeHandlers", features_of_handlers(runtime).to_string()),
+        ("plugins", crate::adapters::plugins::shown(runtime.plugins.as_deref()).to_string()),
         ("apparmor", module(runtime.pods.apparmor())),
         ("selinux", module(runtime.pods.selinux())),
     ];

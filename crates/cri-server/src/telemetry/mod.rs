@@ -7,6 +7,7 @@
 pub(crate) mod calls;
 mod fields;
 mod methods;
+mod plugins;
 pub(crate) mod stages;
 pub(crate) mod traces;
 

@@ -18,22 +18,14 @@ use tracing_subscriber::registry::LookupSpan;
 
 use super::calls::{Times, TimesBy};
 use super::fields::Texts;
+use super::plugins::{Call, Plugins};
 
 /// The name of the spans that are stages.
 pub(super) const SPAN: &str = "stage";
 
-/// The stage that calls of network plugins are: it has figures by plugin, too.
-const PLUGIN: &str = "cni_plugin";
-
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Of {
     stage: Arc<str>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Plugin {
-    plugin: String,
-    command: String,
 }
 
 /// The stages. As a layer of `tracing` it watches spans. Cloning gives another handle to the same.
@@ -44,8 +36,7 @@ pub(crate) struct Stages(Arc<Watched>);
 struct Watched {
     durations: TimesBy<Of>,
     failures: Family<Of, Counter>,
-    plugins: TimesBy<Plugin>,
-    plugin_failures: Family<Plugin, Counter>,
+    plugins: Plugins,
     under_way: Mutex<UnderWay>,
 }
 
@@ -60,7 +51,7 @@ struct UnderWay {
 #[derive(Debug)]
 struct Open {
     of: Of,
-    plugin: Option<Plugin>,
+    plugin: Option<Call>,
     begun: Instant,
     failed: bool,
 }
@@ -79,8 +70,7 @@ impl Default for Stages {
         Self(Arc::new(Watched {
             durations: Family::new_with_constructor(Times),
             failures: Family::default(),
-            plugins: Family::new_with_constructor(Times),
-            plugin_failures: Family::default(),
+            plugins: Plugins::default(),
             under_way: Mutex::default(),
         }))
     }
@@ -114,7 +104,7 @@ impl Stages {
     /// Has the figures shown.
     pub(crate) fn register(&self, registry: &mut Registry) {
         let watched = &self.0;
-        let (durations, plugins) = (watched.durations.clone(), watched.plugins.clone());
+        let durations = watched.durations.clone();
         registry.register_with_unit(
             "stage_duration",
             "Time that stages of calls take",
@@ -123,14 +113,7 @@ impl Stages {
         );
         let failures = watched.failures.clone();
         registry.register("stage_failures", "Stages that have failed", failures);
-        registry.register_with_unit(
-            "cni_plugin_duration",
-            "Time that calls of network plugins take, executed or served in-process",
-            Unit::Seconds,
-            plugins,
-        );
-        let failures = watched.plugin_failures.clone();
-        registry.register("cni_plugin_failures", "Calls of network plugins that have failed", failures);
+        watched.plugins.register(registry);
         registry.register_collector(Box::new(Now(self.clone())));
     }
 
@@ -139,11 +122,11 @@ impl Stages {
     }
 
     fn begin(&self, id: &Id, attributes: &Attributes<'_>) -> Open {
-        let (mut name, mut plugin, mut command) = (Arc::<str>::from(""), String::new(), String::new());
+        let (mut name, mut plugin, mut what) = (Arc::<str>::from(""), String::new(), String::new());
         attributes.record(&mut Texts(|field, value: &str| match field {
             "stage" => name = value.into(),
             "plugin" => value.clone_into(&mut plugin),
-            "command" => value.clone_into(&mut command),
+            "command" | "method" => value.clone_into(&mut what),
             _ => {}
         }));
         let begun = Instant::now();
@@ -154,7 +137,7 @@ impl Stages {
         };
         *under_way.known.entry(stage.clone()).or_default() += 1;
         under_way.begun.insert(id.into_u64(), (stage.clone(), begun));
-        let plugin = (*stage == *PLUGIN).then_some(Plugin { plugin, command });
+        let plugin = Call::of(&stage, plugin, what);
         Open { of: Of { stage }, plugin, begun, failed: false }
     }
 
@@ -170,10 +153,11 @@ impl Stages {
         if open.failed {
             self.0.failures.get_or_create(&open.of).inc();
         }
-        let Some(plugin) = &open.plugin else { return };
-        self.0.plugins.get_or_create(plugin).observe(after);
-        if open.failed {
-            self.0.plugin_failures.get_or_create(plugin).inc();
+        if let Some(call) = &open.plugin {
+            self.0.plugins.ended(call, after);
+            if open.failed {
+                self.0.plugins.failed(call);
+            }
         }
     }
 }
@@ -292,5 +276,31 @@ mod tests {
         let text = text(&stages);
         let line = "cni_plugin_duration_seconds_count{plugin=\"bridge\",command=\"ADD\"} 1";
         assert!(text.contains(line), "{text}");
+    }
+
+    #[test]
+    fn plugins_of_the_node_have_figures_by_method() {
+        let stages = Stages::default();
+        let subscriber = tracing_subscriber::registry().with(stages.clone());
+        let _default = tracing::subscriber::set_default(subscriber);
+        let call = || {
+            tracing::error_span!(
+                "stage",
+                stage = "nri_plugin",
+                plugin = "10-a",
+                method = "StopContainer",
+                failed = tracing::field::Empty
+            )
+        };
+        drop(call());
+        call().record("failed", true);
+        let text = text(&stages);
+        let labels = "{plugin=\"10-a\",method=\"StopContainer\"}";
+        for line in [
+            format!("nri_plugin_duration_seconds_count{labels} 2"),
+            format!("nri_plugin_failures_total{labels} 1"),
+        ] {
+            assert!(text.contains(&line), "{line}\n{text}");
+        }
     }
 }

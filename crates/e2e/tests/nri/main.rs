@@ -81,6 +81,9 @@ async fn a_plugin_hears_of_everything_in_order_and_what_it_changes_is_so() {
     });
     let mut plugin = Plugin::connect(program, &node, json!({"container": "main", "adjust": adjust})).await;
     let (client, _, pod, container) = pod_and_container(&node, &["sleep", "1000"]).await;
+    let status = client.runtime.clone().status(StatusRequest { verbose: true }).await.expect("a status");
+    let shown: Value = serde_json::from_str(&status.into_inner().info["plugins"]).expect("JSON");
+    assert_eq!(shown["plugins"][0]["name"], "10-test", "{shown}");
     client.start(&container).await.expect("a start");
     let check = "echo $PLUGIN ${HOME-none}; cat /given/file; touch /given/x 2>&1 | grep -c Read-only; ulimit -Sn; ulimit -Hn; \
                  test -c /dev/mine && head -c 0 /dev/mine && echo device; cat /proc/1/oom_score_adj; \

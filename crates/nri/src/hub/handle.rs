@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
-use super::{Adjusted, Answer, Config, Core, Hub, Message, News, Question, Runtime};
+use super::{Adjusted, Answer, Config, Core, Hub, Message, News, PluginStatus, Question, Runtime};
 use crate::api;
 use crate::error::Error;
 use crate::gate::{Gate, Window};
@@ -40,7 +40,14 @@ impl Nri {
             // It has to be asked also when there is no plugin: one may be required.
             gate.enter();
         }
-        let core = Arc::new(Core { config, gate, runtime: OnceLock::new(), queue, changes });
+        let core = Arc::new(Core {
+            config,
+            gate,
+            runtime: OnceLock::new(),
+            queue,
+            changes,
+            plugins: Mutex::default(),
+        });
         let mut tasks = JoinSet::new();
         tasks.spawn(super::changes::run(core.clone(), begun_in_order));
         tasks.spawn(Hub::new(core.clone(), messages).run());
@@ -87,6 +94,12 @@ impl Nri {
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.core.gate.is_idle()
+    }
+
+    /// The plugins that are in, in the order in which they are asked.
+    #[must_use]
+    pub fn plugins(&self) -> Vec<PluginStatus> {
+        self.core.plugins().clone()
     }
 
     /// The window of a pod or container that is about to be listed, if there is nobody to ask about it.

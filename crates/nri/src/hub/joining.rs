@@ -56,6 +56,7 @@ impl Hub {
         drop(self.core.want(updates, Vec::new()));
         let at = self.plugins.partition_point(|known| known.name.index <= plugin.name.index);
         self.plugins.insert(at, plugin);
+        self.show();
         Ok(())
     }
 

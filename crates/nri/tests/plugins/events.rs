@@ -1,7 +1,7 @@
 //! What plugins hear, in which order, and what becomes of what they say.
 
 use nri::api::{self, Event};
-use nri::{Error, Question, Validator};
+use nri::{Error, PluginStatus, Question, Validator};
 
 use crate::stub::{Stub, bit};
 use crate::world::{container, creation, pod, world, world_with};
@@ -56,6 +56,8 @@ async fn plugins_are_asked_by_index_and_each_sees_what_came_before() {
     let asked = tokio::spawn(async move { nri.create(creation("c")).await });
     let call = early.expect("CreateContainer").await;
     assert!(late.is_quiet());
+    let told = |name: &str| PluginStatus { name: name.into(), events: vec!["CreateContainer"] };
+    assert_eq!(world.nri.plugins(), [told("05-early"), told("90-late")]);
     early.answer(&call, &adjusting(variable("A", "1"))).await;
     let call = late.expect("CreateContainer").await;
     assert_eq!(call.read::<api::CreateContainerRequest>().container.unwrap().env, ["A=1"]);

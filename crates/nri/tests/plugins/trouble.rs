@@ -65,6 +65,12 @@ async fn one_that_dies_in_the_middle_takes_nothing_along() {
     asked.await.unwrap().unwrap();
     world.idle(true).await;
     assert!(world.nri.pass().is_some(), "there is nobody to ask any more");
+    let seen = async {
+        while !world.nri.plugins().is_empty() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(crate::stub::PATIENCE, seen).await.expect("nobody is seen any more");
 }
 
 #[tokio::test]

@@ -117,6 +117,15 @@ impl Plugins for NodePlugins {
     }
 }
 
+/// The plugins that are in, for people.
+pub(crate) fn shown(plugins: Option<&Nri>) -> serde_json::Value {
+    let Some(plugins) = plugins else { return serde_json::json!({ "enabled": false }) };
+    let told =
+        |plugin: nri::PluginStatus| serde_json::json!({ "name": plugin.name, "events": plugin.events });
+    let all: Vec<_> = plugins.plugins().into_iter().map(told).collect();
+    serde_json::json!({ "enabled": true, "plugins": all })
+}
+
 fn event(what: Happened, about: &About) -> Event {
     match (about, what) {
         (About::Container(_), Happened::Made) => Event::PostCreateContainer,
