@@ -262,6 +262,25 @@ async fn no_status_looks_newer_than_what_it_misses() {
     }
 }
 
+/// kubelet that lists with EventedPLEG takes the first container of a name for the one that counts, and would make it again if that was an old one.
+#[tokio::test]
+async fn a_pods_status_has_its_newest_container_first() {
+    let node = Node::start(Network::None).await;
+    let client = node.client();
+    client.pull(&node.registry.image("busybox:latest")).await.unwrap();
+    let config = node.pod();
+    let pod = client.run_pod(config.clone()).await.unwrap();
+    for attempt in 0..6 {
+        let mut container = node.busybox("main", &["true"]);
+        container.metadata.as_mut().unwrap().attempt = attempt;
+        client.create(&pod, container, &config).await.unwrap();
+    }
+    let request = cri::PodSandboxStatusRequest { pod_sandbox_id: pod, verbose: false };
+    let answer = client.runtime.clone().pod_sandbox_status(request).await.unwrap().into_inner();
+    let attempts = answer.containers_statuses.iter().map(|status| status.metadata.as_ref().unwrap().attempt);
+    assert_eq!(attempts.collect::<Vec<_>>(), [5, 4, 3, 2, 1, 0]);
+}
+
 /// A client that takes as little unread as HTTP/2 begins with; that of the other tests takes megabytes.
 fn of_little_room(node: &Node) -> RuntimeServiceClient<Channel> {
     let path = node.socket();

@@ -1,5 +1,6 @@
 //! Pod sandboxes: run, stop, remove, status, list.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 
 use proto::runtime::v1 as cri;
@@ -52,7 +53,9 @@ pub(super) fn status(
     let timestamp = runtime.pods.time_of_look();
     let pod = runtime.pods.pod(&request.pod_sandbox_id).map_err(|error| of_sandbox(&error))?;
     let inside = ContainerFilter { pod: pod.id.to_string(), ..Default::default() };
-    let containers = runtime.pods.containers(&inside);
+    let mut containers = runtime.pods.containers(&inside);
+    // The newest first: kubelet takes the first of a name for the one that counts, where it lists with EventedPLEG.
+    containers.sort_by_key(|container| Reverse(container.created_at));
     Ok(cri::PodSandboxStatusResponse {
         status: Some(status::pod(&pod)),
         info: if request.verbose { pod_info::of(runtime, &pod) } else { HashMap::new() },
