@@ -7,7 +7,7 @@ BIN := $(TARGET)/release
 STATIC := -- -C target-feature=+crt-static -C relocation-model=static
 STATIC_DIR := $(TARGET)/static
 
-.PHONY: help setup build install deb demo test test-guest test-kube critest critest-guest check prove bench doc fmt clean check-setup test-setup
+.PHONY: help setup build install deb demo test test-guest test-kube critest critest-guest check prove model bench soak doc fmt clean check-setup test-setup
 help:
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -65,8 +65,16 @@ critest-guest: build ## Kubernetes' critest (on PATH) in the virtual machine; FL
 prove: test-setup ## shows that the attack tests notice: one defence switched off after another, in a scratch copy
 	crates/e2e/tests/attacks/prove.sh
 
-bench: test-setup build ## side by side with containerd (runc, crun): the table of ratios
+model: test-setup build ## random scripts of calls and crashes against a model of what CRI promises; SECONDS (3600), SEED, SCRIPT=file to replay (docs/model.md)
+	KNARR_BIN_DIR=$(BIN) KNARR_MODEL_SECONDS=$(or $(SECONDS),3600) $(if $(SEED),KNARR_MODEL_SEED=$(SEED)) $(if $(SCRIPT),KNARR_MODEL_SCRIPT=$(abspath $(SCRIPT))) \
+		cargo test --locked -p e2e --test model -- --nocapture the_daemon_does
+
+bench: build ## side by side with containerd (runc, crun): the table of ratios
+	@scripts/setup.sh bench
 	KNARR_BIN_DIR=$(BIN) scripts/bench.sh
+
+soak: test-setup build ## ten thousand pods come and go, five hundred at once, and nothing may grow: tables and a chart in target/soak; FLAGS are its options
+	KNARR_BIN_DIR=$(BIN) cargo run --release --locked -q -p e2e --bin soak -- full $(FLAGS)
 
 clean:
 	cargo clean

@@ -8,7 +8,7 @@ cd "$(dirname "$0")/../crates"
 seconds=${1:-60}
 shift || true
 wanted=("$@")
-[ ${#wanted[@]} -gt 0 ] || wanted=(streaming nri image-service)
+[ ${#wanted[@]} -gt 0 ] || wanted=(streaming nri image-service runtime sandbox cni systemd)
 # What only a nightly compiler is asked for otherwise: cargo-fuzz passes flags for coverage that are stable all the same.
 export RUSTC_BOOTSTRAP=1
 for want in "${wanted[@]}"; do

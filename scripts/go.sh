@@ -9,7 +9,7 @@ set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/../crates/e2e"
 module=${module:-$PWD/client_go}
 # The newest that any of our modules needs.
-needed=$(sed -n 's/^go //p' client_go/go.mod kube/go.mod | sort -V | tail -1)
+needed=$(sed -n 's/^go //p' client_go/go.mod kube/go.mod kube/metrics-server/go.mod | sort -V | tail -1)
 cd "$module"
 # What is fetched. Before Go 1.21 there was no switching to newer releases, but they are modules like any other.
 fetched=golang.org/toolchain@v0.0.1-go1.26.8

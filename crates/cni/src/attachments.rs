@@ -37,7 +37,7 @@ use crate::ground::{Ground, Laid};
 use crate::locks::{Locks, locked};
 use crate::network::normalised;
 use crate::networks::{Added, Config};
-use crate::orphans;
+use crate::orphans::{self, Owner, Way};
 use crate::quiet::Quiet;
 use crate::readiness::Status;
 use crate::result::NetworkResult;
@@ -66,6 +66,8 @@ pub(crate) struct Attachments {
     leaving: Arc<Leaving>,
     /// Results on their way to the disk, behind the answers.
     keeping: Mutex<JoinSet<()>>,
+    /// Whether plugins of a killed daemon are in it.
+    way: Way,
 }
 
 #[derive(Debug)]
@@ -87,8 +89,8 @@ impl Attachments {
     pub(crate) fn open(config: Config) -> Result<Attachments, Error> {
         let records = config.state_dir.join("attachments");
         let journal = Journal::open(records.clone())?;
-        let owner = orphans::owner(&config.state_dir)?;
-        orphans::end(&owner, &journal)?;
+        let owner = Owner::of(&config.state_dir)?;
+        let (owner, way) = (owner.value(), orphans::end(owner, &journal)?);
         let quiet = Quiet::default();
         let ground = Arc::new(Ground::new(records.clone(), Arc::clone(quiet.node())));
         let addresses = config.state_dir.join("addresses");
@@ -113,6 +115,7 @@ impl Attachments {
             mending: tokio::sync::Mutex::default(),
             leaving: Arc::default(),
             keeping: Mutex::default(),
+            way,
         })
     }
 
@@ -203,6 +206,7 @@ impl Attachments {
     pub(crate) async fn check(&self, attachment: &Attachment) -> Result<(), Error> {
         let id = attachment.id();
         let _lock = self.locks.lock(id.clone()).await;
+        self.way.is_free(&id).await;
         let record = self.journal.load(&id)?.filter(Record::is_attached);
         let Some(mut record) = record else {
             let AttachmentId { container_id, ifname } = id;

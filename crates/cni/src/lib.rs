@@ -41,6 +41,11 @@ mod survey;
 mod version;
 mod watch;
 
+/// The checks of the fuzz targets, which alone are built with this.
+#[cfg(fuzzing)]
+#[path = "../fuzz/src/mod.rs"]
+pub mod fuzz;
+
 pub use attachment::{Attachment, AttachmentId, Bandwidth, IpRange, PortMapping, Protocol};
 pub use builtin_network::{BuiltinNetwork, Subnet};
 pub use command::Command;

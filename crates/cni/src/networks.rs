@@ -96,8 +96,8 @@ pub struct Networks {
 impl Networks {
     /// Opens the directories, loads what is there and begins to watch. Has to be called inside a tokio runtime.
     ///
-    /// That nothing usable is configured (yet) is no error, but a [`Status`]. Blocks, for seconds where plugins of a killed daemon
-    /// are still at work: nothing may be done before they are ended.
+    /// That nothing usable is configured (yet) is no error, but a [`Status`]. Where plugins of a killed daemon are still at work, what
+    /// they would be in the way of waits for their end, some seconds at most, and nothing else does.
     ///
     /// # Errors
     /// [`Error::Record`] for the state directory, [`Error::Watch`], [`Error::InvalidBuiltin`], [`Error::BridgeTaken`].

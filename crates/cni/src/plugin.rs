@@ -43,7 +43,7 @@ pub(crate) struct Runner {
     pub(crate) bin_dirs: Vec<PathBuf>,
     /// How long one run may take.
     pub(crate) deadline: Duration,
-    /// Whose the processes are: see [`orphans::owner`].
+    /// Whose the processes are: see [`orphans::Owner`].
     pub(crate) owner: String,
 }
 

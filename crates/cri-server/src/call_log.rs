@@ -24,13 +24,15 @@ use crate::telemetry::{Telemetry, traces};
 #[derive(Debug, Clone, Default)]
 pub(crate) struct CallLog {
     under_way: Arc<watch::Sender<usize>>,
+    /// Told of each call that does more than look, when it begins and when it ends.
+    work: Arc<watch::Sender<()>>,
     telemetry: Telemetry,
 }
 
 impl CallLog {
     /// A log that tells figures and traces.
     pub(crate) fn new(telemetry: Telemetry) -> Self {
-        Self { under_way: Arc::default(), telemetry }
+        Self { telemetry, ..Self::default() }
     }
 
     /// Waits until no call is under way. Safe to cancel.
@@ -38,6 +40,17 @@ impl CallLog {
         let mut calls = self.under_way.subscribe();
         // Fails only without a sender, and there is one here.
         let _zero = calls.wait_for(|calls| *calls == 0).await;
+    }
+
+    /// Changes with each call that does more than look, when it begins and when it ends.
+    pub(crate) fn work(&self) -> watch::Receiver<()> {
+        self.work.subscribe()
+    }
+
+    fn works(&self, method: &str) {
+        if !only_looks(method) {
+            self.work.send_replace(());
+        }
     }
 }
 
@@ -55,6 +68,7 @@ impl UnderWay {
     fn begin(log: &CallLog, (path, headers): (&str, &HeaderMap)) -> Self {
         log.under_way.send_modify(|calls| *calls += 1);
         let method = path.rsplit('/').next().unwrap_or_default();
+        log.works(method);
         let span = span(method);
         let traces = log.telemetry.traces.as_ref();
         let trace = traces.and_then(|traces| traces.begin(&span, (path, headers)));
@@ -99,6 +113,7 @@ impl UnderWay {
 impl Drop for UnderWay {
     fn drop(&mut self) {
         self.log.under_way.send_modify(|calls| *calls -= 1);
+        self.log.works(&self.method);
         if !self.is_answered {
             let microseconds = self.ended((Code::Cancelled, ""));
             let _in_span = self.span.enter();

@@ -23,6 +23,7 @@ mod network;
 mod nri;
 mod read;
 mod registry;
+mod server;
 mod streaming;
 mod tracing;
 mod tree;
@@ -43,6 +44,7 @@ pub(crate) use logs::{JOURNALD, LogsConfig};
 pub(crate) use metrics::{MetricsConfig, SeriesGroup};
 pub(crate) use network::{AnnotationsConfig, NetworkConfig};
 use registry::RegistryConfig;
+pub(crate) use server::ServerConfig;
 pub(crate) use streaming::StreamingConfig;
 use tracing::TracingConfig;
 
@@ -74,6 +76,8 @@ pub(crate) struct Config {
     pub(crate) security: SecurityConfig,
     /// The runtime handler of pods that ask for none.
     pub(crate) default_handler: String,
+    /// How much comes in at the socket.
+    pub(crate) server: ServerConfig,
     /// How pods get their network.
     pub(crate) network: NetworkConfig,
     /// Where clients of exec, attach and port-forward are sent to.
@@ -171,6 +175,7 @@ impl Default for Config {
             log_format: LogFormat::Text,
             security: SecurityConfig::default(),
             default_handler: sandbox::handler::INTERNAL.into(),
+            server: ServerConfig::default(),
             network: NetworkConfig::default(),
             streaming: StreamingConfig::default(),
             images: ImagesConfig::default(),
@@ -222,6 +227,7 @@ impl Config {
         let sections = [
             self.socket().map(drop).map_err(Faults::from),
             self.handlers().map(drop),
+            self.server.check(),
             self.streaming.check(),
             self.logs.check(),
             self.metrics.check(),

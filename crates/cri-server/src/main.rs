@@ -23,8 +23,10 @@ mod cli;
 mod config;
 mod convert;
 mod deadline;
+mod door;
 mod images;
 mod inherited;
+mod locks;
 mod logging;
 mod metrics;
 mod own_service;
@@ -32,11 +34,13 @@ mod parts;
 mod plugin;
 mod pod_cidrs;
 mod reload;
+mod rest;
 mod runtime_service;
 mod serve;
 mod status;
 mod streams_port;
 mod telemetry;
+mod undumped;
 mod watchdog;
 
 fn main() -> ExitCode {

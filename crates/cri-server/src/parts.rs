@@ -36,6 +36,7 @@ pub(crate) fn images(config: &Config) -> image_service::Config {
     image_service::Config {
         credentials: config.registry.credentials(),
         credential_helper_dirs: config.registry.credential_helper_dirs.clone(),
+        limits: config.images.limits(),
         layers: config.images.layers(),
         at_rest: sandbox::give_back_memory,
         pinned: config.images.pinned.clone(),
@@ -87,6 +88,7 @@ pub(crate) fn pods(config: &Config, open_files: Option<u64>) -> Result<sandbox::
         selinux: config.security.selinux(),
         plugins: None,
         prepared_networks: config.network.prepared_namespaces,
+        exec_output: config.server.exec_output(),
         deadlines,
     })
 }

@@ -4,7 +4,7 @@
 //! SIGTERM and SIGINT stop serving; pods go on without the daemon. SIGHUP has the configuration read again (`reload`).
 
 use std::convert::Infallible;
-use std::fs::{DirBuilder, File, Permissions};
+use std::fs::{DirBuilder, Permissions};
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -12,7 +12,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::fcntl::{Flock, FlockArg};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nri::Nri;
 use proto::runtime::v1::image_service_server::ImageServiceServer;
@@ -22,7 +21,6 @@ use thiserror::Error;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
-use tokio_stream::wrappers::UnixListenerStream;
 
 use crate::adapters::DiskOf;
 use crate::adapters::network::CniNetwork;
@@ -32,7 +30,9 @@ use crate::adapters::streaming::PodStreams;
 use crate::call_log::CallLog;
 use crate::config::{Config, Fault, Faults, NriConfig, Sources};
 use crate::deadline::Deadline;
+use crate::door::{self, CallLimit};
 use crate::images::Images;
+use crate::locks::lock;
 use crate::logging::Observers;
 use crate::own_service::inside::Inside;
 use crate::own_service::v1::images_server::ImagesServer;
@@ -41,8 +41,9 @@ use crate::own_service::{self, ImagesAtHand, Registry};
 use crate::pod_cidrs::PodCidrs;
 use crate::reload::{Parts, Reloader};
 use crate::runtime_service::Runtime;
+use crate::runtime_service::exec::Turns;
 use crate::telemetry::traces::Exporter;
-use crate::{metrics, parts, streams_port, watchdog};
+use crate::{metrics, parts, rest, streams_port, watchdog};
 
 /// The largest request that is read: kubelet sends no more than 16 MiB.
 const MESSAGE_BYTES: usize = 16 << 20;
@@ -86,10 +87,18 @@ pub(crate) enum ServeError {
         #[source]
         cause: io::Error,
     },
-    /// Another daemon has the state directory.
+    /// Another daemon has a directory.
+    #[error("another daemon runs on \"{}\": its lock is held by {holders}", path.display())]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+        /// Its processes, for a person.
+        holders: String,
+    },
+    /// Another daemon, of other directories, answers at the socket.
     #[error("another daemon runs on \"{}\"", path.display())]
     Taken {
-        /// The directory.
+        /// The socket.
         path: PathBuf,
     },
     /// The configuration.
@@ -140,6 +149,7 @@ pub(crate) struct Beginning {
 /// Serves until a signal ends it.
 pub(crate) async fn serve(Beginning { config, sources, observers }: Beginning) -> Result<(), ServeError> {
     let Observers { level, telemetry, mut spans } = observers;
+    crate::undumped::keep_undumped();
     crate::inherited::disown();
     // By itself it would end the process. One that comes before the daemon serves has its effect then.
     let hangups = caught(SignalKind::hangup())?;
@@ -147,7 +157,7 @@ pub(crate) async fn serve(Beginning { config, sources, observers }: Beginning) -
     for directory in [&config.root, &config.state] {
         make_private(directory)?;
     }
-    let _locks = [lock(&config.state, "lock")?, lock(&config.root, "root.lock")?];
+    let _locks = [lock(&config.state, "lock").await?, lock(&config.root, "root.lock").await?];
     let open_files = raise_open_files();
     let (end, ending) = watch::channel(false);
     let (runtime, images, plugins) = open(running.subscribe(), open_files, ending.clone()).await?;
@@ -175,21 +185,27 @@ pub(crate) async fn serve(Beginning { config, sources, observers }: Beginning) -
     let node = own_service::Node { reloader: reloader.clone(), inside };
     let at_hand = ImagesAtHand { images: store.clone(), pods: pods.clone() };
     let collects = at_hand.clone();
+    let bounds = config.server.bounds();
     let served = tonic::transport::Server::builder()
+        .max_concurrent_streams(config.server.max_calls)
+        .http2_keepalive_interval(Some(door::PING))
+        .http2_keepalive_timeout(Some(door::PONG))
         .layer(calls.clone())
+        .layer(CallLimit::new(bounds.calls))
         .layer(Deadline)
         .add_service(RuntimeServiceServer::new(runtime).max_decoding_message_size(MESSAGE_BYTES))
         .add_service(ImageServiceServer::new(images).max_decoding_message_size(MESSAGE_BYTES))
         .add_service(NodeServer::new(node))
         .add_service(ImagesServer::new(at_hand))
         .add_service(RegistryServer::new(Registry { images: store.clone() }))
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop);
+        .serve_with_incoming_shutdown(door::guests(listener, bounds), stop);
     let ended = tokio::select! {
         ended = bounded(served, ending, &calls) => ended,
         never = upkeep(&pods, &store) => match never {},
         never = store.take_care() => match never {},
         never = keep_below(collects, follows) => match never {},
         never = reloader.at(hangups) => match never {},
+        never = rest::whenever(&calls) => match never {},
         never = watchdog::feed(&socket) => match never {},
         never = serve_metrics(metrics) => match never {},
         never = send_spans(spans.as_mut()) => match never {},
@@ -284,8 +300,19 @@ async fn open(
     let streams = streams(&config, &pods)?;
     let disk = DiskOf::default();
     let known = plugins.clone();
-    let runtime =
-        Runtime { pods, networks, pod_cidrs, streams, config: running, layers, disk, plugins: known, ending };
+    let turns = Turns::new(config.server.exec_syncs());
+    let runtime = Runtime {
+        pods,
+        networks,
+        pod_cidrs,
+        streams,
+        config: running,
+        layers,
+        disk,
+        plugins: known,
+        turns,
+        ending,
+    };
     let images = Images { images, pods: runtime.pods.clone() };
     Ok((runtime, images, plugins))
 }
@@ -358,15 +385,6 @@ fn make_private(path: &Path) -> Result<(), ServeError> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
     let kept = made.and_then(|()| std::fs::set_permissions(path, Permissions::from_mode(0o700)));
     kept.map_err(|cause| ServeError::File { action: "making the directory", path: path.to_owned(), cause })
-}
-
-/// Two daemons on one state directory would take each other's pods for leftovers, and on one root what belongs to them.
-fn lock(directory: &Path, name: &str) -> Result<Flock<File>, ServeError> {
-    let path = directory.join(name);
-    let file = File::options().create(true).truncate(false).write(true).open(&path);
-    let file = file.map_err(|cause| ServeError::File { action: "opening the lock", path, cause })?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock)
-        .map_err(|_| ServeError::Taken { path: directory.to_owned() })
 }
 
 /// Binds the socket. What lies in its way is a dead daemon's, since the state directory is locked; a live one of another state

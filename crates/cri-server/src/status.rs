@@ -90,6 +90,9 @@ pub(crate) fn of_images(error: &image_service::Error) -> Status {
         ErrorKind::Unavailable => return answer(Code::Unknown, &format!("{REGISTRY}: {}", chain(error))),
         ErrorKind::DeadlineExceeded => Code::DeadlineExceeded,
         ErrorKind::NoSpace => Code::ResourceExhausted,
+        ErrorKind::Busy => {
+            return answer(Code::ResourceExhausted, &format!("{} (images.max_pulls)", chain(error)));
+        }
         ErrorKind::Conflict => Code::FailedPrecondition,
         ErrorKind::Corrupt | ErrorKind::Internal => Code::Internal,
     };

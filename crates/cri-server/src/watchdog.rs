@@ -10,7 +10,7 @@ use std::time::Duration;
 use proto::runtime::v1::runtime_service_client::RuntimeServiceClient;
 use proto::runtime::v1::{ListPodSandboxRequest, PodSandboxFilter, VersionRequest};
 use sd_notify::NotifyState;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::cli::endpoint;
 
@@ -40,6 +40,8 @@ async fn words(socket: &Path, period: Duration, mut tell: impl FnMut()) -> Infal
         ticks.tick().await;
         match tokio::time::timeout(period, ask(socket)).await {
             Ok(Ok(())) => tell(),
+            // It answers, though others have all its places: ending it would cost them their calls.
+            Ok(Err(status)) if status.code() == Code::ResourceExhausted => tell(),
             Ok(Err(status)) => tracing::error!(%status, "the daemon doesn't answer itself"),
             Err(_) => tracing::error!(?period, "the daemon doesn't answer itself in time"),
         }

@@ -12,6 +12,6 @@ fail() {
 # The directory of the programs that `build` makes: another one as soon as anything they are made of changes.
 programs_directory() {
   local version
-  version=$(cd "$here" && cat build go.mod go.sum programs.go | sha256sum | cut -c1-12)
+  version=$(cd "$here" && cat build go.mod go.sum programs.go metrics-server/go.{mod,sum} | sha256sum | cut -c1-12)
   echo "$cache/$version"
 }

@@ -47,7 +47,8 @@ impl Traces {
         pids.filter(|pid| *pid != me && !is_left_to_init(*pid)).filter_map(ours).collect()
     }
 
-    fn mounts(&self) -> Vec<String> {
+    /// Lines of the table of mounts that name the node's directory.
+    pub fn mounts(&self) -> Vec<String> {
         let directory = self.directory.to_string_lossy().into_owned();
         read("/proc/self/mountinfo")
             .lines()

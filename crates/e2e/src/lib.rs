@@ -11,8 +11,11 @@ pub mod client;
 pub mod collector;
 pub mod config;
 mod dead_mount;
+mod dice;
 mod disk;
+pub mod documents;
 mod driver;
+mod ended;
 pub mod image;
 pub mod kube;
 pub mod leaks;
@@ -23,18 +26,23 @@ pub mod node;
 pub mod pod;
 pub mod registry;
 pub mod scripted;
+pub mod soak;
 pub mod streams;
+mod stuck_mount;
 mod until;
 
 pub use client::Client;
 pub use dead_mount::DeadMount;
+pub use dice::Dice;
 pub use disk::Disk;
 pub use driver::CgroupDriver;
+pub use ended::ended;
 pub use netns::Netns;
 pub use node::{Network, Node, Setup};
 pub use pod::Pod;
 pub use registry::Registry;
 pub use scripted::Scripted;
+pub use stuck_mount::StuckMount;
 pub use until::{patience, until, until_each};
 
 /// Messages and enums of the contract, as the independent client has them.

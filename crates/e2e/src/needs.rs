@@ -83,6 +83,16 @@ pub fn own_node() -> Result<(), String> {
     }
 }
 
+/// Whether the programs under test are those that are installed, of which promises are made, and not built for tests.
+///
+/// # Errors
+/// Why not, for the report of a skipped test.
+pub fn installed() -> Result<(), String> {
+    let named = std::env::var_os("KNARR_BIN_DIR").ok_or("KNARR_BIN_DIR names no installed programs")?;
+    let is_debug = Path::new(&named).ends_with("debug");
+    if is_debug { Err("KNARR_BIN_DIR has programs that are built for tests".to_owned()) } else { Ok(()) }
+}
+
 fn is_file(path: &Path) -> bool {
     path.metadata().is_ok_and(|meta| meta.is_file())
 }

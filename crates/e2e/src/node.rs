@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -107,6 +107,11 @@ impl Node {
         self.daemon.as_ref().expect("a running daemon").id()
     }
 
+    /// How the daemon has ended, if it has.
+    pub fn has_ended(&mut self) -> Option<std::process::ExitStatus> {
+        self.daemon.as_mut().and_then(|daemon| daemon.try_wait().ok().flatten())
+    }
+
     /// Ends the daemon at once, as a crash would, and waits until it is gone.
     ///
     /// # Panics
@@ -115,6 +120,16 @@ impl Node {
         let mut daemon = self.daemon.take().expect("a running daemon");
         daemon.kill().expect("killing the daemon");
         daemon.wait().expect("reaping the daemon");
+    }
+
+    /// Has the daemon end as by a crash of its own, and says how it ended.
+    ///
+    /// # Panics
+    /// When it doesn't run.
+    pub fn crash_daemon(&mut self) -> ExitStatus {
+        let mut daemon = self.daemon.take().expect("a running daemon");
+        kill(Pid::from_raw(daemon.id().cast_signed()), Signal::SIGABRT).expect("crashing the daemon");
+        daemon.wait().expect("reaping the daemon")
     }
 
     /// Ends the daemon by SIGTERM and waits until it is gone.
@@ -230,16 +245,17 @@ impl Node {
     }
 
     fn write_configuration(&self) {
-        let subnet = format!("{}.0/24", self.subnet());
+        let subnet = self.setup.subnet.clone().unwrap_or_else(|| format!("{}.0/24", self.subnet()));
         let name = format!("e2e{}", self.slot.number);
         self.setup.write(self.directory.path(), (name, network::ordinary(&self.bridge(), &subnet)));
         let toml = format!(
             "listen = \"unix://{dir}/state/knarr.sock\"\n{driver}root = \"{dir}/root\"\nstate = \"{dir}/state\"\n\
              cni_conf_dir = \"{dir}/cni\"\ncni_bin_dir = [\"{dir}/plugins\", \"/usr/lib/cni\"]\nregistry_config_dir = \"{dir}/certs.d\"\n\
-             cdi_spec_dirs = [\"{dir}/cdi-fixed\", \"{dir}/cdi-run\"]\nlog_level = \"debug\"\n\
+             cdi_spec_dirs = [\"{dir}/cdi-fixed\", \"{dir}/cdi-run\"]\nlog_level = \"{log_level}\"\n\
              nri.socket = \"{dir}/nri/nri.sock\"\nnri.plugin_dir = \"{dir}/nri-plugins\"\nnri.conf_dir = \"{dir}/nri-conf\"\n[network]\nbuiltin = {builtin}\nbridge = \"{bridge}\"\nsubnets = [\"{subnet}\"]\n{tail}",
             dir = self.directory.path().display(),
             driver = self.driver_key(),
+            log_level = self.setup.log_level,
             builtin = self.setup.network == Network::BuiltIn,
             bridge = self.bridge(),
             tail = self.setup.tail(self.directory.path()),

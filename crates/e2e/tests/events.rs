@@ -12,6 +12,7 @@ use e2e::{Client, Network, Node, patience};
 use futures::future::join_all;
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
+use tokio::sync::Barrier;
 use tokio_stream::StreamExt;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Status, Streaming};
@@ -236,21 +237,26 @@ async fn no_status_looks_newer_than_what_it_misses() {
     let client = node.client();
     client.pull(&node.registry.image("busybox:latest")).await.unwrap();
     let mut events = listen(&client).await;
-    for _ in 0..20 {
-        let (pod, container) = live(&node, &client, 1).await;
-        let look = || async {
-            let mut last = 0;
-            loop {
-                let request = cri::PodSandboxStatusRequest { pod_sandbox_id: pod.clone(), verbose: false };
-                let answer = client.runtime.clone().pod_sandbox_status(request).await.unwrap().into_inner();
-                if answer.containers_statuses[0].state() == ContainerState::ContainerExited {
-                    break last;
-                }
-                last = answer.timestamp;
-            }
+    let config = node.pod();
+    let pod = client.run_pod(config.clone()).await.unwrap();
+    // What makes a status take its time, so that ends fall into it.
+    let rest = (0..60).map(|number| node.busybox(&format!("rest-{number}"), &["true"]));
+    for container in rest.collect::<Vec<_>>() {
+        client.create(&pod, container, &config).await.unwrap();
+    }
+    for attempt in 0..20 {
+        let mut container = node.busybox("main", &["sleep", "1000"]);
+        container.metadata.as_mut().unwrap().attempt = attempt;
+        let container = client.create(&pod, container, &config).await.unwrap();
+        client.start(&container).await.unwrap();
+        let looking = Barrier::new(LOOKERS + 1);
+        let looks =
+            join_all((0..LOOKERS).map(|_| last_look_before_the_end(&client, (&pod, &container), &looking)));
+        let end = async {
+            looking.wait().await;
+            kill(node.processes_of(&container)[0]);
         };
-        kill(node.processes_of(&container)[0]);
-        let looks = join_all((0..4).map(|_| look())).await;
+        let (looks, ()) = tokio::join!(looks, end);
         let stopped = loop {
             let event = next(&mut events).await.unwrap();
             if event.container_id == container && event.container_event_type() == ContainerStoppedEvent {
@@ -258,7 +264,26 @@ async fn no_status_looks_newer_than_what_it_misses() {
             }
         };
         assert!(looks.iter().all(|look| *look <= stopped), "{stopped} is older than one of {looks:?}");
-        client.remove_pod(&pod).await.unwrap();
+    }
+}
+
+/// How many look at a pod's status at a time.
+const LOOKERS: usize = 4;
+
+/// Looks at a pod's status until a container in it has ended, and gives the time of the last one that had it running. Whoever has had
+/// a first one comes to the barrier.
+async fn last_look_before_the_end(client: &Client, (pod, container): (&str, &str), looking: &Barrier) -> i64 {
+    let mut last = None;
+    loop {
+        let request = cri::PodSandboxStatusRequest { pod_sandbox_id: pod.to_owned(), verbose: false };
+        let answer = client.runtime.clone().pod_sandbox_status(request).await.unwrap().into_inner();
+        let status = answer.containers_statuses.iter().find(|status| status.id == container).unwrap();
+        if status.state() == ContainerState::ContainerExited {
+            break last.expect("a look before the end");
+        }
+        if last.replace(answer.timestamp).is_none() {
+            looking.wait().await;
+        }
     }
 }
 

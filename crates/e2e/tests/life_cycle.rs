@@ -159,5 +159,7 @@ async fn a_second_daemon_on_the_same_directories_is_refused() {
         let output = daemon.stdin(std::process::Stdio::null()).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success() && said.contains("another daemon"), "{taken}: {said}");
+        let is_named = said.contains(&format!("process {}", node.pid()));
+        assert_eq!(is_named, taken != "bridge", "{taken}: {said}");
     }
 }

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 
 use e2e::cri;
 use e2e::{Client, Network, Node};
+use futures::StreamExt;
+use prost::Message as _;
 use proto::runtime::v1 as newest;
 use proto::runtime::v1::image_service_client::ImageServiceClient;
 use proto::runtime::v1::runtime_service_client::RuntimeServiceClient;
-use tokio_stream::StreamExt;
 use tonic::Code;
 
 /// Pods labelled `number=0..`, with a container each, of which the odd ones run.
@@ -107,6 +108,70 @@ async fn streams_have_what_lists_have() {
     let mut stream = images.stream_images(newest::StreamImagesRequest::default()).await.unwrap().into_inner();
     let message = stream.next().await.expect("a message").unwrap();
     assert_eq!(message.images[0].repo_tags, [node.registry.image("busybox:latest")]);
+}
+
+/// kubelet takes messages of so many bytes (k8s.io/cri-client, `maxMsgSize`), other gRPC clients of 4 MiB unless told otherwise.
+const KUBELET_TAKES: usize = 16 << 20;
+const OTHERS_TAKE: usize = 4 << 20;
+
+/// Some hundred containers, or as many as `KNARR_E2E_CROWD` says, as kubelet labels and annotates them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lists_of_a_full_node_are_not_too_large() {
+    let count = std::env::var("KNARR_E2E_CROWD").map_or(300, |count| count.parse().expect("a number"));
+    let node = Node::start(Network::None).await;
+    let client = node.client();
+    client.pull(&node.registry.image("busybox:latest")).await.unwrap();
+    for _ in 0..usize::div_ceil(count, 100) {
+        let config = node.pod();
+        let pod = client.run_pod(config.clone()).await.unwrap();
+        let made =
+            (0..100.min(count)).map(|number| client.create(&pod, as_by_kubelet(&node, number), &config));
+        let made: Vec<_> = futures::stream::iter(made).buffer_unordered(4).collect().await;
+        assert!(made.iter().all(Result::is_ok), "{made:?}");
+    }
+    let runtime = RuntimeServiceClient::new(client.channel());
+    let request = newest::ListContainersRequest::default();
+    let whole = runtime.clone().max_decoding_message_size(usize::MAX).list_containers(request).await;
+    let whole = whole.unwrap().into_inner();
+    let of_each = whole.encoded_len() / whole.containers.len();
+    println!("{} containers, {of_each} bytes each", whole.containers.len());
+    assert!(
+        of_each * 10_000 < KUBELET_TAKES,
+        "kubelet can't list ten thousand containers of {of_each} bytes"
+    );
+
+    let request = newest::StreamContainersRequest::default();
+    let mut stream = runtime.clone().stream_containers(request).await.unwrap().into_inner();
+    let mut streamed = Vec::new();
+    while let Some(message) = stream.next().await {
+        let message = message.expect("a message that any client takes");
+        assert!(message.encoded_len() < OTHERS_TAKE / 2, "{} bytes", message.encoded_len());
+        streamed.extend(message.containers);
+    }
+    assert_eq!(streamed, whole.containers);
+}
+
+/// A container with what kubelet writes into labels and annotations (`pkg/kubelet/kuberuntime/labels.go`).
+fn as_by_kubelet(node: &Node, number: usize) -> cri::ContainerConfig {
+    let mut wanted = node.busybox(&format!("container-{number}"), &["sleep", "1000"]);
+    let labels = [
+        ("io.kubernetes.container.name", "container"),
+        ("io.kubernetes.pod.name", "some-deployment-5d59d67564-x8k2v"),
+        ("io.kubernetes.pod.namespace", "some-namespace"),
+        ("io.kubernetes.pod.uid", "6cfa6d4e-9a05-4d0a-a6a0-3fb4bb2a3f7c"),
+    ];
+    let annotations = [
+        ("io.kubernetes.container.hash", "cb8a4c4f"),
+        ("io.kubernetes.container.restartCount", "0"),
+        ("io.kubernetes.container.terminationMessagePath", "/dev/termination-log"),
+        ("io.kubernetes.container.terminationMessagePolicy", "File"),
+        ("io.kubernetes.pod.terminationGracePeriod", "30"),
+        ("io.kubernetes.container.ports", r#"[{"name":"http","containerPort":8080,"protocol":"TCP"}]"#),
+    ];
+    let owned = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
+    wanted.labels = labels.map(owned).into();
+    wanted.annotations = annotations.map(owned).into();
+    wanted
 }
 
 #[tokio::test]

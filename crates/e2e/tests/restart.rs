@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use e2e::cri::{ContainerState, PodSandboxState};
-use e2e::{Client, Network, Node, until};
+use e2e::cri::{ContainerState, Mount, PodSandboxState};
+use e2e::{Client, DeadMount, Network, Node, node, until};
 
 const PODS: usize = 50;
 
@@ -132,6 +132,48 @@ async fn images_and_created_containers_outlive_the_daemon() {
     assert_eq!(listed.into_inner().images[0].id, reference);
     client.start(&container).await.unwrap();
     assert_eq!(client.exited(&container).await.reason, "Completed");
+}
+
+/// The daemon is killed while it prepares what the supervisor is to start: the container has not begun, and isn't said to have
+/// ended. Whoever lost the answer asks again.
+#[tokio::test]
+async fn a_start_that_a_kill_cut_off_before_it_began_succeeds_when_asked_for_again() {
+    let mut node = Node::start(Network::None).await;
+    let client = node.client();
+    client.pull(&node.registry.image("busybox:latest")).await.unwrap();
+    let source = node.path("volume");
+    std::fs::create_dir(&source).unwrap();
+    let config = node.pod();
+    let pod = client.run_pod(config.clone()).await.unwrap();
+    let mut wanted = node.busybox("main", &["sleep", "1000"]);
+    let host_path = source.to_string_lossy().into_owned();
+    wanted.mounts.push(Mount { container_path: "/data".into(), host_path, ..Default::default() });
+    let container = client.create(&pod, wanted, &config).await.unwrap();
+    let Some(dead) = DeadMount::new(source) else {
+        return println!("skipped: {} needs /dev/fuse", module_path!());
+    };
+    let lost = tokio::spawn({
+        let (client, container) = (client.clone(), container.clone());
+        async move { client.start(&container).await }
+    });
+    let record = node.path("state").join("pods").join(&pod).join("containers").join(&container);
+    until(node::PATIENCE, "a start that is written down and waits for its volume", || async {
+        let text = std::fs::read_to_string(record.join("record.json")).unwrap_or_default();
+        if text.to_lowercase().contains("starting") { Ok(()) } else { Err(text) }
+    })
+    .await;
+    node.kill_daemon();
+    lost.await.unwrap().unwrap_err();
+    drop(dead);
+    node.start_daemon();
+
+    let client = node.client();
+    let status = client.container(&container).await.unwrap();
+    assert_eq!(status.state(), ContainerState::ContainerCreated, "{status:?}");
+    client.start(&container).await.unwrap();
+    let status = client.container(&container).await.unwrap();
+    assert_eq!(status.state(), ContainerState::ContainerRunning, "{status:?}");
+    client.remove_pod(&pod).await.unwrap();
 }
 
 #[tokio::test]

@@ -86,6 +86,8 @@ pub struct Limits {
     /// Largest manifest, index or configuration, in bytes. Registries themselves refuse manifests above 4 MiB
     /// (distribution-spec, "Pushing Manifests"); twice that leaves room.
     pub document_bytes: u64,
+    /// Pulls that are carried out at once; the next wait for their turn, in order.
+    pub pulls: usize,
     /// Layers that are fetched at once, by all pulls together. Each has a connection and two threads.
     pub connections: usize,
     /// Compressed bytes that are in memory at once, of all layers together.
@@ -140,6 +142,8 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             document_bytes: 8 << 20,
+            // What they fetch is bounded by itself; each holds some documents and connections besides.
+            pulls: 32,
             connections: at_once(),
             in_flight: 12 << 20,
             zstd_window: 128 << 20,

@@ -4,6 +4,7 @@
 //! size. A thread of low priority then deletes what is there, and so it does with what an earlier run left.
 //! Not here: the decision what to remove (`layers`, `rootfs`).
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::ffi::{CStr, CString, OsString};
 use std::io;
@@ -19,6 +20,7 @@ use std::time::Duration;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::confinement::{Bounds, Confinement, Files};
 use crate::error::Error;
 use crate::layers::{make_private_dir, store};
 use crate::names;
@@ -36,14 +38,17 @@ pub(crate) struct Trash {
 }
 
 impl Trash {
-    /// Opens the trash directory `path`, making it where it lacks, and begins to delete what is in it.
-    pub(crate) fn open(path: &Path) -> Result<Trash, Error> {
+    /// Opens the trash directory `path`, making it where it lacks, and begins to delete what is in it, on a thread that can
+    /// reach nothing else.
+    pub(crate) fn open(path: &Path, confinement: Option<&Confinement>) -> Result<Trash, Error> {
         make_private_dir(path)?;
         let dir =
             rustix::fs::open(path, DIRECTORY, Mode::empty()).map_err(|e| store("open", path, e.into()))?;
         let (wake, woken) = channel();
         let stop = Arc::new(AtomicBool::new(false));
-        let reaper = Reaper { dir, path: path.to_owned(), stop: Arc::clone(&stop) };
+        let bounds = Bounds::below(path, confinement);
+        let reaper =
+            Reaper { dir, path: path.to_owned(), stop: Arc::clone(&stop), bounds: Cell::new(Some(bounds)) };
         let thread = std::thread::Builder::new().name("trash".to_owned()).spawn(move || reaper.run(&woken));
         let thread = Some(thread.map_err(|cause| store("start the thread that empties", path, cause))?);
         Ok(Trash { path: path.to_owned(), wake: Mutex::new(Some(wake)), stop, thread })
@@ -91,7 +96,7 @@ impl Trash {
         let dir = open(&self.path).map_err(|errno| failed(errno.into()))?;
         let parent = open(parent).map_err(|errno| failed(errno.into()))?;
         let name = CString::new(name.as_bytes()).map_err(|cause| failed(cause.into()))?;
-        let reaper = Reaper { dir, path: self.path.clone(), stop: Arc::default() };
+        let reaper = Reaper { dir, path: self.path.clone(), stop: Arc::default(), bounds: Cell::default() };
         match reaper.delete(parent.as_fd(), &name) {
             Ok(()) | Err(Outcome::Stopped(Stopped)) => Ok(()),
             Err(Outcome::Failed(cause)) => Err(failed(cause)),
@@ -136,6 +141,8 @@ struct Reaper {
     dir: OwnedFd,
     path: PathBuf,
     stop: Arc<AtomicBool>,
+    /// Entered before the first deletion.
+    bounds: Cell<Option<Bounds>>,
 }
 
 /// The trash is being closed.
@@ -170,6 +177,7 @@ impl Reaper {
             let mut failure = None;
             for name in names_in(self.dir.as_fd()).map_err(Outcome::Failed)? {
                 found = true;
+                self.confine().map_err(Outcome::Failed)?;
                 match self.delete(self.dir.as_fd(), &name) {
                     Err(Outcome::Failed(cause)) => failure = Some(cause),
                     other => other?,
@@ -181,6 +189,12 @@ impl Reaper {
                 None => return Ok(()),
             }
         }
+    }
+
+    /// Once; a thread that could not goes on trying, and deletes nothing meanwhile.
+    fn confine(&self) -> io::Result<()> {
+        let Some(bounds) = self.bounds.take() else { return Ok(()) };
+        bounds.enter(Files::Deleted).inspect_err(|_| self.bounds.set(Some(bounds)))
     }
 
     fn delete(&self, parent: BorrowedFd<'_>, name: &CStr) -> Result<(), Outcome> {
@@ -256,7 +270,7 @@ mod tests {
     #[test]
     fn a_tree_can_be_deleted_where_it_is() {
         let dir = tempfile::tempdir().unwrap();
-        let trash = Trash::open(&dir.path().join("trash")).unwrap();
+        let trash = Trash::open(&dir.path().join("trash"), None).unwrap();
         let (tree, file) = (dir.path().join("tree"), dir.path().join("file"));
         std::fs::create_dir_all(tree.join("fs/a/b")).unwrap();
         for path in [tree.join("layer.json"), tree.join("fs/a/f"), file.clone()] {

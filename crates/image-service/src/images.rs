@@ -70,7 +70,7 @@ impl Images {
         let registries = Arc::new(Registries::new(&config));
         let kept = (Arc::clone(&catalog), layers.clone(), rootfs.clone());
         let puller = Puller::open(config.clone(), &images, Arc::clone(&registries), kept)?;
-        let pulls = Pulls::new(puller);
+        let pulls = Pulls::new(puller, config.limits.pulls);
         let care = Care::new(config.care.clone(), &images, (layers.clone(), Arc::clone(&catalog)));
         let space = Space::new(&images, layers.clone(), rootfs.clone(), config.usage_age);
         let collect = Mutex::new(config.collect.clone());

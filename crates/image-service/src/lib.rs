@@ -17,6 +17,7 @@
 //! | `rootfs` | a container's writable layer above them, mounted |
 //! | `care` | damage is looked for and repaired |
 //! | `inspect`, `mounts` | looking at images, and into them |
+//! | `confinement` | what the threads that work on strangers' files give up |
 //! | `gc`, `collection` | getting rid of things; of images, when the disk fills up |
 //! | `usage`, `measured`, `space` | measuring them |
 //!
@@ -28,6 +29,7 @@ mod care;
 mod catalog;
 mod collection;
 mod config;
+mod confinement;
 mod digest;
 mod erofs;
 mod error;
@@ -65,6 +67,7 @@ pub use auth::{CredentialSource, Credentials};
 pub use care::{CareSettings, Checked};
 pub use collection::CollectSettings;
 pub use config::{Config, CredentialsFile, Limits};
+pub use confinement::{Confinement, Files};
 pub use digest::{Algorithm, Digest, Digester};
 pub use error::{Broken, Error, ErrorKind};
 pub use image::{FilesystemUsage, Image, ImageConfig, ImageId, ImageUser, RootfsInfo};

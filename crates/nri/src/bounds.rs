@@ -13,7 +13,8 @@ const MOST: usize = 16 << 10;
 enum Kind {
     /// Answers to CreateContainer.
     Created,
-    /// Other answers, and UpdateContainers, whose fields with updates and evictions have the same numbers.
+    /// Answers to Synchronize, UpdateContainer and StopContainer, and calls of UpdateContainers: their fields with updates and evictions have
+    /// the same numbers.
     Updated,
     Update,
     UpdateOfLinux,
@@ -51,16 +52,23 @@ fn field(of: Kind, number: u64) -> Option<Kind> {
 /// # Errors
 /// That it has too many parts. What is no message at all is nobody's matter here.
 pub(crate) fn check(method: &str, message: &[u8]) -> Result<(), String> {
-    let kind = if method == "CreateContainer" { Kind::Created } else { Kind::Updated };
+    let kind = match method {
+        "CreateContainer" => Kind::Created,
+        "Synchronize" | "UpdateContainer" | "UpdateContainers" | "StopContainer" => Kind::Updated,
+        _ => Kind::Leaf,
+    };
     let mut left = MOST;
     match count(kind, message, &mut left) {
         Err(Stop::TooMany) => Err(format!("a message of more than {MOST} parts")),
+        Err(Stop::Group) => Err("a message with groups, which no version of the interface has".to_owned()),
         Ok(()) | Err(Stop::Unreadable) => Ok(()),
     }
 }
 
 enum Stop {
     TooMany,
+    /// A reader passes it over, whatever is in it, and reads on.
+    Group,
     Unreadable,
 }
 
@@ -72,6 +80,7 @@ fn count(kind: Kind, mut rest: &[u8], left: &mut usize) -> Result<(), Stop> {
             0 => number(&mut rest).map(|_| 0)?,
             1 => 8,
             2 => usize::try_from(number(&mut rest)?).map_err(|_| Stop::Unreadable)?,
+            3 | 4 => return Err(Stop::Group),
             5 => 4,
             _ => return Err(Stop::Unreadable),
         };
@@ -166,11 +175,21 @@ mod tests {
         }
         let args = ContainerAdjustment { args: vec!["x".into(); 2 * MOST], ..Default::default() };
         check("CreateContainer", &answer(args).encode_to_vec()).unwrap();
+        // Where there are only words they are not taken for more.
+        let word = RegisterPluginRequest { plugin_name: "{|".repeat(MOST), ..Default::default() };
+        check("RegisterPlugin", &word.encode_to_vec()).unwrap();
+    }
+
+    #[test]
+    fn nothing_is_hidden_behind_a_group() {
+        let hidden = [&[0x7b, 0x7c][..], &[0x0a, 0].repeat(MOST + 1)].concat();
+        assert_eq!(api::SynchronizeResponse::decode(&hidden[..]).unwrap().update.len(), MOST + 1);
+        assert!(check("Synchronize", &hidden).unwrap_err().contains("groups"));
     }
 
     #[test]
     fn what_is_no_message_is_left_to_who_reads_it() {
-        for nonsense in [&[0xff][..], &[0x0a, 5, 1], &[0x0b], &[0xff; 20]] {
+        for nonsense in [&[0xff][..], &[0x0a, 5, 1], &[0x0e], &[0xff; 20]] {
             check("Synchronize", nonsense).unwrap();
             assert!(api::SynchronizeResponse::decode(nonsense).is_err());
         }

@@ -46,6 +46,10 @@ const LAST_WORD: Duration = Duration::from_millis(500);
 /// only several slow answers in a row come so far.
 const PATIENCE: u32 = 5;
 
+/// Which part of the time that a request may take an answer takes in the mean that is slow. Who is quicker has much to hear at the moment,
+/// and is waited for.
+const SLOW: u32 = 4;
+
 /// How plugins are dealt with.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -197,12 +201,14 @@ struct Hub {
     later: VecDeque<(Box<Question>, Reply)>,
     /// Who waits for the end, when it has come.
     ending: Option<oneshot::Sender<()>>,
+    /// Since when it is counted how long plugins take.
+    counted_since: Instant,
 }
 
 impl Hub {
     fn new(core: Arc<Core>, messages: mpsc::UnboundedReceiver<(Instant, Message)>) -> Self {
         let (plugins, joining, later) = Default::default();
-        Self { core, messages, plugins, joining, later, ending: None }
+        Self { core, messages, plugins, joining, later, ending: None, counted_since: Instant::now() }
     }
 
     async fn run(mut self) {
@@ -223,7 +229,7 @@ impl Hub {
                 biased;
                 message = self.messages.recv() => match message {
                     Some((came, message)) => {
-                        self.cut_off_who_is_slow(came.elapsed());
+                        self.cut_off_who_is_slow(came);
                         self.take(message).await;
                     }
                     None => return,
@@ -258,20 +264,27 @@ impl Hub {
         *self.core.plugins() = self.plugins.iter().map(Plugin::status).collect();
     }
 
-    /// Of plugins that answer in time, but so slowly that everybody waits for them.
-    fn cut_off_who_is_slow(&mut self, waited: Duration) {
-        let spent = |plugin: &&Plugin| plugin.spent.get();
-        if waited >= self.core.config.request_timeout * PATIENCE
-            && let Some(slowest) = self.plugins.iter().max_by_key(spent)
+    /// Of plugins that answer in time, but so slowly that everybody waits for them. To be called with when the message at hand came.
+    fn cut_off_who_is_slow(&mut self, came: Instant) {
+        let (waited, patience) = (came.elapsed(), self.core.config.request_timeout);
+        let spent = |plugin: &&Plugin| plugin.spent.all();
+        let is_slow = |plugin: &&Plugin| plugin.spent.mean() >= patience / SLOW;
+        if waited >= patience * PATIENCE
+            && let Some(slowest) = self.plugins.iter().filter(is_slow).max_by_key(spent)
             // Not what it took to let another one in, or to read what there is.
             && spent(&slowest) >= waited / 2
         {
             slowest.cut_off("events in a row", &CallError::Slow(waited));
-            self.plugins.iter().for_each(|plugin| plugin.spent.reset());
+            self.count_anew();
+        } else if came >= self.counted_since {
+            // What was there before has been worked off.
+            self.count_anew();
         }
-        if self.messages.is_empty() {
-            self.plugins.iter().for_each(|plugin| plugin.spent.reset());
-        }
+    }
+
+    fn count_anew(&mut self) {
+        self.plugins.iter().for_each(|plugin| plugin.spent.reset());
+        self.counted_since = Instant::now();
     }
 
     async fn end(self, told: oneshot::Sender<()>) {

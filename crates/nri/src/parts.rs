@@ -15,7 +15,8 @@ pub(crate) fn split(all: All) -> Vec<All> {
     parts(all, SYNCHRONIZE_BYTES)
 }
 
-/// Cuts lists into parts of at most so many bytes, at least one. What is larger by itself is a part of its own.
+/// Cuts lists into parts of at most so many bytes, at least one. What is larger by itself is told by who it is alone: it
+/// must keep no plugin from coming in.
 fn parts((pods, containers): All, most: usize) -> Vec<All> {
     let mut parts: Vec<All> = vec![All::default()];
     let mut filled = 0;
@@ -30,14 +31,43 @@ fn parts((pods, containers): All, most: usize) -> Vec<All> {
         parts.len() - 1
     };
     for pod in pods {
+        let pod = if pod.encoded_len() + 6 > most { bare_pod(pod) } else { pod };
         let at = room(pod.encoded_len(), &mut parts);
         parts[at].0.push(pod);
     }
     for container in containers {
+        let container =
+            if container.encoded_len() + 6 > most { bare_container(container) } else { container };
         let at = room(container.encoded_len(), &mut parts);
         parts[at].1.push(container);
     }
     parts
+}
+
+fn bare_pod(pod: api::PodSandbox) -> api::PodSandbox {
+    tracing::warn!(
+        pod = pod.id,
+        "a pod is too large to be told to a plugin: its labels and annotations are left out"
+    );
+    api::PodSandbox { labels: Default::default(), annotations: Default::default(), ..pod }
+}
+
+fn bare_container(container: api::Container) -> api::Container {
+    tracing::warn!(
+        container = container.id,
+        "a container is too large to be told to a plugin: it is told by its name alone"
+    );
+    let api::Container { id, pod_sandbox_id, name, state, pid, created_at, started_at, .. } = container;
+    api::Container {
+        id,
+        pod_sandbox_id,
+        name,
+        state,
+        pid,
+        created_at,
+        started_at,
+        ..api::Container::default()
+    }
 }
 
 #[cfg(test)]
@@ -45,6 +75,18 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn what_is_too_large_by_itself_is_told_by_who_it_is() {
+        let (id, env) = ("c".to_owned(), vec!["x".repeat(600)]);
+        let container = api::Container { id: id.clone(), env, pid: 7, ..Default::default() };
+        let labels = [("k".to_owned(), "x".repeat(600))].into();
+        let pod = api::PodSandbox { id: "p".into(), labels, ..Default::default() };
+        let cut = parts((vec![pod], vec![container]), 500);
+        let [(pods, containers)] = &cut[..] else { panic!("{cut:?}") };
+        assert_eq!(pods[..], [api::PodSandbox { id: "p".into(), ..Default::default() }]);
+        assert_eq!(containers[..], [api::Container { id, pid: 7, ..Default::default() }]);
+    }
 
     proptest! {
         #[test]

@@ -3,6 +3,7 @@
 //! | it answers | what follows |
 //! |---|---|
 //! | an error | the request that the event is about fails, where it can |
+//! | nothing, since the question is longer than a message may be | as for an error |
 //! | nothing in time, nonsense, or it is gone | it is cut off, and the request goes on without it |
 //! | that it knows no such method | it is a plugin of before 0.12: most events are told it by `StateChange` |
 //!
@@ -15,8 +16,8 @@ use std::time::Duration;
 
 use prost::Message;
 use tokio::time::Instant;
-use tracing::Instrument;
 use tracing::field::Empty;
+use tracing::{Instrument, Span};
 
 use crate::api::{self, Event, Events};
 use crate::connection::{CallError, Connection};
@@ -24,6 +25,9 @@ use crate::error::Error;
 use crate::hub::PluginStatus;
 use crate::parts;
 use crate::ttrpc::{self, code};
+
+/// The longest name, in bytes: it stands in every line of the log and figure about the plugin.
+const LONGEST_NAME: usize = 64;
 
 /// Who a plugin is.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,6 +45,9 @@ impl Name {
     pub(crate) fn new(index: &str, base: &str) -> Result<Self, String> {
         if index.len() != 2 || !index.bytes().all(|byte| byte.is_ascii_digit()) {
             return Err(format!("the index {index:?} is not two digits"));
+        }
+        if base.len() > LONGEST_NAME {
+            return Err(format!("its name has more than {LONGEST_NAME} bytes"));
         }
         let is_fine = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.+".contains(&byte);
         if base.is_empty() || !base.bytes().all(is_fine) {
@@ -81,22 +88,30 @@ pub(crate) struct Plugin {
     pub(crate) spent: Spent,
 }
 
-/// How long a plugin has taken for its answers, in microseconds, since nobody waited.
+/// How many answers a plugin has given, and how long it has taken for them, in microseconds, since they are counted.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Spent(Arc<AtomicU64>);
+pub(crate) struct Spent(Arc<(AtomicU64, AtomicU64)>);
 
 impl Spent {
-    pub(crate) fn get(&self) -> Duration {
-        Duration::from_micros(self.0.load(Ordering::Relaxed))
+    /// For all of them.
+    pub(crate) fn all(&self) -> Duration {
+        Duration::from_micros(self.0.0.load(Ordering::Relaxed))
+    }
+
+    /// For each of them.
+    pub(crate) fn mean(&self) -> Duration {
+        Duration::from_micros(self.0.0.load(Ordering::Relaxed) / self.0.1.load(Ordering::Relaxed).max(1))
     }
 
     pub(crate) fn reset(&self) {
-        self.0.store(0, Ordering::Relaxed);
+        self.0.0.store(0, Ordering::Relaxed);
+        self.0.1.store(0, Ordering::Relaxed);
     }
 
     fn add(&self, time: Duration) {
         let microseconds = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        self.0.fetch_add(microseconds, Ordering::Relaxed);
+        self.0.0.fetch_add(microseconds, Ordering::Relaxed);
+        self.0.1.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -120,7 +135,8 @@ impl Plugin {
         if !self.events.have(event) {
             return Ok(None);
         }
-        let answer = self.call(method(event), question).await;
+        let (answer, span) = self.call(method(event), question).await;
+        failed_with(&span, answer.as_ref().err());
         self.judge(event, answer)
     }
 
@@ -137,13 +153,12 @@ impl Plugin {
         if !self.events.have(event) {
             return Ok(());
         }
-        let told = self.call::<api::Empty>(method(event), question).await;
-        let told = match told {
-            Err(CallError::Refused(status)) if status.code == code::UNIMPLEMENTED => {
-                self.call("StateChange", &old()).await
-            }
-            told => told,
-        };
+        let (mut told, mut span) = self.call::<api::Empty>(method(event), question).await;
+        // One of before 0.12 says so, which is no failure.
+        if matches!(&told, Err(CallError::Refused(status)) if status.code == code::UNIMPLEMENTED) {
+            (told, span) = self.call("StateChange", &old()).await;
+        }
+        failed_with(&span, told.as_ref().err());
         self.judge(event, told).map(|_| ())
     }
 
@@ -151,19 +166,13 @@ impl Plugin {
         &self,
         method: &str,
         question: &impl Message,
-    ) -> Result<A, CallError> {
+    ) -> (Result<A, CallError>, Span) {
         let (begun, plugin) = (Instant::now(), self.name.to_string());
         let span = tracing::error_span!("stage", stage = "nri_plugin", plugin, method, failed = Empty);
-        let call = self.connection.call(method, question, self.patience).instrument(span.clone());
-        // A plugin of before 0.12 says so: that is no failure of its.
-        let is_old = |error: &CallError| matches!(error, CallError::Refused(status) if status.code == code::UNIMPLEMENTED);
-        let answer = call.await.inspect_err(|error| {
-            if !is_old(error) {
-                span.record("failed", true);
-            }
-        });
+        let call = self.connection.call(method, question, self.patience);
+        let answer = call.instrument(span.clone()).await;
         self.spent.add(begun.elapsed());
-        answer
+        (answer, span)
     }
 
     fn judge<A>(&self, event: Event, answer: Result<A, CallError>) -> Result<Option<A>, Error> {
@@ -171,6 +180,11 @@ impl Plugin {
             Ok(answer) => Ok(Some(answer)),
             Err(CallError::Refused(ttrpc::Status { message, .. })) => {
                 Err(Error::Refused { plugin: self.name.to_string(), event: method(event), why: message })
+            }
+            // What is asked about is too large, which is no plugin's fault: whoever made it so is told.
+            Err(error @ CallError::TooLong) => {
+                let (plugin, why) = (self.name.to_string(), format!("it can't be told: {error}"));
+                Err(Error::Refused { plugin, event: method(event), why })
             }
             Err(error) => {
                 self.cut_off(method(event), &error);
@@ -187,16 +201,15 @@ impl Plugin {
         self.connection.end(why.to_string());
     }
 
-    /// Tells it all that there is, in as many messages as that takes, and returns what it wants changed. It has that long for all of them.
+    /// Tells it all that there is, in as many messages as that takes, and returns what it wants changed.
     ///
     /// # Errors
     /// Why it can't be let in.
     pub(crate) async fn synchronize(
         &self,
         all: parts::All,
-        patience: Duration,
+        deadline: Instant,
     ) -> Result<Vec<api::ContainerUpdate>, CallError> {
-        let deadline = Instant::now() + patience;
         let mut parts = parts::split(all).into_iter().peekable();
         while let Some((pods, containers)) = parts.next() {
             let request = api::SynchronizeRequest { pods, containers, more: parts.peek().is_some() };
@@ -213,6 +226,12 @@ impl Plugin {
             }
         }
         Ok(Vec::new())
+    }
+}
+
+fn failed_with(span: &Span, error: Option<&CallError>) {
+    if error.is_some() {
+        span.record("failed", true);
     }
 }
 
@@ -243,6 +262,7 @@ mod tests {
 
     #[test]
     fn names_are_an_index_and_a_word() {
+        assert!(Name::new("10", &"x".repeat(64)).is_ok() && Name::new("10", &"x".repeat(65)).is_err());
         let name = Name::of_file("10-my-plugin.v1").unwrap();
         assert_eq!((name.index.as_str(), name.base.as_str()), ("10", "my-plugin.v1"));
         assert_eq!(name.to_string(), "10-my-plugin.v1");

@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 
 use crate::Failure;
+use crate::cgroup::Holdouts;
 use crate::plan::Refusal;
 
 /// What this crate's library functions answer when they cannot do what was asked.
@@ -60,6 +61,8 @@ pub enum Error {
     CgroupBusy {
         /// The cgroup.
         path: PathBuf,
+        /// Which, and what holds them.
+        source: Box<Holdouts>,
     },
     /// A mount can't be attached to a path of the host, or not be taken away from there.
     #[error("cannot {operation} {path:?}")]

@@ -9,6 +9,7 @@
 //! specification; nothing here looks for a path on the host that it was not given.
 
 pub mod cgroup;
+pub mod confinement;
 pub mod container;
 mod error;
 pub mod external;
@@ -36,4 +37,4 @@ pub mod wire;
 
 pub use error::Error;
 pub use failure::{FailedStep, Failure, FailureKind};
-pub use sys::{close_on_exec_above_stdio, give_back_large_blocks, give_back_memory};
+pub use sys::{close_on_exec_above_stdio, give_back_large_blocks, give_back_memory, give_back_program};

@@ -85,4 +85,17 @@ mod tests {
             assert_eq!(read_exit(&container).unwrap_err().kind(), io::ErrorKind::InvalidData);
         }
     }
+
+    /// As the first release writes it.
+    #[test]
+    fn an_exit_record_of_an_earlier_release_is_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let golden = include_str!("../tests/golden/exit-1.json");
+        fs::write(directory.path().join(EXIT_FILE), golden).unwrap();
+        let exit = read_exit(directory.path()).unwrap().unwrap();
+        assert_eq!((exit.exit_code, exit.signal, exit.oom_killed), (137, Some(9), false));
+        let later = golden.replace("\"oom_killed\"", "\"since_later\":1,\"oom_killed\"");
+        fs::write(directory.path().join(EXIT_FILE), later).unwrap();
+        assert_eq!(read_exit(directory.path()).unwrap(), Some(exit));
+    }
 }

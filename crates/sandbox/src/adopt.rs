@@ -17,11 +17,11 @@ use crate::error::{Error, chain};
 use crate::id::{ContainerId, PodId};
 use crate::plugins::Memory;
 use crate::pod::actor::Beginning;
-use crate::pod::contact::Seek;
+use crate::pod::contact::{Remains, Seek, kill_orphans};
 use crate::pod::members::{Known, Member};
 use crate::pod::state::PodState;
 use crate::pod::told::Told;
-use crate::record::{self, ContainerRecord, PodRecord, PodStage};
+use crate::record::{self, ContainerRecord, ContainerStage, PodFacts, PodRecord, PodStage};
 use crate::recover::{Action, Fate, Found, Says, Written, missed, recover};
 use crate::shared::Shared;
 use crate::supervisor::client::{Client, ExitReport};
@@ -54,10 +54,10 @@ pub(crate) async fn adopt(shared: &Arc<Shared>) -> Vec<Adopted> {
 }
 
 /// A pod's directory without a record was made right before the daemon ended: there is nothing behind it. A record that can't be read
-/// (of a newer version, or damaged) is left as it is for a person to look at.
+/// (of a newer version, or damaged) is left as it is for a person to look at: its pod may run, unless the machine was booted since.
 fn unreadable(shared: &Shared, id: &PodId, error: &Error) {
     let directory = shared.store.pod_dir(id);
-    if directory.join("record.json").exists() {
+    if directory.join("record.json").exists() && !shared.store.boot.is_over() {
         tracing::error!(pod = %id, error = chain(error), "a pod is left alone, for its record cannot be read");
     } else if let Err(error) = record::remove_dir(&directory) {
         tracing::warn!(pod = %id, error = chain(&error), "the directory of a pod that never was stays");
@@ -87,13 +87,17 @@ async fn one(shared: Arc<Shared>, pod: PodRecord) -> Adopted {
     };
     let seeks = matches!(says, Says::Nothing).then_some(Seek { expected });
     let containers = records(&shared, &id);
+    let remains = match says {
+        Says::Gone => remains(&shared, &pod.facts, &containers).await,
+        Says::This(_) | Says::Nothing => BTreeMap::new(),
+    };
     let written = |container: &ContainerId| ExitReport::read(&shared.store.container_dir(&id, container));
     let exits =
         containers.keys().filter_map(|container| Some((container.clone(), written(container)?))).collect();
-    let found = Found { pod: pod.clone(), containers, supervisor: says, exits, now: clock::now() };
+    let found = Found { pod: pod.clone(), containers, supervisor: says, exits, remains, now: clock::now() };
     let action = recover(&found);
     let missed = missed(&found, &action);
-    let told = Told::by_record(&pod.stage);
+    let told = Told::by_record(&pod);
     match action {
         Action::Undo(parts) => {
             // Its containers, if it has any, are erased with it. A silent supervisor ends with its cgroup.
@@ -120,7 +124,7 @@ fn records(shared: &Shared, pod: &PodId) -> BTreeMap<ContainerId, Written> {
         let has_record = shared.store.container_dir(pod, &id).join("record.json").exists();
         let written = match record {
             Ok(record) => Written::Record(record),
-            Err(error) if has_record => {
+            Err(error) if has_record && !shared.store.boot.is_over() => {
                 tracing::error!(container = %id, error = chain(&error), "a container is left alone, for its record cannot be read");
                 Written::Unreadable
             }
@@ -129,6 +133,36 @@ fn records(shared: &Shared, pod: &PodId) -> BTreeMap<ContainerId, Written> {
         found.insert(id, written);
     }
     found
+}
+
+/// Ends what a supervisor that is gone has left, before anybody is told of its end.
+async fn remains(
+    shared: &Arc<Shared>,
+    facts: &PodFacts,
+    containers: &BTreeMap<ContainerId, Written>,
+) -> BTreeMap<ContainerId, Remains> {
+    let ran = |(id, written): (&ContainerId, &Written)| match written {
+        Written::Record(ContainerRecord { facts, stage: ContainerStage::Started(_), .. }) => {
+            Some((id.clone(), facts.cgroup.clone()))
+        }
+        Written::Record(_) | Written::Nothing | Written::Unreadable => None,
+    };
+    let orphaned: Vec<_> = containers.iter().filter_map(ran).collect();
+    let all: Vec<_> = orphaned.iter().map(|(id, _)| id.clone()).collect();
+    if all.is_empty() {
+        return BTreeMap::new();
+    }
+    let mut remains = kill_orphans(shared, (facts, PATIENCE), orphaned).await.unwrap_or_else(|error| {
+        tracing::error!(pod = %facts.id, error = chain(&error), "processes of a lost supervisor may still run");
+        all.into_iter().map(|id| (id, Remains::Live)).collect()
+    });
+    if shared.store.boot.is_over() {
+        remains
+            .values_mut()
+            .filter(|remains| **remains == Remains::Gone)
+            .for_each(|gone| *gone = Remains::Before);
+    }
+    remains
 }
 
 /// Kills what runs and nobody knows.

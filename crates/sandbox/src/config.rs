@@ -37,6 +37,8 @@ pub struct Config {
     pub plugins: Option<Arc<dyn Plugins>>,
     /// How many network namespaces are made before a pod asks for one, once a first one has; some 100 KiB of the kernel's memory each.
     pub prepared_networks: usize,
+    /// Bytes that are kept of what all commands print whose output is collected, while they run.
+    pub exec_output: usize,
     /// How long each kind of step may take.
     pub deadlines: Deadlines,
 }

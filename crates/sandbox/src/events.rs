@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
@@ -40,7 +41,7 @@ pub struct Event {
 }
 
 /// What can happen (CRI ContainerEventType), in the order in which it does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum EventKind {
     /// It is there.
     Created,
@@ -85,7 +86,7 @@ struct Order {
 #[derive(Debug, Default)]
 struct Kept {
     notes: VecDeque<Note>,
-    /// The oldest, which there was no room for.
+    /// Once there was no room for all of them: how many there were. Whoever has missed one has to list, and needs none of the others.
     lost: u64,
 }
 
@@ -131,12 +132,14 @@ impl Events {
     }
 
     /// Tells everyone who listens what has happened now. `statuses` isn't asked when nobody does.
-    pub(crate) fn publish(&self, note: Note, statuses: impl FnOnce() -> Statuses) {
+    pub(crate) fn publish(&self, note: Note, statuses: impl Fn() -> Statuses) {
+        // Before the lock, which all pods share, but for the first who begins to listen in between.
+        let seen = (self.listeners() > 0).then(&statuses);
         let mut order = self.lock();
         let at = order.times(1, clock::now());
         if self.listeners() > 0 {
             // Nobody listening any more is no failure. Sent under the lock, so that the order is that of the times.
-            let _listeners = self.sender.send(note.clone().event(at, statuses()));
+            let _listeners = self.sender.send(note.clone().event(at, seen.unwrap_or_else(statuses)));
         }
         if let Some(kept) = &mut order.kept {
             kept.add(note);
@@ -178,10 +181,12 @@ impl Kept {
             return self.notes.retain(|kept| !note.ends(kept));
         }
         if self.notes.len() == EVENT_BACKLOG {
-            self.notes.pop_front();
-            self.lost = self.lost.saturating_add(1);
+            self.lost = std::mem::take(&mut self.notes).len() as u64;
         }
-        self.notes.push_back(note);
+        match self.lost {
+            0 => self.notes.push_back(note),
+            lost => self.lost = lost.saturating_add(1),
+        }
     }
 }
 

@@ -24,6 +24,9 @@ use crate::supervisor::client::{Client, ExecStart, Joined};
 /// an answer that it can't read would turn a command that went well into an error; a little is left for the rest of the message.
 pub const OUTPUT_LIMIT: usize = (16 << 20) - (4 << 10);
 
+/// What is used up ([`Error::Exhausted`]) when the commands that run print more than is kept of all of them together.
+pub const OUTPUT_OF_ALL: &str = "memory for the output of commands";
+
 /// A command to run in a container.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ExecRequest {

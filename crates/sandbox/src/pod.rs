@@ -8,6 +8,7 @@ pub(crate) mod dismantle;
 pub mod limits;
 pub(crate) mod make;
 pub(crate) mod members;
+pub(crate) mod namespace;
 pub(crate) mod state;
 pub mod status;
 pub(crate) mod told;

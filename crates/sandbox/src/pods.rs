@@ -2,11 +2,11 @@
 //!
 //! Here is what is asked of the daemon and of pods; `containers` and `collect` have the rest. Not here: doing any of it (see `pod::actor`), what only reads (see `exec`, `stats`, `registry`).
 
-mod collect;
+pub(crate) mod collect;
 mod containers;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -66,6 +66,8 @@ pub struct Pods {
     pub(crate) shared: Arc<Shared>,
     /// The tasks of the actors: awaited by [`Pods::shutdown`].
     actors: Arc<Mutex<JoinSet<()>>>,
+    /// What is done behind the start; cut off by [`Pods::shutdown`].
+    background: Arc<Mutex<JoinSet<()>>>,
 }
 
 impl std::fmt::Debug for Pods {
@@ -110,10 +112,12 @@ impl Pods {
             leftovers: Leftovers::default(),
             contacts: ContactCounts::default(),
             closing: AtomicBool::new(false),
+            is_collected: watch::Sender::new(false),
+            exec_output: Arc::new(AtomicUsize::new(config.exec_output)),
             config,
         });
         selinux::announce(&shared.selinux);
-        let pods = Self { shared, actors: Arc::default() };
+        let pods = Self { shared, actors: Arc::default(), background: Arc::default() };
         pods.adopt_all().await;
         let found = pods.shared.registry.pods_and_containers(&PodFilter::default());
         stats::take_first_samples(&pods.shared, found).await;
@@ -207,7 +211,8 @@ impl Pods {
         let store = &self.shared.store;
         let known: Vec<_> = store.pod_ids().iter().flat_map(|pod| store.container_ids(pod)).collect();
         self.shared.rootfs.retain(&known).await;
-        self.collect().await;
+        self.collect_first().await;
+        self.shared.store.boot.note();
     }
 
     /// Enters a pod into the registry and starts its actor.
@@ -216,7 +221,7 @@ impl Pods {
         let facts = &beginning.facts;
         self.shared.registry.enter_pod(&facts.id, facts.config.metadata.clone(), mailbox.clone())?;
         let identity = identity::of_pod(facts);
-        let actor = Actor::new(beginning, wishes);
+        let actor = Box::new(Actor::new(beginning, wishes));
         actor.show();
         let mut actors = self.actors.lock().unwrap_or_else(PoisonError::into_inner);
         // Those that have ended are let go of here, so that the set doesn't grow with every pod there ever was.
@@ -438,6 +443,8 @@ impl Pods {
     /// Ends the daemon's part. The pods go on; work that is under way gets a few seconds to finish. Safe to cancel.
     pub async fn shutdown(&self) {
         self.shared.closing.store(true, Ordering::Relaxed);
+        // The next daemon collects anew.
+        self.background.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
         for mailbox in self.shared.registry.mailboxes() {
             // An actor whose mailbox is full is cut off with its task below.
             let _full = mailbox.try_send(Wish::Quit);

@@ -25,15 +25,18 @@ use runtime::external::ExternalRuntime;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::boot::Boot;
 use crate::container::config::ContainerConfig;
 use crate::container::state::{ContainerState, Process};
 use crate::container::status::{ContainerPhase, ContainerStatus, Exited, ProcessUser};
 use crate::error::Error;
+use crate::events::EventKind;
 use crate::handler::Handler;
 use crate::id::{ContainerId, PodId};
 use crate::pod::config::PodConfig;
 use crate::pod::limits::PodResources;
 use crate::pod::state::{Live, Parts, PodState};
+use crate::pod::told::Told;
 use crate::resources::Resources;
 use crate::selinux::Labels;
 use crate::signal::Signal;
@@ -50,6 +53,9 @@ pub(crate) struct PodRecord {
     /// Its limits, once they are not those that it was asked for with any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) limits: Option<PodResources>,
+    /// The last event that was told of it, where the stage doesn't say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) told: Option<EventKind>,
 }
 
 /// What never changes about a pod.
@@ -155,12 +161,33 @@ impl PodRecord {
             | PodState::Removing { parts } => PodStage::NotReady(parts.clone()),
             PodState::Gone => return None,
         };
-        Some(Self { version: VERSION, facts: facts.clone(), stage, limits: None })
+        Some(Self { version: VERSION, facts: facts.clone(), stage, limits: None, told: None })
+    }
+
+    /// The record with the last event that was told.
+    pub(crate) fn with_told(self, told: Told) -> Self {
+        Self { told: told.last(), ..self }
     }
 
     /// The record with the limits that have changed.
     pub(crate) fn with_limits(self, limits: Option<&PodResources>) -> Self {
         Self { limits: limits.cloned(), ..self }
+    }
+}
+
+#[cfg(test)]
+impl PodRecord {
+    /// One of a pod without anything particular.
+    pub(crate) fn of_stage(stage: PodStage) -> Self {
+        let facts = PodFacts {
+            id: PodId::random(),
+            created_at: 1,
+            config: Arc::default(),
+            handler: Default::default(),
+            cgroup: "/k/p".to_owned(),
+            selinux: None,
+        };
+        Self { version: VERSION, facts: Arc::new(facts), stage, limits: None, told: None }
     }
 }
 
@@ -190,6 +217,8 @@ impl ContainerRecord {
 #[derive(Debug, Clone)]
 pub(crate) struct Store {
     pods: PathBuf,
+    /// The boot that they are of.
+    pub(crate) boot: Boot,
 }
 
 impl Store {
@@ -201,7 +230,7 @@ impl Store {
         let pods = state_dir.join("pods");
         make_dirs(&pods)
             .map_err(|cause| Error::step("creating the directory", pods.display().to_string(), cause))?;
-        Ok(Self { pods })
+        Ok(Self { pods, boot: Boot::of(state_dir) })
     }
 
     pub(crate) fn pod_dir(&self, pod: &PodId) -> PathBuf {
@@ -393,9 +422,48 @@ mod tests {
             selinux: None,
         });
         make_dirs(&store.pod_dir(&facts.id)).expect("a directory");
-        let record = PodRecord { version: 2, facts: facts.clone(), stage: PodStage::Making, limits: None };
+        let record =
+            PodRecord { version: 2, facts: facts.clone(), stage: PodStage::Making, limits: None, told: None };
         store.save_pod(&record).expect("saved");
         let (_, found) = store.pods().remove(0);
         assert!(crate::error::chain(&found.expect_err("refused")).contains("version 2"));
+    }
+
+    /// Records as the first release writes them. Never edited: a later version gets files of its own.
+    const POD: &str = include_str!("../tests/golden/pod-record-1.json");
+    const CONTAINER: &str = include_str!("../tests/golden/container-record-1.json");
+
+    fn golden() -> (PodRecord, ContainerRecord) {
+        let read = "a record of the first release";
+        (serde_json::from_str(POD).expect(read), serde_json::from_str(CONTAINER).expect(read))
+    }
+
+    #[test]
+    fn records_of_an_earlier_release_are_read() {
+        let (pod, container) = golden();
+        let PodStage::Ready(live) = &pod.stage else { panic!("{:?}", pod.stage) };
+        assert_eq!((live.supervisor.pid, live.supervisor.start_time), (10_879, 7_085_997));
+        assert_eq!(live.ips, ["10.213.1.24".parse::<std::net::IpAddr>().expect("an address")]);
+        assert_eq!((&*pod.facts.config.metadata.name, pod.facts.selinux.is_none()), ("web", true));
+        assert!(matches!(container.stage, ContainerStage::Started(Process { id, .. }) if id.pid == 8650));
+        assert_eq!(container.facts.stop_signal, Signal::TERM);
+    }
+
+    /// A field that was added has to be one that may be missing, and one that an earlier daemon can do without, which passes it over:
+    /// else the version goes up.
+    #[test]
+    fn records_of_a_later_release_are_read_without_what_is_new_or_refused_by_their_version() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("record.json");
+        let mut later: serde_json::Value = serde_json::from_str(POD).expect("JSON");
+        later["facts"]["since_later"] = 1.into();
+        later["since_later"] = true.into();
+        write_json(&path, &later).expect("written");
+        assert_eq!(read_versioned(&path, |r: &PodRecord| r.version).expect("read"), golden().0);
+        later["version"] = 2.into();
+        write_json(&path, &later).expect("written");
+        let refused = read_versioned(&path, |r: &PodRecord| r.version).expect_err("another version");
+        let refused = crate::error::chain(&refused);
+        assert!(refused.contains("version 2 is not known here, only version 1"), "{refused}");
     }
 }

@@ -2,14 +2,19 @@
 //!
 //! The supervisors are the truth about processes, the records about intentions.
 //!
-//! | record of the container | supervisor: runs | supervisor: ended | unknown to it, or no supervisor | supervisor is silent |
-//! |---|---|---|---|---|
-//! | none | killed as a stray | – | discarded | discarded |
-//! | unreadable | left alone | left alone | left alone | left alone |
-//! | created | running | exited | created | created |
-//! | starting | running | exited | what exit.json says, else never started | starting |
-//! | started | running | exited | what exit.json says, else lost | what exit.json says, else running |
-//! | exited | exited | exited | exited | exited |
+//! | record of the container | supervisor: runs | supervisor: ended | unknown to it | no supervisor | supervisor is silent |
+//! |---|---|---|---|---|---|
+//! | none | killed as a stray | – | discarded | discarded | discarded |
+//! | unreadable | left alone | left alone | left alone | left alone | left alone |
+//! | created | running | exited | created | created | created |
+//! | starting | running | exited | what exit.json says, else created | what exit.json says, else never started | starting |
+//! | started | running | exited | what exit.json says, else lost | the same | what exit.json says, else running |
+//! | started, and hangs in the kernel after the kill | – | – | – | running, to be killed again | – |
+//! | exited | exited | exited | exited | exited | exited |
+//!
+//! A start that never reached the supervisor has not been: a supervisor reads nothing more of an earlier daemon once it has taken
+//! the next one's connection, so what it doesn't know when it is asked never runs later. Such a container can be started. As exited
+//! it would be a failure that never was: kubelet doesn't start a pod again that is to run but once.
 //!
 //! A start that is still under way over there is taken up again: the supervisor answers a second request for it as the first. A pod
 //! that was being made is taken down; one whose supervisor is gone is not ready; one whose supervisor doesn't answer stays what it
@@ -22,6 +27,7 @@ use crate::container::state::{ContainerState, Process, Wanted};
 use crate::container::status::{Exited, Reason};
 use crate::events::EventKind;
 use crate::id::ContainerId;
+use crate::pod::contact::Remains;
 use crate::pod::state::{Part, Parts, PodState};
 use crate::pod::told::Told;
 use crate::record::{ContainerRecord, ContainerStage, PodRecord, PodStage};
@@ -37,6 +43,8 @@ pub(crate) struct Found {
     pub(crate) supervisor: Says,
     /// What supervisors have written down.
     pub(crate) exits: BTreeMap<ContainerId, ExitReport>,
+    /// What was left of containers whose supervisor is gone.
+    pub(crate) remains: BTreeMap<ContainerId, Remains>,
     /// The time, for ends that nobody saw.
     pub(crate) now: i64,
 }
@@ -146,13 +154,14 @@ pub(crate) fn missed(found: &Found, action: &Action) -> Vec<(Option<ContainerId>
         };
         Some((Some(id.clone()), kind?))
     };
-    let ended =
-        has_lost_its_supervisor(state) && Told::by_record(&found.pod.stage).goes_on_to(EventKind::Stopped);
+    let lives = |fate: &Fate| matches!(fate, Fate::Keep(ContainerState::Running(_)));
+    let is_over = has_lost_its_supervisor(state) && !containers.values().any(lives);
+    let ended = is_over && Told::by_record(&found.pod).goes_on_to(EventKind::Stopped);
     let pod = ended.then_some((None, EventKind::Stopped));
     containers.iter().filter_map(of_container).chain(pod).collect()
 }
 
-/// Whether nothing can run in a pod any more.
+/// Whether nothing can be started in a pod any more.
 fn has_lost_its_supervisor(state: &PodState) -> bool {
     matches!(state, PodState::NotReady { parts } if !parts.contains(&Part::Supervisor))
 }
@@ -177,7 +186,8 @@ pub(crate) fn news_of(
     match (seen, written) {
         (Some(Seen::Begins | Seen::Runs(_)), _) => None,
         (Some(Seen::Ended(report)), _) | (None, Some(report)) => Some(end::exited(report)),
-        (None, None) => Some(end::lost(process.started_at)),
+        // It answers, and knows nothing of it.
+        (None, None) => Some(end::lost(process.started_at, Remains::Gone)),
     }
 }
 
@@ -187,10 +197,9 @@ fn fate(found: &Found, id: &ContainerId, written: &Written) -> Fate {
         Written::Nothing => return Fate::Discard,
         Written::Unreadable => return Fate::Leave,
     };
-    let (seen, is_silent) = match &found.supervisor {
-        Says::This(snapshot) => (snapshot.get(id), false),
-        Says::Nothing => (None, true),
-        Says::Gone => (None, false),
+    let seen = match &found.supervisor {
+        Says::This(snapshot) => snapshot.get(id),
+        Says::Nothing | Says::Gone => None,
     };
     let ended = |report: &ExitReport| ContainerState::Exited(end::exited(report));
     Fate::Keep(match (&record.stage, seen, found.exits.get(id)) {
@@ -200,13 +209,22 @@ fn fate(found: &Found, id: &ContainerId, written: &Written) -> Fate {
         (_, Some(Seen::Ended(report)), _) => ended(report),
         (ContainerStage::Created, None, _) => ContainerState::Created,
         (ContainerStage::Starting | ContainerStage::Started(_), None, Some(report)) => ended(report),
-        (ContainerStage::Starting, None, None) if is_silent => {
-            ContainerState::Starting { ended: None, wanted: Wanted::Yes }
+        (ContainerStage::Starting, None, None) => match &found.supervisor {
+            Says::This(_) => ContainerState::Created,
+            Says::Nothing => ContainerState::Starting { ended: None, wanted: Wanted::Yes },
+            Says::Gone => ContainerState::Exited(never_started(found.now)),
+        },
+        (ContainerStage::Started(process), None, None) if matches!(found.supervisor, Says::Nothing) => {
+            ContainerState::Running(*process)
         }
-        (ContainerStage::Started(process), None, None) if is_silent => ContainerState::Running(*process),
-        (ContainerStage::Starting, None, None) => ContainerState::Exited(never_started(found.now)),
         (ContainerStage::Started(process), None, None) => {
-            ContainerState::Exited(Exited { finished_at: found.now, ..end::lost(process.started_at) })
+            match found.remains.get(id).copied().unwrap_or(Remains::Gone) {
+                Remains::Live => ContainerState::Running(*process),
+                remains => {
+                    let lost = end::lost(process.started_at, remains);
+                    ContainerState::Exited(Exited { finished_at: found.now, ..lost })
+                }
+            }
         }
     })
 }
@@ -215,7 +233,7 @@ fn never_started(now: i64) -> Exited {
     Exited {
         exit_code: 128,
         reason: Reason::StartError,
-        message: "the daemon was ended while it was starting the container".to_owned(),
+        message: "daemon and supervisor were ended while they were starting the container".to_owned(),
         started_at: 0,
         finished_at: now,
     }
@@ -230,19 +248,11 @@ mod tests {
     use super::*;
     use crate::id::PodId;
     use crate::pod::state::{Live, ProcessId};
-    use crate::record::{ContainerFacts, PodFacts};
+    use crate::record::ContainerFacts;
     use crate::signal::Signal;
 
     fn pod(stage: PodStage) -> PodRecord {
-        let facts = PodFacts {
-            id: PodId::random(),
-            created_at: 1,
-            config: Arc::default(),
-            handler: Default::default(),
-            cgroup: "/k/p".to_owned(),
-            selinux: None,
-        };
-        PodRecord { version: 1, facts: Arc::new(facts), stage, limits: None }
+        PodRecord::of_stage(stage)
     }
 
     fn container(id: &ContainerId, stage: ContainerStage) -> ContainerRecord {
@@ -290,7 +300,8 @@ mod tests {
     }
 
     fn found_of(containers: BTreeMap<ContainerId, Written>, supervisor: Says) -> Found {
-        Found { pod: pod(ready()), containers, supervisor, exits: BTreeMap::new(), now: 100 }
+        let (exits, remains) = Default::default();
+        Found { pod: pod(ready()), containers, supervisor, exits, remains, now: 100 }
     }
 
     type Entry = (Option<ContainerStage>, Option<Seen>, bool);
@@ -312,6 +323,7 @@ mod tests {
                 ),
                 false => Says::Gone,
             },
+            remains: BTreeMap::new(),
             exits: each().filter(|(_, (.., wrote))| *wrote).map(|(id, _)| (id.clone(), report(9))).collect(),
             now: 100,
         };
@@ -398,13 +410,28 @@ mod tests {
 
     #[test]
     fn a_pod_without_its_supervisor_is_not_ready_and_keeps_what_is_left() {
-        let (_, found) = found(&[(Some(ContainerStage::Started(process())), None, false)], ready(), false);
-        let Action::Adopt { state, containers, .. } = recover(&found) else { panic!("adopted") };
-        assert_eq!(state, PodState::NotReady { parts: [Part::Network, Part::Cgroup].into() });
-        let Some(Fate::Keep(ContainerState::Exited(exited))) = containers.into_values().next() else {
-            panic!("exited")
-        };
-        assert_eq!((exited.exit_code, exited.reason, exited.finished_at), (137, Reason::SupervisorLost, 100));
+        for (remains, exit_code) in [(None, 255), (Some(Remains::Gone), 255), (Some(Remains::Killed), 137)] {
+            let entries = [(Some(ContainerStage::Started(process())), None, false)];
+            let (ids, mut found) = found(&entries, ready(), false);
+            found.remains.extend(remains.map(|remains| (ids[0].clone(), remains)));
+            let Action::Adopt { state, containers, .. } = recover(&found) else { panic!("adopted") };
+            assert_eq!(state, PodState::NotReady { parts: [Part::Network, Part::Cgroup].into() });
+            let Fate::Keep(ContainerState::Exited(exited)) = &containers[&ids[0]] else { panic!("exited") };
+            let told = (exited.exit_code, exited.reason, exited.finished_at);
+            assert_eq!(told, (exit_code, Reason::SupervisorLost, 100));
+        }
+    }
+
+    #[test]
+    fn what_no_kill_ends_is_not_said_to_have_ended() {
+        let hangs = (Some(ContainerStage::Started(process())), None, false);
+        let (ids, mut found) = found(&[hangs.clone(), hangs], ready(), false);
+        found.remains = [(ids[0].clone(), Remains::Live), (ids[1].clone(), Remains::Killed)].into();
+        let action = recover(&found);
+        let Action::Adopt { containers, .. } = &action else { panic!("adopted") };
+        assert_eq!(containers[&ids[0]], Fate::Keep(ContainerState::Running(process())));
+        let told = missed(&found, &action);
+        assert_eq!(told, [(Some(ids[1].clone()), EventKind::Stopped)], "and the pod is not over");
     }
 
     #[test]
@@ -423,6 +450,20 @@ mod tests {
             containers[&starting],
             Fate::Keep(ContainerState::Starting { ended: None, wanted: Wanted::Yes })
         );
+    }
+
+    #[test]
+    fn a_start_that_never_reached_the_supervisor_can_be_asked_for_again() {
+        let entries = [(Some(ContainerStage::Starting), None, false)];
+        let (ids, there) = found(&entries, ready(), true);
+        let action = recover(&there);
+        let Action::Adopt { containers, .. } = &action else { panic!("adopted") };
+        assert_eq!(containers[&ids[0]], Fate::Keep(ContainerState::Created));
+        assert_eq!(missed(&there, &action), [], "nothing has happened to it");
+        let (ids, gone) = found(&entries, ready(), false);
+        let Action::Adopt { containers, .. } = recover(&gone) else { panic!("adopted") };
+        let Fate::Keep(ContainerState::Exited(exited)) = &containers[&ids[0]] else { panic!("exited") };
+        assert_eq!((exited.exit_code, exited.reason), (128, Reason::StartError));
     }
 
     #[test]

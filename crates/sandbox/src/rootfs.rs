@@ -30,6 +30,20 @@ pub trait RootFilesystems: Send + Sync + 'static {
     /// Those of the filesystem.
     async fn mount(&self, container: &ContainerId, to: MountFor) -> Result<OwnedFd, RootfsError>;
 
+    /// Readies a container's writable layer, and mounts its root: one after the other, or both on one way.
+    ///
+    /// # Errors
+    /// As for both.
+    async fn make(
+        &self,
+        container: &ContainerId,
+        image: &str,
+        to: MountFor,
+    ) -> Result<(Prepared, OwnedFd), RootfsError> {
+        let prepared = self.prepare(container, image, to.users.clone()).await?;
+        Ok((prepared, self.mount(container, to).await?))
+    }
+
     /// Tries out whether roots can be made for users who are mapped.
     ///
     /// # Errors

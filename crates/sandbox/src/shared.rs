@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -53,6 +53,10 @@ pub(crate) struct Shared {
     /// Who looks at what pods use.
     pub(crate) looks: Looks,
     pub(crate) leftovers: Leftovers,
+    /// Whether the network has freed what belonged to no pod after a boot, so that the first pods find addresses.
+    pub(crate) is_collected: watch::Sender<bool>,
+    /// Bytes that may still be kept of what commands print.
+    pub(crate) exec_output: Arc<AtomicUsize>,
     pub(crate) contacts: ContactCounts,
     /// Whether this node can do user namespaces, and what stands in the way.
     pub(crate) users: UserNamespaces,

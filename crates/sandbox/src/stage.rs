@@ -16,7 +16,7 @@ pub(crate) enum Stage {
     Cgroup,
     /// Having systemd start a scope.
     Scope,
-    /// Starting a pod's supervisor, until it answers.
+    /// Calling a pod's supervisor, which was started before, until it answers.
     Supervisor,
     /// Having the supervisor make the namespaces.
     Namespaces,
@@ -36,6 +36,8 @@ pub(crate) enum Stage {
     Prepare,
     /// Having the supervisor start the process.
     Start,
+    /// Waiting for the end of processes that were killed.
+    Kill,
     /// Detaching the network.
     DetachNetwork,
     /// Ending a supervisor.
@@ -63,6 +65,7 @@ impl Stage {
             Self::Plugins => "nri",
             Self::Prepare => "prepare",
             Self::Start => "start",
+            Self::Kill => "kill",
             Self::DetachNetwork => "detach_network",
             Self::EndSupervisor => "end_supervisor",
             Self::RemoveCgroup => "remove_cgroup",

@@ -10,6 +10,7 @@ pub(crate) mod trial;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::{PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
@@ -18,6 +19,7 @@ use tokio::sync::mpsc;
 
 use crate::error::Error;
 use crate::id::ContainerId;
+use crate::pod::namespace::NetworkNamespace;
 use crate::pod::state::ProcessId;
 use client::{Client, ExitReport};
 
@@ -46,8 +48,8 @@ pub(crate) struct Minder {
     pub(crate) client: Client,
     /// Which process it is.
     pub(crate) process: ProcessId,
-    /// Where it holds the pod's network namespace, once there is one.
-    pub(crate) netns: Option<PathBuf>,
+    /// The pod's network namespace, once there is one.
+    pub(crate) netns: Option<Arc<NetworkNamespace>>,
     /// A descriptor that cannot come to mean another process.
     pidfd: OwnedFd,
     news: mpsc::UnboundedReceiver<News>,

@@ -33,6 +33,7 @@ impl Attachments {
     /// See [`crate::Networks::add`].
     pub(crate) async fn add(&self, attachment: &Attachment, chosen: Chosen) -> Result<Added, Error> {
         let _lock = self.locks.lock(attachment.id()).await;
+        self.way.is_free(&attachment.id()).await;
         if attachment.netns.is_none() {
             return Err(Error::InvalidAttachment { field: "network namespace", value: String::new() });
         }

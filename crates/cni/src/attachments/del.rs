@@ -42,6 +42,7 @@ impl Attachments {
             return Ok(());
         }
         let lock = self.locks.lock(id.clone()).await;
+        self.way.is_free(&id).await;
         let netns = namespace(attachment.netns.as_deref());
         let mut record = match self.journal.look(&id)? {
             Found::Nothing => return Ok(()),

@@ -55,6 +55,7 @@ impl Seen {
 impl Attachments {
     /// See [`crate::Networks::gc`].
     pub(crate) async fn gc(&self, valid: Valid<'_>) -> Result<(), Error> {
+        self.way.is_clear().await;
         let mut survey = self.survey().await?;
         let is_valid = valid();
         let kept: HashSet<AttachmentId> = survey.kept(&is_valid).map(|seen| told(seen).id.clone()).collect();

@@ -1,6 +1,6 @@
 //! The daemon is killed before, during and after each plugin of the chain: what was being attached or detached is done
 //! again or undone by the next one, whatever the plugin that was left running does. One that detaches goes on meanwhile,
-//! one that attaches only when the next daemon is there, which has ended it.
+//! one that attaches only when the next daemon has done what it was asked for, and so has ended it.
 
 use std::collections::HashSet;
 use std::fs;
@@ -99,12 +99,12 @@ async fn killed(case: Case) {
         go_on();
     }
     let networks = rig.open();
-    go_on();
     let outcome = match case.next {
         Next::Again => networks.add(&pod.attachment).await.map(drop),
         Next::Del => networks.del(&pod.attachment).await,
         Next::Collect => networks.gc(HashSet::new).await,
     };
+    go_on();
     outcome.unwrap_or_else(|error| panic!("{}", shown(&error)));
     if case.next == Next::Again {
         // Debian's portmap 1.1.1 looks for host ports of IPv4 among those of IPv6.

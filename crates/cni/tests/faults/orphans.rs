@@ -8,7 +8,7 @@ use std::process::{Child, Command};
 use serde_json::{Value, json};
 
 use crate::rig::is_alive;
-use crate::support::{Node, attachment, some_netns};
+use crate::support::{Node, attachment, some_netns, until};
 
 /// Leaves something running at each ADD, as the plugins of DHCP and of name servers do.
 const HELPFUL: &str = r#"[ "$CNI_COMMAND" = ADD ] || exit 0
@@ -23,6 +23,10 @@ impl Running {
     fn with(environment: &[(&str, &str)]) -> Running {
         let mut sleep = Command::new("sleep");
         Running(sleep.arg("600").env_clear().envs(environment.iter().copied()).spawn().unwrap())
+    }
+
+    fn is_alive(&self) -> bool {
+        is_alive(self.0.id().cast_signed())
     }
 
     fn still_runs(&mut self) -> bool {
@@ -72,11 +76,12 @@ fn cut_short(node: &Node) {
 async fn what_serves_an_attached_pod_goes_on() {
     let node = attached().await;
     let helper = Helper(fs::read_to_string(node.path("helper")).unwrap().trim().parse().unwrap());
-    node.open();
+    // A collection begins when all have been looked for.
+    node.open().gc(|| [attachment("pod1", some_netns()).id()].into()).await.unwrap();
     assert!(is_alive(helper.0), "a pod lost its helper");
     cut_short(&node);
-    node.open();
-    assert!(!is_alive(helper.0), "what a cut-short ADD started wasn't found");
+    let _next = node.open();
+    until("the end of what a cut-short ADD started", || is_alive(helper.0), |alive| !alive).await;
 }
 
 #[tokio::test]
@@ -102,12 +107,29 @@ async fn only_what_works_for_this_daemon_is_ended() {
         ("an ADD that is done", run(&about("ADD", "pod1"), ours)),
         ("a CHECK", run(&about("CHECK", "pod1"), ours)),
     ];
-    let mut left = [("GC", run(&gc, ours)), ("DEL", run(&about("DEL", "pod1"), ours))];
-    node.open();
+    let left = [("GC", run(&gc, ours)), ("DEL", run(&about("DEL", "pod1"), ours))];
+    let _next = node.open();
+    for (what, process) in &left {
+        until(&format!("the end of a {what} of our own"), || process.is_alive(), |alive| !alive).await;
+    }
     for (what, process) in &mut others {
         assert!(process.still_runs(), "{what} was ended");
     }
-    for (what, process) in &mut left {
-        assert!(!process.still_runs(), "{what} of our own wasn't ended");
-    }
+}
+
+#[tokio::test]
+async fn a_detach_that_is_left_is_waited_for_by_its_attachment_alone() {
+    let node = attached().await;
+    let _helper = Helper(fs::read_to_string(node.path("helper")).unwrap().trim().parse().unwrap());
+    let state = fs::metadata(node.path("state")).unwrap();
+    let state = format!("{}:{}/another run", state.dev(), state.ino());
+    let about = [("CNI_COMMAND", "DEL"), ("CNI_CONTAINERID", "pod1"), ("CNI_IFNAME", "eth0")];
+    let mut left =
+        Running::with(&about.iter().copied().chain([("KNARR_STATE", &*state)]).collect::<Vec<_>>());
+    let next = node.open();
+    next.add(&attachment("pod2", some_netns())).await.unwrap();
+    assert!(left.still_runs(), "nobody else has to wait for it");
+    next.del(&attachment("pod1", some_netns())).await.unwrap();
+    assert!(!left.still_runs(), "it was still at work on what was called detached");
+    next.del(&attachment("pod2", some_netns())).await.unwrap();
 }

@@ -23,16 +23,17 @@ impl RootFilesystems for ImageRootfs {
         users: Option<UserMap>,
     ) -> Result<Prepared, RootfsError> {
         let info = self.0.prepare_rootfs(container.as_str(), image, users.map(ids)).await;
-        let info = info.map_err(|error| match error {
-            image_service::Error::ImageMissing { .. } => RootfsError::NoImage { image: image.to_owned() },
-            error @ image_service::Error::BadReference { .. } => bad_reference(image.to_owned(), error),
-            error => failure(error),
-        })?;
-        Ok(Prepared {
-            image_id: info.image_id.to_string(),
-            image_ref: info.image_ref,
-            config: config(info.config),
-        })
+        info.map(prepared).map_err(|error| of_image(image, error))
+    }
+
+    async fn make(
+        &self,
+        container: &ContainerId,
+        image: &str,
+        to: MountFor,
+    ) -> Result<(Prepared, OwnedFd), RootfsError> {
+        let made = self.0.make_rootfs(container.as_str(), image, (to.users.map(ids), to.label)).await;
+        made.map(|(info, root)| (prepared(info), root)).map_err(|error| of_image(image, error))
     }
 
     async fn mount(&self, container: &ContainerId, to: MountFor) -> Result<OwnedFd, RootfsError> {
@@ -94,6 +95,19 @@ impl RootFilesystems for ImageRootfs {
         let usage = self.0.rootfs_usage(container.as_str()).await.map_err(failure)?;
         let at = crate::nanoseconds(usage.at);
         Ok(LayerUsage { bytes: usage.used_bytes, inodes: usage.inodes_used, at })
+    }
+}
+
+fn prepared(info: image_service::RootfsInfo) -> Prepared {
+    Prepared { image_id: info.image_id.to_string(), image_ref: info.image_ref, config: config(info.config) }
+}
+
+/// Of a root that is being made.
+fn of_image(image: &str, error: image_service::Error) -> RootfsError {
+    match error {
+        image_service::Error::ImageMissing { .. } => RootfsError::NoImage { image: image.to_owned() },
+        error @ image_service::Error::BadReference { .. } => bad_reference(image.to_owned(), error),
+        error => failure(error),
     }
 }
 

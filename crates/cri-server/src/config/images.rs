@@ -1,13 +1,15 @@
 //! `[images]`: how images are kept.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use image_service::layers::{LayerForm, LayerSettings, LoopDevices, Verity};
-use image_service::{CareSettings, CollectSettings, Reference};
+use image_service::{CareSettings, CollectSettings, Limits, Reference};
 use serde::{Deserialize, Serialize};
 
 use super::fault::must;
 use super::{Fault, Faults};
+use crate::adapters;
 
 /// The keys.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,10 +17,14 @@ use super::{Fault, Faults};
 pub(crate) struct ImagesConfig {
     /// References of images that kubelet must not collect.
     pub(crate) pinned: Vec<String>,
+    /// How many pulls are carried out at once; the next wait for their turn, in order. Those of the same image count once.
+    pub(crate) max_pulls: u32,
     /// In which form layers are kept that are pulled from now on; those that are there stay as they are.
     pub(crate) layers: Form,
     /// Whether the kernel is to check images of layers whenever they are read, on filesystems that can (fs-verity).
     pub(crate) verity: bool,
+    /// Whether threads that unpack, check or delete what strangers wrote give up all that they don't need for it.
+    pub(crate) confined: bool,
     /// Days in which every layer is looked at once, in search of damage. 0 for never: then only on demand, and when a mount fails.
     pub(crate) check_days: u32,
     /// Bytes a second that are read for that, at most.
@@ -45,6 +51,8 @@ pub(crate) enum Form {
     Directory,
 }
 
+/// More would hold more documents in memory than a node has use for.
+const PULLS: RangeInclusive<u32> = 1..=1_024;
 /// Slower, a layer of some gigabytes would take days.
 const LEAST_RATE: u64 = 64 << 10;
 /// Below this, a system that takes some of the disk itself would leave no image.
@@ -59,8 +67,10 @@ impl Default for ImagesConfig {
         let collect = CollectSettings::default();
         Self {
             pinned: Vec::new(),
+            max_pulls: u32::try_from(Limits::default().pulls).unwrap_or(u32::MAX),
             layers: Form::Auto,
             verity: true,
+            confined: true,
             check_days,
             check_rate: bytes_per_second,
             repair,
@@ -80,7 +90,14 @@ impl ImagesConfig {
         };
         let loop_devices = Some(LoopDevices::new(sandbox::attach_loop_device));
         let verity = self.verity.then(|| Verity::new(sandbox::enable_verity));
-        LayerSettings { form, loop_devices, verity, ..LayerSettings::default() }
+        let confinement = self.confined.then(adapters::confinement);
+        LayerSettings { form, loop_devices, verity, confinement, ..LayerSettings::default() }
+    }
+
+    /// What it is told of how much pulls may do.
+    pub(crate) fn limits(&self) -> Limits {
+        let pulls = usize::try_from(self.max_pulls).unwrap_or(usize::MAX);
+        Limits { pulls, ..Limits::default() }
     }
 
     /// What it is told of looking for damage.
@@ -100,6 +117,9 @@ impl ImagesConfig {
         let (rate, above) = (self.check_rate, self.collect_above);
         let is_bad = |name: &&String| name.parse::<Reference>().is_err();
         Faults::all([
+            must(PULLS.contains(&self.max_pulls), || {
+                Fault::value("images.max_pulls", "must be 1 to 1024", self.max_pulls)
+            }),
             must(rate >= LEAST_RATE, || {
                 Fault::value("images.check_rate", "must be at least 65536 bytes a second", rate)
             }),

@@ -40,13 +40,21 @@ async fn forward(
             _ = ending.wait_for(|ending| *ending) => return,
             () = client.closed() => return,
         };
-        let broken = message.is_err();
+        if let Err(gap) = message {
+            // It may take its time to hear that: nothing is made for it meanwhile.
+            drop(events);
+            tokio::select! {
+                _gone = client.send(Err(gap)) => {}
+                _ = ending.wait_for(|ending| *ending) => {}
+            }
+            return;
+        }
         let sent = tokio::select! {
             sent = client.send(message) => sent.is_ok(),
             // Whoever doesn't read would keep what is waiting for it.
             _ = ending.wait_for(|ending| *ending) => return,
         };
-        if broken || !sent {
+        if !sent {
             return;
         }
     }

@@ -5,7 +5,7 @@
 
 mod containers;
 mod events;
-mod exec;
+pub(crate) mod exec;
 mod node;
 mod pod_info;
 mod pod_metrics;
@@ -47,6 +47,8 @@ pub(crate) struct Runtime {
     pub(crate) disk: DiskOf,
     /// The node's plugins, where there may be any.
     pub(crate) plugins: Option<Arc<nri::Nri>>,
+    /// Whose command of ExecSync runs.
+    pub(crate) turns: exec::Turns,
     /// Becomes true when the daemon goes down: endless streams end then.
     pub(crate) ending: watch::Receiver<bool>,
 }

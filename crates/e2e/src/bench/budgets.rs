@@ -13,21 +13,28 @@ pub(super) enum Budget {
     Floors(f64),
     /// At most this, in the row's unit.
     AtMost(f64),
+    /// Even our p99 at most the best peer's p50 of another row.
+    WorstWithin(&'static str),
 }
 
 /// The figures of one row that budgets are about.
+#[derive(Clone, Copy)]
 pub(super) struct Measured<'a> {
     /// How many times better than each peer, by its name.
     pub(super) better: &'a [(String, f64)],
     /// In the row's unit.
     pub(super) ours: f64,
+    /// Our p99, in the row's unit.
+    pub(super) worst: f64,
     /// How many times the floor.
     pub(super) floors: Option<f64>,
+    /// The best peer's p50 of any row.
+    pub(super) best: &'a dyn Fn(&str) -> Option<f64>,
 }
 
 /// The budgets of a row; most have none.
 pub(super) fn of(figure: &str) -> &'static [Budget] {
-    use Budget::{AtMost, Better, BetterThan, Floors};
+    use Budget::{AtMost, Better, BetterThan, Floors, WorstWithin};
     if figure.starts_with("exec throughput") || figure.starts_with("attach throughput") {
         return &[Better(1.0)];
     }
@@ -35,11 +42,16 @@ pub(super) fn of(figure: &str) -> &'static [Budget] {
     match (network, step) {
         ("native CNI", "pod start, ms") => &[Better(6.0)],
         ("native CNI", "RunPodSandbox, ms") => &[BetterThan("containerd, runc", 10.0)],
+        ("CNI", "pod start without its plugins, ms") => &[AtMost(4.0)],
         ("host network", "pod start, ms") => &[Better(8.0), Floors(3.0)],
         (_, "ExecSync, ms") => &[Better(4.0), BetterThan("containerd, runc", 15.0)],
         (_, "StopContainer, ms" | "StopPodSandbox, ms" | "RemovePodSandbox, ms") => &[Better(8.0)],
         (_, "pods started a second, 10 in flight" | "processor time per life cycle, ms") => &[Better(6.0)],
         (_, "ListContainerStats, ms" | "ListContainerStats of 1000 containers, ms") => &[Better(8.0)],
+        (_, "ListContainers of 1000 containers, ms") => {
+            &[WorstWithin("ListContainers of 100 containers, ms")]
+        }
+        (_, "per further container of a pod, PSS, MiB") => &[AtMost(0.02)],
         (_, "daemon PSS, idle, MiB") => &[AtMost(8.0)],
         (_, "daemon PSS, with standing pods, MiB") => &[AtMost(12.0)],
         (_, "per pod, all processes of the runtime, PSS, MiB") => &[AtMost(0.15)],
@@ -65,6 +77,9 @@ impl Budget {
             }
             Self::Floors(most) => (format!("≤ {most} floors"), measured.floors.map(|floors| floors <= most)),
             Self::AtMost(most) => (format!("≤ {most}"), Some(measured.ours <= most)),
+            Self::WorstWithin(row) => {
+                (format!("p99 ≤ p50 of \"{row}\""), (measured.best)(row).map(|best| measured.worst <= best))
+            }
         };
         match kept {
             Some(true) => format!("{words}: kept"),
@@ -86,7 +101,19 @@ mod tests {
     #[test]
     fn a_budget_against_the_best_peer_is_missed_when_one_peer_is_close() {
         let better = [("containerd, runc".to_owned(), 20.0), ("containerd, crun".to_owned(), 7.0)];
-        let measured = Measured { better: &better, ours: 1.0, floors: Some(3.5) };
+        let measured = Measured {
+            better: &better,
+            ours: 1.0,
+            worst: 2.0,
+            floors: Some(3.5),
+            best: &|row| (row == "l").then_some(2.5),
+        };
+        assert_eq!(Budget::WorstWithin("l").judged(&measured), "p99 ≤ p50 of \"l\": kept");
+        assert_eq!(Budget::WorstWithin("m").judged(&measured), "p99 ≤ p50 of \"m\": not measured");
+        assert_eq!(
+            Budget::WorstWithin("l").judged(&Measured { worst: 3.0, ..measured }),
+            "p99 ≤ p50 of \"l\": **missed**"
+        );
         assert_eq!(Budget::Better(8.0).judged(&measured), "≥ 8×: **missed**");
         assert_eq!(
             Budget::BetterThan("containerd, runc", 15.0).judged(&measured),

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use k8s_cri::v1::{ListContainerStatsRequest, NamespaceMode, PodSandboxConfig, RunPodSandboxRequest};
 
 use super::peers::Peer;
+use super::stages::Sums;
 use crate::{Client, config};
 
 /// Names of figures with what was measured, smaller is better unless the name says "a second".
@@ -141,12 +142,13 @@ async fn pods(peer: &Peer, (network, images): (Network, &Images), effort: Effort
     for _ in 0..3 {
         cycle(peer, network, &images.busybox, &mut Figures::new()).await;
     }
-    let before = peer.processor_time();
+    let (before, stages) = (peer.processor_time(), Sums::read(&peer.log()));
     for _ in 0..effort.cycles {
         cycle(peer, network, &images.busybox, figures).await;
     }
     let each = (peer.processor_time() - before) as f64 / 1e6 / effort.cycles as f64;
     add(figures, &format!("{}: processor time per life cycle, ms", network.name()), each);
+    Sums::read(&peer.log()).add_since(&stages, (network.name(), effort.cycles), figures);
     burst(peer, network, images, effort.burst, figures).await;
 }
 
@@ -311,10 +313,13 @@ async fn lists(client: &Client, figures: &mut Figures) {
     }
 }
 
+/// How often memory is read until it has settled, and for how long: longer than any of the daemons waits before it gives back.
+const SETTLING: (Duration, Duration) = (Duration::from_secs(8), Duration::from_secs(120));
+
 /// Waits until two readings of the memory agree within a part in a hundred.
-async fn settled(peer: &Peer) {
+pub(super) async fn settled(peer: &Peer) {
     let last = std::cell::Cell::new(0);
-    crate::until(Duration::from_secs(20), "memory to settle", || {
+    crate::until_each(SETTLING, "memory to settle", || {
         let now = peer.memory().1;
         let before = last.replace(now);
         async move { if now.abs_diff(before) * 100 <= now { Ok(()) } else { Err((before, now)) } }

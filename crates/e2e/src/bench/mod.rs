@@ -7,9 +7,11 @@
 mod budgets;
 mod crowd;
 pub mod floor;
+pub mod leftovers;
 mod logs;
 pub mod measure;
 pub mod peers;
 mod pulls;
+pub mod stages;
 pub mod streams;
 pub mod table;

@@ -2,11 +2,13 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use tempfile::TempDir;
 
+use super::leftovers::{self, Ground};
+use super::stages::CONFIGURATION;
 use crate::{Client, node};
 
 /// Which runtime, and through which low-level one.
@@ -36,8 +38,9 @@ pub struct Peer {
     /// The cgroup that it and its pods live below, as a pod's `cgroup_parent`.
     pub cgroup: String,
     directory: TempDir,
-    state: TempDir,
-    daemon: Child,
+    // Where distributions have /run: on a tmpfs. Removed with this.
+    _state: TempDir,
+    daemon: u32,
 }
 
 impl Kind {
@@ -66,13 +69,17 @@ impl Peer {
     ///
     /// # Panics
     /// When it can't be started.
+    #[allow(
+        clippy::zombie_processes,
+        reason = "what is left over knows the daemon's number, and waits for it"
+    )]
     pub async fn start(kind: Kind, containerd: &Path, sandbox_image: &str) -> Self {
+        leftovers::of_killed_benchmarks();
         let directory = tempfile::Builder::new().prefix("knarr-bench-").tempdir().expect("a directory");
         let path = directory.path();
         for below in ["cni", "certs.d"] {
             std::fs::create_dir_all(path.join(below)).expect("a directory");
         }
-        // Where distributions have /run: on a tmpfs.
         let state = tempfile::Builder::new().prefix("knarr-bench-").tempdir_in("/dev/shm").expect("a tmpfs");
         std::os::unix::fs::symlink(state.path(), path.join("state")).expect("a link");
         std::fs::write(path.join("cni/10-bench.conflist"), conflist(path)).expect("a conflist");
@@ -82,12 +89,20 @@ impl Peer {
             Kind::Containerd(_) => peer(path, containerd, (sandbox_image, false)),
             Kind::ContainerdSynced => peer(path, containerd, (sandbox_image, true)),
         };
-        let cgroup = format!("/knarr-bench-{}", std::process::id());
+        let cgroup = leftovers::own_cgroup();
         let started =
             command.stdin(Stdio::null()).stdout(log.try_clone().expect("a log")).stderr(log).spawn();
-        let daemon = started.expect("the daemon's binary");
-        enter(&cgroup, daemon.id());
-        let peer = Self { kind, cgroup, directory, state, daemon };
+        let daemon = started.expect("the daemon's binary").id();
+        let ground = Ground {
+            daemon,
+            socket: path.join("state/api.sock"),
+            cgroup: cgroup.clone(),
+            directories: [directory.path().to_owned(), state.path().to_owned()],
+            bridge: BRIDGE,
+        };
+        leftovers::remember(ground);
+        enter(&cgroup, daemon);
+        let peer = Self { kind, cgroup, directory, _state: state, daemon };
         crate::until(Duration::from_secs(30), "the daemon", || async {
             peer.client().pods().await.map(drop)
         })
@@ -115,7 +130,7 @@ impl Peer {
             let here = || std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
             command.contains(&directory) || (command.starts_with("/pause") && here().contains(&self.cgroup))
         };
-        (pss(self.daemon.id()), pids().iter().filter(|pid| ours(pid)).map(|pid| pss(*pid)).sum())
+        (pss(self.daemon), pids().iter().filter(|pid| ours(pid)).map(|pid| pss(*pid)).sum())
     }
 
     /// What the daemon has written to its log.
@@ -125,12 +140,12 @@ impl Peer {
 
     /// Resident memory of the daemon, in KiB.
     pub fn resident(&self) -> u64 {
-        status(self.daemon.id(), "VmRSS:")
+        status(self.daemon, "VmRSS:")
     }
 
     /// The most that its resident memory has been since [`Peer::forget_peak`], in KiB.
     pub fn peak(&self) -> u64 {
-        status(self.daemon.id(), "VmHWM:")
+        status(self.daemon, "VmHWM:")
     }
 
     /// Begins the peak anew (Linux, Documentation/filesystems/proc.rst, "clear_refs": 5).
@@ -138,7 +153,7 @@ impl Peer {
     /// # Panics
     /// When the kernel doesn't let us: the figure would be an old one.
     pub fn forget_peak(&self) {
-        std::fs::write(format!("/proc/{}/clear_refs", self.daemon.id()), "5")
+        std::fs::write(format!("/proc/{}/clear_refs", self.daemon), "5")
             .expect("the peak of another process");
     }
 
@@ -157,18 +172,7 @@ impl Peer {
 
 impl Drop for Peer {
     fn drop(&mut self) {
-        let _ = nix::sys::signal::kill(
-            nix::unistd::Pid::from_raw(self.daemon.id().cast_signed()),
-            nix::sys::signal::Signal::SIGTERM,
-        );
-        let _ = self.daemon.wait();
-        for root in hierarchies() {
-            node::remove_cgroups(&root.join(self.cgroup.trim_start_matches('/')));
-        }
-        for directory in [self.directory.path(), self.state.path()] {
-            let _ = Command::new("umount").arg("-R").arg(directory).stderr(Stdio::null()).status();
-        }
-        let _ = Command::new("ip").args(["link", "delete", BRIDGE]).stderr(Stdio::null()).status();
+        leftovers::take_away();
     }
 }
 
@@ -177,7 +181,7 @@ const BRIDGE: &str = "knbench0";
 fn knarr(directory: &Path, plugins: Plugins) -> Command {
     let file = directory.join("knarr.toml");
     let native = plugins == Plugins::Native;
-    std::fs::write(&file, format!("[network]\nnative = {native}\n")).expect("a configuration");
+    std::fs::write(&file, format!("[network]\nnative = {native}\n{CONFIGURATION}")).expect("a configuration");
     let mut command = Command::new(node::binary("knarr"));
     command
         .arg("serve")
@@ -234,11 +238,6 @@ fn conflist(directory: &Path) -> String {
         ],
     })
     .to_string()
-}
-
-fn hierarchies() -> Vec<PathBuf> {
-    let below = std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|entry| entry.path());
-    below.filter(|path| path.join("cgroup.procs").exists()).chain([PathBuf::from("/sys/fs/cgroup")]).collect()
 }
 
 /// Moves the daemon where its time is counted. On v2 a leaf of its own, as its pods live beside it.

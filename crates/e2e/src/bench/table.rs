@@ -40,9 +40,14 @@ fn row(text: &mut String, figure: &str, columns: &[Column], floor: Option<&Floor
         None => text.push_str(" |"),
     }
     let better = better(figure, ours, &columns[1..]);
-    let best = better.iter().map(|(_, ratio)| *ratio).reduce(f64::min);
-    let _ = write!(text, " {} |", best.map_or_else(|| "-".into(), |ratio| format!("{ratio:.1}× better")));
-    let measured = Measured { better: &better, ours, floors };
+    let ratio = better.iter().map(|(_, ratio)| *ratio).reduce(f64::min);
+    let _ = write!(text, " {} |", ratio.map_or_else(|| "-".into(), |ratio| format!("{ratio:.1}× better")));
+    let best = |figure: &str| {
+        let peers = columns[1..].iter().filter_map(|(_, figures)| of(figures, figure));
+        peers.map(|all| part(all, 50)).reduce(f64::min)
+    };
+    let worst = columns[0].1.get(figure).map_or(f64::NAN, |all| part(all, 99));
+    let measured = Measured { better: &better, ours, worst, floors, best: &best };
     let judged: Vec<String> = budgets::of(figure).iter().map(|budget| budget.judged(&measured)).collect();
     let _ = writeln!(text, " {} |", judged.join("; "));
 }

@@ -6,20 +6,36 @@
 //! images, also by a containerd that syncs what it unpacks.
 
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use e2e::bench::floor::{self, Floor};
+use e2e::bench::leftovers;
 use e2e::bench::measure::{self, Effort, Images, Rows};
 use e2e::bench::peers::{Kind, Peer, Plugins};
+use e2e::bench::stages;
 use e2e::bench::streams::Sizes;
 use e2e::bench::table;
 use e2e::image::{Image, Layer, Packing};
 use e2e::{Registry, needs, node};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Bytes of each of the eight layers, before compression.
 const LAYER: usize = 40 << 20;
 
 #[tokio::main]
-async fn main() {
+async fn main() -> ExitCode {
+    leftovers::take_away_on_panic();
+    let mut interrupt = signal(SignalKind::interrupt()).expect("a handler of signals");
+    let mut terminate = signal(SignalKind::terminate()).expect("a handler of signals");
+    // Dropped, whatever is being measured takes its pods, cgroups and links away.
+    tokio::select! {
+        () = measure_all() => ExitCode::SUCCESS,
+        _ = interrupt.recv() => ExitCode::FAILURE,
+        _ = terminate.recv() => ExitCode::FAILURE,
+    }
+}
+
+async fn measure_all() {
     let mut arguments = std::env::args().skip(1);
     let containerd = PathBuf::from(arguments.next().unwrap_or_else(|| "target/peers/bin".into()));
     let quick = std::env::var_os("BENCH_QUICK").is_some();
@@ -75,6 +91,9 @@ async fn main() {
     // Last, when no daemon is left that could disturb it.
     let floor = arguments.next().and_then(|program| floor_of(Path::new(&program)));
     println!("{}", table::render(&columns, floor.as_ref()));
+    if let Some((_, ours)) = columns.first() {
+        println!("{}", stages::shares(ours));
+    }
     if matches!(rows, Rows::All | Rows::Pulls) {
         println!("{SYNCED}");
     }

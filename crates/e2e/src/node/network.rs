@@ -39,6 +39,8 @@ pub struct Setup {
     keys: Vec<String>,
     sections: Vec<String>,
     pub(super) prelude: Option<String>,
+    pub(super) subnet: Option<String>,
+    pub(super) log_level: &'static str,
 }
 
 impl Setup {
@@ -55,6 +57,8 @@ impl Setup {
             keys: Vec::new(),
             sections: Vec::new(),
             prelude: None,
+            subnet: None,
+            log_level: "debug",
         }
     }
 
@@ -118,6 +122,18 @@ impl Setup {
     #[must_use]
     pub fn launched_after(self, prelude: &str) -> Self {
         Self { prelude: Some(prelude.to_owned()), ..self }
+    }
+
+    /// The range of its pods' addresses, instead of one of 254 that no other node has: for a network namespace of its own.
+    #[must_use]
+    pub fn subnet(self, subnet: &str) -> Self {
+        Self { subnet: Some(subnet.to_owned()), ..self }
+    }
+
+    /// How much the daemon says in its log, instead of nearly all.
+    #[must_use]
+    pub fn log_level(self, log_level: &'static str) -> Self {
+        Self { log_level, ..self }
     }
 
     /// Starts the daemon and waits until it serves.

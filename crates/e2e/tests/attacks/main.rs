@@ -6,6 +6,8 @@
 
 mod capabilities;
 mod cgroups;
+mod checkpoints;
+mod confinement;
 mod descriptors;
 mod document;
 mod host_binary;

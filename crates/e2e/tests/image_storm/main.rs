@@ -13,10 +13,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use e2e::{Network, Setup};
+use e2e::{Dice, Network, Setup};
 
 use crate::judge::Judge;
-use crate::place::{Dice, Place};
+use crate::place::Place;
 
 /// Workers of each kind.
 const WORKERS: u64 = 2;

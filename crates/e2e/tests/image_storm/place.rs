@@ -10,7 +10,7 @@ use std::time::Duration;
 use e2e::archive::{Packed, Raw, digest};
 use e2e::image::Packing;
 use e2e::scripted::{Content, Manner};
-use e2e::{Client, Node, Scripted, cri, node};
+use e2e::{Client, Dice, Node, Scripted, cri, node};
 
 /// Images that come and go; the first of all stays.
 pub const IMAGES: usize = 5;
@@ -149,22 +149,6 @@ fn of_its_kind(said: &str) -> String {
         kind.push_str(if is_a_name { "… " } else { word });
     }
     kind.chars().take(200).collect()
-}
-
-/// Always the same numbers for a seed (xorshift).
-pub struct Dice(u64);
-
-impl Dice {
-    pub fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
-    }
-
-    pub fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % bound
-    }
 }
 
 fn base() -> Packed {

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use e2e::cri;
 
-use crate::place::{Dice, IMAGES, Place, STUCK};
+use e2e::Dice;
+
+use crate::place::{IMAGES, Place, STUCK};
 
 #[derive(Debug, Clone, Copy)]
 pub enum Work {

@@ -20,6 +20,7 @@ mod services;
 mod small;
 mod standalone;
 mod table;
+mod top;
 mod tracing;
 mod volumes;
 mod workloads;
@@ -28,7 +29,6 @@ use std::pin::pin;
 use std::process::ExitCode;
 
 use e2e::kube::Programs;
-use tokio::signal::unix::{SignalKind, signal};
 
 /// What rigs call beside the programs of Kubernetes, and what Debian has it in.
 const NEEDED: [(&str, &str); 6] = [
@@ -59,7 +59,7 @@ fn main() -> ExitCode {
         tokio::select! {
             failed = &mut run => failed,
             // What the run has is dropped by this panic, and so not judged: it was in the middle of something.
-            name = ended() => panic!("the run was ended by {name}"),
+            name = e2e::ended() => panic!("the run was ended by {name}"),
         }
     });
     if failed.is_empty() {
@@ -77,18 +77,5 @@ fn has_all() -> Result<(), String> {
     match NEEDED.iter().find(|(program, _)| e2e::needs::program(program).is_none()) {
         None => Ok(()),
         Some((program, package)) => Err(format!("there is no {program} (Debian's {package})")),
-    }
-}
-
-/// Waits for a signal that ends the run.
-async fn ended() -> &'static str {
-    let listen = |kind| signal(kind).expect("a handler of signals");
-    let mut hangup = listen(SignalKind::hangup());
-    let mut interrupt = listen(SignalKind::interrupt());
-    let mut terminate = listen(SignalKind::terminate());
-    tokio::select! {
-        _ = hangup.recv() => "SIGHUP",
-        _ = interrupt.recv() => "SIGINT",
-        _ = terminate.recv() => "SIGTERM",
     }
 }

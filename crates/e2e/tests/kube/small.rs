@@ -17,6 +17,8 @@ pub(crate) async fn disk_is_full(space: Space) {
     let mounted = json!({ "volumeMounts": [{ "name": "kept", "mountPath": "/kept" }] });
     let volumes = json!([{ "name": "kept", "emptyDir": {} }]);
     space.create(&pod("fills", json!({ "containers": [with(fills, mounted)], "volumes": volumes }))).await;
+    // kubelet says so before it looks for a pod to end.
+    condition(&space, "DiskPressure", "True").await;
     assert_eq!(space.ended("fills").await, "Failed");
     let status = space.get("Pod", "fills").await.expect("a pod")["status"].clone();
     let message = status["message"].as_str().unwrap_or_default();

@@ -4,7 +4,7 @@ use e2e::kube::{Space, Standalone};
 use futures::future::{BoxFuture, LocalBoxFuture};
 
 use crate::{
-    daemons, evented, failures, figures, images, kubectl, pods, resources, services, small, standalone,
+    daemons, evented, failures, figures, images, kubectl, pods, resources, services, small, standalone, top,
     tracing, volumes, workloads,
 };
 
@@ -79,6 +79,7 @@ pub(crate) const STANDALONE: &[Lone] = &[
     lone!(Short, standalone::probes_of_all_kinds),
     lone!(Short, tracing::pod_start_is_in_kubelets_trace),
     lone!(Full, evented::exit_and_restart_are_seen_by_events),
+    lone!(Full, evented::exit_without_a_runtime_is_seen),
     lone!(Short, figures::nothing_that_containerd_has_is_missing),
     lone!(Short, standalone::kubelet_is_killed),
     lone!(Short, standalone::runtime_is_killed),
@@ -127,6 +128,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!(Short, Together, resources::seccomp_by_default),
     scenario!(Full, Together, resources::classes_of_pods),
     scenario!(Short, Together, resources::summary),
+    scenario!(Full, Alone, top::of_pods_and_nodes),
     scenario!(Full, Alone, daemons::kubelet_killed),
     scenario!(Full, Alone, daemons::runtime_killed),
     scenario!(Short, Alone, daemons::both_killed),

@@ -218,3 +218,28 @@ async fn no_groups_are_no_series() {
     assert!(descriptors(&pod).await.is_empty());
     assert!(metrics(&pod).await.is_empty());
 }
+
+/// A list is made and sent by other threads each time, and the C library would keep for each of them what it freed.
+#[tokio::test]
+async fn what_large_lists_took_is_given_back() {
+    let pod = Pod::new(Network::None, |_| ()).await;
+    for number in 0..150 {
+        pod.waiting(&format!("c{number}"), |_| ()).await;
+    }
+    let resident = || {
+        let text = std::fs::read_to_string(format!("/proc/{}/status", pod.node.pid())).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
+    };
+    metrics(&pod).await;
+    let before = resident();
+    // As many as there may be arenas: eight a processor.
+    for _ in 0..32 {
+        assert_eq!(metrics(&pod).await[0].container_metrics.len(), 150);
+    }
+    until(Duration::from_secs(20), "memory to be given back", || async {
+        let more = resident().saturating_sub(before);
+        if more < 8 << 10 { Ok(()) } else { Err(format!("{more} KiB more than {before} KiB")) }
+    })
+    .await;
+}

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use crate::digest::Digest;
+use crate::error::chain;
 use crate::layers::{Condition, Layers};
 
 /// Looks at a layer, at so many bytes a second; without a bound, as fast as it goes. Nothing where it isn't in the store.
@@ -19,6 +20,10 @@ pub(super) async fn look(layers: &Layers, diff_id: &Digest, rate: Option<u64>) -
         if rate.is_some() {
             // On Linux the niceness of the calling thread only. Refused is fine.
             let _ = rustix::process::setpriority_process(None, 19);
+        }
+        if let Err(error) = layers.confine_to_look_at(&diff_id) {
+            let _ = tell.send(Some(Condition::Unseen(chain(&error))));
+            return;
         }
         let mut pacer = Pacer { rate, begun: Instant::now(), bytes: 0, ended };
         // Nobody waits for it any more: fine.

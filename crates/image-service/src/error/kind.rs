@@ -21,6 +21,8 @@ pub enum ErrorKind {
     Corrupt,
     /// The disk is full.
     NoSpace,
+    /// As much of this is being done as may be: another try may work.
+    Busy,
     /// It is in the way of what exists already.
     Conflict,
     /// The rest: the machine failed us, or we did.
@@ -64,6 +66,7 @@ impl Error {
             | Error::LayerArchive { .. }
             | Error::EntryRefused { .. } => ErrorKind::Corrupt,
             Error::NoSpace { .. } => ErrorKind::NoSpace,
+            Error::TooManyPulls { .. } => ErrorKind::Busy,
             Error::RootfsExists { .. } | Error::NoRecipe { .. } | Error::ImageInUse { .. } => {
                 ErrorKind::Conflict
             }

@@ -285,6 +285,12 @@ pub enum Error {
         #[source]
         cause: io::Error,
     },
+    /// So many pulls are under way or wait for their turn that no more are taken.
+    #[error("{pulls} pulls are under way or wait for their turn")]
+    TooManyPulls {
+        /// How many.
+        pulls: usize,
+    },
     /// A layer that was asked for isn't in the store.
     #[error("layer \"{diff_id}\" is not in the store")]
     LayerMissing {

@@ -12,7 +12,7 @@ use crate::blocking::blocking;
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::image::{Image, ImageId, RootfsInfo};
-use crate::rootfs::{IdMap, MountAs};
+use crate::rootfs::{IdMap, MountAs, RootFilesystems};
 
 impl Images {
     /// Readies a container's writable layer above an image. Idempotent.
@@ -28,6 +28,40 @@ impl Images {
         image: &str,
         ids: Option<IdMap>,
     ) -> Result<RootfsInfo, Error> {
+        self.ready_and(container, image, move |rootfs, container, layers| {
+            rootfs.prepare_as(container, layers, ids.as_ref())
+        })
+        .await
+        .map(|(info, ())| info)
+    }
+
+    /// Does as [`prepare_rootfs`](Self::prepare_rootfs) and [`mount_rootfs`](Self::mount_rootfs), on one way to a thread that may block:
+    /// a container's start waits for each of them.
+    ///
+    /// Safe to cancel: it goes on to the end.
+    ///
+    /// # Errors
+    /// As for both.
+    pub async fn make_rootfs(
+        &self,
+        container: &str,
+        image: &str,
+        (ids, label): (Option<IdMap>, Option<String>),
+    ) -> Result<(RootfsInfo, OwnedFd), Error> {
+        self.ready_and(container, image, move |rootfs, container, layers| {
+            rootfs.prepare_as(container, layers, ids.as_ref())?;
+            rootfs.mount_as(container, &MountAs { ids: ids.as_ref(), label: label.as_deref() })
+        })
+        .await
+    }
+
+    /// Does something for a container with the layers of an image, which counts as its use.
+    async fn ready_and<T: Send + 'static>(
+        &self,
+        container: &str,
+        image: &str,
+        work: impl FnOnce(&RootFilesystems, &str, &[Digest]) -> Result<T, Error> + Send + 'static,
+    ) -> Result<(RootfsInfo, T), Error> {
         let found = self.status(image)?.ok_or_else(|| Error::ImageMissing { image: image.to_owned() })?;
         let info = RootfsInfo {
             image_id: found.id.clone(),
@@ -35,12 +69,12 @@ impl Images {
             config: found.config.clone(),
         };
         let (inner, container, image) = (Arc::clone(&self.inner), container.to_owned(), Arc::clone(&found));
-        let prepare = move || {
+        let work = move || {
             inner.catalog.used(&image.id);
-            inner.rootfs.prepare_as(&container, &image.layers, ids.as_ref())
+            work(&inner.rootfs, &container, &image.layers)
         };
-        let prepared = blocking("preparing a root filesystem", prepare).await;
-        self.heard(About::Image(&found), prepared).map(|()| info)
+        let done = blocking("preparing a root filesystem", work).await;
+        self.heard(About::Image(&found), done).map(|done| (info, done))
     }
 
     /// A detached mount of a prepared root, writable, whose files have the SELinux context `label`. Each call gives a mount of its own.

@@ -58,6 +58,11 @@ impl Draft {
         Ok(Draft { store: Arc::clone(store), diff_id: new.diff_id, dir, opened, hold })
     }
 
+    /// Confines the calling thread to the work on it.
+    pub(super) fn confine(&self) -> Result<(), Error> {
+        self.store.confine()
+    }
+
     /// Unpacks the compressed bytes of `source` to their end, checks them and makes the layer visible, unless another
     /// one like it has become so meanwhile. The calling thread gets an umask of its own.
     pub(super) fn receive(self, source: impl BufRead + 'static, tools: Tools) -> Result<Layer, Error> {

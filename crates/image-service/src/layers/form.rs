@@ -9,6 +9,7 @@ use super::mounts::{LoopDevices, Mounting};
 use super::record::Format;
 use super::verity::Verity;
 use super::{is_no_space, store};
+use crate::confinement::Confinement;
 use crate::error::Error;
 
 /// In which form new layers are kept.
@@ -32,6 +33,8 @@ pub struct LayerSettings {
     pub loop_devices: Option<LoopDevices>,
     /// How a filesystem is told to check images whenever they are read, where it can.
     pub verity: Option<Verity>,
+    /// What threads that unpack, check or delete give up.
+    pub confinement: Option<Confinement>,
     /// Has images mounted as on kernels before 6.15 also where the kernel is newer: for tests.
     pub as_on_older_kernels: bool,
 }

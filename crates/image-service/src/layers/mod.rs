@@ -34,6 +34,7 @@ use std::time::Duration;
 
 use rustix::fs::{IFlags, Mode, OFlags};
 
+use crate::confinement::{Bounds, Confinement, Files};
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::gc::Trash;
@@ -98,6 +99,9 @@ struct Inner {
     format: OnceLock<Format>,
     form: LayerForm,
     names: Arc<NameMemory>,
+    confinement: Option<Confinement>,
+    /// Of threads that work in this store.
+    bounds: Bounds,
 }
 
 #[derive(Debug, Default)]
@@ -124,7 +128,8 @@ impl Drop for Hold {
             index.holds.remove(&self.diff_id);
             let unmounted = index.mounts.released(&self.diff_id);
             drop(index);
-            drop(unmounted);
+            // This thread may be one that can't unmount.
+            unmounted.into_iter().for_each(|slot| self.inner.writeback.let_go(slot));
         }
     }
 }
@@ -137,6 +142,21 @@ impl Inner {
         }
         let chosen = form::choose(self.form, &self.mounting, &self.root)?;
         Ok(*self.format.get_or_init(|| chosen))
+    }
+
+    fn confine(&self) -> Result<(), Error> {
+        // A trial mount, the first time: not to be had any more afterwards.
+        let format = self.format()?;
+        self.enter(format)
+    }
+
+    fn enter(&self, format: Format) -> Result<(), Error> {
+        let files = match format {
+            Format::Erofs => Files::Own,
+            Format::Directory => Files::Anybodys,
+        };
+        let entered = self.bounds.enter(files);
+        entered.map_err(|cause| store("confine the thread that works in", &self.root, cause))
     }
 
     fn index(&self) -> MutexGuard<'_, Index> {
@@ -176,12 +196,26 @@ impl Layers {
             make_private_dir(&root.join(dir))?;
         }
         spread_over_disk(&root.join("ingest"));
-        let trash = Trash::open(&root.join("trash"))?;
+        let confinement = settings.confinement.clone();
+        let trash = Trash::open(&root.join("trash"), confinement.as_ref())?;
+        let bounds = Bounds::below(root, confinement.as_ref());
         let writeback = Writeback::start(root)?;
         let mounting = Mounting::new(root.join("ingest"), &settings);
         let (root, form, format) = (root.to_owned(), settings.form, OnceLock::new());
         let (index, names, sizes) = (Mutex::default(), Arc::default(), size::Sizes::default());
-        let inner = Inner { root, index, trash, writeback, sizes, mounting, format, form, names };
+        let inner = Inner {
+            root,
+            index,
+            trash,
+            writeback,
+            sizes,
+            mounting,
+            format,
+            form,
+            names,
+            confinement,
+            bounds,
+        };
         inner.discard_broken_ingests()?;
         let layers = inner.read_layers()?;
         inner.index().layers = layers;
@@ -204,6 +238,28 @@ impl Layers {
         let record = Arc::clone(index.layers.get(diff_id)?);
         let hold = self.inner.hold(&mut index, diff_id);
         Some(layer(record, hold))
+    }
+
+    /// Confines the calling thread to what unpacking a layer takes.
+    ///
+    /// # Errors
+    /// [`Error::Store`]: the thread must not go on.
+    pub(crate) fn confine(&self) -> Result<(), Error> {
+        self.inner.confine()
+    }
+
+    /// The same for looking at a layer, which may be of another form than new ones.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn confine_to_look_at(&self, diff_id: &Digest) -> Result<(), Error> {
+        let format = self.inner.index().layers.get(diff_id).map(|record| record.format);
+        self.inner.enter(format.unwrap_or(Format::Erofs))
+    }
+
+    /// For what is beside this store.
+    pub(crate) fn confinement(&self) -> Option<&Confinement> {
+        self.inner.confinement.as_ref()
     }
 
     /// Starts a layer: its compressed bytes are then written to the returned writer, which unpacks them on a thread of

@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use crate::error::Error;
 
+use super::mounts::Slot;
 use super::{open_dir, store};
 
 /// Uncompressed bytes after which writing back is worth its while. Small steps of whole filesystems would cost other
@@ -42,6 +43,10 @@ pub(super) struct Writeback {
 enum Step {
     Filesystem,
     File(Arc<Image>),
+    /// Nothing to write: a mount that nobody needs any more is dropped here, since whoever let it go may not be able to unmount.
+    LetGo {
+        _slot: Arc<Slot>,
+    },
     /// Nothing to write: dropped once all is done that came before.
     Nothing {
         _until: SyncSender<Infallible>,
@@ -164,6 +169,14 @@ impl Writeback {
         }
     }
 
+    /// Drops the mount of a layer, on the thread.
+    pub(super) fn let_go(&self, slot: Arc<Slot>) {
+        if let Some(work) = &self.work {
+            // The thread ends with this value only.
+            let _ = work.send(Step::LetGo { _slot: slot });
+        }
+    }
+
     fn pace(&self, what: What) -> Option<Pace> {
         self.work.clone().map(|work| Pace { what, work })
     }
@@ -175,7 +188,7 @@ fn run(filesystem: &OwnedFd, steps: &Receiver<Step>) {
             // Whatever fails here fails again, or is reported, where it counts.
             Step::Filesystem => drop(rustix::fs::syncfs(filesystem)),
             Step::File(image) => image.sync_early(),
-            Step::Nothing { .. } => {}
+            Step::Nothing { .. } | Step::LetGo { .. } => {}
         }
     }
 }

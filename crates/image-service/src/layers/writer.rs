@@ -36,7 +36,10 @@ impl LayerWriter {
         let tools = Tools::alone(WINDOW);
         let tools = tools.map_err(|cause| store("start a thread that fills", &inner.root, cause))?;
         let tools = Tools { most, ..tools };
-        let run = move || draft.receive(received, tools);
+        let run = move || {
+            draft.confine()?;
+            draft.receive(received, tools)
+        };
         let thread = std::thread::Builder::new().name("unpack".to_owned()).spawn(run);
         let thread = thread.map_err(|cause| store("start the thread that fills", &inner.root, cause))?;
         Ok(LayerWriter { diff_id, chunks: Some(chunks), thread: Some(thread) })

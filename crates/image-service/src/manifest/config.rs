@@ -158,6 +158,16 @@ mod tests {
         }
     }
 
+    /// JSON's grammar has it, readers differ about it: where it means something it is refused, elsewhere it isn't looked at.
+    #[test]
+    fn half_a_surrogate_pair_is_no_text() {
+        let parsed = |text: &str| ConfigFile::parse(&Digest::of(b""), text.as_bytes());
+        assert!(parsed(r#"{"config":{"User":"\udddd"}}"#).is_err());
+        assert!(parsed(r#"{"config":{"Labels":{"\ud800":""}}}"#).is_err());
+        let passed_over = parsed(r#"{"rootfsconfig":{"User":"\udddd"}}"#).unwrap();
+        assert_eq!(passed_over.config, ImageConfig::default());
+    }
+
     fn refusal(text: &str) -> String {
         crate::error::chain(&ConfigFile::parse(&Digest::of(b""), text.as_bytes()).unwrap_err())
     }

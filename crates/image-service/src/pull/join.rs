@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tracing::{Instrument, Span};
 
@@ -37,11 +37,25 @@ pub(crate) struct Pulls {
     puller: Arc<Puller>,
     under_way: UnderWay,
     tasks: Mutex<JoinSet<()>>,
+    /// Of those that are carried out at once.
+    places: Arc<Semaphore>,
+    /// How many there may be with those that wait.
+    most: usize,
 }
 
+/// For each pull that is carried out, how many may wait: a node's pods start with a few dozen images.
+const WAITING: usize = 16;
+
 impl Pulls {
-    pub(crate) fn new(puller: Puller) -> Pulls {
-        Pulls { puller: Arc::new(puller), under_way: UnderWay::default(), tasks: Mutex::default() }
+    /// With so many carried out at once.
+    pub(crate) fn new(puller: Puller, at_once: usize) -> Pulls {
+        Pulls {
+            puller: Arc::new(puller),
+            under_way: UnderWay::default(),
+            tasks: Mutex::default(),
+            places: Arc::new(Semaphore::new(at_once.clamp(1, Semaphore::MAX_PERMITS))),
+            most: at_once.saturating_mul(1 + WAITING),
+        }
     }
 
     /// Begins to pull an image, or finds the pull of it that is under way.
@@ -65,13 +79,18 @@ impl Pulls {
         if let Some(pull) = under_way.get(&key) {
             return pull.clone();
         }
-        let (tell, outcome) = watch::channel(None);
         let progress = Arc::new(Progress::new(reference.to_string()));
+        if under_way.len() >= self.most {
+            let refused = Err(Arc::new(Error::TooManyPulls { pulls: under_way.len() }));
+            return Pull { outcome: watch::channel(Some(refused)).1, progress };
+        }
+        let (tell, outcome) = watch::channel(None);
         let pull = Pull { outcome, progress: Arc::clone(&progress) };
         under_way.insert(key.clone(), pull.clone());
         drop(under_way);
         let listed = Listed { under_way: Arc::clone(&self.under_way), key };
         let (puller, all) = (Arc::clone(&self.puller), Arc::clone(&self.under_way));
+        let places = Arc::clone(&self.places);
         let reference = reference.clone();
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         // Tasks that have ended are taken out here: nobody waits for them otherwise.
@@ -79,9 +98,11 @@ impl Pulls {
         // Whoever asks first: those who join hear the outcome.
         let request = Span::current();
         let work = async move {
+            // Never closed.
+            let turn = places.acquire_owned().await;
             let outcome = puller.pull(&reference, login, &progress).await.map_err(Arc::new);
             // A caller that comes after this begins anew; one that came before gets this outcome.
-            drop(listed);
+            drop((listed, turn));
             tell.send_replace(Some(outcome));
             if lock(&all).is_empty() {
                 puller.rest();

@@ -1,6 +1,6 @@
 //! The thread that makes a layer of compressed bytes, and the handle by which it is fed.
 //!
-//! It has one thread more beside it, for digests (`unpack::digesting`): an image of one layer keeps two processors busy so, and
+//! It is confined before it sees a byte (`confinement`). It has one thread more beside it, for digests (`unpack::digesting`): an image of one layer keeps two processors busy so, and
 //! those of eight layers do anyway.
 
 use std::cell::RefCell;
@@ -168,7 +168,8 @@ struct Work {
 
 impl Work {
     fn run(&self, arrivals: mpsc::Receiver<Arrival>, tell: oneshot::Sender<u64>) -> Outcome {
-        let tools = match self.tools() {
+        // Before the digesting thread, which is bounded with this one.
+        let tools = match self.with.layers.confine().and_then(|()| self.tools()) {
             Ok(tools) => tools,
             Err(error) => return Outcome { layer: Err(error), resumed: false },
         };

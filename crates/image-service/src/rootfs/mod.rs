@@ -112,7 +112,7 @@ impl RootFilesystems {
         spread_over_disk(dir);
         let empty = dir.join(EMPTY);
         make_private_dir(&empty)?;
-        let trash = Trash::open(&dir.join(".trash"))?;
+        let trash = Trash::open(&dir.join(".trash"), layers.confinement())?;
         let mounter = Mounter::new(empty, durability);
         let inner =
             Inner { dir: dir.to_owned(), layers, mounter, limiter, trash, containers: Mutex::default() };

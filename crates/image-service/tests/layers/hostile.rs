@@ -151,6 +151,17 @@ pub(crate) fn contradicting_sizes_are_refused(form: Form) {
     assert_eq!(store.mount("second", &[layer]).names("."), [long, "y".into()]);
 }
 
+/// A directory of the layer's own with many names, said to hide what is below it over and over: who looks through it each time
+/// looks at billions (GHSA-rp3h-jf77-q9p4). It would be hours.
+pub(crate) fn marks_without_end_cost_a_mark_each(form: Form) {
+    const MANY: usize = 60_000;
+    let store = Store::new(form);
+    let names = (0..MANY).fold(Tar::new().with(dir("d/")), |tar, n| tar.with(file(&format!("d/{n}"), "")));
+    let tar = (0..MANY).fold(names, |tar, _| tar.with(file("d/.wh..wh..opq", "")));
+    let root = store.image(&[tar]);
+    assert_eq!(root.names("d").len(), MANY);
+}
+
 /// Small archives that would be large in memory (CVE-2025-58183), and numbers that overflow.
 pub(crate) fn bombs_are_refused(form: Form) {
     let store = Store::new(form);

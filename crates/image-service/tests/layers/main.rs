@@ -51,7 +51,7 @@ macro_rules! for_form {
                 many_layers usage_is_about_right wrong_bytes_are_noticed;
             hostile:
                 nothing_outside_the_layer_changes contradicting_sizes_are_refused bombs_are_refused
-                malformed_archives_are_refused errors_say_what_and_why the_store_itself_is_private;
+                malformed_archives_are_refused marks_without_end_cost_a_mark_each errors_say_what_and_why the_store_itself_is_private;
             peers: gnu_tar_unpacks_the_same;
             life:
                 layers_survive_a_restart a_dropped_writer_leaves_nothing what_a_crash_leaves_is_removed

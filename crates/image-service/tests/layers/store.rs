@@ -38,6 +38,7 @@ impl Form {
         let form = if self.is_directory() { LayerForm::Directory } else { LayerForm::Erofs };
         let loop_devices = Some(LoopDevices::new(loop_device::attach));
         LayerSettings {
+            confinement: None,
             form,
             loop_devices,
             verity: None,

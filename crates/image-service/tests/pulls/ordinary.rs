@@ -1,6 +1,6 @@
 //! Pulls that work, and what they leave.
 
-use image_service::{Digest, ImageUser};
+use image_service::{Digest, ErrorKind, ImageUser, Limits, PullRequest};
 
 use crate::Service;
 use crate::image::{Content, ImageBytes, LayerBytes, OCI_INDEX, architecture};
@@ -151,6 +151,32 @@ async fn two_images_with_one_layer_fetch_it_once() {
     let (one, two) = tokio::join!(service.pull(&names[0]), service.pull(&names[1]));
     assert_eq!((one.unwrap(), two.unwrap()), (images[0].id.clone(), images[1].id.clone()));
     assert_eq!(registry.requests_for(shared.digest.hex()).len(), 1);
+}
+
+#[tokio::test]
+async fn pulls_wait_their_turn_and_no_more_than_so_many() {
+    let images = [1, 2, 3].map(|n| ImageBytes::new(vec![LayerBytes::new("own", n)]));
+    let mut content = Content::default();
+    for (image, tag) in images.iter().zip(["1", "2", "3"]) {
+        image.publish(&mut content, "a", tag);
+    }
+    let registry = Registry::start(move |request| content.reply(request)).await;
+    let service = Service::limited(|limits| Limits { pulls: 1, ..limits });
+    let names = ["1", "2", "3"].map(|tag| format!("{}/a:{tag}", registry.host()));
+    let (one, two, three) =
+        tokio::join!(service.pull(&names[0]), service.pull(&names[1]), service.pull(&names[2]));
+    assert_eq!([one, two, three].map(Result::unwrap), images.map(|image| image.id));
+    // Nobody answers there; none of them can end before all have been asked for, which takes no turn of this thread's.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let host = silent.local_addr().unwrap();
+    let begin = |n: usize| {
+        let reference = format!("{host}/a:{n}");
+        service.images.watch_pull(PullRequest { reference, ..PullRequest::default() }).unwrap()
+    };
+    let waiting: Vec<_> = (0..17).map(begin).collect();
+    let refused = begin(17).outcome().await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Busy, "{refused}");
+    drop(waiting);
 }
 
 #[tokio::test]

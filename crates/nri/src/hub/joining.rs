@@ -21,9 +21,7 @@ impl Hub {
     pub(super) async fn let_all_in(&mut self) {
         while !self.joining.is_empty() && self.core.gate.is_clear() {
             // What has happened so far is in what a plugin is told now, so that it must not hear of it again.
-            while let Ok((_, message)) = self.messages.try_recv() {
-                self.take(message).await;
-            }
+            self.work_off().await;
             if self.ending.is_some() || !self.core.gate.is_clear() {
                 return;
             }
@@ -33,11 +31,23 @@ impl Hub {
         }
     }
 
+    /// Answers and tells what is there now, as long as the first one can wait.
+    async fn work_off(&mut self) {
+        for _ in 0..self.messages.len() {
+            let Ok((came, message)) = self.messages.try_recv() else { return };
+            self.cut_off_who_is_slow(came);
+            self.take(message).await;
+            if self.joining.front().is_some_and(|first| first.deadline <= Instant::now()) {
+                return self.send_away();
+            }
+        }
+    }
+
     /// The one that has waited longest has waited too long.
     pub(super) fn send_away(&mut self) {
         if let Some(joining) = self.joining.pop_front() {
             let _has_gone =
-                joining.told.send(Err("something is being made all the while that takes too long".into()));
+                joining.told.send(Err("what is being made, or told to others, takes too long".into()));
         }
     }
 
@@ -47,9 +57,10 @@ impl Hub {
             return Err(why);
         }
         let patience = self.core.config.registration_timeout;
+        let deadline = Instant::now() + patience;
         let Snapshot { pods, containers } = self.snapshot(patience).await?;
         let counts = (pods.len(), containers.len());
-        let synchronized = plugin.synchronize((pods, containers), patience).await;
+        let synchronized = plugin.synchronize((pods, containers), deadline).await;
         let updates = synchronized.map_err(|error| format!("Synchronize: {error}"))?;
         tracing::info!(plugin = %plugin.name, pods = counts.0, containers = counts.1, "a plugin is in");
         // Nobody waits for them.

@@ -145,6 +145,59 @@ async fn one_that_answers_slowly_but_in_time_is_cut_off_when_everybody_waits_for
 }
 
 #[tokio::test]
+async fn one_that_is_quick_is_waited_for_however_much_there_is_to_hear() {
+    let world = world_with(Duration::from_secs(1), None);
+    let mut quick = Stub::joined(&world.socket, ("10", "quick"), &[Event::PostStartContainer]).await;
+    let all = 120;
+    (0..all).for_each(|_| world.tell(Event::PostStartContainer, Some("c")));
+    for _ in 0..all {
+        let call = quick.expect("PostStartContainer").await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        quick.answer(&call, &api::Empty {}).await;
+    }
+    world.nri.consent(Question::StopPod(pod("p"))).await.unwrap();
+    assert!(!world.nri.is_idle());
+}
+
+#[tokio::test]
+async fn one_that_comes_waits_no_longer_for_what_others_have_to_hear_than_it_may_for_anything() {
+    let patience = Duration::from_secs(1);
+    let world = world_with(patience, None);
+    let mut slow = Stub::joined(&world.socket, ("10", "slow"), &[Event::PostStartContainer]).await;
+    let (_, window) = world.nri.create(creation("a")).await.unwrap();
+    let mut late = Stub::registered(&world.socket, ("20", "late"), 0).await;
+    // From when it waits to be let in, nothing new is made.
+    let made = || tokio::time::timeout(Duration::from_millis(20), world.nri.create(creation("b")));
+    while made().await.is_ok() {}
+    (0..100).for_each(|_| world.tell(Event::PostStartContainer, Some("c")));
+    drop(window);
+    let answering = tokio::spawn(async move {
+        while let Some(call) = slow.next_if_any().await {
+            tokio::time::sleep(patience / 2).await;
+            slow.answer(&call, &api::Empty {}).await;
+        }
+    });
+    assert_eq!(late.closed().await, Vec::<String>::new(), "it is sent away, and may come again");
+    // The slow one is found all the same.
+    answering.await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_too_large_to_be_told_fails_by_itself_and_cuts_nobody_off() {
+    let world = world();
+    let mut plugin = Stub::joined(&world.socket, ("10", "one"), &[Event::CreateContainer]).await;
+    let mut large = creation("large");
+    large.container.get_or_insert_default().env = vec!["x".repeat(5 << 20)];
+    let error = world.nri.create(large).await.unwrap_err().to_string();
+    assert!(error.contains("a message that is too long"), "{error}");
+    let nri = world.nri.clone();
+    let asked = tokio::spawn(async move { nri.create(creation("c")).await });
+    let call = plugin.expect("CreateContainer").await;
+    plugin.answer(&call, &api::CreateContainerResponse::default()).await;
+    asked.await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn the_end_of_a_pod_waits_for_no_plugin_that_is_behind_and_is_told_all_the_same() {
     let patience = Duration::from_secs(2);
     let world = world_with(patience, None);

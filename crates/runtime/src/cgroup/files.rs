@@ -1,6 +1,7 @@
 //! Reading and writing the files of a cgroup, with errors that name the file.
 
-use std::path::Path;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -15,6 +16,26 @@ pub(super) fn error(operation: &'static str, path: &Path, errno: Errno) -> Error
 pub(super) fn write_raw(path: &Path, value: &[u8]) -> Result<(), Errno> {
     let file = rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
     rustix::io::retry_on_intr(|| rustix::io::write(&file, value)).map(drop)
+}
+
+/// A file that takes a setting with each write, opened once for all of them.
+pub(super) struct Setting {
+    path: PathBuf,
+    file: OwnedFd,
+}
+
+impl Setting {
+    pub(super) fn open(path: PathBuf) -> Result<Self, Error> {
+        match rustix::fs::open(&path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
+            Ok(file) => Ok(Self { path, file }),
+            Err(errno) => Err(error("open cgroup file", &path, errno)),
+        }
+    }
+
+    pub(super) fn write(&self, value: &str) -> Result<(), Error> {
+        let written = rustix::io::retry_on_intr(|| rustix::io::write(&self.file, value.as_bytes()));
+        written.map(drop).map_err(|errno| error("write cgroup file", &self.path, errno))
+    }
 }
 
 pub(super) fn write(path: &Path, value: &str) -> Result<(), Error> {

@@ -1,5 +1,6 @@
 //! Ending what is in a cgroup, and removing it.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -10,10 +11,13 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::files::{error, read_if_there, write_raw};
+use super::holdouts::Holdouts;
 use super::{Cgroup, Error};
 
-/// How often the list of processes is read again before a cgroup counts as unkillable.
-const KILL_ROUNDS: usize = 100;
+/// How often what forks is frozen, killed and thawed before it counts as unkillable.
+const KILL_ROUNDS: usize = 25;
+/// How often it is looked, a millisecond apart, whether all are frozen: one that waits in the kernel never is.
+const FREEZE_LOOKS: usize = 20;
 /// How long removal waits for processes that have been killed: doubling from 1 ms, a second in all.
 const REMOVE_ROUNDS: u32 = 10;
 
@@ -33,34 +37,55 @@ pub(super) fn kill(cgroup: &Cgroup) -> Result<(), Error> {
         }
     }
     let Some(directory) = cgroup.tracking() else { return Ok(()) };
-    let frozen = Frozen::freeze(cgroup);
-    let result = kill_listed(directory);
-    drop(frozen);
-    result
-}
-
-/// Signals what is listed until a reading lists nothing new.
-fn kill_listed(directory: &Path) -> Result<(), Error> {
-    let mut killed = std::collections::HashSet::new();
+    let mut killed = HashSet::new();
     for _ in 0..KILL_ROUNDS {
-        let mut found_new = false;
-        for number in procs(directory)? {
-            if !killed.insert(number) {
-                continue;
-            }
-            found_new = true;
-            if let Some(pid) = Pid::from_raw(number) {
-                match kill_process(pid, Signal::KILL) {
-                    Ok(()) | Err(Errno::SRCH) => {}
-                    Err(errno) => return Err(error("kill a process in cgroup", directory, errno)),
-                }
-            }
-        }
-        if !found_new {
+        // Thawed after each round, so that what was killed can end.
+        let frozen = Frozen::freeze(cgroup);
+        let is_still = frozen.settle();
+        // Nobody forks who is frozen: then the list is complete.
+        if !kill_listed(directory, &mut killed)? || is_still {
             return Ok(());
         }
     }
-    Err(Error::CgroupBusy { path: directory.to_owned() })
+    Err(busy(directory))
+}
+
+pub(super) fn thaw(cgroup: &Cgroup) {
+    Frozen::set(cgroup, "THAWED", "0");
+}
+
+/// Whether what is in it is frozen, or about to be, by itself or by a cgroup above it.
+pub(super) fn is_frozen(cgroup: &Cgroup) -> bool {
+    let says = |directory: &Path, file: &str, words: [&str; 2]| {
+        let text = read_if_there(&directory.join(file)).ok().flatten().unwrap_or_default();
+        text.lines().any(|line| words.contains(&line.trim()))
+    };
+    let legacy = cgroup.controller("freezer");
+    legacy.is_some_and(|directory| says(directory, "freezer.state", ["FROZEN", "FREEZING"]))
+        || cgroup
+            .unified
+            .as_deref()
+            .is_some_and(|directory| says(directory, "cgroup.events", ["frozen 1"; 2]))
+}
+
+/// Signals what is listed. Returns whether there was anybody who had not been before.
+fn kill_listed(directory: &Path, killed: &mut HashSet<i32>) -> Result<bool, Error> {
+    let mut found_new = false;
+    for number in procs(directory)? {
+        found_new |= killed.insert(number);
+        if let Some(pid) = Pid::from_raw(number) {
+            match kill_process(pid, Signal::KILL) {
+                Ok(()) | Err(Errno::SRCH) => {}
+                Err(errno) => return Err(error("kill a process in cgroup", directory, errno)),
+            }
+        }
+    }
+    Ok(found_new)
+}
+
+fn busy(directory: &Path) -> Error {
+    let left = Holdouts::of(&procs(directory).unwrap_or_default());
+    Error::CgroupBusy { path: directory.to_owned(), source: Box::new(left) }
 }
 
 /// A frozen cgroup cannot fork away from its killer. Thawed when dropped, so that the processes can end.
@@ -70,9 +95,26 @@ struct Frozen<'a> {
 
 impl<'a> Frozen<'a> {
     fn freeze(cgroup: &'a Cgroup) -> Self {
-        // Best effort: without a freezer the rounds of `kill_listed` have to do.
+        // Best effort: without a freezer the rounds have to do.
         Self::set(cgroup, "FROZEN", "1");
         Self { cgroup }
+    }
+
+    /// Waits until all are frozen, for a moment, and returns whether they are: freezing begins with the write, and who isn't frozen
+    /// yet may fork still. Of version 2 without `cgroup.kill` it isn't known.
+    fn settle(&self) -> bool {
+        let Some(directory) = self.cgroup.controller("freezer") else { return false };
+        let file = directory.join("freezer.state");
+        for _ in 0..FREEZE_LOOKS {
+            // Reading it has the kernel look.
+            match read_if_there(&file) {
+                Ok(Some(state)) if state.trim() == "FREEZING" => {}
+                Ok(Some(state)) => return state.trim() == "FROZEN",
+                Ok(None) | Err(_) => return false,
+            }
+            let _ = poll(&mut [], Some(&Timespec { tv_sec: 0, tv_nsec: 1_000_000 }));
+        }
+        false
     }
 
     fn thaw_legacy(cgroup: &Cgroup) {
@@ -131,12 +173,12 @@ pub(super) fn remove(directory: &Path) -> Result<(), Error> {
                 wait_until_empty(directory, 1_000_000 << round);
             }
             Err(Errno::BUSY | Errno::NOTEMPTY) => {
-                return Err(Error::CgroupBusy { path: directory.to_owned() });
+                return Err(busy(directory));
             }
             Err(errno) => return Err(error("remove cgroup", directory, errno)),
         }
     }
-    Err(Error::CgroupBusy { path: directory.to_owned() })
+    Err(busy(directory))
 }
 
 /// Whether directories go by somebody else's hand, within a time. A kernel file system tells nobody when one is removed in

@@ -14,6 +14,7 @@ mod check;
 mod detect;
 mod devices;
 mod files;
+mod holdouts;
 mod kill;
 mod legacy;
 mod oom;
@@ -32,6 +33,7 @@ use crate::spec::oci::LinuxResources;
 pub use accounts::Accounts;
 pub use check::Machine;
 pub use devices::DeviceControl;
+pub use holdouts::Holdouts;
 pub use stats::{
     CpuDetail, CpuModes, CpuStats, Descriptors, DeviceIo, HugePages, Io, IoCost, MemoryDetail, MemoryStats,
     Part, Pressure, Pressures, Quota, Reader, Stall, States, Stats, SwapStats, TaskStats, Throttling,
@@ -245,6 +247,20 @@ impl Cgroup {
     /// be killed.
     pub fn kill(&self) -> Result<(), Error> {
         kill::kill(self)
+    }
+
+    /// Has what is frozen in it go on, as far as no cgroup above is frozen. Best effort.
+    pub fn thaw(&self) {
+        kill::thaw(self);
+    }
+
+    /// Who is in it and below it, and what holds them there: to be asked when they were killed and should have ended. Waits for none
+    /// of them.
+    ///
+    /// # Errors
+    /// [`Error::Cgroup`] when its processes cannot be listed.
+    pub fn holdouts(&self) -> Result<Holdouts, Error> {
+        self.procs().map(|pids| Holdouts::of(&pids).frozen(kill::is_frozen(self)))
     }
 
     /// How many processes in it and below it the kernel has killed for want of memory.

@@ -33,7 +33,7 @@ pub(crate) use handles::Procfs;
 pub(crate) use path::Root;
 pub(crate) use restrict::sysctl;
 pub(crate) use root::{isolate_mounts, pivot_into};
-pub(crate) use stdio::open_null;
+pub(crate) use stdio::{keep_null, open_null};
 
 /// One step.
 pub(crate) type Step<C> = fn(&mut C) -> Result<(), Failure>;

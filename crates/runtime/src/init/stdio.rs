@@ -1,6 +1,7 @@
 //! Descriptors 0, 1 and 2.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
 
 use rustix::fs::{CWD, FileType, Gid, Mode, OFlags, Uid, fchown, fstat, openat};
 use rustix::io::Errno;
@@ -14,9 +15,37 @@ use crate::mount::apply_attributes;
 use crate::plan::{Access, MountAttributes};
 use crate::{FailedStep, Failure};
 
+/// What children open the null device by, once it is kept.
+static NULL: OnceLock<OwnedFd> = OnceLock::new();
+
+/// Keeps the mount of [`null_mount`] for all children that are cloned from here on: each would make one for itself, and to let go
+/// of a mount waits for an RCU period.
+///
+/// # Errors
+/// Why there is none; children try for themselves then.
+pub(crate) fn keep_null() -> Result<(), Failure> {
+    if NULL.get().is_none() {
+        let _kept_meanwhile = NULL.set(null_mount()?);
+    }
+    Ok(())
+}
+
 /// The host's null device, checked to be it, through a read-only mount of its own that is attached nowhere: a container's
-/// root that changes mode, owner or times of its standard input would else change them for the whole host.
+/// root that changes mode, owner or times of its standard input would else change them for the whole host. Opened anew for
+/// everybody: containers don't share flags.
 pub(crate) fn open_null() -> Result<OwnedFd, Failure> {
+    let open = |mount: &OwnedFd| {
+        let path = format!("/proc/self/fd/{}", mount.as_raw_fd());
+        openat(CWD, path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|errno| Failure::system(FailedStep::Prepare, errno, "/dev/null"))
+    };
+    match NULL.get() {
+        Some(kept) => open(kept),
+        None => open(&null_mount()?),
+    }
+}
+
+fn null_mount() -> Result<OwnedFd, Failure> {
     let failed = |errno| Failure::system(FailedStep::Prepare, errno, "/dev/null");
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
@@ -27,8 +56,7 @@ pub(crate) fn open_null() -> Result<OwnedFd, Failure> {
     }
     let attributes = MountAttributes { access: Access::ReadOnly, ..MountAttributes::default() };
     apply_attributes(mount.as_fd(), &attributes).map_err(failed)?;
-    let path = format!("/proc/self/fd/{}", mount.as_raw_fd());
-    openat(CWD, path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(failed)
+    Ok(mount)
 }
 
 pub(super) fn use_streams(streams: &Streams<'_>, null: &OwnedFd, uid: u32) -> Result<(), Failure> {

@@ -1,5 +1,5 @@
-//! Making a pod's namespaces: one clone whose child makes them, sets them up, and then ends or stays as their
-//! first process.
+//! Making a pod's namespaces: from within where they can be left again (see `visit`), else by one clone whose child makes them, sets
+//! them up, and then ends or stays as their first process.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -9,6 +9,7 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::user::{Gate, open_namespace};
+use super::visit::{self, Visit};
 use super::{PodNamespaces, PodPid, PodUser, SharedMemory, network, reaper};
 use crate::handshake::{self, Message, Reporter};
 use crate::init::{self, Procfs, Step, carry_out};
@@ -40,14 +41,16 @@ pub fn create_pod(
         subject: refusal.to_string(),
     })?;
     let memory = plan.shared_memory.map(|bytes| make_shared_memory(bytes, plan)).transpose()?;
-    let empty_root =
-        (plan.pid == PodNamespace::Own || needs_holder(&memory)).then(|| empty_root(&memory)).transpose()?;
-    let flags = flags(plan, &empty_root, &prepared);
-    if flags == CloneFlags::default() && prepared.is_none() {
-        let made =
-            PodNamespaces { shared_memory: memory.map(SharedMemory::from), ..PodNamespaces::default() };
-        return join(made, plan.joined.as_deref());
+    let is_held = needs_holder(&memory);
+    if plan.pid == PodNamespace::Host && plan.user.is_none() && !is_held {
+        let made = from_within(proof, plan, prepared)?;
+        let shared_memory = memory.map(SharedMemory::from);
+        return join(PodNamespaces { shared_memory, ..made }, plan.joined.as_deref());
     }
+    let empty_root = (plan.pid == PodNamespace::Own || is_held)
+        .then(|| empty_root(memory.as_ref().filter(|_| is_held)))
+        .transpose()?;
+    let flags = flags(plan, &empty_root, &prepared);
     let gate = plan.user.is_some().then(Gate::new).transpose()?;
     let (mut parent_end, reporter) = handshake::pair()?;
     match clone_process(proof, flags, None)
@@ -73,10 +76,38 @@ pub fn create_pod(
                 gate.into_opener().open(&child, ids)?;
             }
             parent_end.wait_until_executing(&BOUND)?;
-            let made = pin(plan, child, (prepared, memory))?;
+            let shared_memory = memory.map(SharedMemory::from);
+            let made = pin(plan, child, (prepared, shared_memory, is_held))?;
             join(made, plan.joined.as_deref())
         }
     }
+}
+
+/// Makes those that can be left again, without a process for them.
+fn from_within(
+    proof: &SingleThread,
+    plan: &PodPlan,
+    prepared: Option<OwnedFd>,
+) -> Result<PodNamespaces, Failure> {
+    let kinds = [(plan.network, visit::NETWORK), (plan.ipc, visit::IPC), (plan.uts, visit::UTS)];
+    let kinds = kinds.map(|(namespace, kind)| (namespace == PodNamespace::Own).then_some(kind));
+    if kinds.iter().all(Option::is_none) {
+        return Ok(PodNamespaces::default());
+    }
+    let procfs = Procfs::open()?;
+    let visit = Visit::begin(proof, &procfs, (kinds.iter().flatten(), prepared.as_ref()))?;
+    let mut maker = Maker { plan, gate: None, procfs, network: prepared, root: None };
+    carry_out(&steps_from_within(), &mut maker)?;
+    let [network, ipc, uts] = &kinds;
+    let open =
+        |kind: &Option<visit::Kind>| kind.as_ref().map(|kind| visit::open(&maker.procfs, kind)).transpose();
+    let (ipc, uts) = (open(ipc)?, open(uts)?);
+    let network = match maker.network {
+        Some(prepared) => Some(prepared),
+        None => open(network)?,
+    };
+    drop(visit);
+    Ok(PodNamespaces { network, ipc, uts, ..PodNamespaces::default() })
 }
 
 fn flags(plan: &PodPlan, own_root: &Option<OwnedFd>, prepared: &Option<OwnedFd>) -> CloneFlags {
@@ -108,6 +139,11 @@ fn steps<'a>() -> [Step<Maker<'a>>; 6] {
         Maker::set_sysctls,
         Maker::leave_host,
     ]
+}
+
+/// The same where there is no child: it stays in the host's mounts, and has entered a prepared network.
+fn steps_from_within<'a>() -> [Step<Maker<'a>>; 3] {
+    [Maker::set_hostname, Maker::set_up_network, Maker::set_sysctls]
 }
 
 struct Maker<'a> {
@@ -176,7 +212,7 @@ fn wait_for_parent(reporter: &Reporter) -> Result<(), Failure> {
 fn pin(
     plan: &PodPlan,
     child: Child,
-    (prepared, memory): (Option<OwnedFd>, Option<OwnedFd>),
+    (prepared, memory, is_held): (Option<OwnedFd>, Option<SharedMemory>, bool),
 ) -> Result<PodNamespaces, Failure> {
     let open = |name: &str| open_namespace(&child, name);
     let pinned = |namespace: PodNamespace, name: &str| match namespace {
@@ -194,8 +230,8 @@ fn pin(
         Some(ids) => Some(PodUser { namespace: open("user")?, ids: ids.clone() }),
         None => None,
     };
-    let holder = if needs_holder(&memory) { Some(open("mnt")?) } else { None };
-    let shared_memory = memory.map(|mount| SharedMemory { mount, holder });
+    let holder = if is_held { Some(open("mnt")?) } else { None };
+    let shared_memory = memory.map(|memory| SharedMemory { holder, ..memory });
     let pid = match pid_namespace {
         Some(namespace) => child.hand_over().map(|(init, init_pidfd)| PodPid { namespace, init, init_pidfd }),
         // Dropping the child ends it: its work is done, and the descriptors keep what it made.
@@ -249,18 +285,20 @@ fn make_shared_memory(bytes: u64, plan: &PodPlan) -> Result<OwnedFd, Failure> {
 }
 
 /// Whether this kernel cannot clone a detached mount: the shared memory is then the root of a mount
-/// namespace, from within which it can be cloned.
+/// namespace, from within which it can be cloned. Only an older one is asked by trying: the trial is a mount, and to let go of one
+/// waits for an RCU period.
 fn needs_holder(memory: &Option<OwnedFd>) -> bool {
-    memory.as_ref().is_some_and(|memory| init::clone_mount(memory).is_err())
+    /// The first Linux that clones mounts of no namespace.
+    const CLONES_DETACHED: (u32, u32) = (6, 15);
+    let is_new = || crate::seccomp::kernel() >= CLONES_DETACHED;
+    memory.as_ref().is_some_and(|memory| !is_new() && init::clone_mount(memory).is_err())
 }
 
 /// What the child has for a root when it has a mount namespace of its own: nothing, or the shared memory to
 /// hold.
-fn empty_root(memory: &Option<OwnedFd>) -> Result<OwnedFd, Failure> {
+fn empty_root(held: Option<&OwnedFd>) -> Result<OwnedFd, Failure> {
     let failed = |errno| Failure::system(FailedStep::AttachRoot, errno, "pod");
-    if let Some(memory) = memory
-        && init::clone_mount(memory).is_err()
-    {
+    if let Some(memory) = held {
         return rustix::io::fcntl_dupfd_cloexec(memory, 3).map_err(failed);
     }
     let attributes = MountAttributes {

@@ -8,6 +8,7 @@ mod reaper;
 mod socket;
 mod traffic;
 mod user;
+mod visit;
 
 use std::os::fd::OwnedFd;
 

@@ -173,6 +173,7 @@ impl Supervisor {
         self.buffer.release();
         sys::give_back_memory();
         sys::give_back_stack();
+        sys::give_back_program();
     }
 
     fn poll(&self, timeout: Option<Duration>) -> io::Result<Vec<Token>> {

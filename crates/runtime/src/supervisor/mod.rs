@@ -136,6 +136,7 @@ pub fn run(mut arguments: Arguments) -> Result<(), SupervisorError> {
     let oom_score_adj = spare_from_memory_shortage();
     let listener = take_listener()
         .map_err(|cause| SupervisorError::Begin { step: "take the listening socket", cause })?;
+    let _each_for_itself = crate::init::keep_null();
     let place = Place { pod: arguments.pod, directory: arguments.directory, oom_score_adj };
     event_loop::Supervisor::new(place, listener, proof).run().map_err(SupervisorError::Wait)
 }
@@ -201,12 +202,13 @@ fn check_surroundings(arguments: &Arguments) -> Result<(), SupervisorError> {
     Ok(())
 }
 
-/// The kernel is to look for memory elsewhere first: without its supervisor a pod is lost. Best effort, for
-/// lowering the value takes CAP_SYS_RESOURCE. Returns the value before, which is what containers get that
+/// The kernel is to look for memory elsewhere: without its supervisor a pod is lost, and what it has is too little to help anybody.
+/// At this value it is spared also where a cgroup above is killed as a whole (`memory.oom.group`). Best effort, for lowering the value
+/// takes CAP_SYS_RESOURCE. Returns the value before, which is what containers get that
 /// have none of their own.
 fn spare_from_memory_shortage() -> Option<i32> {
     const FILE: &str = "/proc/self/oom_score_adj";
-    const SCORE: &[u8] = b"-998";
+    const SCORE: &[u8] = b"-1000";
     let before = std::fs::read_to_string(FILE).ok()?.trim().parse().ok()?;
     std::fs::write(FILE, SCORE).ok().map(|()| before)
 }

@@ -9,9 +9,11 @@ mod alloc;
 mod block;
 mod bpf;
 mod clone;
+mod landlock;
 mod mount;
 mod network;
 mod process;
+mod program;
 mod quota;
 mod schedule;
 mod signal;
@@ -27,6 +29,7 @@ pub(crate) use bpf::{
     load_device_program, open_bpf_program,
 };
 pub(crate) use clone::{Child, CloneFlags, Cloned, clone_process};
+pub(crate) use landlock::{Handled, landlock_allow, landlock_restrict, landlock_ruleset, landlock_version};
 pub(crate) use mount::{
     AttributeBits, Reach, attribute_bits, change_propagation, map_ids, mount_id, set_attributes,
     set_propagation,
@@ -37,6 +40,7 @@ pub(crate) use process::{
     Awaited, close_all, close_all_but, close_inherited, exit_now, install_seccomp, reset_signal_dispositions,
     set_resource_limit, shed_in, wait_for_signal,
 };
+pub use program::give_back_program;
 pub use quota::ProjectSpace;
 pub(crate) use quota::{give_to_project, limit_project, project_of, project_usage, projects_are_bounded};
 pub(crate) use schedule::{set_io_priority, set_personality, set_policy};

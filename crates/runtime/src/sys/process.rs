@@ -105,7 +105,7 @@ pub(crate) fn close_all() -> Result<(), Errno> {
     check(unsafe { libc::syscall(libc::SYS_close_range, 0, libc::c_uint::MAX, 0) })
 }
 
-/// Installs a filter for the calling thread, the process's only one.
+/// Installs a filter for the calling thread.
 pub(crate) fn install_seccomp(filter: &SeccompFilter) -> Result<(), Errno> {
     let instructions: Vec<libc::sock_filter> = filter
         .program

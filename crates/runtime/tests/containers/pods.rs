@@ -19,6 +19,7 @@ pub const TESTS: &[Test] = &[
     ("a_shared_pid_namespace_has_a_stripped_first_process", shared_pid),
     ("another_containers_pid_namespace_can_be_joined", target_pid),
     ("a_pod_on_the_hosts_namespaces_makes_none", host),
+    ("whoever_makes_a_pods_namespaces_stays_where_it_is", back_home),
     ("a_pod_cannot_change_the_hosts_settings", refused_sysctl),
 ];
 
@@ -168,6 +169,33 @@ fn host() {
         .map(|name| fs::read_link(format!("/proc/self/ns/{name}")).unwrap().to_str().unwrap().to_owned())
         .collect();
     assert_eq!(rig.run_planned(&plan).lines(), own);
+}
+
+/// With new namespaces, with a network that is prepared, and when a step in there fails.
+fn back_home() {
+    let home = || {
+        let names =
+            ["net", "ipc", "uts", "mnt"].map(|name| fs::read_link(format!("/proc/self/ns/{name}")).unwrap());
+        (names, rustix::system::uname().nodename().to_owned())
+    };
+    let (before, proof) = (home(), SingleThread::prove().unwrap());
+    let make = |plan: &PodPlan, ready| runtime::namespaces::create_pod(&proof, plan, ready);
+    let name = |namespace: &std::os::fd::OwnedFd| {
+        fs::read_link(format!("/proc/self/fd/{}", namespace.as_raw_fd())).unwrap()
+    };
+    let pod = make(&pod_plan(), None).unwrap();
+    assert_eq!(home(), before);
+    let made = [&pod.network, &pod.ipc, &pod.uts].map(|namespace| name(namespace.as_ref().unwrap()));
+    assert!(made.iter().zip(&before.0).all(|(made, own)| made != own), "{made:?}");
+    let pod = make(&pod_plan(), Some(runtime::namespaces::prepare_network().unwrap())).unwrap();
+    assert_eq!(home(), before);
+    assert_ne!(name(pod.network.as_ref().unwrap()), before.0[0]);
+    let ports = "net.ipv4.ip_local_port_range".to_owned();
+    let wrong = PodPlan { sysctls: [(ports.clone(), "no range".to_owned())].into(), ..pod_plan() };
+    let own = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap();
+    assert_eq!(make(&wrong, None).unwrap_err().step, runtime::FailedStep::Sysctl);
+    assert_eq!(home(), before);
+    assert_eq!(fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap(), own);
 }
 
 fn refused_sysctl() {

@@ -40,6 +40,36 @@ fn a_supervisor_says_who_it_is() {
     }
 }
 
+/// Requests of the first release, with the beginning of what its daemons read as the answer. Here is nothing that those could call.
+const FIRST_RELEASE: [(&str, &str); 12] = [
+    ("hello", "Welcome"),
+    ("create_pod", "PodCreated"),
+    ("snapshot", "Snapshot"),
+    ("start", "Failed"),
+    ("start_interactive", "Failed"),
+    ("start_interactive_once", "Failed"),
+    ("signal_container", "Gone"),
+    ("signal_exec", "Gone"),
+    ("exec", "Gone"),
+    ("reopen_log", "Gone"),
+    ("forget", "Done"),
+    ("shutdown", "Done"),
+];
+
+#[test]
+fn an_earlier_daemon_is_served_in_its_own_words() {
+    let rig = Rig::bare();
+    let mut client = Client::silent(&rig.pod());
+    let golden = include_str!("../golden/wire-1.txt");
+    for (sequence, (name, answer)) in (1..).zip(FIRST_RELEASE) {
+        let line = golden.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        let (_header, body) = line.unwrap().split_once(' ').unwrap();
+        send_raw(&client, sequence, body);
+        let reply = format!("{:?}", client.reply(sequence).0);
+        assert!(reply.starts_with(answer), "{name}: {reply}");
+    }
+}
+
 #[test]
 fn a_request_of_another_version_is_answered_and_the_connection_stays() {
     let rig = Rig::bare();

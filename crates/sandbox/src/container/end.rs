@@ -4,7 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use runtime::cgroup::Cgroup;
+use runtime::cgroup::{Cgroup, Holdouts};
+use tokio::time::Instant;
 
 use crate::clock;
 use crate::container::make;
@@ -12,6 +13,7 @@ use crate::container::state::ContainerEvent;
 use crate::container::status::{Exited, Reason};
 use crate::error::Error;
 use crate::external;
+use crate::pod::contact::Remains;
 use crate::record::{self, ContainerFacts};
 use crate::shared::{Shared, blocking};
 use crate::stage::Stage;
@@ -20,8 +22,10 @@ use crate::supervisor::client::{Client, ExitReport};
 /// How long a supervisor may take to pass a signal on before it is passed over.
 const SIGNAL_DEADLINE: Duration = Duration::from_secs(2);
 
-/// How long after the first kill of a start the second one follows; twice as long each time.
+/// How long after the first kill it is looked who is left, and the second one follows; twice as long each time,
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// and at most so long.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// 128 and SIGKILL.
 pub(crate) const KILLED: i32 = 137;
@@ -49,6 +53,7 @@ impl Ending {
     /// Kills every process of the container and says when that took too long, or what is known of the end when its
     /// supervisor doesn't tell.
     pub(crate) async fn kill(self) -> ContainerEvent {
+        let over = Instant::now() + self.shared.config.deadlines.kill;
         let told = match &self.client {
             Some(client) => client.kill(&self.facts, SIGNAL_DEADLINE).await.is_ok(),
             None => false,
@@ -56,16 +61,34 @@ impl Ending {
         if !told {
             self.kill_cgroup().await;
         }
-        let after = self.shared.config.deadlines.kill;
-        tokio::time::sleep(after).await;
+        if let Err(left) = Stage::Kill.of(self.emptied(over)).await {
+            return ContainerEvent::KillOverdue(left);
+        }
+        // The supervisor has the log to write before it tells.
+        tokio::time::sleep_until(over).await;
         // Still here: had the end been reported, the news would be of a life that is over and count for nothing.
-        self.kill_cgroup().await;
-        let subject = self.facts.id.to_string();
-        match self.is_empty().await {
-            true => ContainerEvent::Ended(self.unreported()),
-            false => {
-                ContainerEvent::KillOverdue(Error::Deadline { step: "the end after SIGKILL", subject, after })
+        ContainerEvent::Ended(self.unreported())
+    }
+
+    /// Waits until nothing is left in the cgroup, and kills what is there still, again and again: what forks may have got away, and
+    /// who asked for that may have been frozen since.
+    async fn emptied(&self, over: Instant) -> Result<(), Error> {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            tokio::time::sleep_until(over.min(Instant::now() + pause)).await;
+            let left = self.left().await;
+            match left {
+                Ok(left) if left.is_empty() => return Ok(()),
+                Ok(left) if Instant::now() >= over => {
+                    let (step, subject) = ("the end after SIGKILL", self.facts.id.to_string());
+                    return Err(Error::TimedOut { step, subject, cause: Arc::new(left) });
+                }
+                Err(error) if Instant::now() >= over => return Err(error),
+                Ok(left) if left.are_frozen() => self.thaw_pod().await,
+                Ok(_) | Err(_) => {}
             }
+            self.kill_cgroup().await;
+            pause = LONGEST_PAUSE.min(pause * 2);
         }
     }
 
@@ -106,14 +129,29 @@ impl Ending {
         }
     }
 
-    async fn is_empty(&self) -> bool {
+    /// The kill has thawed the container's own cgroup. Somebody has frozen the pod's, which is ours too, and its supervisor with it.
+    async fn thaw_pod(&self) {
+        let Some((pod, _)) = self.facts.cgroup.rsplit_once('/') else { return };
+        let (shared, pod) = (self.shared.clone(), pod.to_owned());
+        let after = self.shared.config.deadlines.cgroup;
+        let thawed = blocking(("thawing the pod", self.facts.id.as_str(), after), move || {
+            let cgroup = Cgroup::at(&shared.host, &pod);
+            cgroup.map(|cgroup| cgroup.thaw()).map_err(|cause| Error::step("thawing the pod", pod, cause))
+        });
+        if let Err(error) = thawed.await {
+            tracing::warn!(container = %self.facts.id, error = crate::error::chain(&error), "its pod stays frozen");
+        }
+    }
+
+    /// Who is in the cgroup.
+    async fn left(&self) -> Result<Holdouts, Error> {
         let (shared, facts) = (self.shared.clone(), self.facts.clone());
         let after = self.shared.config.deadlines.cgroup;
-        let count = blocking(("reading the cgroup", self.facts.id.as_str(), after), move || {
+        blocking(("reading the cgroup", self.facts.id.as_str(), after), move || {
             let failed = |cause| Error::step("reading the cgroup", facts.cgroup.clone(), cause);
-            Cgroup::at(&shared.host, &facts.cgroup).and_then(|cgroup| cgroup.procs()).map_err(failed)
-        });
-        count.await.is_ok_and(|procs| procs.is_empty())
+            Cgroup::at(&shared.host, &facts.cgroup).and_then(|cgroup| cgroup.holdouts()).map_err(failed)
+        })
+        .await
     }
 
     fn unreported(&self) -> Exited {
@@ -127,6 +165,9 @@ impl Ending {
         })
     }
 }
+
+/// The exit code of a container whose end nobody saw, as users of other runtimes know it: no process that was killed has it.
+pub(crate) const UNKNOWN: i32 = 255;
 
 /// What the supervisor's report says of a container's end.
 pub(crate) fn exited(report: &ExitReport) -> Exited {
@@ -150,11 +191,16 @@ pub(crate) fn known_exit(directory: &Path) -> Option<Exited> {
 }
 
 /// The end of a container whose supervisor was lost before it could tell.
-pub(crate) fn lost(started_at: i64) -> Exited {
+pub(crate) fn lost(started_at: i64, remains: Remains) -> Exited {
+    let (exit_code, message) = match remains {
+        Remains::Live | Remains::Killed => (KILLED, "its supervisor has died, and it was killed for that"),
+        Remains::Gone => (UNKNOWN, "its supervisor has died, and nobody saw how it ended"),
+        Remains::Before => (UNKNOWN, "the machine was booted, and nobody saw how it ended"),
+    };
     Exited {
-        exit_code: KILLED,
+        exit_code,
         reason: Reason::SupervisorLost,
-        message: "its supervisor was killed, and it was ended with it".to_owned(),
+        message: message.to_owned(),
         started_at,
         finished_at: clock::now(),
     }

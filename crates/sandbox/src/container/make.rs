@@ -278,15 +278,8 @@ async fn root(making: &Making, label: Option<&str>) -> Result<(Prepared, OwnedFd
     };
     let work = async {
         let image = &making.config.image.reference;
-        let prepared = rootfs
-            .prepare(id, image, users.clone())
-            .await
-            .map_err(|error| rootfs_error("preparing the root filesystem", id, error))?;
-        let mount = rootfs
-            .mount(id, MountFor { users, label: label.map(str::to_owned) })
-            .await
-            .map_err(|error| rootfs_error("mounting the root filesystem", id, error))?;
-        Ok((prepared, mount))
+        let made = rootfs.make(id, image, MountFor { users, label: label.map(str::to_owned) }).await;
+        made.map_err(|error| rootfs_error("preparing the root filesystem", id, error))
     };
     within(("preparing the root filesystem", id.as_str(), after), work).await
 }

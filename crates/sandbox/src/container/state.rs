@@ -260,7 +260,7 @@ fn starting((ended, wanted): (Option<Exited>, Wanted), event: ContainerEvent) ->
     let stay = |ended, wanted| ContainerState::Starting { ended, wanted };
     match event {
         ContainerEvent::Started(process) => {
-            let started = vec![Announce(EventKind::Started), Answer(ContainerGoal::Started, Ok(()))];
+            let started = [Announce(EventKind::Started), Answer(ContainerGoal::Started, Ok(()))];
             match ended {
                 None => Ok(begun(process, wanted, started)),
                 Some(exited) => {
@@ -306,7 +306,7 @@ fn starting((ended, wanted): (Option<Exited>, Wanted), event: ContainerEvent) ->
 fn begun(
     process: Process,
     wanted: Wanted,
-    started: Vec<ContainerEffect>,
+    [told, answer]: [ContainerEffect; 2],
 ) -> (ContainerState, Vec<ContainerEffect>) {
     use ContainerEffect::{Ask, Kill, Save};
     let (state, next) = match wanted {
@@ -318,7 +318,7 @@ fn begun(
         // The kill came too early for it, or its news too late.
         Wanted::No(then) => (ContainerState::Stopping { process, stage: Stage::Killed, then }, Some(Kill)),
     };
-    (state, std::iter::once(Save).chain(started).chain(next).collect())
+    (state, [told, Save, answer].into_iter().chain(next).collect())
 }
 
 /// What follows when a start is over and nothing runs.
@@ -464,10 +464,11 @@ fn gone(event: ContainerEvent) -> Next {
     }
 }
 
-/// What follows from every end of a process.
+/// What follows from every end of a process. Told before it is written down: what a daemon has written before it was ended, the
+/// next one takes for told.
 fn ending() -> Vec<ContainerEffect> {
     use ContainerEffect::{Announce, Answer, Save, Tidy};
-    vec![Save, Announce(EventKind::Stopped), Answer(ContainerGoal::Stopped, Ok(())), Tidy]
+    vec![Announce(EventKind::Stopped), Save, Answer(ContainerGoal::Stopped, Ok(())), Tidy]
 }
 
 #[cfg(test)]
@@ -578,6 +579,24 @@ mod tests {
                 prop_assert_eq!(told.last().copied(), last);
             }
             prop_assert!(told.is_sorted_by(|one, next| (*one as u8) < (*next as u8)), "{:?}", told);
+        }
+
+        /// What is written down has been told, and what is answered has been written down: a daemon may be ended between any two.
+        #[test]
+        fn it_is_told_then_written_then_answered(events in proptest::collection::vec(any_event(), 0..60)) {
+            use ContainerEffect::{Announce, Answer, Save};
+            let mut state = ContainerState::Making;
+            for event in events {
+                let Ok((next, effects)) = state.clone().step(event) else { continue };
+                let at = |is_it: fn(&ContainerEffect) -> bool| effects.iter().position(is_it);
+                let told = at(|effect| matches!(effect, Announce(EventKind::Stopped)));
+                let answered = at(|effect| matches!(effect, Answer(ContainerGoal::Stopped, Ok(()))));
+                if let Some(saved) = at(|effect| matches!(effect, Save)) {
+                    prop_assert!(told.is_none_or(|told| told < saved), "{:?}", effects);
+                    prop_assert!(answered.is_none_or(|answered| saved < answered), "{:?}", effects);
+                }
+                state = next;
+            }
         }
 
         /// A process is launched at most once in the life of a container.

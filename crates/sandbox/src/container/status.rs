@@ -83,7 +83,7 @@ pub enum Reason {
     OOMKilled,
     /// It never ran.
     StartError,
-    /// Its supervisor was killed, and it with it; how it ended is not known.
+    /// Its supervisor has died: it was killed for that (exit code 137), or how it ended is not known (255).
     SupervisorLost,
 }
 

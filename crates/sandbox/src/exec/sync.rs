@@ -1,12 +1,12 @@
 //! Running a command and collecting what it prints.
 //!
-//! What is bounded: the output that is kept (the rest is read and dropped, so the command is not stopped by a full pipe), the time of the
-//! command, and the time that output may still flow when it has ended: a child that it left behind with the pipes open holds nobody up
+//! What is bounded: the output that is kept (the rest is read and dropped, so the command is not stopped by a full pipe), that of all
+//! commands together (who prints more than there is room for fails), the time of the command, and the time that output may still flow when it has ended: a child that it left behind with the pipes open holds nobody up
 //! (CVE-2026-53495). A command whose time is over is killed with its process group, its session, and every process that descends from
 //! it then; only what has left all of these before, a daemon, stays, as the container's.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use runtime::wire::{Scope, Stream};
@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::{ExecOutput, ExecRequest, OUTPUT_LIMIT, begin, running};
+use super::{ExecOutput, ExecRequest, OUTPUT_LIMIT, OUTPUT_OF_ALL, begin, running};
 use crate::error::Error;
 use crate::registry::{ContainerEntry, PodEntry};
 use crate::shared::Shared;
@@ -45,7 +45,7 @@ pub(crate) async fn collected(
     let started = limit.on(begin(&client, start)).await.unwrap_or_else(|| Err(limit.passed()));
     let late = |error| if limit.is_why(&error, longest) { limit.passed() } else { error };
     let mut exec = started.map_err(late)?.exec;
-    let room = Room::default();
+    let room = Arc::new(Room::new(&shared.exec_output));
     let (stdout, stderr) = (Collector::new(stdout, &room), Collector::new(stderr, &room));
     let Some(exit_code) = limit.on(exec.exited()).await else {
         // Whoever hears that it was too late finds it gone; one that hangs in the kernel is not waited for.
@@ -56,6 +56,9 @@ pub(crate) async fn collected(
     // A command that ended in time is answered in time, with what has come by then.
     let drained = limit.cut(Instant::now() + shared.config.deadlines.exec_drain);
     let (stdout, stderr) = tokio::join!(stdout.finish(drained), stderr.finish(drained));
+    if room.is_exceeded.load(Ordering::Relaxed) {
+        return Err(Error::Exhausted { what: OUTPUT_OF_ALL, subject: limit.command, cause: None });
+    }
     Ok(ExecOutput { exit_code, stdout, stderr })
 }
 
@@ -102,32 +105,57 @@ impl Limit {
 }
 
 /// What may still be kept of a command's output.
-#[derive(Debug, Clone)]
-struct Room(Arc<AtomicUsize>);
-
-impl Default for Room {
-    fn default() -> Self {
-        Self(Arc::new(AtomicUsize::new(OUTPUT_LIMIT)))
-    }
+#[derive(Debug)]
+struct Room {
+    /// Of its own.
+    own: AtomicUsize,
+    /// Of all commands; what was taken comes back when this is dropped.
+    of_all: Arc<AtomicUsize>,
+    /// Not even its own was left of that.
+    is_exceeded: AtomicBool,
 }
 
 impl Room {
+    fn new(of_all: &Arc<AtomicUsize>) -> Self {
+        Self {
+            own: AtomicUsize::new(OUTPUT_LIMIT),
+            of_all: Arc::clone(of_all),
+            is_exceeded: AtomicBool::new(false),
+        }
+    }
+
     /// How much of this many bytes can be kept.
     fn take(&self, count: usize) -> usize {
-        let take = |room: usize| Some(room - room.min(count));
-        // Never refused: there is always a new value.
-        let room = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).unwrap_or(0);
-        room.min(count)
+        let wanted = take(&self.own, count);
+        let had = take(&self.of_all, wanted);
+        if had < wanted {
+            self.own.fetch_add(wanted - had, Ordering::Relaxed);
+            self.is_exceeded.store(true, Ordering::Relaxed);
+        }
+        had
     }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        let taken = OUTPUT_LIMIT - self.own.load(Ordering::Relaxed);
+        self.of_all.fetch_add(taken, Ordering::Relaxed);
+    }
+}
+
+fn take(room: &AtomicUsize, count: usize) -> usize {
+    let less = |room: usize| Some(room - room.min(count));
+    // Never refused: there is always a new value.
+    room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).unwrap_or(0).min(count)
 }
 
 /// Reads a stream while the command runs.
 struct Collector(JoinHandle<Vec<u8>>, watch::Sender<Option<Instant>>);
 
 impl Collector {
-    fn new(stream: impl AsyncRead + Unpin + Send + 'static, room: &Room) -> Self {
+    fn new(stream: impl AsyncRead + Unpin + Send + 'static, room: &Arc<Room>) -> Self {
         let (sender, deadline) = watch::channel(None);
-        Self(tokio::spawn(collect(stream, deadline, room.clone())), sender)
+        Self(tokio::spawn(collect(stream, deadline, Arc::clone(room))), sender)
     }
 
     /// What was read when the stream ended, or at that time.
@@ -146,7 +174,7 @@ impl Drop for Collector {
 async fn collect(
     mut stream: impl AsyncRead + Unpin,
     mut deadline: watch::Receiver<Option<Instant>>,
-    room: Room,
+    room: Arc<Room>,
 ) -> Vec<u8> {
     let mut kept = Vec::new();
     let mut buffer = vec![0_u8; 16 << 10];
@@ -183,9 +211,25 @@ async fn passed(deadline: &mut watch::Receiver<Option<Instant>>) {
 mod tests {
     use super::*;
 
+    fn room(of_all: usize) -> Arc<Room> {
+        Arc::new(Room::new(&Arc::new(AtomicUsize::new(of_all))))
+    }
+
+    #[test]
+    fn one_command_has_what_others_leave_and_gives_it_back() {
+        let of_all = Arc::new(AtomicUsize::new(OUTPUT_LIMIT + 100));
+        let (one, other) = (Room::new(&of_all), Room::new(&of_all));
+        assert_eq!(one.take(usize::MAX), OUTPUT_LIMIT);
+        assert!(!one.is_exceeded.load(Ordering::Relaxed), "it met its own bound");
+        assert_eq!((other.take(60), other.take(60)), (60, 40));
+        assert!(other.is_exceeded.load(Ordering::Relaxed));
+        drop((one, other));
+        assert_eq!(of_all.load(Ordering::Relaxed), OUTPUT_LIMIT + 100);
+    }
+
     #[tokio::test]
     async fn a_writer_that_never_stops_is_not_read_for_ever() {
-        let collector = Collector::new(tokio::io::repeat(b'y'), &Room::default());
+        let collector = Collector::new(tokio::io::repeat(b'y'), &room(usize::MAX / 2));
         let by = Instant::now() + Duration::from_millis(100);
         let read = tokio::time::timeout(Duration::from_secs(10), collector.finish(by)).await;
         let read = read.expect("an end");

@@ -32,6 +32,7 @@ use crate::identity;
 use crate::pod::contact::Seek;
 use crate::pod::limits::{Limits, PodResources};
 use crate::pod::members::{Known, Member};
+use crate::pod::namespace::NetworkNamespace;
 use crate::pod::state::{Live, Part, Parts, PodEvent, PodGoal, PodState};
 use crate::pod::told::Told;
 use crate::pod::wish::{Reply, Wish};
@@ -66,6 +67,8 @@ pub(crate) struct Actor {
     message: String,
     members: BTreeMap<ContainerId, Member>,
     minder: Option<Minder>,
+    /// The pod's own network namespace, until the network has let go of it.
+    netns: Option<Arc<NetworkNamespace>>,
     limits: Limits<Reply>,
     /// The supervisor that is out of touch and looked for.
     seeks: Option<Seek>,
@@ -80,6 +83,8 @@ pub(crate) struct Actor {
     /// To be erased as soon as no container is busy.
     erasing: Option<Parts>,
     quitting: Option<Instant>,
+    /// Its supervisor was lost, and what it left is ending.
+    is_burying: bool,
     /// What plugins know of the pod.
     known: Known,
     /// What there was of it when it was ready.
@@ -110,6 +115,7 @@ impl Actor {
     pub(crate) fn new(beginning: Beginning, mailbox: mpsc::Receiver<Wish>) -> Self {
         let Beginning { shared, facts, state, members, minder, limits, seeks, missed, told } = beginning;
         let known = telling::known(&state);
+        let netns = supervision::own_network(&facts, minder.as_ref());
         Self {
             shared,
             facts,
@@ -117,6 +123,7 @@ impl Actor {
             message: String::new(),
             members,
             minder,
+            netns,
             limits: Limits::new(limits),
             seeks,
             missed,
@@ -128,14 +135,15 @@ impl Actor {
             later: Vec::new(),
             erasing: None,
             quitting: None,
+            is_burying: false,
             known,
             was: None,
             origin: Span::current(),
         }
     }
 
-    /// Lives until the pod is gone, or the daemon goes.
-    pub(crate) async fn run(mut self) {
+    /// Lives until the pod is gone, or the daemon goes. In a box: a task keeps what it is given twice.
+    pub(crate) async fn run(mut self: Box<Self>) {
         match self.state {
             PodState::Making => self.begin(Work::MakePod),
             _ => self.take_up(),
@@ -226,17 +234,21 @@ impl Actor {
         match done {
             Ok(Done::PodMade(made)) => {
                 self.minder = Some(made.minder);
+                self.hold_network();
                 self.known = Known::There;
                 self.pod_event(PodEvent::Made { live: made.live });
                 drop(made.window);
             }
             Ok(Done::PodFailed(failed)) => {
-                self.minder = failed.minder;
+                (self.minder, self.netns) = (failed.minder, failed.netns);
                 self.message = chain(&failed.error);
                 self.pod_event(PodEvent::Failed { left: failed.left, error: failed.error });
             }
             Ok(Done::Pod(PodEvent::SupervisorLost)) => self.lost(),
-            Ok(Done::Pod(event)) => self.pod_event(event),
+            Ok(Done::Pod(event)) => {
+                self.let_go_of_network(&event);
+                self.pod_event(event);
+            }
             Ok(Done::ContainerMade(id, made)) => {
                 let mut made = *made;
                 let window = made.window.take();
@@ -259,7 +271,7 @@ impl Actor {
             Ok(Done::Reached(minder, snapshot)) => self.reached(*minder, &snapshot),
             Ok(Done::Buried { ends, alive }) => {
                 self.buried(ends, alive);
-                self.pod_event(PodEvent::Buried);
+                self.is_burying = true;
             }
             Ok(Done::Updated { id, change, outcome, reply }) => {
                 self.updated(&id, &change, (outcome, reply));
@@ -279,11 +291,20 @@ impl Actor {
         {
             return self.container_event(id, called_off(id));
         }
+        if error.is_some() && self.is_burying {
+            self.all_buried();
+        }
         let is_alive = self.members.get(id).is_some_and(|member| member.state.process().is_some());
         if let (Some(error), true, PodState::Draining { .. }) = (error, is_alive, &self.state) {
             self.message = chain(&error);
             self.pod_event(PodEvent::DrainFailed(error));
         }
+    }
+
+    /// Nothing ends any more of what a lost supervisor has left, or it can't be ended.
+    fn all_buried(&mut self) {
+        self.is_burying = false;
+        self.pod_event(PodEvent::Buried);
     }
 
     fn pod_event(&mut self, event: PodEvent) {
@@ -319,6 +340,9 @@ impl Actor {
             }
         }
         let is_idle = !self.members.values().any(|member| member.state.is_busy());
+        if self.is_burying && is_idle {
+            self.all_buried();
+        }
         if let (Some(parts), true) = (self.erasing.clone(), is_idle) {
             self.erasing = None;
             self.begin(Work::Erase(parts));

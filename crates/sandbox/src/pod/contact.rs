@@ -2,6 +2,8 @@
 //!
 //! Not here: telling the one from the other (see `supervisor::spawn`), what follows from it (see `pod::state` and `recover`).
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use runtime::cgroup::Cgroup;
@@ -12,7 +14,8 @@ use crate::error::{Error, chain};
 use crate::id::ContainerId;
 use crate::pod::state::{PodEvent, ProcessId};
 use crate::pod::work::{Done, Task, World, client};
-use crate::shared::blocking;
+use crate::record::PodFacts;
+use crate::shared::{Shared, blocking};
 use crate::supervisor::spawn::{self, Contact};
 
 /// A supervisor to be looked for.
@@ -55,41 +58,79 @@ pub(super) fn kill(world: &World<'_>, strays: Vec<ContainerId>) -> Option<Task> 
     }))
 }
 
+/// What is left of a container whose supervisor is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Remains {
+    /// Processes that a SIGKILL has not ended: they hang in the kernel, and stay within their limits.
+    Live,
+    /// Nothing: its processes were killed here.
+    Killed,
+    /// Nothing: there was none to be killed.
+    Gone,
+    /// Nothing: it ran before the machine was booted.
+    Before,
+}
+
+/// Kills everything in a pod's cgroup, and says what is left of its containers, within a time. Their cgroups go when they are empty and
+/// not before, so that nothing of a container is ever without its limits.
+///
+/// # Errors
+/// [`Error::Step`] when they can't be killed, [`Error::Deadline`].
+pub(crate) async fn kill_orphans(
+    shared: &Arc<Shared>,
+    (facts, after): (&PodFacts, Duration),
+    orphaned: Vec<(ContainerId, String)>,
+) -> Result<BTreeMap<ContainerId, Remains>, Error> {
+    let (host, path) = (shared.host.clone(), facts.cgroup.clone());
+    blocking(("killing the cgroup", facts.id.as_str(), after), move || {
+        let runs = |path: &str| {
+            Cgroup::at(&host, path).and_then(|cgroup| cgroup.procs()).is_ok_and(|found| !found.is_empty())
+        };
+        // Looked at before: nobody else tells whether it was the kill that ended them.
+        let ran: Vec<bool> = orphaned.iter().map(|(_, path)| runs(path)).collect();
+        let failed = |cause| Error::step("killing the cgroup", path.clone(), cause);
+        Cgroup::at(&host, &path).and_then(|cgroup| cgroup.kill()).map_err(failed)?;
+        let left = |path: &str, ran: bool| match Cgroup::at(&host, path).and_then(|cgroup| cgroup.remove()) {
+            // A cgroup can be removed when nothing lives in it any more.
+            Err(_) => Remains::Live,
+            Ok(()) if ran => Remains::Killed,
+            Ok(()) => Remains::Gone,
+        };
+        Ok(orphaned.into_iter().zip(ran).map(|((id, path), ran)| (id, left(&path, ran))).collect())
+    })
+    .await
+}
+
 pub(super) fn bury(world: &World<'_>) -> Task {
     let (shared, facts) = (world.shared.clone(), world.facts.clone());
-    let ran: Vec<_> = world
+    let orphaned: BTreeMap<_, _> = world
         .members
         .iter()
         .filter_map(|(id, member)| {
             let (made, process) = (member.made.as_ref()?, member.state.process()?);
-            Some((id.clone(), made.facts.cgroup.clone(), process.started_at))
+            Some((id.clone(), (made.facts.cgroup.clone(), process.started_at)))
         })
         .collect();
-    let all: Vec<_> = ran.iter().map(|(id, ..)| id.clone()).collect();
     Box::pin(async move {
         let after = shared.config.deadlines.cgroup;
-        let (host, path) = (shared.host.clone(), facts.cgroup.clone());
-        let killed = blocking(("killing the cgroup", facts.id.as_str(), after), move || {
-            let failed = |cause| Error::step("killing the cgroup", path.clone(), cause);
-            Cgroup::at(&host, &path).and_then(|cgroup| cgroup.kill()).map_err(failed)?;
-            // A cgroup can be removed when nothing lives in it any more. What lives on is not said to have ended.
-            let is_empty = |path: &str| Cgroup::at(&host, path).and_then(|cgroup| cgroup.remove()).is_ok();
-            Ok(ran.into_iter().partition::<Vec<_>, _>(|(_, path, _)| !is_empty(path)))
-        });
-        let (alive, ended) = match killed.await {
-            Ok(outcome) => outcome,
+        let cgroups = orphaned.iter().map(|(id, (cgroup, _))| (id.clone(), cgroup.clone())).collect();
+        let left = match kill_orphans(&shared, (&facts, after), cgroups).await {
+            Ok(left) => left,
             Err(error) => {
                 tracing::error!(pod = %facts.id, error = chain(&error), "processes of a lost supervisor may still run");
-                return Done::Buried { ends: Vec::new(), alive: all };
+                orphaned.keys().map(|id| (id.clone(), Remains::Live)).collect()
             }
         };
-        let end = |(id, _, started_at): (ContainerId, String, i64)| {
-            let known = end::known_exit(&shared.store.container_dir(&facts.id, &id));
-            (id, known.unwrap_or_else(|| end::lost(started_at)))
-        };
-        Done::Buried {
-            ends: ended.into_iter().map(end).collect(),
-            alive: alive.into_iter().map(|(id, ..)| id).collect(),
+        let (mut ends, mut alive) = (Vec::new(), Vec::new());
+        for (id, (_, started_at)) in orphaned {
+            let known = || end::known_exit(&shared.store.container_dir(&facts.id, &id));
+            match left.get(&id) {
+                Some(Remains::Live) | None => alive.push(id),
+                Some(left) => {
+                    ends.push((id.clone(), known().unwrap_or_else(|| end::lost(started_at, *left))))
+                }
+            }
         }
+        Done::Buried { ends, alive }
     })
 }

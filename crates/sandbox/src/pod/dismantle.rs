@@ -1,7 +1,6 @@
 //! Taking a pod's parts down. The same code undoes a pod that could not be made, stops one, removes one, and clears away what an
 //! earlier daemon left half made: every part can be taken down whether it is whole, half there or gone.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +10,7 @@ use crate::config::CgroupDriver;
 use crate::error::Error;
 use crate::external;
 use crate::pod::make::{attachment, network_error, supervisor_cgroup};
+use crate::pod::namespace::NetworkNamespace;
 use crate::pod::state::{Part, Parts};
 use crate::record::PodFacts;
 use crate::scopes;
@@ -27,8 +27,8 @@ pub(crate) struct Dismantling<'a> {
     pub(crate) facts: &'a Arc<PodFacts>,
     /// Its supervisor, if there is one that answers.
     pub(crate) minder: Option<&'a Minder>,
-    /// Its network namespace, while it can be opened.
-    pub(crate) netns: Option<PathBuf>,
+    /// Its network namespace, while it is held.
+    pub(crate) netns: Option<&'a NetworkNamespace>,
 }
 
 /// Takes parts down, all of them, in their order.
@@ -69,7 +69,7 @@ pub(crate) async fn dismantle_part(down: &Dismantling<'_>, part: Part) -> Result
 }
 
 async fn detach(down: &Dismantling<'_>) -> Result<(), Error> {
-    let netns = down.netns.clone().filter(|path| path.exists());
+    let netns = down.netns.map(NetworkNamespace::path).filter(|path| path.exists());
     let attachment = attachment(down.facts, netns);
     let subject = down.facts.id.as_str();
     let network = &down.shared.network;

@@ -3,8 +3,8 @@
 //! | step | pushed to the undo stack before it |
 //! |---|---|
 //! | intent: the record and the /etc files | (the directory goes when nothing else is left) |
-//! | cgroup; none yet with a scope | [`Part::Cgroup`] |
-//! | supervisor started and connected; with a scope that is started around it in between | [`Part::Supervisor`] |
+//! | supervisor started, which waits to be called, and beside that the cgroup (with a scope: the scope around it, its leaf) | [`Part::Cgroup`], [`Part::Supervisor`] |
+//! | supervisor called: it enters the cgroup and answers | – |
 //! | namespaces | – (they are the supervisor's) |
 //! | network attached | [`Part::Network`] |
 //! | plugins of the node asked | – (they are told its end) |
@@ -19,7 +19,6 @@ use std::sync::Arc;
 
 use runtime::cgroup::Cgroup;
 use runtime::plan::{PodNamespace, PodPlan};
-use runtime::supervisor::Begin;
 
 use crate::config::CgroupDriver;
 use crate::error::Error;
@@ -28,8 +27,10 @@ use crate::plugins::{self, Window};
 use crate::pod::config::NamespaceMode;
 use crate::pod::dismantle::{Dismantling, dismantle_part};
 use crate::pod::limits::{self, PodResources, Weigh};
+use crate::pod::namespace::NetworkNamespace;
 use crate::pod::state::{Live, Part, Parts, PodState};
 use crate::pod::status::PodStatus;
+use crate::pods::collect::first_collection;
 use crate::record::{self, PodFacts, PodRecord};
 use crate::scopes::{self, Scope, Scopes};
 use crate::selinux::relabel;
@@ -37,7 +38,7 @@ use crate::shared::{Shared, blocking, within};
 use crate::spec::{files, namespaces, sysctls};
 use crate::stage::Stage;
 use crate::supervisor::Minder;
-use crate::supervisor::spawn::Started;
+use crate::supervisor::spawn::Starter;
 use crate::undo::Stack;
 
 /// A pod that was made.
@@ -57,6 +58,8 @@ pub(crate) struct Failed {
     pub(crate) error: Error,
     /// The supervisor, when it is among that.
     pub(crate) minder: Option<Minder>,
+    /// The network namespace, for whoever tries again.
+    pub(crate) netns: Option<Arc<NetworkNamespace>>,
 }
 
 /// Makes a pod.
@@ -72,7 +75,8 @@ pub(crate) async fn make(shared: &Arc<Shared>, facts: &Arc<PodFacts>) -> Result<
         },
         Err(error) => error,
     };
-    let down = Dismantling { shared, facts, minder: making.minder.as_ref(), netns: making.netns.clone() };
+    let held = making.minder.as_ref().and_then(|minder| minder.netns.clone());
+    let down = Dismantling { shared, facts, minder: making.minder.as_ref(), netns: held.as_deref() };
     let left = undo.run(|part| dismantle_part(&down, part)).await;
     if left.is_empty() {
         let error = match record::remove_dir(&shared.store.pod_dir(&facts.id)) {
@@ -81,13 +85,13 @@ pub(crate) async fn make(shared: &Arc<Shared>, facts: &Arc<PodFacts>) -> Result<
                 Error::Undone { left: vec![crate::error::chain(&failure)], cause: Arc::new(error) }
             }
         };
-        return Err(Failed { left: Parts::new(), error, minder: None });
+        return Err(Failed { left: Parts::new(), error, minder: None, netns: None });
     }
     // One that was ended has nothing more to tell.
     let minder = making.minder.filter(|_| left.iter().any(|(part, _)| *part == Part::Supervisor));
     let told = left.iter().map(|(_, failure)| crate::error::chain(failure)).collect();
     let left = left.into_iter().map(|(part, _)| part).collect();
-    Err(Failed { left, error: Error::Undone { left: told, cause: Arc::new(error) }, minder })
+    Err(Failed { left, error: Error::Undone { left: told, cause: Arc::new(error) }, minder, netns: held })
 }
 
 struct Making<'a> {
@@ -101,9 +105,6 @@ impl Making<'_> {
     async fn steps(&mut self, undo: &mut Stack<Part>) -> Result<(Live, Option<Window>), Error> {
         Stage::Record.at_once(|| self.intent())?;
         undo.push(Part::Cgroup);
-        if scopes::of_cgroup(&self.facts.cgroup).is_none() {
-            Stage::Cgroup.of(create_cgroup(self.shared, self.facts)).await?;
-        }
         undo.push(Part::Supervisor);
         let supervisor = self.supervisor().await?;
         let ips = match &self.netns {
@@ -173,16 +174,16 @@ impl Making<'_> {
             .map_err(|cause| Error::step("naming the cgroup", self.facts.cgroup.clone(), cause))?;
         let subject = self.facts.id.as_str();
         let scope = self.scope();
-        let begin = if scope.is_some() { Begin::Called } else { Begin::AtOnce };
         let files = self.shared.config.open_files;
-        let start = || self.shared.supervisor.start(&self.facts.id, &directory, (&cgroup, begin), files);
-        let connect = async |started: Started| {
-            let connected = started.connect(&self.facts.id, &directory);
-            within(("starting the supervisor", subject, deadlines.supervisor), connected).await
-        };
-        // With its start, which waits until the program is executed.
-        let minder = match &scope {
-            None => Stage::Supervisor.of(async { connect(start()?).await }).await?,
+        // It begins when it is called: by then its cgroup is there, and it has been executed meanwhile.
+        let start = || self.shared.supervisor.start(&self.facts.id, &directory, &cgroup, files);
+        let started = match &scope {
+            None => {
+                // The cgroup has a thread of its own. Both to their ends: what was begun can be undone only then.
+                let cgroup = Stage::Cgroup.of(create_cgroup(self.shared, self.facts));
+                let (cgroup, started) = tokio::join!(cgroup, async { start() });
+                cgroup.and(started)?
+            }
             Some((systemd, scope)) => {
                 let begun = async {
                     let started = start()?;
@@ -192,9 +193,13 @@ impl Making<'_> {
                 };
                 let started = Stage::Scope.of(begun).await?;
                 Stage::Cgroup.of(self.leaf(started.pid())).await?;
-                Stage::Supervisor.of(connect(started)).await?
+                started
             }
         };
+        let starter = if scope.is_some() { Starter::Awaited } else { Starter::LetGo };
+        let connected = started.connect(&self.facts.id, &directory, starter);
+        let connected = within(("starting the supervisor", subject, deadlines.supervisor), connected);
+        let minder = Stage::Supervisor.of(connected).await?;
         let minder = self.minder.insert(minder);
         if scope.is_some() {
             // The controllers, now that the scope itself is empty.
@@ -209,8 +214,9 @@ impl Making<'_> {
         if self.facts.config.namespaces.network == NamespaceMode::Node {
             self.netns = None;
         }
-        // Whoever takes the pod down later asks there: plugins find by it what they made inside.
-        minder.netns.clone_from(&self.netns);
+        // For whoever takes the pod down later: plugins find by it what they made inside.
+        let hold = |at: &PathBuf| Arc::new(NetworkNamespace::hold(at.clone(), &minder.client));
+        minder.netns = self.netns.as_ref().map(hold);
         Ok(minder.process)
     }
 }
@@ -240,6 +246,7 @@ pub(crate) fn supervisor_cgroup(facts: &PodFacts) -> String {
 async fn attach(shared: &Shared, attachment: &Attachment) -> Result<Vec<IpAddr>, Error> {
     let subject = attachment.pod_id.to_string();
     let work = async {
+        first_collection(shared).await;
         shared
             .network
             .attach(attachment)

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +23,7 @@ use crate::pod::dismantle::{Dismantling, dismantle, summary};
 use crate::pod::limits::{self, PodResources, Weigh};
 use crate::pod::make;
 use crate::pod::members::Member;
+use crate::pod::namespace::NetworkNamespace;
 use crate::pod::state::{Part, Parts, PodEvent};
 use crate::pod::status::PodStatus;
 use crate::pod::wish::Reply;
@@ -117,7 +117,7 @@ pub(crate) type Task = Pin<Box<dyn Future<Output = Done> + Send>>;
 pub(crate) struct World<'a> {
     pub(crate) shared: &'a Arc<Shared>,
     pub(crate) facts: &'a Arc<PodFacts>,
-    pub(crate) netns: Option<PathBuf>,
+    pub(crate) netns: Option<Arc<NetworkNamespace>>,
     pub(crate) minder: &'a mut Option<Minder>,
     pub(crate) members: &'a mut BTreeMap<ContainerId, Member>,
 }
@@ -205,6 +205,7 @@ fn take_down(world: World<'_>, parts: Parts, farewell: Option<Arc<PodStatus>>) -
         if let Some(pod) = farewell {
             plugins::stop_pod(&shared, pod).await;
         }
+        let netns = netns.as_deref();
         let down = Dismantling { shared: &shared, facts: &facts, minder: minder.as_ref(), netns };
         let left = dismantle(&down, &parts).await;
         let error = summary(&left);
@@ -235,6 +236,7 @@ fn erase(world: World<'_>, parts: Parts) -> Task {
                 failures.push(error);
             }
         }
+        let netns = netns.as_deref();
         let down = Dismantling { shared: &shared, facts: &facts, minder: minder.as_ref(), netns };
         let mut left = dismantle(&down, &parts).await;
         left.retain(|(part, error)| {

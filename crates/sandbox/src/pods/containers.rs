@@ -133,25 +133,34 @@ impl Pods {
         spec::resources::kept(&limits, resources.oom_score_adj)
     }
 
-    /// Changes a container's limits as a plugin wants: nobody is asked. Safe to cancel.
+    /// Changes a container's limits as a plugin wants: nobody is asked. The wish is with the pod when this returns, which fulfils wishes in
+    /// their order; what it returns waits for the outcome, and is safe to cancel.
     ///
     /// # Errors
     /// As for [`Pods::update_resources`].
-    pub async fn change_limits(
+    pub fn change_limits(
         &self,
         id: &str,
         limits: &runtime::spec::oci::LinuxResources,
-    ) -> Result<(), Error> {
-        self.change_resources(id, spec::resources::kept(limits, None)?).await
+    ) -> Result<impl Future<Output = Result<(), Error>> + Send + use<>, Error> {
+        self.begin_change(id, spec::resources::kept(limits, None)?)
     }
 
     async fn change_resources(&self, id: &str, resources: Resources) -> Result<(), Error> {
+        self.begin_change(id, resources)?.await
+    }
+
+    fn begin_change(
+        &self,
+        id: &str,
+        resources: Resources,
+    ) -> Result<impl Future<Output = Result<(), Error>> + Send + use<>, Error> {
         self.open_for_business()?;
         let (container, pod) = self.shared.registry.container_and_pod(id)?;
         let (reply, answer) = Reply::channel(());
         let (id, resources) = (container.status.id.clone(), Box::new(resources));
         post(&pod.mailbox, container.status.id.as_str(), Wish::Update { id, resources, reply })?;
-        outcome(answer).await
+        Ok(outcome(answer))
     }
 
     /// Has a running container's log opened anew, after kubelet has moved the old one away. Safe to cancel.

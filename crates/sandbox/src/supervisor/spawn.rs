@@ -10,6 +10,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use runtime::cgroup::Cgroup;
@@ -20,6 +21,7 @@ use tokio::process::{Child, Command};
 
 use crate::error::Error;
 use crate::id::{ContainerId, PodId};
+use crate::pod::namespace::NetworkNamespace;
 use crate::pod::state::ProcessId;
 use crate::recover::Seen;
 use crate::supervisor::client::Client;
@@ -54,7 +56,7 @@ impl Binary {
         &self.executable
     }
 
-    /// Starts a supervisor for a pod, to be connected to.
+    /// Starts a supervisor for a pod. It waits to be connected to before it enters its cgroup, which may be made meanwhile.
     ///
     /// # Errors
     /// [`Error::Step`].
@@ -62,7 +64,7 @@ impl Binary {
         &self,
         pod: &PodId,
         directory: &Path,
-        (cgroup, begin): (&Cgroup, Begin),
+        cgroup: &Cgroup,
         open_files: Option<u64>,
     ) -> Result<Started, Error> {
         let subject = pod.to_string();
@@ -72,7 +74,7 @@ impl Binary {
             pod: subject.clone(),
             directory: directory.to_owned(),
             cgroup: Some(cgroup.clone()),
-            begin,
+            begin: Begin::Called,
             open_files,
         };
         let log = OpenOptions::new()
@@ -92,7 +94,7 @@ impl Binary {
             .map_err(failed)?;
         // Whatever fails from here on, also by a deadline: a supervisor that nobody is connected to has to go.
         let orphan = Orphan::of(&child).map_err(failed)?;
-        Ok(Started { child, orphan, begin })
+        Ok(Started { child, orphan })
     }
 }
 
@@ -100,7 +102,15 @@ impl Binary {
 pub(crate) struct Started {
     child: Child,
     orphan: Orphan,
-    begin: Begin,
+}
+
+/// What becomes of the process that was started, where the supervisor is a clone of it in a cgroup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Starter {
+    /// It ends when it does.
+    LetGo,
+    /// It is in the cgroup above that of its clone, where nobody may be who is to hand controllers down: its end is waited for.
+    Awaited,
 }
 
 impl Started {
@@ -110,14 +120,18 @@ impl Started {
         self.child.id().unwrap_or_default()
     }
 
-    /// Connects to it, which is what one waits for that begins when it is called. Not safe to cancel without taking the pod's cgroup down.
+    /// Connects to it, which it waits for. Not safe to cancel without taking the pod's cgroup down.
     ///
     /// # Errors
     /// [`Error::Step`].
-    pub(crate) async fn connect(mut self, pod: &PodId, directory: &Path) -> Result<Minder, Error> {
+    pub(crate) async fn connect(
+        mut self,
+        pod: &PodId,
+        directory: &Path,
+        starter: Starter,
+    ) -> Result<Minder, Error> {
         let minder = connect(pod, directory, Duration::MAX).await.map_err(NoMinder::error)?;
-        if self.begin == Begin::Called && self.pid().cast_signed() != minder.process.pid {
-            // It is in the cgroup above that of its clone, where nobody may be who is to hand controllers down.
+        if starter == Starter::Awaited && self.pid().cast_signed() != minder.process.pid {
             let ended = self.child.wait().await;
             ended.map_err(|cause| Error::step("starting the supervisor", pod.as_str(), cause))?;
         }
@@ -184,7 +198,7 @@ pub(crate) async fn reach(
     }
     match minder.client.snapshot(after).await {
         Ok((snapshot, netns)) => {
-            minder.netns = netns;
+            minder.netns = netns.map(|at| Arc::new(NetworkNamespace::hold(at, &minder.client)));
             Contact::Answers(minder, snapshot)
         }
         Err(error) => Contact::Silent(error),

@@ -10,6 +10,7 @@
 )]
 
 mod contact;
+mod death;
 mod faults;
 mod forward;
 mod hanging;
@@ -20,5 +21,6 @@ mod speed;
 mod stand_ins;
 mod streams;
 mod systemd;
+mod upgrade;
 mod volumes;
 mod world;

@@ -90,6 +90,7 @@ impl World {
         };
         let config = Config {
             prepared_networks: 1,
+            exec_output: 64 << 20,
             state_dir: self.directory.path().join("state"),
             supervisor: self.supervisor.clone(),
             open_files: None,

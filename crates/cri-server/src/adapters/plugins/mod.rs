@@ -159,14 +159,22 @@ impl nri::Runtime for NodeContainers {
     }
 
     async fn update(&self, updates: Vec<api::ContainerUpdate>) -> Vec<api::ContainerUpdate> {
-        let pods = &self.0;
-        let changes = updates.into_iter().map(|update| async move {
-            let error = change(pods, &update).await.err()?;
+        // All of it is with the pods before the first one is waited for.
+        let begun: Vec<_> = updates.into_iter().map(|update| (begin(&self.0, &update), update)).collect();
+        let mut failed = Vec::new();
+        for (begun, update) in begun {
+            let outcome = match begun {
+                Ok(Some(outcome)) => outcome.await.map_err(|error| chain(&error)),
+                Ok(None) => Ok(()),
+                Err(error) => Err(error),
+            };
+            let Err(error) = outcome else { continue };
             tracing::warn!(container = update.container_id, error, "a plugin's change of a container fails");
-            (!update.ignore_failure).then_some(update)
-        });
-        // Begun in this order, and each is in its pod's queue from then on.
-        join_all(changes).await.into_iter().flatten().collect()
+            if !update.ignore_failure {
+                failed.push(update);
+            }
+        }
+        failed
     }
 
     async fn evict(&self, evictions: Vec<api::ContainerEviction>) {
@@ -182,13 +190,17 @@ impl nri::Runtime for NodeContainers {
     }
 }
 
-async fn change(pods: &Pods, update: &api::ContainerUpdate) -> Result<(), String> {
+/// Hands a change to its pod; `None` when there is nothing to change.
+fn begin(
+    pods: &Pods,
+    update: &api::ContainerUpdate,
+) -> Result<Option<impl Future<Output = Result<(), sandbox::Error>> + Send + use<>>, String> {
     let Some(limits) = update.linux.as_ref().and_then(|linux| linux.resources.as_ref()) else {
-        return Ok(());
+        return Ok(None);
     };
     if !limits.devices.is_empty() {
         return Err("linux.resources.devices: rules for devices can't be changed any more".to_owned());
     }
     let limits = nri::spec::limits(limits).map_err(|error| chain(&error))?;
-    pods.change_limits(&update.container_id, &limits).await.map_err(|error| chain(&error))
+    pods.change_limits(&update.container_id, &limits).map(Some).map_err(|error| chain(&error))
 }

@@ -77,7 +77,7 @@ impl Exporter {
         }
     }
 
-    /// Sends what is left, if that can be done at once. A message that was under way is sent again: spans are known by their numbers.
+    /// Sends what is left, if that can be done at once. A message that was under way is sent again: its spans may be counted, and be had by the collector, twice.
     pub(crate) async fn finish(mut self) {
         while let Ok(span) = self.waiting.try_recv() {
             self.batch.push(shown(span));

@@ -72,7 +72,19 @@ pub(super) static WITH_GATE: &[Excuse] = &[
     Excuse { page: Cadvisor, name: "container_*", whose: Node, why: "kubelet gives nothing but pods with this gate, and does not ask the runtime" },
     Excuse { page: Cadvisor, name: "container_*", whose: Cgroups, why: "the same" },
     Excuse { page: Cadvisor, name: "cadvisor_version_info", whose: Node, why: "about the cAdvisor that isn't asked" },
-    Excuse { page: Cadvisor, name: "container_*", whose: Sandboxes, why: "there is no such container; networks have such rows" },
+    // Their networks are there.
+    Excuse { page: Cadvisor, name: "container_cpu_*", whose: Sandboxes, why: NO_PAUSE },
+    Excuse { page: Cadvisor, name: "container_memory_*", whose: Sandboxes, why: NO_PAUSE },
+    Excuse { page: Cadvisor, name: "container_spec_*", whose: Sandboxes, why: NO_PAUSE },
+    Excuse { page: Cadvisor, name: "container_threads*", whose: Sandboxes, why: NO_PAUSE },
+    Excuse { page: Cadvisor, name: "container_tasks_state", whose: Sandboxes, why: NO_PAUSE },
+    Excuse { page: Cadvisor, name: "container_last_seen", whose: Sandboxes, why: NO_PAUSE },
+    Excuse { page: Cadvisor, name: "container_start_time_seconds", whose: Sandboxes, why: NO_PAUSE },
+    Excuse { page: Cadvisor, name: "container_processes", whose: Sandboxes, why: NO_PAUSE },
+    Excuse { page: Cadvisor, name: "container_file_descriptors", whose: Sandboxes, why: NO_PAUSE },
+    Excuse { page: Cadvisor, name: "container_sockets", whose: Sandboxes, why: NO_PAUSE },
+    Excuse { page: Cadvisor, name: "container_ulimits_soft", whose: Sandboxes, why: NO_PAUSE },
+    Excuse { page: Cadvisor, name: "container_oom_events_total", whose: Sandboxes, why: NO_PAUSE },
     Excuse { page: Cadvisor, name: "container_network_*", whose: OnHost, why: "all of the node's traffic, once for each such pod" },
     Excuse { page: Summary, name: "network.*", whose: OnHost, why: "the same" },
     Excuse { page: Cadvisor, name: "container_processes", whose: Pods, why: OF_NOBODY },
@@ -84,6 +96,9 @@ pub(super) static WITH_GATE: &[Excuse] = &[
     Excuse { page: Cadvisor, name: "container_health_state", whose: All, why: "always -1 in Kubernetes, and values of CRI can't be negative" },
     Excuse { page: Summary, name: "swap.*", whose: Pods, why: "CRI has no swap of pods, and kubelet adds the containers' up for /metrics/resource alone" },
 ];
+
+/// Why there is no row of a sandbox.
+const NO_PAUSE: &str = "there is no such container";
 
 /// Why a pod has none of them.
 const OF_NOBODY: &str = "always 0: in the pod's own cgroup are no processes, and cAdvisor doesn't look below";

@@ -7,17 +7,16 @@ use std::path::Path;
 
 use super::{EVERY_ACCESS, Kind, MAKE, READ, Rule, Verdict, WRITE};
 use crate::Error;
-use crate::cgroup::files::write;
+use crate::cgroup::files::Setting;
 use crate::plan::Refusal;
 
 pub(super) fn apply(directory: &Path, rules: &[Rule]) -> Result<(), Error> {
     check(rules)?;
-    let (allow, deny) = (directory.join("devices.allow"), directory.join("devices.deny"));
+    let open = |name| Setting::open(directory.join(name));
+    let (allow, deny) = (open("devices.allow")?, open("devices.deny")?);
     for rule in rules {
         let file = if rule.verdict == Verdict::Allow { &allow } else { &deny };
-        for line in lines(rule) {
-            write(file, &line)?;
-        }
+        lines(rule).iter().try_for_each(|line| file.write(line))?;
     }
     Ok(())
 }

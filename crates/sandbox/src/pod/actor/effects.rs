@@ -1,6 +1,5 @@
 //! What is done about what happened: records, statuses, events, answers, and work that is begun.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +10,6 @@ use crate::container::state::{ContainerEffect, ContainerEvent, ContainerState, S
 use crate::error::{Error, chain};
 use crate::events::{EventKind, Note};
 use crate::id::ContainerId;
-use crate::pod::config::NamespaceMode;
 use crate::pod::members::Member;
 use crate::pod::state::{PodEffect, PodState};
 use crate::pod::status::PodStatus;
@@ -152,19 +150,11 @@ impl Actor {
         let world = World {
             shared: &self.shared,
             facts: &self.facts,
-            netns: self.netns(),
+            netns: self.netns.clone(),
             minder: &mut self.minder,
             members: &mut self.members,
         };
         work.task(world)
-    }
-
-    pub(super) fn netns(&self) -> Option<PathBuf> {
-        // A supervisor may hold the host's, too, for those who are to join it.
-        let is_own = self.facts.config.namespaces.network != NamespaceMode::Node;
-        // Held by the supervisor: its path opens as long as that lives. It is known also of a pod that was being made or
-        // taken down when the daemon was killed: plugins find by it what they made inside.
-        self.minder.as_ref().filter(|_| is_own).and_then(|minder| minder.netns.clone())
     }
 
     pub(super) fn answer(&mut self, goal: &Goal, outcome: &Result<(), Error>) {
@@ -175,7 +165,7 @@ impl Actor {
 
     pub(super) fn save(&self) {
         let Some(record) = PodRecord::of(&self.facts, &self.state) else { return };
-        let record = record.with_limits(self.limits.changed());
+        let record = record.with_limits(self.limits.changed()).with_told(self.told);
         if let Err(error) = self.shared.store.save_pod(&record) {
             tracing::error!(pod = %self.facts.id, error = chain(&error), "the pod's record is out of date");
         }

@@ -1,6 +1,7 @@
 //! The supervisor in the actor's life: what it tells, what is done while it is out of touch, and what is left when it is gone.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -10,9 +11,12 @@ use crate::container::state::{ContainerEvent, ContainerState};
 use crate::container::status::Exited;
 use crate::id::ContainerId;
 use crate::identity;
+use crate::pod::config::NamespaceMode;
 use crate::pod::contact::Seek;
-use crate::pod::state::{PodEvent, PodState};
+use crate::pod::namespace::NetworkNamespace;
+use crate::pod::state::{Part, PodEvent, PodState};
 use crate::pod::work::{Work, called_off, never_started};
+use crate::record::PodFacts;
 use crate::recover::{Seen, news_of, strays};
 use crate::supervisor::client::ExitReport;
 use crate::supervisor::{Minder, News};
@@ -73,6 +77,7 @@ impl Actor {
         tracing::info!(pod = %self.facts.id, "the pod's supervisor answers again");
         self.shared.contacts.regained.fetch_add(1, Ordering::Relaxed);
         self.minder = Some(minder);
+        self.hold_network();
         self.publish_if_shown();
         let missed = self.members.iter().filter_map(|(id, member)| {
             let written = ExitReport::read(&self.shared.store.container_dir(&self.facts.id, id));
@@ -88,6 +93,22 @@ impl Actor {
         }
         for id in self.starting() {
             self.launch(&id);
+        }
+    }
+
+    /// Keeps the pod's network namespace, whatever becomes of the supervisor.
+    pub(super) fn hold_network(&mut self) {
+        if self.netns.is_none() {
+            self.netns = own_network(&self.facts, self.minder.as_ref());
+        }
+    }
+
+    /// A network that would not let go is asked again, and its plugins look inside again.
+    pub(super) fn let_go_of_network(&mut self, event: &PodEvent) {
+        if let PodEvent::Dismantled { left, .. } | PodEvent::Erased { left, .. } = event
+            && !left.contains(&Part::Network)
+        {
+            self.netns = None;
         }
     }
 
@@ -158,4 +179,10 @@ impl Actor {
             self.publish();
         }
     }
+}
+
+/// The network namespace of a pod that has one of its own. A supervisor may hold the host's, too, for those who are to join it.
+pub(super) fn own_network(facts: &PodFacts, minder: Option<&Minder>) -> Option<Arc<NetworkNamespace>> {
+    let is_own = facts.config.namespaces.network != NamespaceMode::Node;
+    minder.filter(|_| is_own).and_then(|minder| minder.netns.clone())
 }

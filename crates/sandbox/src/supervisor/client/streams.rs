@@ -11,6 +11,7 @@ use runtime::plan::ProcessPlan;
 use runtime::wire::{
     AttachedInput, DetachReason, ExecExit, Reply, Request, Scope, StartExec, Stream, Target,
 };
+use runtime::{FailedStep, Failure, FailureKind};
 use tokio::sync::oneshot;
 
 use super::{Client, MARGIN, PROMPT, failed, milliseconds};
@@ -107,7 +108,7 @@ impl Client {
         let attempt = (step, container.as_str(), start.after + MARGIN);
         match self.connection.ask_for_descriptors(request, descriptors, attempt).await? {
             (Reply::ExecStarted { .. }, mut descriptors) => Ok(Joined { exec, terminal: descriptors.pop() }),
-            (Reply::Failed(failure), _) => Err(Error::Exec { container, cause: Arc::new(failure) }),
+            (Reply::Failed(failure), _) => Err(not_joined(container, failure)),
             (Reply::Gone, _) => Err(ended_already(container, "have a command run in it")),
             (other, _) => Err(failed((step, &container), other)),
         }
@@ -144,6 +145,14 @@ impl Client {
 
 fn ended_already(id: String, wish: &'static str) -> Error {
     Error::WrongState { kind: Kind::Container, id, state: "exited", wish }
+}
+
+/// Why a command could not be started. A process lets go of its namespaces a moment before its end can be seen.
+fn not_joined(container: String, failure: Failure) -> Error {
+    if failure.kind == FailureKind::Gone && failure.step == FailedStep::JoinNamespace {
+        return ended_already(container, "have a command run in it");
+    }
+    Error::Exec { container, cause: Arc::new(failure) }
 }
 
 impl Exec {
@@ -236,4 +245,22 @@ async fn ended<T>(told: &mut Option<oneshot::Receiver<T>>, client: &Client) -> R
     let outcome = receiver.await;
     *told = None;
     outcome.map_err(|_| gone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_that_has_let_go_of_its_namespaces_is_said_to_have_ended() {
+        let failure = |kind, step| Failure { kind, step, errno: None, subject: "container".to_owned() };
+        let gone = not_joined("c".to_owned(), failure(FailureKind::Gone, FailedStep::JoinNamespace));
+        assert!(matches!(gone, Error::WrongState { state: "exited", .. }), "{gone:?}");
+        for (kind, step) in
+            [(FailureKind::NotPermitted, FailedStep::JoinNamespace), (FailureKind::Gone, FailedStep::Prepare)]
+        {
+            let other = not_joined("c".to_owned(), failure(kind, step));
+            assert!(matches!(other, Error::Exec { .. }), "{other:?}");
+        }
+    }
 }

@@ -1,10 +1,8 @@
 //! docs/fields.md against the compiled contract and the tests in the tree: no field is forgotten, and no row makes things up.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
-
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 
+use e2e::documents::{has_test, read};
 use prost_reflect::{DescriptorPool, FieldDescriptor, Kind, MessageDescriptor};
 
 /// The messages that the document has a section for each, and how many fields they have at least.
@@ -20,10 +18,6 @@ const WORDS: [&str; 6] = ["honoured", "checked", "recorded", "ignored", "refused
 
 /// How many rows say that no test would notice. Only ever smaller.
 const UNTESTED: usize = 1;
-
-/// Where tests are made of plain functions: below what, and the file that lists them; without one each has its own list.
-const LISTS: [(&str, &str); 3] =
-    [("e2e/tests/external_runtimes.rs", ""), ("e2e/tests/networks/", ""), ("runtime/tests/containers/", "")];
 
 /// A row of a table.
 #[derive(Debug)]
@@ -73,21 +67,9 @@ fn every_row_says_what_it_does_in_words_that_are_explained() {
 fn every_test_that_is_named_is_there() {
     for row in sections().into_values().flatten() {
         for test in &row.tests {
-            let (file, name) = test.split_once("::").unwrap_or_else(|| panic!("`{}`: {test}", row.path));
-            assert!(has_test(file, name), "`{}` names {test}, which is no test there", row.path);
+            assert!(has_test(test), "`{}` names {test}, which is no test there", row.path);
         }
     }
-}
-
-#[test]
-fn only_what_is_run_is_a_test() {
-    let text = "\
-        #[test]\nfn one() {}\n\
-        #[tokio::test(flavor = \"multi_thread\")]\n#[allow(x)]\nasync fn two() {}\n\
-        fn three() { one(); }\n\n";
-    assert_eq!(["one", "two", "three", "four"].map(|name| is_marked(text, name)), [true, true, false, false]);
-    let list = "made!(three, fourth);\nfn three() {}\nfn four() { five(); }\n";
-    assert_eq!(["three", "four", "five"].map(|name| is_listed(list, name)), [true, false, false]);
 }
 
 #[test]
@@ -99,37 +81,6 @@ fn fields_without_a_test_become_fewer() {
         UNTESTED,
         "a new field needs a test, and fewer a smaller number: {untested:#?}"
     );
-}
-
-/// Whether a file has a test of this name: a function with the attribute above it, or one of those that a list makes tests of.
-fn has_test(file: &str, name: &str) -> bool {
-    let text = read(&format!("crates/{file}"));
-    let is_made = |(below, list): (&str, &str)| {
-        let list = if list.is_empty() { text.clone() } else { read(&format!("crates/{list}")) };
-        file.starts_with(below) && text.contains(&format!("fn {name}(")) && is_listed(&list, name)
-    };
-    is_marked(&text, name) || LISTS.into_iter().any(is_made)
-}
-
-fn is_marked(text: &str, name: &str) -> bool {
-    let lines: Vec<&str> = text.lines().map(str::trim).collect();
-    let is_attribute = |line: &&str| line.starts_with("#[test]") || line.starts_with("#[tokio::test");
-    let is_above = |line: &&&str| line.starts_with("#[") || line.starts_with("//");
-    let is_named = |line: &str| line.trim_start_matches("async ").starts_with(&format!("fn {name}("));
-    let mut named = (0..lines.len()).filter(|at| is_named(lines[*at]));
-    named.any(|at| lines[..at].iter().rev().take_while(is_above).any(is_attribute))
-}
-
-/// Whether a text has the name elsewhere than where the function is written or called.
-fn is_listed(text: &str, name: &str) -> bool {
-    let is_word = |letter: char| letter.is_alphanumeric() || letter == '_';
-    text.match_indices(name).any(|(at, _)| {
-        let (before, after) = (&text[..at], &text[at + name.len()..]);
-        !before.ends_with(is_word)
-            && !before.ends_with("fn ")
-            && !after.starts_with(is_word)
-            && !after.starts_with('(')
-    })
 }
 
 /// Every field of a message and of those below it, by its path. What is for another system is one field with all below it.
@@ -168,10 +119,4 @@ fn row(line: &str) -> Row {
     let plain = |text: &str| text.trim_matches('`').to_owned();
     let tests = if tests == "–" { Vec::new() } else { tests.split(", ").map(plain).collect() };
     Row { path: plain(path), says: says.to_owned(), tests }
-}
-
-/// A file of the repository.
-fn read(path: &str) -> String {
-    let path = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).join(path);
-    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
