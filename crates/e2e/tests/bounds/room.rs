@@ -126,9 +126,10 @@ async fn a_daemon_without_descriptors_says_so_and_goes_on_when_there_are_some() 
         (0..100).map(|_| std::os::unix::net::UnixStream::connect(node.socket()).unwrap()).collect();
     assert_eq!(client.pods().await.unwrap().len(), pods.len());
     drop(crowd);
+    // The last descriptors may be taken by those of the crowd that are only now seen to have gone: who is refused asks again.
     for pod in &pods[1..] {
-        client.stop_pod(pod).await.unwrap();
-        client.remove_pod(pod).await.unwrap();
+        until(node::PATIENCE, "the pod stopped", async || client.stop_pod(pod).await).await;
+        until(node::PATIENCE, "the pod removed", async || client.remove_pod(pod).await).await;
     }
     until(node::PATIENCE, "room for another pod", async || client.run_pod(node.pod()).await.map(drop)).await;
     let newcomer = node.client();
