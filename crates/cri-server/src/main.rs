@@ -70,7 +70,7 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
             let config = sources.load()?.config;
             let observers = logging::init(&config)?;
             // What 50 probes print would otherwise stay with the daemon.
-            sandbox::give_back_large_blocks();
+            sandbox::allocate_frugally();
             finish(executor()?, serve::serve(serve::Beginning { config, sources, observers }))?;
             Ok(ExitCode::SUCCESS)
         }
@@ -89,9 +89,14 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
     }
 }
 
+/// How long a thread for what blocks waits for more of it. Short against the time after which the daemon rests (`rest`): what a thread
+/// keeps of the allocator's for itself, some 200 KiB, is free only when it has ended.
+const IDLE_THREADS: Duration = Duration::from_secs(1);
+
 /// Two workers: calls wait for kernels and registries far more than they compute, and each worker costs memory.
 pub(crate) fn executor() -> io::Result<Runtime> {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    runtime.worker_threads(2).thread_keep_alive(IDLE_THREADS).enable_all().build()
 }
 
 /// How long blocking threads may go on when the work is done.

@@ -46,7 +46,7 @@ struct Inner {
     registries: Arc<Registries>,
     pulls: Pulls,
     care: Care,
-    space: Space,
+    space: Arc<Space>,
 }
 
 impl Images {
@@ -72,7 +72,7 @@ impl Images {
         let puller = Puller::open(config.clone(), &images, Arc::clone(&registries), kept)?;
         let pulls = Pulls::new(puller, config.limits.pulls);
         let care = Care::new(config.care.clone(), &images, (layers.clone(), Arc::clone(&catalog)));
-        let space = Space::new(&images, layers.clone(), rootfs.clone(), config.usage_age);
+        let space = Arc::new(Space::new(&images, layers.clone(), rootfs.clone(), config.usage_age));
         let collect = Mutex::new(config.collect.clone());
         let inner =
             Inner { config, collect, catalog, layers, rootfs, mounts, registries, pulls, care, space };
@@ -390,8 +390,7 @@ impl Images {
     /// # Errors
     /// [`Error::Store`] names the directory that can't be read.
     pub async fn filesystem_usage(&self) -> Result<FilesystemUsage, Error> {
-        let inner = Arc::clone(&self.inner);
-        blocking("measuring images", move || inner.space.images()).await
+        self.inner.space.sum_images().await
     }
 
     /// Use of the disk by the writable layers of containers, each as old as [`Config::usage_age`] allows.
@@ -401,8 +400,7 @@ impl Images {
     /// # Errors
     /// [`Error::Store`] names the directory that can't be read.
     pub async fn container_filesystem_usage(&self) -> Result<FilesystemUsage, Error> {
-        let inner = Arc::clone(&self.inner);
-        blocking("measuring writable layers", move || inner.space.containers()).await
+        self.inner.space.sum_containers().await
     }
 
     /// Throws a container's writable layer away. Idempotent.

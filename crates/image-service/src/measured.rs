@@ -62,7 +62,7 @@ impl Measured {
     ) -> Result<Measurement, E> {
         let slot = self.slot(name);
         let turn = lock(&slot.turn);
-        self.in_turn(&slot, &turn, measure)
+        self.in_turn((name, &slot), &turn, measure)
     }
 
     /// The same, but for what somebody else is measuring just now the last measurement is the answer, if there is one: that of
@@ -78,7 +78,7 @@ impl Measured {
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return Ok(*lock(&slot.last)),
         };
-        self.in_turn(&slot, &turn, measure).map(Some)
+        self.in_turn((name, &slot), &turn, measure).map(Some)
     }
 
     /// Forgets what is no more.
@@ -88,7 +88,7 @@ impl Measured {
 
     fn in_turn<E>(
         &self,
-        slot: &Slot,
+        (name, slot): (&str, &Slot),
         _turn: &MutexGuard<'_, ()>,
         measure: impl FnOnce() -> Result<Usage, E>,
     ) -> Result<Measurement, E> {
@@ -96,7 +96,8 @@ impl Measured {
             return Ok(fresh);
         }
         let (at, begun) = (SystemTime::now(), Instant::now());
-        let usage = measure()?;
+        // What can't be measured may be gone already, and nobody would say so again.
+        let usage = measure().inspect_err(|_| self.forget(name))?;
         let measurement = Measurement { usage, at, begun, took: begun.elapsed() };
         *lock(&slot.last) = Some(measurement);
         Ok(measurement)
@@ -145,6 +146,14 @@ mod tests {
         assert_eq!(bytes(measured.get("a", of(4))), 4);
         let never = Measured::new(Duration::ZERO);
         assert_eq!([bytes(never.get("a", of(1))), bytes(never.get("a", of(2)))], [1, 2]);
+    }
+
+    #[test]
+    fn nothing_is_kept_of_what_was_removed_while_it_was_to_be_measured() {
+        let measured = Measured::new(LONG);
+        measured.get("gone", || Err(())).unwrap_err();
+        measured.at_hand("gone", || Err(())).unwrap_err();
+        assert!(lock(&measured.slots).is_empty());
     }
 
     #[test]

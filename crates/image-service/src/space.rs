@@ -6,8 +6,12 @@
 //! Not here: what a single image takes (`inspect`).
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use tokio::sync::Mutex;
+
+use crate::blocking::blocking_in_turn;
 use crate::error::Error;
 use crate::image::FilesystemUsage;
 use crate::layers::{Layers, store};
@@ -18,7 +22,7 @@ use crate::usage::{self, Usage};
 /// Age up to which the usage of images is told again: who has just removed one wants to see it.
 const IMAGES: Duration = Duration::from_secs(1);
 
-/// The measurements. Everything here blocks.
+/// The measurements. What isn't async here, blocks.
 #[derive(Debug)]
 pub(crate) struct Space {
     images: PathBuf,
@@ -26,20 +30,47 @@ pub(crate) struct Space {
     rootfs: RootFilesystems,
     of_images: Measured,
     of_containers: Measured,
+    /// Of whoever sums up images, and writable layers.
+    turns: [Arc<Mutex<()>>; 2],
 }
 
 impl Space {
     /// For the store of images in `images`. The usage of a writable layer is told again up to the age `keep`, if that isn't zero.
     pub(crate) fn new(images: &Path, layers: Layers, rootfs: RootFilesystems, keep: Duration) -> Space {
         let of_images = Measured::new(IMAGES.min(keep));
-        Space { images: images.to_owned(), layers, rootfs, of_images, of_containers: Measured::new(keep) }
+        Space {
+            images: images.to_owned(),
+            layers,
+            rootfs,
+            of_images,
+            of_containers: Measured::new(keep),
+            turns: Default::default(),
+        }
+    }
+
+    /// As [`Space::images`], on a thread of its own. Safe to cancel.
+    ///
+    /// # Errors
+    /// Likewise.
+    pub(crate) async fn sum_images(self: &Arc<Self>) -> Result<FilesystemUsage, Error> {
+        let space = Arc::clone(self);
+        blocking_in_turn(&self.turns[0], "measuring images", move || space.images()).await
+    }
+
+    /// As [`Space::containers`], likewise.
+    ///
+    /// # Errors
+    /// Likewise.
+    pub(crate) async fn sum_containers(self: &Arc<Self>) -> Result<FilesystemUsage, Error> {
+        let space = Arc::clone(self);
+        blocking_in_turn(&self.turns[1], "measuring writable layers", move || space.containers()).await
     }
 
     /// Use of the disk by everything below `images/`.
     ///
     /// # Errors
     /// [`Error::Store`].
-    pub(crate) fn images(&self) -> Result<FilesystemUsage, Error> {
+    fn images(&self) -> Result<FilesystemUsage, Error> {
         let all = || {
             let read = |cause| store("read", &self.images, cause);
             let dirs = ["", "sha256", "sha512"].map(|name| self.images.join("layers").join(name));
@@ -56,7 +87,7 @@ impl Space {
     ///
     /// # Errors
     /// [`Error::Store`].
-    pub(crate) fn containers(&self) -> Result<FilesystemUsage, Error> {
+    fn containers(&self) -> Result<FilesystemUsage, Error> {
         let (mut sum, mut oldest) = (Usage::default(), SystemTime::now());
         for container in self.rootfs.containers() {
             let found = self.of_containers.at_hand(&container, || self.rootfs.usage(&container));
@@ -79,8 +110,7 @@ impl Space {
     /// # Errors
     /// [`Error::RootfsMissing`], [`Error::Store`].
     pub(crate) fn container(&self, container: &str) -> Result<FilesystemUsage, Error> {
-        let found = self.of_containers.get(container, || self.rootfs.usage(container));
-        let found = found.inspect_err(|_| self.forget(container))?;
+        let found = self.of_containers.get(container, || self.rootfs.usage(container))?;
         Ok(told(&self.rootfs.path().join(container), found))
     }
 

@@ -37,4 +37,4 @@ pub mod wire;
 
 pub use error::Error;
 pub use failure::{FailedStep, Failure, FailureKind};
-pub use sys::{close_on_exec_above_stdio, give_back_large_blocks, give_back_memory, give_back_program};
+pub use sys::{allocate_frugally, close_on_exec_above_stdio, give_back_memory, give_back_program};

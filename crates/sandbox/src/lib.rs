@@ -84,7 +84,7 @@ pub use runtime::loop_device::attach as attach_loop_device;
 pub use runtime::project_quota;
 pub use runtime::spec::oci;
 pub use runtime::verity::enable as enable_verity;
-pub use runtime::{close_on_exec_above_stdio, give_back_large_blocks, give_back_memory, give_back_program};
+pub use runtime::{allocate_frugally, close_on_exec_above_stdio, give_back_memory, give_back_program};
 pub use scopes::{Scope, ScopeError, Scopes};
 pub use selinux::selinux_of_host;
 pub use signal::Signal;

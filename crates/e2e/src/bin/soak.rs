@@ -24,12 +24,17 @@ fn main() -> ExitCode {
     let found = runtime.expect("a runtime").block_on(async {
         tokio::select! {
             found = e2e::soak::run(plan) => found,
-            // What the run has is dropped by this panic, and so not judged: it was in the middle of something.
-            name = e2e::ended() => panic!("the run was ended by {name}"),
+            found = ended() => found,
         }
     });
     publish(&found);
     if found.is_well() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Panics when a signal says that the run is to end, while the run is still there: what it has is dropped by the panic, and so not
+/// judged, in the middle of something.
+async fn ended() -> Report {
+    panic!("the run was ended by {}", e2e::ended().await)
 }
 
 fn plan(arguments: Vec<String>) -> Result<Plan, String> {

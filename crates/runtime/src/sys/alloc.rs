@@ -18,14 +18,21 @@ const LARGE: libc::c_int = 512 << 10;
 #[cfg(target_env = "gnu")]
 const TRIMMED: libc::c_int = 128 << 10;
 
-/// Has the allocator give large blocks back to the kernel when they are freed, for the whole life of the process. By itself glibc
-/// maps less and less for itself once a large block was freed (up to 32 MiB), and keeps twice as much at the end of its heap.
-pub fn give_back_large_blocks() {
+/// How many arenas there may be (M_ARENA_MAX): what one thread has freed is used by the others. By itself glibc makes up to eight a
+/// processor, and in each stays what happened to lie between two blocks that live.
+#[cfg(target_env = "gnu")]
+const ARENAS: libc::c_int = 2;
+
+/// Has the allocator keep little, for the whole life of the process: large blocks go back to the kernel when they are freed (by itself
+/// glibc maps less and less for itself once a large block was freed, up to 32 MiB, and keeps twice as much at the end of its heap), and
+/// threads share what is free.
+pub fn allocate_frugally() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: mallopt takes the allocator's lock, and changes nothing but these two numbers.
+    // SAFETY: mallopt takes the allocator's lock, and changes nothing but these three numbers.
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
         libc::mallopt(libc::M_TRIM_THRESHOLD, TRIMMED);
+        libc::mallopt(libc::M_ARENA_MAX, ARENAS);
     }
 }
 

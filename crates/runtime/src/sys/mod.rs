@@ -22,7 +22,7 @@ mod verity;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 pub(crate) use alloc::give_back_stack;
-pub use alloc::{give_back_large_blocks, give_back_memory};
+pub use alloc::{allocate_frugally, give_back_memory};
 pub(crate) use block::{LoopFlags, configure_loop_device, free_loop_device};
 pub(crate) use bpf::{
     BpfInstruction, attach_device_program, attached_device_programs, bpf_program_name, detach_device_program,
