@@ -24,15 +24,14 @@ const REMOVE_ROUNDS: u32 = 10;
 pub(super) fn kill(cgroup: &Cgroup) -> Result<(), Error> {
     if let Some(directory) = &cgroup.unified {
         let file = directory.join("cgroup.kill");
-        match write_raw(&file, b"1") {
-            Ok(()) => {
+        match Asked::of(write_raw(&file, b"1"), || directory.is_dir()) {
+            Ok(Asked::Killed) => {
                 // Version 2 kills what it has frozen; the freezer of version 1 has to let go of it first.
                 Frozen::thaw_legacy(cgroup);
                 return Ok(());
             }
-            // Gone, or a kernel before 5.14.
-            Err(Errno::NOENT | Errno::NODEV) if !directory.is_dir() => return Ok(()),
-            Err(Errno::NOENT) => {}
+            Ok(Asked::Gone) => return Ok(()),
+            Ok(Asked::Unknown) => {}
             Err(errno) => return Err(error("write cgroup file", &file, errno)),
         }
     }
@@ -48,6 +47,29 @@ pub(super) fn kill(cgroup: &Cgroup) -> Result<(), Error> {
         }
     }
     Err(busy(directory))
+}
+
+/// What came of asking the kernel to kill.
+#[derive(Debug, PartialEq, Eq)]
+enum Asked {
+    Killed,
+    /// The cgroup has been removed, or is just being.
+    Gone,
+    /// By a kernel before 5.14.
+    Unknown,
+}
+
+impl Asked {
+    fn of(written: Result<(), Errno>, is_there: impl FnOnce() -> bool) -> Result<Self, Errno> {
+        match written {
+            Ok(()) => Ok(Self::Killed),
+            // The files of a cgroup are taken away before its directory (kernel/cgroup/cgroup.c, cgroup_destroy_locked): systemd removes
+            // a scope when nothing runs in it any more, whoever may look at it.
+            Err(Errno::NODEV) => Ok(Self::Gone),
+            Err(Errno::NOENT) => Ok(if is_there() { Self::Unknown } else { Self::Gone }),
+            Err(errno) => Err(errno),
+        }
+    }
 }
 
 pub(super) fn thaw(cgroup: &Cgroup) {
@@ -165,7 +187,8 @@ pub(super) fn children(directory: &Path) -> Vec<std::path::PathBuf> {
 pub(super) fn remove(directory: &Path) -> Result<(), Error> {
     for round in 0..=REMOVE_ROUNDS {
         match rustix::fs::rmdir(directory) {
-            Ok(()) | Err(Errno::NOENT) => return Ok(()),
+            // The second: somebody else is just removing it (fs/kernfs/dir.c, kernfs_iop_rmdir).
+            Ok(()) | Err(Errno::NOENT | Errno::NODEV) => return Ok(()),
             Err(Errno::BUSY | Errno::NOTEMPTY) if round < REMOVE_ROUNDS => {
                 for child in children(directory) {
                     remove(&child)?;
@@ -215,5 +238,20 @@ fn wait_until_empty(directory: &Path, nanoseconds: i64) {
         Err(_) => {
             let _ = poll(&mut [], Some(&bound));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cgroup_that_is_just_being_removed_is_gone() {
+        for is_there in [true, false] {
+            assert_eq!(Asked::of(Err(Errno::NODEV), || is_there), Ok(Asked::Gone));
+            assert_eq!(Asked::of(Err(Errno::ACCESS), || is_there), Err(Errno::ACCESS));
+        }
+        assert_eq!(Asked::of(Err(Errno::NOENT), || true), Ok(Asked::Unknown));
+        assert_eq!(Asked::of(Err(Errno::NOENT), || false), Ok(Asked::Gone));
     }
 }
