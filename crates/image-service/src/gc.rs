@@ -69,6 +69,13 @@ impl Trash {
         Ok(())
     }
 
+    /// The same for what an earlier run has left: what can't be removed stays for the next one, and nobody does without images for it.
+    pub(crate) fn discard_leftover(&self, victim: &Path) {
+        if let Err(error) = self.discard(victim) {
+            tracing::warn!(path = %victim.display(), %error, "what an earlier run has left stays until the next start");
+        }
+    }
+
     /// Waits until what is in the trash now has been deleted and its space is free, for so long at most.
     pub(crate) fn settle(&self, at_most: Duration) {
         let (waiter, deleted) = sync_channel(0);
