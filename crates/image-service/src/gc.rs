@@ -24,6 +24,7 @@ use crate::confinement::{Bounds, Confinement, Files};
 use crate::error::Error;
 use crate::layers::{make_private_dir, store};
 use crate::names;
+use crate::step;
 
 /// Dropped once all is deleted that was in the trash before.
 type Waiter = SyncSender<Infallible>;
@@ -58,6 +59,7 @@ impl Trash {
     ///
     /// Where a full disk has no room for even its new name, it is deleted where it is.
     pub(crate) fn discard(&self, victim: &Path) -> Result<(), Error> {
+        step::at_once("discard")?;
         let target = self.path.join(names::unique());
         match rustix::fs::rename(victim, &target) {
             Ok(()) => {}
