@@ -6,8 +6,10 @@ BIN := $(TARGET)/release
 # the loader would have to patch is memory that each pod pays for.
 STATIC := -- -C target-feature=+crt-static -C relocation-model=static
 STATIC_DIR := $(TARGET)/static
+# Programs whose steps can be failed: never those that are installed.
+FAULTS := $(TARGET)/faults
 
-.PHONY: help setup build install deb demo test test-guest test-kube critest critest-guest check prove model bench soak doc fmt clean check-setup test-setup
+.PHONY: help setup build install deb demo matrix test test-guest test-kube critest critest-guest check prove model bench soak doc fmt clean check-setup test-setup
 help:
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -68,6 +70,12 @@ prove: test-setup ## shows that the attack tests notice: one defence switched of
 model: test-setup build ## random scripts of calls and crashes against a model of what CRI promises; SECONDS (3600), SEED, SCRIPT=file to replay (docs/model.md)
 	KNARR_BIN_DIR=$(BIN) KNARR_MODEL_SECONDS=$(or $(SECONDS),3600) $(if $(SEED),KNARR_MODEL_SEED=$(SEED)) $(if $(SCRIPT),KNARR_MODEL_SCRIPT=$(abspath $(SCRIPT))) \
 		cargo test --locked -p e2e --test model -- --nocapture the_daemon_does
+
+matrix: test-setup ## every step of every procedure is failed in every way (docs/matrix.md); ONLY is a part of "procedure step fault"
+	cargo build --locked -p cri-server --features faults --target-dir $(FAULTS)
+	cargo build --locked -p runtime --features supervisor --bin knarr-supervisor --target-dir $(FAULTS)
+	KNARR_BIN_DIR=$(FAULTS)/debug KNARR_MATRIX_ONLY="$(ONLY)" KNARR_MATRIX_TABLE=$(TARGET)/matrix.txt \
+		cargo test --locked -p e2e --test matrix -- --nocapture
 
 bench: build ## side by side with containerd (runc, crun): the table of ratios
 	@scripts/setup.sh bench

@@ -24,6 +24,8 @@ mod config;
 mod convert;
 mod deadline;
 mod door;
+#[cfg(feature = "faults")]
+mod faults;
 mod images;
 mod inherited;
 mod locks;
@@ -66,6 +68,8 @@ fn plugin_name() -> Option<String> {
 fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
     match command {
         Command::Serve(arguments) => {
+            #[cfg(feature = "faults")]
+            faults::plug();
             let sources = arguments.sources();
             let config = sources.load()?.config;
             let observers = logging::init(&config)?;

@@ -10,7 +10,7 @@
 //! | an error that kubelet knows by a fixed word: `RegistryUnavailable` | Unknown |
 //! | credentials refused | Unauthenticated, PermissionDenied |
 //! | a deadline of ours | DeadlineExceeded |
-//! | mailbox, disk, processes, addresses, tokens for streams exhausted | ResourceExhausted |
+//! | mailbox, disk, memory, open files, processes, addresses, tokens for streams exhausted | ResourceExhausted |
 //! | the rest | Internal |
 //!
 //! kubelet compares the beginning of a pull's message with its fixed words (`pkg/kubelet/images`), and its client takes the words
@@ -89,7 +89,7 @@ pub(crate) fn of_images(error: &image_service::Error) -> Status {
         ErrorKind::PermissionDenied => Code::PermissionDenied,
         ErrorKind::Unavailable => return answer(Code::Unknown, &format!("{REGISTRY}: {}", chain(error))),
         ErrorKind::DeadlineExceeded => Code::DeadlineExceeded,
-        ErrorKind::NoSpace => Code::ResourceExhausted,
+        ErrorKind::NoSpace | ErrorKind::Exhausted => Code::ResourceExhausted,
         ErrorKind::Busy => {
             return answer(Code::ResourceExhausted, &format!("{} (images.max_pulls)", chain(error)));
         }

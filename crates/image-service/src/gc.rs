@@ -24,6 +24,7 @@ use crate::confinement::{Bounds, Confinement, Files};
 use crate::error::Error;
 use crate::layers::{make_private_dir, store};
 use crate::names;
+use crate::step;
 
 /// Dropped once all is deleted that was in the trash before.
 type Waiter = SyncSender<Infallible>;
@@ -58,6 +59,7 @@ impl Trash {
     ///
     /// Where a full disk has no room for even its new name, it is deleted where it is.
     pub(crate) fn discard(&self, victim: &Path) -> Result<(), Error> {
+        step::at_once("discard")?;
         let target = self.path.join(names::unique());
         match rustix::fs::rename(victim, &target) {
             Ok(()) => {}
@@ -67,6 +69,13 @@ impl Trash {
         }
         self.wake(None);
         Ok(())
+    }
+
+    /// The same for what an earlier run has left: what can't be removed stays for the next one, and nobody does without images for it.
+    pub(crate) fn discard_leftover(&self, victim: &Path) {
+        if let Err(error) = self.discard(victim) {
+            tracing::warn!(path = %victim.display(), %error, "what an earlier run has left stays until the next start");
+        }
     }
 
     /// Waits until what is in the trash now has been deleted and its space is free, for so long at most.

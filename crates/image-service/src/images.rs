@@ -332,10 +332,13 @@ impl Images {
     /// # Errors
     /// [`Error::Store`] when the catalogue can't be changed, [`Error::AmbiguousId`], [`Error::BadReference`].
     pub async fn remove(&self, image: &str) -> Result<(), Error> {
-        let Some(image) = self.kept(image)? else { return Ok(()) };
+        let image = self.kept(image)?;
         let inner = Arc::clone(&self.inner);
         let remove = move || {
-            inner.catalog.remove(&image.id)?;
+            // One that is gone may have left its layers: an earlier removal of it was cut off in between.
+            if let Some(image) = image {
+                inner.catalog.remove(&image.id)?;
+            }
             inner.catalog.collect(&inner.layers).map(|_| ())
         };
         blocking("removing an image", remove).await

@@ -52,6 +52,7 @@ mod registry;
 pub mod rootfs;
 mod save;
 mod space;
+mod step;
 mod turns;
 mod unpack;
 mod usage;
@@ -83,5 +84,7 @@ pub use registry::{
     Exchange, Explanation, HostExplanation, HostRole, Meant, Probe, TlsExplanation, registry_problems,
 };
 pub use save::{ArchiveForm, Compression, SaveRequest};
+#[cfg(feature = "faults")]
+pub use step::plug_faults;
 pub use unpack::{ErofsImage, write_directory, write_erofs};
 pub use usage::Usage;

@@ -24,6 +24,7 @@ use crate::pod::told::Told;
 use crate::record::{self, ContainerRecord, ContainerStage, PodFacts, PodRecord, PodStage};
 use crate::recover::{Action, Fate, Found, Says, Written, missed, recover};
 use crate::shared::Shared;
+use crate::step;
 use crate::supervisor::client::{Client, ExitReport};
 use crate::supervisor::spawn::{self, Contact};
 
@@ -71,7 +72,8 @@ async fn one(shared: Arc<Shared>, pod: PodRecord) -> Adopted {
         PodStage::Making | PodStage::NotReady(_) => None,
     };
     let directory = shared.store.pod_dir(&id);
-    let (minder, says) = match spawn::reach(&id, &directory, (expected, PATIENCE)).await {
+    let reached = async { Ok(spawn::reach(&id, &directory, (expected, PATIENCE)).await) };
+    let (minder, says) = match step::before("adopt", reached).await.unwrap_or_else(Contact::Silent) {
         Contact::Answers(minder, snapshot) => (Some(minder), Says::This(snapshot)),
         Contact::Silent(error) => {
             tracing::warn!(pod = %id, error = chain(&error), "the pod's supervisor does not answer");

@@ -15,6 +15,7 @@ use crate::container::status::ContainerPhase;
 use crate::error::{Error, Kind};
 use crate::registry::{ContainerEntry, PodEntry};
 use crate::shared::Shared;
+use crate::step;
 use crate::streams::{
     Ending, Of, Pipe, StreamChoice, StreamSession, Terminal, failed, read_pipe, write_pipe,
 };
@@ -132,7 +133,7 @@ pub(crate) async fn connected(
 /// # Errors
 /// Those of [`Client::exec`], with what is used up told apart.
 async fn begin(client: &Client, start: ExecStart<'_>) -> Result<Joined, Error> {
-    client.exec(start).await.map_err(|error| match error {
+    step::before("exec", client.exec(start)).await.map_err(|error| match error {
         Error::Exec { container, cause } => Error::exec(container, cause),
         other => other,
     })

@@ -43,6 +43,7 @@ mod sources;
 mod spec;
 mod stage;
 pub mod stats;
+mod step;
 pub mod streams;
 mod supervisor;
 mod undo;
@@ -89,6 +90,8 @@ pub use scopes::{Scope, ScopeError, Scopes};
 pub use selinux::selinux_of_host;
 pub use signal::Signal;
 pub use stats::{ContainerUsage, PodUsage, ProcessUsage, Usage, Wanted};
+#[cfg(feature = "faults")]
+pub use step::plug_faults;
 pub use streams::{End, Ending, Input, Output, StreamChoice, StreamSession, Terminal};
 pub use supervisor::trial::try_user_namespaces;
 pub use users::UserMap;

@@ -262,8 +262,8 @@ pub(crate) async fn run_pod(shared: &Shared, pod: Arc<PodStatus>) -> Result<Begi
     }
     let about = pod.clone();
     let mut beginning = Beginning::asked(plugins, move || About::Pod(about.clone()));
-    let asked = Stage::Plugins.of(plugins.run_pod(pod.clone()));
-    let window = asked.await.map_err(refused(pod.id.as_str()))?;
+    let asked = async { plugins.run_pod(pod.clone()).await.map_err(refused(pod.id.as_str())) };
+    let window = Stage::Plugins.of(asked).await?;
     beginning.window = Some(window);
     Ok(beginning)
 }
@@ -291,7 +291,8 @@ pub(crate) async fn create(
     let about = view.clone();
     let mut beginning = Beginning::asked(plugins, move || About::Container(about.clone()));
     let id = view.status.id.to_string();
-    let mut adjusted = Stage::Plugins.of(plugins.create_container(view)).await.map_err(refused(&id))?;
+    let asked = async { plugins.create_container(view).await.map_err(refused(&id)) };
+    let mut adjusted = Stage::Plugins.of(asked).await?;
     beginning.window = Some(std::mem::replace(&mut adjusted.window, Window::new(())));
     Ok((beginning, Some(adjusted)))
 }
@@ -302,7 +303,8 @@ pub(crate) async fn create(
 /// [`Error::Step`] when a plugin refuses.
 pub(crate) async fn start(shared: &Shared, id: &ContainerId) -> Result<(), Error> {
     let (Some(plugins), Some(view)) = (shared.plugins(), view(shared, id)) else { return Ok(()) };
-    Stage::Plugins.of(plugins.start_container(view)).await.map_err(refused(id.as_str()))
+    let asked = async { plugins.start_container(view).await.map_err(refused(id.as_str())) };
+    Stage::Plugins.of(asked).await
 }
 
 /// Asks plugins to let a pod go. What they say keeps nobody from going.

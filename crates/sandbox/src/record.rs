@@ -40,6 +40,7 @@ use crate::pod::told::Told;
 use crate::resources::Resources;
 use crate::selinux::Labels;
 use crate::signal::Signal;
+use crate::step;
 
 /// The version of all records.
 const VERSION: u32 = 1;
@@ -242,10 +243,12 @@ impl Store {
     }
 
     pub(crate) fn save_pod(&self, record: &PodRecord) -> Result<(), Error> {
+        step::at_once("save_pod")?;
         write_json(&self.pod_dir(&record.facts.id).join("record.json"), record)
     }
 
     pub(crate) fn save_container(&self, record: &ContainerRecord) -> Result<(), Error> {
+        step::at_once("save_container")?;
         let directory = self.container_dir(&record.facts.pod, &record.facts.id);
         write_json(&directory.join("record.json"), record)
     }
@@ -296,6 +299,7 @@ fn gone_is_fine(error: io::Error) -> io::Result<()> {
 ///
 /// The record goes first: a daemon that is killed meanwhile leaves a directory without one, which the next daemon discards.
 pub(crate) fn remove_dir(path: &Path) -> Result<(), Error> {
+    step::at_once("remove_record")?;
     let record = path.join("record.json");
     let removed = match fs::remove_file(&record) {
         // A test's, or somebody's, directory in its place goes with the rest.

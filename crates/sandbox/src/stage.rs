@@ -1,11 +1,14 @@
 //! The stages of what is done to pods and containers, as spans of `tracing` called `stage`.
 //!
 //! A span that begins within the one of a request is its child, so whoever listens to spans knows how long each stage
-//! takes, which one hangs, and on whose behalf. Not here: listening to them (the daemon's figures and traces do), deadlines
+//! takes, which one hangs, and on whose behalf. Each is a step of the matrix of faults by being named here. Not here: listening to them (the daemon's figures and traces do), deadlines
 //! (see `shared`).
 
 use tracing::field::Empty;
 use tracing::{Instrument, Span};
+
+use crate::error::Error;
+use crate::step;
 
 /// A stage. Its name is a label of figures and the name of a span: it may be added to, not changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,9 +80,9 @@ impl Stage {
     ///
     /// # Errors
     /// Those of the work.
-    pub(crate) async fn of<T, E>(self, work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+    pub(crate) async fn of<T>(self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         let span = self.span();
-        let outcome = work.instrument(span.clone()).await;
+        let outcome = step::before(self.name(), work).instrument(span.clone()).await;
         noted(&span, outcome)
     }
 
@@ -88,9 +91,9 @@ impl Stage {
     ///
     /// # Errors
     /// Those of the work.
-    pub(crate) async fn beside<T, E>(self, work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+    pub(crate) async fn beside<T>(self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         let span = self.span();
-        let outcome = work.await;
+        let outcome = step::before(self.name(), work).await;
         noted(&span, outcome)
     }
 
@@ -98,9 +101,9 @@ impl Stage {
     ///
     /// # Errors
     /// Those of the work.
-    pub(crate) fn at_once<T, E>(self, work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+    pub(crate) fn at_once<T>(self, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
         let span = self.span();
-        let outcome = span.in_scope(work);
+        let outcome = span.in_scope(|| step::at_once(self.name()).and_then(|()| work()));
         noted(&span, outcome)
     }
 
@@ -110,7 +113,7 @@ impl Stage {
     }
 }
 
-fn noted<T, E>(span: &Span, outcome: Result<T, E>) -> Result<T, E> {
+fn noted<T>(span: &Span, outcome: Result<T, Error>) -> Result<T, Error> {
     if outcome.is_err() {
         span.record("failed", true);
     }

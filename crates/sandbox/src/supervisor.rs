@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use rustix::process::{PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
 use tokio::io::unix::AsyncFd;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use crate::error::Error;
@@ -51,7 +52,7 @@ pub(crate) struct Minder {
     /// The pod's network namespace, once there is one.
     pub(crate) netns: Option<Arc<NetworkNamespace>>,
     /// A descriptor that cannot come to mean another process.
-    pidfd: OwnedFd,
+    pidfd: Child,
     news: mpsc::UnboundedReceiver<News>,
 }
 
@@ -75,7 +76,7 @@ impl Minder {
         if start_time(process.pid) != Some(process.start_time) {
             return Err(failed(rustix::io::Errno::SRCH));
         }
-        Ok(Self { client, process, netns: None, pidfd, news })
+        Ok(Self { client, process, netns: None, pidfd: Child(pidfd), news })
     }
 
     /// What it tells next. Safe to cancel: a loss is told again.
@@ -100,7 +101,7 @@ impl Minder {
             return Ok(());
         }
         // ESRCH: it has ended in the meantime.
-        let _gone = pidfd_send_signal(&self.pidfd, Signal::KILL);
+        let _gone = pidfd_send_signal(&self.pidfd.0, Signal::KILL);
         match self.ended(after).await {
             true => Ok(()),
             false => Err(Error::Deadline {
@@ -113,13 +114,38 @@ impl Minder {
 
     /// Whether it ends in time.
     async fn ended(&self, after: Duration) -> bool {
-        let Ok(pidfd) = self.pidfd.try_clone().and_then(polled) else { return false };
+        let Ok(pidfd) = self.pidfd.0.try_clone().and_then(polled) else { return false };
         // Waiting for readability is cancel-safe, and a pidfd stays readable once its process has ended.
         let ended = tokio::time::timeout(after, pidfd.readable()).await.is_ok_and(|ready| ready.is_ok());
-        // ECHILD: it was a child of an earlier daemon's.
-        let _other = waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+        let _other = reaped(&self.pidfd.0);
         ended
     }
+}
+
+/// A supervisor's process, which has to be waited for as every child's: also one that was given up, and ends with its cgroup.
+#[derive(Debug)]
+struct Child(OwnedFd);
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if reaped(&self.0) {
+            return;
+        }
+        let (Ok(executor), Ok(pidfd)) = (Handle::try_current(), self.0.try_clone().and_then(polled)) else {
+            return;
+        };
+        // Nobody waits for this: it ends with the supervisor, or with the daemon, whose children are then init's.
+        executor.spawn(async move {
+            let _ended = pidfd.readable().await.map(drop);
+            reaped(pidfd.get_ref());
+        });
+    }
+}
+
+/// Reaps a process that has ended. Whether there is nothing more to wait for; ECHILD: it was a child of an earlier daemon's.
+fn reaped(pidfd: &OwnedFd) -> bool {
+    let waited = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+    !matches!(waited, Ok(None))
 }
 
 /// Has the executor poll a descriptor that its owner keeps open and the same until it is dropped.

@@ -24,6 +24,7 @@ use crate::image::{Image, ImageId, ImageUser};
 use crate::layers::{Layers, make_private_dir, store};
 use crate::manifest::ConfigFile;
 use crate::reference::{Pointer, Reference};
+use crate::step;
 
 use record::{IMAGE_VERSION, ImageRecord, REFERENCES_VERSION, References};
 
@@ -267,6 +268,7 @@ impl Catalog {
                     manifest,
                     nameless,
                 };
+                step::at_once("write_record")?;
                 record::write(&path, &image).map_err(|cause| store("write", &path, cause))?;
                 let known = Known { file, manifest: digest, size_bytes, nameless, whole: true };
                 state.images.insert(id.clone(), known);
@@ -369,6 +371,7 @@ impl Catalog {
     /// # Errors
     /// [`Error::Store`].
     pub(crate) fn collect(&self, layers: &Layers) -> Result<usize, Error> {
+        step::at_once("collect")?;
         // The lock keeps a pull from ending in between: its layers would be neither held nor in the set.
         let mut state = self.state();
         let needed = state.images.values().flat_map(|known| known.file.diff_ids.iter().cloned()).collect();
@@ -410,6 +413,7 @@ impl Catalog {
         }
         let path = record::references_file(&self.dir);
         let references = References { version: REFERENCES_VERSION, references: names };
+        step::at_once("write_names")?;
         record::write(&path, &references).map_err(|cause| store("write", &path, cause))?;
         (state.names, state.names_lag) = (references.references, false);
         Ok(())
@@ -471,6 +475,7 @@ fn id_beginning(text: &str) -> Option<&str> {
 }
 
 fn forget(dir: &Path, id: &ImageId) -> Result<(), Error> {
+    step::at_once("forget")?;
     let path = record::image_file(dir, id);
     record::remove(&path).map_err(|cause| store("remove", &path, cause))
 }

@@ -1,5 +1,7 @@
 //! What a caller can do about each error: one table without a wildcard.
 
+use std::io;
+
 use super::Error;
 
 /// What a caller can do about an error. The daemon's table turns it into a gRPC code.
@@ -21,6 +23,8 @@ pub enum ErrorKind {
     Corrupt,
     /// The disk is full.
     NoSpace,
+    /// The machine has no more of something else: memory, open files, processes.
+    Exhausted,
     /// As much of this is being done as may be: another try may work.
     Busy,
     /// It is in the way of what exists already.
@@ -33,6 +37,9 @@ impl Error {
     /// What a caller can do about it. Without a wildcard arm: a new error must choose.
     pub fn kind(&self) -> ErrorKind {
         match self {
+            Error::Store { cause, .. } | Error::Thread { cause, .. } if is_exhausted(cause) => {
+                ErrorKind::Exhausted
+            }
             Error::BadReference { .. }
             | Error::BadCredentials { .. }
             | Error::AmbiguousId { .. }
@@ -84,6 +91,13 @@ impl Error {
             | Error::RootfsMount { .. } => ErrorKind::Internal,
         }
     }
+}
+
+/// Whether the kernel had no more of something: of what mmap(2), clone(2), and whatever makes a descriptor need.
+fn is_exhausted(cause: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let number = cause.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(number, Some(Errno::NOMEM | Errno::AGAIN | Errno::MFILE | Errno::NFILE))
 }
 
 /// HTTP statuses in the sense of the distribution specification ("Error codes").

@@ -395,7 +395,7 @@ impl Inner {
             if entry.file_name() == "blobs" {
                 continue;
             }
-            self.trash.discard(&entry.path())?;
+            self.trash.discard_leftover(&entry.path());
         }
         Ok(())
     }
@@ -412,7 +412,7 @@ impl Inner {
                     }
                     Err(cause) => {
                         tracing::warn!(layer = %path.display(), %cause, "removing a layer without a readable record");
-                        self.trash.discard(&path)?;
+                        self.trash.discard_leftover(&path);
                     }
                 }
             }

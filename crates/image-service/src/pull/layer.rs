@@ -28,6 +28,7 @@ use crate::error::{Error, ErrorKind};
 use crate::layers::{Layer, Layers};
 use crate::manifest::Descriptor;
 use crate::registry::{Body, Endpoint, Repository, Rounds};
+use crate::step;
 
 /// How long bytes wait for others to fill their chunk.
 const LINGER: Duration = Duration::from_millis(5);
@@ -71,7 +72,7 @@ impl LayerFetch {
         let mut may_begin_anew = true;
         loop {
             self.meter.begins();
-            let mut pump = Pump::start(&self)?;
+            let mut pump = step::before("fetch", async { Pump::start(&self) }).await?;
             self.fill(&mut rounds, &mut pump).await?;
             let in_parts = pump.is_of_parts();
             let Outcome { layer, resumed } = pump.finish().await;

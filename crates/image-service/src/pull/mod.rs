@@ -227,8 +227,7 @@ impl Puller {
         // The first failure ends the others. Told only when their threads have ended, it leaves nothing half-made.
         fetches.shutdown().await;
         let _ = ended.recv().await;
-        if outcome.as_ref().is_err_and(|error| !may_pass(error.kind()) && error.kind() != ErrorKind::NoSpace)
-        {
+        if outcome.as_ref().is_err_and(|error| !keeps_bytes(error.kind())) {
             self.spools.forget(resolved.layers.iter().map(|(_, blob)| &blob.digest));
         }
         outcome
@@ -264,6 +263,11 @@ async fn collect(
         layers.push(fetched.unwrap_or(Err(Error::ShuttingDown))?);
     }
     Ok(layers)
+}
+
+/// Whether bytes that have come are good for the next attempt.
+fn keeps_bytes(kind: ErrorKind) -> bool {
+    may_pass(kind) || matches!(kind, ErrorKind::NoSpace | ErrorKind::Exhausted)
 }
 
 /// Whether kubelet's next try may work without anybody doing anything.

@@ -6,6 +6,7 @@ use tracing::Instrument;
 use tracing::field::Empty;
 
 use crate::error::Error;
+use crate::step;
 
 /// Does work that is a stage. As safe to cancel as the work is.
 ///
@@ -17,7 +18,7 @@ pub(super) async fn stage<T>(
 ) -> Result<T, Error> {
     // Of the highest level, so that it is there whatever is logged.
     let span = tracing::error_span!("stage", stage, failed = Empty);
-    let outcome = work.instrument(span.clone()).await;
+    let outcome = step::before(stage, work).instrument(span.clone()).await;
     if outcome.is_err() {
         span.record("failed", true);
     }

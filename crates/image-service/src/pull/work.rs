@@ -20,6 +20,7 @@ use crate::digest::Digest;
 use crate::error::{Error, ErrorKind};
 use crate::layers::{Layer, NewLayer};
 use crate::manifest::Descriptor;
+use crate::step;
 use crate::unpack::{Digesting, Tools};
 
 /// Chunks on their way to the thread: enough to bridge a hiccup.
@@ -169,7 +170,8 @@ struct Work {
 impl Work {
     fn run(&self, arrivals: mpsc::Receiver<Arrival>, tell: oneshot::Sender<u64>) -> Outcome {
         // Before the digesting thread, which is bounded with this one.
-        let tools = match self.with.layers.confine().and_then(|()| self.tools()) {
+        let may_begin = step::at_once("unpack").and_then(|()| self.with.layers.confine());
+        let tools = match may_begin.and_then(|()| self.tools()) {
             Ok(tools) => tools,
             Err(error) => return Outcome { layer: Err(error), resumed: false },
         };

@@ -351,7 +351,7 @@ impl Inner {
                 Ok(record) if check_id(&name).is_ok() => {
                     containers.insert(name, self.held(Arc::new(record)));
                 }
-                _ => self.trash.discard(&path)?,
+                _ => self.trash.discard_leftover(&path),
             }
         }
         Ok(containers)

@@ -17,6 +17,7 @@ use crate::pod::contact::Remains;
 use crate::record::{self, ContainerFacts};
 use crate::shared::{Shared, blocking};
 use crate::stage::Stage;
+use crate::step;
 use crate::supervisor::client::{Client, ExitReport};
 
 /// How long a supervisor may take to pass a signal on before it is passed over.
@@ -44,7 +45,9 @@ impl Ending {
     /// Sends the stop signal. A supervisor that doesn't answer is dealt with when the grace period is over.
     pub(crate) async fn ask(self) {
         if let Some(client) = &self.client
-            && let Err(error) = client.signal(&self.facts, self.facts.stop_signal, SIGNAL_DEADLINE).await
+            && let Err(error) =
+                step::before("signal", client.signal(&self.facts, self.facts.stop_signal, SIGNAL_DEADLINE))
+                    .await
         {
             tracing::warn!(container = %self.facts.id, error = crate::error::chain(&error), "stop signal not delivered");
         }

@@ -37,6 +37,7 @@ use crate::selinux::relabel;
 use crate::shared::{Shared, blocking, within};
 use crate::spec::{files, namespaces, sysctls};
 use crate::stage::Stage;
+use crate::step;
 use crate::supervisor::Minder;
 use crate::supervisor::spawn::Starter;
 use crate::undo::Stack;
@@ -176,17 +177,18 @@ impl Making<'_> {
         let scope = self.scope();
         let files = self.shared.config.open_files;
         // It begins when it is called: by then its cgroup is there, and it has been executed meanwhile.
-        let start = || self.shared.supervisor.start(&self.facts.id, &directory, &cgroup, files);
+        let start = async { self.shared.supervisor.start(&self.facts.id, &directory, &cgroup, files) };
+        let start = step::before("spawn", start);
         let started = match &scope {
             None => {
                 // The cgroup has a thread of its own. Both to their ends: what was begun can be undone only then.
                 let cgroup = Stage::Cgroup.of(create_cgroup(self.shared, self.facts));
-                let (cgroup, started) = tokio::join!(cgroup, async { start() });
+                let (cgroup, started) = tokio::join!(cgroup, start);
                 cgroup.and(started)?
             }
             Some((systemd, scope)) => {
                 let begun = async {
-                    let started = start()?;
+                    let started = start.await?;
                     let scope = Scope { pid: started.pid(), ..scope.clone() };
                     let begun = systemd.start(&scope).await;
                     begun.map(|()| started).map_err(|error| error.of("starting the scope", subject))
