@@ -57,26 +57,18 @@ pub(crate) struct Minder {
 }
 
 impl Minder {
-    /// Takes charge of a connected supervisor, after checking that the process is the one it says it is.
+    /// Takes charge of a connected supervisor, which says that it is this process; `None` when there is no such process any more.
     ///
     /// # Errors
-    /// [`Error::Step`] when there is no such process.
+    /// [`Error::Exhausted`] or [`Error::Step`] when it can't be told whether there is.
     pub(crate) fn new(
         client: Client,
         news: mpsc::UnboundedReceiver<News>,
-        process: ProcessId,
-    ) -> Result<Self, Error> {
-        let failed = |cause: rustix::io::Errno| {
-            Error::step("finding the supervisor", process.pid.to_string(), std::io::Error::from(cause))
-        };
-        let pid =
-            rustix::process::Pid::from_raw(process.pid).ok_or_else(|| failed(rustix::io::Errno::SRCH))?;
-        let pidfd = pidfd_open(pid, PidfdFlags::NONBLOCK).map_err(failed)?;
-        // The descriptor first, the check after it: now it cannot become another process.
-        if start_time(process.pid) != Some(process.start_time) {
-            return Err(failed(rustix::io::Errno::SRCH));
-        }
-        Ok(Self { client, process, netns: None, pidfd: Child(pidfd), news })
+        pid: i32,
+    ) -> Result<Option<Self>, Error> {
+        let found = identify(pid);
+        let found = found.map_err(|cause| Error::step("finding the supervisor", pid.to_string(), cause))?;
+        Ok(found.map(|(process, pidfd)| Self { client, process, netns: None, pidfd: Child(pidfd), news }))
     }
 
     /// What it tells next. Safe to cancel: a loss is told again.
@@ -160,13 +152,38 @@ pub(crate) fn polled<T: AsRawFd>(descriptor: T) -> std::io::Result<AsyncFd<T>> {
     AsyncFd::new(descriptor)
 }
 
+/// Which process has this number now, with a descriptor of it; `None` when none has.
+///
+/// # Errors
+/// What keeps from finding out, such as no descriptor that is left: it says nothing about the process.
+fn identify(pid: i32) -> io::Result<Option<(ProcessId, OwnedFd)>> {
+    let Some(number) = rustix::process::Pid::from_raw(pid.max(0)) else { return Ok(None) };
+    let found = start_time(pid).and_then(|start_time| {
+        let pidfd = pidfd_open(number, PidfdFlags::NONBLOCK)?;
+        Ok((ProcessId { pid, start_time }, pidfd))
+    });
+    // The descriptor between two equal times: it cannot be that of another process.
+    let same = found.and_then(|found| Ok((start_time(pid)? == found.0.start_time).then_some(found)));
+    match same {
+        Err(error) if is_no_process(&error) => Ok(None),
+        told => told,
+    }
+}
+
+/// proc(5): ENOENT where none has the number, ESRCH where it ended while it was read; pidfd_open(2): ESRCH.
+fn is_no_process(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    matches!(Errno::from_io_error(error), Some(Errno::NOENT | Errno::SRCH))
+}
+
 /// When a process started, in clock ticks since boot (proc(5), field 22 of `stat`).
-pub(crate) fn start_time(pid: i32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+fn start_time(pid: i32) -> io::Result<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The second field is the name in parentheses, which may have blanks and parentheses in it.
-    let (_, rest) = stat.rsplit_once(')')?;
+    let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
     // Fields from the third on: the 22nd is the 20th of them.
-    rest.split_whitespace().nth(19)?.parse().ok()
+    let time = rest.split_whitespace().nth(19).and_then(|field| field.parse().ok());
+    time.ok_or_else(|| io::Error::other("it has no time of its start in /proc"))
 }
 
 #[cfg(test)]
@@ -174,11 +191,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_has_a_start_time_that_stays() {
-        let own = i32::try_from(std::process::id()).expect("a pid");
-        let time = start_time(own);
-        assert!(time.is_some_and(|ticks| ticks > 0));
-        assert_eq!(start_time(own), time);
-        assert_eq!(start_time(-1), None);
+    fn a_process_is_known_by_its_number_and_the_time_of_its_start() {
+        let own = std::process::id().cast_signed();
+        let (process, _) = identify(own).unwrap().unwrap();
+        assert!(process.pid == own && process.start_time > 0);
+        assert_eq!(identify(own).unwrap().unwrap().0, process);
+    }
+
+    #[test]
+    fn a_number_that_nobody_has_is_of_no_process() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        child.wait().unwrap();
+        for pid in [child.id().cast_signed(), 0, -1] {
+            assert!(identify(pid).unwrap().is_none(), "{pid}");
+        }
     }
 }

@@ -1,8 +1,11 @@
 //! A daemon without room: a full tmpfs at its state, no inode there, no descriptor. It answers, goes on when there is room, and starts.
 
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use e2e::cri::PodSandboxState;
 use e2e::{Network, Node, Setup, node, until};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use tonic::Code;
@@ -107,9 +110,10 @@ async fn a_state_without_inodes_does_the_same() {
     end(node, state, &pod).await;
 }
 
-#[tokio::test]
-async fn a_daemon_without_descriptors_says_so_and_goes_on_when_there_are_some() {
-    let node = Setup::new(Network::None).launched_after("ulimit -n 80").start().await;
+/// A daemon with so many descriptors, and as many pods as it has had some for. Refuses the next one in so many words.
+async fn node_full_of_pods(descriptors: u32) -> (Node, Vec<String>) {
+    let limit = format!("ulimit -n {descriptors}");
+    let node = Setup::new(Network::None).launched_after(&limit).start().await;
     let client = node.client();
     let mut pods = Vec::new();
     let refused = loop {
@@ -117,11 +121,18 @@ async fn a_daemon_without_descriptors_says_so_and_goes_on_when_there_are_some() 
             Ok(pod) => pods.push(pod),
             Err(refused) => break refused,
         }
-        assert!(pods.len() < 100, "80 descriptors last for {} pods", pods.len());
+        assert!(pods.len() < 100, "{descriptors} descriptors last for {} pods", pods.len());
     };
-    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
-    assert!(!pods.is_empty());
+    assert_eq!(refused.code(), Code::ResourceExhausted, "with {descriptors}: {refused}");
+    assert!(pods.len() > 1);
+    (node, pods)
+}
+
+async fn says_so_and_goes_on(descriptors: u32) {
+    let (node, pods) = node_full_of_pods(descriptors).await;
+    let client = node.client();
     // Connections that it can't take wait, those that it has are served.
+    assert_eq!(client.pods().await.unwrap().len(), pods.len());
     let crowd: Vec<_> =
         (0..100).map(|_| std::os::unix::net::UnixStream::connect(node.socket()).unwrap()).collect();
     assert_eq!(client.pods().await.unwrap().len(), pods.len());
@@ -136,4 +147,48 @@ async fn a_daemon_without_descriptors_says_so_and_goes_on_when_there_are_some() 
     let listed =
         tokio::time::timeout(Duration::from_secs(60), newcomer.pods()).await.expect("in time").unwrap();
     assert_eq!(listed.len(), 2);
+}
+
+/// Which step finds none left depends on how many the daemon has inherited, and each pod keeps two.
+#[tokio::test]
+async fn a_daemon_without_descriptors_says_so_and_goes_on_when_there_are_some() {
+    for descriptors in [80, 81] {
+        says_so_and_goes_on(descriptors).await;
+    }
+}
+
+/// Starts a daemon there that has so few descriptors, and kills it once it serves or has given up.
+fn serves_or_gives_up(node: &Node, descriptors: u32) {
+    let mut daemon = Command::new("sh")
+        .args(["-ec", &format!("ulimit -n {descriptors}; exec \"$0\" \"$@\"")])
+        .arg(node::binary("knarr"))
+        .args(["serve", "--config"])
+        .arg(node.path("knarr.toml"))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut word = String::new();
+    BufReader::new(daemon.stdout.take().unwrap()).read_line(&mut word).unwrap();
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+}
+
+/// What can't be looked at for want of them is not gone.
+#[tokio::test]
+async fn a_daemon_that_starts_with_too_few_descriptors_loses_no_pod() {
+    let (mut node, pods) = node_full_of_pods(80).await;
+    node.kill_daemon();
+    // Odd and even: each pod keeps two.
+    for few in (40..=60).step_by(5) {
+        serves_or_gives_up(&node, few);
+    }
+    node.start_daemon();
+    let client = node.client();
+    until(node::PATIENCE, "all pods ready", async || {
+        let listed = client.pods().await.map_err(|error| error.to_string())?;
+        let ready = listed.iter().filter(|pod| pod.state == PodSandboxState::SandboxReady as i32).count();
+        if ready == pods.len() { Ok(()) } else { Err(format!("{ready} of {}", pods.len())) }
+    })
+    .await;
 }

@@ -72,11 +72,16 @@ pub(super) fn reap(pidfd: BorrowedFd<'_>) -> Option<Ended> {
     }
 }
 
-/// The process with this number, which is a child of this one.
+/// The process with this number, which is a child of this one: ESRCH when there is none, and whatever keeps from finding out.
 pub(super) fn identify(pid: i32) -> Result<Process, Errno> {
     let number = Pid::from_raw(pid).ok_or(Errno::SRCH)?;
     let pidfd = pidfd_open(number, PidfdFlags::empty())?;
-    let start_time = start_time(pid).map_err(|_| Errno::SRCH)?;
+    let start_time =
+        start_time(pid).map_err(|failure| match failure.errno.map(Errno::from_raw_os_error) {
+            // None has the number in /proc (proc(5)).
+            None | Some(Errno::NOENT) => Errno::SRCH,
+            Some(errno) => errno,
+        })?;
     Ok(Process { pid, pidfd, start_time })
 }
 

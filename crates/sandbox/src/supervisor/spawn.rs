@@ -24,9 +24,9 @@ use crate::id::{ContainerId, PodId};
 use crate::pod::namespace::NetworkNamespace;
 use crate::pod::state::ProcessId;
 use crate::recover::Seen;
+use crate::supervisor::Minder;
 use crate::supervisor::client::Client;
 use crate::supervisor::connection::Connection;
-use crate::supervisor::{Minder, start_time};
 
 /// The supervisor's socket in its pod's directory.
 const SOCKET: &str = "supervisor.sock";
@@ -244,6 +244,6 @@ async fn connect(pod: &PodId, directory: &Path, after: Duration) -> Result<Minde
     if minds != pod.as_str() {
         return Err(other(format!("it minds pod {minds}")));
     }
-    let start_time = start_time(pid).ok_or_else(|| other(format!("its process {pid} is gone")))?;
-    Minder::new(client, news, ProcessId { pid, start_time }).map_err(NoMinder::Gone)
+    let minder = Minder::new(client, news, pid).map_err(NoMinder::Silent)?;
+    minder.ok_or_else(|| other(format!("its process {pid} is gone")))
 }
