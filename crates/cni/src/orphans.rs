@@ -1,21 +1,22 @@
 //! Plugins that another daemon started and left running when it was killed.
 //!
 //! Such a plugin goes on: its ADD would make what the DEL of the cut-short attachment has just looked for in vain, its GC
-//! take away the addresses of pods that it has never heard of. So they are ended, as at their deadline, and whatever they would
-//! be in the way of waits for their end; all else goes on meanwhile. They are known by their environment, which their own
+//! take away the addresses of pods that it has never heard of. So their end is waited for by whatever they would be in the way
+//! of, and who doesn't end by itself is killed, as at its deadline; all else goes on meanwhile. They are known by their environment, which their own
 //! children inherit: our [`VARIABLE`], of another run than this one, and
 //!
 //! | verb | ended if | until then waits |
 //! |---|---|---|
-//! | ADD | its attachment is recorded without a result: after one, what still runs serves the pod (a DHCP client, a name server) | its attachment |
+//! | ADD | its attachment is recorded without a result: after one, what still runs serves the pod (a DHCP client, a name server); and it hasn't ended by itself within [`LEAVE`] | its attachment |
 //! | DEL | its attachment is recorded, and it hasn't ended by itself within [`LEAVE`] | its attachment |
 //! | GC | always | every attachment |
 //! | CHECK, STATUS | never: they change nothing | |
 //!
 //! Until they have been looked for everything waits, and a collection for the end of all.
 //!
-//! A DEL does what is wanted, and one that is cut short can't always be repeated: the reference bridge finds its rules by the
-//! addresses of a link that it has taken away before them.
+//! What an ADD does to its end a DEL undoes, and a DEL does what is wanted. One that is cut short can't always be made up for: the
+//! reference host-local makes a lease's file before it writes whose it is, and the reference bridge finds its rules by the addresses
+//! of a link that it has taken away before them.
 //!
 //! One that the daemon hadn't told its configuration yet finds its input at its end, and does nothing. How environments are
 //! read is `environments`' affair.
@@ -43,7 +44,7 @@ use crate::error::Error;
 /// which is the same for all runtimes of a host; our own executables hand it on.
 pub(crate) const VARIABLE: &str = "KNARR_STATE";
 
-/// How long a DEL may go on by itself. The reference plugins take some 100 ms, and kubelet waits for the pod's own meanwhile.
+/// How long an ADD or a DEL may go on by itself. The reference plugins take some 100 ms, and kubelet waits for the pod's own meanwhile.
 const LEAVE: Duration = Duration::from_secs(5);
 
 /// How long all of them have to be found and gone. What the kernel holds longer is stuck in it.
@@ -116,7 +117,7 @@ fn end_all(mark: &Mark, tell: &watch::Sender<InTheWay>) {
             break;
         }
         // Those that aren't waited for must not go on while others are.
-        found.sort_by_key(|orphan| matches!(orphan.work, Work::Undoes(_)));
+        found.sort_by_key(|orphan| orphan.work != Work::Collects);
         found.iter().for_each(|orphan| orphan.end(patience));
         if Instant::now() >= patience.end {
             tracing::error!("CNI plugins of a killed daemon can't be ended");
@@ -191,9 +192,9 @@ impl Patience {
 /// What one is at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Work {
-    /// ADD, which mustn't go on.
+    /// ADD.
     Adds(AttachmentId),
-    /// GC, which mustn't either.
+    /// GC, which mustn't go on.
     Collects,
     /// DEL.
     Undoes(AttachmentId),
@@ -216,11 +217,11 @@ struct Orphan {
 }
 
 impl Orphan {
-    /// Ends it, a DEL when its time is up.
+    /// Ends it; one about an attachment when its time is up.
     fn end(&self, patience: Patience) {
         let pid = self.pid.as_raw_nonzero();
-        if matches!(self.work, Work::Undoes(_)) {
-            tracing::info!(pid, "waits for a CNI plugin that a killed daemon left detaching");
+        if self.work != Work::Collects {
+            tracing::info!(pid, "waits for a CNI plugin that a killed daemon left at work");
             if wait(&self.process, patience.leave) {
                 return;
             }
