@@ -147,7 +147,10 @@ pub(super) fn adopt(path: &Path) -> Result<Process, String> {
     let text = String::from_utf8_lossy(&bytes);
     let pid = text.trim().parse::<i32>().ok().filter(|pid| *pid > 1);
     let pid = pid.ok_or_else(|| format!("its pid file says {text:?}"))?;
-    let process = identify(pid).map_err(|error| format!("process {pid} of its pid file: {error}"))?;
+    let process = identify(pid).map_err(|error| match error {
+        Errno::SRCH => format!("process {pid} of its pid file is gone"),
+        error => format!("process {pid} of its pid file: {error}"),
+    })?;
     // By the descriptor: a child that has not been waited for keeps its number.
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     match waitid(WaitId::PidFd(process.as_fd()), options) {
